@@ -1,0 +1,1 @@
+"""What crosses the wire between orchestrator and workers: messages, states, names, errors."""

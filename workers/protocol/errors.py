@@ -1,0 +1,55 @@
+"""The one tree of errors; a message names the thing, the value and the way out."""
+
+from __future__ import annotations
+
+
+class FleetError(Exception):
+    """Something in the fleet went wrong; the message says what to do."""
+
+
+class InvalidInputError(FleetError):
+    """The user's input cannot be used. Nothing was enqueued; the command line exits with 2."""
+
+
+class RedisUnavailableError(InvalidInputError):
+    """Redis does not answer, or refuses us."""
+
+
+class StudyExistsError(InvalidInputError):
+    """A study of this name exists with other settings."""
+
+
+class ObjectiveError(FleetError):
+    """An objective broke its contract; trying the same trial again would not help."""
+
+
+class NotInitializedError(FleetError):
+    """A manager was asked for in a process that has not called `ensure_process_initialized`."""
+
+
+class ForeignProcessError(NotInitializedError):
+    """A manager that belongs to another process was used here, typically after a fork."""
+
+
+class ContainerError(FleetError):
+    """Managers that cannot be wired: a missing, unknown or circular need."""
+
+
+class UnknownMessageError(FleetError):
+    """A message of a version that this release does not read."""
+
+
+class TrialInterrupt(BaseException):  # noqa: N818 - control flow, like KeyboardInterrupt
+    """Ends an objective from outside; not an `Exception`, so that `except Exception` lets it by."""
+
+
+class DrainRequested(TrialInterrupt):
+    """This worker is shutting down: the trial goes back to the queue, and it is not a failure."""
+
+
+class LeaseLost(TrialInterrupt):
+    """Another process may own this trial now; nothing may be written for it from here."""
+
+
+class TrialCancelled(TrialInterrupt):
+    """The study was cancelled; the trial ends here for good."""

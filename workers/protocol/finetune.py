@@ -1,0 +1,120 @@
+"""The settings of the built-in objective `finetune`; checked by whoever submits, read by workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: What `finetune` measures after each evaluation.
+METRICS: Final = ("accuracy", "f1", "loss")
+
+#: Built-in data sets, by the name that `data.source` gives them.
+BUILT_IN_SOURCES: Final = ("cldr-language-id",)
+
+#: Files that `data.source` may name, by suffix, to the format's name.
+FILE_FORMATS: Final = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(_Section):
+    """Where the texts and labels come from, and how they are split."""
+
+    source: str = "cldr-language-id"
+    """A built-in name, a CSV, JSON lines or parquet file, or a hub id as `hub:owner/name`."""
+    text: str = "text"
+    """The column that holds the text."""
+    label: str = "label"
+    """The column that holds the class, as text or number."""
+    validation: str | None = None
+    """A second file with the held-out rows; without one, `validation_fraction` is split off."""
+    validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
+    """The share of *texts* held out; equal texts always fall on the same side."""
+    max_length: int = Field(default=128, ge=4, le=32768)
+    """Tokens after which a text is cut."""
+    seed: int = 0
+    """Seeds the split, so that every trial of a study sees the same one."""
+
+
+class TokenizerConfig(_Section):
+    """The tokenizer; by default the model's own, and without one, one trained on the data."""
+
+    id: str | None = None
+    """A hub id or a path."""
+    vocab_size: int = Field(default=4000, ge=64)
+    """Entries of a tokenizer that is trained on the data."""
+
+
+class ModelConfig(BaseModel):
+    """A model by hub id or path, or an architecture with the fields of its configuration."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    id: str | None = None
+    """A hub id or a path with pretrained weights."""
+    architecture: str | None = None
+    """A transformers model type such as `bert`, built with random weights."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if (self.id is None) == (self.architecture is None):
+            raise ValueError("give either `id` (pretrained) or `architecture` (from nothing)")
+        return self
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """The further fields, which go into the transformers configuration."""
+        return self.model_extra or {}
+
+
+class FinetuneConfig(_Section):
+    """Everything that `finetune` reads; `space` may vary any of it by dotted name."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig(architecture="bert")
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the training texts."""
+    batch_size: int = Field(default=32, ge=1)
+    """Texts an optimizer step."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Texts a forward pass; by default the batch, halved for as long as memory runs out."""
+    eval_batch_size: int = Field(default=256, ge=1)
+    """Texts a forward pass without gradients."""
+    learning_rate: float = Field(default=5e-4, gt=0.0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """Decoupled weight decay."""
+    warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """The share of all steps over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after warm-up."""
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Sets every dropout probability that the architecture has."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Label smoothing of the cross entropy."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """The norm to which gradients are clipped."""
+    precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
+    """`auto` takes the best that the device has."""
+    evaluations_per_epoch: int = Field(default=1, ge=1)
+    """How often an epoch is interrupted to evaluate, report and ask whether to prune."""
+    loader_workers: int = Field(default=0, ge=0)
+    """DataLoader processes that pad batches ahead of training; 0 pads in the trial process."""
+    checkpoint_interval_seconds: float = Field(default=30.0, ge=0.0)
+    """How much training a crash may cost; a drain always saves."""
+    save_model: Literal["best", "all", "none"] = "best"
+    """Which trials leave their model: those that beat the study's best so far, all, or none."""
+    seed: int | None = None
+    """Seeds weights and order; by default drawn from the study's seed and the trial's number."""

@@ -1,0 +1,188 @@
+"""The specification of a study, as submitted, stored and read by every side."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+#: The name of the built-in objective.
+FINETUNE: Final = "finetune"
+
+#: Settings that may change between two submissions of one study: they alter no trial's meaning.
+EXTENDABLE: Final = frozenset({"trials", "timeout", "max_failures", "resources"})
+
+Scalar: TypeAlias = str | int | float | bool | None
+Direction: TypeAlias = Literal["maximize", "minimize"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _Dimension(_Model):
+    when: dict[str, list[Scalar]] = {}
+    """Other parameters and the values of theirs for which this one exists."""
+
+
+class FloatDimension(_Dimension):
+    """A real interval, `low` and `high` included."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = Field(default=None, gt=0.0)
+
+
+class IntDimension(_Dimension):
+    """A range of integers, `low` and `high` included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+    step: int = Field(default=1, ge=1)
+
+
+class CategoricalDimension(_Dimension):
+    """A choice among values."""
+
+    type: Literal["categorical"]
+    choices: list[Scalar] = Field(min_length=1)
+
+
+Dimension = Annotated[
+    FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="type")
+]
+
+
+class SamplerSpec(BaseModel):
+    """An Optuna sampler by its short name; further keys go to its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = "tpe"
+    seed: int | None = None
+
+
+class PrunerSpec(BaseModel):
+    """An Optuna pruner by its short name; further keys go to its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = "none"
+
+
+class ResourcesSpec(_Model):
+    """What a trial needs of the machine that runs it."""
+
+    queue: str = Field(default="default", pattern=r"^[A-Za-z0-9_.-]+$")
+    """The Celery queue; a worker reads it with `celery -A workers worker -Q NAME`."""
+    gpus: int = Field(default=1, ge=0, le=1)
+    """GPUs a trial uses where there are any: each pool process owns at most one."""
+
+
+class StudySpec(_Model):
+    """A study: what to run, over which space, towards what."""
+
+    version: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    """Letters, digits, dot, dash, underscore; names keys in Redis and a directory."""
+    objective: str = FINETUNE
+    """`finetune`, `package.module:function` or `/path/file.py:function`."""
+    direction: Direction | None = None
+    directions: list[Direction] | None = None
+    metric: str | list[str] | None = None
+    """What the objective's value is called; picks from the mapping if it returns one."""
+    trials: int = Field(default=20, ge=1)
+    """How many trials to run in all."""
+    timeout: float | None = Field(default=None, gt=0.0)
+    """Seconds after which no further trial is started."""
+    max_failures: int = Field(default=3, ge=1)
+    """Failures of one trial (crashes and exceptions) after which it is DEAD."""
+    sampler: SamplerSpec = SamplerSpec()
+    pruner: PrunerSpec = PrunerSpec()
+    space: dict[str, Dimension] = {}
+    """Parameters by dotted name of the setting; empty where the objective suggests its own."""
+    config: dict[str, Any] = {}
+    """The objective's fixed settings."""
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _parse_duration(cls, value: Any) -> Any:
+        return parse_duration(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _directions_agree(self) -> StudySpec:
+        if self.direction is not None and self.directions is not None:
+            raise ValueError("give `direction` or `directions`, not both")
+        if self.directions is not None and not self.directions:
+            raise ValueError("`directions` is empty; give one for each objective value")
+        if self.metric is not None and len(self.metrics) != len(self.all_directions):
+            raise ValueError(
+                f"`metric` names {len(self.metrics)} values and `directions`"
+                f" {len(self.all_directions)}; give one metric for each direction"
+            )
+        return self
+
+    @property
+    def all_directions(self) -> list[Direction]:
+        """One direction for each objective value; like Optuna, `minimize` where none is given."""
+        return self.directions or [self.direction or "minimize"]
+
+    @property
+    def metrics(self) -> list[str]:
+        """One name for each objective value; empty where the study names none."""
+        if self.metric is None:
+            return []
+        return [self.metric] if isinstance(self.metric, str) else self.metric
+
+    def identity(self) -> dict[str, Any]:
+        """All that makes two submissions the same study, as plain JSON."""
+        identity = self.model_dump(mode="json", exclude=set(EXTENDABLE))
+        identity["directions"] = self.all_directions
+        del identity["direction"]
+        return identity
+
+    def digest(self) -> str:
+        """A sha256 over the whole specification."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def trial_seed(self, number: int) -> int:
+        """The seed of trial `number`: the same for each of its attempts, in [0, 2**31)."""
+        text = f"{self.sampler.seed}:{number}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:4]) >> 1
+
+
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|h|d)?\s*$")
+_UNIT_SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str) -> float:
+    """Read `90`, `90s`, `15m`, `2h` or `1d` as seconds.
+
+    Raises:
+        ValueError: The text is none of these.
+    """
+    match = _DURATION.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write 90s, 15m, 2h or 1d")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def merge_params(config: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `params`, whose names are dotted paths, over `config`."""
+    merged = deepcopy(dict(config))
+    for path, value in params.items():
+        *parents, leaf = path.split(".")
+        node = merged
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return merged

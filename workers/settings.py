@@ -1,0 +1,115 @@
+"""Frozen settings, read once from the environment at an entry point and handed down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from workers.protocol.errors import InvalidInputError
+
+
+class Times(BaseModel):
+    """Every interval of the lease protocol, in seconds, scaled by one setting.
+
+    The ratios are what matters: the holder falls silent (`holder`) before its lease ends
+    (`lease`), and nobody takes over before `lease + grace`.
+    """
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    beat: float = 10.0
+    """Between two renewals of a lease or a process record."""
+    lease: float = 45.0
+    """How long a grant lasts on the server's clock."""
+    holder: float = 40.0
+    """How long the holder trusts its last good renewal, counted from when it was *sent*."""
+    grace: float = 5.0
+    """What the reaper waits beyond a lease's end."""
+    sweep: float = 5.0
+    """Between two looks for expired leases."""
+    reconcile: float = 60.0
+    """After which a queued trial is announced again."""
+    backoff: float = 2.0
+    """Before a failed trial may be claimed again; doubled with each failure."""
+    verdict: float = 5.0
+    """How long `should_prune` waits for the orchestrator before it goes on training."""
+
+    def scaled(self, factor: float) -> Times:
+        """All intervals, multiplied by `factor`."""
+        return Times(**{name: value * factor for name, value in self})
+
+
+class Settings(BaseModel):
+    """What a process needs to know of its surroundings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    redis_url: str | None = None
+    """`FLEET_REDIS_URL`: the fleet's Redis; without it, the embedded one of `home`."""
+    storage: str | None = None
+    """`FLEET_STORAGE`: an Optuna storage URL; without it, a journal file a study under `home`."""
+    home: Path = Path("~/.trialfleet")
+    """`FLEET_HOME`: journals, checkpoints, caches, results."""
+    slots: int | None = Field(default=None, ge=1)
+    """`FLEET_SLOTS`: pool processes of a worker; by default its GPUs, else two, else one."""
+    objectives: tuple[str, ...] = ()
+    """`FLEET_OBJECTIVES`: modules, comma-separated, that a worker may import objectives from."""
+    time_scale: float = Field(default=1.0, gt=0.0)
+    """`FLEET_TIME_SCALE`: multiplies every interval of the protocol; for tests."""
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def times(self) -> Times:
+        """The protocol's intervals."""
+        return Times().scaled(self.time_scale)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Read the `FLEET_*` variables.
+
+        Raises:
+            InvalidInputError: A variable holds what its setting does not take.
+        """
+        given: dict[str, Any] = {
+            name: environment[variable]
+            for name in cls.model_fields
+            if environment.get(variable := f"FLEET_{name.upper()}")
+        }
+        if "objectives" in given:
+            given["objectives"] = tuple(filter(None, map(str.strip, given["objectives"].split(","))))
+        return cls.build(given)
+
+    @classmethod
+    def build(cls, config: Settings | Mapping[str, Any] | None) -> Settings:
+        """Take settings as they are, as a mapping of fields, or (None) from the environment.
+
+        Raises:
+            InvalidInputError: A field is unknown or holds what it does not take.
+        """
+        if config is None:
+            return cls.from_environment()
+        if isinstance(config, Settings):
+            return config
+        try:
+            return cls.model_validate(dict(config))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise InvalidInputError(
+                f"setting {name} (FLEET_{name.upper()}) = {first['input']!r}: {first['msg']};"
+                f" the settings are {', '.join(cls.model_fields)}"
+            ) from error
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that make a child process read these settings back."""
+        values = {name: value for name, value in self if value not in {None, ()}}
+        values["objectives"] = ",".join(self.objectives)
+        return {f"FLEET_{name.upper()}": str(value) for name, value in values.items()}
