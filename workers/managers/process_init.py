@@ -7,11 +7,12 @@ import multiprocessing.util
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 from workers.containers import Container
+from workers.coordination.process_registry import ProcessRecord
 from workers.protocol.errors import ForeignProcessError, NotInitializedError
 from workers.settings import Settings
 
@@ -41,7 +42,7 @@ def initialize_factory(config: Config = None) -> Container:
 
 
 def ensure_process_initialized(
-    config: Config = None, *, values: Sequence[object] | None = None
+    config: Config = None, *, record: ProcessRecord | None = None
 ) -> Container:
     """Give this process managers of its own; the first line of any child process; idempotent.
 
@@ -49,8 +50,7 @@ def ensure_process_initialized(
 
     Args:
         config: Settings, a mapping of their fields, or None for the environment's.
-        values: What the managers need besides one another; by default the settings and a process
-            record that is written nowhere.
+        record: The process's entry in the registry; by default one that is written nowhere.
 
     Raises:
         InvalidInputError: `config` holds what a setting does not take.
@@ -58,12 +58,9 @@ def ensure_process_initialized(
     global _container
     if _container is not None and _container.is_open_here:
         return _container
-    from workers.coordination.process_registry import UnregisteredProcess
     from workers.managers import MANAGERS
 
-    settings = Settings.build(config)
-    given = [UnregisteredProcess()] if values is None else list(values)
-    _container = Container(MANAGERS, [settings, *given]).open()
+    _container = Container(MANAGERS, [Settings.build(config), record or ProcessRecord()]).open()
     _close_at_exit()
     return _container
 

@@ -1,0 +1,90 @@
+"""Who a process is: host, boot, pid and start time, which together are never used again."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import psutil
+
+
+class ProcessIdentity(NamedTuple):
+    """A process, told apart from any later one with the same pid."""
+
+    host: str
+    boot_id: str
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """The identity of a process of this host.
+
+        Raises:
+            ProcessLookupError: There is no such process.
+        """
+        return cls(hostname(), boot_id(), pid, start_ticks(pid))
+
+    @classmethod
+    def current(cls) -> Self:
+        """The identity of this process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` wrote."""
+        host, boot, pid, ticks = text.rsplit(":", 3)
+        return cls(host, boot, int(pid), int(ticks))
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.boot_id}:{self.pid}:{self.start_ticks}"
+
+    def is_alive(self) -> bool:
+        """Whether this very process runs on this host now (a zombie does not)."""
+        if (self.host, self.boot_id) != (hostname(), boot_id()):
+            return False
+        try:
+            return start_ticks(self.pid) == self.start_ticks
+        except ProcessLookupError:
+            return False
+
+
+@functools.cache
+def hostname() -> str:
+    """The name under which this host registers."""
+    return socket.gethostname()
+
+
+@functools.cache
+def boot_id() -> str:
+    """Changes with each boot, so that a pid of before the boot matches nothing after it."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else str(int(psutil.boot_time()))
+
+
+def start_ticks(pid: int) -> int:
+    """When the process started, in clock ticks since the boot.
+
+    Raises:
+        ProcessLookupError: There is no such process, or it is a zombie.
+    """
+    try:
+        # the command's name, in parentheses, may hold spaces and parentheses itself
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            raise ProcessLookupError(pid) from None
+        return _start_ticks_without_proc(pid)
+    if fields[0] in {"Z", "X"}:
+        raise ProcessLookupError(pid)
+    return int(fields[19])
+
+
+def _start_ticks_without_proc(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).create_time() * 100)
+    except psutil.Error as error:
+        raise ProcessLookupError(pid) from error
