@@ -1,0 +1,52 @@
+"""Every key name in Redis; nothing else spells one.
+
+A study's keys share the hash tag `{study}`, so that they live together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: A random id; missing or changed means that Redis lost its data.
+EPOCH: Final = "fleet:epoch"
+#: Set of the names of all studies.
+STUDIES: Final = "fleet:studies"
+#: Sorted set: process record -> when it expires, ms.
+PROCESSES: Final = "fleet:processes"
+#: Prefix of all that Celery keeps: its queues and its unacknowledged messages.
+CELERY_PREFIX: Final = "fleet:celery:"
+
+
+def study(name: str) -> str:
+    """Hash: the specification as submitted, and what the orchestrator publishes."""
+    return f"fleet:{{{name}}}:study"
+
+
+def trial(name: str, number: int) -> str:
+    """Hash: a trial's record, the only authority on who may run it."""
+    return f"fleet:{{{name}}}:trial:{number}"
+
+
+def leases(name: str) -> str:
+    """Sorted set: running trial -> its lease's end, ms."""
+    return f"fleet:{{{name}}}:leases"
+
+
+def queued(name: str) -> str:
+    """Sorted set: queued trial -> since when, ms."""
+    return f"fleet:{{{name}}}:queued"
+
+
+def inbox(name: str) -> str:
+    """Stream: what trials ask and report, and how they end."""
+    return f"fleet:{{{name}}}:inbox"
+
+
+def reply(name: str, number: int, token: int) -> str:
+    """List: the orchestrator's answers to one holder."""
+    return f"fleet:{{{name}}}:reply:{number}:{token}"
+
+
+def process(identity: object) -> str:
+    """Hash with an expiry: a registered process."""
+    return f"fleet:process:{identity}"

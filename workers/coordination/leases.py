@@ -1,0 +1,285 @@
+"""Trial leases: the verbs of a trial's life as typed calls, each one script on the server.
+
+Invariant: a write names the token that its holder was granted, and the script that would make the
+write refuses any other. Losing a race is a return value, never an exception.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import redis
+
+from workers.coordination import keys
+from workers.coordination.scripts import Value, Verb, call
+from workers.protocol.messages import Result
+from workers.protocol.states import Command, TrialState
+
+#: How long the record of a settled trial stays, for people who look: 3 days.
+KEEP_SETTLED_MS: Final = 3 * 24 * 3600 * 1000
+
+#: How long an answer waits for its holder: longer than the holder waits for it.
+KEEP_REPLY_MS: Final = 60_000
+
+_PARAM = "param:"
+
+_KEYS: Final = {
+    "trial": keys.trial,
+    "leases": lambda study, _number: keys.leases(study),
+    "queued": lambda study, _number: keys.queued(study),
+    "inbox": lambda study, _number: keys.inbox(study),
+}
+
+
+class CheckpointRef(NamedTuple):
+    """Where a checkpoint lies, after which step it was taken, and the sum over its content."""
+
+    step: int
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A trial's record, decoded."""
+
+    state: TrialState
+    token: int
+    attempt: int
+    failures: int
+    params: dict[str, Any]
+    checkpoint: CheckpointRef | None = None
+    owner: str | None = None
+    step: int = 0
+    reported_step: int | None = None
+    reported_value: float | None = None
+    not_before_ms: int = 0
+    claimed_at_ms: int = 0
+    error: str | None = None
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, str]) -> TrialRecord:
+        """Decode the hash."""
+        checkpoint = None
+        if "checkpoint" in fields:
+            checkpoint = CheckpointRef(
+                int(fields["checkpoint_step"]), fields["checkpoint"], fields["checkpoint_sha256"]
+            )
+        reported = fields.get("reported_step")
+        return cls(
+            state=TrialState(fields["state"]),
+            token=int(fields["token"]),
+            attempt=int(fields["attempt"]),
+            failures=int(fields["failures"]),
+            params={
+                name.removeprefix(_PARAM): json.loads(value)
+                for name, value in fields.items()
+                if name.startswith(_PARAM)
+            },
+            checkpoint=checkpoint,
+            owner=fields.get("owner"),
+            step=int(fields.get("step", 0)),
+            reported_step=None if reported is None else int(reported),
+            reported_value=None if reported is None else float(fields["reported_value"]),
+            not_before_ms=int(fields.get("not_before", 0)),
+            claimed_at_ms=int(fields.get("claimed_at", 0)),
+            error=Result.model_validate_json(fields["error"]).error if "error" in fields else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The right to run a trial until `deadline_ms` on the server's clock, and what to run."""
+
+    token: int
+    attempt: int
+    deadline_ms: int
+    record: TrialRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a trial cannot be claimed; `retry_ms` tells when asking again may help."""
+
+    reason: Literal["HELD", "NOT_YET", "DONE", "UNKNOWN"]
+    retry_ms: int = 0
+
+
+Ended: TypeAlias = Literal["REQUEUED", "DEAD", "LOST", "LIVE", "SKIP"]
+
+
+@dataclass(frozen=True)
+class TrialLeases:
+    """The trials of one study, under one epoch of Redis."""
+
+    client: redis.Redis
+    study: str
+    epoch: str
+    #: Milliseconds that stand in for the server's clock; for tests only.
+    now_ms: int | None = field(default=None, compare=False)
+
+    def enqueue(self, number: int, digest: str, params: Mapping[str, Any]) -> bool:
+        """Write a trial's record; False if there is one already."""
+        pairs = [item for name, value in params.items() for item in (name, json.dumps(value))]
+        return self._call("enqueue", number, rest=pairs, digest=digest)[0] == "OK"
+
+    def claim(
+        self, number: int, owner: str, lease_seconds: float, nonce: str | None = None
+    ) -> Grant | Refusal:
+        """Ask for a trial. A retry of the same call, by its nonce, gets the same grant."""
+        status, *rest = self._call(
+            "claim",
+            number,
+            owner=owner,
+            nonce=nonce or uuid.uuid4().hex,
+            ttl_ms=int(lease_seconds * 1000),
+        )
+        if status == "OK":
+            token, attempt, deadline_ms, *fields = rest
+            record = TrialRecord.parse(dict(zip(fields[::2], fields[1::2], strict=True)))
+            return Grant(int(token), int(attempt), int(deadline_ms), record)
+        if status in {"HELD", "NOT_YET"}:
+            return Refusal(status, int(rest[0]))  # type: ignore[arg-type]
+        return Refusal(status)  # type: ignore[arg-type]
+
+    def renew(self, number: int, token: int, lease_seconds: float, step: int) -> Command | None:
+        """Extend a lease; what is asked of the holder, or None if the lease is lost."""
+        answer = self._call(
+            "renew", number, token=token, ttl_ms=int(lease_seconds * 1000), step=step
+        )
+        return Command(answer[2]) if answer[0] == "OK" else None
+
+    def report(self, number: int, token: int, step: int, value: float) -> str:
+        """Hand in an intermediate value: OK, OLD (the step was reported before) or LOST."""
+        return self._call("report", number, token=token, step=step, value=json.dumps(value))[0]
+
+    def suggest(self, number: int, token: int, name: str, distribution: str) -> list[str]:
+        """Ask for a parameter: VALUE with its JSON, OK (asked; await the reply) or LOST."""
+        return self._call("suggest", number, token=token, name=name, distribution=distribution)
+
+    def reply(
+        self,
+        number: int,
+        token: int,
+        message: Mapping[str, Any],
+        *,
+        command: Command | None = None,
+        param: tuple[str, Any] | None = None,
+    ) -> bool:
+        """Answer a holder; False if it holds the trial no more."""
+        name, value = param or ("", None)
+        answer = self._call(
+            "reply",
+            number,
+            token=token,
+            extra_keys={"reply": keys.reply(self.study, number, token)},
+            message=json.dumps(message),
+            ttl_ms=KEEP_REPLY_MS,
+            command=command or "",
+            param=name,
+            value=json.dumps(value),
+        )
+        return answer[0] == "OK"
+
+    def checkpoint(self, number: int, token: int, ref: CheckpointRef) -> str:
+        """Move the checkpoint pointer forward: OK, OLD or LOST."""
+        return self._call("checkpoint", number, token=token, **ref._asdict())[0]
+
+    def commit(self, number: int, token: int, state: TrialState, result: Result) -> str:
+        """End a trial: OK, DUP (this very commit was made before) or LOST."""
+        payload = result.model_dump_json()
+        return self._call("commit", number, token=token, state=state.value, payload=payload)[0]
+
+    def release(self, number: int, token: int) -> bool:
+        """Give a trial back; False if it was not held."""
+        return self._call("release", number, token=token)[0] == "OK"
+
+    def fail(
+        self, number: int, token: int, result: Result, max_failures: int, backoff_seconds: float
+    ) -> Ended:
+        """Count a failure of this attempt: REQUEUED, DEAD or LOST."""
+        return self._call(  # type: ignore[return-value]
+            "fail",
+            number,
+            token=token,
+            payload=result.model_dump_json(),
+            max_failures=max_failures,
+            backoff_ms=int(backoff_seconds * 1000),
+        )[0]
+
+    def reap(
+        self,
+        number: int,
+        error: str,
+        *,
+        max_failures: int,
+        backoff_seconds: float,
+        grace_seconds: float = 0.0,
+        dead_token: int | None = None,
+    ) -> Ended:
+        """Fail a vanished holder: REQUEUED, DEAD, LIVE (not yet due) or SKIP (nothing to do)."""
+        return self._call(  # type: ignore[return-value]
+            "reap",
+            number,
+            dead_token=dead_token or "",
+            grace_ms=int(grace_seconds * 1000),
+            payload=Result(error=error).model_dump_json(),
+            max_failures=max_failures,
+            backoff_ms=int(backoff_seconds * 1000),
+        )[0]
+
+    def settle(self, number: int, state: TrialState, *, only_queued: bool = False) -> bool:
+        """Make Redis agree with the storage; False if there was nothing to settle."""
+        answer = self._call(
+            "settle",
+            number,
+            state=state.value,
+            keep_ms=KEEP_SETTLED_MS,
+            only_queued="1" if only_queued else "",
+        )
+        return answer[0] == "OK"
+
+    def record(self, number: int) -> TrialRecord | None:
+        """A trial's record, or None if Redis has none."""
+        fields = self.client.hgetall(keys.trial(self.study, number))
+        return TrialRecord.parse(fields) if fields else None
+
+    def running(self) -> dict[int, int]:
+        """Trials with a lease, and its end in ms on the server's clock."""
+        pairs = self.client.zrange(keys.leases(self.study), 0, -1, withscores=True)
+        return {int(number): int(deadline) for number, deadline in pairs}
+
+    def queued(self) -> dict[int, int]:
+        """Trials that wait for a holder, and since when in ms on the server's clock."""
+        pairs = self.client.zrange(keys.queued(self.study), 0, -1, withscores=True)
+        return {int(number): int(since) for number, since in pairs}
+
+    def await_reply(self, number: int, token: int, timeout_seconds: float) -> dict[str, Any] | None:
+        """The orchestrator's next answer to this holder, or None after `timeout_seconds`."""
+        popped = self.client.blpop([keys.reply(self.study, number, token)], timeout=timeout_seconds)
+        return None if popped is None else json.loads(popped[1])
+
+    def _call(
+        self,
+        verb: Verb,
+        number: int,
+        *,
+        rest: list[str] | None = None,
+        extra_keys: Mapping[str, str] | None = None,
+        **arguments: Value,
+    ) -> list[str]:
+        from workers.coordination.scripts import NOW, script
+
+        definition = script(verb)
+        names = {"epoch": keys.EPOCH, **(extra_keys or {})}
+        for name in definition.keys:
+            if name in _KEYS:
+                names[name] = _KEYS[name](self.study, number)
+        given: dict[str, Value] = {"epoch": self.epoch, "number": number, **arguments}
+        if self.now_ms is not None and NOW in definition.arguments:
+            given[NOW] = self.now_ms
+        return call(self.client, verb, names, given, rest or [])

@@ -1,0 +1,29 @@
+-- claim: grant a trial to one holder, if it may run now. The same nonce gets the same grant.
+-- KEYS: epoch trial leases queued
+-- ARGV: epoch number owner nonce ttl_ms now_ms
+-- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | DONE state | UNKNOWN
+if not epoch_is(KEYS[1], ARGV[1]) then return {'UNKNOWN'} end
+local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'nonce', 'deadline', 'not_before')
+local state, now = record[1], now_ms(ARGV[6])
+if not state then return {'UNKNOWN'} end
+if state == 'RUNNING' and record[3] ~= ARGV[4] then
+  return {'HELD', integer(math.max(0, tonumber(record[4]) - now))}
+end
+if state ~= 'RUNNING' and state ~= 'QUEUED' then return {'DONE', state} end
+if state == 'QUEUED' then
+  if tonumber(record[5]) > now then
+    return {'NOT_YET', integer(tonumber(record[5]) - now)}
+  end
+  -- never behind the clock nor behind the last token: a rollback of Redis repeats neither
+  local token = integer(math.max(tonumber(record[2]) + 1, now_us(ARGV[6])))
+  local deadline = integer(now + tonumber(ARGV[5]))
+  redis.call('HINCRBY', KEYS[2], 'attempt', 1)
+  redis.call('HSET', KEYS[2], 'state', 'RUNNING', 'token', token, 'owner', ARGV[3],
+    'nonce', ARGV[4], 'deadline', deadline, 'command', 'NONE', 'claimed_at', integer(now))
+  redis.call('ZREM', KEYS[4], ARGV[2])
+  redis.call('ZADD', KEYS[3], deadline, ARGV[2])
+end
+local grant = redis.call('HMGET', KEYS[2], 'token', 'attempt', 'deadline')
+local answer = {'OK', grant[1], grant[2], grant[3]}
+for _, item in ipairs(redis.call('HGETALL', KEYS[2])) do answer[#answer + 1] = item end
+return answer

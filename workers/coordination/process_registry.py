@@ -1,0 +1,155 @@
+"""The registry of the fleet's processes: who runs where, as whose child, on what, until when.
+
+Invariant: a record is written before the resource that it names exists, and it expires by itself
+when nobody beats for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import redis
+from pydantic import BaseModel, ConfigDict
+
+from workers.coordination import keys
+from workers.coordination.identity import ProcessIdentity
+from workers.coordination.scripts import call
+from workers.protocol.states import ProcessKind
+from workers.settings import Times
+
+
+class ProcessEntry(BaseModel):
+    """A process record as read back from Redis."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    identity: ProcessIdentity
+    kind: ProcessKind
+    #: Pid of the process above it on the same host; 0 where there is none.
+    parent: int = 0
+    lease_left_seconds: float = 0.0
+    study: str | None = None
+    trial: int | None = None
+    token: int | None = None
+    gpu: str | None = None
+    #: Pool processes of a main process.
+    slots: int = 0
+    queues: list[str] = []
+    scratch: list[Path] = []
+    started_at: float = 0.0
+    is_draining: bool = False
+
+
+class ProcessRegistry:
+    """Reads and writes process records; every call is one script."""
+
+    def __init__(self, client: redis.Redis, times: Times) -> None:
+        self._client = client
+        self._ttl_ms = int(times.lease * 1000)
+
+    def register(self, identity: ProcessIdentity, fields: Mapping[str, Any]) -> None:
+        """Write fields of a process's record and start its lease anew; values go as JSON."""
+        pairs = [item for name, value in fields.items() for item in (name, json.dumps(value))]
+        self._call("process_register", identity, rest=pairs)
+
+    def beat(self, identity: ProcessIdentity) -> bool:
+        """Renew a record's lease; False if it is gone and must be registered again."""
+        return self._call("process_beat", identity)[0] == "OK"
+
+    def gone(self, identity: ProcessIdentity) -> None:
+        """Drop a record."""
+        call(
+            self._client,
+            "process_gone",
+            {"process": keys.process(identity), "processes": keys.PROCESSES},
+            {"identity": str(identity)},
+        )
+
+    def find(self, identity: ProcessIdentity) -> ProcessEntry | None:
+        """The record of one process."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hgetall(keys.process(identity))
+        pipeline.pttl(keys.process(identity))
+        fields, left_ms = pipeline.execute()
+        if not fields:
+            return None
+        decoded = {name: json.loads(value) for name, value in fields.items()}
+        return ProcessEntry(
+            identity=identity, lease_left_seconds=max(0.0, left_ms / 1000), **decoded
+        )
+
+    def entries(self) -> Iterator[ProcessEntry]:
+        """All live records; those that expired are dropped from the index."""
+        for member in self._client.zrange(keys.PROCESSES, 0, -1):
+            entry = self.find(ProcessIdentity.parse(member))
+            if entry is None:
+                self._client.zrem(keys.PROCESSES, member)
+            else:
+                yield entry
+
+    def _call(self, verb: Any, identity: ProcessIdentity, rest: list[str] | None = None) -> list[str]:
+        return call(
+            self._client,
+            verb,
+            {"process": keys.process(identity), "processes": keys.PROCESSES},
+            {"identity": str(identity), "ttl_ms": self._ttl_ms},
+            rest or [],
+        )
+
+
+class ProcessRecord:
+    """This process's own entry; without a registry it is written nowhere.
+
+    Args:
+        registry: Where the record is kept, or None outside a fleet.
+        kind: The role of this process.
+        parent: Pid of the process above it.
+        fields: What else is known from the start, such as `gpu` or `slots`.
+    """
+
+    def __init__(
+        self,
+        registry: ProcessRegistry | None = None,
+        kind: ProcessKind = ProcessKind.TRIAL,
+        parent: int = 0,
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.identity = ProcessIdentity.current()
+        self._registry = registry
+        self._fields: dict[str, Any] = {"kind": kind.value, "parent": parent, **(fields or {})}
+        self._scratch: list[str] = []
+
+    def register(self) -> None:
+        """Write the whole record."""
+        if self._registry is not None:
+            self._registry.register(self.identity, self._fields)
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of the record."""
+        self._fields.update(fields)
+        if self._registry is not None:
+            self._registry.register(self.identity, fields)
+
+    def beat(self) -> None:
+        """Keep the record; write it again if Redis lost it."""
+        if self._registry is not None and not self._registry.beat(self.identity):
+            self.register()
+
+    def gone(self) -> None:
+        """Drop the record."""
+        if self._registry is not None:
+            self._registry.gone(self.identity)
+
+    def add_scratch(self, path: Path) -> None:
+        """Name a scratch directory; to be called before it is made."""
+        self._scratch.append(str(path))
+        self.update(scratch=self._scratch)
+
+    def drop_scratch(self, path: Path) -> None:
+        """Forget a scratch directory that was removed."""
+        if str(path) in self._scratch:
+            self._scratch.remove(str(path))
+            self.update(scratch=self._scratch)

@@ -1,0 +1,95 @@
+"""The Lua scripts as a typed table: each file's head says what it takes, and calls are held to it.
+
+Invariant: a call names exactly the keys and arguments of the head, so neither can drift.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final, Literal, TypeAlias
+
+import redis
+
+Verb: TypeAlias = Literal[
+    "enqueue", "claim", "renew", "report", "suggest", "reply", "checkpoint", "commit", "release",
+    "fail", "reap", "settle", "process_register", "process_beat", "process_gone",
+]  # fmt: skip
+
+Value: TypeAlias = str | int | float
+
+#: The argument that, by default, is left to the server's own clock.
+NOW: Final = "now_ms"
+
+_HEAD = re.compile(r"^-- (KEYS|ARGV|RETURNS): (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One verb: its source, the names of its keys and arguments, and what it may answer."""
+
+    verb: str
+    source: str
+    keys: tuple[str, ...]
+    arguments: tuple[str, ...]
+    answers: frozenset[str]
+
+    @classmethod
+    def load(cls, verb: str) -> Script:
+        """Read the verb's file and its head."""
+        folder = files("workers.coordination") / "lua"
+        body = (folder / f"{verb}.lua").read_text()
+        head = dict(_HEAD.findall(body))
+        return cls(
+            verb=verb,
+            source=(folder / "_prelude.lua").read_text() + body,
+            keys=tuple(head["KEYS"].split()),
+            arguments=tuple(head["ARGV"].split()),
+            answers=frozenset(answer.split()[0] for answer in head["RETURNS"].split("|")),
+        )
+
+    @property
+    def takes_rest(self) -> bool:
+        """Whether a list of pairs follows the named arguments."""
+        return self.arguments[-1].endswith("...")
+
+    def order(
+        self, keys: Mapping[str, str], arguments: Mapping[str, Value], rest: Sequence[Value]
+    ) -> tuple[list[str], list[Value]]:
+        """Put keys and arguments in the order of the head.
+
+        Raises:
+            TypeError: A name is missing or too many.
+        """
+        named = self.arguments[:-1] if self.takes_rest else self.arguments
+        given = {NOW: "", **arguments} if NOW in named else dict(arguments)
+        if set(keys) != set(self.keys) or set(given) != set(named) or (rest and not self.takes_rest):
+            raise TypeError(
+                f"{self.verb}.lua takes keys {self.keys} and arguments {self.arguments},"
+                f" not {tuple(keys)} and {tuple(given)}"
+            )
+        return [keys[name] for name in self.keys], [*(given[name] for name in named), *rest]
+
+
+@functools.cache
+def script(verb: Verb) -> Script:
+    """The script of a verb, read once."""
+    return Script.load(verb)
+
+
+def call(
+    client: redis.Redis,
+    verb: Verb,
+    keys: Mapping[str, str],
+    arguments: Mapping[str, Value],
+    rest: Sequence[Value] = (),
+) -> list[str]:
+    """Run one script and return its answer, the status word first."""
+    definition = script(verb)
+    ordered_keys, ordered_arguments = definition.order(keys, arguments, rest)
+    registered = client.register_script(definition.source)
+    answer: list[str] = registered(keys=ordered_keys, args=ordered_arguments)
+    return answer
