@@ -1,0 +1,90 @@
+"""Studies in Redis: what was submitted, and what the orchestrator last published of each.
+
+Invariant: a study's specification changes only in what may be extended; its name is for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from workers.coordination import keys
+from workers.coordination.leases import TrialLeases
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.spec import StudySpec
+
+
+def ensure_epoch(client: redis.Redis) -> str:
+    """The epoch of this Redis; the first orchestrator or submitter draws it."""
+    client.set(keys.EPOCH, uuid.uuid4().hex, nx=True)
+    return str(client.get(keys.EPOCH))
+
+
+@dataclass(frozen=True)
+class Studies:
+    """The studies that this Redis knows."""
+
+    client: redis.Redis
+
+    def submit(self, spec: StudySpec, storage_url: str) -> None:
+        """Write or extend a study; the caller has checked that it is the same one."""
+        pipeline = self.client.pipeline()
+        pipeline.hset(
+            keys.study(spec.name),
+            mapping={"spec": spec.model_dump_json(), "storage": storage_url},
+        )
+        pipeline.hsetnx(keys.study(spec.name), "state", "running")
+        pipeline.sadd(keys.STUDIES, spec.name)
+        pipeline.execute()
+
+    def names(self) -> list[str]:
+        """All studies, in alphabetical order."""
+        return sorted(self.client.smembers(keys.STUDIES))
+
+    def exists(self, name: str) -> bool:
+        """Whether a study was submitted under this name."""
+        return bool(self.client.sismember(keys.STUDIES, name))
+
+    def spec(self, name: str) -> StudySpec:
+        """A study's specification.
+
+        Raises:
+            InvalidInputError: There is no such study.
+        """
+        text = self.client.hget(keys.study(name), "spec")
+        if text is None:
+            known = ", ".join(self.names()) or "none yet"
+            raise InvalidInputError(f"study {name!r}: not known to this fleet; it knows: {known}")
+        return StudySpec.model_validate_json(text)
+
+    def publish(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Write what the orchestrator wants seen, each fact as JSON; orchestrator only."""
+        encoded = {f"fact:{key}": json.dumps(value) for key, value in facts.items()}
+        self.client.hset(keys.study(name), mapping=encoded)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What the orchestrator last published."""
+        fields = self.client.hgetall(keys.study(name))
+        return {
+            key.removeprefix("fact:"): json.loads(value)
+            for key, value in fields.items()
+            if key.startswith("fact:")
+        }
+
+    def fact(self, name: str, key: str) -> Any:
+        """One published fact, or None."""
+        value = self.client.hget(keys.study(name), f"fact:{key}")
+        return None if value is None else json.loads(value)
+
+    def storage_url(self, name: str) -> str | None:
+        """The Optuna storage that holds the study's results."""
+        return self.client.hget(keys.study(name), "storage")
+
+    def leases(self, name: str, epoch: str | None = None) -> TrialLeases:
+        """The study's trials."""
+        return TrialLeases(self.client, name, epoch or ensure_epoch(self.client))
