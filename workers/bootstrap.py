@@ -1,0 +1,137 @@
+"""Celery's signals, and what each means here: one container a pool process, or no pool process.
+
+Invariant: a pool process takes tasks only after all its managers are open.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.process
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import billiard.process
+from celery import signals
+
+from workers.celery import app
+from workers.coordination.connection import connect, resolve_url
+from workers.coordination.gpus import gpu_of_slot
+from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
+from workers.host_agent import DRAIN_FILE_VARIABLE, HostAgent
+from workers.logs import configure_logging, get_logger
+from workers.protocol.errors import NotInitializedError
+from workers.protocol.states import ProcessKind
+from workers.settings import Settings
+
+if TYPE_CHECKING:
+    from workers.trials.runner import TrialRunner
+
+#: The exit code of a pool process whose managers could not be built.
+EXIT_NO_MANAGERS: Final = 70
+
+log = get_logger(__name__)
+
+_runner: TrialRunner | None = None
+
+app.steps["worker"].add(HostAgent)
+
+
+def trial_runner() -> TrialRunner:
+    """The runner of this pool process.
+
+    Raises:
+        NotInitializedError: This is no pool process.
+    """
+    if _runner is None:
+        raise NotInitializedError("run_trial runs only in a pool process of `celery -A workers`")
+    return _runner
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    configure_logging()
+
+
+@signals.worker_init.connect
+def _share_slots(sender: Any, **_: Any) -> None:
+    # spawned children read their surroundings from the environment
+    os.environ["FLEET_SLOTS"] = str(sender.concurrency)
+
+
+@signals.worker_shutting_down.connect
+def _start_draining(**_: Any) -> None:
+    HostAgent.drain()
+
+
+@signals.worker_process_init.connect
+def _build_managers(**_: Any) -> None:
+    global _runner
+    try:
+        os.setsid()  # makes this process and all it starts one session, found and ended as one
+        slot = billiard.process.current_process().index
+        _allow_children()
+        _claim_slot(slot)
+        _runner = _open_runner(slot)
+    except Exception:
+        log.exception("managers_not_built", hint="the worker stops: it could not run any trial")
+        # an exception here is only logged by Celery and the child would take tasks all the same;
+        # a bare exit makes Celery start the next one at once, for ever
+        os.kill(os.getppid(), signal.SIGTERM)
+        sys.exit(EXIT_NO_MANAGERS)
+    log.info("managers_ready", slot=slot)
+
+
+@signals.worker_process_shutdown.connect
+def _close_managers(**_: Any) -> None:
+    global _runner
+    runner, _runner = _runner, None
+    if runner is not None:
+        from workers.managers import cleanup_managers
+
+        runner.close()
+        cleanup_managers()
+
+
+def _allow_children() -> None:
+    """Let this pool process start DataLoader workers; billiard's are daemons with a foreign key."""
+    process: Any = multiprocessing.current_process()
+    process._config["daemon"] = False  # noqa: SLF001 - there is no public way
+    key = billiard.process.current_process().authkey
+    process._config["authkey"] = multiprocessing.process.AuthenticationString(bytes(key))  # noqa: SLF001
+
+
+def _claim_slot(slot: int) -> None:
+    """Choose GPU and threads, before torch is imported."""
+    gpu = gpu_of_slot(slot)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    slots = int(os.environ["FLEET_SLOTS"])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // slots)))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _open_runner(slot: int) -> TrialRunner:
+    settings = Settings.from_environment()
+    client = connect(settings)
+    record = ProcessRecord(
+        ProcessRegistry(client, settings.times),
+        ProcessKind.TRIAL,
+        parent=os.getppid(),
+        fields={"gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or f"cpu slot {slot}"},
+    )
+    record.register()
+    from workers.managers.process_init import ensure_process_initialized
+    from workers.trials.runner import TrialRunner
+
+    container = ensure_process_initialized(settings, record=record)
+    return TrialRunner(
+        client=client,
+        redis_url=resolve_url(settings),
+        settings=settings,
+        container=container,
+        record=record,
+        drain_file=os.environ[DRAIN_FILE_VARIABLE],
+    ).open()

@@ -1,0 +1,51 @@
+"""The Celery app that `celery -A workers worker` finds, with settings that lose nothing.
+
+Invariant: importing this module imports neither torch nor any manager; the worker's main process
+never does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from workers.coordination.connection import resolve_url
+from workers.coordination.hints import BROKER_SETTINGS
+from workers.settings import Settings
+
+
+def worker_settings() -> dict[str, Any]:
+    """Celery's settings for this environment; read when the worker starts, not on import."""
+    settings = Settings.from_environment()
+    return {
+        **BROKER_SETTINGS,
+        "broker_url": resolve_url(settings),
+        "worker_concurrency": settings.slots or default_slots(),
+        # children start as fresh interpreters: CUDA cannot be used after a fork
+        "worker_pool_start_method": "spawn",
+        # the default (4 s) kills every replacement that imports torch, for ever
+        "worker_proc_alive_timeout": 300.0,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_enable_remote_control": False,
+        "worker_send_task_events": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        # would lose the message of a trial that outlives the connection
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+    }
+
+
+def default_slots() -> int:
+    """One slot a GPU; on a box without one, two if it has the cores."""
+    import os
+
+    from workers.coordination.gpus import count_gpus
+
+    return count_gpus() or min(2, os.cpu_count() or 1)
+
+
+app = Celery("trialfleet", include=["workers.tasks"])
+app.add_defaults(worker_settings)

@@ -1,0 +1,60 @@
+"""Hints: the Celery messages that tell some worker that a trial may be claimed.
+
+A hint may be lost, doubled, delayed or reordered; sending one again is always safe.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery import Celery
+
+from workers.coordination import keys
+from workers.protocol.messages import RUN_TRIAL, RunTrial
+
+#: What both sides must agree on, so that a message is neither lost nor run in parallel by Celery.
+BROKER_SETTINGS: Final[dict[str, Any]] = {
+    "task_ignore_result": True,  # with a backend, a task that ends while Redis is away is FAILURE
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "task_default_queue": "default",
+    "broker_connection_retry_on_startup": True,
+    "broker_transport_options": {
+        "global_keyprefix": keys.CELERY_PREFIX,
+        # runs from the fetch and is never renewed: it must outlast any trial
+        "visibility_timeout": 7 * 24 * 3600,
+        # how soon a lost worker's unacknowledged hints return
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "socket_connect_timeout": 3.0,
+        "socket_keepalive": True,
+    },
+}
+
+
+class Hints:
+    """Sends hints by the task's name, without importing the task."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._app = Celery("trialfleet-hints", broker=redis_url, set_as_current=False)
+        self._app.conf.update(BROKER_SETTINGS)
+
+    def send(
+        self, study: str, number: int, epoch: str, queue: str, delay_seconds: float = 0.0
+    ) -> None:
+        """Announce that a trial may be claimed, now or after a delay."""
+        message = RunTrial(study=study, number=number, epoch=epoch)
+        self._app.send_task(
+            RUN_TRIAL,
+            kwargs={"message": message.model_dump()},
+            queue=queue,
+            countdown=delay_seconds or None,
+        )
+
+    def waiting(self, client: Any, queue: str) -> int:
+        """How many hints lie in a queue that no worker has fetched."""
+        return int(client.llen(f"{keys.CELERY_PREFIX}{queue}"))
+
+    def close(self) -> None:
+        """Give the broker's connections back."""
+        self._app.close()

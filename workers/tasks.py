@@ -1,0 +1,19 @@
+"""The one task: decode the hint, claim the trial, run it, commit; all the rest is the runner's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery.exceptions import Reject
+
+from workers import bootstrap
+from workers.celery import app
+from workers.protocol.messages import RUN_TRIAL, RunTrial
+
+
+@app.task(name=RUN_TRIAL)
+def run_trial(message: Mapping[str, Any]) -> None:
+    """Run the trial that `message` hints at, if it can be claimed."""
+    if bootstrap.trial_runner().run(RunTrial.decode(message)).goes_back:
+        raise Reject("drained", requeue=True)

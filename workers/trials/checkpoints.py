@@ -1,0 +1,95 @@
+"""Checkpoints on disk: one directory a token, complete or absent, never touched by another token.
+
+Layout: `<root>/<study>/<number>/<token>/step-<step>/{state.pt,manifest.json}`, written under
+another name, flushed to disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from workers.coordination.leases import CheckpointRef
+from workers.logs import get_logger
+
+log = get_logger(__name__)
+
+_STATE: Final = "state.pt"
+_MANIFEST: Final = "manifest.json"
+
+#: Checkpoints that an attempt keeps: the newest, and one before it should the newest be bad.
+_KEPT: Final = 2
+
+
+class CheckpointStore:
+    """Saves and loads the checkpoints of all trials under one root directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def save(
+        self, study: str, number: int, token: int, step: int, state: dict[str, Any]
+    ) -> CheckpointRef:
+        """Write a checkpoint that is on disk, whole, when this returns.
+
+        Args:
+            study: The study's name.
+            number: The trial's number.
+            token: The attempt's fencing token.
+            step: The step after which the state was taken.
+            state: Nested dicts and lists of tensors, numbers, text and None.
+        """
+        own = self._root / study / str(number) / str(token)
+        final = own / f"step-{step:09d}"
+        draft = own / f".step-{step:09d}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        torch.save(state, draft / _STATE)
+        ref = CheckpointRef(step, str(final), _sha256(draft / _STATE))
+        (draft / _MANIFEST).write_text(json.dumps({"step": step, "sha256": ref.sha256}))
+        for path in (draft / _STATE, draft / _MANIFEST, draft):
+            _fsync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+        _fsync(own)
+        for old in sorted(own.glob("step-*"))[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return ref
+
+    def load(self, ref: CheckpointRef) -> dict[str, Any] | None:
+        """The state of a checkpoint, on the CPU; None if it is not here or not whole."""
+        path = Path(ref.uri) / _STATE
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            log.warning("checkpoint_unreadable", uri=ref.uri, error=str(error))
+            return None
+        if found != ref.sha256:
+            log.warning("checkpoint_corrupt", uri=ref.uri, expected=ref.sha256, found=found)
+            return None
+        # weights_only: a checkpoint is data, never code
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+    def remove(self, study: str, number: int) -> None:
+        """Drop all checkpoints of a trial that has ended."""
+        shutil.rmtree(self._root / study / str(number), ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

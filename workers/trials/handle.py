@@ -1,0 +1,264 @@
+"""The `Trial` that an objective sees: Optuna's interface, spoken to the orchestrator by message."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from optuna import distributions
+from optuna.distributions import BaseDistribution
+from optuna.trial import BaseTrial
+
+from workers.coordination.studies import Studies
+from workers.protocol.errors import LeaseLost, ObjectiveError
+from workers.protocol.spec import StudySpec, merge_params
+from workers.trials.checkpoints import CheckpointStore
+from workers.trials.held_lease import HeldLease
+
+#: After which a suggestion is asked for again: the orchestrator may have been restarted.
+_ASK_AGAIN_SECONDS: Final = 5.0
+
+#: How long one blocking read lasts, between looks at the lease.
+_READ_SECONDS: Final = 0.5
+
+
+class FleetTrial(BaseTrial):
+    """One attempt at a trial.
+
+    Reports, suggestions and verdicts travel through the study's inbox to the orchestrator, which
+    alone writes the Optuna storage; all of them carry the attempt's fencing token.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        lease: HeldLease,
+        studies: Studies,
+        checkpoints: CheckpointStore,
+        result_directory: Path,
+        verdict_seconds: float,
+        on_first_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec = spec
+        self.study_name = spec.name
+        self.attempt = lease.grant.attempt
+        #: Seeds this trial, the same in each attempt; in [0, 2**31).
+        self.seed = spec.trial_seed(lease.number)
+        #: Where this attempt may leave files; kept if the attempt's result is accepted.
+        self.result_directory = result_directory
+        self._lease = lease
+        self._studies = studies
+        self._checkpoints = checkpoints
+        self._verdict_seconds = verdict_seconds
+        self._on_first_step: Callable[[], None] | None = on_first_step
+        self._params = dict(lease.grant.record.params)
+        self._distributions: dict[str, BaseDistribution] = {}
+        self._user_attrs: dict[str, Any] = {}
+        self._constraints: dict[str, float] = {}
+        self._unjudged_step: int | None = None
+        #: The last reported value, which stands for a pruned trial.
+        self.last_value = lease.grant.record.reported_value
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study, from 0."""
+        return self._lease.number
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The study's `config`, with this trial's parameters laid over it by dotted name."""
+        return merge_params(self.spec.config, self._params)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters known so far."""
+        return dict(self._params)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The distributions that this objective has asked for."""
+        return dict(self._distributions)
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """What `set_user_attr` has set; stored with the trial's result."""
+        return dict(self._user_attrs)
+
+    @property
+    def datetime_start(self) -> datetime.datetime | None:
+        """When this attempt was claimed, on the server's clock."""
+        claimed_ms = self._lease.grant.record.claimed_at_ms
+        return datetime.datetime.fromtimestamp(claimed_ms / 1000).astimezone()
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """What `set_constraint` has set."""
+        return dict(self._constraints)
+
+    def progress(self, step: int) -> None:
+        """Say that training is about to make step `step`; call it before each.
+
+        Raises:
+            DrainRequested: Save a checkpoint and let this pass.
+            LeaseLost, TrialCancelled: Let this pass.
+        """
+        self._lease.check()
+        self._lease.step = step
+        if self._on_first_step is not None:
+            self._on_first_step()
+            self._on_first_step = None
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Suggest a real number in [low, high]."""
+        return float(self._suggest(name, distributions.FloatDistribution(low, high, log, step)))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        """Suggest an integer in [low, high]."""
+        return int(self._suggest(name, distributions.IntDistribution(low, high, log, step)))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Suggest one of `choices`."""
+        return self._suggest(name, distributions.CategoricalDistribution(choices))
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        """Optuna's deprecated spelling of `suggest_float`."""
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        """Optuna's deprecated spelling of `suggest_float(..., log=True)`."""
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        """Optuna's deprecated spelling of `suggest_float(..., step=q)`."""
+        return self.suggest_float(name, low, high, step=q)
+
+    def report(self, value: float, step: int) -> None:
+        """Report an intermediate value; a step that an earlier attempt reported is skipped.
+
+        Raises:
+            TypeError: The value is no number.
+            NotImplementedError: The study has several objectives; they cannot be pruned.
+            LeaseLost: Somebody else may run the trial now.
+        """
+        if len(self.spec.all_directions) > 1:
+            raise NotImplementedError("report is not supported with several directions")
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"report(value={value!r}, step={step}): no number") from error
+        self._lease.check()
+        status = self._lease.leases.report(self.number, self._lease.token, int(step), number)
+        if status == "LOST":
+            self._give_up()
+        self.last_value = number
+        self._unjudged_step = int(step) if status == "OK" else None
+
+    def should_prune(self) -> bool:
+        """Whether the pruner, knowing all reports so far, gives this trial up.
+
+        Waits for the orchestrator's verdict on the last report, so that equal runs prune equally;
+        if none comes within some seconds, training goes on.
+        """
+        if self.spec.pruner.type == "none" or self._unjudged_step is None:
+            return False
+        request, self._unjudged_step = f"report:{self._unjudged_step}", None
+        verdict = self._await_reply(request, self._verdict_seconds)
+        return verdict is not None and bool(verdict["prune"])
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Attach a JSON-like fact to the trial."""
+        self._user_attrs[key] = value
+
+    def set_constraint(self, key: str, value: float) -> None:
+        """Set a constraint; above 0 it is violated."""
+        self._constraints[key] = float(value)
+
+    def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
+        """Save what the next attempt needs to go on from `step`.
+
+        Args:
+            step: Never less than that of the checkpoint before.
+            state: Nested dicts and lists of tensors, numbers, text and None.
+
+        Raises:
+            LeaseLost: Somebody else may run the trial now.
+        """
+        if self._lease.is_lost:
+            self._give_up()
+        ref = self._checkpoints.save(self.study_name, self.number, self._lease.token, step, state)
+        if self._lease.leases.checkpoint(self.number, self._lease.token, ref) == "LOST":
+            self._give_up()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The state that the last accepted checkpoint of any attempt holds, or None."""
+        ref = self._lease.grant.record.checkpoint
+        return None if ref is None else self._checkpoints.load(ref)
+
+    def best_value(self) -> float | None:
+        """The study's best value so far, of its first objective."""
+        value: float | None = self._studies.fact(self.study_name, "best_value")
+        return value
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        known = self._distributions.get(name)
+        if known is not None:
+            distributions.check_distribution_compatibility(known, distribution)
+        if name not in self._params:
+            self._params[name] = self._ask(name, distribution)
+        elif not _contains(distribution, self._params[name]):
+            raise ObjectiveError(
+                f"{name}: this trial has {self._params[name]!r}, which the objective's"
+                f" {distribution} does not hold; let the study's space and the objective agree"
+            )
+        self._distributions[name] = distribution
+        return self._params[name]
+
+    def _ask(self, name: str, distribution: BaseDistribution) -> Any:
+        text = distributions.distribution_to_json(distribution)
+        while True:
+            self._lease.check()
+            status, *rest = self._lease.leases.suggest(self.number, self._lease.token, name, text)
+            if status == "LOST":
+                self._give_up()
+            if status == "VALUE":
+                return json.loads(rest[0])
+            reply = self._await_reply(f"suggest:{name}", _ASK_AGAIN_SECONDS)
+            if reply is not None and "error" in reply:
+                raise ObjectiveError(f"{name}: {reply['error']}")
+            if reply is not None:
+                return reply["value"]
+
+    def _await_reply(self, request: str, timeout_seconds: float) -> dict[str, Any] | None:
+        deadline = time.monotonic() + timeout_seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if self._lease.is_lost:
+                self._give_up()
+            reply = self._lease.leases.await_reply(
+                self.number, self._lease.token, min(left, _READ_SECONDS)
+            )
+            # answers to requests that were given up may still lie in the list
+            if reply is not None and reply["request"] == request:
+                return reply
+        return None
+
+    def _give_up(self) -> None:
+        self._lease.lose()
+        raise LeaseLost(f"trial {self.number}: token {self._lease.token} is no longer valid")
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        internal = distribution.to_internal_repr(value)
+    except ValueError:
+        return False
+    return not math.isnan(internal) and distribution._contains(internal)  # noqa: SLF001
+

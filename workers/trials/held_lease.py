@@ -1,0 +1,129 @@
+"""A trial's lease while it is held: a thread renews it, and the trial asks whether to go on.
+
+Invariant: the holder falls silent before the server's deadline, by a clock that counts suspend.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from workers.coordination.leases import Grant, TrialLeases
+from workers.logs import get_logger
+from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled
+from workers.protocol.states import Command
+from workers.settings import Times
+
+log = get_logger(__name__)
+
+#: Counts the time that a machine is suspended, during which the server's clock runs on.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def lease_clock() -> float:
+    """Seconds on the clock that leases are held by."""
+    return time.clock_gettime(_CLOCK)
+
+
+class HeldLease:
+    """Renews a grant in the background for as long as the `with` block runs.
+
+    Args:
+        leases: The study's trials.
+        number: The trial.
+        grant: What `claim` answered.
+        sent_at: `lease_clock()` from before the claim was sent.
+        times: The protocol's intervals.
+        is_draining: Whether this worker is shutting down.
+    """
+
+    def __init__(
+        self,
+        leases: TrialLeases,
+        number: int,
+        grant: Grant,
+        *,
+        sent_at: float,
+        times: Times,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self.leases = leases
+        self.number = number
+        self.grant = grant
+        #: The last step that training reached; sent along with each renewal.
+        self.step = grant.record.step
+        self.command = Command.NONE
+        self._times = times
+        self._is_draining = is_draining
+        self._silent_from = sent_at + times.holder
+        self._is_lost = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    @property
+    def token(self) -> int:
+        """The fencing token that every write carries."""
+        return self.grant.token
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process must not write for the trial any more."""
+        return self._is_lost or lease_clock() >= self._silent_from
+
+    def check(self) -> None:
+        """Return if training may go on; cheap enough for every step.
+
+        Raises:
+            LeaseLost: Somebody else may run the trial now.
+            TrialCancelled: The study was cancelled.
+            DrainRequested: This worker is shutting down.
+        """
+        if self.is_lost:
+            raise LeaseLost(f"trial {self.number}: token {self.token} is no longer valid")
+        if self.command is Command.CANCEL:
+            raise TrialCancelled(f"trial {self.number}: the study was cancelled")
+        if self.command is Command.DRAIN or self._is_draining():
+            raise DrainRequested(f"trial {self.number}: this worker is shutting down")
+
+    def lose(self) -> None:
+        """Note that the server refused the token."""
+        self._is_lost = True
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        pause = self._times.beat
+        while not self._ended.wait(pause) and not self.is_lost:
+            # while Redis is away, ask more often: what is left of the lease is short
+            pause = self._times.beat if self._renew() else self._times.beat / 10
+
+    def _renew(self) -> bool:
+        sent_at = lease_clock()
+        try:
+            command = self.leases.renew(self.number, self.token, self._times.lease, self.step)
+        except redis.RedisError as error:
+            log.warning("lease_not_renewed", error=str(error))
+            return False
+        if command is None:
+            log.warning("lease_lost", token=self.token)
+            self.lose()
+        else:
+            self.command = command
+            self._silent_from = sent_at + self._times.holder
+        return True

@@ -1,0 +1,294 @@
+"""Runs one hinted trial in this pool process: claim, objective, commit; whatever happens, one end.
+
+Invariant: every way out of an objective ends in exactly one of commit, fail, release, or silence
+(when the lease is lost), and in a finished W&B run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Self
+
+import optuna
+import redis
+import structlog
+
+from workers.containers import Container
+from workers.coordination.hints import Hints
+from workers.coordination.leases import Grant, Refusal, TrialLeases
+from workers.coordination.process_registry import ProcessRecord
+from workers.coordination.studies import Studies
+from workers.logs import get_logger
+from workers.managers import DirectoryManager, TensorManager, WandbManager
+from workers.protocol.errors import (
+    DrainRequested,
+    InvalidInputError,
+    LeaseLost,
+    ObjectiveError,
+    TrialCancelled,
+)
+from workers.protocol.messages import Result, RunTrial
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+from workers.settings import Settings
+from workers.trials.checkpoints import CheckpointStore
+from workers.trials.handle import FleetTrial
+from workers.trials.held_lease import HeldLease, lease_clock
+from workers.trials.idle_beat import IdleBeat
+from workers.trials.objectives import call_objective, load_objective, read_values
+
+log = get_logger(__name__)
+
+#: How much of an error's text travels with a failure.
+_ERROR_CHARACTERS: Final = 2000
+
+
+class Outcome(Enum):
+    """What becomes of the Celery message."""
+
+    ENDED = "ended"
+    GOES_BACK = "goes back"
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether another worker should get the message."""
+        return self is Outcome.GOES_BACK
+
+
+class TrialRunner:
+    """Runs trials one after the other, with the managers of this process.
+
+    Args:
+        client: The fleet's Redis.
+        redis_url: The same, for hints.
+        settings: This worker's.
+        container: The managers of this process.
+        record: This process's entry in the registry.
+        drain_file: A file whose existence means that this worker shuts down.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: redis.Redis,
+        redis_url: str,
+        settings: Settings,
+        container: Container,
+        record: ProcessRecord,
+        drain_file: str,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._container = container
+        self._record = record
+        self._drain_file = drain_file
+        self._studies = Studies(client)
+        self._hints = Hints(redis_url)
+        self._checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
+        self._idle_beat = IdleBeat(record, settings.times.beat)
+        self._num_trials = 0
+
+    def open(self) -> Self:
+        """Start to beat for this process's record."""
+        self._idle_beat.start()
+        return self
+
+    def close(self) -> None:
+        """Take this process out of the registry."""
+        self._idle_beat.stop()
+        self._hints.close()
+        self._record.gone()
+        self._client.close()
+
+    def run(self, hint: RunTrial) -> Outcome:
+        """Run the hinted trial, if this process is granted it."""
+        structlog.contextvars.bind_contextvars(study=hint.study, trial=hint.number)
+        try:
+            return self._claim_and_run(hint)
+        except redis.RedisError as error:
+            # the lease runs out by itself and the reaper takes over
+            log.warning("redis_lost", error=str(error))
+            return Outcome.GOES_BACK
+        finally:
+            structlog.contextvars.unbind_contextvars("study", "trial", "attempt")
+
+    def _claim_and_run(self, hint: RunTrial) -> Outcome:
+        if self._is_draining():
+            return Outcome.GOES_BACK
+        if not self._studies.exists(hint.study):
+            log.warning("unknown_study")
+            return Outcome.ENDED
+        spec = self._studies.spec(hint.study)
+        leases = TrialLeases(self._client, hint.study, hint.epoch)
+        sent_at = lease_clock()
+        grant = leases.claim(
+            hint.number, str(self._record.identity), self._settings.times.lease
+        )
+        if isinstance(grant, Refusal):
+            return self._refused(grant, spec, hint)
+        structlog.contextvars.bind_contextvars(attempt=grant.attempt)
+        self._record.update(study=spec.name, trial=hint.number, token=grant.token)
+        try:
+            return self._hold(spec, leases, hint, grant, sent_at)
+        finally:
+            self._num_trials += 1
+            self._record.update(study=None, trial=None, token=None)
+            self._container.get(TensorManager).clear_memory()
+
+    def _refused(self, refusal: Refusal, spec: StudySpec, hint: RunTrial) -> Outcome:
+        log.info("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
+        if refusal.reason == "NOT_YET":
+            self._announce(spec, hint, refusal.retry_ms / 1000)
+        return Outcome.ENDED
+
+    def _hold(
+        self, spec: StudySpec, leases: TrialLeases, hint: RunTrial, grant: Grant, sent_at: float
+    ) -> Outcome:
+        log.info("claimed", token=grant.token)
+        held = HeldLease(
+            leases,
+            hint.number,
+            grant,
+            sent_at=sent_at,
+            times=self._settings.times,
+            is_draining=self._is_draining,
+        )
+        with held:
+            trial = self._handle(spec, held, sent_at)
+            wandb = self._container.get(WandbManager)
+            wandb.start(spec.name, hint.number, trial.params, grant.attempt)
+            attempt = _Attempt(trial, held, sent_at)
+            exit_code = 1
+            try:
+                state, result = attempt.train(self._container, self._settings.objectives)
+                exit_code = 0 if state in {TrialState.COMPLETE, TrialState.PRUNED} else 1
+                return self._commit(attempt, state, result)
+            except DrainRequested:
+                released = leases.release(hint.number, grant.token)
+                log.info("released", released=released)
+                return Outcome.GOES_BACK
+            except LeaseLost as error:
+                log.warning("lost", reason=str(error))
+                return Outcome.ENDED
+            except BaseException as error:  # noqa: BLE001 - MemoryError would end the worker
+                return self._fail(attempt, hint, error)
+            finally:
+                wandb.finish(exit_code)
+
+    def _handle(self, spec: StudySpec, held: HeldLease, sent_at: float) -> FleetTrial:
+        directory = self._container.get(DirectoryManager).trial_directory(spec.name, held.number)
+
+        def log_first_step() -> None:
+            log.info(
+                "first_training_step",
+                seconds=round(lease_clock() - sent_at, 4),
+                warm=self._num_trials > 0,
+            )
+
+        return FleetTrial(
+            spec,
+            held,
+            self._studies,
+            self._checkpoints,
+            directory / f"attempt-{held.token}",
+            self._settings.times.verdict,
+            log_first_step,
+        )
+
+    def _commit(self, attempt: _Attempt, state: TrialState, result: Result) -> Outcome:
+        held, trial = attempt.held, attempt.trial
+        if held.is_lost:
+            log.warning("result_refused", reason="the lease ended before the commit")
+            return Outcome.ENDED
+        status = held.leases.commit(held.number, held.token, state, result)
+        log.info(
+            "ended",
+            state=state.value,
+            status=status,
+            values=result.values,
+            error=result.error,
+            busy_seconds=round(result.busy_seconds, 3),
+        )
+        if status != "LOST":
+            _publish(trial.result_directory)
+            self._checkpoints.remove(trial.study_name, trial.number)
+        return Outcome.ENDED
+
+    def _fail(self, attempt: _Attempt, hint: RunTrial, error: BaseException) -> Outcome:
+        held, spec = attempt.held, attempt.trial.spec
+        if not isinstance(error, Exception) and self._is_draining():
+            # a signal to the whole process group arrives as an exception in the trial
+            held.leases.release(held.number, held.token)
+            return Outcome.GOES_BACK
+        log.error("attempt_failed", exc_info=error)
+        result = attempt.result(error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS])
+        ended = held.leases.fail(
+            held.number, held.token, result, spec.max_failures, self._settings.times.backoff
+        )
+        shutil.rmtree(attempt.trial.result_directory, ignore_errors=True)
+        if ended == "REQUEUED":
+            failures = held.grant.record.failures
+            self._announce(spec, hint, self._settings.times.backoff * 2**failures)
+        return Outcome.ENDED
+
+    def _announce(self, spec: StudySpec, hint: RunTrial, delay_seconds: float) -> None:
+        self._hints.send(
+            spec.name, hint.number, hint.epoch, spec.resources.queue, delay_seconds=delay_seconds
+        )
+
+    def _is_draining(self) -> bool:
+        return os.path.exists(self._drain_file)  # noqa: PTH110 - asked at every training step
+
+
+class _Attempt:
+    """One run of the objective, from its start to what it came to."""
+
+    def __init__(self, trial: FleetTrial, held: HeldLease, started_at: float) -> None:
+        self.trial = trial
+        self.held = held
+        self._started_at = started_at
+
+    def train(self, container: Container, allowed: tuple[str, ...]) -> tuple[TrialState, Result]:
+        """Call the objective; what it returned, or how it ended itself.
+
+        Raises:
+            TrialInterrupt: It was ended from outside.
+            BaseException: Whatever the objective raised.
+        """
+        try:
+            objective = load_objective(self.trial.spec.objective, allowed)
+            returned = call_objective(objective, self.trial, container)
+            return TrialState.COMPLETE, self.result(read_values(returned, self.trial.spec))
+        except optuna.TrialPruned:
+            value = self.trial.last_value
+            return TrialState.PRUNED, self.result(None if value is None else [value])
+        except (ObjectiveError, InvalidInputError) as error:
+            # the same trial would break in the same way again
+            return TrialState.FAILED, self.result(error=str(error)[:_ERROR_CHARACTERS])
+        except TrialCancelled as error:
+            return TrialState.CANCELLED, self.result(error=str(error))
+
+    def result(self, values: list[float] | None = None, error: str | None = None) -> Result:
+        """What this attempt came to, with what it attached to the trial."""
+        attrs: dict[str, Any] = self.trial.user_attrs
+        return Result(
+            values=values,
+            user_attrs=attrs,
+            constraints=self.trial.constraints,
+            error=error,
+            busy_seconds=lease_clock() - self._started_at,
+        )
+
+
+def _publish(attempt_directory: Path) -> None:
+    """Move what an accepted attempt left to where people look, and drop other attempts' drafts."""
+    parent = attempt_directory.parent
+    if attempt_directory.exists():
+        final = parent / "result"
+        shutil.rmtree(final, ignore_errors=True)
+        attempt_directory.rename(final)
+    for draft in parent.glob("attempt-*"):
+        shutil.rmtree(draft, ignore_errors=True)
