@@ -5,11 +5,13 @@ Invariant: a pool process takes tasks only after all its managers are open.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.process
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import billiard.process
@@ -34,6 +36,9 @@ EXIT_NO_MANAGERS: Final = 70
 log = get_logger(__name__)
 
 _runner: TrialRunner | None = None
+
+#: What this pool process opened; closed in reverse.
+_opened = ExitStack()
 
 app.steps["worker"].add(HostAgent)
 
@@ -86,12 +91,8 @@ def _build_managers(**_: Any) -> None:
 @signals.worker_process_shutdown.connect
 def _close_managers(**_: Any) -> None:
     global _runner
-    runner, _runner = _runner, None
-    if runner is not None:
-        from workers.managers import cleanup_managers
-
-        runner.close()
-        cleanup_managers()
+    _runner = None
+    _opened.close()
 
 
 def _allow_children() -> None:
@@ -116,6 +117,7 @@ def _claim_slot(slot: int) -> None:
 def _open_runner(slot: int) -> TrialRunner:
     settings = Settings.from_environment()
     client = connect(settings)
+    _opened.callback(client.close)
     record = ProcessRecord(
         ProcessRegistry(client, settings.times),
         ProcessKind.TRIAL,
@@ -123,15 +125,22 @@ def _open_runner(slot: int) -> TrialRunner:
         fields={"gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or f"cpu slot {slot}"},
     )
     record.register()
-    from workers.managers.process_init import ensure_process_initialized
+    _opened.callback(record.gone)
+    # from here on torch is imported, in this process alone
+    from workers.managers import cleanup_managers, ensure_process_initialized
     from workers.trials.runner import TrialRunner
 
     container = ensure_process_initialized(settings, record=record)
-    return TrialRunner(
+    _opened.callback(cleanup_managers)
+    runner = TrialRunner(
         client=client,
         redis_url=resolve_url(settings),
         settings=settings,
         container=container,
         record=record,
         drain_file=os.environ[DRAIN_FILE_VARIABLE],
-    ).open()
+    )
+    _opened.enter_context(runner)
+    # what is alive now stays: the collections between trials need not look at it
+    gc.freeze()
+    return runner

@@ -23,6 +23,7 @@ from workers.coordination.connection import connect, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.process_registry import ProcessEntry, ProcessRecord, ProcessRegistry
+from workers.coordination.scratch import remove_scratch
 from workers.coordination.studies import Studies
 from workers.logs import get_logger
 from workers.protocol.states import ProcessKind
@@ -168,12 +169,3 @@ def kill_session(leader_pid: int) -> None:
         with suppress(psutil.Error, ProcessLookupError):
             if process.pid != leader_pid and os.getsid(process.pid) == leader_pid:
                 process.send_signal(signal.SIGKILL)
-
-
-def remove_scratch(directory: Path) -> None:
-    """Remove a registered scratch directory; follow no link, and leave what is not ours."""
-    own_root = Path(tempfile.gettempdir()) / f"trialfleet-{os.getuid()}"
-    if directory.parent != own_root or directory.is_symlink() or own_root.is_symlink():
-        log.warning("scratch_refused", directory=str(directory))
-        return
-    shutil.rmtree(directory, ignore_errors=True)

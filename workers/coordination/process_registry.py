@@ -122,6 +122,16 @@ class ProcessRecord:
         self._fields: dict[str, Any] = {"kind": kind.value, "parent": parent, **(fields or {})}
         self._scratch: list[str] = []
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether this process is part of a fleet."""
+        return self._registry is not None
+
+    @property
+    def assignment(self) -> dict[str, Any]:
+        """The study and the trial that this process works on now."""
+        return {"study": self._fields.get("study"), "trial": self._fields.get("trial")}
+
     def register(self) -> None:
         """Write the whole record."""
         if self._registry is not None:

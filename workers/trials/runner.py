@@ -10,6 +10,7 @@ import os
 import shutil
 from enum import Enum
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Self
 
 import optuna
@@ -37,7 +38,8 @@ from workers.settings import Settings
 from workers.trials.checkpoints import CheckpointStore
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease, lease_clock
-from workers.trials.idle_beat import IdleBeat
+from workers.coordination.process_beat import ProcessBeat
+from workers.trials.finetune import finetune  # noqa: F401 - imported before the first trial asks
 from workers.trials.objectives import call_objective, load_objective, read_values
 
 log = get_logger(__name__)
@@ -59,7 +61,7 @@ class Outcome(Enum):
 
 
 class TrialRunner:
-    """Runs trials one after the other, with the managers of this process.
+    """Runs trials one after the other, with the managers of this process; beats while open.
 
     Args:
         client: The fleet's Redis.
@@ -88,20 +90,21 @@ class TrialRunner:
         self._studies = Studies(client)
         self._hints = Hints(redis_url)
         self._checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
-        self._idle_beat = IdleBeat(record, settings.times.beat)
+        self._beat = ProcessBeat(record, settings.times.beat)
         self._num_trials = 0
 
-    def open(self) -> Self:
-        """Start to beat for this process's record."""
-        self._idle_beat.start()
+    def __enter__(self) -> Self:
+        self._beat.start()
         return self
 
-    def close(self) -> None:
-        """Take this process out of the registry."""
-        self._idle_beat.stop()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._beat.stop()
         self._hints.close()
-        self._record.gone()
-        self._client.close()
 
     def run(self, hint: RunTrial) -> Outcome:
         """Run the hinted trial, if this process is granted it."""

@@ -1,4 +1,4 @@
-"""Keeps this process's record in the registry alive while it waits for work."""
+"""Keeps this process's record in the registry alive for as long as the process lives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.logs import get_logger
 log = get_logger(__name__)
 
 
-class IdleBeat:
+class ProcessBeat:
     """A thread that beats for a record until it is stopped."""
 
     def __init__(self, record: ProcessRecord, beat_seconds: float) -> None:

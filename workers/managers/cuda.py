@@ -1,0 +1,117 @@
+"""CUDAManager: the device of this process, what it can compute in, its seeds and its threads.
+
+Invariant: a pool process sees one GPU at most (`CUDA_VISIBLE_DEVICES` was set before torch was
+imported), so its device is `cuda:0` or the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from workers.logs import get_logger
+from workers.managers.base import BaseProcessManager
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """The memory of a device, in bytes; all zero on the CPU."""
+
+    allocated: int = 0
+    """Held by tensors of this process."""
+    reserved: int = 0
+    """Held by this process's allocator."""
+    free: int = 0
+    """Free for any process."""
+    total: int = 0
+
+
+class CUDAManager(BaseProcessManager):
+    """Device, precision, memory and seeds of this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.device = torch.device("cpu")
+        self._slots = settings.slots
+
+    def open(self) -> None:
+        """Choose the device; on the CPU, share the cores with the other slots."""
+        if self.is_available():
+            self.device = torch.device("cuda", 0)
+            torch.cuda.set_device(self.device)
+        elif self._slots is not None:
+            torch.set_num_threads(max(1, num_cores() // self._slots))
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this process computes on a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that torch computes with on the CPU."""
+        return torch.get_num_threads()
+
+    def is_available(self) -> bool:
+        """Whether this process can use CUDA: there is a GPU, and no fork stands in between."""
+        if torch.cuda._is_in_bad_fork():
+            log.warning("cuda_after_fork", hint="start processes by spawn; this one uses the CPU")
+            return False
+        return torch.cuda.is_available()
+
+    def supports_bf16(self) -> bool:
+        """Whether the GPU computes in bfloat16 by itself."""
+        return self.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+
+    def supports_tf32(self) -> bool:
+        """Whether the GPU has TensorFloat-32 (compute capability 8.0 and later)."""
+        return self.is_cuda and torch.cuda.get_device_capability(self.device) >= (8, 0)
+
+    def memory(self) -> DeviceMemory:
+        """The device's memory now."""
+        if not self.is_cuda:
+            return DeviceMemory()
+        free, total = torch.cuda.mem_get_info(self.device)
+        return DeviceMemory(
+            torch.cuda.memory_allocated(self.device),
+            torch.cuda.memory_reserved(self.device),
+            free,
+            total,
+        )
+
+    def seed(self, seed: int) -> None:
+        """Seed Python, NumPy and torch, on every device.
+
+        Args:
+            seed: In [0, 2**32).
+        """
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - objectives may draw from the global generator
+        torch.manual_seed(seed)
+
+    def rng_state(self) -> dict[str, torch.Tensor]:
+        """The states of torch's generators, as `uint8` tensors on the CPU."""
+        state = {"cpu": torch.get_rng_state()}
+        if self.is_cuda:
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def set_rng_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on where `rng_state` was taken."""
+        torch.set_rng_state(state["cpu"])
+        if self.is_cuda and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

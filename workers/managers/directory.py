@@ -1,0 +1,113 @@
+"""DirectoryManager: run, cache and scratch directories, and writes that are whole or absent.
+
+Layout of `FLEET_HOME`:
+
+    studies/<study>/trials/<number>/   what a trial leaves: `result/` with metrics and model
+    checkpoints/<study>/<number>/<token>/step-<step>/
+    cache/<kind>/<digest>/             tokenised data and trained tokenizers, shared by a host
+    wandb/                             offline W&B runs
+
+Invariant: a scratch directory is in the process registry before it exists.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import redis
+from filelock import FileLock
+
+from workers.coordination.process_registry import ProcessRecord
+from workers.coordination.scratch import remove_scratch, scratch_root
+from workers.managers.base import BaseProcessManager
+from workers.settings import Settings
+
+
+class DirectoryManager(BaseProcessManager):
+    """The directories of this process."""
+
+    def __init__(self, settings: Settings, record: ProcessRecord) -> None:
+        super().__init__()
+        self.home = settings.home
+        self._record = record
+        self._scratch: Path | None = None
+
+    def close(self) -> None:
+        """Remove this process's scratch directory."""
+        if self._scratch is not None:
+            remove_scratch(self._scratch)
+            with suppress(redis.RedisError):  # the record expires by itself
+                self._record.drop_scratch(self._scratch)
+            self._scratch = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The root of all checkpoints; on a file system that the fleet's hosts share, if any."""
+        return self.home / "checkpoints"
+
+    @property
+    def wandb(self) -> Path:
+        """Where W&B keeps its runs; made on first use."""
+        return _made(self.home / "wandb")
+
+    def trial_directory(self, study: str, number: int) -> Path:
+        """What a trial leaves for people to look at; not made by this call."""
+        return self.home / "studies" / study / "trials" / str(number)
+
+    def scratch(self) -> Path:
+        """A directory of this process alone, on local disk, removed when the process ends.
+
+        It is registered before it is made, so that the host agent finds it after a crash.
+        """
+        if self._scratch is None:
+            identity = self._record.identity
+            name = f"{identity.pid}-{identity.start_ticks}-{uuid.uuid4().hex[:8]}"
+            scratch = scratch_root() / name
+            self._record.add_scratch(scratch)
+            scratch_root().mkdir(mode=0o700, exist_ok=True)
+            scratch.mkdir(mode=0o700)
+            self._scratch = scratch
+        return self._scratch
+
+    def atomic_write(self, path: Path, content: str | bytes) -> None:
+        """Write a file that readers see whole or not at all, and that is on disk on return."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            with draft.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def cached(self, kind: str, digest: str, build: Callable[[Path], None]) -> Path:
+        """A directory of the host's cache, built by the first process that asks for it.
+
+        Args:
+            kind: The cache's name, such as `data`.
+            digest: Names the content; equal digests hold equal files.
+            build: Fills an empty directory. Others wait meanwhile, and see all of it or nothing.
+        """
+        final = _made(self.home / "cache" / kind) / digest
+        if final.exists():
+            return final
+        with FileLock(final.with_name(f".{digest}.lock")):
+            if not final.exists():
+                draft = final.with_name(f".{digest}.draft")
+                shutil.rmtree(draft, ignore_errors=True)  # of a process that died while building
+                draft.mkdir()
+                build(draft)
+                draft.rename(final)
+        return final
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path

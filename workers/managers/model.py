@@ -1,0 +1,191 @@
+"""ModelManager: models by hub id, path or architecture; pretrained weights are read once a process.
+
+Invariant: every model handed out is fresh: pristine pretrained weights, or random ones that follow
+from the seed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from workers.managers.base import BaseProcessManager
+from workers.managers.cuda import CUDAManager
+from workers.managers.directory import DirectoryManager
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.finetune import ModelConfig
+
+#: The size of an attention head where only the width of a model is given, as in BERT.
+_HEAD_SIZE: Final = 64
+
+#: Fields of every configuration that say what `transformers` itself handles.
+_ALWAYS: Final = frozenset({"num_labels", "id2label", "label2id", "problem_type"})
+
+
+class ModelManager(BaseProcessManager):
+    """Builds, saves and loads models on the device of this process."""
+
+    def __init__(self, directories: DirectoryManager, cuda: CUDAManager) -> None:
+        super().__init__()
+        self._directories = directories
+        self._cuda = cuda
+        self._pristine: dict[str, tuple[Any, dict[str, torch.Tensor]]] = {}
+
+    def open(self) -> None:
+        """Keep the library from drawing progress bars into the worker's log."""
+        transformers.utils.logging.disable_progress_bar()
+
+    def sequence_classifier(
+        self,
+        config: ModelConfig,
+        *,
+        num_labels: int,
+        vocab_size: int,
+        pad_token_id: int | None = None,
+        max_length: int = 0,
+        dropout: float | None = None,
+    ) -> Any:
+        """A fresh model with a classification head, in training mode, on the device.
+
+        Args:
+            config: A pretrained model, or an architecture.
+            num_labels: Classes.
+            vocab_size: Entries of the tokenizer; an architecture gets as many embeddings.
+            pad_token_id: The tokenizer's padding token.
+            max_length: Tokens of the longest text; an architecture gets as many positions.
+            dropout: Sets every dropout probability of the configuration, if given.
+
+        Returns:
+            A `transformers.PreTrainedModel`, in float32.
+
+        Raises:
+            InvalidInputError: No such model or architecture, or fields that it cannot have.
+        """
+        settings: dict[str, Any] = {"num_labels": num_labels, **config.overrides}
+        if pad_token_id is not None:
+            settings["pad_token_id"] = pad_token_id
+        if config.id is not None:
+            model = self._pretrained(config.id, settings, dropout)
+        else:
+            model = _from_nothing(str(config.architecture), settings, vocab_size, max_length, dropout)
+        return model.to(self._cuda.device).train()
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Save a model so that `load` or `from_pretrained` reads it; whole or not at all."""
+        draft = folder.with_name(f".{folder.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        model.save_pretrained(str(draft))
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+
+    def load(self, id_or_path: str | Path) -> Any:
+        """A classifier as it was saved, on the device, in evaluation mode.
+
+        Raises:
+            InvalidInputError: There is none.
+        """
+        return _load(str(id_or_path)).to(self._cuda.device).eval()
+
+    def _pretrained(self, model_id: str, settings: Mapping[str, Any], dropout: float | None) -> Any:
+        num_labels = settings["num_labels"]
+        key = f"{model_id}:{num_labels}"
+        if key not in self._pristine:
+            loaded = _load(model_id, num_labels=num_labels)
+            weights = {name: value.detach().clone() for name, value in loaded.state_dict().items()}
+            self._pristine[key] = (loaded.config.to_dict(), weights)
+        fields, weights = self._pristine[key]
+        config = AutoConfig.for_model(**fields)
+        _apply(config, settings, dropout)
+        model = AutoModelForSequenceClassification.from_config(config)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InvalidInputError(
+                f"model.id = {model_id!r}: its weights do not fit the fields set for it"
+                f" ({', '.join(sorted(set(settings) - _ALWAYS))}); leave out those that change"
+                " a shape"
+            ) from error
+        return model
+
+
+def _load(id_or_path: str, **settings: Any) -> Any:
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(id_or_path, **settings)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InvalidInputError(
+            f"model.id = {id_or_path!r} does not load ({first}); give a hub id, a path with a"
+            " saved model, or an `architecture` instead"
+        ) from error
+
+
+def _from_nothing(
+    architecture: str,
+    settings: Mapping[str, Any],
+    vocab_size: int,
+    max_length: int,
+    dropout: float | None,
+) -> Any:
+    known = [str(name) for name in transformers.CONFIG_MAPPING]
+    if architecture not in known:
+        raise InvalidInputError(
+            f"model.architecture = {architecture!r}: no such architecture in transformers"
+            f" {transformers.__version__}{_nearest(architecture, known)}"
+        )
+    config = AutoConfig.for_model(architecture)
+    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise InvalidInputError(
+            f"model.architecture = {architecture!r} has no sequence classifier in transformers;"
+            " take one such as bert, distilbert, roberta or modernbert"
+        )
+    settings = {"vocab_size": vocab_size, **settings}
+    _apply(config, _proportions(config, settings, max_length), dropout)
+    try:
+        return AutoModelForSequenceClassification.from_config(config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"model.architecture = {architecture!r} cannot be built so: {error}"
+        ) from error
+
+
+def _proportions(config: Any, settings: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    """Where only the width is given, heads and the inner width follow it, as BERT has them."""
+    completed = dict(settings)
+    width = settings.get("hidden_size")
+    if width is not None and hasattr(config, "num_attention_heads"):
+        heads = max(1, width // _HEAD_SIZE)
+        completed.setdefault("num_attention_heads", heads if width % heads == 0 else 1)
+    if width is not None and hasattr(config, "intermediate_size"):
+        completed.setdefault("intermediate_size", 4 * width)
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions < max_length:
+        completed.setdefault("max_position_embeddings", max_length)
+    return completed
+
+
+def _apply(config: Any, settings: Mapping[str, Any], dropout: float | None) -> None:
+    """Set fields of a configuration that it has, and no others."""
+    known = [*config.to_dict(), *config.attribute_map]
+    for name, value in settings.items():
+        if name not in known and name not in _ALWAYS:
+            raise InvalidInputError(
+                f"model.{name} = {value!r}: {config.model_type} has no such"
+                f" setting{_nearest(name, known)}"
+            )
+        setattr(config, name, value)
+    if dropout is not None:
+        for name, value in config.to_dict().items():
+            if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool):
+                setattr(config, name, dropout)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
