@@ -209,6 +209,11 @@ class LocalWorker:
         if self.poll() is None and self._process is not None:
             self._process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End it at once; its pool processes die with it."""
+        if self.poll() is None and self._process is not None:
+            self._process.kill()
+
     def stop(self, timeout_seconds: float) -> None:
         """Drain, wait, and kill what is left after `timeout_seconds`."""
         if self._process is not None:

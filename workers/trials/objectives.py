@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 from workers.containers import Container
 from workers.protocol.errors import ObjectiveError
 from workers.protocol.spec import FINETUNE, StudySpec
+from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
 
 Objective = Callable[..., Any]
@@ -28,8 +29,6 @@ def load_objective(name: str, allowed: Collection[str]) -> Objective:
         ObjectiveError: It is not allowed here, or does not import, or is no callable.
     """
     if name == FINETUNE:
-        from workers.trials.finetune import finetune
-
         return finetune
     module_name, _, function_name = name.rpartition(":")
     if not _is_allowed(module_name, allowed):

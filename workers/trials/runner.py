@@ -39,7 +39,6 @@ from workers.trials.checkpoints import CheckpointStore
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease, lease_clock
 from workers.coordination.process_beat import ProcessBeat
-from workers.trials.finetune import finetune  # noqa: F401 - imported before the first trial asks
 from workers.trials.objectives import call_objective, load_objective, read_values
 
 log = get_logger(__name__)

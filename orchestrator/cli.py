@@ -1,0 +1,233 @@
+"""The command line `trialfleet`: from arguments to calls, and from results to text or JSON.
+
+Exit codes: 0 done; 1 the study ended without a complete trial, or the command failed; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.fleet import connect
+from orchestrator.handle import StudyHandle
+from orchestrator.process_tree import draw_tree
+from orchestrator.service import Service
+from orchestrator.status import StudyStatus
+from orchestrator.study import import_directory, load_study
+from orchestrator.submission import submit as submit_study
+from orchestrator.watch import draw, format_values, open_view, summary
+from workers.logs import configure_logging
+from workers.protocol.errors import FleetError, InvalidInputError
+from workers.protocol.states import StudyState
+from workers.settings import Settings
+
+EXIT_FAILED: Final = 1
+EXIT_BAD_INPUT: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    name="trialfleet",
+    help="Hyper-parameter studies of PyTorch and transformers models on a crash-proof worker fleet.",
+    epilog="Start here: trialfleet run ops/studies/language-id.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="A YAML file, or module:objective, or file.py:objective."
+    ),
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
+TrialsOption = Annotated[
+    int | None, typer.Option("--trials", help="Trials in all, instead of the study's own number.")
+]
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    slots: Annotated[
+        int | None, typer.Option("--slots", help="Trials at once; by default one a GPU, or two.")
+    ] = None,
+    trials: TrialsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a study on this machine: Redis, a worker, the orchestrator, live progress.
+
+    Ctrl-C drains: running trials save a checkpoint and stop. Running it again resumes.
+
+    Example: trialfleet run ops/studies/language-id.yaml --slots 2
+    """
+    from orchestrator.run import run as run_study
+
+    settings = _with_slots(Settings.from_environment(), slots)
+    spec = load_study(study, trials=trials)
+    log = settings.home / "logs" / "orchestrator.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=as_json)
+    with log.open("a") as sink:
+        configure_logging(stream=sink)
+        with open_view(console) as view:
+            status = run_study(spec, import_directory(study), settings, view)
+    _end(status, console, as_json=as_json)
+    if status.state is StudyState.RUNNING:
+        console.print(f"interrupted; resume with: trialfleet run {study}", highlight=False)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if status.best is None:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def serve(as_json: JsonOption = False) -> None:
+    """Drive all submitted studies until SIGTERM or Ctrl-C.
+
+    Workers run on any machine: FLEET_REDIS_URL=... celery -A workers worker
+    """
+    configure_logging()
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with Service(Settings.from_environment()) as service:
+        while not ended.is_set():
+            service.turn()
+    if as_json:
+        _print_json({"served": True})
+
+
+@app.command()
+def submit(study: StudyArgument, trials: TrialsOption = None, as_json: JsonOption = False) -> None:
+    """Hand a study to a running fleet; submitting it again extends it.
+
+    Example: trialfleet submit study.yaml && trialfleet watch NAME
+    """
+    spec = load_study(study, trials=trials)
+    handle = submit_study(spec, import_directory=import_directory(study))
+    if as_json:
+        _print_json({"study": handle.name, "trials": spec.trials})
+    else:
+        print(f"submitted {handle.name!r}, {spec.trials} trials; trialfleet watch {handle.name}")
+
+
+@app.command()
+def studies(as_json: JsonOption = False) -> None:
+    """List the studies of the fleet."""
+    with connect() as fleet:
+        found = [handle.status() for handle in fleet.studies()]
+    if as_json:
+        _print_json([_document(status) for status in found])
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("study", "state", "trials", "running", "best"):
+        table.add_column(column)
+    for status in found:
+        best = status.best
+        table.add_row(
+            status.study,
+            status.state,
+            f"{status.num_ended}/{status.wanted}",
+            str(status.trials["running"]),
+            "" if best is None else format_values(best.value, best.values, status),
+        )
+    Console().print(table if found else "no studies yet; trialfleet submit study.yaml")
+
+
+@app.command()
+def status(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show one study now."""
+    found = StudyHandle(name).status()
+    if as_json:
+        _print_json(_document(found))
+    elif found.is_over:
+        Console().print(summary(found))
+    else:
+        console = Console()
+        console.print(draw(found, width=console.width))
+
+
+@app.command()
+def watch(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show one study live until it is over; Ctrl-C stops the watching only."""
+    handle = StudyHandle(name)
+    try:
+        found = handle.wait() if as_json else handle.watch()
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _end(found, Console(), as_json=as_json)
+    if found.best is None:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def ps(as_json: JsonOption = False) -> None:
+    """Show the fleet's processes: host, kind, pid, trial, GPU, and what is left of their lease."""
+    with connect() as fleet:
+        entries = fleet.processes()
+    if as_json:
+        _print_json([_entry_document(entry) for entry in entries])
+    else:
+        Console().print(draw_tree(entries))
+
+
+def main() -> None:
+    """The console script: one clear line for what went wrong, and the exit code that says so."""
+    try:
+        app()
+    except InvalidInputError as error:
+        _complain(error)
+        sys.exit(EXIT_BAD_INPUT)
+    except FleetError as error:
+        _complain(error)
+        sys.exit(EXIT_FAILED)
+
+
+def _with_slots(settings: Settings, slots: int | None) -> Settings:
+    if slots is None:
+        return settings
+    if slots < 1:
+        raise InvalidInputError(f"--slots = {slots}: a worker needs at least 1 slot")
+    return settings.model_copy(update={"slots": slots})
+
+
+def _end(status: StudyStatus, console: Console, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(_document(status))
+    else:
+        console.print(summary(status))
+
+
+def _document(status: StudyStatus) -> dict[str, Any]:
+    return status.model_dump(mode="json")
+
+
+def _entry_document(entry: Any) -> dict[str, Any]:
+    document: dict[str, Any] = entry.model_dump(mode="json")
+    document["identity"] = entry.identity._asdict()
+    return document
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _complain(error: FleetError) -> None:
+    if "--json" in sys.argv[1:]:
+        _print_json({"error": str(error)})
+    print(f"trialfleet: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path.cwd()))
+    main()

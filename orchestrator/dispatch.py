@@ -1,0 +1,83 @@
+"""Dispatch: asks the sampler for trials, enqueues them, and announces them again when need be.
+
+Invariant: a trial is in the storage, on disk, before a worker can hear of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orchestrator.driven import DrivenStudy
+from orchestrator.lifecycle import Instruction, num_to_ask, reconcile
+from orchestrator.space import suggest_all
+from workers.logs import get_logger
+from workers.settings import Times
+
+log = get_logger(__name__)
+
+#: Trials that wait for a slot to come free, beyond those that run.
+SURPLUS: Final = 1
+
+
+class Dispatcher:
+    """Keeps just enough trials of one study in flight."""
+
+    def __init__(self, study: DrivenStudy, times: Times) -> None:
+        self._study = study
+        self._times = times
+
+    def fill(self, slots: int, *, may_start: bool) -> int:
+        """Ask for as many trials as `slots` can take, and enqueue them; how many they were."""
+        trials = self._study.trials
+        count = num_to_ask(
+            wanted=self._study.spec.trials,
+            asked=len(trials),
+            in_flight=sum(not trial.state.is_finished() for trial in trials),
+            slots=slots,
+            surplus=SURPLUS,
+            may_start=may_start,
+        )
+        numbers = []
+        for _ in range(count):
+            trial = self._study.ask()
+            suggest_all(trial, self._study.spec)
+            numbers.append(trial.number)
+        if numbers:
+            self._study.sync()
+        for number in numbers:
+            self._enqueue(number)
+        return count
+
+    def reconcile(self, now_ms: int, *, at_start: bool = False) -> None:
+        """Bring Redis and the storage together for every trial that has not ended.
+
+        Args:
+            now_ms: The server's clock.
+            at_start: Announce every queued trial: hints may have been lost meanwhile.
+        """
+        queued = self._study.leases.queued()
+        patience = 0.0 if at_start else self._times.reconcile
+        for trial in self._study.trials:
+            if trial.state.is_finished():
+                continue
+            record = self._study.leases.record(trial.number)
+            waited = (now_ms - queued.get(trial.number, now_ms)) / 1000
+            instruction = reconcile(
+                is_finished=False,
+                state=None if record is None else record.state,
+                waited_seconds=waited,
+                patience_seconds=patience,
+            )
+            if instruction is Instruction.ENQUEUE:
+                suggest_all(self._study.asked(trial.number), self._study.spec)
+                self._study.sync()
+                self._enqueue(trial.number)
+            elif instruction is Instruction.SEND_HINT:
+                log.info("announced_again", study=self._study.name, trial=trial.number)
+                self._study.send_hint(trial.number)
+
+    def _enqueue(self, number: int) -> None:
+        params = self._study.stored(number).params
+        self._study.leases.enqueue(number, self._study.spec.digest(), params)
+        self._study.send_hint(number)
+        log.info("enqueued", study=self._study.name, trial=number, params=params)

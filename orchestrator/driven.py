@@ -1,0 +1,159 @@
+"""A study that this orchestrator drives: its storage, its sampler, its trials in Redis.
+
+Invariant: whoever holds a `DrivenStudy` is the only writer of the study's storage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import optuna
+import redis
+from optuna.trial import FrozenTrial
+
+from orchestrator.space import make_pruner, make_sampler
+from orchestrator.storage import StudyStorage, create_or_load_study
+from workers.coordination.hints import Hints
+from workers.coordination.studies import Studies
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+
+#: Prefix of the attributes that the fleet itself keeps in the storage.
+ATTR: Final = "trialfleet:"
+
+
+class DrivenStudy:
+    """One study, open for writing.
+
+    Args:
+        client: The fleet's Redis.
+        hints: Sends the Celery messages.
+        name: The study, as submitted.
+
+    Raises:
+        InvalidInputError: Another orchestrator drives the study.
+    """
+
+    def __init__(self, client: redis.Redis, hints: Hints, name: str) -> None:
+        self.name = name
+        self._hints = hints
+        self._studies = Studies(client)
+        self.spec: StudySpec = self._studies.spec(name)
+        self.leases = self._studies.leases(name)
+        self._storage = StudyStorage.open(str(self._studies.storage_url(name)))
+        try:
+            self.study = self._open_study()
+        except BaseException:
+            self._storage.close()
+            raise
+        self._asked: dict[int, optuna.Trial] = {}
+        self._study_id = self._storage.storage.get_study_id_from_name(name)
+        attrs = self.study.user_attrs
+        self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
+        self._opened_at: float | None = None
+
+    def refresh_spec(self) -> None:
+        """Read the specification again: somebody may have extended it."""
+        self.spec = self._studies.spec(self.name)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False)
+
+    @property
+    def wall_seconds(self) -> float:
+        """How long the study has been driven with trials to run."""
+        since = 0.0 if self._opened_at is None else time.monotonic() - self._opened_at
+        return self._seconds_before + since
+
+    def start_clock(self) -> None:
+        """Count time from now on: the first slot is there."""
+        if self._opened_at is None:
+            self._opened_at = time.monotonic()
+
+    def stop_clock(self) -> None:
+        """Write down how long the study has been driven; no time is counted from now on."""
+        if self._opened_at is not None:
+            self._seconds_before, self._opened_at = self.wall_seconds, None
+            self.study.set_user_attr(f"{ATTR}wall_seconds", round(self._seconds_before, 3))
+
+    def stored(self, number: int) -> FrozenTrial:
+        """A trial as the storage has it.
+
+        Raises:
+            KeyError: The storage has no such trial.
+        """
+        return self._storage.storage.get_trial(self._trial_id(number))
+
+    def ask(self) -> optuna.Trial:
+        """A new trial."""
+        trial = self.study.ask()
+        self._asked[trial.number] = trial
+        return trial
+
+    def asked(self, number: int) -> optuna.Trial:
+        """A trial that suggestions can be asked of."""
+        if number not in self._asked:
+            self._asked[number] = optuna.Trial(self.study, self._trial_id(number))
+        return self._asked[number]
+
+    def set_attr(self, number: int, key: str, value: Any) -> None:
+        """Attach a fact to a trial."""
+        self._storage.storage.set_trial_user_attr(self._trial_id(number), key, value)
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """Store an intermediate value."""
+        self._storage.storage.set_trial_intermediate_value(self._trial_id(number), step, value)
+
+    def should_prune(self, number: int) -> bool:
+        """Whether the pruner gives a trial up, by what is stored now."""
+        return self.study.pruner.prune(self.study, self.stored(number))
+
+    def tell(
+        self, number: int, state: optuna.trial.TrialState, values: Sequence[float] | None
+    ) -> None:
+        """End a trial in the storage."""
+        self.study.tell(number, values, state=state)
+        self._asked.pop(number, None)
+
+    def state_attr(self, trial: FrozenTrial) -> TrialState | None:
+        """How a finished trial ended, in the fleet's terms."""
+        text = trial.user_attrs.get(f"{ATTR}state")
+        return None if text is None else TrialState(text)
+
+    def send_hint(self, number: int, delay_seconds: float = 0.0) -> None:
+        """Announce that a trial may be claimed."""
+        self._hints.send(
+            self.name, number, self.leases.epoch, self.spec.resources.queue, delay_seconds
+        )
+
+    def publish(self, facts: dict[str, Any]) -> None:
+        """Show facts to workers and to people."""
+        self._studies.publish(self.name, facts)
+
+    def sync(self) -> None:
+        """Bring all that was written to disk."""
+        self._storage.sync()
+
+    def close(self) -> None:
+        """Let another orchestrator drive the study."""
+        self.stop_clock()
+        self._storage.sync()
+        self._storage.close()
+
+    def _open_study(self) -> optuna.Study:
+        num_existing = self._storage.count_trials(self.name)
+        return create_or_load_study(
+            self.spec,
+            self._storage.storage,
+            make_sampler(self.spec, num_existing=num_existing),
+            make_pruner(self.spec),
+        )
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.storage.get_trial_id_from_study_id_trial_number(
+            self._study_id, number
+        )

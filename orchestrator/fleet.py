@@ -1,0 +1,70 @@
+"""A fleet, as a script or a command sees it: its studies and its processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from orchestrator.handle import StudyHandle
+from workers.coordination.connection import connect as connect_redis
+from workers.coordination.process_registry import ProcessEntry, ProcessRegistry
+from workers.coordination.studies import Studies
+from workers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A connection to a fleet's Redis; close it, or use it as a context manager."""
+
+    settings: Settings
+    client: redis.Redis
+
+    def studies(self) -> list[StudyHandle]:
+        """All submitted studies, by name."""
+        return [StudyHandle(name, self.settings) for name in Studies(self.client).names()]
+
+    def study(self, name: str) -> StudyHandle:
+        """One study.
+
+        Raises:
+            InvalidInputError: The fleet does not know it.
+        """
+        Studies(self.client).spec(name)
+        return StudyHandle(name, self.settings)
+
+    def processes(self) -> list[ProcessEntry]:
+        """All live processes of the fleet."""
+        return list(ProcessRegistry(self.client, self.settings.times).entries())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def connect(redis_url: str | None = None) -> Fleet:
+    """Connect to a fleet.
+
+    Args:
+        redis_url: Its Redis; by default what the environment says.
+
+    Raises:
+        RedisUnavailableError: It does not answer.
+    """
+    settings = Settings.from_environment()
+    if redis_url is not None:
+        settings = settings.model_copy(update={"redis_url": redis_url})
+    return Fleet(settings, connect_redis(settings))

@@ -1,0 +1,141 @@
+"""A submitted study, as a script holds it: its status, its best trial, a read-only `optuna.Study`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from orchestrator.driven import ATTR
+from orchestrator.status import StudyStatus, build_status
+from orchestrator.storage import load_readonly, storage_url
+from workers.coordination.connection import connect
+from workers.coordination.studies import Studies
+from workers.protocol.errors import FleetError, InvalidInputError, RedisUnavailableError
+from workers.protocol.spec import StudySpec
+from workers.settings import Settings
+
+#: Between two looks at a study that somebody waits for.
+_LOOK_SECONDS = 0.5
+
+
+class StudyHandle:
+    """A study by its name; everything is read anew at each call.
+
+    Args:
+        name: The study.
+        settings: Where the fleet is; by default the environment's.
+    """
+
+    def __init__(self, name: str, settings: Settings | None = None) -> None:
+        self.name = name
+        self._settings = settings or Settings.from_environment()
+
+    def __repr__(self) -> str:
+        return f"StudyHandle({self.name!r})"
+
+    def status(self) -> StudyStatus:
+        """The study now: what the orchestrator last published, else what the storage holds.
+
+        Raises:
+            InvalidInputError: Neither knows the study.
+            RedisUnavailableError: `FLEET_REDIS_URL` is set and does not answer.
+        """
+        published = self._published()
+        return stored_status(self.name, self._settings) if published is None else published
+
+    def wait(self, timeout_seconds: float | None = None) -> StudyStatus:
+        """Wait until the study is over.
+
+        Raises:
+            TimeoutError: It is not, after `timeout_seconds`.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while not (status := self.status()).is_over:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"study {self.name!r} still runs after {timeout_seconds} s")
+            time.sleep(_LOOK_SECONDS)
+        return status
+
+    def watch(self) -> StudyStatus:
+        """Show the study live until it is over; Ctrl-C stops the watching only."""
+        from orchestrator.watch import open_view
+
+        with open_view() as view:
+            while True:
+                status = self.status()
+                view.update(status)
+                if status.is_over:
+                    return status
+                time.sleep(_LOOK_SECONDS)
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study in Optuna's own terms, as it is now; it cannot be written to.
+
+        Raises:
+            InvalidInputError: The storage is not on this machine, or does not know the study.
+        """
+        return load_readonly(self._storage_url(), self.name)
+
+    @property
+    def best_trial(self) -> FrozenTrial:
+        """The best complete trial.
+
+        Raises:
+            FleetError: None is complete.
+        """
+        try:
+            return self.study.best_trial
+        except ValueError as error:
+            raise FleetError(f"study {self.name!r} has no complete trial yet") from error
+
+    def _published(self) -> StudyStatus | None:
+        try:
+            client = connect(self._settings)
+        except RedisUnavailableError:
+            if self._settings.redis_url:
+                raise
+            return None  # an embedded server that ran only as long as the study
+        try:
+            studies = Studies(client)
+            if not studies.exists(self.name):
+                return None
+            status: Any = studies.fact(self.name, "status")
+            if status is not None:
+                return StudyStatus.model_validate(status)
+            # submitted, and no orchestrator has looked at it
+            return build_status(studies.spec(self.name), [], wall_seconds=0.0)
+        finally:
+            client.close()
+
+    def _storage_url(self) -> str:
+        try:
+            client = connect(self._settings)
+        except RedisUnavailableError:
+            return storage_url(self._settings, self.name)
+        try:
+            known = Studies(client).storage_url(self.name)
+        finally:
+            client.close()
+        return known or storage_url(self._settings, self.name)
+
+
+def stored_status(name: str, settings: Settings) -> StudyStatus:
+    """A study's status from its storage alone; open trials count as queued.
+
+    Raises:
+        InvalidInputError: The storage does not know the study.
+    """
+    study = load_readonly(storage_url(settings, name), name)
+    text = study.user_attrs.get(f"{ATTR}submitted")
+    if text is None:
+        raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
+    return build_status(
+        StudySpec.model_validate_json(text),
+        study.get_trials(deepcopy=False),
+        wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
+        results=str(settings.home / "studies" / name / "trials"),
+    )

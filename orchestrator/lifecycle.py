@@ -1,0 +1,81 @@
+"""A trial's life as seen by the orchestrator: pure functions from what is known to what to do.
+
+Two truths meet here: the storage says how a trial ended, its record in Redis says who may run it.
+Where they differ, these functions say what brings them together.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+import optuna
+
+from workers.protocol.states import TrialState
+
+#: How each terminal state is told to Optuna. What did not end by itself is a failure there: a
+#: trial left RUNNING would repel the sampler for ever.
+TOLD_AS: Final = {
+    TrialState.COMPLETE: optuna.trial.TrialState.COMPLETE,
+    TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
+    TrialState.FAILED: optuna.trial.TrialState.FAIL,
+    TrialState.DEAD: optuna.trial.TrialState.FAIL,
+    TrialState.CANCELLED: optuna.trial.TrialState.FAIL,
+}
+
+
+class Instruction(Enum):
+    """What the orchestrator does about a trial."""
+
+    LEAVE = auto()
+    """Nothing: it is where it should be."""
+    ENQUEUE = auto()
+    """Write its record and send a hint: Redis does not know it."""
+    SEND_HINT = auto()
+    """Send a hint: it waits, and the one before may be lost."""
+    SETTLE = auto()
+    """Make Redis agree with the storage, where it has ended."""
+
+
+def reconcile(
+    is_finished: bool,  # noqa: FBT001 - one of the two truths
+    state: TrialState | None,
+    *,
+    waited_seconds: float = 0.0,
+    patience_seconds: float,
+) -> Instruction:
+    """What brings the storage and Redis together for one trial.
+
+    Args:
+        is_finished: Whether the trial has ended in the storage.
+        state: Its state in Redis, or None if there is no record.
+        waited_seconds: How long it has been queued.
+        patience_seconds: After which a queued trial is announced again.
+    """
+    if is_finished:
+        return Instruction.LEAVE if state is None else Instruction.SETTLE
+    if state is None:
+        return Instruction.ENQUEUE
+    if state is TrialState.QUEUED and waited_seconds >= patience_seconds:
+        return Instruction.SEND_HINT
+    return Instruction.LEAVE
+
+
+def num_to_ask(
+    *, wanted: int, asked: int, in_flight: int, slots: int, surplus: int, may_start: bool
+) -> int:
+    """How many trials to ask the sampler for now.
+
+    Never the whole study: a suggestion that is made early is made blind.
+
+    Args:
+        wanted: Trials of the whole study.
+        asked: Trials that exist.
+        in_flight: Those of them that have not ended.
+        slots: Pool processes that read the study's queue.
+        surplus: Trials that wait so that a free slot need not.
+        may_start: Whether the study is neither out of time, paused nor cancelled.
+    """
+    if not may_start or slots == 0:
+        return 0
+    return max(0, min(wanted - asked, slots + surplus - in_flight))

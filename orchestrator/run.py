@@ -1,0 +1,150 @@
+"""`trialfleet run`: a whole fleet on this machine, for one study, that leaves nothing behind.
+
+Invariant: on every way out the worker ends first, then the orchestrator writes down what it did,
+then Redis ends; running the same study again resumes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from orchestrator.handle import stored_status
+from orchestrator.local import EmbeddedRedis, LocalWorker
+from orchestrator.preflight import check
+from orchestrator.service import Service
+from orchestrator.status import StudyStatus
+from orchestrator.storage import stored_identity, storage_url
+from orchestrator.submission import check_name, submit
+from orchestrator.watch import View
+from workers.protocol.errors import FleetError, InvalidInputError
+from workers.protocol.spec import FINETUNE, StudySpec
+from workers.settings import Settings
+
+#: How long a drained worker may take to save and end before it is killed.
+_DRAIN_SECONDS: Final = 60.0
+
+
+def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View) -> StudyStatus:
+    """Run a study on this machine to its end, or until Ctrl-C.
+
+    Args:
+        spec: The study.
+        import_directory: Put on the import path of every process that is started.
+        settings: Slots, home, and Redis where it is not to be embedded.
+        view: Shows how it goes.
+
+    Returns:
+        The last status; its state is `running` if the run was interrupted.
+
+    Raises:
+        InvalidInputError: The study cannot run; nothing was enqueued.
+        FleetError: The worker ended by itself.
+    """
+    check(spec, import_directory=import_directory)
+    check_name(spec, settings)
+    finished = _finished_before(spec, settings)
+    if finished is not None:
+        view.say(f"study {spec.name!r} was finished before; raise `trials` to extend it")
+        return finished
+    with ExitStack() as stack:
+        stack.enter_context(_exclusive(settings.home))
+        if settings.redis_url is None:
+            redis = stack.enter_context(EmbeddedRedis(settings.home))
+            settings = settings.model_copy(update={"redis_url": redis.url})
+        submit(spec, settings, import_directory=import_directory)
+        service = stack.enter_context(Service(settings, only=spec.name, on_status=view.update))
+        worker = LocalWorker(
+            _environment(spec, import_directory, settings),
+            settings.home / "logs" / "worker.log",
+            spec.resources.queue,
+        )
+        stack.callback(worker.stop, _DRAIN_SECONDS)
+        interrupted = stack.enter_context(_interruptible(worker, view))
+        return _drive(spec.name, service, worker.start(), interrupted)
+
+
+def _drive(
+    name: str, service: Service, worker: LocalWorker, interrupted: threading.Event
+) -> StudyStatus:
+    """Turn the orchestrator's loop until the study is over, or the worker has drained."""
+    while True:
+        has_ended = worker.poll() is not None
+        service.is_draining = interrupted.is_set()
+        service.turn()
+        status = service.status(name)
+        if status is not None and status.is_over:
+            return status
+        if has_ended and interrupted.is_set():
+            if status is None:
+                raise FleetError(f"study {name!r} was interrupted before it began")
+            return status
+        if has_ended:
+            tail = "\n".join(worker.log.read_text(errors="replace").splitlines()[-10:])
+            raise FleetError(
+                f"the worker ended with code {worker.poll()}; the end of {worker.log}:\n{tail}"
+            )
+
+
+def _finished_before(spec: StudySpec, settings: Settings) -> StudyStatus | None:
+    """The status of the study if all its trials have ended, else None."""
+    if stored_identity(storage_url(settings, spec.name), spec.name) is None:
+        return None
+    status = stored_status(spec.name, settings)
+    return status if status.num_ended >= spec.trials and not status.trials["queued"] else None
+
+
+def _environment(spec: StudySpec, import_directory: Path, settings: Settings) -> dict[str, str]:
+    """What the worker and all its processes see."""
+    path = os.pathsep.join(filter(None, [str(import_directory), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **settings.to_environment(), "PYTHONPATH": path}
+    if spec.objective != FINETUNE:
+        allowed = [*settings.objectives, spec.objective.rpartition(":")[0]]
+        environment["FLEET_OBJECTIVES"] = ",".join(allowed)
+    return environment
+
+
+@contextmanager
+def _exclusive(home: Path) -> Iterator[None]:
+    """Hold the one lock of a home: two fleets in one would share queue and Redis."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "run.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInputError(
+                f"another `trialfleet run` uses FLEET_HOME={home}; wait for it, or set FLEET_HOME"
+                " to another directory"
+            ) from error
+        yield
+
+
+@contextmanager
+def _interruptible(worker: LocalWorker, view: View) -> Iterator[threading.Event]:
+    """Make Ctrl-C and SIGTERM drain the worker; a second one ends it at once, and is still safe."""
+    interrupted = threading.Event()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            view.say("ending at once; run again to resume")
+            worker.kill()
+            return
+        interrupted.set()
+        view.say("draining: trials save a checkpoint and stop; again to end at once")
+        worker.drain()
+
+    before: dict[int, Any] = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,248 @@
+"""The orchestrator's loop: inbox, dispatch, reaper and status, for all studies it drives.
+
+Invariant: one turn of the loop never waits longer than a fraction of a second, and a fault of
+Redis ends no loop: what was not acknowledged comes back.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import redis
+
+from orchestrator.dispatch import Dispatcher
+from orchestrator.driven import DrivenStudy
+from orchestrator.inbox import Collector
+from orchestrator.reaper import Reaper
+from orchestrator.status import StudyStatus, build_status
+from workers.coordination.connection import connect, resolve_url
+from workers.coordination.hints import Hints
+from workers.coordination.inbox import Inbox
+from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
+from workers.coordination.studies import Studies, ensure_epoch
+from workers.logs import get_logger
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.states import ProcessKind
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+#: How long one read of the inbox waits, and so how soon a new slot or study is seen.
+_BLOCK_MS: Final = 250
+
+#: Between two looks at the registry's slots, and two publications of an unchanged status.
+_LOOK_SECONDS: Final = 1.0
+
+#: Between two attempts to drive a study that another orchestrator holds.
+_RETRY_SECONDS: Final = 5.0
+
+
+@dataclass
+class _Lead:
+    """One driven study with those who work on it."""
+
+    study: DrivenStudy
+    dispatcher: Dispatcher
+    collector: Collector
+    status: StudyStatus
+    slots: int = 0
+    is_stale: bool = True
+    """Whether the status must be built anew."""
+
+
+@dataclass
+class Service:
+    """Drives studies until it is closed.
+
+    Args:
+        settings: This process's.
+        only: Drive this study alone; by default all that are submitted.
+        on_status: Called with each new status.
+    """
+
+    settings: Settings
+    only: str | None = None
+    on_status: Callable[[StudyStatus], None] = lambda _status: None
+    is_draining: bool = False
+    """Whether no further trial may be asked for."""
+    _leads: dict[str, _Lead] = field(default_factory=dict)
+    _refused_at: dict[str, float] = field(default_factory=dict)
+    _looked_at: float = 0.0
+    _beat_at: float = 0.0
+
+    def __enter__(self) -> Self:
+        self._client = connect(self.settings)
+        ensure_epoch(self._client)
+        self._studies = Studies(self._client)
+        self._hints = Hints(resolve_url(self.settings))
+        self._registry = ProcessRegistry(self._client, self.settings.times)
+        self._record = ProcessRecord(self._registry, ProcessKind.ORCHESTRATOR)
+        self._record.register()
+        self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")
+        self._reaper = Reaper(self.settings.times)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for name in list(self._leads):
+            self._leave(name)
+        try:
+            self._record.gone()
+        except redis.RedisError as fault:
+            log.warning("redis_lost", error=str(fault))
+        self._hints.close()
+        self._client.close()
+
+    def turn(self) -> None:
+        """One turn of the loop: at most about a quarter of a second."""
+        try:
+            self._turn()
+        except redis.RedisError as error:
+            log.warning("redis_lost", error=str(error), hint="waiting for it to come back")
+            self._reaper.be_patient()
+            time.sleep(_BLOCK_MS / 1000)
+
+    def status(self, name: str) -> StudyStatus | None:
+        """The latest status of a study that is driven."""
+        lead = self._leads.get(name)
+        return None if lead is None else lead.status
+
+    def _turn(self) -> None:
+        self._join_new()
+        self._collect()
+        self._look()
+        for name in list(self._leads):
+            lead = self._leads[name]
+            if lead.dispatcher.fill(lead.slots, may_start=self._may_start(lead)):
+                lead.is_stale = True
+            if lead.is_stale:
+                self._publish(lead)
+            if lead.status.is_over and self.only is None:
+                self._leave(name)
+
+    def _join_new(self) -> None:
+        for name in [self.only] if self.only else self._studies.names():
+            too_soon = time.monotonic() - self._refused_at.get(name, -1e9) < _RETRY_SECONDS
+            if name not in self._leads and not too_soon and not self._is_over(name):
+                try:
+                    self._lead(name)
+                except InvalidInputError as error:
+                    self._refused_at[name] = time.monotonic()
+                    log.warning("study_not_driven", study=name, error=str(error))
+                    if self.only:
+                        raise
+
+    def _is_over(self, name: str) -> bool:
+        """Whether a study ended and nobody extended it since."""
+        if self.only:
+            return False
+        over = self._studies.fact(name, "over")
+        return over is not None and over == self._studies.spec(name).digest()
+
+    def _lead(self, name: str) -> None:
+        study = DrivenStudy(self._client, self._hints, name)
+        lead = _Lead(
+            study,
+            Dispatcher(study, self.settings.times),
+            Collector(study),
+            build_status(study.spec, study.trials, wall_seconds=study.wall_seconds),
+        )
+        self._leads[name] = lead
+        pending = self._inbox.join(name)
+        lead.collector.collect(pending)
+        self._inbox.acknowledge(name, [entry.id for entry in pending])
+        lead.dispatcher.reconcile(self._now_ms(), at_start=True)
+        log.info("study_driven", study=name, trials=len(study.trials), wanted=study.spec.trials)
+
+    def _leave(self, name: str) -> None:
+        lead = self._leads.pop(name)
+        self._inbox.leave(name)
+        lead.study.close()
+        log.info("study_left", study=name, state=lead.status.state.value)
+
+    def _collect(self) -> None:
+        if not self._leads:
+            time.sleep(_BLOCK_MS / 1000)
+            return
+        by_study: dict[str, list[str]] = {}
+        entries = self._inbox.read(list(self._leads), _BLOCK_MS)
+        for name in dict.fromkeys(study for study, _ in entries):
+            lead = self._leads[name]
+            own = [entry for study, entry in entries if study == name]
+            lead.collector.collect(own)
+            lead.is_stale = True
+            by_study[name] = [entry.id for entry in own]
+        for name, ids in by_study.items():
+            self._inbox.acknowledge(name, ids)
+
+    def _look(self) -> None:
+        """What need not be done in each turn: beat, count slots, reap, reconcile."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS * min(1.0, self.settings.time_scale):
+            return
+        self._looked_at = now
+        if now - self._beat_at >= self.settings.times.beat:
+            self._beat_at = now
+            self._record.beat()
+        entries = list(self._registry.entries())
+        reap, now_ms = self._reaper.is_due(), self._now_ms()
+        for lead in self._leads.values():
+            queue = lead.study.spec.resources.queue
+            lead.slots = sum(
+                entry.slots
+                for entry in entries
+                if entry.kind is ProcessKind.MAIN
+                and queue in entry.queues
+                and not entry.is_draining
+            )
+            if lead.slots:
+                lead.study.start_clock()
+            lead.study.refresh_spec()
+            if reap:
+                self._reaper.sweep(lead.study, now_ms)
+                lead.dispatcher.reconcile(now_ms)
+            lead.is_stale = True
+
+    def _may_start(self, lead: _Lead) -> bool:
+        timeout = lead.study.spec.timeout
+        return not self.is_draining and (timeout is None or lead.study.wall_seconds < timeout)
+
+    def _publish(self, lead: _Lead) -> None:
+        study = lead.study
+        lead.is_stale = False
+        lead.status = build_status(
+            study.spec,
+            study.trials,
+            wall_seconds=study.wall_seconds,
+            slots=lead.slots,
+            leases=study.leases,
+            results=str(self.settings.home / "studies" / study.name / "trials"),
+        )
+        best = lead.status.best
+        study.publish(
+            {
+                "status": lead.status.model_dump(mode="json"),
+                "best_value": None if best is None else _first_value(lead.status),
+                "over": study.spec.digest() if lead.status.is_over else None,
+            }
+        )
+        self.on_status(lead.status)
+
+    def _now_ms(self) -> int:
+        seconds, microseconds = self._client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _first_value(status: StudyStatus) -> float | None:
+    if status.best is None:
+        return None
+    return status.best.value if status.best.value is not None else (status.best.values or [None])[0]

@@ -1,0 +1,221 @@
+"""The status of a study: one document, made from the storage and the leases, shown everywhere.
+
+It is what `status --json` and `run --json` print, what `watch` draws, and what the orchestrator
+publishes for those that cannot read the storage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import optuna
+from optuna.trial import FrozenTrial
+from pydantic import BaseModel
+
+from orchestrator.driven import ATTR
+from workers.coordination.leases import TrialLeases
+from workers.protocol.spec import Direction, StudySpec
+from workers.protocol.states import StudyState, TrialState
+
+#: How many of the best and of the latest trials a status names.
+_TOP: Final = 5
+_RECENT: Final = 20
+
+_COUNTED: Final = ("queued", "running", "complete", "pruned", "failed", "dead", "cancelled")
+
+
+class EndedTrial(BaseModel):
+    """A trial that has ended."""
+
+    number: int
+    state: str
+    value: float | None = None
+    """Of a study with one direction."""
+    values: list[float] | None = None
+    """Of a study with several."""
+    params: dict[str, Any] = {}
+    attempts: int = 1
+    seconds: float = 0.0
+    """From the claim of the last attempt to its commit."""
+    error: str | None = None
+
+
+class RunningTrial(BaseModel):
+    """A trial that a worker holds."""
+
+    number: int
+    attempt: int
+    step: int
+    value: float | None = None
+    """The last reported one."""
+    params: dict[str, Any] = {}
+    owner: str | None = None
+
+
+class Best(BaseModel):
+    """The best trial; of a study with several directions, one of the best."""
+
+    number: int
+    value: float | None = None
+    values: list[float] | None = None
+    params: dict[str, Any]
+
+
+class StudyStatus(BaseModel):
+    """A study at one moment."""
+
+    study: str
+    state: StudyState
+    objective: str
+    metrics: list[str]
+    directions: list[Direction]
+    wanted: int
+    """Trials that the study is to run in all."""
+    trials: dict[str, int]
+    best: Best | None = None
+    wall_seconds: float
+    """How long the study has been driven."""
+    busy_seconds: float
+    """Training time of all ended trials, summed over slots."""
+    slots: int
+    """Pool processes that read the study's queue now."""
+    top: list[EndedTrial] = []
+    """The best complete trials, the best first."""
+    recent: list[EndedTrial] = []
+    """The latest ended trials, in the order of their end."""
+    running: list[RunningTrial] = []
+    results: str | None = None
+    """Where trials leave their results."""
+
+    @property
+    def num_ended(self) -> int:
+        """Trials in a terminal state."""
+        return sum(self.trials.values()) - self.trials["queued"] - self.trials["running"]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen unless somebody extends the study."""
+        return self.state in {StudyState.FINISHED, StudyState.FAILED, StudyState.CANCELLED}
+
+
+def study_state(spec: StudySpec, trials: Sequence[FrozenTrial], *, out_of_time: bool) -> StudyState:
+    """Whether a study runs or how it ended, by its trials."""
+    open_trials = sum(not trial.state.is_finished() for trial in trials)
+    if open_trials or (len(trials) < spec.trials and not out_of_time):
+        return StudyState.RUNNING
+    complete = any(trial.state is optuna.trial.TrialState.COMPLETE for trial in trials)
+    return StudyState.FINISHED if complete else StudyState.FAILED
+
+
+def build_status(
+    spec: StudySpec,
+    trials: Sequence[FrozenTrial],
+    *,
+    wall_seconds: float,
+    slots: int = 0,
+    leases: TrialLeases | None = None,
+    results: str | None = None,
+) -> StudyStatus:
+    """Put a status together.
+
+    Args:
+        spec: The study.
+        trials: All its trials, as the storage has them.
+        wall_seconds: How long it has been driven.
+        slots: Pool processes that read its queue.
+        leases: Tells running trials from queued ones; without, all open ones count as queued.
+        results: Where its trials leave their results.
+    """
+    running = [] if leases is None else _running(leases)
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    counts = Counter(_state_name(trial) for trial in ended)
+    counts["running"] = len(running)
+    counts["queued"] = max(0, len(trials) - len(ended) - len(running))
+    top = _top(spec, trials)
+    out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
+    return StudyStatus(
+        study=spec.name,
+        state=study_state(spec, trials, out_of_time=out_of_time),
+        objective=spec.objective,
+        metrics=spec.metrics,
+        directions=spec.all_directions,
+        wanted=spec.trials,
+        trials={name: counts[name] for name in _COUNTED},
+        best=_best(top),
+        wall_seconds=round(wall_seconds, 3),
+        busy_seconds=round(sum(_seconds(trial) for trial in ended), 3),
+        slots=slots,
+        top=[_describe(trial) for trial in top],
+        recent=[_describe(trial) for trial in sorted(ended, key=_ended_at)[-_RECENT:]],
+        running=running,
+        results=results,
+    )
+
+
+def _running(leases: TrialLeases) -> list[RunningTrial]:
+    found = []
+    for number in sorted(leases.running()):
+        record = leases.record(number)
+        if record is not None and record.state is TrialState.RUNNING:
+            found.append(
+                RunningTrial(
+                    number=number,
+                    attempt=record.attempt,
+                    step=record.step,
+                    value=record.reported_value,
+                    params=record.params,
+                    owner=record.owner,
+                )
+            )
+    return found
+
+
+def _top(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The best complete trials; with several directions, by the first."""
+    complete = [
+        trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE and trial.values
+    ]
+    sign = -1.0 if spec.all_directions[0] == "maximize" else 1.0
+    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:_TOP]
+
+
+def _best(top: Sequence[FrozenTrial]) -> Best | None:
+    if not top:
+        return None
+    return Best(number=top[0].number, params=top[0].params, **_values(top[0]))
+
+
+def _describe(trial: FrozenTrial) -> EndedTrial:
+    attrs: Mapping[str, Any] = trial.user_attrs
+    return EndedTrial(
+        number=trial.number,
+        state=_state_name(trial),
+        params=trial.params,
+        attempts=attrs.get(f"{ATTR}attempt", 1),
+        seconds=_seconds(trial),
+        error=attrs.get(f"{ATTR}error"),
+        **_values(trial),
+    )
+
+
+def _values(trial: FrozenTrial) -> dict[str, Any]:
+    values = trial.values or []
+    return {"value": values[0]} if len(values) == 1 else {"values": values or None}
+
+
+def _state_name(trial: FrozenTrial) -> str:
+    told = {
+        optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
+        optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
+    }.get(trial.state, TrialState.FAILED)
+    return TrialState(trial.user_attrs.get(f"{ATTR}state", told)).value.lower()
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs.get(f"{ATTR}busy_seconds", 0.0))
+
+
+def _ended_at(trial: FrozenTrial) -> float:
+    return trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0
