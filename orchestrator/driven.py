@@ -23,6 +23,9 @@ from workers.protocol.states import TrialState
 #: Prefix of the attributes that the fleet itself keeps in the storage.
 ATTR: Final = "trialfleet:"
 
+#: The study attribute that holds the whole specification.
+SPEC_ATTR: Final = f"{ATTR}spec"
+
 
 class DrivenStudy:
     """One study, open for writing.
@@ -45,6 +48,7 @@ class DrivenStudy:
         self._storage = StudyStorage.open(str(self._studies.storage_url(name)))
         try:
             self.study = self._open_study()
+            self._store_spec()
         except BaseException:
             self._storage.close()
             raise
@@ -56,7 +60,10 @@ class DrivenStudy:
 
     def refresh_spec(self) -> None:
         """Read the specification again: somebody may have extended it."""
-        self.spec = self._studies.spec(self.name)
+        spec = self._studies.spec(self.name)
+        if spec != self.spec:
+            self.spec = spec
+            self._store_spec()
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -110,7 +117,7 @@ class DrivenStudy:
 
     def should_prune(self, number: int) -> bool:
         """Whether the pruner gives a trial up, by what is stored now."""
-        return self.study.pruner.prune(self.study, self.stored(number))
+        return bool(self.study.pruner.prune(self.study, self.stored(number)))
 
     def tell(
         self, number: int, state: optuna.trial.TrialState, values: Sequence[float] | None
@@ -152,6 +159,12 @@ class DrivenStudy:
             make_sampler(self.spec, num_existing=num_existing),
             make_pruner(self.spec),
         )
+
+    def _store_spec(self) -> None:
+        """Keep the whole specification with the results, for those who read them without Redis."""
+        text = self.spec.model_dump_json()
+        if self.study.user_attrs.get(SPEC_ATTR) != text:
+            self.study.set_user_attr(SPEC_ATTR, text)
 
     def _trial_id(self, number: int) -> int:
         return self._storage.storage.get_trial_id_from_study_id_trial_number(

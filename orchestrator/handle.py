@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from orchestrator.driven import ATTR
+from orchestrator.driven import ATTR, SPEC_ATTR
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import load_readonly, storage_url
 from workers.coordination.connection import connect
@@ -130,7 +130,7 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         InvalidInputError: The storage does not know the study.
     """
     study = load_readonly(storage_url(settings, name), name)
-    text = study.user_attrs.get(f"{ATTR}submitted")
+    text = study.user_attrs.get(SPEC_ATTR)
     if text is None:
         raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
     return build_status(

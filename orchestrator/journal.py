@@ -1,0 +1,121 @@
+"""A single-writer backend for Optuna's journal file: no lock to take, one fsync for many writes.
+
+The file is Optuna's own JSON-lines format: `optuna-dashboard` and a notebook read it as it stands,
+while it is being written.
+
+Invariant: at most one `JournalFile` is open for a path, on whatever machine mounts it; what was
+appended before a `sync` returns survives a power cut.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import BaseJournalBackend
+
+from workers.protocol.errors import FleetError, InvalidInputError
+
+
+class JournalReader(BaseJournalBackend):
+    """Reads a journal that somebody else may be writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        #: a log's number and where it begins in the file
+        self._position = (0, 0)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The logs from a number on; a last line that is not whole yet is left for later."""
+        number, offset = self._position if self._position[0] <= log_number_from else (0, 0)
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                number, offset = number + 1, offset + len(line)
+                if number > log_number_from:
+                    self._position = (number, offset)
+                    yield json.loads(line)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Refuses: the orchestrator is the only writer.
+
+        Raises:
+            FleetError: Always.
+        """
+        raise FleetError(
+            f"{self._path} is open for reading only: the orchestrator is the only writer of a"
+            f" study; {len(logs)} changes were refused"
+        )
+
+
+class JournalFile(JournalReader):
+    """Writes a journal; close it so that another process may.
+
+    Raises:
+        InvalidInputError: Another process has it open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise InvalidInputError(
+                f"{path} is being written by another orchestrator, which drives this study; stop"
+                " it, or watch the study with `trialfleet watch`"
+            ) from error
+        self._drop_torn_line()
+        _fsync_directory(path.parent)
+        self._is_dirty = False
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append logs; they are on disk after the next `sync`."""
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        self._file.write("".join(lines).encode())
+        self._file.flush()
+        self._is_dirty = True
+
+    def sync(self) -> None:
+        """Bring all that was appended to disk."""
+        if self._is_dirty:
+            os.fsync(self._file.fileno())
+            self._is_dirty = False
+
+    def close(self) -> None:
+        """Bring all to disk, and let another process write."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+
+    def _drop_torn_line(self) -> None:
+        """Cut off a last line that a crash left unfinished: nobody was told of it."""
+        size = self._path.stat().st_size
+        with self._path.open("rb") as file:
+            end = size
+            while end > 0:
+                start = max(0, end - 65536)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    end = start + newline + 1
+                    break
+                end = start
+        if end < size:
+            self._file.truncate(end)
+
+
+def _fsync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,296 @@
+"""Studies as users write them, in YAML or in a script, read into a checked specification.
+
+Invariant: what cannot be read ends in one line that names the field, the value and the way out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.handle import StudyHandle
+from orchestrator.space import nearest
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.finetune import FILE_FORMATS
+from workers.protocol.spec import (
+    FINETUNE,
+    CategoricalDimension,
+    FloatDimension,
+    IntDimension,
+    ResourcesSpec,
+    StudySpec,
+)
+from workers.settings import Settings
+
+#: The tags of the dimensions, which pydantic puts into the path of an error.
+_TAGS: Final = {
+    "float": FloatDimension,
+    "int": IntDimension,
+    "categorical": CategoricalDimension,
+}
+
+
+class Study:
+    """A study, as a script makes one.
+
+    Args:
+        objective: `finetune`, `package.module:function`, `file.py:function`, or a function of a
+            module that workers can import.
+        name: By default the objective's.
+        direction: `maximize` or `minimize` (the default, as in Optuna).
+        directions: One for each value, for several objectives.
+        metric: What the value is called; picks it if the objective returns a mapping.
+        trials: How many trials to run in all.
+        timeout: Seconds, or text such as `2h`, after which no further trial is started.
+        max_failures: Failures of one trial after which it is given up.
+        sampler: A short name, or a mapping with `type`, `seed` and options.
+        pruner: A short name, or a mapping with `type` and options.
+        space: Parameters by name, as in YAML; empty where the objective suggests its own.
+        config: The objective's fixed settings.
+        resources: `queue` and `gpus`.
+
+    Raises:
+        InvalidInputError: A field holds what it does not take.
+    """
+
+    def __init__(
+        self,
+        objective: str | Callable[..., Any],
+        *,
+        name: str | None = None,
+        direction: str | None = None,
+        directions: Sequence[str] | None = None,
+        metric: str | Sequence[str] | None = None,
+        trials: int = 20,
+        timeout: float | str | None = None,
+        max_failures: int = 3,
+        sampler: str | Mapping[str, Any] | None = None,
+        pruner: str | Mapping[str, Any] | None = None,
+        space: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ) -> None:
+        reference = objective if isinstance(objective, str) else reference_to(objective)
+        fields = {
+            "name": name or _name_of(reference),
+            "objective": reference,
+            "direction": direction,
+            "directions": directions,
+            "metric": metric,
+            "trials": trials,
+            "timeout": timeout,
+            "max_failures": max_failures,
+            "sampler": {"type": sampler} if isinstance(sampler, str) else sampler,
+            "pruner": {"type": pruner} if isinstance(pruner, str) else pruner,
+            "space": space,
+            "config": config,
+            "resources": resources,
+        }
+        given = {field: value for field, value in fields.items() if value is not None}
+        self.spec = build_spec(given, "Study", base=Path.cwd())
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Study:
+        """The study of a YAML file.
+
+        Raises:
+            InvalidInputError: The file cannot be read as one.
+        """
+        study = cls.__new__(cls)
+        study.spec = load_study(str(path))
+        return study
+
+    def submit(self, settings: Settings | None = None) -> StudyHandle:
+        """Hand the study to the fleet; submitting it again extends it.
+
+        Raises:
+            InvalidInputError: The study cannot run; nothing was enqueued.
+            RedisUnavailableError: The fleet's Redis does not answer.
+        """
+        from orchestrator.submission import submit
+
+        return submit(self.spec, settings, import_directory=import_directory(self.spec.objective))
+
+
+def load_study(reference: str, *, trials: int | None = None) -> StudySpec:
+    """The specification of a YAML file, or of a bare objective.
+
+    Args:
+        reference: A YAML file, `module:objective` or `file.py:objective`.
+        trials: Overrides the study's number of trials.
+
+    Raises:
+        InvalidInputError: It is neither, or a field holds what it does not take.
+    """
+    if _is_objective(reference):
+        fields = {"name": _name_of(reference), "objective": reference}
+        origin, base = reference, Path.cwd()
+    else:
+        path = Path(reference).expanduser()
+        fields, origin, base = _read_yaml(path), path.name, path.absolute().parent
+    if trials is not None:
+        fields["trials"] = trials
+    return build_spec(fields, origin, base=base)
+
+
+def import_directory(reference: str) -> Path:
+    """The directory whose modules a study may import: its file's, else the current one."""
+    name = reference.rpartition(":")[0] if _is_objective(reference) else reference
+    path = Path(name).expanduser()
+    return path.absolute().parent if path.suffix else Path.cwd()
+
+
+def build_spec(fields: Mapping[str, Any], origin: str, *, base: Path) -> StudySpec:
+    """Check the fields of a study.
+
+    Args:
+        fields: As in YAML.
+        origin: Where they are from, for messages.
+        base: What relative paths of objectives and data are relative to.
+
+    Raises:
+        InvalidInputError: The first field that cannot be used, its value, and the way out.
+    """
+    fields = {"name": Path(origin).stem, **_with_absolute_paths(fields, base)}
+    try:
+        return StudySpec.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidInputError(f"{origin}: {_explain(error)}") from error
+
+
+def reference_to(objective: Callable[..., Any]) -> str:
+    """The text by which a worker finds a function.
+
+    Raises:
+        InvalidInputError: It has no name to be imported by.
+    """
+    name = getattr(objective, "__qualname__", repr(objective))
+    module = getattr(objective, "__module__", None)
+    if module is None or "<" in name:
+        raise InvalidInputError(
+            f"objective {name!r} cannot be imported by a worker; define it with `def` at the top"
+            " of a module"
+        )
+    if module == "__main__":
+        source = inspect.getsourcefile(objective)
+        if source is None or not Path(source).exists():
+            raise InvalidInputError(
+                f"objective {name!r} was typed into an interactive session; put it into a file"
+            )
+        return f"{Path(source).absolute()}:{name}"
+    return f"{module}:{name}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `1e-5` is a number, and a key that comes twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} comes twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        hint = f" or write {path}:objective" if re.fullmatch(r"[\w.]+", str(path)) else ""
+        raise InvalidInputError(
+            f"{path}: there is no such study file; give the path of a YAML file{hint}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: cannot be read as a study file: {error}") from error
+    if path.suffix == ".py":
+        raise InvalidInputError(f"{path} is no YAML; name the objective in it: {path}:objective")
+    try:
+        fields = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InvalidInputError(f"{path.name}{where}: not YAML: {problem}; mend it") from error
+    if not isinstance(fields, dict):
+        raise InvalidInputError(
+            f"{path.name} holds {'nothing' if fields is None else type(fields).__name__}; a study"
+            " is a mapping with `name`, `objective` and so on"
+        )
+    return fields
+
+
+def _is_objective(reference: str) -> bool:
+    """Whether the text is `module:function` or `file.py:function`."""
+    module, _, function = reference.rpartition(":")
+    return bool(module) and all(part.isidentifier() for part in function.split("."))
+
+
+def _name_of(reference: str) -> str:
+    module, _, function = reference.rpartition(":")
+    stem = Path(module).stem if module.endswith(".py") else module
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{stem}-{function}".strip("-"))
+
+
+def _with_absolute_paths(fields: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Workers run elsewhere: objectives in files, and data files, travel as absolute paths."""
+    resolved = dict(fields)
+    objective = resolved.get("objective", FINETUNE)
+    if isinstance(objective, str) and ".py:" in objective:
+        path, _, function = objective.rpartition(":")
+        resolved["objective"] = f"{(base / Path(path).expanduser()).resolve()}:{function}"
+    config = resolved.get("config")
+    data = config.get("data") if isinstance(config, dict) else None
+    if objective == FINETUNE and isinstance(config, dict) and isinstance(data, dict):
+        files = {
+            key: str((base / Path(value).expanduser()).resolve())
+            for key in ("source", "validation")
+            if isinstance(value := data.get(key), str)
+            and not value.startswith("hub:")
+            and Path(value).suffix.lower() in FILE_FORMATS
+        }
+        resolved["config"] = {**config, "data": {**data, **files}}
+    return resolved
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem, in one line."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    owner: type[BaseModel] = StudySpec
+    if path[:1] == ["space"] and len(path) > 2 and path[2] in _TAGS:
+        owner = _TAGS[path.pop(2)]
+    elif path[:1] == ["resources"]:
+        owner = ResourcesSpec
+    name, value = ".".join(path), first["input"]
+    if first["type"] == "extra_forbidden":
+        known = list(owner.model_fields)
+        return f"{name} = {value!r}: no such setting{nearest(path[-1], known)} (there are {', '.join(known)})"
+    if first["type"] == "missing":
+        return f"{name} is missing; give it a value"
+    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        given = value.get("type") if isinstance(value, dict) else value
+        return f"{name}.type = {given!r}{nearest(str(given), _TAGS)}; it is one of {', '.join(_TAGS)}"
+    if first["type"] == "string_pattern_mismatch":
+        return (
+            f"{name} = {value!r}: use letters, digits, dots, dashes and underscores, with a letter"
+            " or a digit first"
+        )
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    return f"{name} = {value!r}: {message}" if name else message
