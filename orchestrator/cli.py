@@ -35,7 +35,7 @@ EXIT_INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="trialfleet",
-    help="Hyper-parameter studies of PyTorch and transformers models on a crash-proof worker fleet.",
+    help="Hyper-parameter studies of PyTorch and transformers models, on a crash-proof fleet.",
     epilog="Start here: trialfleet run ops/studies/language-id.yaml",
     no_args_is_help=True,
     add_completion=False,
@@ -45,9 +45,7 @@ app = typer.Typer(
 
 StudyArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="STUDY", help="A YAML file, or module:objective, or file.py:objective."
-    ),
+    typer.Argument(metavar="STUDY", help="A YAML file, or module:objective, or file.py:objective."),
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]

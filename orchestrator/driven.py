@@ -167,6 +167,4 @@ class DrivenStudy:
             self.study.set_user_attr(SPEC_ATTR, text)
 
     def _trial_id(self, number: int) -> int:
-        return self._storage.storage.get_trial_id_from_study_id_trial_number(
-            self._study_id, number
-        )
+        return self._storage.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

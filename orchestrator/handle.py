@@ -1,4 +1,4 @@
-"""A submitted study, as a script holds it: its status, its best trial, a read-only `optuna.Study`."""
+"""A submitted study, as a script holds it: its status, its best trial, its `optuna.Study`."""
 
 from __future__ import annotations
 

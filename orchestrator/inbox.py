@@ -34,7 +34,7 @@ class Collector:
         self._study = study
 
     def collect(self, entries: Sequence[InboxEntry]) -> None:
-        """Take entries in, in their order, and bring them to disk; then they may be acknowledged."""
+        """Take entries in, in their order, and bring them to disk, so that they may be dropped."""
         handlers = {"report": self._report, "suggest": self._suggest, "terminal": self._end}
         ended = []
         for entry in entries:

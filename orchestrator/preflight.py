@@ -208,5 +208,5 @@ def read_columns(path: Path, file_format: str) -> list[str]:
             return list(rows[0]) if rows else []
         row = json.loads(first_line or "{}")
         if not isinstance(row, dict):
-            raise ValueError(f"its first line is {first_line[:60]!r}, and not an object")
+            raise ValueError(f"its first line is {first_line[:60]!r}, and not an object")  # noqa: TRY004
         return list(row)

@@ -21,7 +21,7 @@ from orchestrator.local import EmbeddedRedis, LocalWorker
 from orchestrator.preflight import check
 from orchestrator.service import Service
 from orchestrator.status import StudyStatus
-from orchestrator.storage import stored_identity, storage_url
+from orchestrator.storage import storage_url, stored_identity
 from orchestrator.submission import check_name, submit
 from orchestrator.watch import View
 from workers.protocol.errors import FleetError, InvalidInputError

@@ -227,11 +227,10 @@ class Service:
             leases=study.leases,
             results=str(self.settings.home / "studies" / study.name / "trials"),
         )
-        best = lead.status.best
         study.publish(
             {
                 "status": lead.status.model_dump(mode="json"),
-                "best_value": None if best is None else _first_value(lead.status),
+                "best_value": _first_value(lead.status),
                 "over": study.spec.digest() if lead.status.is_over else None,
             }
         )
@@ -243,6 +242,7 @@ class Service:
 
 
 def _first_value(status: StudyStatus) -> float | None:
-    if status.best is None:
-        return None
-    return status.best.value if status.best.value is not None else (status.best.values or [None])[0]
+    best = status.best
+    if best is None or best.value is not None:
+        return None if best is None else best.value
+    return best.values[0] if best.values else None

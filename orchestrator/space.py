@@ -123,7 +123,8 @@ def make_sampler(spec: StudySpec, *, num_existing: int = 0) -> samplers.BaseSamp
         options["seed"] = seed + num_existing
     if spec.sampler.type == "grid":
         options["search_space"] = _grid(spec)
-    return _build("sampler", getattr(samplers, class_name), options)
+    sampler: samplers.BaseSampler = _build("sampler", getattr(samplers, class_name), options)
+    return sampler
 
 
 def make_pruner(spec: StudySpec) -> pruners.BasePruner:
@@ -133,7 +134,9 @@ def make_pruner(spec: StudySpec) -> pruners.BasePruner:
         InvalidInputError: No such pruner or option.
     """
     class_name = _find("pruner.type", spec.pruner.type, PRUNERS)
-    return _build("pruner", getattr(pruners, class_name), dict(spec.pruner.model_extra or {}))
+    options = dict(spec.pruner.model_extra or {})
+    pruner: pruners.BasePruner = _build("pruner", getattr(pruners, class_name), options)
+    return pruner
 
 
 def nearest(name: str, known: Any) -> str:
@@ -235,7 +238,9 @@ def _build(section: str, factory: Any, options: dict[str, Any]) -> Any:
         return factory(**options)
     except (TypeError, ValueError, ImportError, ModuleNotFoundError) as error:
         first = str(error).splitlines()[0]
-        raise InvalidInputError(f"{section}: {factory.__name__} refuses {options}: {first}") from error
+        raise InvalidInputError(
+            f"{section}: {factory.__name__} refuses {options}: {first}"
+        ) from error
 
 
 def _grid(spec: StudySpec) -> dict[str, list[Any]]:

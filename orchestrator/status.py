@@ -175,7 +175,9 @@ def _running(leases: TrialLeases) -> list[RunningTrial]:
 def _top(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The best complete trials; with several directions, by the first."""
     complete = [
-        trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE and trial.values
+        trial
+        for trial in trials
+        if trial.state is optuna.trial.TrialState.COMPLETE and trial.values
     ]
     sign = -1.0 if spec.all_directions[0] == "maximize" else 1.0
     return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:_TOP]

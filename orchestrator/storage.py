@@ -174,7 +174,7 @@ def _journal_storage(backend: BaseJournalBackend) -> JournalStorage:
         return JournalStorage(backend)
 
 
-def _open_database(url: str) -> Any:
+def _open_database(url: str) -> optuna.storages.RDBStorage:
     try:
         return optuna.storages.RDBStorage(url)
     except ImportError as error:

@@ -29,7 +29,7 @@ from workers.protocol.spec import (
 from workers.settings import Settings
 
 #: The tags of the dimensions, which pydantic puts into the path of an error.
-_TAGS: Final = {
+_TAGS: Final[dict[str, type[BaseModel]]] = {
     "float": FloatDimension,
     "int": IntDimension,
     "categorical": CategoricalDimension,
@@ -129,13 +129,13 @@ def load_study(reference: str, *, trials: int | None = None) -> StudySpec:
         InvalidInputError: It is neither, or a field holds what it does not take.
     """
     if _is_objective(reference):
-        fields = {"name": _name_of(reference), "objective": reference}
+        fields: dict[str, Any] = {"name": _name_of(reference), "objective": reference}
         origin, base = reference, Path.cwd()
     else:
         path = Path(reference).expanduser()
         fields, origin, base = _read_yaml(path), path.name, path.absolute().parent
     if trials is not None:
-        fields["trials"] = trials
+        fields = {**fields, "trials": trials}
     return build_spec(fields, origin, base=base)
 
 
@@ -202,7 +202,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
@@ -281,12 +281,15 @@ def _explain(error: ValidationError) -> str:
     name, value = ".".join(path), first["input"]
     if first["type"] == "extra_forbidden":
         known = list(owner.model_fields)
-        return f"{name} = {value!r}: no such setting{nearest(path[-1], known)} (there are {', '.join(known)})"
+        hint = nearest(path[-1], known) or f"; there are {', '.join(known)}"
+        return f"{name} = {value!r}: no such setting{hint}"
     if first["type"] == "missing":
         return f"{name} is missing; give it a value"
     if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
         given = value.get("type") if isinstance(value, dict) else value
-        return f"{name}.type = {given!r}{nearest(str(given), _TAGS)}; it is one of {', '.join(_TAGS)}"
+        return (
+            f"{name}.type = {given!r}{nearest(str(given), _TAGS)}; it is one of {', '.join(_TAGS)}"
+        )
     if first["type"] == "string_pattern_mismatch":
         return (
             f"{name} = {value!r}: use letters, digits, dots, dashes and underscores, with a letter"

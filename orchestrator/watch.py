@@ -146,7 +146,7 @@ def draw(status: StudyStatus, *, width: int) -> Group:
 
 
 def summary(status: StudyStatus) -> Group:
-    """What a finished study came to: the best trial, its parameters, the top five, where to look."""
+    """What a study came to: the best trial, its parameters, the top five, and where to look."""
     counted = ", ".join(f"{count} {name}" for name, count in status.trials.items() if count)
     parts: list[RenderableType] = [
         Text(""),
@@ -205,9 +205,11 @@ def format_values(
         return ""
     names = status.metrics if named and len(status.metrics) == len(found) else []
     texts = [f"{each:.6g}" for each in found]
-    return ", ".join(
-        f"{name}={text}" for name, text in zip(names, texts, strict=True)
-    ) if names else ", ".join(texts)
+    return (
+        ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        if names
+        else ", ".join(texts)
+    )
 
 
 def format_params(params: Mapping[str, Any]) -> str:

@@ -70,6 +70,12 @@ def _start_draining(**_: Any) -> None:
     HostAgent.drain()
 
 
+@signals.worker_shutdown.connect
+def _stop_host_agent(sender: Any, **_: Any) -> None:
+    # by now the pool has ended, and the agent has seen the last of it
+    sender.host_agent.finish()
+
+
 @signals.worker_process_init.connect
 def _build_managers(**_: Any) -> None:
     global _runner
@@ -98,9 +104,9 @@ def _close_managers(**_: Any) -> None:
 def _allow_children() -> None:
     """Let this pool process start DataLoader workers; billiard's are daemons with a foreign key."""
     process: Any = multiprocessing.current_process()
-    process._config["daemon"] = False  # noqa: SLF001 - there is no public way
-    key = billiard.process.current_process().authkey
-    process._config["authkey"] = multiprocessing.process.AuthenticationString(bytes(key))  # noqa: SLF001
+    process._config["daemon"] = False
+    key: Any = getattr(multiprocessing.process, "AuthenticationString")  # noqa: B009 - not in stubs
+    process._config["authkey"] = key(bytes(billiard.process.current_process().authkey))
 
 
 def _claim_slot(slot: int) -> None:
@@ -109,7 +115,9 @@ def _claim_slot(slot: int) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     slots = int(os.environ["FLEET_SLOTS"])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // slots)))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

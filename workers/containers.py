@@ -106,7 +106,9 @@ class Container:
             instance: T = self._instances[provider]
         except KeyError:
             held = ", ".join(sorted(each.__name__ for each in self._instances))
-            raise ContainerError(f"no {provider.__name__} in this container; it has {held}") from None
+            raise ContainerError(
+                f"no {provider.__name__} in this container; it has {held}"
+            ) from None
         return instance
 
     def provides(self, provider: type[Any]) -> bool:

@@ -52,7 +52,7 @@ class Settings(BaseModel):
     """`FLEET_REDIS_URL`: the fleet's Redis; without it, the embedded one of `home`."""
     storage: str | None = None
     """`FLEET_STORAGE`: an Optuna storage URL; without it, a journal file a study under `home`."""
-    home: Path = Path("~/.trialfleet")
+    home: Path = Field(default=Path("~/.trialfleet"), validate_default=True)
     """`FLEET_HOME`: journals, checkpoints, caches, results."""
     slots: int | None = Field(default=None, ge=1)
     """`FLEET_SLOTS`: pool processes of a worker; by default its GPUs, else two, else one."""
@@ -84,7 +84,9 @@ class Settings(BaseModel):
             if environment.get(variable := f"FLEET_{name.upper()}")
         }
         if "objectives" in given:
-            given["objectives"] = tuple(filter(None, map(str.strip, given["objectives"].split(","))))
+            given["objectives"] = tuple(
+                filter(None, map(str.strip, given["objectives"].split(",")))
+            )
         return cls.build(given)
 
     @classmethod

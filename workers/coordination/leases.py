@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import redis
 
 from workers.coordination import keys
-from workers.coordination.scripts import Value, Verb, call
+from workers.coordination.scripts import NOW, Script, Value, Verb, call, script
 from workers.protocol.messages import Result
 from workers.protocol.states import Command, TrialState
 
@@ -27,7 +27,7 @@ KEEP_REPLY_MS: Final = 60_000
 
 _PARAM = "param:"
 
-_KEYS: Final = {
+_KEYS: Final[dict[str, Callable[[str, int], str]]] = {
     "trial": keys.trial,
     "leases": lambda study, _number: keys.leases(study),
     "queued": lambda study, _number: keys.queued(study),
@@ -272,9 +272,7 @@ class TrialLeases:
         extra_keys: Mapping[str, str] | None = None,
         **arguments: Value,
     ) -> list[str]:
-        from workers.coordination.scripts import NOW, script
-
-        definition = script(verb)
+        definition: Script = script(verb)
         names = {"epoch": keys.EPOCH, **(extra_keys or {})}
         for name in definition.keys:
             if name in _KEYS:

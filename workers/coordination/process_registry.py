@@ -90,7 +90,9 @@ class ProcessRegistry:
             else:
                 yield entry
 
-    def _call(self, verb: Any, identity: ProcessIdentity, rest: list[str] | None = None) -> list[str]:
+    def _call(
+        self, verb: Any, identity: ProcessIdentity, rest: list[str] | None = None
+    ) -> list[str]:
         return call(
             self._client,
             verb,
@@ -126,6 +128,11 @@ class ProcessRecord:
     def is_registered(self) -> bool:
         """Whether this process is part of a fleet."""
         return self._registry is not None
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the record says that this worker takes no more trials."""
+        return bool(self._fields.get("is_draining", False))
 
     @property
     def assignment(self) -> dict[str, Any]:

@@ -66,7 +66,11 @@ class Script:
         """
         named = self.arguments[:-1] if self.takes_rest else self.arguments
         given = {NOW: "", **arguments} if NOW in named else dict(arguments)
-        if set(keys) != set(self.keys) or set(given) != set(named) or (rest and not self.takes_rest):
+        if (
+            set(keys) != set(self.keys)
+            or set(given) != set(named)
+            or (rest and not self.takes_rest)
+        ):
             raise TypeError(
                 f"{self.verb}.lua takes keys {self.keys} and arguments {self.arguments},"
                 f" not {tuple(keys)} and {tuple(given)}"

@@ -83,7 +83,8 @@ class Studies:
 
     def storage_url(self, name: str) -> str | None:
         """The Optuna storage that holds the study's results."""
-        return self.client.hget(keys.study(name), "storage")
+        url: str | None = self.client.hget(keys.study(name), "storage")
+        return url
 
     def leases(self, name: str, epoch: str | None = None) -> TrialLeases:
         """The study's trials."""

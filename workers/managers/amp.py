@@ -33,9 +33,7 @@ class PrecisionPolicy:
 
     def autocast(self) -> torch.autocast:
         """The context of each forward pass."""
-        return torch.autocast(
-            self._device.type, dtype=self._dtype, enabled=self._dtype is not None
-        )
+        return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss` (a scalar), scaled where fp16 needs it."""

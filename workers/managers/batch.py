@@ -66,8 +66,7 @@ class BatchManager(BaseProcessManager):
         """All rows once, the shortest first."""
         order = np.argsort(lengths, kind="stable")
         return [
-            order[start : start + batch_size].tolist()
-            for start in range(0, len(order), batch_size)
+            order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)
         ]
 
     def accumulator(self, micro_batch_size: int | None = None) -> Accumulator:

@@ -93,7 +93,7 @@ class CUDAManager(BaseProcessManager):
             seed: In [0, 2**32).
         """
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - objectives may draw from the global generator
+        np.random.seed(seed)
         torch.manual_seed(seed)
 
     def rng_state(self) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ import redis
 from filelock import FileLock
 
 from workers.coordination.process_registry import ProcessRecord
-from workers.coordination.scratch import remove_scratch, scratch_root
+from workers.coordination.scratch import make_scratch, name_scratch, remove_scratch
 from workers.managers.base import BaseProcessManager
 from workers.settings import Settings
 
@@ -65,12 +65,9 @@ class DirectoryManager(BaseProcessManager):
         It is registered before it is made, so that the host agent finds it after a crash.
         """
         if self._scratch is None:
-            identity = self._record.identity
-            name = f"{identity.pid}-{identity.start_ticks}-{uuid.uuid4().hex[:8]}"
-            scratch = scratch_root() / name
+            scratch = name_scratch(self._record.identity)
             self._record.add_scratch(scratch)
-            scratch_root().mkdir(mode=0o700, exist_ok=True)
-            scratch.mkdir(mode=0o700)
+            make_scratch(scratch)
             self._scratch = scratch
         return self._scratch
 

@@ -1,4 +1,4 @@
-"""MetricsManager: measures on the device, without waiting for it before the numbers are asked for."""
+"""MetricsManager: measures on the device, which is waited for only when numbers are read."""
 
 from __future__ import annotations
 

@@ -74,7 +74,9 @@ class ModelManager(BaseProcessManager):
         if config.id is not None:
             model = self._pretrained(config.id, settings, dropout)
         else:
-            model = _from_nothing(str(config.architecture), settings, vocab_size, max_length, dropout)
+            model = _from_nothing(
+                str(config.architecture), settings, vocab_size, max_length, dropout
+            )
         return model.to(self._cuda.device).train()
 
     def save(self, model: Any, folder: Path) -> None:
@@ -182,7 +184,11 @@ def _apply(config: Any, settings: Mapping[str, Any], dropout: float | None) -> N
         setattr(config, name, value)
     if dropout is not None:
         for name, value in config.to_dict().items():
-            if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool):
+            if (
+                "dropout" in name
+                and isinstance(value, (int, float))
+                and not isinstance(value, bool)
+            ):
                 setattr(config, name, dropout)
 
 

@@ -53,14 +53,16 @@ class TensorManager(BaseProcessManager):
         """
         if not self._cuda.is_cuda:
             return nested
-        return _map(nested, self._stage)
+        moved: T = _map(nested, self._stage)
+        return moved
 
     def to_cpu(self, nested: T) -> T:
         """Copy all tensors in dicts, lists and tuples to the CPU, cut from their graph.
 
         Call it on all that is sent to another process or kept beyond a trial.
         """
-        return _map(nested, lambda tensor: tensor.detach().to("cpu", copy=True))
+        copied: T = _map(nested, lambda tensor: tensor.detach().to("cpu", copy=True))
+        return copied
 
     def clear_memory(self) -> None:
         """Collect garbage, circular references included, and give cached GPU memory back."""

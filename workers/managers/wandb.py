@@ -35,6 +35,7 @@ class WandbManager(BaseProcessManager):
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._run: Any = None
+        self._is_started = False
 
     def open(self) -> None:
         """Load the library while the other managers open."""
@@ -53,14 +54,18 @@ class WandbManager(BaseProcessManager):
     def start(self, study: str, number: int, params: Mapping[str, Any], attempt: int) -> None:
         """Start the run of a trial, or go on with the one of an earlier attempt.
 
+        Does nothing while a run is open.
+
         Args:
             study: Becomes the run's group.
             number: The trial's number.
             params: Become the run's configuration.
             attempt: From 1.
         """
-        config = {**params, "trial": number, "attempt": attempt}
-        self._put(lambda: self._start(study, number, config))
+        if not self._is_started:
+            self._is_started = True
+            config = {**params, "trial": number, "attempt": attempt}
+            self._put(lambda: self._start(study, number, config))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Log values at a step of the training."""
@@ -69,6 +74,7 @@ class WandbManager(BaseProcessManager):
 
     def finish(self, exit_code: int = 0) -> None:
         """Finish the run, if one is open; 0 is success."""
+        self._is_started = False
         self._put(lambda: self._finish(exit_code))
 
     def flush(self, timeout_seconds: float = _CLOSE_SECONDS) -> bool:

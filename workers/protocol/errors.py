@@ -39,7 +39,7 @@ class UnknownMessageError(FleetError):
     """A message of a version that this release does not read."""
 
 
-class TrialInterrupt(BaseException):  # noqa: N818 - control flow, like KeyboardInterrupt
+class TrialInterrupt(BaseException):
     """Ends an objective from outside; not an `Exception`, so that `except Exception` lets it by."""
 
 

@@ -1,4 +1,4 @@
-"""The settings of the built-in objective `finetune`; checked by whoever submits, read by workers."""
+"""The settings of the built-in objective `finetune`, checked on submission, read by workers."""
 
 from __future__ import annotations
 

@@ -79,9 +79,7 @@ def finetune(
         optuna.TrialPruned: The pruner gave the trial up.
         TrialInterrupt: The trial was ended from outside; on a drain, a checkpoint was saved.
     """
-    managers = Managers(
-        data, models, amp, batches, metrics, cuda, tensors, directories, wandb
-    )
+    managers = Managers(data, models, amp, batches, metrics, cuda, tensors, directories, wandb)
     return Training(trial, read_config(trial), managers).run()
 
 
@@ -154,9 +152,7 @@ class Training:
         self._loss += self._accumulator.run(
             batch, self._loss_of, self._precision.backward, self._optimizer.zero_grad
         )
-        self._precision.step(
-            self._optimizer, self._model.parameters(), self._config.max_grad_norm
-        )
+        self._precision.step(self._optimizer, self._model.parameters(), self._config.max_grad_norm)
         self._scheduler.step()
         self._throughput.add(len(batch["labels"]))
         self._step += 1
@@ -175,9 +171,8 @@ class Training:
         return logits
 
     def _is_evaluation_due(self) -> bool:
-        return self._step in self._evaluations and len(self._history) < self._evaluations.index(
-            self._step
-        ) + 1
+        number = len(self._history)
+        return number < len(self._evaluations) and self._step == self._evaluations[number]
 
     def _evaluate(self) -> None:
         """Measure, report, and ask whether to go on.
@@ -193,11 +188,11 @@ class Training:
             self._trial.report(value, number)
         self._best.update(value)
         since_last = self._step - (self._evaluations[number - 2] if number > 1 else 0)
-        entry = {
+        entry: dict[str, float] = {
             "step": self._step,
             **measured,
             "train_loss": float(self._loss) / since_last,
-            "learning_rate": self._scheduler.get_last_lr()[0],
+            "learning_rate": float(self._scheduler.get_last_lr()[0]),
             "texts_per_second": round(rate, 1),
         }
         self._loss.zero_()
@@ -214,10 +209,10 @@ class Training:
         try:
             for batch in self._evaluation_batches():
                 self._trial.progress(self._step)
-                batch = self._managers.tensors.to_device(batch)
-                logits = self._logits(batch)
-                loss = functional.cross_entropy(logits, batch["labels"])
-                self._meter.update(logits, batch["labels"], loss)
+                moved = self._managers.tensors.to_device(batch)
+                logits = self._logits(moved)
+                loss = functional.cross_entropy(logits, moved["labels"])
+                self._meter.update(logits, moved["labels"], loss)
             return self._meter.compute()
         finally:
             self._model.train()

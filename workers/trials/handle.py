@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import math
 import time
@@ -90,10 +90,10 @@ class FleetTrial(BaseTrial):
         return dict(self._user_attrs)
 
     @property
-    def datetime_start(self) -> datetime.datetime | None:
+    def datetime_start(self) -> dt.datetime | None:
         """When this attempt was claimed, on the server's clock."""
         claimed_ms = self._lease.grant.record.claimed_at_ms
-        return datetime.datetime.fromtimestamp(claimed_ms / 1000).astimezone()
+        return dt.datetime.fromtimestamp(claimed_ms / 1000).astimezone()
 
     @property
     def constraints(self) -> dict[str, float]:
@@ -109,9 +109,7 @@ class FleetTrial(BaseTrial):
         """
         self._lease.check()
         self._lease.step = step
-        if self._on_first_step is not None:
-            self._on_first_step()
-            self._on_first_step = None
+        self._note_first_step()
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -156,6 +154,7 @@ class FleetTrial(BaseTrial):
         except (TypeError, ValueError) as error:
             raise TypeError(f"report(value={value!r}, step={step}): no number") from error
         self._lease.check()
+        self._note_first_step()
         status = self._lease.leases.report(self.number, self._lease.token, int(step), number)
         if status == "LOST":
             self._give_up()
@@ -207,6 +206,11 @@ class FleetTrial(BaseTrial):
         """The study's best value so far, of its first objective."""
         value: float | None = self._studies.fact(self.study_name, "best_value")
         return value
+
+    def _note_first_step(self) -> None:
+        callback, self._on_first_step = self._on_first_step, None
+        if callback is not None:
+            callback()
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
         known = self._distributions.get(name)
@@ -260,5 +264,4 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
         internal = distribution.to_internal_repr(value)
     except ValueError:
         return False
-    return not math.isnan(internal) and distribution._contains(internal)  # noqa: SLF001
-
+    return not math.isnan(internal) and distribution._contains(internal)

@@ -67,7 +67,7 @@ def call_objective(objective: Objective, trial: FleetTrial, container: Container
     """
     parameters = list(inspect.signature(objective).parameters.values())[1:]
     hints = get_type_hints(objective) if parameters else {}
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for parameter in parameters:
         wanted = hints.get(parameter.name)
         if isinstance(wanted, type) and container.provides(wanted):
@@ -119,13 +119,10 @@ def _pick(returned: Any, spec: StudySpec) -> Sequence[Any]:
     missing = [name for name in spec.metrics if name not in returned]
     if missing:
         raise ObjectiveError(
-            f"metric {missing[0]!r} is not among what the objective returned:"
-            f" {', '.join(returned)}"
+            f"metric {missing[0]!r} is not among what the objective returned: {', '.join(returned)}"
         )
     return [returned[name] for name in spec.metrics]
 
 
 def _is_allowed(module: str, allowed: Collection[str]) -> bool:
-    return any(
-        entry in {"*", module} or module.startswith(f"{entry}.") for entry in allowed
-    )
+    return any(entry in {"*", module} or module.startswith(f"{entry}.") for entry in allowed)

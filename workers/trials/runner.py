@@ -20,6 +20,7 @@ import structlog
 from workers.containers import Container
 from workers.coordination.hints import Hints
 from workers.coordination.leases import Grant, Refusal, TrialLeases
+from workers.coordination.process_beat import ProcessBeat
 from workers.coordination.process_registry import ProcessRecord
 from workers.coordination.studies import Studies
 from workers.logs import get_logger
@@ -38,7 +39,6 @@ from workers.settings import Settings
 from workers.trials.checkpoints import CheckpointStore
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease, lease_clock
-from workers.coordination.process_beat import ProcessBeat
 from workers.trials.objectives import call_objective, load_objective, read_values
 
 log = get_logger(__name__)
@@ -126,9 +126,7 @@ class TrialRunner:
         spec = self._studies.spec(hint.study)
         leases = TrialLeases(self._client, hint.study, hint.epoch)
         sent_at = lease_clock()
-        grant = leases.claim(
-            hint.number, str(self._record.identity), self._settings.times.lease
-        )
+        grant = leases.claim(hint.number, str(self._record.identity), self._settings.times.lease)
         if isinstance(grant, Refusal):
             return self._refused(grant, spec, hint)
         structlog.contextvars.bind_contextvars(attempt=grant.attempt)
@@ -160,8 +158,6 @@ class TrialRunner:
         )
         with held:
             trial = self._handle(spec, held, sent_at)
-            wandb = self._container.get(WandbManager)
-            wandb.start(spec.name, hint.number, trial.params, grant.attempt)
             attempt = _Attempt(trial, held, sent_at)
             exit_code = 1
             try:
@@ -178,27 +174,35 @@ class TrialRunner:
             except BaseException as error:  # noqa: BLE001 - MemoryError would end the worker
                 return self._fail(attempt, hint, error)
             finally:
-                wandb.finish(exit_code)
+                self._start_wandb_run(trial)
+                self._container.get(WandbManager).finish(exit_code)
 
     def _handle(self, spec: StudySpec, held: HeldLease, sent_at: float) -> FleetTrial:
         directory = self._container.get(DirectoryManager).trial_directory(spec.name, held.number)
 
-        def log_first_step() -> None:
+        def note_first_step() -> None:
             log.info(
                 "first_training_step",
                 seconds=round(lease_clock() - sent_at, 4),
                 warm=self._num_trials > 0,
             )
+            # not before: its start would compete with the trial's for the interpreter
+            self._start_wandb_run(trial)
 
-        return FleetTrial(
+        trial = FleetTrial(
             spec,
             held,
             self._studies,
             self._checkpoints,
             directory / f"attempt-{held.token}",
             self._settings.times.verdict,
-            log_first_step,
+            note_first_step,
         )
+        return trial
+
+    def _start_wandb_run(self, trial: FleetTrial) -> None:
+        wandb = self._container.get(WandbManager)
+        wandb.start(trial.study_name, trial.number, trial.params, trial.attempt)
 
     def _commit(self, attempt: _Attempt, state: TrialState, result: Result) -> Outcome:
         held, trial = attempt.held, attempt.trial

@@ -1,0 +1,77 @@
+"""The cleaner: removes what a dead process of this host left behind.
+
+Invariant: it reaps the dead process's own token and no other, and kills only members of the
+session that the dead process led.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+import psutil
+import redis
+
+from workers.coordination.connection import resolve_url
+from workers.coordination.hints import Hints
+from workers.coordination.identity import ProcessIdentity
+from workers.coordination.process_registry import ProcessEntry, ProcessRegistry
+from workers.coordination.scratch import remove_scratch
+from workers.coordination.studies import Studies
+from workers.logs import get_logger
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+
+class Cleaner:
+    """Cleans up after pool processes: their session, their trial, their directories."""
+
+    def __init__(self, client: redis.Redis, registry: ProcessRegistry, settings: Settings) -> None:
+        self._registry = registry
+        self._studies = Studies(client)
+        self._hints = Hints(resolve_url(settings))
+        self._settings = settings
+
+    def clean_up_after(self, identity: ProcessIdentity) -> None:
+        """End a dead process's session, requeue its trial, remove its scratch directories."""
+        kill_session(identity.pid)
+        entry = self._registry.find(identity)
+        if entry is None:
+            return  # it left by itself, and took its record along
+        log.warning("process_died", died=identity.pid, study=entry.study, trial=entry.trial)
+        if entry.study is not None and entry.trial is not None:
+            self._reap(entry, entry.study, entry.trial)
+        for directory in entry.scratch:
+            remove_scratch(directory)
+        self._registry.gone(identity)
+
+    def close(self) -> None:
+        """Give the connections to the broker back."""
+        self._hints.close()
+
+    def _reap(self, entry: ProcessEntry, study: str, trial: int) -> None:
+        if not self._studies.exists(study):
+            return
+        spec = self._studies.spec(study)
+        leases = self._studies.leases(study)
+        backoff = self._settings.times.backoff
+        ended = leases.reap(
+            trial,
+            f"process {entry.identity.pid} on {entry.identity.host} died",
+            max_failures=spec.max_failures,
+            backoff_seconds=backoff,
+            dead_token=entry.token,
+        )
+        log.info("reaped", study=study, trial=trial, ended=ended)
+        if ended == "REQUEUED":
+            self._hints.send(study, trial, leases.epoch, spec.resources.queue, backoff)
+
+
+def kill_session(leader_pid: int) -> None:
+    """Kill what is left of the session that a dead process led; nothing else is touched."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if process.pid != leader_pid and os.getsid(process.pid) == leader_pid:
+                process.send_signal(signal.SIGKILL)

@@ -1,0 +1,56 @@
+"""Waits for the deaths of some processes, told by the kernel (pidfd) or, without it, by looking.
+
+Invariant: a process that ended is reported once, and never mistaken for a later one with its pid.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from contextlib import suppress
+
+from workers.coordination.identity import ProcessIdentity
+
+
+class ChildWatch:
+    """A set of watched processes; used by one thread."""
+
+    def __init__(self) -> None:
+        self._identities: dict[int, ProcessIdentity] = {}
+        self._descriptors: dict[int, int] = {}
+        self._poll = select.poll()
+
+    def add(self, pid: int) -> None:
+        """Watch a process; one that is watched already, or gone, is left."""
+        if pid in self._identities:
+            return
+        with suppress(ProcessLookupError):
+            self._identities[pid] = ProcessIdentity.of(pid)
+            if hasattr(os, "pidfd_open"):
+                descriptor = os.pidfd_open(pid)
+                self._descriptors[pid] = descriptor
+                self._poll.register(descriptor, select.POLLIN)
+
+    def wait(self, timeout_seconds: float) -> list[ProcessIdentity]:
+        """The processes that ended, as soon as one does or the time is up."""
+        if self._descriptors:
+            self._poll.poll(timeout_seconds * 1000)
+        else:
+            time.sleep(timeout_seconds)
+        ended = [each for each in self._identities.values() if not each.is_alive()]
+        for identity in ended:
+            self._drop(identity.pid)
+        return ended
+
+    def close(self) -> None:
+        """Stop watching."""
+        for pid in list(self._identities):
+            self._drop(pid)
+
+    def _drop(self, pid: int) -> None:
+        del self._identities[pid]
+        descriptor = self._descriptors.pop(pid, None)
+        if descriptor is not None:
+            self._poll.unregister(descriptor)
+            os.close(descriptor)
