@@ -86,8 +86,8 @@ class Study:
             "trials": trials,
             "timeout": timeout,
             "max_failures": max_failures,
-            "sampler": {"type": sampler} if isinstance(sampler, str) else sampler,
-            "pruner": {"type": pruner} if isinstance(pruner, str) else pruner,
+            "sampler": sampler,
+            "pruner": pruner,
             "space": space,
             "config": config,
             "resources": resources,
@@ -213,7 +213,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
     except FileNotFoundError as error:
-        hint = f" or write {path}:objective" if re.fullmatch(r"[\w.]+", str(path)) else ""
+        is_module = path.suffix not in {".yaml", ".yml"} and re.fullmatch(r"[\w.]+", str(path))
+        hint = f", or write {path}:objective" if is_module else ""
         raise InvalidInputError(
             f"{path}: there is no such study file; give the path of a YAML file{hint}"
         ) from error
@@ -270,8 +271,10 @@ def _with_absolute_paths(fields: Mapping[str, Any], base: Path) -> dict[str, Any
 
 
 def _explain(error: ValidationError) -> str:
-    """The first problem, in one line."""
-    first = error.errors()[0]
+    """The first problem, in one line; a name that is unknown before what is missing for it."""
+    problems = error.errors()
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    first = [*unknown, *problems][0]
     path = [str(part) for part in first["loc"]]
     owner: type[BaseModel] = StudySpec
     if path[:1] == ["space"] and len(path) > 2 and path[2] in _TAGS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -171,7 +172,7 @@ def summary(status: StudyStatus) -> Group:
             format_params(trial.params),
         )
     parts += [Text(""), table, *_errors(status)]
-    if status.results is not None:
+    if status.results is not None and Path(status.results).is_dir():
         parts += [Text(""), Text(f"results: {status.results}/<trial>/result")]
     return Group(*parts)
 

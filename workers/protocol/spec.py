@@ -118,6 +118,11 @@ class StudySpec(_Model):
     def _parse_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
 
+    @field_validator("sampler", "pruner", mode="before")
+    @classmethod
+    def _expand_name(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _directions_agree(self) -> StudySpec:
         if self.direction is not None and self.directions is not None:

@@ -1,0 +1,91 @@
+"""Fixtures for all tests: one real Redis a session, an empty one a test, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from waiting import wait_until
+
+from orchestrator.local import EmbeddedRedis, find_server
+from workers.coordination.gpus import count_gpus
+from workers.protocol.errors import InvalidInputError
+from workers.settings import Settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the long soaks too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="a long soak; run with --slow"))
+        if item.get_closest_marker("gpu") and not count_gpus():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A real Redis for the whole session."""
+    try:
+        find_server()
+    except InvalidInputError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as started:
+        yield started
+
+
+@pytest.fixture
+def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """A client of an empty database."""
+    connection = redis.Redis.from_url(server.url, decode_responses=True)
+    connection.flushall()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def settings(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Settings:
+    """Settings of a fleet on the session's Redis, with a home of its own and quick clocks."""
+    return Settings(redis_url=server.url, home=tmp_path / "home", time_scale=0.1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test: no process, no shared memory, no scratch directory more than before."""
+    if "server" in request.fixturenames or "client" in request.fixturenames:
+        request.getfixturevalue("server")
+    before = _leftovers()
+    yield
+    wait_until(
+        lambda: not (_leftovers() - before), f"left behind: {_leftovers() - before}", 10.0
+    )
+
+
+def _leftovers() -> set[str]:
+    processes = {
+        f"process {child.pid} {name}"
+        for child in psutil.Process().children(recursive=True)
+        if "resource_tracker" not in (name := _command(child)) and name
+    }
+    shared = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    scratch = Path(tempfile.gettempdir()) / f"trialfleet-{os.getuid()}"
+    return processes | shared | {str(path) for path in scratch.glob("*")}
+
+
+def _command(process: psutil.Process) -> str:
+    """The command line; empty for a process that has ended."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""

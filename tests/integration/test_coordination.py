@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pytest
+import redis
+from waiting import wait_until
+
+from orchestrator.local import EmbeddedRedis
+from workers.coordination import keys
+from workers.coordination.connection import connect, endpoint_file, redact, resolve_url
+from workers.coordination.hints import Hints
+from workers.coordination.identity import ProcessIdentity
+from workers.coordination.inbox import Inbox
+from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
+from workers.coordination.studies import Studies, ensure_epoch
+from workers.protocol.errors import InvalidInputError, RedisUnavailableError
+from workers.protocol.messages import Result, RunTrial
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import ProcessKind, TrialState
+from workers.settings import Settings
+
+
+def test_what_was_not_acknowledged_comes_back_to_whoever_joins(client):
+    leases = Studies(client).leases("s")
+    leases.enqueue(0, "d", {})
+    grant = leases.claim(0, "o", 45)
+    leases.report(0, grant.token, 1, 0.5)
+    leases.commit(0, grant.token, TrialState.COMPLETE, Result(values=[1.0]))
+    first = Inbox(client, "first")
+    assert first.join("s") == []
+    entries = [entry for _, entry in first.read(["s"], 10)]
+    assert [entry.kind for entry in entries] == ["report", "terminal"]
+    first.acknowledge("s", [entries[0].id])
+    second = Inbox(client, "second")
+    assert second.join("s") == [entries[1]]
+    second.acknowledge("s", [entries[1].id])
+    assert Inbox(client, "third").join("s") == []
+    assert client.xlen(keys.inbox("s")) == 0
+
+
+def test_an_empty_inbox_is_waited_for_and_then_left(client):
+    inbox = Inbox(client, "c")
+    inbox.join("s")
+    assert inbox.read(["s"], 10) == []
+
+
+def test_a_record_lives_as_long_as_somebody_beats_for_it(client, settings):
+    times = settings.times.scaled(0.05)
+    registry = ProcessRegistry(client, times)
+    record = ProcessRecord(registry, ProcessKind.MAIN, fields={"slots": 2, "queues": ["default"]})
+    record.register()
+    (entry,) = registry.entries()
+    assert entry.identity == ProcessIdentity.current()
+    assert (entry.kind, entry.slots, entry.queues) == (ProcessKind.MAIN, 2, ["default"])
+    assert 0 < entry.lease_left_seconds <= times.lease
+    wait_until(lambda: not list(registry.entries()), "the record runs out")
+    assert client.zcard(keys.PROCESSES) == 0
+    record.beat()
+    (entry,) = registry.entries()
+    assert entry.slots == 2
+    record.gone()
+    assert list(registry.entries()) == []
+
+
+def test_a_record_names_scratch_directories_for_as_long_as_they_are_there(client, settings, tmp_path):
+    registry = ProcessRegistry(client, settings.times)
+    record = ProcessRecord(registry)
+    record.register()
+    record.add_scratch(tmp_path / "a")
+    assert registry.find(record.identity).scratch == [tmp_path / "a"]
+    record.drop_scratch(tmp_path / "a")
+    assert registry.find(record.identity).scratch == []
+
+
+def test_without_a_registry_a_record_is_written_nowhere(client):
+    record = ProcessRecord()
+    record.register()
+    record.update(study="s")
+    record.beat()
+    record.gone()
+    assert client.keys("fleet:process*") == []
+
+
+def test_a_hint_lies_in_its_queue_until_a_worker_fetches_it(client, server):
+    hints = Hints(server.url)
+    hints.send("s", 3, "e", "gold")
+    assert hints.waiting(client, "gold") == 1
+    message = json.loads(client.lindex(f"{keys.CELERY_PREFIX}gold", 0))
+    assert message["headers"]["task"] == "workers.tasks.run_trial"
+    hints.close()
+    assert RunTrial(study="s", number=3, epoch="e").version == 1
+
+
+def test_a_study_is_written_extended_and_read(client):
+    studies = Studies(client)
+    spec = StudySpec(name="s", trials=5)
+    studies.submit(spec, "journal:///j")
+    assert studies.exists("s")
+    assert studies.spec("s") == spec
+    studies.submit(StudySpec(name="s", trials=9), "journal:///j")
+    assert studies.spec("s").trials == 9
+    assert studies.names() == ["s"]
+    studies.publish("s", {"best_value": 0.5, "status": {"a": None}})
+    assert studies.facts("s") == {"best_value": 0.5, "status": {"a": None}}
+    assert studies.fact("s", "nothing") is None
+
+
+def test_an_unknown_study_is_an_error_that_lists_the_known_ones(client):
+    Studies(client).submit(StudySpec(name="known"), "journal:///j")
+    with pytest.raises(InvalidInputError, match="'unknown'.*it knows: known"):
+        Studies(client).spec("unknown")
+
+
+def test_the_epoch_is_drawn_once(client):
+    assert ensure_epoch(client) == ensure_epoch(client)
+
+
+def test_the_url_is_the_environments_then_the_embedded_servers_then_the_usual(tmp_path):
+    home = tmp_path / "home"
+    assert resolve_url(Settings(home=home)) == "redis://127.0.0.1:6379/0"
+    endpoint_file(home).parent.mkdir(parents=True)
+    endpoint_file(home).write_text(json.dumps({"url": "redis://x:1/0", "pid": 1}))
+    assert resolve_url(Settings(home=home)) == "redis://x:1/0"
+    assert resolve_url(Settings(home=home, redis_url="redis://y:2/0")) == "redis://y:2/0"
+
+
+def test_a_password_is_never_shown():
+    assert redact("redis://:secret@h:1/0") == "redis://:***@h:1/0"
+    assert redact("redis://h:1/0") == "redis://h:1/0"
+
+
+def test_a_server_that_does_not_answer_is_named():
+    with pytest.raises(RedisUnavailableError, match="redis://127.0.0.1:1/0 does not answer"):
+        connect(Settings(redis_url="redis://127.0.0.1:1/0"))
+
+
+def test_a_server_that_evicts_keys_is_refused(client, settings):
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(InvalidInputError, match="allkeys-lru.*set it to noeviction"):
+            connect(settings)
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_the_embedded_server_keeps_its_data_and_its_password_to_itself(tmp_path):
+    with EmbeddedRedis(tmp_path) as server:
+        path = endpoint_file(tmp_path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        first = redis.Redis.from_url(server.url)
+        first.set("key", "value")
+        first.close()
+        stranger = redis.Redis(port=server.port)
+        with pytest.raises(redis.AuthenticationError):
+            stranger.get("key")
+        stranger.close()
+        pid = server.pid
+    assert not path.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with EmbeddedRedis(tmp_path) as server:
+        second = redis.Redis.from_url(server.url, decode_responses=True)
+        assert second.get("key") == "value"
+        second.close()

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import pytest
+import redis
+
+from workers.coordination import keys
+from workers.coordination.inbox import Inbox
+from workers.coordination.leases import CheckpointRef, Grant, Refusal, TrialLeases
+from workers.coordination.studies import ensure_epoch
+from workers.protocol.messages import Result
+from workers.protocol.states import Command, TrialState
+
+START_MS = 1_700_000_000_000
+LEASE = 45.0
+
+
+class Clock:
+    """Trials of one study, seen at a time of the test's choosing."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.now_ms = START_MS
+        self.epoch = ensure_epoch(client)
+
+    @property
+    def leases(self) -> TrialLeases:
+        return TrialLeases(self.client, "s", self.epoch, now_ms=self.now_ms)
+
+    def claimed(self, number: int = 0) -> Grant:
+        self.leases.enqueue(number, "digest", {"x": 1.5})
+        grant = self.leases.claim(number, "owner", LEASE)
+        assert isinstance(grant, Grant)
+        return grant
+
+    def entries(self):
+        inbox = Inbox(self.client, "test")
+        return inbox.join("s") + [entry for _, entry in inbox.read(["s"], 10)]
+
+
+@pytest.fixture
+def clock(client):
+    return Clock(client)
+
+
+def test_a_trial_is_enqueued_once(clock):
+    assert clock.leases.enqueue(0, "digest", {"x": 1})
+    assert not clock.leases.enqueue(0, "digest", {"x": 2})
+    assert clock.leases.record(0).params == {"x": 1}
+    assert clock.leases.queued() == {0: START_MS}
+
+
+def test_a_claim_grants_a_token_and_the_parameters(clock):
+    clock.leases.enqueue(0, "digest", {"x": 1.5, "name": "ä", "none": None})
+    grant = clock.leases.claim(0, "owner", LEASE)
+    assert isinstance(grant, Grant)
+    assert grant.attempt == 1
+    assert grant.deadline_ms == START_MS + 45_000
+    assert grant.record.params == {"x": 1.5, "name": "ä", "none": None}
+    assert clock.leases.running() == {0: START_MS + 45_000}
+    assert clock.leases.queued() == {}
+
+
+def test_the_same_nonce_gets_the_same_grant_and_another_is_told_to_wait(clock):
+    clock.leases.enqueue(0, "digest", {})
+    first = clock.leases.claim(0, "owner", LEASE, nonce="a")
+    clock.now_ms += 1000
+    assert clock.leases.claim(0, "owner", LEASE, nonce="a") == first
+    assert clock.leases.claim(0, "other", LEASE, nonce="b") == Refusal("HELD", 44_000)
+
+
+def test_what_is_not_there_or_has_ended_cannot_be_claimed(clock):
+    assert clock.leases.claim(7, "owner", LEASE) == Refusal("UNKNOWN")
+    grant = clock.claimed()
+    clock.leases.commit(0, grant.token, TrialState.COMPLETE, Result(values=[1.0]))
+    assert clock.leases.claim(0, "owner", LEASE) == Refusal("DONE")
+
+
+def test_a_renewal_moves_the_deadline_and_notes_the_step(clock):
+    grant = clock.claimed()
+    clock.now_ms += 10_000
+    assert clock.leases.renew(0, grant.token, LEASE, 17) is Command.NONE
+    assert clock.leases.running() == {0: START_MS + 55_000}
+    assert clock.leases.record(0).step == 17
+
+
+def test_each_step_is_reported_once(clock):
+    grant = clock.claimed()
+    assert clock.leases.report(0, grant.token, 1, 0.5) == "OK"
+    assert clock.leases.report(0, grant.token, 1, 0.7) == "OLD"
+    assert clock.leases.report(0, grant.token, 2, float("inf")) == "OK"
+    reports = [(entry.subject, entry.payload) for entry in clock.entries()]
+    assert reports == [("1", 0.5), ("2", float("inf"))]
+
+
+def test_a_suggestion_is_asked_for_once_and_then_known(clock):
+    grant = clock.claimed()
+    assert clock.leases.suggest(0, grant.token, "x", "{}") == ["VALUE", "1.5"]
+    assert clock.leases.suggest(0, grant.token, "y", '{"name": "d"}') == ["OK"]
+    (entry,) = clock.entries()
+    assert (entry.kind, entry.subject, entry.token) == ("suggest", "y", grant.token)
+    answer = {"request": "suggest:y", "value": 3}
+    assert clock.leases.reply(0, grant.token, answer, param=("y", 3))
+    assert clock.leases.await_reply(0, grant.token, 1.0) == answer
+    assert clock.leases.suggest(0, grant.token, "y", "{}") == ["VALUE", "3"]
+
+
+def test_a_holder_learns_of_a_command_when_it_renews(clock):
+    grant = clock.claimed()
+    clock.leases.reply(0, grant.token, {"request": "r"}, command=Command.CANCEL)
+    assert clock.leases.renew(0, grant.token, LEASE, 0) is Command.CANCEL
+
+
+def test_the_checkpoint_pointer_only_moves_forward(clock):
+    grant = clock.claimed()
+    assert clock.leases.checkpoint(0, grant.token, CheckpointRef(10, "/a", "aa")) == "OK"
+    assert clock.leases.checkpoint(0, grant.token, CheckpointRef(10, "/b", "bb")) == "OLD"
+    assert clock.leases.checkpoint(0, grant.token, CheckpointRef(9, "/c", "cc")) == "OLD"
+    clock.leases.release(0, grant.token)
+    second = clock.leases.claim(0, "owner", LEASE)
+    assert second.record.checkpoint == CheckpointRef(10, "/a", "aa")
+
+
+def test_the_first_commit_wins_and_its_retry_is_known(clock):
+    grant = clock.claimed()
+    result = Result(values=[0.7], user_attrs={"k": [1]}, busy_seconds=2.0)
+    assert clock.leases.commit(0, grant.token, TrialState.COMPLETE, result) == "OK"
+    assert clock.leases.commit(0, grant.token, TrialState.COMPLETE, result) == "DUP"
+    (entry,) = clock.entries()
+    assert (entry.kind, entry.subject, entry.attempt) == ("terminal", "COMPLETE", 1)
+    assert Result.model_validate(entry.payload) == result
+    assert clock.leases.running() == {}
+
+
+def test_a_release_is_no_failure(clock):
+    grant = clock.claimed()
+    assert clock.leases.release(0, grant.token)
+    record = clock.leases.record(0)
+    assert (record.state, record.failures, record.attempt) == (TrialState.QUEUED, 0, 1)
+    assert clock.leases.claim(0, "owner", LEASE).attempt == 2
+
+
+def test_failures_wait_twice_as_long_each_time_and_end_in_dead(clock):
+    clock.leases.enqueue(0, "digest", {})
+    for failures, wait_ms in ((1, 2000), (2, 4000)):
+        grant = clock.leases.claim(0, "owner", LEASE)
+        assert clock.leases.fail(0, grant.token, Result(error="boom"), 3, 2.0) == "REQUEUED"
+        assert clock.leases.claim(0, "owner", LEASE) == Refusal("NOT_YET", wait_ms)
+        assert clock.leases.record(0).failures == failures
+        clock.now_ms += wait_ms
+    grant = clock.leases.claim(0, "owner", LEASE)
+    assert clock.leases.fail(0, grant.token, Result(error="boom"), 3, 2.0) == "DEAD"
+    (entry,) = clock.entries()
+    assert (entry.subject, entry.payload["error"]) == ("DEAD", "boom")
+    assert clock.leases.record(0).error == "boom"
+
+
+def reap(leases, **options):
+    return leases.reap(0, "gone", max_failures=3, backoff_seconds=2.0, **options)
+
+
+def test_a_lease_is_reaped_only_after_its_end_and_the_grace(clock):
+    clock.claimed()
+    clock.now_ms += 45_000 + 4_999
+    assert reap(clock.leases, grace_seconds=5.0) == "LIVE"
+    clock.now_ms += 1
+    assert reap(clock.leases, grace_seconds=5.0) == "REQUEUED"
+    assert reap(clock.leases, grace_seconds=5.0) == "SKIP"
+    assert clock.leases.record(0).failures == 1
+
+
+def test_a_dead_token_is_reaped_at_once_and_a_newer_one_is_not(clock):
+    first = clock.claimed()
+    assert reap(clock.leases, dead_token=first.token) == "REQUEUED"
+    clock.now_ms += 2000
+    second = clock.leases.claim(0, "owner", LEASE)
+    assert reap(clock.leases, dead_token=first.token) == "SKIP"
+    assert clock.leases.record(0).token == second.token
+
+
+def test_settling_ends_what_the_storage_knows_as_ended(clock):
+    clock.claimed()
+    assert not clock.leases.settle(0, TrialState.COMPLETE, only_queued=True)
+    assert clock.leases.settle(0, TrialState.COMPLETE)
+    assert clock.leases.record(0).state is TrialState.COMPLETE
+    assert clock.leases.running() == {}
+    assert clock.client.pttl(keys.trial("s", 0)) > 0
+    assert not clock.leases.settle(9, TrialState.COMPLETE)
+
+
+OLD_TOKEN_CALLS = {
+    "renew": (lambda leases, token: leases.renew(0, token, LEASE, 5), None),
+    "report": (lambda leases, token: leases.report(0, token, 9, 1.0), "LOST"),
+    "suggest": (lambda leases, token: leases.suggest(0, token, "z", "{}"), ["LOST"]),
+    "reply": (lambda leases, token: leases.reply(0, token, {"request": "r"}), False),
+    "checkpoint": (
+        lambda leases, token: leases.checkpoint(0, token, CheckpointRef(99, "/x", "x")),
+        "LOST",
+    ),
+    "commit": (
+        lambda leases, token: leases.commit(0, token, TrialState.COMPLETE, Result(values=[1.0])),
+        "LOST",
+    ),
+    "release": (lambda leases, token: leases.release(0, token), False),
+    "fail": (lambda leases, token: leases.fail(0, token, Result(error="e"), 1, 0.0), "LOST"),
+    "reap": (lambda leases, token: reap(leases, dead_token=token), "SKIP"),
+}
+
+
+@pytest.mark.parametrize("verb", OLD_TOKEN_CALLS)
+def test_an_old_token_changes_nothing(clock, verb):
+    old = clock.claimed()
+    clock.leases.release(0, old.token)
+    clock.leases.claim(0, "owner", LEASE)
+    before = snapshot(clock.client)
+    call, refused = OLD_TOKEN_CALLS[verb]
+    assert call(clock.leases, old.token) == refused
+    assert snapshot(clock.client) == before
+
+
+@pytest.mark.parametrize("verb", OLD_TOKEN_CALLS)
+def test_a_token_of_another_epoch_changes_nothing(clock, verb):
+    grant = clock.claimed()
+    clock.client.set(keys.EPOCH, "new")
+    before = snapshot(clock.client)
+    call, refused = OLD_TOKEN_CALLS[verb]
+    assert call(clock.leases, grant.token) == refused
+    assert snapshot(clock.client) == before
+
+
+def snapshot(client):
+    return {key: client.dump(key) for key in client.keys("fleet:{s}:*")}
+
+
+def test_tokens_rise_even_when_redis_forgets_the_last_ones(clock, server):
+    first = clock.claimed()
+    clock.leases.release(0, first.token)
+    rolled_back = dump(server.url)
+    clock.now_ms += 1
+    second = clock.leases.claim(0, "owner", LEASE)
+    for key, value in rolled_back.items():
+        clock.client.delete(key)
+        clock.client.restore(key, 0, value)
+    clock.now_ms += 1
+    third = clock.leases.claim(0, "owner", LEASE)
+    assert first.token < second.token < third.token
+
+
+def dump(url):
+    raw = redis.Redis.from_url(url)
+    dumped = {key.decode(): raw.dump(key) for key in raw.keys("fleet:{s}:*")}
+    raw.close()
+    return dumped
+
+
+def test_tokens_rise_even_when_the_clock_stands_still(clock):
+    first = clock.claimed()
+    clock.leases.release(0, first.token)
+    second = clock.leases.claim(0, "owner", LEASE)
+    assert second.token == first.token + 1

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from waiting import wait_until
+
+from workers.coordination.child_watch import ChildWatch
+from workers.coordination.identity import ProcessIdentity
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_an_identity_survives_being_written_down():
+    identity = ProcessIdentity.current()
+    assert ProcessIdentity.parse(str(identity)) == identity
+    assert identity.is_alive()
+
+
+@pytest.mark.parametrize(
+    "change", [{"host": "elsewhere"}, {"boot_id": "before"}, {"start_ticks": 1}]
+)
+def test_another_process_with_the_same_pid_is_told_apart(change):
+    assert not ProcessIdentity.current()._replace(**change).is_alive()
+
+
+def test_a_zombie_is_not_alive(sleeper):
+    identity = ProcessIdentity.of(sleeper.pid)
+    assert identity.is_alive()
+    os.kill(sleeper.pid, signal.SIGKILL)
+    wait_until(lambda: not identity.is_alive(), "the sleeper is dead, and nobody has reaped it")
+    assert sleeper.returncode is None
+
+
+def test_no_process_has_no_identity():
+    with pytest.raises(ProcessLookupError):
+        ProcessIdentity.of(2**22 + 1)
+
+
+def test_a_death_is_seen_at_once_and_once(sleeper):
+    watch = ChildWatch()
+    watch.add(sleeper.pid)
+    watch.add(sleeper.pid)
+    identity = ProcessIdentity.of(sleeper.pid)
+    assert watch.wait(0.0) == []
+    sleeper.kill()
+    assert wait_until(lambda: watch.wait(10.0), "the death is seen") == [identity]
+    assert watch.wait(0.0) == []
+    watch.close()

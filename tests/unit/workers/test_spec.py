@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from workers.protocol.errors import UnknownMessageError
+from workers.protocol.messages import RunTrial
+from workers.protocol.spec import StudySpec, merge_params, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), (" 1d ", 86400)]
+)
+def test_durations_are_read_as_seconds(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["2 weeks", "", "h", "-1s", "1e3"])
+def test_other_durations_are_refused_with_examples(text):
+    with pytest.raises(ValueError, match="write 90s, 15m, 2h or 1d"):
+        parse_duration(text)
+
+
+def test_params_are_laid_over_the_config_by_dotted_name_without_changing_it():
+    config = {"model": {"hidden_size": 64}, "epochs": 1}
+    merged = merge_params(config, {"model.num_hidden_layers": 2, "epochs": 3, "data.source": "x"})
+    assert merged == {
+        "model": {"hidden_size": 64, "num_hidden_layers": 2},
+        "epochs": 3,
+        "data": {"source": "x"},
+    }
+    assert config == {"model": {"hidden_size": 64}, "epochs": 1}
+
+
+def test_what_may_be_extended_is_no_part_of_a_studys_identity():
+    short = StudySpec(name="s", trials=5, max_failures=1)
+    long = StudySpec(name="s", trials=50, timeout="2h")
+    assert short.identity() == long.identity()
+    assert short.digest() != long.digest()
+    assert StudySpec(name="s", metric="loss").identity() != short.identity()
+
+
+def test_direction_and_directions_of_one_are_the_same_study():
+    one = StudySpec(name="s", direction="maximize")
+    assert one.identity() == StudySpec(name="s", directions=["maximize"]).identity()
+
+
+def test_a_trials_seed_depends_on_the_study_and_the_number_alone():
+    spec = StudySpec(name="s", sampler={"type": "tpe", "seed": 7})
+    assert spec.trial_seed(3) == StudySpec(name="t", sampler={"seed": 7}).trial_seed(3)
+    assert len({spec.trial_seed(number) for number in range(100)}) == 100
+    assert all(0 <= spec.trial_seed(number) < 2**31 for number in range(100))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"direction": "minimize", "directions": ["minimize"]}, "not both"),
+        ({"directions": []}, "is empty"),
+        ({"metric": ["a", "b"]}, "names 2 values and `directions` 1"),
+    ],
+)
+def test_directions_and_metrics_must_agree(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        StudySpec(name="s", **fields)
+
+
+def test_samplers_and_pruners_may_be_named_in_one_word():
+    spec = StudySpec(name="s", sampler="random", pruner="median")
+    assert (spec.sampler.type, spec.pruner.type) == ("random", "median")
+
+
+def test_a_hint_survives_the_wire():
+    hint = RunTrial(study="s", number=3, epoch="e")
+    assert RunTrial.decode(hint.model_dump()) == hint
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"version": 2, "study": "s", "number": 0, "epoch": "e"},
+        {"version": 1, "study": "s", "number": 0},
+        {"version": 1, "study": "s", "number": 0, "epoch": "e", "more": 1},
+    ],
+)
+def test_a_hint_of_another_release_is_refused(body):
+    with pytest.raises(UnknownMessageError, match="same release"):
+        RunTrial.decode(body)

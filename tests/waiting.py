@@ -1,0 +1,19 @@
+"""Waiting for a condition with a deadline: the only way in which a test may pass time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 30.0) -> T:
+    """Ask until the answer is true; the answer."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_seconds} s: {what}")
+        time.sleep(0.05)
+    return answer
