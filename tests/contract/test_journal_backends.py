@@ -1,0 +1,134 @@
+"""What Optuna asks of a journal, held by its own backend and by ours alike."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from orchestrator.journal import JournalFile, JournalReader
+from orchestrator.storage import StudyStorage, check_same_spec, load_readonly
+from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
+from workers.protocol.spec import StudySpec
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+def optunas(path):
+    return JournalFileBackend(str(path))
+
+
+@pytest.fixture(params=[optunas, JournalFile], ids=["optuna", "trialfleet"])
+def backend(request, tmp_path):
+    made = request.param(tmp_path / "journal.log")
+    yield made
+    getattr(made, "close", lambda: None)()
+
+
+def objective(trial):
+    x = trial.suggest_float("x", -1, 1)
+    trial.suggest_categorical("c", ["a", None])
+    trial.report(x, 1)
+    trial.set_user_attr("k", {"a": [1]})
+    return x
+
+
+def run_study(storage, num_trials=5):
+    sampler = optuna.samplers.RandomSampler(seed=1)
+    study = optuna.create_study(study_name="s", storage=storage, sampler=sampler)
+    study.optimize(objective, n_trials=num_trials)
+    return study
+
+
+class TestJournal:
+    def test_a_study_reads_back_as_it_was_written(self, backend, tmp_path):
+        study = run_study(JournalStorage(backend))
+        again = optuna.load_study(
+            study_name="s", storage=JournalStorage(optunas(tmp_path / "journal.log"))
+        )
+        assert again.trials == study.trials
+        assert len(again.trials) == 5
+
+    def test_logs_are_read_from_any_number(self, backend):
+        backend.append_logs([{"n": 0}, {"n": 1}])
+        assert list(backend.read_logs(0)) == [{"n": 0}, {"n": 1}]
+        backend.append_logs([{"n": 2}])
+        assert list(backend.read_logs(2)) == [{"n": 2}]
+        assert list(backend.read_logs(1)) == [{"n": 1}, {"n": 2}]
+        assert list(backend.read_logs(3)) == []
+
+
+def test_a_reader_follows_a_writer_and_waits_for_whole_lines(tmp_path):
+    path = tmp_path / "journal.log"
+    writer, reader = JournalFile(path), JournalReader(path)
+    writer.append_logs([{"n": 0}])
+    assert list(reader.read_logs(0)) == [{"n": 0}]
+    writer.append_logs([{"n": 1}])
+    with path.open("ab") as file:
+        file.write(b'{"n"')
+    assert list(reader.read_logs(1)) == [{"n": 1}]
+    with path.open("ab") as file:
+        file.write(b":2}\n")
+    assert list(reader.read_logs(2)) == [{"n": 2}]
+    writer.close()
+
+
+@pytest.mark.parametrize("torn", [b'{"n":', b'{"n":1}', b"x" * 100_000])
+def test_a_line_that_a_crash_left_unfinished_is_cut_off(tmp_path, torn):
+    path = tmp_path / "journal.log"
+    path.write_bytes(b'{"n":0}\n' + torn)
+    writer = JournalFile(path)
+    writer.append_logs([{"n": 1}])
+    writer.close()
+    assert path.read_bytes() == b'{"n":0}\n{"n":1}\n'
+
+
+def test_a_second_writer_is_refused_until_the_first_closes(tmp_path):
+    path = tmp_path / "journal.log"
+    first = JournalFile(path)
+    with pytest.raises(InvalidInputError, match=r"journal\.log is being written by another"):
+        JournalFile(path)
+    first.close()
+    JournalFile(path).close()
+
+
+def test_a_reader_refuses_to_write(tmp_path):
+    (tmp_path / "journal.log").touch()
+    with pytest.raises(FleetError, match="only writer"):
+        JournalReader(tmp_path / "journal.log").append_logs([{}])
+
+
+def test_a_handle_reads_while_the_orchestrator_writes(tmp_path):
+    url = f"journal://{tmp_path}/journal.log"
+    opened = StudyStorage.open(url)
+    study = run_study(opened.storage, 3)
+    readonly = load_readonly(url, "s")
+    assert readonly.best_trial.params == study.best_trial.params
+    with pytest.raises(FleetError, match="only writer"):
+        readonly.ask()
+    assert opened.count_trials("s") == 3
+    assert opened.count_trials("other") == 0
+    opened.close()
+
+
+def test_a_study_that_is_nowhere_is_named(tmp_path):
+    with pytest.raises(InvalidInputError, match="study 'x' is not known"):
+        load_readonly(f"journal://{tmp_path}/journal.log", "x")
+
+
+def test_a_database_that_cannot_be_opened_is_named_without_its_password():
+    with pytest.raises(InvalidInputError, match="FLEET_STORAGE") as error:
+        StudyStorage.open("nodialect://user:secret@host/db")
+    assert "secret" not in str(error.value)
+
+
+def test_the_first_difference_of_two_studies_is_named():
+    known = StudySpec(name="s", config={"model": {"hidden_size": 64}}).identity()
+    check_same_spec(StudySpec(name="s", config={"model": {"hidden_size": 64}}, trials=99), known)
+    with pytest.raises(StudyExistsError) as error:
+        check_same_spec(StudySpec(name="s", config={"model": {"hidden_size": 128}}), known)
+    assert str(error.value) == (
+        "study 's' exists with config.model.hidden_size = 64, and now it is 128; choose another"
+        " `name`, or set it back"
+    )

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from orchestrator.preflight import check, read_columns
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.spec import StudySpec
+
+
+def finetune(**fields):
+    return StudySpec(**{"name": "s", "metric": "accuracy", **fields})
+
+
+RATE = {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}
+
+
+def test_a_good_study_passes():
+    check(
+        finetune(
+            space={
+                "learning_rate": RATE,
+                "model.num_hidden_layers": {"type": "int", "low": 1, "high": 2},
+                "data.max_length": {"type": "categorical", "choices": [16, 32]},
+            },
+            config={"model": {"architecture": "bert", "hidden_size": 64}, "epochs": 2},
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"metric": None}, "metric is missing; finetune reports accuracy, f1, loss"),
+        ({"metric": "acuracy"}, "metric = 'acuracy': finetune reports accuracy, f1, loss; did you"),
+        ({"space": {"learnig_rate": RATE}}, "space.learnig_rate: no such setting of finetune; did"),
+        ({"space": {"data": RATE}}, "space.data: 'data' is a group of settings"),
+        ({"space": {"epochs.x": RATE}}, "space.epochs.x: 'epochs' has none below it"),
+        ({"space": {"data.sorce": RATE}}, "space.data.sorce: no such setting of finetune; did you"),
+        (
+            {"space": {"learning_rate": {"type": "float", "low": -1.0, "high": 1.0}}},
+            "space.learning_rate = -1.0: it should be greater than 0",
+        ),
+        ({"config": {"epoch": 3}}, "config.epoch: no such setting of finetune; did you mean"),
+        ({"config": {"epochs": 0}}, "config.epochs = 0: it should be greater than or equal to 1"),
+        ({"config": {"data": {"source": "/no/such.csv"}}}, "there is no such file; mend the path"),
+        ({"config": {"data": {"source": "cldr-language"}}}, "did you mean 'cldr-language-id'?"),
+        (
+            {"config": {"model": {"architecture": "bert", "id": "x"}}},
+            "config.model = {'architecture': 'bert', 'id': 'x'}: give either `id`",
+        ),
+        (
+            {"directions": ["maximize", "minimize"], "metric": ["f1", "loss"], "pruner": "median"},
+            "pruner.type = 'median': a study with several directions cannot be pruned",
+        ),
+        ({"objective": "finetun"}, "objective = 'finetun': write finetune, package.module"),
+        ({"objective": "no_such_module:f"}, "No module named 'no_such_module'"),
+        ({"objective": "json:nope"}, "json has no 'nope'"),
+        ({"objective": "json:__name__"}, "it is a str, not a function"),
+        ({"objective": "/no/file.py:f"}, "there is no file /no/file.py"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(fields, message):
+    with pytest.raises(InvalidInputError) as error:
+        check(finetune(**fields))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_objective_is_imported_from_beside_the_study(tmp_path):
+    (tmp_path / "train.py").write_text("def objective(trial):\n    return 0.0\n")
+    check(finetune(objective="train:objective"), import_directory=tmp_path)
+    check(finetune(objective=f"{tmp_path}/train.py:objective"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import sys; sys.exit(3)", "importing train raises SystemExit: 3"),
+        ("import os; os._exit(3)", "importing it ended the process with code 3"),
+        ("def objective(): pass", "it takes no argument"),
+        ("def objective(trial) pass", "importing train raises SyntaxError"),
+    ],
+)
+def test_an_objective_that_does_not_import_is_told_how(tmp_path, source, message):
+    (tmp_path / "train.py").write_text(source)
+    with pytest.raises(InvalidInputError) as error:
+        check(finetune(objective="train:objective"), import_directory=tmp_path)
+    assert message in str(error.value)
+
+
+@pytest.fixture
+def write(tmp_path):
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": 2}]
+
+    def write(name):
+        path = tmp_path / name
+        if path.suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(rows, indent=1))
+        elif path.suffix == ".jsonl":
+            path.write_text("\n".join(map(json.dumps, rows)))
+        else:
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            path.write_text(f"text{delimiter}label\na{delimiter}1\nb{delimiter}2\n")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.json", "d.jsonl", "d.parquet"])
+def test_columns_are_read_from_the_head_of_each_kind_of_file(write, name):
+    path = write(name)
+    check(finetune(config={"data": {"source": str(path)}}))
+    with pytest.raises(InvalidInputError) as error:
+        check(finetune(config={"data": {"source": str(path), "text": "txt"}}))
+    message = "config.data.text = 'txt': d.* has no such column (it has text, label); did you"
+    assert message.replace("d.*", name) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["d.json", "d.parquet"])
+def test_a_file_of_another_kind_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("neither")
+    with pytest.raises(InvalidInputError, match="cannot be read as"):
+        check(finetune(config={"data": {"source": str(tmp_path / name)}}))
+
+
+def test_an_empty_file_has_no_columns(tmp_path):
+    (tmp_path / "d.csv").write_text("")
+    assert read_columns(tmp_path / "d.csv", "csv") == []

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from orchestrator.status import Best, EndedTrial, RunningTrial, StudyStatus
+from orchestrator.watch import LiveView, PlainView, draw, open_view, summary
+
+ENDED = [
+    EndedTrial(number=0, state="complete", value=0.5, params={"lr": 0.001, "c": None}, seconds=3.0),
+    EndedTrial(number=1, state="dead", attempts=3, error="ValueError: [bad]\nmore", seconds=1.0),
+]
+STATUS = StudyStatus(
+    study="s",
+    state="running",
+    objective="finetune",
+    metrics=["accuracy"],
+    directions=["maximize"],
+    wanted=5,
+    trials={
+        "queued": 1, "running": 1, "complete": 1, "pruned": 0, "failed": 0, "dead": 1,
+        "cancelled": 0,
+    },
+    best=Best(number=0, value=0.5, params={"lr": 0.001}),
+    wall_seconds=12.0,
+    busy_seconds=20.0,
+    slots=2,
+    top=ENDED[:1],
+    recent=ENDED,
+    running=[RunningTrial(number=2, attempt=2, step=17, value=0.4, params={"lr": 0.01})],
+)  # fmt: skip
+
+
+def text_of(renderable) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_away_from_a_terminal_each_trial_that_ends_is_one_line_once():
+    console = Console(file=io.StringIO(), width=40)
+    view = open_view(console)
+    assert isinstance(view, PlainView)
+    with view:
+        view.update(STATUS)
+        view.update(STATUS)
+    lines = console.file.getvalue().splitlines()
+    assert lines == [
+        "s running  2 slots  12 s  1 queued, 1 running, 1 complete, 1 dead",
+        "trial 0 complete accuracy=0.5 (3.0 s)  lr=0.001 c=null  [2/5]",
+        "trial 1 dead  (1.0 s, attempt 3) ValueError: [bad]  [2/5]",
+    ]
+
+
+def test_on_a_terminal_the_study_is_drawn_in_place():
+    view = open_view(Console(file=io.StringIO(), force_terminal=True))
+    assert isinstance(view, LiveView)
+    drawn = text_of(draw(STATUS, width=100))
+    for part in ("2/5 trials", "trial 0  accuracy=0.5", "running, attempt 2", "17", "ValueError"):
+        assert part in drawn
+
+
+def test_the_summary_names_the_best_trial_its_parameters_and_the_errors():
+    text = text_of(summary(STATUS))
+    for part in ("best: trial 0  accuracy=0.5", "lr = 0.001", "top trials", "ValueError: [bad]"):
+        assert part in text
+    assert "no trial is complete" in text_of(summary(STATUS.model_copy(update={"best": None})))
