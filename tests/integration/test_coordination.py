@@ -65,7 +65,9 @@ def test_a_record_lives_as_long_as_somebody_beats_for_it(client, settings):
     assert list(registry.entries()) == []
 
 
-def test_a_record_names_scratch_directories_for_as_long_as_they_are_there(client, settings, tmp_path):
+def test_a_record_names_scratch_directories_for_as_long_as_they_are_there(
+    client, settings, tmp_path
+):
     registry = ProcessRegistry(client, settings.times)
     record = ProcessRecord(registry)
     record.register()

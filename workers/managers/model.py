@@ -185,7 +185,7 @@ def _apply(config: Any, settings: Mapping[str, Any], dropout: float | None) -> N
     if dropout is not None:
         for name, value in config.to_dict().items():
             if (
-                "dropout" in name
+                ("dropout" in name or name.endswith("_pdrop"))
                 and isinstance(value, (int, float))
                 and not isinstance(value, bool)
             ):

@@ -145,7 +145,7 @@ class Training:
             self._train_step(self._managers.tensors.to_device(batch))
             if self._is_evaluation_due():
                 self._evaluate()
-            elif time.monotonic() - self._saved_at >= self._config.checkpoint_interval_seconds:
+            if time.monotonic() - self._saved_at >= self._config.checkpoint_interval_seconds:
                 self._save()
 
     def _train_step(self, batch: Batch) -> None:

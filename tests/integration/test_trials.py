@@ -1,0 +1,382 @@
+"""A trial in this process, with a real lease: objectives, checkpoints, every way out."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import optuna
+import pytest
+import torch
+
+from workers.containers import Container
+from workers.coordination.inbox import Inbox
+from workers.coordination.leases import Grant
+from workers.coordination.process_registry import ProcessRecord
+from workers.coordination.studies import Studies
+from workers.managers import MANAGERS, DirectoryManager, ModelManager
+from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError, TrialCancelled
+from workers.protocol.messages import Result, RunTrial
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import Command, TrialState
+from workers.trials.checkpoints import CheckpointStore
+from workers.trials.finetune import finetune
+from workers.trials.handle import FleetTrial
+from workers.trials.held_lease import HeldLease, lease_clock
+from workers.trials.objectives import call_objective, load_objective, read_values
+from workers.trials.runner import Outcome, TrialRunner
+
+
+@pytest.fixture
+def container(settings, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with Container(MANAGERS, [settings, ProcessRecord()]) as opened:
+        yield opened
+
+
+class Desk:
+    """Claims trials of one study and holds their leases, as a pool process does."""
+
+    def __init__(self, client, settings, container, spec):
+        self.client = client
+        self.settings = settings
+        self.container = container
+        self.spec = spec
+        self.studies = Studies(client)
+        self.studies.submit(spec, "journal:///nowhere")
+        self.leases = self.studies.leases(spec.name)
+        self.drain = threading.Event()
+
+    def claim(self, number=0, params=None) -> FleetTrial:
+        self.leases.enqueue(number, self.spec.digest(), params or {})
+        sent_at = lease_clock()
+        grant = self.leases.claim(number, "desk", 45)
+        assert isinstance(grant, Grant)
+        directories = self.container.get(DirectoryManager)
+        self.held = HeldLease(
+            self.leases,
+            number,
+            grant,
+            sent_at=sent_at,
+            times=self.settings.times,
+            is_draining=self.drain.is_set,
+        )
+        return FleetTrial(
+            self.spec,
+            self.held,
+            self.studies,
+            CheckpointStore(directories.checkpoints),
+            directories.trial_directory(self.spec.name, number) / f"attempt-{grant.token}",
+            verdict_seconds=2.0,
+        )
+
+    def inbox(self):
+        inbox = Inbox(self.client, "desk")
+        return inbox.join(self.spec.name) + [e for _, e in inbox.read([self.spec.name], 10)]
+
+
+@pytest.fixture
+def desk(client, settings, container):
+    def make(**fields):
+        return Desk(client, settings, container, StudySpec(name="s", **fields))
+
+    return make
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.csv"
+    words = ["red", "green", "blue", "one", "two", "three"]
+    lines = [f"{words[i % 6]} {words[i % 5]} {i % 11},{i % 3}" for i in range(160)]
+    path.write_text("\n".join(["text,label", *lines]))
+    return path
+
+
+def study_of(texts, **config):
+    return {
+        "direction": "maximize",
+        "metric": "accuracy",
+        "config": {
+            "data": {"source": str(texts), "max_length": 12, "validation_fraction": 0.3},
+            "tokenizer": {"vocab_size": 80},
+            "model": {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1},
+            "epochs": 3,
+            "batch_size": 16,
+            "learning_rate": 3e-3,
+            "dropout": 0.2,
+            "evaluations_per_epoch": 2,
+            **config,
+        },
+    }
+
+
+class StepTrial:
+    """Lets a test act when a trial is about to make a step."""
+
+    def __init__(self, trial, step, act):
+        self._trial, self._step, self._act = trial, step, act
+
+    def __getattr__(self, name):
+        return getattr(self._trial, name)
+
+    def progress(self, step):
+        if step == self._step:
+            self._act()
+        self._trial.progress(step)
+
+
+def run(container, trial):
+    return call_objective(finetune, trial, container)
+
+
+@pytest.mark.parametrize("drained_at", [1, 5, 11, 12])
+def test_a_resumed_trial_ends_bit_equal_to_an_undisturbed_one(desk, container, texts, drained_at):
+    place = desk(**study_of(texts))
+    whole = run(container, place.claim(0))
+    again = place.claim(1)
+    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
+    with pytest.raises(DrainRequested):
+        run(container, StepTrial(again, drained_at, place.drain.set))
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    assert place.leases.record(1).checkpoint.step == drained_at
+
+    torch.manual_seed(999)  # whatever ran in between
+    resumed = place.claim(1)
+    resumed.seed = place.spec.trial_seed(0)
+    assert resumed.attempt == 2
+    assert run(container, resumed) == whole
+    reports = {n: [] for n in (0, 1)}
+    for entry in place.inbox():
+        reports[entry.number].append((entry.subject, entry.payload))
+    assert reports[0] == reports[1], "each evaluation is reported once"
+
+
+def test_a_checkpoint_is_taken_as_often_as_asked_and_a_damaged_one_is_not_used(
+    desk, container, texts
+):
+    place = desk(**study_of(texts, checkpoint_interval_seconds=0.0))
+    trial = place.claim(0)
+    with pytest.raises(LeaseLost):
+        run(container, StepTrial(trial, 7, place.held.lose))
+    ref = place.leases.record(0).checkpoint
+    assert ref.step == 7
+    assert trial._checkpoints.load(ref)["step"] == 7
+    folders = sorted(container.get(DirectoryManager).checkpoints.glob("s/0/*/*"))
+    assert [folder.name for folder in folders] == ["step-000000006", "step-000000007"]
+    state = folders[-1] / "state.pt"
+    state.write_bytes(state.read_bytes()[:-10])
+    assert trial._checkpoints.load(ref) is None
+
+
+def test_the_model_is_left_by_trials_that_beat_the_study(desk, container, texts):
+    place = desk(**study_of(texts))
+    trial = place.claim(0)
+    values = run(container, trial)
+    written = json.loads((trial.result_directory / "metrics.json").read_text())
+    assert [entry["step"] for entry in written["evaluations"]] == [3, 7, 10, 14, 17, 21]
+    assert written["evaluations"][-1]["accuracy"] == values["accuracy"]
+    model = container.get(ModelManager).load(trial.result_directory / "model")
+    assert model.config.id2label == {0: "0", 1: "1", 2: "2"}
+    place.studies.publish("s", {"best_value": 1.0})
+    second = place.claim(1)
+    run(container, second)
+    assert not (second.result_directory / "model").exists()
+
+
+def test_a_setting_out_of_range_is_the_objectives_fault(desk, container, texts):
+    place = desk(**study_of(texts))
+    trial = place.claim(0, {"learning_rate": -1.0})
+    with pytest.raises(ObjectiveError, match=r"config\.learning_rate = -1\.0"):
+        run(container, trial)
+
+
+def test_training_stops_when_the_study_is_cancelled(desk, container, texts):
+    place = desk(**study_of(texts))
+    trial = place.claim(0)
+
+    def cancel():
+        place.held.command = Command.CANCEL
+
+    with pytest.raises(TrialCancelled):
+        run(container, StepTrial(trial, 3, cancel))
+
+
+def test_suggestions_come_from_the_trials_parameters_and_must_fit(desk):
+    trial = desk().claim(0, {"x": 0.5, "n": 3, "c": None})
+    assert trial.suggest_float("x", 0, 1) == 0.5
+    assert trial.suggest_int("n", 1, 4) == 3
+    assert trial.suggest_categorical("c", ["a", None]) is None
+    assert trial.params == {"x": 0.5, "n": 3, "c": None}
+    assert set(trial.distributions) == {"x", "n", "c"}
+    with pytest.raises(ValueError, match="Cannot set different distribution"):
+        trial.suggest_int("x", 0, 1)
+    other = desk().claim(1, {"x": 5.0})
+    with pytest.raises(ObjectiveError, match=r"x: this trial has 5\.0"):
+        other.suggest_float("x", 0, 1)
+
+
+def test_a_verdict_is_waited_for_and_its_absence_lets_training_go_on(desk):
+    place = desk(pruner="median")
+    trial = place.claim(0)
+    assert not trial.should_prune(), "nothing was reported"
+    trial.report(0.5, 1)
+    place.leases.reply(0, place.held.token, {"request": "report:0", "prune": True})
+    place.leases.reply(0, place.held.token, {"request": "report:1", "prune": True})
+    assert trial.should_prune(), "the answer to another report is passed over"
+    trial.report(0.6, 2)
+    assert not trial.should_prune(), "nobody answers"
+    with pytest.raises(TypeError, match="no number"):
+        trial.report("high", 3)
+
+
+@pytest.mark.parametrize(
+    ("returned", "fields", "values"),
+    [
+        (1, {}, [1.0]),
+        (torch.tensor(0.5), {}, [0.5]),
+        ({"f1": 0.5, "loss": 2}, {"metric": "loss"}, [2.0]),
+        ((1, 2), {"directions": ["minimize", "maximize"]}, [1.0, 2.0]),
+    ],
+)
+def test_what_an_objective_returns_becomes_values(returned, fields, values):
+    assert read_values(returned, StudySpec(name="s", **fields)) == values
+
+
+@pytest.mark.parametrize(
+    ("returned", "fields", "message"),
+    [
+        (None, {}, "returned None, which is no number"),
+        (float("nan"), {}, "nan"),
+        ((1, 2), {}, "returned 2 values and the study has 1 directions"),
+        ({"f1": 0.5}, {}, "name the one to optimise with `metric:`"),
+        ({"f1": 0.5}, {"metric": "loss"}, "metric 'loss' is not among .* f1"),
+    ],
+)
+def test_what_cannot_become_values_says_why(returned, fields, message):
+    with pytest.raises(ObjectiveError, match=message):
+        read_values(returned, StudySpec(name="s", **fields))
+
+
+def test_only_allowed_objectives_are_imported():
+    assert load_objective("json:dumps", ["json"]) is json.dumps
+    assert load_objective("json.decoder:JSONDecoder.decode", ["json"])
+    with pytest.raises(ObjectiveError, match="only from nowhere; start it with FLEET_OBJECTIVES="):
+        load_objective("os:system", [])
+    with pytest.raises(ObjectiveError, match="only from json"):
+        load_objective("jsonx:f", ["json"])
+    with pytest.raises(ObjectiveError, match="does not import"):
+        load_objective("json:nope", ["*"])
+
+
+def takes_managers(trial, models: ModelManager, extra: int = 3):
+    return type(models).__name__, extra
+
+
+def takes_a_stranger(trial, something: dict):
+    return 0.0
+
+
+def test_managers_are_passed_by_type(container):
+    assert call_objective(takes_managers, None, container) == ("ModelManager", 3)
+    with pytest.raises(ObjectiveError, match="'something' is annotated .*dict"):
+        call_objective(takes_a_stranger, None, container)
+
+
+OBJECTIVES = """
+import os, sys, time
+import optuna
+
+def good(trial):
+    trial.set_user_attr("k", [1])
+    trial.set_constraint("c", 0.5)
+    return {"value": 2.0}
+
+def prunes(trial):
+    trial.report(0.25, 1)
+    raise optuna.TrialPruned()
+
+def raises(trial):
+    raise ValueError("boom")
+
+def exits(trial):
+    sys.exit(3)
+
+def exhausts(trial):
+    raise MemoryError("no more")
+
+def returns_nothing(trial):
+    return None
+"""
+
+
+@pytest.fixture
+def runner(client, settings, container, server, tmp_path):
+    (tmp_path / "runner_objectives.py").write_text(OBJECTIVES)
+    allowed = settings.model_copy(update={"objectives": (str(tmp_path / "runner_objectives.py"),)})
+    with TrialRunner(
+        client=client,
+        redis_url=server.url,
+        settings=allowed,
+        container=container,
+        record=ProcessRecord(),
+        drain_file=str(tmp_path / "drain"),
+    ) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("objective", "ends", "error"),
+    [
+        ("good", ["COMPLETE"], None),
+        ("prunes", ["PRUNED"], None),
+        ("raises", ["DEAD"], "ValueError: boom"),
+        ("exits", ["DEAD"], "SystemExit: 3"),
+        ("exhausts", ["DEAD"], "MemoryError: no more"),
+        ("returns_nothing", ["FAILED"], "returned None, which is no number"),
+    ],
+)
+def test_every_way_out_of_an_objective_is_one_end(
+    desk, runner, tmp_path, client, objective, ends, error
+):
+    path = f"{tmp_path}/runner_objectives.py:{objective}"
+    place = desk(objective=path, metric="value", max_failures=2)
+    place.leases.enqueue(0, place.spec.digest(), {})
+    hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
+    for _ in range(2):
+        client.hset("fleet:{s}:trial:0", "not_before", 0)
+        assert runner.run(hint) is Outcome.ENDED
+    entries = [entry for entry in place.inbox() if entry.kind == "terminal"]
+    assert [entry.subject for entry in entries] == ends
+    result = Result.model_validate(entries[0].payload)
+    assert (result.error is None) == (error is None)
+    assert error is None or error in result.error
+    if objective == "good":
+        assert (result.values, result.user_attrs, result.constraints) == (
+            [2.0], {"k": [1]}, {"c": 0.5},
+        )  # fmt: skip
+    if objective == "prunes":
+        assert result.values == [0.25]
+
+
+def test_a_hint_that_grants_nothing_ends_quietly(desk, runner, client):
+    place = desk()
+    stranger = RunTrial(study="other", number=0, epoch=place.leases.epoch)
+    assert runner.run(stranger) is Outcome.ENDED
+    assert runner.run(RunTrial(study="s", number=9, epoch=place.leases.epoch)) is Outcome.ENDED
+    place.claim(0)
+    assert runner.run(RunTrial(study="s", number=0, epoch=place.leases.epoch)) is Outcome.ENDED
+    assert place.leases.record(0).state is TrialState.RUNNING
+
+
+def test_a_draining_worker_gives_its_hints_back(desk, runner, tmp_path):
+    place = desk()
+    place.leases.enqueue(0, "d", {})
+    (tmp_path / "drain").touch()
+    hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
+    assert runner.run(hint) is Outcome.GOES_BACK
+    assert place.leases.record(0).state is TrialState.QUEUED
+
+
+def test_optuna_takes_the_handle_for_a_trial(desk):
+    assert isinstance(desk().claim(0), optuna.trial.BaseTrial)

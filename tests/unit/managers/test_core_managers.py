@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+from workers.managers import (
+    AMPManager,
+    BatchManager,
+    CUDAManager,
+    DirectoryManager,
+    MetricsManager,
+    TensorManager,
+    TokenizerManager,
+)
+from workers.managers.cuda import num_cores
+from workers.protocol.errors import InvalidInputError
+from workers.settings import Settings
+
+
+def test_the_slots_of_a_cpu_box_share_its_cores(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = torch.get_num_threads()
+    try:
+        manager = CUDAManager(Settings(slots=num_cores()))
+        manager.open()
+        assert manager.num_threads == 1
+        assert manager.device.type == "cpu"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_outside_a_fleet_the_threads_are_left_alone():
+    before = torch.get_num_threads()
+    CUDAManager(Settings()).open()
+    assert torch.get_num_threads() == before
+
+
+def test_a_seed_makes_all_generators_repeat_and_states_can_be_restored(container):
+    cuda = container.get(CUDAManager)
+    cuda.seed(5)
+    first = torch.rand(3), np.random.rand(3)
+    cuda.seed(5)
+    assert torch.equal(torch.rand(3), first[0])
+    assert np.array_equal(np.random.rand(3), first[1])
+    state = cuda.rng_state()
+    wanted = torch.rand(3)
+    cuda.set_rng_state(state)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_tensors_go_to_the_cpu_cut_from_their_graph_in_any_nesting(container):
+    tensors = container.get(TensorManager)
+    weight = torch.ones(2, requires_grad=True)
+    nested = {"a": [weight * 2, (weight, 3)], "b": None}
+    copied = tensors.to_cpu(nested)
+    assert torch.equal(copied["a"][0], torch.full((2,), 2.0))
+    assert not copied["a"][0].requires_grad
+    assert copied["a"][1][0].data_ptr() != weight.data_ptr()
+    assert (copied["a"][1][1], copied["b"]) == (3, None)
+    assert tensors.to_device(weight) is weight or weight.device != tensors.device
+
+
+def test_what_a_block_leaves_alive_is_measured(container):
+    tensors = container.get(TensorManager)
+    kept = []
+    with tensors.measure_leak() as clean:
+        torch.zeros(1000)
+    assert (clean.bytes, clean.tensors) == (0, [])
+    with tensors.measure_leak() as leak:
+        kept.append(torch.zeros(10, 100))
+    assert leak.bytes == 4000
+    assert leak.tensors == ["float32[10, 100] on cpu, 4000 bytes"]
+
+
+def test_circular_references_are_freed(container):
+    tensors = container.get(TensorManager)
+    gc.disable()
+    try:
+        with tensors.measure_leak() as leak:
+            circle: dict = {"tensor": torch.zeros(10)}
+            circle["self"] = circle
+            del circle
+    finally:
+        gc.enable()
+    assert leak.bytes == 0
+
+
+def test_a_file_is_written_whole_or_not_at_all(container, tmp_path):
+    directories = container.get(DirectoryManager)
+    path = tmp_path / "a" / "file.json"
+    directories.atomic_write(path, "one")
+    directories.atomic_write(path, b"two")
+    assert path.read_text() == "two"
+    assert [each.name for each in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_cache_entry_is_built_once_and_a_failed_build_leaves_none(container):
+    directories = container.get(DirectoryManager)
+    built = []
+
+    def build(folder):
+        built.append(folder)
+        (folder / "file").write_text("x")
+        if len(built) == 1:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        directories.cached("kind", "digest", build)
+    first = directories.cached("kind", "digest", build)
+    assert directories.cached("kind", "digest", build) == first
+    assert len(built) == 2
+    assert (first / "file").read_text() == "x"
+
+
+def test_a_tokenizer_is_trained_once_and_equal_texts_train_equal_ones(container):
+    tokenizers = container.get(TokenizerManager)
+    texts = ["Englannin punta", "livre sterling", "Pfund Sterling"] * 20
+    path = tokenizers.train(texts, 100)
+    assert tokenizers.train(texts, 100) == path
+    assert tokenizers.train(texts, 90) != path
+    tokenizer = tokenizers.load(path)
+    assert tokenizers.load(path) is tokenizer
+    ids = tokenizer("Englannin punta")["input_ids"]
+    assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Englannin punta"
+
+
+def test_a_tokenizer_that_is_not_there_is_named(container, tmp_path):
+    with pytest.raises(InvalidInputError, match="tokenizer '.*nowhere' does not load"):
+        container.get(TokenizerManager).load(tmp_path / "nowhere")
+
+
+def test_on_the_cpu_auto_is_fp32_and_what_needs_a_gpu_is_refused(container):
+    amp = container.get(AMPManager)
+    if container.get(CUDAManager).is_cuda:
+        pytest.skip("there is a GPU")
+    assert amp.policy("auto").name == "fp32"
+    with pytest.raises(InvalidInputError, match="precision = 'fp16': there is no GPU"):
+        amp.policy("fp16")
+    with amp.policy("bf16").autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16
+
+
+def test_a_step_clips_the_gradients_and_clears_them(container):
+    policy = container.get(AMPManager).policy("fp32")
+    weight = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    policy.backward((weight * 100).sum())
+    norm = policy.step(optimizer, [weight], max_grad_norm=1.0)
+    assert float(norm) == pytest.approx(200.0)
+    assert float(weight.detach().norm()) == pytest.approx(1.0, rel=1e-4)
+    assert weight.grad is None
+
+
+def test_batches_hold_every_row_once_of_similar_length_and_repeat_by_seed_and_epoch(container):
+    batches = container.get(BatchManager)
+    lengths = np.random.default_rng(0).integers(3, 200, size=5000)
+    planned = batches.training_batches(lengths, 32, seed=1, epoch=0)
+    assert sorted(row for batch in planned for row in batch) == list(range(5000))
+    assert len(planned) == -(-5000 // 32)
+    assert planned == batches.training_batches(lengths, 32, seed=1, epoch=0)
+    assert planned != batches.training_batches(lengths, 32, seed=1, epoch=1)
+    assert planned != batches.training_batches(lengths, 32, seed=2, epoch=0)
+    padded = sum(lengths[batch].max() * len(batch) for batch in planned)
+    assert padded < 1.1 * lengths.sum(), "buckets waste under a tenth on padding"
+
+
+def test_evaluation_goes_through_all_rows_once(container):
+    planned = container.get(BatchManager).evaluation_batches(np.array([5, 1, 3]), 2)
+    assert planned == [[1, 2], [0]]
+
+
+def gradients(container, micro_batch_size, fits=None):
+    """The gradient of a mean over ten rows; passes of more than `fits` rows run out of memory."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    batch = {"x": torch.arange(30.0).reshape(10, 3), "labels": torch.zeros(10)}
+    sizes = []
+
+    def loss(part):
+        if fits is not None and len(part["x"]) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(part["x"]))
+        return (part["x"] @ weight).mean()
+
+    accumulator = container.get(BatchManager).accumulator(micro_batch_size)
+    value = accumulator.run(
+        batch, loss, lambda part: part.backward(), lambda: setattr(weight, "grad", None)
+    )
+    return weight.grad, float(value), sizes, accumulator.micro_batch_size
+
+
+def test_micro_batches_make_the_same_gradient(container):
+    whole = gradients(container, None)
+    parts = gradients(container, 4)
+    assert parts[2] == [4, 4, 2]
+    torch.testing.assert_close(parts[0], whole[0])
+    assert parts[1] == pytest.approx(whole[1])
+
+
+def test_when_memory_runs_out_the_batch_is_halved_until_it_fits_and_the_size_is_kept(container):
+    whole = gradients(container, None)
+    small = gradients(container, None, fits=3)
+    torch.testing.assert_close(small[0], whole[0])
+    assert (small[2], small[3]) == ([2, 2, 2, 2, 2], 2)
+
+
+def test_when_not_even_one_row_fits_the_error_is_the_devices(container):
+    with pytest.raises(torch.OutOfMemoryError):
+        gradients(container, None, fits=0)
+
+
+def test_classification_is_measured_as_by_hand(container):
+    meter = container.get(MetricsManager).classification(3)
+    logits = torch.eye(3)[[0, 1, 2, 0]]
+    meter.update(logits, torch.tensor([0, 1, 2, 1]), torch.tensor(2.0))
+    meter.update(logits[:1], torch.tensor([0]), torch.tensor(7.0))
+    found = meter.compute()
+    assert found["accuracy"] == pytest.approx(4 / 5)
+    assert found["loss"] == pytest.approx((4 * 2.0 + 7.0) / 5)
+    assert found["f1"] == pytest.approx((4 / 5 + 2 / 3 + 1) / 3)
+
+
+def test_the_best_value_follows_the_direction(container):
+    metrics = container.get(MetricsManager)
+    for direction, best in (("maximize", 3.0), ("minimize", 1.0)):
+        tracker = metrics.best(direction)
+        for value in (2.0, 3.0, 1.0):
+            tracker.update(value)
+        assert tracker.value == best
