@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one real Redis a session, an empty one a test, and nothing left behind."""
+"""Fixtures for all tests: one real Redis a session, emptied for each, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _leftovers() -> set[str]:
         for child in psutil.Process().children(recursive=True)
         if "resource_tracker" not in (name := _command(child)) and name
     }
-    shared = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    shared = {str(path) for path in Path("/dev/shm").glob("*")}
     scratch = Path(tempfile.gettempdir()) / f"trialfleet-{os.getuid()}"
     return processes | shared | {str(path) for path in scratch.glob("*")}
 

@@ -14,7 +14,7 @@ from face import FaceDataset, first_row, send_face
 from torch.utils.data import DataLoader
 from waiting import wait_until
 
-import workers.managers as managers
+from workers import managers
 from workers.managers import cleanup_managers, initialize_factory
 from workers.managers.process_init import ensure_process_initialized
 from workers.protocol.errors import InvalidInputError, NotInitializedError

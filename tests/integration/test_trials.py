@@ -158,12 +158,12 @@ def test_a_checkpoint_is_taken_as_often_as_asked_and_a_damaged_one_is_not_used(
     place = desk(**study_of(texts, checkpoint_interval_seconds=0.0))
     trial = place.claim(0)
     with pytest.raises(LeaseLost):
-        run(container, StepTrial(trial, 7, place.held.lose))
+        run(container, StepTrial(trial, 8, place.held.lose))
     ref = place.leases.record(0).checkpoint
-    assert ref.step == 7
-    assert trial._checkpoints.load(ref)["step"] == 7
+    assert ref.step == 8
+    assert trial._checkpoints.load(ref)["step"] == 8
     folders = sorted(container.get(DirectoryManager).checkpoints.glob("s/0/*/*"))
-    assert [folder.name for folder in folders] == ["step-000000006", "step-000000007"]
+    assert [folder.name for folder in folders] == ["step-000000007", "step-000000008"]
     state = folders[-1] / "state.pt"
     state.write_bytes(state.read_bytes()[:-10])
     assert trial._checkpoints.load(ref) is None

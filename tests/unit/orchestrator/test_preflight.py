@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-import pyarrow
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
@@ -99,7 +99,7 @@ def write(tmp_path):
     def write(name):
         path = tmp_path / name
         if path.suffix == ".parquet":
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+            pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
         elif path.suffix == ".json":
             path.write_text(json.dumps(rows, indent=1))
         elif path.suffix == ".jsonl":

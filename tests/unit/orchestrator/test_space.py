@@ -111,10 +111,9 @@ def test_pruners_are_known_by_short_names(pruner, kind):
     ],
 )
 def test_what_is_no_sampler_or_pruner_is_refused(fields, message):
+    make = make_sampler if "sampler" in fields else make_pruner
     with pytest.raises(InvalidInputError) as error:
-        bad = spec({}, **fields)
-        make_sampler(bad)
-        make_pruner(bad)
+        make(spec({}, **fields))
     assert message in str(error.value)
 
 

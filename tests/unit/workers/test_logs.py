@@ -38,8 +38,8 @@ def test_an_exception_is_one_line_of_json_too():
     stream = io.StringIO()
     configure_logging(stream=stream)
     try:
-        raise ValueError("bad")
+        int("bad")
     except ValueError:
         get_logger("x").exception("failed")
     (line,) = stream.getvalue().splitlines()
-    assert "ValueError: bad" in json.loads(line)["exception"]
+    assert "ValueError: invalid literal" in json.loads(line)["exception"]

@@ -1,0 +1,261 @@
+"""The orchestrator's loop against a real Redis, with the test in the part of the workers."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from waiting import wait_until
+
+from orchestrator.handle import StudyHandle
+from orchestrator.service import Service
+from orchestrator.status import StudyStatus
+from orchestrator.submission import submit
+from workers.coordination import keys
+from workers.coordination.leases import Grant
+from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
+from workers.coordination.studies import Studies
+from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
+from workers.protocol.messages import Result
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import ProcessKind, TrialState
+
+SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+
+
+class Fleet:
+    """Submits one study, and works on it by hand."""
+
+    def __init__(self, client, settings, tmp_path):
+        self.client, self.settings = client, settings
+        self.statuses: list[StudyStatus] = []
+        (tmp_path / "objective_by_hand.py").write_text("def objective(trial):\n    return 0.0\n")
+        self.objective = f"{tmp_path}/objective_by_hand.py:objective"
+        registry = ProcessRegistry(client, settings.times.scaled(100))
+        fields = {"slots": 2, "queues": ["default"]}
+        worker = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
+        worker.identity = worker.identity._replace(pid=1)  # this process is the orchestrator
+        worker.register()
+
+    def submit(self, **fields) -> StudyHandle:
+        given = {"name": "s", "objective": self.objective, "space": SPACE, "trials": 4}
+        self.spec = StudySpec(**{**given, **fields})
+        self.leases = Studies(self.client).leases("s")
+        return submit(self.spec, self.settings)
+
+    def service(self) -> Service:
+        return Service(self.settings, only="s", on_status=self.statuses.append)
+
+    def claim(self, number) -> Grant:
+        grant = self.leases.claim(number, "hand", self.settings.times.lease)
+        assert isinstance(grant, Grant)
+        return grant
+
+    def commit(self, number, value, state=TrialState.COMPLETE) -> None:
+        values = None if value is None else [value]
+        self.leases.commit(number, self.claim(number).token, state, Result(values=values))
+
+    def stored(self) -> list[optuna.trial.FrozenTrial]:
+        return StudyHandle("s", self.settings).study.trials
+
+
+@pytest.fixture
+def fleet(client, settings, tmp_path):
+    return Fleet(client, settings, tmp_path)
+
+
+def turn_until(service, condition, what):
+    def turned():
+        service.turn()
+        return condition()
+
+    return wait_until(turned, what, 20.0)
+
+
+def test_a_study_is_driven_to_its_end_with_just_enough_in_flight(fleet):
+    handle = fleet.submit(direction="maximize")
+    assert handle.status().state == "running"
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "slots + 1 are in flight")
+        for _ in range(5):
+            service.turn()
+        assert len(fleet.stored()) == 3
+        fleet.commit(1, 0.5)
+        turn_until(service, lambda: len(fleet.stored()) == 4, "the next is asked for")
+        for number, value in ((0, 0.1), (2, 0.9), (3, 0.3)):
+            fleet.commit(number, value)
+        turn_until(service, lambda: service.status("s").is_over, "all are told")
+    assert [trial.values for trial in fleet.stored()] == [[0.1], [0.5], [0.9], [0.3]]
+    status = handle.status()
+    assert (status.state, status.best.number, status.best.value) == ("finished", 2, 0.9)
+    assert status.trials["complete"] == 4
+    assert handle.best_trial.number == 2
+    assert fleet.client.xlen(keys.inbox("s")) == 0
+    assert all(fleet.client.pttl(keys.trial("s", number)) > 0 for number in range(4))
+
+
+def test_every_end_is_told_to_optuna_in_its_terms(fleet):
+    fleet.submit(trials=3, max_failures=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are in flight")
+        fleet.commit(0, None, TrialState.FAILED)
+        pruned = fleet.claim(1)
+        fleet.leases.report(1, pruned.token, 1, 0.75)
+        fleet.leases.commit(1, pruned.token, TrialState.PRUNED, Result())
+        dead = fleet.claim(2)
+        fleet.leases.fail(2, dead.token, Result(error="boom"), 1, 0.0)
+        turn_until(service, lambda: service.status("s").is_over, "all are told")
+    states = [trial.state.name for trial in fleet.stored()]
+    assert states == ["FAIL", "PRUNED", "FAIL"]
+    assert fleet.stored()[1].value == 0.75
+    status = StudyHandle("s", fleet.settings).status()
+    assert status.state == "failed"
+    assert {name: count for name, count in status.trials.items() if count} == {
+        "failed": 1, "pruned": 1, "dead": 1,
+    }  # fmt: skip
+    assert status.recent[-1].error == "boom"
+    with pytest.raises(FleetError, match="no complete trial"):
+        _ = StudyHandle("s", fleet.settings).best_trial
+
+
+def test_an_entry_that_comes_twice_counts_once(fleet):
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        service._inbox.acknowledge = lambda *_: None  # dies between tell and acknowledge
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: fleet.stored()[0].state.is_finished(), "it is told")
+    assert fleet.client.xlen(keys.inbox("s")) == 1
+    with fleet.service() as service:
+        turn_until(service, lambda: not fleet.client.xlen(keys.inbox("s")), "it is acknowledged")
+    assert [trial.values for trial in fleet.stored()] == [[0.5]]
+
+
+def test_a_trial_that_was_asked_for_and_never_enqueued_is_enqueued_by_the_next(fleet):
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+    params = fleet.leases.record(0).params
+    for key in (keys.trial("s", 0), keys.queued("s")):
+        fleet.client.delete(key)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.queued(), "it is in flight again")
+        assert fleet.leases.record(0).params == params
+
+
+def test_a_lease_that_ran_out_is_reaped_and_the_trial_announced_again(client, settings, tmp_path):
+    quick = settings.model_copy(update={"time_scale": 0.02})
+    fleet = Fleet(client, quick, tmp_path)
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        client.delete(f"{keys.CELERY_PREFIX}default")
+        fleet.claim(0)
+        turn_until(service, lambda: fleet.leases.queued(), "it is in the queue again")
+        assert fleet.leases.record(0).failures == 1
+        assert "lease ran out" in fleet.leases.record(0).error
+        turn_until(
+            service,
+            lambda: (
+                client.llen(f"{keys.CELERY_PREFIX}default") or client.hlen("fleet:celery:unacked")
+            ),
+            "a hint is sent",
+        )
+
+
+def test_suggestions_and_verdicts_are_answered(fleet):
+    fleet.submit(trials=2, space={}, pruner={"type": "threshold", "upper": 1.0})
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
+        grant = fleet.claim(0)
+        distribution = optuna.distributions.FloatDistribution(2.0, 3.0)
+        text = optuna.distributions.distribution_to_json(distribution)
+
+        def ask():
+            return fleet.leases.await_reply(0, grant.token, 0.01)
+
+        assert fleet.leases.suggest(0, grant.token, "x", text) == ["OK"]
+        reply = turn_until(service, ask, "the suggestion is answered")
+        assert reply["request"] == "suggest:x"
+        assert 2.0 <= reply["value"] <= 3.0
+        assert fleet.stored()[0].params == {"x": reply["value"]}, "it is on disk by then"
+        categorical = optuna.distributions.CategoricalDistribution(["a"])
+        wrong = optuna.distributions.distribution_to_json(categorical)
+        fleet.client.hdel(keys.trial("s", 0), "param:x")
+        fleet.leases.suggest(0, grant.token, "x", wrong)
+        assert "error" in turn_until(service, ask, "a wrong question is answered too")
+        for step, value, prune in ((1, 0.5, False), (2, 1.5, True)):
+            fleet.leases.report(0, grant.token, step, value)
+            answer = turn_until(service, ask, "the report is answered")
+            assert answer == {"request": f"report:{step}", "prune": prune}
+    assert fleet.stored()[0].intermediate_values == {1: 0.5, 2: 1.5}
+
+
+def test_a_study_has_one_orchestrator(fleet):
+    fleet.submit()
+    with fleet.service() as first, fleet.service() as second:
+        first.turn()
+        with pytest.raises(InvalidInputError, match="another orchestrator"):
+            second.turn()
+
+
+def test_a_finished_study_can_be_extended_and_not_changed(fleet):
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: service.status("s").is_over, "it is over")
+    with pytest.raises(StudyExistsError, match="exists with direction"):
+        fleet.submit(direction="maximize", trials=2)
+    fleet.submit(trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.queued(), "one more is in flight")
+        fleet.commit(1, 0.25)
+        turn_until(service, lambda: service.status("s").is_over, "it is over again")
+    assert StudyHandle("s", fleet.settings).best_trial.number == 1
+
+
+def test_after_its_timeout_a_study_starts_nothing_more(fleet):
+    fleet.submit(trials=50, timeout=1.0)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are in flight")
+        turn_until(service, lambda: service.status("s").wall_seconds > 1.0, "the time is up")
+        for number in range(3):
+            fleet.commit(number, 0.5)
+        turn_until(service, lambda: service.status("s").is_over, "it is over")
+    assert len(fleet.stored()) == 3
+
+
+def test_nothing_is_asked_for_while_no_worker_is_there(fleet):
+    fleet.client.flushall()
+    fleet.submit()
+    with fleet.service() as service:
+        for _ in range(5):
+            service.turn()
+    assert fleet.stored() == []
+
+
+def test_a_service_drives_all_studies_and_leaves_those_that_are_over(fleet):
+    fleet.submit(trials=1)
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: service.status("s") is None, "it is left")
+        for _ in range(3):
+            service.turn()
+        assert service.status("s") is None
+        fleet.submit(trials=2)
+        turn_until(service, lambda: fleet.leases.queued(), "extended, it is driven again")
+
+
+def test_the_status_can_be_had_without_redis(fleet):
+    fleet.submit(trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: service.status("s").best, "one is told")
+    alone = fleet.settings.model_copy(update={"redis_url": None})
+    status = StudyHandle("s", alone).status()
+    assert (status.trials["complete"], status.trials["queued"]) == (1, 1)
+    assert status.best.value == 0.5
+    with pytest.raises(InvalidInputError, match="study 't' is not known"):
+        StudyHandle("t", alone).status()
