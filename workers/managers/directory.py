@@ -50,11 +50,6 @@ class DirectoryManager(BaseProcessManager):
         """The root of all checkpoints; on a file system that the fleet's hosts share, if any."""
         return self.home / "checkpoints"
 
-    @property
-    def wandb(self) -> Path:
-        """Where W&B keeps its runs; made on first use."""
-        return _made(self.home / "wandb")
-
     def trial_directory(self, study: str, number: int) -> Path:
         """What a trial leaves for people to look at; not made by this call."""
         return self.home / "studies" / study / "trials" / str(number)

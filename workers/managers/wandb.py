@@ -111,7 +111,7 @@ class WandbManager(BaseProcessManager):
             id=f"{study}-{number}",
             resume="allow",
             config=config,
-            dir=str(self._directories.wandb),
+            dir=str(self._directories.home),  # it appends its own `wandb/`,
             mode=mode(),
             settings=wandb.Settings(
                 silent=True,

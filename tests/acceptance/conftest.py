@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from waiting import wait_until
+
+BIN = Path(sys.executable).parent
+
+#: A study of real training: small enough for two minutes, big enough to be killed in the middle.
+LANGUAGE_ID: dict[str, Any] = {
+    "name": "accept",
+    "objective": "finetune",
+    "direction": "maximize",
+    "metric": "accuracy",
+    "trials": 4,
+    "sampler": {"type": "tpe", "seed": 7},
+    "space": {"learning_rate": {"type": "float", "low": 1e-3, "high": 4e-3, "log": True}},
+    "config": {
+        "data": {"source": "cldr-language-id", "max_length": 32},
+        "tokenizer": {"vocab_size": 1000},
+        "model": {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1},
+        "batch_size": 64,
+        "epochs": 3,
+        "checkpoint_interval_seconds": 0.5,
+    },
+}
+
+
+class Machine:
+    """A user's machine: a directory, an environment, and commands that are run for real."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("FLEET_")}
+        self.environment = {
+            **clean,
+            "FLEET_HOME": str(self.home),
+            "WANDB_MODE": "offline",
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._started: list[subprocess.Popen[str]] = []
+
+    def write_study(self, **changes: Any) -> Path:
+        study = {**LANGUAGE_ID, **changes}
+        study["config"] = {**LANGUAGE_ID["config"], **changes.get("config", {})}
+        path = self.folder / f"{study['name']}.yaml"
+        path.write_text(yaml.safe_dump(study, sort_keys=False))
+        return path
+
+    def start(self, *command: object, log: str = "command.log") -> subprocess.Popen[str]:
+        sink = (self.folder / log).open("a")
+        with sink:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+                start_new_session=True,
+            )
+        self._started.append(process)
+        return process
+
+    def run(self, *command: object, code: int = 0, timeout: float = 200.0) -> str:
+        process = self.start("trialfleet", *command)
+        output, _ = process.communicate(timeout=timeout)
+        errors = (self.folder / "command.log").read_text()[-3000:]
+        assert process.returncode == code, f"{output}\n{errors}\n{self.worker_log()[-3000:]}"
+        return output
+
+    def json(self, *command: object, **options: Any) -> Any:
+        return json.loads(self.run(*command, "--json", **options))
+
+    def errors(self) -> str:
+        return (self.folder / "command.log").read_text()
+
+    def worker_log(self) -> str:
+        path = self.home / "logs" / "worker.log"
+        return path.read_text() if path.exists() else ""
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = [line for line in self.worker_log().splitlines() if line.startswith("{")]
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def status(self, name: str = "accept") -> Any:
+        return self.json("status", name)
+
+    def processes(self, kind: str) -> list[dict[str, Any]]:
+        found = subprocess.run(
+            ["trialfleet", "ps", "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if found.returncode != 0:
+            return []  # the embedded server is not there (yet, or any more)
+        return [entry for entry in json.loads(found.stdout) if entry["kind"] == kind]
+
+    def await_training(self) -> list[dict[str, Any]]:
+        """The pool processes, as soon as two of them are past some steps of a trial."""
+
+        def training():
+            held = [entry for entry in self.processes("trial") if entry["trial"] is not None]
+            return held if len(held) == 2 and self.checkpoints() else None
+
+        return wait_until(training, "two trials train, and one has a checkpoint", 120.0)
+
+    def checkpoints(self) -> list[Path]:
+        return list(self.home.glob("checkpoints/*/*/*/step-*"))
+
+    def stop_all(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                members = [psutil.Process(process.pid)]
+                members += members[0].children(recursive=True)
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(40)
+                except subprocess.TimeoutExpired:
+                    for member in members:
+                        if member.is_running():
+                            member.kill()
+                    process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    yield made
+    made.stop_all()

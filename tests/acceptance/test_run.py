@@ -1,0 +1,203 @@
+"""`trialfleet run` as a user runs it: real workers, real training, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+#: Optuna's number for the operation that ends a trial, in its journal.
+SET_TRIAL_STATE_VALUES = 6
+
+
+def ends_in_the_journal(machine, name="accept") -> Counter:
+    """How often each trial was told to have ended."""
+    lines = (machine.home / "studies" / name / "journal.log").read_text().splitlines()
+    operations = [json.loads(line) for line in lines]
+    return Counter(
+        operation["trial_id"]
+        for operation in operations
+        if operation["op_code"] == SET_TRIAL_STATE_VALUES and operation["state"] in {1, 2, 3}
+    )
+
+
+def assert_nothing_runs(machine):
+    assert machine.processes("main") == []
+    scratch = Path(tempfile.gettempdir()) / f"trialfleet-{os.getuid()}"
+    assert list(scratch.glob("*")) == []
+    assert not (machine.home / "redis" / "endpoint.json").exists()
+
+
+def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machine):
+    process = machine.start("trialfleet", "run", machine.write_study(), "--slots", 2, "--json")
+    victim, _ = machine.await_training()
+    main = machine.processes("main")[0]["identity"]["pid"]
+    libraries = Path(f"/proc/{main}/maps").read_text()
+    assert "libtorch" not in libraries, "the worker's main process never imports torch"
+    os.kill(victim["identity"]["pid"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, machine.worker_log()[-3000:]
+
+    status = json.loads(output)
+    assert (status["study"], status["state"]) == ("accept", "finished")
+    assert status["trials"] == {
+        "queued": 0, "running": 0, "complete": 4, "pruned": 0, "failed": 0, "dead": 0,
+        "cancelled": 0,
+    }  # fmt: skip
+    assert status["best"]["value"] == max(trial["value"] for trial in status["top"]) > 0.3
+    assert status["best"]["params"].keys() == {"learning_rate"}
+    assert status["busy_seconds"] > 0
+    assert status["wall_seconds"] > 0
+    assert status["slots"] == 2
+    attempts = {trial["number"]: trial["attempts"] for trial in status["recent"]}
+    assert attempts[victim["trial"]] == 2
+    assert ends_in_the_journal(machine) == dict.fromkeys(range(4), 1)
+    assert machine.events("process_died")
+    assert [event["trial"] for event in machine.events("reaped")] == [victim["trial"]]
+    assert_nothing_runs(machine)
+
+    warm = [event["seconds"] for event in machine.events("first_training_step") if event["warm"]]
+    assert warm, "the second trial of a process is warm"
+    results = machine.home / "studies" / "accept" / "trials"
+    assert (results / str(status["best"]["number"]) / "result" / "metrics.json").exists()
+    assert len(list(machine.home.glob("wandb/offline-run-*"))) >= 4
+    assert machine.status()["best"] == status["best"]
+
+    again = machine.run("run", machine.write_study(), timeout=30)
+    assert "was finished before" in again
+
+
+def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
+    study = machine.write_study(config={"epochs": 12}, trials=3)
+    process = machine.start("trialfleet", "run", study, "--slots", 2)
+    held = machine.await_training()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "draining" in output
+    assert "resume with: trialfleet run" in output
+    assert_nothing_runs(machine)
+    assert {event["trial"] for event in machine.events("released")} == {
+        entry["trial"] for entry in held
+    }
+    status = machine.status()
+    assert (status["state"], status["trials"]["queued"]) == ("running", 3)
+
+    finished = machine.json("run", study, "--slots", 2)
+    assert finished["trials"]["complete"] == 3
+    assert {event["trial"] for event in machine.events("resumed")} == {
+        entry["trial"] for entry in held
+    }
+    assert ends_in_the_journal(machine) == dict.fromkeys(range(3), 1)
+    assert_nothing_runs(machine)
+
+
+def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
+    study = machine.write_study(config={"epochs": 12}, trials=2)
+    process = machine.start("trialfleet", "run", study, "--slots", 2)
+    machine.await_training()
+    for entry in machine.processes("trial"):
+        os.kill(entry["identity"]["pid"], signal.SIGSTOP)  # these cannot drain
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: "draining" in read(process), "it drains")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    finished = machine.json("run", study, "--slots", 2)
+    assert finished["trials"]["complete"] == 2
+    assert_nothing_runs(machine)
+
+
+def read(process) -> str:
+    os.set_blocking(process.stdout.fileno(), False)
+    return process.stdout.read() or ""
+
+
+def test_the_same_seed_and_one_slot_give_the_same_study(machine):
+    changes = {
+        "trials": 4,
+        "pruner": {"type": "median", "n_startup_trials": 1, "n_warmup_steps": 0},
+        "config": {"epochs": 2, "evaluations_per_epoch": 2},
+    }
+    found = []
+    for name in ("first", "second"):
+        machine.home = machine.folder / name
+        machine.environment["FLEET_HOME"] = str(machine.home)
+        status = machine.json("run", machine.write_study(**changes), "--slots", 1)
+        found.append(
+            [
+                (trial["number"], trial["state"], trial["value"], trial["params"])
+                for trial in sorted(status["recent"], key=lambda trial: trial["number"])
+            ]
+        )
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+
+
+PLAIN = '''
+import optuna
+
+def objective(trial):
+    x = trial.suggest_float("x", -10, 10)
+    if trial.suggest_categorical("kind", ["plain", "half"]) == "half":
+        trial.report(x, 0)
+        if trial.should_prune():
+            raise optuna.TrialPruned()
+    if trial.number == 2:
+        raise ValueError("two is bad")
+    return x ** 2
+'''
+
+
+def test_any_optuna_objective_runs_unchanged_and_its_errors_are_shown(machine):
+    (machine.folder / "plain.py").write_text(PLAIN)
+    output = machine.run("run", "plain.py:objective", "--trials", 8)
+    assert "trial 2 dead  (0." in output
+    assert "ValueError: two is bad" in output
+    assert "plain-objective finished: 7 complete, 1 dead" in output
+    assert "best: trial" in output
+    assert_nothing_runs(machine)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: there is no such study file"),
+        (["run", "STUDY", "--slots", "0"], "--slots = 0: a worker needs at least 1 slot"),
+        (["run", "BROKEN"], "did you mean 'learning_rate'?"),
+        (["submit", "STUDY"], "does not answer"),
+        (["status", "nothing"], "study 'nothing' is not known"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_two_and_nothing_enqueued(machine, arguments, message):
+    machine.environment["FLEET_REDIS_URL"] = "redis://127.0.0.1:1/0"
+    if arguments[0] in {"run", "status"}:
+        del machine.environment["FLEET_REDIS_URL"]
+    paths = {
+        "STUDY": machine.write_study(),
+        "BROKEN": machine.write_study(
+            name="broken", space={"learnig_rate": {"type": "float", "low": 0.1, "high": 0.2}}
+        ),
+    }
+    machine.run(*[paths.get(part, part) for part in arguments], code=2)
+    (line,) = machine.errors().strip().splitlines()
+    assert line.startswith("trialfleet: ")
+    assert message in line
+    assert not (machine.home / "studies").exists()
+    assert not (machine.home / "redis").exists()
+
+
+def test_a_study_of_the_same_name_with_other_settings_is_refused(machine):
+    (machine.folder / "plain.py").write_text("def objective(trial):\n    return 1.0\n")
+    machine.run("run", "plain.py:objective", "--trials", 1)
+    study = machine.folder / "other.yaml"
+    study.write_text("{name: plain-objective, objective: 'plain.py:objective', metric: loss}")
+    machine.run("run", study, code=2)
+    assert 'exists with metric = null, and now it is "loss"' in machine.errors()
