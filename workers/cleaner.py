@@ -1,4 +1,4 @@
-"""The cleaner: removes what a dead process of this host left behind.
+"""The cleaner: removes what dead processes of this host left behind.
 
 Invariant: it reaps the dead process's own token and no other, and kills only members of the
 session that the dead process led.
@@ -46,6 +46,15 @@ class Cleaner:
         for directory in entry.scratch:
             remove_scratch(directory)
         self._registry.gone(identity)
+
+    def sweep_host(self) -> None:
+        """Clean up after all registered processes of this host that are gone.
+
+        Their own worker may have been killed with them.
+        """
+        for entry in self._registry.entries():
+            if entry.identity.is_local and not entry.identity.is_alive():
+                self.clean_up_after(entry.identity)
 
     def close(self) -> None:
         """Give the connections to the broker back."""

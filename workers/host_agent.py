@@ -97,7 +97,7 @@ class HostAgent(bootsteps.StartStopStep):
 
     def _watch(self, worker: Any, client: redis.Redis, cleaner: Cleaner) -> None:
         watch = ChildWatch()
-        beat_at = time.monotonic()
+        beat_at = -self._settings.times.beat  # the first beat is due at once
         while not self._ended.is_set():
             for pid in _pool_pids(worker):
                 watch.add(pid)
@@ -109,6 +109,7 @@ class HostAgent(bootsteps.StartStopStep):
                 if time.monotonic() - beat_at >= self._settings.times.beat:
                     beat_at = time.monotonic()
                     self._record.beat()
+                    cleaner.sweep_host()
             except redis.RedisError as error:
                 # leases and records run out by themselves
                 log.warning("redis_lost", error=str(error))

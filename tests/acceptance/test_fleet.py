@@ -95,9 +95,7 @@ def test_a_worker_that_cannot_build_its_managers_takes_nothing_and_starts_no_sto
     worker = machine.start("celery", "-A", "workers", "worker", log="worker.log")
     assert worker.wait(60) is not None
     text = (machine.folder / "worker.log").read_text()
-    failures = [
-        json.loads(line) for line in text.splitlines() if '"managers_not_built"' in line
-    ]
+    failures = [json.loads(line) for line in text.splitlines() if '"managers_not_built"' in line]
     assert 1 <= len(failures) <= 4, text[-2000:]
     assert "libcudart.so" in failures[0]["exception"]
     record = leases.record(0)

@@ -112,6 +112,8 @@ def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
     assert process.wait(30) == 130
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 2
+    assert len(machine.events("reaped")) == 2, "the next worker cleans up, before the leases end"
+    assert finished["wall_seconds"] < 40
     assert_nothing_runs(machine)
 
 
@@ -141,7 +143,7 @@ def test_the_same_seed_and_one_slot_give_the_same_study(machine):
     assert len(found[0]) == 4
 
 
-PLAIN = '''
+PLAIN = """
 import optuna
 
 def objective(trial):
@@ -153,7 +155,7 @@ def objective(trial):
     if trial.number == 2:
         raise ValueError("two is bad")
     return x ** 2
-'''
+"""
 
 
 def test_any_optuna_objective_runs_unchanged_and_its_errors_are_shown(machine):

@@ -120,10 +120,10 @@ def test_every_end_is_told_to_optuna_in_its_terms(fleet):
 def test_an_entry_that_comes_twice_counts_once(fleet):
     fleet.submit(trials=1)
     with fleet.service() as service:
-        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        turn_until(service, fleet.leases.queued, "it is in flight")
         service._inbox.acknowledge = lambda *_: None  # dies between tell and acknowledge
         fleet.commit(0, 0.5)
-        turn_until(service, lambda: fleet.stored()[0].state.is_finished(), "it is told")
+        turn_until(service, fleet.stored()[0].state.is_finished, "it is told")
     assert fleet.client.xlen(keys.inbox("s")) == 1
     with fleet.service() as service:
         turn_until(service, lambda: not fleet.client.xlen(keys.inbox("s")), "it is acknowledged")
@@ -133,12 +133,12 @@ def test_an_entry_that_comes_twice_counts_once(fleet):
 def test_a_trial_that_was_asked_for_and_never_enqueued_is_enqueued_by_the_next(fleet):
     fleet.submit(trials=1)
     with fleet.service() as service:
-        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        turn_until(service, fleet.leases.queued, "it is in flight")
     params = fleet.leases.record(0).params
     for key in (keys.trial("s", 0), keys.queued("s")):
         fleet.client.delete(key)
     with fleet.service() as service:
-        turn_until(service, lambda: fleet.leases.queued(), "it is in flight again")
+        turn_until(service, fleet.leases.queued, "it is in flight again")
         assert fleet.leases.record(0).params == params
 
 
@@ -147,10 +147,10 @@ def test_a_lease_that_ran_out_is_reaped_and_the_trial_announced_again(client, se
     fleet = Fleet(client, quick, tmp_path)
     fleet.submit(trials=1)
     with fleet.service() as service:
-        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        turn_until(service, fleet.leases.queued, "it is in flight")
         client.delete(f"{keys.CELERY_PREFIX}default")
         fleet.claim(0)
-        turn_until(service, lambda: fleet.leases.queued(), "it is in the queue again")
+        turn_until(service, fleet.leases.queued, "it is in the queue again")
         assert fleet.leases.record(0).failures == 1
         assert "lease ran out" in fleet.leases.record(0).error
         turn_until(
@@ -201,14 +201,14 @@ def test_a_study_has_one_orchestrator(fleet):
 def test_a_finished_study_can_be_extended_and_not_changed(fleet):
     fleet.submit(trials=1)
     with fleet.service() as service:
-        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        turn_until(service, fleet.leases.queued, "it is in flight")
         fleet.commit(0, 0.5)
         turn_until(service, lambda: service.status("s").is_over, "it is over")
     with pytest.raises(StudyExistsError, match="exists with direction"):
         fleet.submit(direction="maximize", trials=2)
     fleet.submit(trials=2)
     with fleet.service() as service:
-        turn_until(service, lambda: fleet.leases.queued(), "one more is in flight")
+        turn_until(service, fleet.leases.queued, "one more is in flight")
         fleet.commit(1, 0.25)
         turn_until(service, lambda: service.status("s").is_over, "it is over again")
     assert StudyHandle("s", fleet.settings).best_trial.number == 1
@@ -237,14 +237,14 @@ def test_nothing_is_asked_for_while_no_worker_is_there(fleet):
 def test_a_service_drives_all_studies_and_leaves_those_that_are_over(fleet):
     fleet.submit(trials=1)
     with Service(fleet.settings) as service:
-        turn_until(service, lambda: fleet.leases.queued(), "it is in flight")
+        turn_until(service, fleet.leases.queued, "it is in flight")
         fleet.commit(0, 0.5)
         turn_until(service, lambda: service.status("s") is None, "it is left")
         for _ in range(3):
             service.turn()
         assert service.status("s") is None
         fleet.submit(trials=2)
-        turn_until(service, lambda: fleet.leases.queued(), "extended, it is driven again")
+        turn_until(service, fleet.leases.queued, "extended, it is driven again")
 
 
 def test_the_status_can_be_had_without_redis(fleet):

@@ -42,9 +42,14 @@ class ProcessIdentity(NamedTuple):
     def __str__(self) -> str:
         return f"{self.host}:{self.boot_id}:{self.pid}:{self.start_ticks}"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the process was started on this host, since its boot, where its pid is seen."""
+        return (self.host, self.boot_id) == (hostname(), boot_id())
+
     def is_alive(self) -> bool:
         """Whether this very process runs on this host now (a zombie does not)."""
-        if (self.host, self.boot_id) != (hostname(), boot_id()):
+        if not self.is_local:
             return False
         try:
             return start_ticks(self.pid) == self.start_ticks
@@ -60,9 +65,12 @@ def hostname() -> str:
 
 @functools.cache
 def boot_id() -> str:
-    """Changes with each boot, so that a pid of before the boot matches nothing after it."""
+    """Changes with each boot and pid namespace, within which alone a pid means anything."""
     path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else str(int(psutil.boot_time()))
+    if not path.exists():
+        return str(int(psutil.boot_time()))
+    namespace = Path("/proc/self/ns/pid").readlink().name.removeprefix("pid:[").removesuffix("]")
+    return f"{path.read_text().strip()}.{namespace}"
 
 
 def start_ticks(pid: int) -> int:
