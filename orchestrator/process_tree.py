@@ -33,7 +33,8 @@ def describe(entry: ProcessEntry) -> str:
     """One process on one line."""
     parts = [f"{entry.kind} {entry.identity.pid}"]
     if entry.slots:
-        parts.append(f"{entry.slots} slots on {', '.join(entry.queues)}")
+        slots = "1 slot" if entry.slots == 1 else f"{entry.slots} slots"
+        parts.append(f"{slots} on {', '.join(entry.queues)}")
     if entry.gpu is not None:
         parts.append(entry.gpu if entry.gpu.startswith("cpu") else f"gpu {entry.gpu}")
     if entry.study is not None:

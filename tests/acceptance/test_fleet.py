@@ -72,7 +72,7 @@ def test_the_procfile_makes_a_fleet_that_takes_studies_from_elsewhere(machine):
     listed = {study["study"]: study["state"] for study in machine.json("studies")}
     assert listed == {"scripted": "finished", "squares-objective": "finished"}
     tree = machine.run("ps")
-    for part in ("orchestrator", "main", "1 slots on default", "cpu slot 0", "lease"):
+    for part in ("orchestrator", "main", "1 slot on default", "cpu slot 0", "lease"):
         assert part in tree
 
 

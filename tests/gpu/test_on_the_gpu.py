@@ -1,0 +1,107 @@
+"""What only a CUDA device can show; run with `./ops/test tests/gpu` on a box that has one."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    from workers.containers import Container
+    from workers.coordination.process_registry import ProcessRecord
+    from workers.managers import MANAGERS
+    from workers.settings import Settings
+
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with Container(MANAGERS, [Settings(home=tmp_path / "home"), ProcessRecord()]) as opened:
+        yield opened
+
+
+def test_the_device_is_found_and_its_memory_told(container):
+    from workers.managers import CUDAManager
+
+    cuda = container.get(CUDAManager)
+    assert cuda.device.type == "cuda"
+    memory = cuda.memory()
+    assert 0 < memory.free <= memory.total
+
+
+def test_tensors_are_staged_and_their_memory_is_given_back(container):
+    import torch
+
+    from workers.managers import TensorManager
+
+    tensors = container.get(TensorManager)
+    with tensors.measure_leak() as leak:
+        moved = tensors.to_device({"a": [torch.arange(1_000_000)]})
+        assert moved["a"][0].is_cuda
+        assert torch.equal(tensors.to_cpu(moved)["a"][0], torch.arange(1_000_000))
+        del moved
+    assert leak.bytes == 0
+
+
+def test_auto_takes_the_best_precision_and_parameters_stay_in_float32(container):
+    import torch
+
+    from workers.managers import AMPManager, CUDAManager, ModelManager
+    from workers.protocol.finetune import ModelConfig
+
+    policy = container.get(AMPManager).policy("auto")
+    expected = "bf16" if container.get(CUDAManager).supports_bf16() else "fp16"
+    assert policy.name == expected
+    model = container.get(ModelManager).sequence_classifier(
+        ModelConfig(architecture="bert", hidden_size=64, num_hidden_layers=1),
+        num_labels=3,
+        vocab_size=50,
+    )
+    with policy.autocast():
+        logits = model(torch.ones(2, 5, dtype=torch.long, device="cuda")).logits
+    assert logits.dtype is not torch.float32
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32", "fp32"])
+def test_a_step_in_every_precision_learns(container, precision):
+    import torch
+
+    from workers.managers import AMPManager
+
+    policy = container.get(AMPManager).policy(precision)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(64, 1).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    inputs = torch.randn(256, 64, device="cuda")
+    losses = []
+    for _ in range(50):
+        with policy.autocast():
+            loss = (model(inputs).float() - 1.0).pow(2).mean()
+        policy.backward(loss)
+        policy.step(optimizer, model.parameters(), max_grad_norm=10.0)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] / 2
+
+
+def test_a_real_shortage_of_memory_halves_the_batch(container):
+    import torch
+
+    from workers.managers import BatchManager, CUDAManager
+
+    total = container.get(CUDAManager).memory().total
+    rows, width = 64, 1024
+    # one row takes a sixteenth of the device: no more than some of the 64 fit at once
+    columns = total // 16 // 4 // width
+
+    def loss(part):
+        big = torch.ones(len(part["labels"]), width, columns, device="cuda")
+        return (big.mean(dim=(1, 2)) * part["x"]).mean()
+
+    weight = torch.ones(rows, device="cuda", requires_grad=True)
+    batch = {"x": weight * 1.0, "labels": torch.zeros(rows, device="cuda")}
+    accumulator = container.get(BatchManager).accumulator()
+    value = accumulator.run(
+        batch, loss, lambda part: part.backward(retain_graph=True), lambda: None
+    )
+    assert float(value) == pytest.approx(1.0)
+    assert accumulator.micro_batch_size <= 8

@@ -1,0 +1,110 @@
+"""What W&B's offline files hold after trials that ended in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from workers.managers import initialize_factory, get_wandb_manager
+initialize_factory({"home": sys.argv[1]})
+wandb = get_wandb_manager()
+wandb.start("s", 0, {"x": 0.5}, 1)
+wandb.start("s", 0, {"x": 0.5}, 1)
+wandb.log({"accuracy": 0.25}, step=3)
+wandb.finish(0)
+wandb.start("s", 1, {"x": 0.7}, 2)
+wandb.finish(1)
+wandb.start("s", 2, {}, 1)
+wandb.log({"accuracy": 0.75}, step=1)
+# and the process ends, with a run open
+"""
+
+READER = """
+import json, struct, sys
+from pathlib import Path
+from wandb.proto import wandb_internal_pb2
+
+BLOCK = 32768  # W&B's file is a LevelDB log behind a header of seven bytes
+
+def payloads(data):
+    position, parts = 7, []
+    while position + 7 <= len(data):
+        if BLOCK - position % BLOCK < 7:
+            position += BLOCK - position % BLOCK
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        parts.append(data[position + 7 : position + 7 + length])
+        position += 7 + length
+        if kind in (1, 4):
+            yield b"".join(parts)
+            parts = []
+
+def key(item):
+    return item.key or item.nested_key[0]
+
+found = {}
+for path in Path(sys.argv[1]).glob("wandb/offline-run-*/run-*.wandb"):
+    records = [wandb_internal_pb2.Record.FromString(each) for each in payloads(path.read_bytes())]
+    run = next(record.run for record in records if record.HasField("run"))
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    rows = [
+        {key(item): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+    found[run.run_id] = {
+        "group": run.run_group,
+        "exits": [record.exit.exit_code for record in records if record.HasField("exit")],
+        "attempt": config["attempt"],
+        "accuracy": [row["accuracy"] for row in rows if "accuracy" in row],
+    }
+print(json.dumps(found))
+"""
+
+
+def run(program, home, **environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, home],
+        env={**clean, "HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+@pytest.mark.timeout(120)
+def test_each_trial_is_one_run_of_its_studys_group_finished_on_every_way_out(tmp_path):
+    run(PROGRAM, tmp_path)
+    found = json.loads(run(READER, tmp_path).stdout)
+    assert found == {
+        "s-0": {"group": "s", "exits": [0], "attempt": 1, "accuracy": [0.25]},
+        "s-1": {"group": "s", "exits": [1], "attempt": 2, "accuracy": []},
+        "s-2": {"group": "s", "exits": [1], "attempt": 1, "accuracy": [0.75]},
+    }
+
+
+@pytest.mark.timeout(120)
+def test_what_goes_wrong_in_wandb_is_logged_and_no_more(tmp_path):
+    program = PROGRAM.replace(
+        "wandb = get", "import wandb as w; w.init = lambda **_: 1 / 0\nwandb = get"
+    )
+    finished = run(program, tmp_path)
+    output = finished.stdout + finished.stderr
+    assert output.count("wandb_failed") == 3
+    assert "ZeroDivisionError" in output
+
+
+@pytest.mark.timeout(120)
+def test_disabled_it_does_nothing(tmp_path):
+    run(PROGRAM, tmp_path, WANDB_MODE="disabled")
+    assert not (tmp_path / "wandb").exists()
