@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    json_to_distribution,
-)
+from optuna.distributions import json_to_distribution
 
 from orchestrator.driven import ATTR, DrivenStudy
 from orchestrator.lifecycle import TOLD_AS
+from orchestrator.space import suggest
 from workers.logs import get_logger
 from workers.protocol.messages import InboxEntry, Result
 from workers.protocol.states import TrialState
@@ -68,7 +62,7 @@ class Collector:
         request = f"suggest:{entry.subject}"
         trial = self._study.asked(entry.number)
         try:
-            value = _suggest(trial, entry.subject, json_to_distribution(entry.body))
+            value = suggest(trial, entry.subject, json_to_distribution(entry.body))
         except ValueError as error:
             answer = {"request": request, "error": str(error)}
             self._study.leases.reply(entry.number, entry.token, answer)
@@ -123,25 +117,3 @@ class Collector:
             self._study.set_attr(entry.number, key, value)
         for key, constraint in result.constraints.items():
             self._study.asked(entry.number).set_constraint(key, constraint)
-
-
-def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, FloatDistribution):
-        return trial.suggest_float(
-            name,
-            distribution.low,
-            distribution.high,
-            step=distribution.step,
-            log=distribution.log,
-        )
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(
-            name,
-            distribution.low,
-            distribution.high,
-            step=distribution.step,
-            log=distribution.log,
-        )
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    raise ValueError(f"{type(distribution).__name__} is no distribution that can be suggested from")

@@ -102,8 +102,25 @@ def suggest_all(trial: optuna.Trial, spec: StudySpec) -> dict[str, Any]:
     for name in suggestion_order(spec):
         dimension = spec.space[name]
         if all(values.get(other) in allowed for other, allowed in dimension.when.items()):
-            values[name] = _suggest(trial, name, dimension)
+            values[name] = suggest(trial, name, _distribution(dimension))
     return values
+
+
+def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    """One parameter of a trial.
+
+    Raises:
+        ValueError: The trial has a value that does not suit the distribution.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, FloatDistribution):
+        bounds = (distribution.low, distribution.high)
+        return trial.suggest_float(name, *bounds, step=distribution.step, log=distribution.log)
+    if isinstance(distribution, IntDistribution):
+        low, high = distribution.low, distribution.high
+        return trial.suggest_int(name, low, high, step=distribution.step, log=distribution.log)
+    raise ValueError(f"nothing can be suggested from {type(distribution).__name__}")
 
 
 def make_sampler(spec: StudySpec, *, num_existing: int = 0) -> samplers.BaseSampler:
@@ -201,18 +218,6 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if isinstance(dimension, IntDimension):
         return IntDistribution(dimension.low, dimension.high, dimension.log, dimension.step)
     return CategoricalDistribution(dimension.choices)
-
-
-def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
-    if isinstance(dimension, FloatDimension):
-        return trial.suggest_float(
-            name, dimension.low, dimension.high, step=dimension.step, log=dimension.log
-        )
-    if isinstance(dimension, IntDimension):
-        return trial.suggest_int(
-            name, dimension.low, dimension.high, step=dimension.step, log=dimension.log
-        )
-    return trial.suggest_categorical(name, dimension.choices)
 
 
 def _find(field: str, name: str, known: Mapping[str, str]) -> str:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from graphlib import CycleError, TopologicalSorter
-from types import TracebackType
 from typing import Any, Self, TypeVar, get_type_hints
 
 from workers.protocol.errors import ContainerError, ForeignProcessError, NotInitializedError
@@ -126,12 +125,7 @@ class Container:
     def __enter__(self) -> Self:
         return self.open()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check_process(self, wanted: str) -> None:

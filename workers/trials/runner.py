@@ -10,7 +10,6 @@ import os
 import shutil
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import optuna
@@ -96,12 +95,7 @@ class TrialRunner:
         self._beat.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._beat.stop()
         self._hints.close()
 
