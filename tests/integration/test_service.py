@@ -123,7 +123,7 @@ def test_an_entry_that_comes_twice_counts_once(fleet):
         turn_until(service, fleet.leases.queued, "it is in flight")
         service._inbox.acknowledge = lambda *_: None  # dies between tell and acknowledge
         fleet.commit(0, 0.5)
-        turn_until(service, lambda: fleet.stored()[0].state.is_finished(), "it is told")
+        turn_until(service, lambda: fleet.stored()[0].values == [0.5], "it is told")
     assert fleet.client.xlen(keys.inbox("s")) == 1
     with fleet.service() as service:
         turn_until(service, lambda: not fleet.client.xlen(keys.inbox("s")), "it is acknowledged")
