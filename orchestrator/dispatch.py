@@ -10,8 +10,10 @@ from typing import Final
 from orchestrator.driven import DrivenStudy
 from orchestrator.lifecycle import Instruction, num_to_ask, reconcile
 from orchestrator.space import suggest_all
+from workers.coordination.manifests import last_checkpoint
 from workers.logs import get_logger
-from workers.settings import Times
+from workers.protocol.states import TrialState
+from workers.settings import Settings
 
 log = get_logger(__name__)
 
@@ -22,9 +24,10 @@ SURPLUS: Final = 1
 class Dispatcher:
     """Keeps just enough trials of one study in flight."""
 
-    def __init__(self, study: DrivenStudy, times: Times) -> None:
+    def __init__(self, study: DrivenStudy, settings: Settings) -> None:
         self._study = study
-        self._times = times
+        self._times = settings.times
+        self._home = settings.home
 
     def fill(self, slots: int, *, may_start: bool) -> int:
         """Ask for as many trials as `slots` can take, and enqueue them; how many they were."""
@@ -56,9 +59,13 @@ class Dispatcher:
             at_start: Announce every queued trial: hints may have been lost meanwhile.
         """
         queued = self._study.leases.queued()
+        held = {**queued, **self._study.leases.running()}
         patience = 0.0 if at_start else self._times.reconcile
         for trial in self._study.trials:
             if trial.state.is_finished():
+                if trial.number in held:  # Redis forgot the end that it once had told
+                    ended = self._study.state_attr(trial) or TrialState.FAILED
+                    self._study.leases.settle(trial.number, ended)
                 continue
             record = self._study.leases.record(trial.number)
             waited = (now_ms - queued.get(trial.number, now_ms)) / 1000
@@ -78,6 +85,8 @@ class Dispatcher:
 
     def _enqueue(self, number: int) -> None:
         params = self._study.stored(number).params
-        self._study.leases.enqueue(number, self._study.spec.digest(), params)
+        # there is one where Redis lost its data while the trial ran
+        checkpoint = last_checkpoint(self._home, self._study.name, number)
+        self._study.leases.enqueue(number, self._study.spec.digest(), params, checkpoint)
         self._study.send_hint(number)
         log.info("enqueued", study=self._study.name, trial=number, params=params)

@@ -45,7 +45,8 @@ class DrivenStudy:
         self._studies = Studies(client)
         self.spec: StudySpec = self._studies.spec(name)
         self.leases = self._studies.leases(name)
-        self._storage = StudyStorage.open(str(self._studies.storage_url(name)))
+        self._url = str(self._studies.storage_url(name))
+        self._storage = StudyStorage.open(self._url)
         try:
             self.study = self._open_study()
             self._store_spec()
@@ -64,6 +65,11 @@ class DrivenStudy:
         if spec != self.spec:
             self.spec = spec
             self._store_spec()
+
+    def start_epoch(self, epoch: str) -> None:
+        """Go on in a Redis that lost its data: write the study there again."""
+        self._studies.submit(self.spec, self._url)
+        self.leases = self._studies.leases(self.name, epoch)
 
     @property
     def trials(self) -> list[FrozenTrial]:

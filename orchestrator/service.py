@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -24,6 +25,7 @@ from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
 from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.coordination.study_lead import StudyLead
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
@@ -45,6 +47,7 @@ _RETRY_SECONDS: Final = 5.0
 class _Lead:
     """One driven study with those who work on it."""
 
+    right: StudyLead
     study: DrivenStudy
     dispatcher: Dispatcher
     collector: Collector
@@ -89,10 +92,8 @@ class Service:
     def __exit__(self, *_: object) -> None:
         for name in list(self._leads):
             self._leave(name)
-        try:
+        with suppress(redis.RedisError):
             self._record.gone()
-        except redis.RedisError as fault:
-            log.warning("redis_lost", error=str(fault))
         self._hints.close()
         self._client.close()
 
@@ -143,10 +144,15 @@ class Service:
         return over is not None and over == self._studies.spec(name).digest()
 
     def _lead(self, name: str) -> None:
+        owner = str(self._record.identity)
+        right = StudyLead(self._client, name, owner, self.settings.times.lease)
+        if not right.hold():
+            raise InvalidInputError(f"study {name!r} is driven by another orchestrator; stop it")
         study = DrivenStudy(self._client, self._hints, name)
         lead = _Lead(
+            right,
             study,
-            Dispatcher(study, self.settings.times),
+            Dispatcher(study, self.settings),
             Collector(study),
             build_status(study.spec, study.trials, wall_seconds=study.wall_seconds),
         )
@@ -161,6 +167,8 @@ class Service:
         lead = self._leads.pop(name)
         self._inbox.leave(name)
         lead.study.close()
+        with suppress(redis.RedisError):  # it runs out by itself
+            lead.right.release()
         log.info("study_left", study=name, state=lead.status.state.value)
 
     def _collect(self) -> None:
@@ -187,6 +195,8 @@ class Service:
         if now - self._beat_at >= self.settings.times.beat:
             self._beat_at = now
             self._record.beat()
+        self._check_epoch()
+        self._keep_leads()
         entries = list(self._registry.entries())
         reap, now_ms = self._reaper.is_due(), self._now_ms()
         for lead in self._leads.values():
@@ -205,6 +215,26 @@ class Service:
                 self._reaper.sweep(lead.study, now_ms)
                 lead.dispatcher.reconcile(now_ms)
             lead.is_stale = True
+
+    def _check_epoch(self) -> None:
+        """Build up again what Redis lost, from the storage and the checkpoints on disk."""
+        epoch = ensure_epoch(self._client)
+        for name, lead in self._leads.items():
+            if lead.study.leases.epoch == epoch:
+                continue
+            log.error("redis_lost_its_data", study=name, epoch=epoch)
+            lead.study.start_epoch(epoch)
+            self._inbox.join(name)
+            self._record.register()
+            self._reaper.be_patient()
+            lead.dispatcher.reconcile(self._now_ms(), at_start=True)
+
+    def _keep_leads(self) -> None:
+        """Stay the orchestrator of each study, or leave it to the one that took over."""
+        for name, lead in list(self._leads.items()):
+            if not lead.right.hold():
+                log.error("study_taken_over", study=name)
+                self._leave(name)
 
     def _may_start(self, lead: _Lead) -> bool:
         timeout = lead.study.spec.timeout

@@ -13,9 +13,11 @@ from contextlib import suppress
 import psutil
 import redis
 
+from workers.coordination.cleanup_lease import CleanupLease
 from workers.coordination.connection import resolve_url
 from workers.coordination.hints import Hints
-from workers.coordination.identity import ProcessIdentity
+from workers.coordination.identity import ProcessIdentity, start_ticks
+from workers.coordination.outbox import Outbox
 from workers.coordination.process_registry import ProcessEntry, ProcessRegistry
 from workers.coordination.scratch import remove_scratch
 from workers.coordination.studies import Studies
@@ -33,10 +35,13 @@ class Cleaner:
         self._studies = Studies(client)
         self._hints = Hints(resolve_url(settings))
         self._settings = settings
+        self._outbox = Outbox(settings.home)
+        self._lease = CleanupLease(client, ProcessIdentity.current(), settings.times.lease)
 
     def clean_up_after(self, identity: ProcessIdentity) -> None:
         """End a dead process's session, requeue its trial, remove its scratch directories."""
-        kill_session(identity.pid)
+        kill_session(identity)
+        self._commit_outbox()
         entry = self._registry.find(identity)
         if entry is None:
             return  # it left by itself, and took its record along
@@ -52,13 +57,23 @@ class Cleaner:
 
         Their own worker may have been killed with them.
         """
-        for entry in self._registry.entries():
-            if entry.identity.is_local and not entry.identity.is_alive():
-                self.clean_up_after(entry.identity)
+        with self._lease.held() as cleans:
+            if not cleans:
+                return
+            self._commit_outbox()
+            for entry in self._registry.entries():
+                if entry.identity.is_local and not entry.identity.is_alive():
+                    self.clean_up_after(entry.identity)
 
     def close(self) -> None:
         """Give the connections to the broker back."""
         self._hints.close()
+
+    def _commit_outbox(self) -> None:
+        """Commit the results that dead processes of this host left."""
+        self._outbox.commit_those_of(
+            lambda owner: owner.is_local and not owner.is_alive(), self._studies.leases
+        )
 
     def _reap(self, entry: ProcessEntry, study: str, trial: int) -> None:
         if not self._studies.exists(study):
@@ -78,9 +93,24 @@ class Cleaner:
             self._hints.send(study, trial, leases.epoch, spec.resources.queue, backoff)
 
 
-def kill_session(leader_pid: int) -> None:
-    """Kill what is left of the session that a dead process led; nothing else is touched."""
+def kill_session(leader: ProcessIdentity) -> None:
+    """Kill what is left of the session that a dead process led; nothing else is touched.
+
+    The kernel gives a pid to no new process while it still names a session. So where another
+    process has the leader's pid now, the session had ended, and one of that name is a stranger's.
+    """
+    if not leader.is_local or leader.is_alive() or _is_taken(leader.pid):
+        return
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
-            if process.pid != leader_pid and os.getsid(process.pid) == leader_pid:
+            if os.getsid(process.pid) == leader.pid:
                 process.send_signal(signal.SIGKILL)
+
+
+def _is_taken(pid: int) -> bool:
+    """Whether a process runs under this pid; a zombie does not."""
+    try:
+        start_ticks(pid)
+    except ProcessLookupError:
+        return False
+    return True

@@ -19,6 +19,7 @@ from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError, T
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Command, TrialState
+from workers.settings import Times
 from workers.trials.checkpoints import CheckpointStore
 from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
@@ -58,7 +59,7 @@ class Desk:
             number,
             grant,
             sent_at=sent_at,
-            times=self.settings.times,
+            times=Times(),  # these leases are not renewed, and must outlast a slow machine
             is_draining=self.drain.is_set,
         )
         return FleetTrial(

@@ -50,3 +50,13 @@ def reply(name: str, number: int, token: int) -> str:
 def process(identity: object) -> str:
     """Hash with an expiry: a registered process."""
     return f"fleet:process:{identity}"
+
+
+def cleanup(host: str) -> str:
+    """Hash: which process cleans a host, its token, until when."""
+    return f"fleet:cleanup:{host}"
+
+
+def lead(name: str) -> str:
+    """String with an expiry: which orchestrator drives a study."""
+    return f"fleet:{{{name}}}:lead"

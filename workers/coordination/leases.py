@@ -122,10 +122,20 @@ class TrialLeases:
     #: Milliseconds that stand in for the server's clock; for tests only.
     now_ms: int | None = field(default=None, compare=False)
 
-    def enqueue(self, number: int, digest: str, params: Mapping[str, Any]) -> bool:
-        """Write a trial's record; False if there is one already."""
+    def enqueue(
+        self,
+        number: int,
+        digest: str,
+        params: Mapping[str, Any],
+        checkpoint: CheckpointRef | None = None,
+    ) -> bool:
+        """Write a trial's record, to go on from a checkpoint if there is one.
+
+        False if there is a record already, or if Redis has lost its data since the epoch.
+        """
         pairs = [item for name, value in params.items() for item in (name, json.dumps(value))]
-        return self._call("enqueue", number, rest=pairs, digest=digest)[0] == "OK"
+        last = checkpoint or CheckpointRef(0, "", "")
+        return self._call("enqueue", number, rest=pairs, digest=digest, **last._asdict())[0] == "OK"
 
     def claim(
         self, number: int, owner: str, lease_seconds: float, nonce: str | None = None

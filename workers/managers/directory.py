@@ -22,6 +22,7 @@ from pathlib import Path
 import redis
 from filelock import FileLock
 
+from workers.coordination.manifests import checkpoint_root
 from workers.coordination.process_registry import ProcessRecord
 from workers.coordination.scratch import make_scratch, name_scratch, remove_scratch
 from workers.managers.base import BaseProcessManager
@@ -48,7 +49,7 @@ class DirectoryManager(BaseProcessManager):
     @property
     def checkpoints(self) -> Path:
         """The root of all checkpoints; on a file system that the fleet's hosts share, if any."""
-        return self.home / "checkpoints"
+        return checkpoint_root(self.home)
 
     def trial_directory(self, study: str, number: int) -> Path:
         """What a trial leaves for people to look at; not made by this call."""

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 FINETUNE: Final = "finetune"
 
 #: Settings that may change between two submissions of one study: they alter no trial's meaning.
-EXTENDABLE: Final = frozenset({"trials", "timeout", "max_failures", "resources"})
+EXTENDABLE: Final = frozenset(
+    {"trials", "timeout", "max_failures", "progress_timeout", "resources"}
+)
 
 Scalar: TypeAlias = str | int | float | bool | None
 Direction: TypeAlias = Literal["maximize", "minimize"]
@@ -105,6 +107,8 @@ class StudySpec(_Model):
     """Seconds after which no further trial is started."""
     max_failures: int = Field(default=3, ge=1)
     """Failures of one trial (crashes and exceptions) after which it is DEAD."""
+    progress_timeout: float = Field(default=600.0, gt=0.0)
+    """Seconds without a training step after which an attempt counts as hung and is ended."""
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
     space: dict[str, Dimension] = {}
@@ -113,7 +117,7 @@ class StudySpec(_Model):
     """The objective's fixed settings."""
     resources: ResourcesSpec = ResourcesSpec()
 
-    @field_validator("timeout", mode="before")
+    @field_validator("timeout", "progress_timeout", mode="before")
     @classmethod
     def _parse_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value

@@ -16,12 +16,12 @@ from typing import Any, Final
 import torch
 
 from workers.coordination.leases import CheckpointRef
+from workers.coordination.manifests import MANIFEST, read_manifests
 from workers.logs import get_logger
 
 log = get_logger(__name__)
 
 _STATE: Final = "state.pt"
-_MANIFEST: Final = "manifest.json"
 
 #: Checkpoints that an attempt keeps: the newest, and one before it should the newest be bad.
 _KEPT: Final = 2
@@ -52,8 +52,8 @@ class CheckpointStore:
         draft.mkdir(parents=True)
         torch.save(state, draft / _STATE)
         ref = CheckpointRef(step, str(final), _sha256(draft / _STATE))
-        (draft / _MANIFEST).write_text(json.dumps({"step": step, "sha256": ref.sha256}))
-        for path in (draft / _STATE, draft / _MANIFEST, draft):
+        (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": ref.sha256}))
+        for path in (draft / _STATE, draft / MANIFEST, draft):
             _fsync(path)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
@@ -76,6 +76,19 @@ class CheckpointStore:
         # weights_only: a checkpoint is data, never code
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
+
+    def load_last(self, study: str, number: int, ref: CheckpointRef) -> dict[str, Any] | None:
+        """The state of `ref`, or, where it is not whole, of the last good one before it."""
+        state = self.load(ref)
+        if state is not None:
+            return state
+        folder = self._root / study / str(number)
+        before = [found for found in read_manifests(folder) if found.step <= ref.step]
+        for other in sorted(before, reverse=True):
+            if other.uri != ref.uri and (state := self.load(other)) is not None:
+                log.warning("checkpoint_before_used", step=other.step, uri=other.uri)
+                return state
+        return None
 
     def remove(self, study: str, number: int) -> None:
         """Drop all checkpoints of a trial that has ended."""

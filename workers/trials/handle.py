@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,7 +109,7 @@ class FleetTrial(BaseTrial):
             LeaseLost, TrialCancelled: Let this pass.
         """
         self._lease.check()
-        self._lease.step = step
+        self._lease.note_progress(step)
         self._note_first_step()
 
     def suggest_float(
@@ -155,7 +156,8 @@ class FleetTrial(BaseTrial):
             raise TypeError(f"report(value={value!r}, step={step}): no number") from error
         self._lease.check()
         self._note_first_step()
-        status = self._lease.leases.report(self.number, self._lease.token, int(step), number)
+        leases, token = self._lease.leases, self._lease.token
+        status = self._lease.patiently(lambda: leases.report(self.number, token, int(step), number))
         if status == "LOST":
             self._give_up()
         self.last_value = number
@@ -194,13 +196,16 @@ class FleetTrial(BaseTrial):
         if self._lease.is_lost:
             self._give_up()
         ref = self._checkpoints.save(self.study_name, self.number, self._lease.token, step, state)
-        if self._lease.leases.checkpoint(self.number, self._lease.token, ref) == "LOST":
+        leases, token = self._lease.leases, self._lease.token
+        if self._lease.patiently(lambda: leases.checkpoint(self.number, token, ref)) == "LOST":
             self._give_up()
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state that the last accepted checkpoint of any attempt holds, or None."""
         ref = self._lease.grant.record.checkpoint
-        return None if ref is None else self._checkpoints.load(ref)
+        if ref is None:
+            return None
+        return self._checkpoints.load_last(self.study_name, self.number, ref)
 
     def best_value(self) -> float | None:
         """The study's best value so far, of its first objective."""
@@ -230,7 +235,9 @@ class FleetTrial(BaseTrial):
         text = distributions.distribution_to_json(distribution)
         while True:
             self._lease.check()
-            status, *rest = self._lease.leases.suggest(self.number, self._lease.token, name, text)
+            status, *rest = self._lease.patiently(
+                lambda: self._lease.leases.suggest(self.number, self._lease.token, name, text)
+            )
             if status == "LOST":
                 self._give_up()
             if status == "VALUE":
@@ -246,8 +253,11 @@ class FleetTrial(BaseTrial):
         while (left := deadline - time.monotonic()) > 0:
             if self._lease.is_lost:
                 self._give_up()
-            reply = self._lease.leases.await_reply(
-                self.number, self._lease.token, min(left, _READ_SECONDS)
+            wait_seconds = min(left, _READ_SECONDS)
+            reply = self._lease.patiently(
+                partial(
+                    self._lease.leases.await_reply, self.number, self._lease.token, wait_seconds
+                )
             )
             # answers to requests that were given up may still lie in the list
             if reply is not None and reply["request"] == request:

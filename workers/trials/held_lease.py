@@ -5,10 +5,11 @@ Invariant: the holder falls silent before the server's deadline, by a clock that
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Final, Self, TypeVar
 
 import redis
 
@@ -19,6 +20,17 @@ from workers.protocol.states import Command
 from workers.settings import Times
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
+
+#: The exit code of a pool process whose training made no step for too long.
+EXIT_HUNG: Final = 72
+
+#: The exit code of a pool process whose objective went on without a lease.
+EXIT_LEASE_LOST: Final = 73
+
+#: Between two attempts to reach a Redis that is away.
+_RETRY_SECONDS: Final = 0.2
 
 #: Counts the time that a machine is suspended, during which the server's clock runs on.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -57,6 +69,9 @@ class HeldLease:
         #: The last step that training reached; sent along with each renewal.
         self.step = grant.record.step
         self.command = Command.NONE
+        #: after so many seconds without a step, the process ends: it must not look alive
+        self.progress_timeout: float | None = None
+        self._progressed_at: float | None = None
         self._times = times
         self._is_draining = is_draining
         self._silent_from = sent_at + times.holder
@@ -89,6 +104,28 @@ class HeldLease:
         if self.command is Command.DRAIN or self._is_draining():
             raise DrainRequested(f"trial {self.number}: this worker is shutting down")
 
+    def note_progress(self, step: int) -> None:
+        """Note that training is about to make a step; from the first on, hanging is noticed."""
+        self.step = step
+        self._progressed_at = lease_clock()
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """Make a call, again while Redis is away, for as long as the lease may still be held.
+
+        Raises:
+            LeaseLost: Redis stayed away for too long.
+        """
+        while True:
+            try:
+                return call()
+            except redis.RedisError as error:
+                if self.is_lost:
+                    raise LeaseLost(
+                        f"trial {self.number}: Redis was away for too long ({error})"
+                    ) from error
+                log.warning("redis_lost", error=str(error))
+                time.sleep(min(_RETRY_SECONDS, self._times.beat))
+
     def lose(self) -> None:
         """Note that the server refused the token."""
         self._is_lost = True
@@ -104,8 +141,20 @@ class HeldLease:
     def _beat(self) -> None:
         pause = self._times.beat
         while not self._ended.wait(pause) and not self.is_lost:
+            self._end_if_hung()
             # while Redis is away, ask more often: what is left of the lease is short
             pause = self._times.beat if self._renew() else self._times.beat / 10
+        if not self._ended.wait(self._times.grace):
+            log.error("ending_process", reason="the lease is lost, and the objective goes on")
+            os._exit(EXIT_LEASE_LOST)
+
+    def _end_if_hung(self) -> None:
+        if self.progress_timeout is None or self._progressed_at is None:
+            return
+        silent = lease_clock() - self._progressed_at
+        if silent > self.progress_timeout:
+            log.error("ending_process", reason="no step", seconds=round(silent, 1), step=self.step)
+            os._exit(EXIT_HUNG)
 
     def _renew(self) -> bool:
         sent_at = lease_clock()

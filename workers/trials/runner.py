@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from enum import Enum
-from pathlib import Path
 from typing import Any, Final, Self
 
 import optuna
@@ -19,6 +18,7 @@ import structlog
 from workers.containers import Container
 from workers.coordination.hints import Hints
 from workers.coordination.leases import Grant, Refusal, TrialLeases
+from workers.coordination.outbox import Outbox, OutboxEntry
 from workers.coordination.process_beat import ProcessBeat
 from workers.coordination.process_registry import ProcessRecord
 from workers.coordination.studies import Studies
@@ -88,6 +88,7 @@ class TrialRunner:
         self._studies = Studies(client)
         self._hints = Hints(redis_url)
         self._checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
+        self._outbox = Outbox(settings.home)
         self._beat = ProcessBeat(record, settings.times.beat)
         self._num_trials = 0
 
@@ -150,6 +151,7 @@ class TrialRunner:
             times=self._settings.times,
             is_draining=self._is_draining,
         )
+        held.progress_timeout = spec.progress_timeout * self._settings.time_scale
         with held:
             trial = self._handle(spec, held, sent_at)
             attempt = _Attempt(trial, held, sent_at)
@@ -159,7 +161,7 @@ class TrialRunner:
                 exit_code = 0 if state in {TrialState.COMPLETE, TrialState.PRUNED} else 1
                 return self._commit(attempt, state, result)
             except DrainRequested:
-                released = leases.release(hint.number, grant.token)
+                released = held.patiently(lambda: leases.release(hint.number, grant.token))
                 log.info("released", released=released)
                 return Outcome.GOES_BACK
             except LeaseLost as error:
@@ -200,10 +202,19 @@ class TrialRunner:
 
     def _commit(self, attempt: _Attempt, state: TrialState, result: Result) -> Outcome:
         held, trial = attempt.held, attempt.trial
-        if held.is_lost:
-            log.warning("result_refused", reason="the lease ended before the commit")
-            return Outcome.ENDED
-        status = held.leases.commit(held.number, held.token, state, result)
+        entry = OutboxEntry(
+            study=trial.study_name,
+            number=held.number,
+            epoch=held.leases.epoch,
+            token=held.token,
+            state=state,
+            result=result,
+            owner=self._record.identity,
+            files=trial.result_directory,
+        )
+        # from here on the result survives this process, and a Redis that is away
+        self._outbox.write(entry)
+        status = held.patiently(lambda: self._outbox.commit(entry, held.leases))
         log.info(
             "ended",
             state=state.value,
@@ -213,7 +224,6 @@ class TrialRunner:
             busy_seconds=round(result.busy_seconds, 3),
         )
         if status != "LOST":
-            _publish(trial.result_directory)
             self._checkpoints.remove(trial.study_name, trial.number)
         return Outcome.ENDED
 
@@ -225,13 +235,13 @@ class TrialRunner:
             return Outcome.GOES_BACK
         log.error("attempt_failed", exc_info=error)
         result = attempt.result(error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS])
-        ended = held.leases.fail(
-            held.number, held.token, result, spec.max_failures, self._settings.times.backoff
+        backoff = self._settings.times.backoff
+        ended = held.patiently(
+            lambda: held.leases.fail(held.number, held.token, result, spec.max_failures, backoff)
         )
         shutil.rmtree(attempt.trial.result_directory, ignore_errors=True)
         if ended == "REQUEUED":
-            failures = held.grant.record.failures
-            self._announce(spec, hint, self._settings.times.backoff * 2**failures)
+            self._announce(spec, hint, backoff * 2**held.grant.record.failures)
         return Outcome.ENDED
 
     def _announce(self, spec: StudySpec, hint: RunTrial, delay_seconds: float) -> None:
@@ -281,14 +291,3 @@ class _Attempt:
             error=error,
             busy_seconds=lease_clock() - self._started_at,
         )
-
-
-def _publish(attempt_directory: Path) -> None:
-    """Move what an accepted attempt left to where people look, and drop other attempts' drafts."""
-    parent = attempt_directory.parent
-    if attempt_directory.exists():
-        final = parent / "result"
-        shutil.rmtree(final, ignore_errors=True)
-        attempt_directory.rename(final)
-    for draft in parent.glob("attempt-*"):
-        shutil.rmtree(draft, ignore_errors=True)

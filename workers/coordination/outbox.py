@@ -1,0 +1,105 @@
+"""The outbox: results on disk before they are committed, so that none dies with its process.
+
+Layout: `<home>/outbox/<study>-<number>-<token>.json`, flushed to disk, removed once Redis has
+answered. Whoever finds one of a dead process may commit it: the token decides whether it counts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from workers.coordination.identity import ProcessIdentity
+from workers.coordination.leases import TrialLeases
+from workers.logs import get_logger
+from workers.protocol.messages import Result
+from workers.protocol.states import TrialState
+
+log = get_logger(__name__)
+
+
+class OutboxEntry(BaseModel):
+    """A result that is to be committed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    study: str
+    number: int
+    epoch: str
+    token: int
+    state: TrialState
+    result: Result
+    owner: ProcessIdentity
+    files: Path
+    """The attempt's directory, published if the result is accepted."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return f"{self.study}-{self.number}-{self.token}.json"
+
+
+class Outbox:
+    """The results of this host that Redis has not answered yet."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "outbox"
+
+    def write(self, entry: OutboxEntry) -> None:
+        """Bring a result to disk."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        draft = self._folder / f".{entry.name}"
+        with draft.open("w") as file:
+            file.write(entry.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._folder / entry.name)
+
+    def entries(self) -> list[OutboxEntry]:
+        """All results, the oldest first."""
+        found = []
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                found.append(OutboxEntry.model_validate_json(path.read_bytes()))
+            except (OSError, ValueError) as error:
+                log.warning("outbox_unreadable", path=str(path), error=str(error))
+        return found
+
+    def commit(self, entry: OutboxEntry, leases: TrialLeases) -> str:
+        """Commit a result and publish its files: OK, DUP or LOST; the entry is removed."""
+        status = leases.commit(entry.number, entry.token, entry.state, entry.result)
+        if status != "LOST":
+            publish_files(entry.files)
+        (self._folder / entry.name).unlink(missing_ok=True)
+        return status
+
+    def commit_those_of(
+        self,
+        is_dead: Callable[[ProcessIdentity], bool],
+        leases_of: Callable[[str, str], TrialLeases],
+    ) -> None:
+        """Commit what dead processes left.
+
+        Args:
+            is_dead: Whether a process can no longer commit by itself.
+            leases_of: The trials of a study under an epoch.
+        """
+        for entry in self.entries():
+            if is_dead(entry.owner):
+                status = self.commit(entry, leases_of(entry.study, entry.epoch))
+                log.info("outbox_committed", study=entry.study, trial=entry.number, status=status)
+
+
+def publish_files(attempt_directory: Path) -> None:
+    """Move what an accepted attempt left to where people look, and drop other attempts' drafts."""
+    parent = attempt_directory.parent
+    if attempt_directory.exists():
+        final = parent / "result"
+        shutil.rmtree(final, ignore_errors=True)
+        attempt_directory.rename(final)
+    for draft in parent.glob("attempt-*"):
+        shutil.rmtree(draft, ignore_errors=True)
