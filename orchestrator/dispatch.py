@@ -10,7 +10,8 @@ from typing import Final
 from orchestrator.driven import DrivenStudy
 from orchestrator.lifecycle import Instruction, num_to_ask, reconcile
 from orchestrator.space import suggest_all
-from workers.coordination.manifests import last_checkpoint
+from workers.coordination.leases import CheckpointRef
+from workers.coordination.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
 from workers.protocol.states import TrialState
 from workers.settings import Settings
@@ -48,6 +49,8 @@ class Dispatcher:
         if numbers:
             self._study.sync()
         for number in numbers:
+            # what lies there is of a study of this name that somebody has removed
+            remove_checkpoints(self._home, self._study.name, number)
             self._enqueue(number)
         return count
 
@@ -78,15 +81,15 @@ class Dispatcher:
             if instruction is Instruction.ENQUEUE:
                 suggest_all(self._study.asked(trial.number), self._study.spec)
                 self._study.sync()
-                self._enqueue(trial.number)
+                # Redis may have lost its data while the trial ran
+                found = last_checkpoint(self._home, self._study.name, trial.number)
+                self._enqueue(trial.number, found)
             elif instruction is Instruction.SEND_HINT:
                 log.info("announced_again", study=self._study.name, trial=trial.number)
                 self._study.send_hint(trial.number)
 
-    def _enqueue(self, number: int) -> None:
+    def _enqueue(self, number: int, checkpoint: CheckpointRef | None = None) -> None:
         params = self._study.stored(number).params
-        # there is one where Redis lost its data while the trial ran
-        checkpoint = last_checkpoint(self._home, self._study.name, number)
         self._study.leases.enqueue(number, self._study.spec.digest(), params, checkpoint)
         self._study.send_hint(number)
         log.info("enqueued", study=self._study.name, trial=number, params=params)

@@ -19,6 +19,7 @@ from orchestrator.dispatch import Dispatcher
 from orchestrator.driven import DrivenStudy
 from orchestrator.inbox import Collector
 from orchestrator.reaper import Reaper
+from orchestrator.recovery import resubmit_forgotten
 from orchestrator.status import StudyStatus, build_status
 from workers.coordination.connection import connect, resolve_url
 from workers.coordination.hints import Hints
@@ -87,6 +88,8 @@ class Service:
         self._record.register()
         self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")
         self._reaper = Reaper(self.settings.times)
+        if self.only is None:
+            resubmit_forgotten(self.settings, self._studies)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,9 +115,10 @@ class Service:
         return None if lead is None else lead.status
 
     def _turn(self) -> None:
+        # first: what Redis lost must be there again before anything is read from it
+        self._look()
         self._join_new()
         self._collect()
-        self._look()
         for name in list(self._leads):
             lead = self._leads[name]
             if lead.dispatcher.fill(lead.slots, may_start=self._may_start(lead)):
@@ -144,10 +148,12 @@ class Service:
         return over is not None and over == self._studies.spec(name).digest()
 
     def _lead(self, name: str) -> None:
-        owner = str(self._record.identity)
-        right = StudyLead(self._client, name, owner, self.settings.times.lease)
+        right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
         if not right.hold():
-            raise InvalidInputError(f"study {name!r} is driven by another orchestrator; stop it")
+            raise InvalidInputError(
+                f"study {name!r} is driven by another orchestrator, {right.holder()};"
+                " stop that one, or watch the study with `trialfleet watch`"
+            )
         study = DrivenStudy(self._client, self._hints, name)
         lead = _Lead(
             right,
@@ -165,7 +171,6 @@ class Service:
 
     def _leave(self, name: str) -> None:
         lead = self._leads.pop(name)
-        self._inbox.leave(name)
         lead.study.close()
         with suppress(redis.RedisError):  # it runs out by itself
             lead.right.release()
@@ -220,7 +225,7 @@ class Service:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
         epoch = ensure_epoch(self._client)
         for name, lead in self._leads.items():
-            if lead.study.leases.epoch == epoch:
+            if lead.study.leases.epoch == epoch and self._studies.exists(name):
                 continue
             log.error("redis_lost_its_data", study=name, epoch=epoch)
             lead.study.start_epoch(epoch)

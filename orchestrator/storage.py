@@ -39,6 +39,11 @@ def journal_path(home: Path, study: str) -> Path:
     return home / "studies" / study / "journal.log"
 
 
+def stored_journals(home: Path) -> list[Path]:
+    """The journals of all studies under a home."""
+    return sorted(home.glob("studies/*/journal.log"))
+
+
 @dataclass(frozen=True)
 class StudyStorage:
     """A storage that is open for writing."""

@@ -16,10 +16,11 @@ import redis
 from workers.coordination.cleanup_lease import CleanupLease
 from workers.coordination.connection import resolve_url
 from workers.coordination.hints import Hints
-from workers.coordination.identity import ProcessIdentity, start_ticks
+from workers.coordination.identity import ProcessIdentity
 from workers.coordination.outbox import Outbox
 from workers.coordination.process_registry import ProcessEntry, ProcessRegistry
 from workers.coordination.scratch import remove_scratch
+from workers.coordination.shared_memory import remove_shared_memory
 from workers.coordination.studies import Studies
 from workers.logs import get_logger
 from workers.settings import Settings
@@ -39,7 +40,7 @@ class Cleaner:
         self._lease = CleanupLease(client, ProcessIdentity.current(), settings.times.lease)
 
     def clean_up_after(self, identity: ProcessIdentity) -> None:
-        """End a dead process's session, requeue its trial, remove its scratch directories."""
+        """End a dead process's session, requeue its trial, remove what it left on this host."""
         kill_session(identity)
         self._commit_outbox()
         entry = self._registry.find(identity)
@@ -50,6 +51,7 @@ class Cleaner:
             self._reap(entry, entry.study, entry.trial)
         for directory in entry.scratch:
             remove_scratch(directory)
+        remove_shared_memory(identity, entry.shared_memory)
         self._registry.gone(identity)
 
     def sweep_host(self) -> None:
@@ -71,9 +73,7 @@ class Cleaner:
 
     def _commit_outbox(self) -> None:
         """Commit the results that dead processes of this host left."""
-        self._outbox.commit_those_of(
-            lambda owner: owner.is_local and not owner.is_alive(), self._studies.leases
-        )
+        self._outbox.commit_abandoned(self._studies.leases, self._settings.times.lease)
 
     def _reap(self, entry: ProcessEntry, study: str, trial: int) -> None:
         if not self._studies.exists(study):
@@ -99,18 +99,9 @@ def kill_session(leader: ProcessIdentity) -> None:
     The kernel gives a pid to no new process while it still names a session. So where another
     process has the leader's pid now, the session had ended, and one of that name is a stranger's.
     """
-    if not leader.is_local or leader.is_alive() or _is_taken(leader.pid):
+    if not leader.has_freed_its_pid():
         return
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
             if os.getsid(process.pid) == leader.pid:
                 process.send_signal(signal.SIGKILL)
-
-
-def _is_taken(pid: int) -> bool:
-    """Whether a process runs under this pid; a zombie does not."""
-    try:
-        start_ticks(pid)
-    except ProcessLookupError:
-        return False
-    return True

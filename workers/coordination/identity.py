@@ -56,6 +56,16 @@ class ProcessIdentity(NamedTuple):
         except ProcessLookupError:
             return False
 
+    def has_freed_its_pid(self) -> bool:
+        """Whether this process of this host ended, and no later one has its pid (yet)."""
+        if not self.is_local:
+            return False
+        try:
+            start_ticks(self.pid)
+        except ProcessLookupError:
+            return True
+        return False
+
 
 @functools.cache
 def hostname() -> str:

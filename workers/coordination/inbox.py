@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
@@ -24,13 +24,10 @@ class Inbox:
 
     client: redis.Redis
     consumer: str
-    _joined: set[str] = field(default_factory=set)
 
     def join(self, study: str) -> list[InboxEntry]:
         """Start to read a study; returns what any orchestrator before had not acknowledged."""
-        with suppress(redis.ResponseError):  # BUSYGROUP: it exists
-            self.client.xgroup_create(keys.inbox(study), _GROUP, id="0", mkstream=True)
-        self._joined.add(study)
+        self._make_group(study)
         entries: list[InboxEntry] = []
         start = "0-0"
         while True:
@@ -41,16 +38,20 @@ class Inbox:
             if start == "0-0":
                 return entries
 
-    def leave(self, study: str) -> None:
-        """Stop reading a study."""
-        self._joined.discard(study)
-
     def read(self, studies: Sequence[str], block_ms: int) -> list[tuple[str, InboxEntry]]:
         """New entries of the studies, each with its study; waits at most `block_ms` for one."""
         streams = {keys.inbox(study): ">" for study in studies}
-        answer: Any = self.client.xreadgroup(
-            _GROUP, self.consumer, streams, count=500, block=block_ms
-        )
+        try:
+            answer: Any = self.client.xreadgroup(
+                _GROUP, self.consumer, streams, count=500, block=block_ms
+            )
+        except redis.ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            # Redis lost the end of its file, and the group with it
+            for study in studies:
+                self._make_group(study)
+            return []
         if not answer:
             return []
         by_stream = dict(answer.items() if isinstance(answer, dict) else answer)
@@ -59,6 +60,10 @@ class Inbox:
             for study in studies
             for entry in _entries(_flat(by_stream.get(keys.inbox(study), [])))
         ]
+
+    def _make_group(self, study: str) -> None:
+        with suppress(redis.ResponseError):  # BUSYGROUP: it exists
+            self.client.xgroup_create(keys.inbox(study), _GROUP, id="0", mkstream=True)
 
     def acknowledge(self, study: str, ids: Iterable[str]) -> None:
         """Drop entries for good."""

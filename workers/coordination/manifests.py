@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -33,3 +34,8 @@ def read_manifests(trial_folder: Path) -> list[CheckpointRef]:
 def last_checkpoint(home: Path, study: str, number: int) -> CheckpointRef | None:
     """The furthest checkpoint of a trial on this machine's disk, if there is one."""
     return max(read_manifests(checkpoint_root(home) / study / str(number)), default=None)
+
+
+def remove_checkpoints(home: Path, study: str, number: int) -> None:
+    """Drop all checkpoints of a trial."""
+    shutil.rmtree(checkpoint_root(home) / study / str(number), ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,21 +78,26 @@ class Outbox:
         (self._folder / entry.name).unlink(missing_ok=True)
         return status
 
-    def commit_those_of(
-        self,
-        is_dead: Callable[[ProcessIdentity], bool],
-        leases_of: Callable[[str, str], TrialLeases],
+    def commit_abandoned(
+        self, leases_of: Callable[[str, str], TrialLeases], lease_seconds: float
     ) -> None:
-        """Commit what dead processes left.
+        """Commit what dead processes of this host left, and what lies there for over a lease.
 
         Args:
-            is_dead: Whether a process can no longer commit by itself.
             leases_of: The trials of a study under an epoch.
+            lease_seconds: After which no owner commits by itself any more, on whatever host.
         """
         for entry in self.entries():
-            if is_dead(entry.owner):
+            died_here = entry.owner.is_local and not entry.owner.is_alive()
+            if died_here or self._age_seconds(entry) > lease_seconds:
                 status = self.commit(entry, leases_of(entry.study, entry.epoch))
                 log.info("outbox_committed", study=entry.study, trial=entry.number, status=status)
+
+    def _age_seconds(self, entry: OutboxEntry) -> float:
+        try:
+            return time.time() - (self._folder / entry.name).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0  # its owner has just committed it
 
 
 def publish_files(attempt_directory: Path) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from workers.coordination import keys
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import call
+from workers.coordination.shared_memory import shared_memory_prefixes
 from workers.protocol.states import ProcessKind
 from workers.settings import Times
 
@@ -39,6 +40,8 @@ class ProcessEntry(BaseModel):
     slots: int = 0
     queues: list[str] = []
     scratch: list[Path] = []
+    #: How the names of its shared-memory segments begin.
+    shared_memory: list[str] = []
     started_at: float = 0.0
     is_draining: bool = False
 
@@ -121,7 +124,12 @@ class ProcessRecord:
     ) -> None:
         self.identity = ProcessIdentity.current()
         self._registry = registry
-        self._fields: dict[str, Any] = {"kind": kind.value, "parent": parent, **(fields or {})}
+        self._fields: dict[str, Any] = {
+            "kind": kind.value,
+            "parent": parent,
+            "shared_memory": shared_memory_prefixes(self.identity.pid),
+            **(fields or {}),
+        }
         self._scratch: list[str] = []
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import redis
 
 from workers.coordination import keys
+from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import Value, call
 
 
@@ -16,15 +17,30 @@ class StudyLead:
 
     client: redis.Redis
     study: str
-    owner: str
+    owner: ProcessIdentity
     lease_seconds: float
 
     def hold(self) -> bool:
         """Become or stay the study's orchestrator; False if another one is."""
+        if self._try():
+            return True
+        holder = self.holder()
+        # one that died on this host is not waited for
+        if holder is not None and holder.is_local and not holder.is_alive():
+            replace(self, owner=holder).release()
+            return self._try()
+        return False
+
+    def holder(self) -> ProcessIdentity | None:
+        """The orchestrator that drives the study now."""
+        owner = self.client.get(keys.lead(self.study))
+        return None if owner is None else ProcessIdentity.parse(owner)
+
+    def _try(self) -> bool:
         ttl_ms = int(self.lease_seconds * 1000)
-        arguments: dict[str, Value] = {"owner": self.owner, "ttl_ms": ttl_ms}
+        arguments: dict[str, Value] = {"owner": str(self.owner), "ttl_ms": ttl_ms}
         return call(self.client, "lead", {"lead": keys.lead(self.study)}, arguments)[0] == "OK"
 
     def release(self) -> None:
         """Let another one drive the study at once."""
-        call(self.client, "unlead", {"lead": keys.lead(self.study)}, {"owner": self.owner})
+        call(self.client, "unlead", {"lead": keys.lead(self.study)}, {"owner": str(self.owner)})

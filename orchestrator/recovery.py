@@ -1,0 +1,56 @@
+"""Finds the studies that storage holds unfinished and Redis has forgotten, so that they go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import optuna
+from pydantic import ValidationError
+
+from orchestrator.driven import SPEC_ATTR
+from orchestrator.storage import open_reader, storage_url, stored_journals
+from workers.coordination.studies import Studies
+from workers.logs import get_logger
+from workers.protocol.spec import StudySpec
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+
+def resubmit_forgotten(settings: Settings, studies: Studies) -> list[str]:
+    """Write studies that Redis lost there again; their names.
+
+    Those of `FLEET_STORAGE`, or those with a journal under `FLEET_HOME`. A finished study is left
+    where it is: the storage alone tells about it.
+    """
+    found = []
+    for spec in _unfinished(settings):
+        if not studies.exists(spec.name):
+            studies.submit(spec, storage_url(settings, spec.name))
+            log.warning("study_recovered", study=spec.name, source="storage")
+            found.append(spec.name)
+    return found
+
+
+def _unfinished(settings: Settings) -> Iterator[StudySpec]:
+    for study in _stored_studies(settings):
+        text = study.user_attrs.get(SPEC_ATTR)
+        if text is None:
+            continue  # not made by trialfleet
+        try:
+            spec = StudySpec.model_validate_json(text)
+        except ValidationError as error:
+            log.warning("stored_spec_unreadable", study=study.study_name, error=str(error))
+            continue
+        trials = study.get_trials(deepcopy=False)
+        if sum(trial.state.is_finished() for trial in trials) < spec.trials:
+            yield spec
+
+
+def _stored_studies(settings: Settings) -> Iterator[optuna.Study]:
+    journals = [f"journal://{path}" for path in stored_journals(settings.home)]
+    for url in [settings.storage] if settings.storage else journals:
+        storage = open_reader(url)
+        if storage is not None:
+            for frozen in storage.get_all_studies():
+                yield optuna.load_study(study_name=frozen.study_name, storage=storage)
