@@ -77,6 +77,8 @@ class Service:
     _refused_at: dict[str, float] = field(default_factory=dict)
     _looked_at: float = 0.0
     _beat_at: float = 0.0
+    _server: str | None = None
+    """Which run of Redis this is, by its `run_id`."""
 
     def __enter__(self) -> Self:
         self._client = connect(self.settings)
@@ -200,6 +202,7 @@ class Service:
         if now - self._beat_at >= self.settings.times.beat:
             self._beat_at = now
             self._record.beat()
+        self._check_server()
         self._check_epoch()
         self._keep_leads()
         entries = list(self._registry.entries())
@@ -220,6 +223,14 @@ class Service:
                 self._reaper.sweep(lead.study, now_ms)
                 lead.dispatcher.reconcile(now_ms)
             lead.is_stale = True
+
+    def _check_server(self) -> None:
+        """Be patient with holders whose last renewals a restarted server may have forgotten."""
+        run_id = self._client.info("server").get("run_id")
+        if self._server not in {None, run_id}:
+            log.warning("redis_restarted", run_id=run_id)
+            self._reaper.be_patient()
+        self._server = run_id
 
     def _check_epoch(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
