@@ -157,6 +157,10 @@ class DrivenStudy:
         self._storage.sync()
         self._storage.close()
 
+    def abandon(self) -> None:
+        """Write nothing more: another orchestrator drives the study."""
+        self._storage.close()
+
     def _open_study(self) -> optuna.Study:
         num_existing = self._storage.count_trials(self.name)
         return create_or_load_study(

@@ -18,7 +18,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from workers.protocol.errors import FleetError, InvalidInputError
+from workers.protocol.errors import FleetError, InvalidInputError, StorageFullError
 
 
 class JournalReader(BaseJournalBackend):
@@ -64,7 +64,8 @@ class JournalFile(JournalReader):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        # unbuffered: what a full disk refused must not be written later
+        self._file = path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -78,10 +79,23 @@ class JournalFile(JournalReader):
         self._is_dirty = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append logs; they are on disk after the next `sync`."""
+        """Append logs, all or none; they are on disk after the next `sync`.
+
+        Raises:
+            StorageFullError: The disk takes no more.
+        """
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        self._file.write("".join(lines).encode())
-        self._file.flush()
+        size = self._path.stat().st_size
+        left = memoryview("".join(lines).encode())
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._file.truncate(size)
+            raise StorageFullError(
+                f"{self._path} cannot be written: {error.strerror}; make room, and the study"
+                " goes on"
+            ) from error
         self._is_dirty = True
 
     def sync(self) -> None:

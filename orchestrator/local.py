@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,13 @@ from workers.protocol.errors import FleetError, InvalidInputError
 
 #: How long a server may take to load its append-only file.
 _START_SECONDS: Final = 30.0
+
+#: How long a worker that is to end at once may clean up.
+_END_SECONDS: Final = 5.0
+
+#: A worker that is killed so often within so many seconds is not started again.
+_CRASH_LOOP_STARTS: Final = 5
+_CRASH_LOOP_SECONDS: Final = 60.0
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -110,6 +118,17 @@ class EmbeddedRedis:
         publish_endpoint(self.home, self.url, self._process.pid)
         return self
 
+    def revive(self) -> bool:
+        """Start the server again where it listened, if it was killed; whether it was.
+
+        Raises:
+            FleetError: It does not start.
+        """
+        if self._process is None or self._process.poll() is None:
+            return False
+        self.start()
+        return True
+
     def stop(self) -> None:
         """End the server; its data stay."""
         if self._process is not None:
@@ -171,6 +190,7 @@ class LocalWorker:
     def __init__(self, environment: Mapping[str, str], log: Path, queue: str = "default") -> None:
         self._environment = dict(environment)
         self._queue = queue
+        self._revived_at: list[float] = []
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -198,15 +218,31 @@ class LocalWorker:
         """The exit code, or None while it runs."""
         return None if self._process is None else self._process.poll()
 
+    def revive(self) -> bool:
+        """Start it again if a signal ended it, too often in a row excepted; whether it was."""
+        code = self.poll()
+        if code is None or code >= 0:
+            return False
+        now = time.monotonic()
+        self._revived_at = [at for at in self._revived_at if now - at < _CRASH_LOOP_SECONDS]
+        if len(self._revived_at) >= _CRASH_LOOP_STARTS:
+            return False
+        self._revived_at.append(now)
+        self.start()
+        return True
+
     def drain(self) -> None:
         """Ask it to give its trials back and end; returns at once."""
         if self.poll() is None and self._process is not None:
             self._process.send_signal(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """End it at once; its pool processes die with it."""
-        if self.poll() is None and self._process is not None:
-            self._process.kill()
+    def end(self) -> None:
+        """After `drain`: have it end at once, and kill it should it not; returns at once."""
+        self.drain()
+        if self._process is not None:
+            last = threading.Timer(_END_SECONDS, self._process.kill)
+            last.daemon = True
+            last.start()
 
     def stop(self, timeout_seconds: float) -> None:
         """Drain, wait, and kill what is left after `timeout_seconds`."""

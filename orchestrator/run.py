@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -56,6 +57,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         return finished
     with ExitStack() as stack:
         stack.enter_context(_exclusive(settings.home))
+        redis = None
         if settings.redis_url is None:
             redis = stack.enter_context(EmbeddedRedis(settings.home))
             settings = settings.model_copy(update={"redis_url": redis.url})
@@ -68,14 +70,31 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         )
         stack.callback(worker.stop, _DRAIN_SECONDS)
         interrupted = stack.enter_context(_interruptible(worker, view))
-        return _drive(spec.name, service, worker.start(), interrupted)
+        fleet = _Fleet(redis, worker.start(), view)
+        return _drive(spec.name, service, fleet, interrupted)
 
 
-def _drive(
-    name: str, service: Service, worker: LocalWorker, interrupted: threading.Event
-) -> StudyStatus:
+@dataclass(frozen=True)
+class _Fleet:
+    """What this run has started, and starts again when somebody kills it."""
+
+    redis: EmbeddedRedis | None
+    worker: LocalWorker
+    view: View
+
+    def revive(self, *, is_draining: bool) -> None:
+        """Start again what was killed."""
+        if self.redis is not None and self.redis.revive():
+            self.view.say("the embedded Redis was killed; started it again")
+        if not is_draining and self.worker.revive():
+            self.view.say("the worker was killed; started it again")
+
+
+def _drive(name: str, service: Service, fleet: _Fleet, interrupted: threading.Event) -> StudyStatus:
     """Turn the orchestrator's loop until the study is over, or the worker has drained."""
+    worker = fleet.worker
     while True:
+        fleet.revive(is_draining=interrupted.is_set())
         has_ended = worker.poll() is not None
         service.is_draining = interrupted.is_set()
         service.turn()
@@ -133,12 +152,12 @@ def _interruptible(worker: LocalWorker, view: View) -> Iterator[threading.Event]
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         if interrupted.is_set():
+            worker.end()
             view.say("ending at once; run again to resume")
-            worker.kill()
             return
         interrupted.set()
-        view.say("draining: trials save a checkpoint and stop; again to end at once")
         worker.drain()
+        view.say("draining: trials save a checkpoint and stop; again to end at once")
 
     before: dict[int, Any] = {
         number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)

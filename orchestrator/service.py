@@ -1,7 +1,7 @@
 """The orchestrator's loop: inbox, dispatch, reaper and status, for all studies it drives.
 
-Invariant: one turn of the loop never waits longer than a fraction of a second, and a fault of
-Redis ends no loop: what was not acknowledged comes back.
+Invariant: one turn of the loop never waits longer than a fraction of a second, and neither a fault
+of Redis nor a full disk ends the loop: what was read and not acknowledged is read again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from orchestrator.inbox import Collector
 from orchestrator.reaper import Reaper
 from orchestrator.recovery import resubmit_forgotten
 from orchestrator.status import StudyStatus, build_status
+from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
@@ -28,7 +29,7 @@ from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.study_lead import StudyLead
 from workers.logs import get_logger
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, StorageFullError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 
@@ -49,6 +50,8 @@ class _Lead:
     """One driven study with those who work on it."""
 
     right: StudyLead
+    held_at: float
+    """When the right was last renewed, by `lease_clock`."""
     study: DrivenStudy
     dispatcher: Dispatcher
     collector: Collector
@@ -79,6 +82,8 @@ class Service:
     _beat_at: float = 0.0
     _server: str | None = None
     """Which run of Redis this is, by its `run_id`."""
+    _is_disturbed: bool = False
+    """Whether a turn was broken off: what it had read or begun is to be done again."""
 
     def __enter__(self) -> Self:
         self._client = connect(self.settings)
@@ -109,7 +114,15 @@ class Service:
         except redis.RedisError as error:
             log.warning("redis_lost", error=str(error), hint="waiting for it to come back")
             self._reaper.be_patient()
-            time.sleep(_BLOCK_MS / 1000)
+            self._break_off()
+        except StorageFullError as error:
+            log.warning("storage_full", error=str(error))
+            self._break_off()
+
+    def _break_off(self) -> None:
+        self._is_disturbed = True
+        self._looked_at = 0.0
+        time.sleep(_BLOCK_MS / 1000)
 
     def status(self, name: str) -> StudyStatus | None:
         """The latest status of a study that is driven."""
@@ -119,8 +132,13 @@ class Service:
     def _turn(self) -> None:
         # first: what Redis lost must be there again before anything is read from it
         self._look()
+        if self._is_disturbed:
+            for lead in self._leads.values():
+                self._catch_up(lead)
+            self._is_disturbed = False
         self._join_new()
         self._collect()
+        self._keep_leads(only_old=True)
         for name in list(self._leads):
             lead = self._leads[name]
             if lead.dispatcher.fill(lead.slots, may_start=self._may_start(lead)):
@@ -151,25 +169,36 @@ class Service:
 
     def _lead(self, name: str) -> None:
         right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
+        held_at = lease_clock()
         if not right.hold():
             raise InvalidInputError(
                 f"study {name!r} is driven by another orchestrator, {right.holder()};"
                 " stop that one, or watch the study with `trialfleet watch`"
             )
-        study = DrivenStudy(self._client, self._hints, name)
+        try:
+            study = DrivenStudy(self._client, self._hints, name)
+        except InvalidInputError:
+            right.release()
+            raise
         lead = _Lead(
             right,
+            held_at,
             study,
             Dispatcher(study, self.settings),
             Collector(study),
             build_status(study.spec, study.trials, wall_seconds=study.wall_seconds),
         )
         self._leads[name] = lead
-        pending = self._inbox.join(name)
-        lead.collector.collect(pending)
-        self._inbox.acknowledge(name, [entry.id for entry in pending])
-        lead.dispatcher.reconcile(self._now_ms(), at_start=True)
+        self._catch_up(lead)
         log.info("study_driven", study=name, trials=len(study.trials), wanted=study.spec.trials)
+
+    def _catch_up(self, lead: _Lead) -> None:
+        """Take in what was read and never acknowledged, by whomever, and announce what waits."""
+        pending = self._inbox.join(lead.study.name)
+        lead.collector.collect(pending)
+        self._inbox.acknowledge(lead.study.name, [entry.id for entry in pending])
+        lead.dispatcher.reconcile(server_time_ms(self._client), at_start=True)
+        lead.is_stale = True
 
     def _leave(self, name: str) -> None:
         lead = self._leads.pop(name)
@@ -184,7 +213,8 @@ class Service:
             return
         by_study: dict[str, list[str]] = {}
         entries = self._inbox.read(list(self._leads), _BLOCK_MS)
-        for name in dict.fromkeys(study for study, _ in entries):
+        self._keep_leads(only_old=True)
+        for name in dict.fromkeys(study for study, _ in entries if study in self._leads):
             lead = self._leads[name]
             own = [entry for study, entry in entries if study == name]
             lead.collector.collect(own)
@@ -206,7 +236,7 @@ class Service:
         self._check_epoch()
         self._keep_leads()
         entries = list(self._registry.entries())
-        reap, now_ms = self._reaper.is_due(), self._now_ms()
+        reap, now_ms = self._reaper.is_due(), server_time_ms(self._client)
         for lead in self._leads.values():
             queue = lead.study.spec.resources.queue
             lead.slots = sum(
@@ -240,17 +270,26 @@ class Service:
                 continue
             log.error("redis_lost_its_data", study=name, epoch=epoch)
             lead.study.start_epoch(epoch)
-            self._inbox.join(name)
             self._record.register()
             self._reaper.be_patient()
-            lead.dispatcher.reconcile(self._now_ms(), at_start=True)
+            self._catch_up(lead)
 
-    def _keep_leads(self) -> None:
-        """Stay the orchestrator of each study, or leave it to the one that took over."""
+    def _keep_leads(self, *, only_old: bool = False) -> None:
+        """Stay the orchestrator of each study, or leave it to the one that took over.
+
+        Args:
+            only_old: Leave rights that were just renewed. To be asked before each write: this
+                process may have been stopped for any time.
+        """
         for name, lead in list(self._leads.items()):
-            if not lead.right.hold():
+            now = lease_clock()
+            if only_old and now - lead.held_at < self.settings.times.lease / 2:
+                continue
+            if lead.right.hold():
+                lead.held_at = now
+            else:
                 log.error("study_taken_over", study=name)
-                self._leave(name)
+                self._leads.pop(name).study.abandon()
 
     def _may_start(self, lead: _Lead) -> bool:
         timeout = lead.study.spec.timeout
@@ -275,10 +314,6 @@ class Service:
             }
         )
         self.on_status(lead.status)
-
-    def _now_ms(self) -> int:
-        seconds, microseconds = self._client.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def _first_value(status: StudyStatus) -> float | None:

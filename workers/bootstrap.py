@@ -21,6 +21,7 @@ from workers.celery import app
 from workers.coordination.connection import connect, resolve_url
 from workers.coordination.gpus import gpu_of_slot
 from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
+from workers.coordination.shared_memory import semaphore_prefix
 from workers.host_agent import DRAIN_FILE_VARIABLE, HostAgent
 from workers.logs import configure_logging, get_logger
 from workers.protocol.errors import NotInitializedError
@@ -67,7 +68,9 @@ def _share_slots(sender: Any, **_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _start_draining(**_: Any) -> None:
-    HostAgent.drain()
+    # fires at each signal, and Celery itself makes nothing of a second SIGTERM
+    if HostAgent.current is not None:
+        HostAgent.current.drain()
 
 
 @signals.worker_shutdown.connect
@@ -105,6 +108,8 @@ def _allow_children() -> None:
     """Let this pool process start DataLoader workers; billiard's are daemons with a foreign key."""
     process: Any = multiprocessing.current_process()
     process._config["daemon"] = False
+    # names that the cleaner can tell from those of strangers
+    process._config["semprefix"] = semaphore_prefix(os.getpid())
     key: Any = getattr(multiprocessing.process, "AuthenticationString")  # noqa: B009 - not in stubs
     process._config["authkey"] = key(bytes(billiard.process.current_process().authkey))
 

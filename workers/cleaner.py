@@ -63,9 +63,8 @@ class Cleaner:
             if not cleans:
                 return
             self._commit_outbox()
-            for entry in self._registry.entries():
-                if entry.identity.is_local and not entry.identity.is_alive():
-                    self.clean_up_after(entry.identity)
+            for entry in self._registry.dead_here():
+                self.clean_up_after(entry.identity)
 
     def close(self) -> None:
         """Give the connections to the broker back."""

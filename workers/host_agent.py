@@ -6,6 +6,7 @@ Invariant: while the pool runs, the agent does; an agent that fails stops the wo
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -34,6 +35,12 @@ log = get_logger(__name__)
 #: Names the file whose existence tells the children of a worker that it shuts down.
 DRAIN_FILE_VARIABLE: Final = "FLEET_DRAIN_FILE"
 
+#: The exit code of a worker that was told to end a second time.
+EXIT_AT_ONCE: Final = 128 + signal.SIGTERM
+
+#: How long cleaning up may take then.
+_AT_ONCE_SECONDS: Final = 3.0
+
 #: Between two looks for new children; a death is told by the kernel.
 _LOOK_SECONDS: Final = 0.5
 
@@ -43,9 +50,14 @@ class HostAgent(bootsteps.StartStopStep):
 
     requires: ClassVar[set[str]] = {"celery.worker.components:Hub"}
 
+    #: The agent of this process, for its signal handlers.
+    current: ClassVar[HostAgent | None] = None
+
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        worker.host_agent = self
+        worker.host_agent = HostAgent.current = self
+        self._worker = worker
+        self._ends_at_once = False
         self._settings = Settings.from_environment()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -58,11 +70,29 @@ class HostAgent(bootsteps.StartStopStep):
         make_scratch(self._folder)
         os.environ[DRAIN_FILE_VARIABLE] = str(self._folder / "drain")
 
-    @staticmethod
-    def drain() -> None:
-        """Tell the children to give their trials back; async-signal-safe."""
-        with suppress(FileNotFoundError):
-            Path(os.environ[DRAIN_FILE_VARIABLE]).touch()
+    def drain(self) -> None:
+        """Tell the children to give their trials back; the second time, end all at once.
+
+        To be called by a signal handler.
+        """
+        drain_file = self._folder / "drain"
+        if drain_file.exists():
+            self._end_at_once()
+        else:
+            with suppress(FileNotFoundError):
+                drain_file.touch()
+
+    def _end_at_once(self) -> None:
+        """Kill the pool and clean up after it, without waiting for anything else."""
+        for pid in _pool_pids(self._worker):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._ends_at_once = True
+        self._ended.set()
+        # should Redis not answer, the leases end by themselves
+        last = threading.Timer(_AT_ONCE_SECONDS, os._exit, [EXIT_AT_ONCE])
+        last.daemon = True
+        last.start()
 
     def start(self, worker: Any) -> None:
         """Register this worker and start to watch."""
@@ -114,12 +144,23 @@ class HostAgent(bootsteps.StartStopStep):
                 # leases and records run out by themselves
                 log.warning("redis_lost", error=str(error))
         with suppress(redis.RedisError):
-            for identity in watch.wait(0.0):
-                cleaner.clean_up_after(identity)
+            self._clean_up_after_last(watch, cleaner)
             self._record.gone()
         watch.close()
         cleaner.close()
         client.close()
+        if self._ends_at_once:
+            remove_scratch(self._folder)
+            os._exit(EXIT_AT_ONCE)
+
+    def _clean_up_after_last(self, watch: ChildWatch, cleaner: Cleaner) -> None:
+        """See to the last children: a pool that drained has ended, one that was killed will."""
+        deadline = time.monotonic() + (_AT_ONCE_SECONDS / 2 if self._ends_at_once else 0.0)
+        while True:
+            for identity in watch.wait(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+                cleaner.clean_up_after(identity)
+            if not watch.is_watching or time.monotonic() >= deadline:
+                return
 
     def _tell_drain(self) -> None:
         """Show in the registry that this worker takes no more trials."""

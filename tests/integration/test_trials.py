@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from workers.containers import Container
+from workers.coordination.clock import lease_clock
 from workers.coordination.inbox import Inbox
 from workers.coordination.leases import Grant
 from workers.coordination.process_registry import ProcessRecord
@@ -23,7 +24,7 @@ from workers.settings import Times
 from workers.trials.checkpoints import CheckpointStore
 from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
-from workers.trials.held_lease import HeldLease, lease_clock
+from workers.trials.held_lease import HeldLease
 from workers.trials.objectives import call_objective, load_objective, read_values
 from workers.trials.runner import Outcome, TrialRunner
 

@@ -21,6 +21,11 @@ class ChildWatch:
         self._descriptors: dict[int, int] = {}
         self._poll = select.poll()
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether a watched process may still run."""
+        return bool(self._identities)
+
     def add(self, pid: int) -> None:
         """Watch a process; one that is watched already, or gone, is left."""
         if pid in self._identities:

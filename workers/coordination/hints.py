@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from workers.coordination import keys
 from workers.protocol.messages import RUN_TRIAL, RunTrial
@@ -19,6 +21,7 @@ BROKER_SETTINGS: Final[dict[str, Any]] = {
     "accept_content": ["json"],
     "task_default_queue": "default",
     "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,  # a Redis that is away for a day comes back to workers
     "broker_transport_options": {
         "global_keyprefix": keys.CELERY_PREFIX,
         # runs from the fetch and is never renewed: it must outlast any trial
@@ -42,14 +45,21 @@ class Hints:
     def send(
         self, study: str, number: int, epoch: str, queue: str, delay_seconds: float = 0.0
     ) -> None:
-        """Announce that a trial may be claimed, now or after a delay."""
+        """Announce that a trial may be claimed, now or after a delay.
+
+        Raises:
+            redis.ConnectionError: Redis does not take the message.
+        """
         message = RunTrial(study=study, number=number, epoch=epoch)
-        self._app.send_task(
-            RUN_TRIAL,
-            kwargs={"message": message.model_dump()},
-            queue=queue,
-            countdown=delay_seconds or None,
-        )
+        try:
+            self._app.send_task(
+                RUN_TRIAL,
+                kwargs={"message": message.model_dump()},
+                queue=queue,
+                countdown=delay_seconds or None,
+            )
+        except OperationalError as error:  # kombu's name for all that can be wrong with a broker
+            raise redis.ConnectionError(f"a hint was not sent: {error}") from error
 
     def waiting(self, client: Any, queue: str) -> int:
         """How many hints lie in a queue that no worker has fetched."""

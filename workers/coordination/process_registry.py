@@ -1,25 +1,29 @@
 """The registry of the fleet's processes: who runs where, as whose child, on what, until when.
 
-Invariant: a record is written before the resource that it names exists, and it expires by itself
-when nobody beats for it.
+Invariant: a record is written before the resource that it names exists. It counts for as long as
+somebody beats for it; after that it is kept for a while, for whoever cleans up.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import redis
 from pydantic import BaseModel, ConfigDict
 
 from workers.coordination import keys
+from workers.coordination.clock import server_time_ms
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import call
 from workers.coordination.shared_memory import shared_memory_prefixes
 from workers.protocol.states import ProcessKind
 from workers.settings import Times
+
+#: How long the record of a process that stopped beating is kept for the cleaner: 1 day.
+KEEP_LAPSED_MS: Final = 24 * 3600 * 1000
 
 
 class ProcessEntry(BaseModel):
@@ -72,26 +76,41 @@ class ProcessRegistry:
         )
 
     def find(self, identity: ProcessIdentity) -> ProcessEntry | None:
-        """The record of one process."""
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.hgetall(keys.process(identity))
-        pipeline.pttl(keys.process(identity))
-        fields, left_ms = pipeline.execute()
-        if not fields:
-            return None
-        decoded = {name: json.loads(value) for name, value in fields.items()}
-        return ProcessEntry(
-            identity=identity, lease_left_seconds=max(0.0, left_ms / 1000), **decoded
-        )
+        """The record of one process, also of one that stopped beating within the last day."""
+        return next(self._read([str(identity)]), None)
 
     def entries(self) -> Iterator[ProcessEntry]:
-        """All live records; those that expired are dropped from the index."""
-        for member in self._client.zrange(keys.PROCESSES, 0, -1):
-            entry = self.find(ProcessIdentity.parse(member))
-            if entry is None:
+        """All processes that beat."""
+        return self._read(
+            self._client.zrangebyscore(keys.PROCESSES, server_time_ms(self._client), "+inf")
+        )
+
+    def dead_here(self) -> list[ProcessEntry]:
+        """Processes of this host that are gone, whether their leases have ended or not."""
+        self._client.zremrangebyscore(
+            keys.PROCESSES, 0, server_time_ms(self._client) - KEEP_LAPSED_MS
+        )
+        members = self._client.zrange(keys.PROCESSES, 0, -1)
+        return list(self._read([member for member in members if _died_here(member)]))
+
+    def _read(self, members: Sequence[str]) -> Iterator[ProcessEntry]:
+        """The records of some processes; those without one are dropped from the index."""
+        now_ms = server_time_ms(self._client)
+        pipeline = self._client.pipeline(transaction=False)
+        for member in members:
+            pipeline.hgetall(keys.process(member))
+            pipeline.zscore(keys.PROCESSES, member)
+        answers = pipeline.execute()
+        for member, fields, deadline_ms in zip(members, answers[::2], answers[1::2], strict=True):
+            if not fields:
                 self._client.zrem(keys.PROCESSES, member)
-            else:
-                yield entry
+                continue
+            decoded = {name: json.loads(value) for name, value in fields.items()}
+            yield ProcessEntry(
+                identity=ProcessIdentity.parse(member),
+                lease_left_seconds=max(0.0, ((deadline_ms or 0.0) - now_ms) / 1000),
+                **decoded,
+            )
 
     def _call(
         self, verb: Any, identity: ProcessIdentity, rest: list[str] | None = None
@@ -100,9 +119,14 @@ class ProcessRegistry:
             self._client,
             verb,
             {"process": keys.process(identity), "processes": keys.PROCESSES},
-            {"identity": str(identity), "ttl_ms": self._ttl_ms},
+            {"identity": str(identity), "ttl_ms": self._ttl_ms, "keep_ms": KEEP_LAPSED_MS},
             rest or [],
         )
+
+
+def _died_here(member: str) -> bool:
+    identity = ProcessIdentity.parse(member)
+    return identity.is_local and not identity.is_alive()
 
 
 class ProcessRecord:

@@ -1,7 +1,8 @@
 """Shared memory that a killed process leaves in /dev/shm: what is its own by name, and no more.
 
-torch names the segments in which tensors travel between processes `torch_<pid>_...`; what this
-package names itself is `trialfleet-<pid>-...`.
+torch names the segments in which tensors travel between processes `torch_<pid>_...`. The
+semaphores of multiprocessing's queues would have random names; a pool process gives its own, and
+those of its loaders, the prefix `trialfleet-<pid>`.
 
 Invariant: only regular files of this user, named after a pid that is known to be dead, are removed.
 """
@@ -22,9 +23,14 @@ log = get_logger(__name__)
 _FOLDER: Final = Path("/dev/shm")  # noqa: S108 - the kernel's, not a temporary directory of ours
 
 
+def semaphore_prefix(pid: int) -> str:
+    """What multiprocessing is to put before the names of a process's semaphores."""
+    return f"/trialfleet-{pid}"
+
+
 def shared_memory_prefixes(pid: int) -> list[str]:
     """How the names of all segments of a process begin."""
-    return [f"torch_{pid}_", f"trialfleet-{pid}-"]
+    return [f"torch_{pid}_", f"sem.{semaphore_prefix(pid).removeprefix('/')}-"]
 
 
 def remove_shared_memory(owner: ProcessIdentity, prefixes: list[str]) -> list[Path]:

@@ -19,6 +19,10 @@ class StudyExistsError(InvalidInputError):
     """A study of this name exists with other settings."""
 
 
+class StorageFullError(FleetError):
+    """The storage takes no more; what was to be written is not there, and can be written again."""
+
+
 class ObjectiveError(FleetError):
     """An objective broke its contract; trying the same trial again would not help."""
 

@@ -44,17 +44,19 @@ class CheckpointStore:
             token: The attempt's fencing token.
             step: The step after which the state was taken.
             state: Nested dicts and lists of tensors, numbers, text and None.
+
+        Raises:
+            OSError: The disk takes no more; what was there before still is.
         """
         own = self._root / study / str(number) / str(token)
         final = own / f"step-{step:09d}"
         draft = own / f".step-{step:09d}"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        torch.save(state, draft / _STATE)
-        ref = CheckpointRef(step, str(final), _sha256(draft / _STATE))
-        (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": ref.sha256}))
-        for path in (draft / _STATE, draft / MANIFEST, draft):
-            _fsync(path)
+        try:
+            sha256 = _write(draft, step, state)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        ref = CheckpointRef(step, str(final), sha256)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
         _fsync(own)
@@ -93,6 +95,20 @@ class CheckpointStore:
     def remove(self, study: str, number: int) -> None:
         """Drop all checkpoints of a trial that has ended."""
         shutil.rmtree(self._root / study / str(number), ignore_errors=True)
+
+
+def _write(draft: Path, step: int, state: dict[str, Any]) -> str:
+    """Fill a new directory and bring it to disk; the sum over the state."""
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    # a file of our own: given a path, torch turns a full disk into a RuntimeError
+    with (draft / _STATE).open("wb") as file:
+        torch.save(state, file)
+    sha256 = _sha256(draft / _STATE)
+    (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": sha256}))
+    for path in (draft / _STATE, draft / MANIFEST, draft):
+        _fsync(path)
+    return sha256
 
 
 def _sha256(path: Path) -> str:

@@ -16,10 +16,13 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
 
 from workers.coordination.studies import Studies
+from workers.logs import get_logger
 from workers.protocol.errors import LeaseLost, ObjectiveError
 from workers.protocol.spec import StudySpec, merge_params
 from workers.trials.checkpoints import CheckpointStore
 from workers.trials.held_lease import HeldLease
+
+log = get_logger(__name__)
 
 #: After which a suggestion is asked for again: the orchestrator may have been restarted.
 _ASK_AGAIN_SECONDS: Final = 5.0
@@ -186,6 +189,8 @@ class FleetTrial(BaseTrial):
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save what the next attempt needs to go on from `step`.
 
+        A disk that takes no more is logged, and training goes on: the checkpoint before stands.
+
         Args:
             step: Never less than that of the checkpoint before.
             state: Nested dicts and lists of tensors, numbers, text and None.
@@ -195,7 +200,13 @@ class FleetTrial(BaseTrial):
         """
         if self._lease.is_lost:
             self._give_up()
-        ref = self._checkpoints.save(self.study_name, self.number, self._lease.token, step, state)
+        try:
+            ref = self._checkpoints.save(
+                self.study_name, self.number, self._lease.token, step, state
+            )
+        except OSError as error:
+            log.warning("checkpoint_not_saved", error=str(error), hint="make room on the disk")
+            return
         leases, token = self._lease.leases, self._lease.token
         if self._lease.patiently(lambda: leases.checkpoint(self.number, token, ref)) == "LOST":
             self._give_up()

@@ -13,6 +13,7 @@ from typing import Final, Self, TypeVar
 
 import redis
 
+from workers.coordination.clock import lease_clock
 from workers.coordination.leases import Grant, TrialLeases
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled
@@ -31,14 +32,6 @@ EXIT_LEASE_LOST: Final = 73
 
 #: Between two attempts to reach a Redis that is away.
 _RETRY_SECONDS: Final = 0.2
-
-#: Counts the time that a machine is suspended, during which the server's clock runs on.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def lease_clock() -> float:
-    """Seconds on the clock that leases are held by."""
-    return time.clock_gettime(_CLOCK)
 
 
 class HeldLease:
@@ -75,7 +68,7 @@ class HeldLease:
         self._times = times
         self._is_draining = is_draining
         self._silent_from = sent_at + times.holder
-        self._is_lost = False
+        self._is_refused = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -87,7 +80,12 @@ class HeldLease:
     @property
     def is_lost(self) -> bool:
         """Whether this process must not write for the trial any more."""
-        return self._is_lost or lease_clock() >= self._silent_from
+        return self._is_refused or self.fell_silent
+
+    @property
+    def fell_silent(self) -> bool:
+        """Whether the lease ended by this side's clock; the server may think it held still."""
+        return not self._is_refused and lease_clock() >= self._silent_from
 
     def check(self) -> None:
         """Return if training may go on; cheap enough for every step.
@@ -128,7 +126,7 @@ class HeldLease:
 
     def lose(self) -> None:
         """Note that the server refused the token."""
-        self._is_lost = True
+        self._is_refused = True
 
     def __enter__(self) -> Self:
         self._thread.start()

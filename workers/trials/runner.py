@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
+from types import FrameType
 from typing import Any, Final, Self
 
 import optuna
@@ -16,8 +21,9 @@ import redis
 import structlog
 
 from workers.containers import Container
+from workers.coordination.clock import lease_clock
 from workers.coordination.hints import Hints
-from workers.coordination.leases import Grant, Refusal, TrialLeases
+from workers.coordination.leases import Refusal, TrialLeases
 from workers.coordination.outbox import Outbox, OutboxEntry
 from workers.coordination.process_beat import ProcessBeat
 from workers.coordination.process_registry import ProcessRecord
@@ -37,7 +43,7 @@ from workers.protocol.states import TrialState
 from workers.settings import Settings
 from workers.trials.checkpoints import CheckpointStore
 from workers.trials.handle import FleetTrial
-from workers.trials.held_lease import HeldLease, lease_clock
+from workers.trials.held_lease import HeldLease
 from workers.trials.objectives import call_objective, load_objective, read_values
 
 log = get_logger(__name__)
@@ -91,6 +97,7 @@ class TrialRunner:
         self._outbox = Outbox(settings.home)
         self._beat = ProcessBeat(record, settings.times.beat)
         self._num_trials = 0
+        self._is_terminated = False
 
     def __enter__(self) -> Self:
         self._beat.start()
@@ -104,7 +111,8 @@ class TrialRunner:
         """Run the hinted trial, if this process is granted it."""
         structlog.contextvars.bind_contextvars(study=hint.study, trial=hint.number)
         try:
-            return self._claim_and_run(hint)
+            with self._drained_by_sigterm():
+                return self._claim_and_run(hint)
         except redis.RedisError as error:
             # the lease runs out by itself and the reaper takes over
             log.warning("redis_lost", error=str(error))
@@ -126,23 +134,6 @@ class TrialRunner:
             return self._refused(grant, spec, hint)
         structlog.contextvars.bind_contextvars(attempt=grant.attempt)
         self._record.update(study=spec.name, trial=hint.number, token=grant.token)
-        try:
-            return self._hold(spec, leases, hint, grant, sent_at)
-        finally:
-            self._num_trials += 1
-            self._record.update(study=None, trial=None, token=None)
-            self._container.get(TensorManager).clear_memory()
-
-    def _refused(self, refusal: Refusal, spec: StudySpec, hint: RunTrial) -> Outcome:
-        log.info("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
-        if refusal.reason == "NOT_YET":
-            self._announce(spec, hint, refusal.retry_ms / 1000)
-        return Outcome.ENDED
-
-    def _hold(
-        self, spec: StudySpec, leases: TrialLeases, hint: RunTrial, grant: Grant, sent_at: float
-    ) -> Outcome:
-        log.info("claimed", token=grant.token)
         held = HeldLease(
             leases,
             hint.number,
@@ -152,6 +143,62 @@ class TrialRunner:
             is_draining=self._is_draining,
         )
         held.progress_timeout = spec.progress_timeout * self._settings.time_scale
+        try:
+            outcome = self._hold(spec, held, hint, sent_at)
+            if held.fell_silent:
+                self._give_back(held, spec, hint)
+            return outcome
+        finally:
+            self._num_trials += 1
+            self._record.update(study=None, trial=None, token=None)
+            self._container.get(TensorManager).clear_memory()
+
+    @contextmanager
+    def _drained_by_sigterm(self) -> Iterator[None]:
+        """Take a SIGTERM that is meant for this process alone, or for all, as a drain.
+
+        Celery's own handler would throw `SystemExit` into the training at once, wherever it is.
+        It has its way when the trial has been given back, or with a second signal.
+        """
+        before = signal.getsignal(signal.SIGTERM)
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            if self._is_terminated and callable(before):
+                before(number, frame)
+            self._is_terminated = True
+
+        signal.signal(signal.SIGTERM, drain)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if self._is_terminated:
+                signal.raise_signal(signal.SIGTERM)
+
+    def _give_back(self, held: HeldLease, spec: StudySpec, hint: RunTrial) -> None:
+        """Wait for a Redis that was away for too long, and tell it that the trial is free.
+
+        Without it nothing could be run meanwhile, and the trial would wait for its lease's end
+        and count a failure that is not its own.
+        """
+        while not self._is_draining():
+            try:
+                if held.leases.release(held.number, held.token):
+                    log.info("given_back")
+                    self._announce(spec, hint, 0.0)
+            except redis.RedisError:
+                time.sleep(self._settings.times.beat / 10)
+            else:
+                return
+
+    def _refused(self, refusal: Refusal, spec: StudySpec, hint: RunTrial) -> Outcome:
+        log.info("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
+        if refusal.reason == "NOT_YET":
+            self._announce(spec, hint, refusal.retry_ms / 1000)
+        return Outcome.ENDED
+
+    def _hold(self, spec: StudySpec, held: HeldLease, hint: RunTrial, sent_at: float) -> Outcome:
+        log.info("claimed", token=held.token)
         with held:
             trial = self._handle(spec, held, sent_at)
             attempt = _Attempt(trial, held, sent_at)
@@ -161,9 +208,7 @@ class TrialRunner:
                 exit_code = 0 if state in {TrialState.COMPLETE, TrialState.PRUNED} else 1
                 return self._commit(attempt, state, result)
             except DrainRequested:
-                released = held.patiently(lambda: leases.release(hint.number, grant.token))
-                log.info("released", released=released)
-                return Outcome.GOES_BACK
+                return self._release(held)
             except LeaseLost as error:
                 log.warning("lost", reason=str(error))
                 return Outcome.ENDED
@@ -212,8 +257,11 @@ class TrialRunner:
             owner=self._record.identity,
             files=trial.result_directory,
         )
-        # from here on the result survives this process, and a Redis that is away
-        self._outbox.write(entry)
+        try:
+            # from here on the result survives this process, and a Redis that is away
+            self._outbox.write(entry)
+        except OSError as error:
+            log.warning("outbox_not_written", error=str(error), hint="make room on the disk")
         status = held.patiently(lambda: self._outbox.commit(entry, held.leases))
         log.info(
             "ended",
@@ -230,19 +278,33 @@ class TrialRunner:
     def _fail(self, attempt: _Attempt, hint: RunTrial, error: BaseException) -> Outcome:
         held, spec = attempt.held, attempt.trial.spec
         if not isinstance(error, Exception) and self._is_draining():
-            # a signal to the whole process group arrives as an exception in the trial
-            held.leases.release(held.number, held.token)
-            return Outcome.GOES_BACK
+            # the second signal: the training ends where it is
+            return self._release(held)
         log.error("attempt_failed", exc_info=error)
         result = attempt.result(error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS])
         backoff = self._settings.times.backoff
-        ended = held.patiently(
-            lambda: held.leases.fail(held.number, held.token, result, spec.max_failures, backoff)
-        )
         shutil.rmtree(attempt.trial.result_directory, ignore_errors=True)
-        if ended == "REQUEUED":
+        try:
+            ended = held.patiently(
+                lambda: held.leases.fail(
+                    held.number, held.token, result, spec.max_failures, backoff
+                )
+            )
+        except LeaseLost as lost:
+            log.warning("lost", reason=str(lost))
+            return Outcome.ENDED
+        if ended != "DEAD":  # LOST, too, where only the answer to the first call was lost
             self._announce(spec, hint, backoff * 2**held.grant.record.failures)
         return Outcome.ENDED
+
+    def _release(self, held: HeldLease) -> Outcome:
+        try:
+            released = held.patiently(lambda: held.leases.release(held.number, held.token))
+        except LeaseLost as error:
+            log.warning("lost", reason=str(error))
+        else:
+            log.info("released", released=released)
+        return Outcome.GOES_BACK
 
     def _announce(self, spec: StudySpec, hint: RunTrial, delay_seconds: float) -> None:
         self._hints.send(
@@ -250,7 +312,8 @@ class TrialRunner:
         )
 
     def _is_draining(self) -> bool:
-        return os.path.exists(self._drain_file)  # noqa: PTH110 - asked at every training step
+        # asked at every training step
+        return self._is_terminated or os.path.exists(self._drain_file)  # noqa: PTH110
 
 
 class _Attempt:

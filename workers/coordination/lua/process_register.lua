@@ -1,9 +1,10 @@
 -- process_register: write a process's record, or fields of it, for one lease.
 -- KEYS: process processes
--- ARGV: identity ttl_ms now_ms fields...
+-- ARGV: identity ttl_ms keep_ms now_ms fields...
 -- RETURNS: OK
--- `fields` are pairs of a name and a value.
-for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('ZADD', KEYS[2], integer(now_ms(ARGV[3]) + tonumber(ARGV[2])), ARGV[1])
+-- `fields` are pairs of a name and a value. The record outlives its lease by `keep_ms`: it tells
+-- the cleaner what a process that died may have left.
+for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[2]) + tonumber(ARGV[3]))
+redis.call('ZADD', KEYS[2], integer(now_ms(ARGV[4]) + tonumber(ARGV[2])), ARGV[1])
 return {'OK'}
