@@ -1,0 +1,190 @@
+"""The objective of the fault tests: a small real training that obeys a test's orders.
+
+Imported by workers; a test leaves its orders in `orders.json` beside the copy of this file that
+its fleet uses, and reads in `notes` what was done. Undisturbed or not, the result is the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from workers.coordination.outbox import Outbox
+from workers.protocol.errors import DrainRequested
+from workers.trials.handle import FleetTrial
+
+HERE = Path(__file__).parent
+STEPS = 12
+EVERY = 3
+PAUSE_SECONDS = 0.1
+
+
+def train(trial: FleetTrial) -> float:
+    """Fit a line for `STEPS` steps with a checkpoint every `EVERY`; the last loss."""
+    training = Training(trial)
+    note(trial, "starts", training.step)
+    try:
+        while training.step < STEPS:
+            trial.progress(training.step)
+            obey(trial, training)
+            training.make_step()
+            note(trial, "step", training.step)
+            if training.step % EVERY == 0:
+                training.save()
+            time.sleep(PAUSE_SECONDS)
+    except DrainRequested:
+        training.save()
+        note(trial, "drained", training.step)
+        raise
+    trial.report(training.loss, training.step)
+    return training.loss
+
+
+def quick(trial: FleetTrial) -> float:
+    """Nothing to train."""
+    note(trial, "starts", 0)
+    obey(trial, None)
+    return 1.0
+
+
+class Training:
+    """Model, optimizer and position."""
+
+    def __init__(self, trial: FleetTrial) -> None:
+        torch.manual_seed(0)
+        self.trial = trial
+        self.model = torch.nn.Linear(8, 1)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
+        self.inputs, self.targets = torch.randn(64, 8), torch.randn(64, 1)
+        self.step, self.loss = 0, 0.0
+        #: whatever a test wants to have pickled along
+        self.extra: Any = None
+        state = trial.load_checkpoint()
+        if state is not None:
+            self.step, self.loss = state["step"], state["loss"]
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def make_step(self) -> None:
+        loss = torch.nn.functional.mse_loss(self.model(self.inputs), self.targets)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.step, self.loss = self.step + 1, float(loss.detach())
+
+    def save(self) -> None:
+        if self.step:
+            state = {
+                "step": self.step,
+                "loss": self.loss,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            if self.extra is not None:
+                state["extra"] = self.extra
+            self.trial.save_checkpoint(self.step, state)
+
+
+def note(trial: FleetTrial, what: str, step: int) -> None:
+    """Write down what happens, in one line that no kill tears apart."""
+    line = f"{trial.number} {trial.attempt} {os.getpid()} {what} {step}\n"
+    descriptor = os.open(HERE / "notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+
+
+def obey(trial: FleetTrial, training: Training | None) -> None:
+    """Do what the test ordered for this trial, attempt and step (`*` stands for any)."""
+    step = 0 if training is None else training.step
+    try:
+        orders = json.loads((HERE / "orders.json").read_text())
+    except FileNotFoundError:
+        return
+    for attempt in (trial.attempt, "*"):
+        order = orders.get(f"{trial.number}/{attempt}/{step}")
+        if order is not None:
+            note(trial, order, step)
+            ORDERS[order](training)
+
+
+class Deadly:
+    """Kills the process while a checkpoint that holds it is being written."""
+
+    def __reduce__(self) -> Any:
+        kill()
+
+
+def kill(_: Any = None) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_while_saving(training: Training) -> None:
+    training.extra = [torch.ones(100_000), Deadly()]
+    training.make_step()
+    training.save()
+
+
+def die_after_outbox(_: Any) -> None:
+    write = Outbox.write
+
+    def write_and_die(self: Outbox, entry: Any) -> None:
+        write(self, entry)
+        kill()
+
+    Outbox.write = write_and_die  # type: ignore[method-assign]
+
+
+def die_after_commit(_: Any) -> None:
+    commit = Outbox.commit
+
+    def commit_and_die(self: Outbox, entry: Any, leases: Any) -> str:
+        commit(self, entry, leases)
+        return str(kill())
+
+    Outbox.commit = commit_and_die  # type: ignore[method-assign]
+
+
+def exhaust_address_space(_: Any) -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, before[1]))
+    try:
+        np.ones(2**32, dtype=np.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def raise_memory_error(_: Any) -> None:
+    raise MemoryError("ordered")
+
+
+def wait_for_go(_: Any) -> None:
+    while not (HERE / "go").exists():
+        time.sleep(0.02)
+
+
+ORDERS = {
+    "kill": kill,
+    "die while saving": die_while_saving,
+    "die after outbox": die_after_outbox,
+    "die after commit": die_after_commit,
+    "exit 0": lambda _: os._exit(0),
+    "exit 3": lambda _: os._exit(3),
+    "SystemExit": lambda _: sys.exit(4),
+    "MemoryError": raise_memory_error,
+    "RLIMIT_AS": exhaust_address_space,
+    "segmentation fault": lambda _: ctypes.string_at(0),
+    "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "hang": lambda _: time.sleep(3600),
+    "wait for go": wait_for_go,
+}
