@@ -29,6 +29,8 @@ class Dispatcher:
         self._study = study
         self._times = settings.times
         self._home = settings.home
+        #: trial -> when it was last announced, on the server's clock, ms
+        self._announced_at: dict[int, int] = {}
 
     def fill(self, slots: int, *, may_start: bool) -> int:
         """Ask for as many trials as `slots` can take, and enqueue them; how many they were."""
@@ -64,6 +66,8 @@ class Dispatcher:
         queued = self._study.leases.queued()
         held = {**queued, **self._study.leases.running()}
         patience = 0.0 if at_start else self._times.reconcile
+        # a queue in which hints still wait has lost none that matters now
+        is_idle = at_start or not self._study.hints_waiting()
         for trial in self._study.trials:
             if trial.state.is_finished():
                 if trial.number in held:  # Redis forgot the end that it once had told
@@ -71,11 +75,13 @@ class Dispatcher:
                     self._study.leases.settle(trial.number, ended)
                 continue
             record = self._study.leases.record(trial.number)
-            waited = (now_ms - queued.get(trial.number, now_ms)) / 1000
+            since_ms = max(
+                queued.get(trial.number, now_ms), self._announced_at.get(trial.number, 0)
+            )
             instruction = reconcile(
                 is_finished=False,
                 state=None if record is None else record.state,
-                waited_seconds=waited,
+                waited_seconds=(now_ms - since_ms) / 1000,
                 patience_seconds=patience,
             )
             if instruction is Instruction.ENQUEUE:
@@ -84,7 +90,8 @@ class Dispatcher:
                 # Redis may have lost its data while the trial ran
                 found = last_checkpoint(self._home, self._study.name, trial.number)
                 self._enqueue(trial.number, found)
-            elif instruction is Instruction.SEND_HINT:
+            elif instruction is Instruction.SEND_HINT and is_idle:
+                self._announced_at[trial.number] = now_ms
                 log.info("announced_again", study=self._study.name, trial=trial.number)
                 self._study.send_hint(trial.number)
 

@@ -143,6 +143,10 @@ class DrivenStudy:
             self.name, number, self.leases.epoch, self.spec.resources.queue, delay_seconds
         )
 
+    def hints_waiting(self) -> int:
+        """How many hints lie in the study's queue that no worker has fetched."""
+        return self._hints.waiting(self._studies.client, self.spec.resources.queue)
+
     def publish(self, facts: dict[str, Any]) -> None:
         """Show facts to workers and to people."""
         self._studies.publish(self.name, facts)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import billiard.process
 import redis
 from celery import bootsteps
 
@@ -26,6 +27,7 @@ from workers.coordination.scratch import (
     remove_scratch,
     remove_stale_scratch,
 )
+from workers.coordination.shared_memory import semaphore_prefix
 from workers.logs import get_logger
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
@@ -65,6 +67,8 @@ class HostAgent(bootsteps.StartStopStep):
         if stale:
             log.info("stale_scratch_removed", directories=len(stale))
         self._record = ProcessRecord(kind=ProcessKind.MAIN)
+        # the pool's semaphores, by names that the cleaner can tell from those of strangers
+        billiard.process.current_process()._config["semprefix"] = semaphore_prefix(os.getpid())
         # before any child is started: they find it in their environment
         self._folder = name_scratch(self._record.identity)
         make_scratch(self._folder)

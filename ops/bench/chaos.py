@@ -35,22 +35,18 @@ from typing import Any, Final
 import psutil
 import redis
 from counted import STEPS_VARIABLE, count_steps
+from remains import ends_in_journal, files_of, keys_of, processes_of, shared_memory
 
 from orchestrator.fleet import Fleet
 from orchestrator.handle import StudyHandle
 from orchestrator.local import EmbeddedRedis, LocalWorker, start_process, stop_process
 from orchestrator.status import StudyStatus
 from orchestrator.study import Study
-from workers.coordination import keys
 from workers.coordination.connection import connect
-from workers.coordination.scratch import scratch_root
 from workers.settings import Settings
 
 #: How often each kind of process is chosen.
 KINDS: Final = {"child": 8, "loader": 4, "main": 3, "orchestrator": 3, "redis": 2}
-
-#: Optuna's number for the operation that ends a trial, in its journal.
-SET_TRIAL_STATE_VALUES: Final = 6
 
 #: Trials of the undisturbed study.
 UNDISTURBED_TRIALS: Final = 24
@@ -190,47 +186,6 @@ def torment(bench: Bench, minutes: float, pick: random.Random) -> Counter[str]:
     return killed
 
 
-def ends_in_journal(home: Path, name: str) -> Counter[int]:
-    """How often each trial was told to have ended."""
-    lines = (home / "studies" / name / "journal.log").read_text().splitlines()
-    return Counter(
-        operation["trial_id"]
-        for operation in map(json.loads, lines)
-        if operation["op_code"] == SET_TRIAL_STATE_VALUES and operation["state"] in {1, 2, 3}
-    )
-
-
-def processes_of(home: Path) -> list[str]:
-    """All processes that were started for this fleet, by their environment."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            is_own = process.environ().get("FLEET_HOME") == str(home)
-            if is_own and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(f"{process.pid} {' '.join(process.cmdline())[:120]}")
-    return found
-
-
-def shared_memory() -> set[str]:
-    """What lies in /dev/shm."""
-    return {path.name for path in Path("/dev/shm").glob("*")}  # noqa: S108 - the kernel's
-
-
-def leftover_keys(client: redis.Redis, name: str) -> list[str]:
-    """What Redis still holds of a study that is over, beyond what expires."""
-    found = [key for key in (keys.leases(name), keys.queued(name)) if client.zcard(key)]
-    found += [keys.inbox(name)] if client.xlen(keys.inbox(name)) else []
-    trials = client.scan_iter(match=keys.trial(name, 0).replace(":0", ":*"), count=1000)
-    return found + [key for key in trials if client.ttl(key) < 0]
-
-
-def leftover_files(home: Path) -> list[str]:
-    """Directories and files that ended trials and processes should have taken with them."""
-    patterns = ["outbox/*", "checkpoints/*/*/*", "studies/*/trials/*/attempt-*"]
-    found = [path for pattern in patterns for path in home.glob(pattern)]
-    return [str(path) for path in [*found, *scratch_root().glob("*")]]
-
-
 def say(text: str) -> None:
     """Show progress, away from the result."""
     print(text, file=sys.stderr, flush=True)
@@ -263,13 +218,13 @@ def measure(minutes: float, seed: int, time_scale: float) -> dict[str, Any]:
         make_study("undisturbed", UNDISTURBED_TRIALS).submit(bench.settings)
         undisturbed = bench.wait("undisturbed")
         per_trial_undisturbed = (time.monotonic() - started) / UNDISTURBED_TRIALS
-        leftovers = leftover_keys(client, "chaos") + leftover_keys(client, "undisturbed")
+        leftovers = keys_of(client, "chaos") + keys_of(client, "undisturbed")
         client.close()
     # what a stopped fleet still holds, it holds for ever
     deadline = time.monotonic() + 10.0
     while (orphans := processes_of(home)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    leftovers += leftover_files(home) + sorted(shared_memory() - before)
+    leftovers += files_of(home) + sorted(shared_memory() - before)
     ends = ends_in_journal(home, "chaos")
     num_trials = sum(status.trials.values())
     result = {

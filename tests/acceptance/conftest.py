@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from fault_fleet import FaultFleet
 from waiting import wait_until
 
 BIN = Path(sys.executable).parent
@@ -144,3 +145,13 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     made = Machine(tmp_path)
     yield made
     made.stop_all()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[FaultFleet]:
+    """A fleet to be broken, with its server up; it must have come clean in the end."""
+    made = FaultFleet(tmp_path)
+    made.start()
+    yield made
+    made.stop()
+    made.assert_nothing_left()

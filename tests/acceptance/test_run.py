@@ -6,27 +6,13 @@ import json
 import os
 import signal
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
+from remains import ends_in_journal
 from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
-
-#: Optuna's number for the operation that ends a trial, in its journal.
-SET_TRIAL_STATE_VALUES = 6
-
-
-def ends_in_the_journal(machine, name="accept") -> Counter:
-    """How often each trial was told to have ended."""
-    lines = (machine.home / "studies" / name / "journal.log").read_text().splitlines()
-    operations = [json.loads(line) for line in lines]
-    return Counter(
-        operation["trial_id"]
-        for operation in operations
-        if operation["op_code"] == SET_TRIAL_STATE_VALUES and operation["state"] in {1, 2, 3}
-    )
 
 
 def assert_nothing_runs(machine):
@@ -59,7 +45,7 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
     assert status["slots"] == 2
     attempts = {trial["number"]: trial["attempts"] for trial in status["recent"]}
     assert attempts[victim["trial"]] == 2
-    assert ends_in_the_journal(machine) == dict.fromkeys(range(4), 1)
+    assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(4), 1)
     assert machine.events("process_died")
     assert [event["trial"] for event in machine.events("reaped")] == [victim["trial"]]
     assert_nothing_runs(machine)
@@ -96,7 +82,7 @@ def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
     assert {event["trial"] for event in machine.events("resumed")} == {
         entry["trial"] for entry in held
     }
-    assert ends_in_the_journal(machine) == dict.fromkeys(range(3), 1)
+    assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(3), 1)
     assert_nothing_runs(machine)
 
 

@@ -179,8 +179,8 @@ class ProcessRecord:
     def update(self, **fields: Any) -> None:
         """Change fields of the record."""
         self._fields.update(fields)
-        if self._registry is not None:
-            self._registry.register(self.identity, fields)
+        # the whole of it: Redis may have lost what was there
+        self.register()
 
     def beat(self) -> None:
         """Keep the record; write it again if Redis lost it."""

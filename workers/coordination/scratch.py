@@ -37,12 +37,15 @@ def make_scratch(directory: Path) -> None:
 
 
 def remove_scratch(directory: Path) -> None:
-    """Remove a scratch directory, unless it is a link or lies elsewhere."""
+    """Remove a scratch directory, unless it lies elsewhere; of a link, only the link itself."""
     root = scratch_root()
-    if directory.parent != root or directory.is_symlink() or root.is_symlink():
+    if directory.parent != root or root.is_symlink():
         log.warning("scratch_refused", directory=str(directory))
-        return
-    shutil.rmtree(directory, ignore_errors=True)
+    elif directory.is_symlink():
+        log.warning("scratch_is_a_link", directory=str(directory))
+        directory.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def remove_stale_scratch() -> list[Path]:

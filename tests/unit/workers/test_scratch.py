@@ -44,6 +44,7 @@ def test_a_link_is_not_followed(tmp_path):
     link.symlink_to(precious)
     remove_scratch(link)
     assert (precious / "file").exists()
+    assert not link.is_symlink()
 
 
 def test_nothing_outside_the_root_is_removed(tmp_path):

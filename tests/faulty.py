@@ -20,7 +20,10 @@ import numpy as np
 import torch
 
 from workers.coordination.outbox import Outbox
+from workers.managers import get_directory_manager
+from workers.managers.loader_process import LoaderProcess
 from workers.protocol.errors import DrainRequested
+from workers.settings import Settings
 from workers.trials.handle import FleetTrial
 
 HERE = Path(__file__).parent
@@ -55,6 +58,32 @@ def quick(trial: FleetTrial) -> float:
     note(trial, "starts", 0)
     obey(trial, None)
     return 1.0
+
+
+class Texts(torch.utils.data.Dataset[torch.Tensor]):
+    """Rows that take a loader process some time each."""
+
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        time.sleep(0.01)
+        return torch.full((64, 64), float(index))
+
+
+def train_with_loaders(trial: FleetTrial) -> float:
+    """`train`, with two loader processes busy all the while."""
+    loader = torch.utils.data.DataLoader(
+        Texts(),
+        batch_size=4,
+        num_workers=2,
+        multiprocessing_context="spawn",
+        worker_init_fn=LoaderProcess(Settings.from_environment()),
+    )
+    batches = iter(loader)
+    next(batches)
+    note(trial, "loads", 0)
+    return train(trial)
 
 
 class Training:
@@ -173,6 +202,18 @@ def wait_for_go(_: Any) -> None:
         time.sleep(0.02)
 
 
+def stay_until_go(training: Training) -> None:
+    """Wait, and ask at each turn whether training may go on."""
+    while not (HERE / "go").exists():
+        training.trial.progress(training.step)
+        time.sleep(0.02)
+
+
+def make_scratch(training: Training) -> None:
+    (HERE / "scratch").write_text(str(get_directory_manager().scratch()))
+    wait_for_go(training)
+
+
 ORDERS = {
     "kill": kill,
     "die while saving": die_while_saving,
@@ -187,4 +228,6 @@ ORDERS = {
     "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
     "hang": lambda _: time.sleep(3600),
     "wait for go": wait_for_go,
+    "stay until go": stay_until_go,
+    "make scratch": make_scratch,
 }

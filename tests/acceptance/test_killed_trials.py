@@ -1,0 +1,122 @@
+"""Pool processes that die, hang, stop or run out of memory, at every bad moment of a trial."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def run(fleet, trials=1, slots=1, **fields):
+    fleet.submit(trials, **fields)
+    fleet.serve()
+    return fleet.worker(slots)
+
+
+@pytest.mark.fault(1)
+def test_a_process_killed_in_training_goes_on_from_its_checkpoint(fleet):
+    fleet.order("kill", step=8)
+    run(fleet)
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    again = fleet.await_note("starts", attempt=2)
+    assert again.step == 6, "the last multiple of three before the eighth step"
+    (reaped,) = fleet.events("reaped")
+    assert reaped["ended"] == "REQUEUED"
+
+
+@pytest.mark.fault(2)
+def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(fleet):
+    fleet.order("die while saving", step=7)
+    run(fleet)
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    assert fleet.await_note("starts", attempt=2).step == 6
+
+
+@pytest.mark.fault(3)
+def test_a_process_killed_between_commit_and_acknowledgement_has_ended_its_trial(fleet):
+    fleet.order("die after commit")
+    run(fleet)
+    fleet.await_over()
+    wait_until(lambda: fleet.events("process_died"), "the death is noticed")
+    wait_until(
+        lambda: [event["reason"] for event in fleet.events("not_claimed")] == ["DONE"],
+        "Celery hands the message out again, and nothing comes of it",
+    )
+    fleet.assert_sound(attempts={0: 1})
+    assert len(fleet.notes("starts")) == 1
+
+
+@pytest.mark.fault(4)
+def test_a_result_in_the_outbox_of_a_killed_process_is_committed_for_it(fleet):
+    fleet.order("die after outbox")
+    run(fleet)
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 1})
+    assert len(fleet.notes("starts")) == 1, "nothing is trained again"
+    assert [event["status"] for event in fleet.events("outbox_committed")] == ["OK"]
+
+
+@pytest.mark.fault(5)
+@pytest.mark.parametrize("way", ["exit 0", "exit 3", "SystemExit"])
+def test_an_objective_that_exits_is_a_failure_and_is_tried_again(fleet, way):
+    fleet.order(way)
+    run(fleet)
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    assert fleet.await_note("starts", attempt=2).step == 3
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("way", ["MemoryError", "RLIMIT_AS", "segmentation fault"])
+def test_a_process_out_of_memory_or_out_of_bounds_does_not_take_the_worker_with_it(fleet, way):
+    fleet.order(way)
+    worker = run(fleet, trials=2)
+    fleet.await_over()
+    fleet.assert_sound(trials=2, attempts={0: 2, 1: 1})
+    assert worker.poll() is None
+
+
+@pytest.mark.fault(10)
+def test_a_process_that_was_stopped_past_its_lease_writes_nothing_more(fleet):
+    fleet.order("stop", step=4)
+    run(fleet, slots=2)
+    stopped = fleet.await_note("stop")
+    fleet.await_note("starts", attempt=2)
+    os.kill(stopped.pid, signal.SIGCONT)
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    wait_until(
+        lambda: fleet.events("lost") or fleet.events("ending_process"), "the first one gives up"
+    )
+    written = [note for note in fleet.notes("step") if note.attempt == 1]
+    assert max(note.step for note in written) <= 5, "at most the step that it was in"
+
+
+@pytest.mark.fault(11)
+def test_a_step_that_hangs_is_noticed_and_its_process_ends(fleet):
+    fleet.order("hang", step=4)
+    run(fleet, progress_timeout=30.0)  # times the scale: 3 s
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    assert [event["reason"] for event in fleet.events("ending_process")] == ["no step"]
+
+
+@pytest.mark.fault(31)
+def test_a_trial_that_always_kills_its_process_is_dead_and_the_others_go_on(fleet):
+    fleet.order("segmentation fault", number=1, attempt="*", step=0)
+    run(fleet, trials=4, max_failures=2, slots=2)
+    fleet.await_over(90)
+    status = {trial.number: trial for trial in fleet.trials()}
+    assert [status[number].state.name for number in range(4)] == [
+        "COMPLETE", "FAIL", "COMPLETE", "COMPLETE",
+    ]  # fmt: skip
+    attrs = status[1].user_attrs
+    assert (attrs["trialfleet:state"], attrs["trialfleet:attempt"]) == ("DEAD", 2)
+    assert "died" in attrs["trialfleet:error"]
+    assert len(fleet.notes("starts", number=1)) == 2

@@ -1,0 +1,234 @@
+"""Workers that are killed, stopped, told to end, and told so twice; pools that start badly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from fault_fleet import is_gone, signal_all, tree_of
+from remains import processes_of, shared_memory
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def members(fleet) -> list[str]:
+    """Processes of the fleet's workers, by their environment, wherever they hang."""
+    others = ("valkey-server", "redis-server", "orchestrator.cli")
+    return [
+        line
+        for line in processes_of(fleet.settings.home)
+        if not any(name in line for name in others)
+    ]
+
+
+@pytest.mark.fault(7)
+def test_a_killed_main_process_takes_all_loader_processes_with_it(fleet):
+    before = shared_memory()
+    fleet.submit(objective="train_with_loaders")
+    fleet.serve()
+    worker = fleet.worker()
+    fleet.await_note("loads")
+    wait_until(lambda: len(fleet.processes("loader")) == 2, "both loaders have registered")
+    assert {entry.parent for entry in fleet.processes("loader")} == {
+        entry.identity.pid for entry in fleet.processes("trial")
+    }
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    fleet.workers[-1].stop(30.0)
+    assert shared_memory() <= before
+
+
+@pytest.mark.fault(8)
+def test_a_whole_tree_that_is_killed_at_once_leaves_nothing_to_the_next_worker(fleet):
+    before = shared_memory()
+    fleet.submit(objective="train_with_loaders")
+    fleet.serve()
+    worker = fleet.worker()
+    fleet.await_note("loads")
+    signal_all(tree_of(worker.pid), signal.SIGSTOP)  # so that none sees another's death
+    assert any("trialfleet" in name for name in shared_memory() - before)
+    signal_all(tree_of(worker.pid), signal.SIGKILL)
+    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    fleet.workers[-1].stop(30.0)
+    assert shared_memory() <= before
+
+
+@pytest.mark.fault(9)
+def test_a_stopped_main_process_loses_nothing_and_comes_back(fleet):
+    fleet.submit(3)
+    fleet.serve()
+    worker = fleet.worker()
+    fleet.await_note("starts")
+    os.kill(worker.pid, signal.SIGSTOP)
+    wait_until(lambda: not fleet.processes("main"), "its lease runs out", 20.0)
+    wait_until(lambda: fleet.record().state.is_terminal, "its child goes on", 20.0)
+    os.kill(worker.pid, signal.SIGCONT)
+    fleet.await_over()
+    fleet.assert_sound(3, attempts={0: 1, 1: 1, 2: 1})
+    assert fleet.processes("main"), "it has registered again"
+
+
+@pytest.mark.fault(12)
+def test_a_sigterm_to_the_main_process_saves_and_gives_back(fleet):
+    fleet.submit()
+    fleet.serve()
+    worker = fleet.worker()
+    wait_until(lambda: len(fleet.notes("step")) >= 4, "it trains")
+    os.kill(worker.pid, signal.SIGTERM)
+    drained = fleet.await_note("drained")
+    wait_until(is_gone(worker.pid), "the worker ends", 20.0)
+    assert worker.poll() == 0
+    record = fleet.record()
+    assert (record.state, record.failures) == ("QUEUED", 0)
+    assert record.checkpoint.step == drained.step
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    assert fleet.await_note("starts", attempt=2).step == drained.step, "no step is trained twice"
+
+
+@pytest.mark.fault(13)
+def test_a_sigterm_to_all_processes_at_once_saves_and_gives_back_too(fleet):
+    fleet.submit()
+    fleet.serve()
+    worker = fleet.worker()
+    wait_until(lambda: len(fleet.notes("step")) >= 4, "it trains")
+    ended = is_gone(worker.pid)
+    signal_all(list(reversed(tree_of(worker.pid))), signal.SIGTERM)
+    drained = fleet.await_note("drained")
+    wait_until(ended, "the worker ends", 20.0)
+    record = fleet.record()
+    assert (record.state, record.failures) == ("QUEUED", 0)
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    assert fleet.await_note("starts", attempt=2).step == drained.step
+
+
+@pytest.mark.parametrize(
+    "to_all",
+    [
+        pytest.param(False, marks=pytest.mark.fault(14), id="main"),
+        pytest.param(True, marks=pytest.mark.fault(15), id="all"),
+    ],
+)
+def test_a_second_signal_ends_at_once_and_the_trial_goes_on_elsewhere(fleet, to_all):
+    fleet.order("hang", step=4)  # it does not hear the first one
+    fleet.submit()
+    fleet.serve()
+    worker = fleet.worker()
+    fleet.await_note("hang")
+    tree, ended = tree_of(worker.pid), is_gone(worker.pid)
+    targets = list(reversed(tree)) if to_all else tree[:1]
+    signal_all(targets, signal.SIGTERM)
+    wait_until(lambda: fleet.processes("main")[0].is_draining, "it drains", 10.0)
+    assert not ended()
+    started = time.monotonic()
+    signal_all(targets, signal.SIGTERM)
+    wait_until(ended, "it ends", 10.0)
+    assert time.monotonic() - started < 5.0
+    wait_until(lambda: not members(fleet), "and so do all of its processes", 5.0)
+    assert fleet.record().state == "QUEUED", "it was given back before the end"
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+
+
+SLOW_START = """
+import sys, time
+from pathlib import Path
+# a pool process, from the second on
+if "--billiard-fork" in sys.argv or "billiard.spawn" in " ".join(sys.orig_argv):
+    if Path({flag!r}).exists():
+        {action}
+"""
+
+
+def disturb_replacements(fleet, action: str) -> dict[str, str]:
+    """Variables of a worker whose pool processes do something at their start, once told to."""
+    folder, flag = fleet.folder / "site", fleet.folder / "disturb"
+    folder.mkdir()
+    program = SLOW_START.format(flag=str(flag), action=action)
+    (folder / "sitecustomize.py").write_text(program)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.fault(16)
+def test_a_replacement_that_starts_slowly_is_waited_for(fleet):
+    fleet.order("kill")
+    fleet.submit()
+    fleet.serve()
+    worker = fleet.worker(**disturb_replacements(fleet, "time.sleep(6)"))
+    fleet.await_note("starts")
+    (fleet.folder / "disturb").touch()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    assert worker.poll() is None
+    assert len(fleet.events("managers_ready")) == 2, "Celery's own patience would be 4 s"
+
+
+@pytest.mark.fault(17)
+def test_a_replacement_that_cannot_build_its_managers_stops_the_worker(fleet):
+    fleet.order("kill")
+    fleet.submit()
+    fleet.serve()
+    worker = fleet.worker(**disturb_replacements(fleet, "sys.modules['torch'] = None"))
+    fleet.await_note("starts")
+    (fleet.folder / "disturb").touch()
+    wait_until(lambda: worker.poll() is not None, "the worker ends", 60.0)
+    assert 1 <= len(fleet.events("managers_not_built")) <= 3, "no storm"
+    assert fleet.record().state == "QUEUED"
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+
+
+@pytest.mark.fault(28)
+def test_a_stranger_that_got_a_dead_processs_pid_is_spared(fleet):
+    """The kernel is told to give the pid again, where that is allowed."""
+    fleet.submit(objective="quick")
+    fleet.order("wait for go", step=0)
+    fleet.serve()
+    worker = fleet.worker()
+    held = fleet.await_note("wait for go")
+    signal_all(tree_of(worker.pid), signal.SIGKILL)
+    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
+    stranger = process_with_pid(held.pid)
+    try:
+        fleet.go()
+        fleet.worker()
+        fleet.await_over()
+        wait_until(lambda: fleet.events("process_died"), "the dead one is cleaned up after")
+        assert stranger.is_running()
+        assert stranger.status() != psutil.STATUS_ZOMBIE
+        assert fleet.trials()[0].user_attrs["trialfleet:attempt"] == 2
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def process_with_pid(pid: int) -> psutil.Popen:
+    """A process in a session of its own that has this very pid."""
+    wait_until(lambda: not psutil.pid_exists(pid), "nothing has it any more", 10.0)
+    for _ in range(1000):
+        try:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        except OSError:
+            pytest.skip("only root may choose a pid")
+        made = psutil.Popen(["sleep", "600"], start_new_session=True)
+        if made.pid == pid:
+            return made
+        made.kill()
+        made.wait()
+    raise AssertionError(f"the kernel gave {pid} to nobody of ours")
