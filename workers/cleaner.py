@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
+from typing import Final
 
 import psutil
 import redis
 
 from workers.coordination.cleanup_lease import CleanupLease
 from workers.coordination.connection import resolve_url
+from workers.coordination.ended_trials import remove_ended
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.outbox import Outbox
@@ -24,19 +28,25 @@ from workers.coordination.shared_memory import remove_shared_memory
 from workers.coordination.studies import Studies
 from workers.logs import get_logger
 from workers.settings import Settings
+from workers.wandb_run import mode
 
 log = get_logger(__name__)
+
+#: How long the end of a worker waits for the end of a W&B run.
+_HELPER_SECONDS: Final = 10.0
 
 
 class Cleaner:
     """Cleans up after pool processes: their session, their trial, their directories."""
 
     def __init__(self, client: redis.Redis, registry: ProcessRegistry, settings: Settings) -> None:
+        self._client = client
         self._registry = registry
         self._studies = Studies(client)
         self._hints = Hints(resolve_url(settings))
         self._settings = settings
         self._outbox = Outbox(settings.home)
+        self._helpers: list[subprocess.Popen[bytes]] = []
         self._lease = CleanupLease(client, ProcessIdentity.current(), settings.times.lease)
 
     def clean_up_after(self, identity: ProcessIdentity) -> None:
@@ -55,7 +65,7 @@ class Cleaner:
         self._registry.gone(identity)
 
     def sweep_host(self) -> None:
-        """Clean up after all registered processes of this host that are gone.
+        """Clean up after all registered processes of this host that are gone, and ended trials.
 
         Their own worker may have been killed with them.
         """
@@ -65,10 +75,14 @@ class Cleaner:
             self._commit_outbox()
             for entry in self._registry.dead_here():
                 self.clean_up_after(entry.identity)
+            remove_ended(self._client, self._settings.home)
 
     def close(self) -> None:
-        """Give the connections to the broker back."""
+        """Give the connections to the broker back, and wait for what was started."""
         self._hints.close()
+        for helper in self._helpers:
+            with suppress(subprocess.TimeoutExpired):
+                helper.wait(_HELPER_SECONDS)
 
     def _commit_outbox(self) -> None:
         """Commit the results that dead processes of this host left."""
@@ -90,6 +104,16 @@ class Cleaner:
         log.info("reaped", study=study, trial=trial, ended=ended)
         if ended == "REQUEUED":
             self._hints.send(study, trial, leases.epoch, spec.resources.queue, backoff)
+        if ended == "DEAD":
+            self._end_wandb_run(study, trial)
+
+    def _end_wandb_run(self, study: str, trial: int) -> None:
+        """Mark the run of a trial that nobody will go on with as failed; takes some seconds."""
+        self._helpers = [helper for helper in self._helpers if helper.poll() is None]
+        if mode() != "disabled":
+            command = [sys.executable, "-m", "workers.wandb_run"]
+            command += [str(self._settings.home), study, str(trial)]
+            self._helpers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
 
 def kill_session(leader: ProcessIdentity) -> None:

@@ -149,6 +149,7 @@ class HostAgent(bootsteps.StartStopStep):
                 log.warning("redis_lost", error=str(error))
         with suppress(redis.RedisError):
             self._clean_up_after_last(watch, cleaner)
+            cleaner.sweep_host()
             self._record.gone()
         watch.close()
         cleaner.close()

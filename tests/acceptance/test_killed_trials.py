@@ -6,6 +6,8 @@ import os
 import signal
 
 import pytest
+from offline_wandb import offline_runs
+from remains import processes_of
 from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(200)
@@ -120,3 +122,25 @@ def test_a_trial_that_always_kills_its_process_is_dead_and_the_others_go_on(flee
     assert (attrs["trialfleet:state"], attrs["trialfleet:attempt"]) == ("DEAD", 2)
     assert "died" in attrs["trialfleet:error"]
     assert len(fleet.notes("starts", number=1)) == 2
+
+
+def test_the_wandb_run_of_a_dead_trial_is_ended_and_no_service_is_left(fleet):
+    fleet.order("kill", number=0, attempt="*", step=4)
+    fleet.submit(max_failures=2)
+    fleet.serve()
+    worker = fleet.worker(WANDB_MODE="offline")
+    fleet.await_over(90)
+    home = fleet.settings.home
+    wait_until(
+        lambda: 1 in offline_runs(home).get("fault-0", {"exits": []})["exits"],
+        "the run is ended, as a failure",
+        60.0,
+    )
+    run = offline_runs(home)["fault-0"]
+    assert (run["group"], run["exits"]) == ("fault", [1])
+    worker.stop(30.0)
+    wait_until(
+        lambda: not any("wandb" in line for line in processes_of(home)),
+        "W&B's services end with their processes",
+        10.0,
+    )

@@ -103,6 +103,22 @@ def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
     assert_nothing_runs(machine)
 
 
+def test_a_killed_worker_and_a_killed_redis_are_started_again(machine):
+    process = machine.start("trialfleet", "run", machine.write_study(), "--slots", 2, "--json")
+    machine.await_training()
+    endpoint = json.loads((machine.home / "redis" / "endpoint.json").read_text())
+    os.kill(endpoint["pid"], signal.SIGKILL)
+    wait_until(lambda: machine.processes("main"), "the fleet has its Redis again")
+    os.kill(machine.processes("main")[0]["identity"]["pid"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, machine.worker_log()[-3000:]
+    assert json.loads(output)["trials"]["complete"] == 4
+    assert "the embedded Redis was killed; started it again" in machine.errors()
+    assert "the worker was killed; started it again" in machine.errors()
+    assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(4), 1)
+    assert_nothing_runs(machine)
+
+
 def read(process) -> str:
     os.set_blocking(process.stdout.fileno(), False)
     return process.stdout.read() or ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
+from offline_wandb import offline_runs
 
 PROGRAM = """
 import sys
@@ -23,48 +23,6 @@ wandb.finish(1)
 wandb.start("s", 2, {}, 1)
 wandb.log({"accuracy": 0.75}, step=1)
 # and the process ends, with a run open
-"""
-
-READER = """
-import json, struct, sys
-from pathlib import Path
-from wandb.proto import wandb_internal_pb2
-
-BLOCK = 32768  # W&B's file is a LevelDB log behind a header of seven bytes
-
-def payloads(data):
-    position, parts = 7, []
-    while position + 7 <= len(data):
-        if BLOCK - position % BLOCK < 7:
-            position += BLOCK - position % BLOCK
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        parts.append(data[position + 7 : position + 7 + length])
-        position += 7 + length
-        if kind in (1, 4):
-            yield b"".join(parts)
-            parts = []
-
-def key(item):
-    return item.key or item.nested_key[0]
-
-found = {}
-for path in Path(sys.argv[1]).glob("wandb/offline-run-*/run-*.wandb"):
-    records = [wandb_internal_pb2.Record.FromString(each) for each in payloads(path.read_bytes())]
-    run = next(record.run for record in records if record.HasField("run"))
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    rows = [
-        {key(item): json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.HasField("history")
-    ]
-    found[run.run_id] = {
-        "group": run.run_group,
-        "exits": [record.exit.exit_code for record in records if record.HasField("exit")],
-        "attempt": config["attempt"],
-        "accuracy": [row["accuracy"] for row in rows if "accuracy" in row],
-    }
-print(json.dumps(found))
 """
 
 
@@ -85,8 +43,7 @@ def run(program, home, **environment):
 @pytest.mark.timeout(120)
 def test_each_trial_is_one_run_of_its_studys_group_finished_on_every_way_out(tmp_path):
     run(PROGRAM, tmp_path)
-    found = json.loads(run(READER, tmp_path).stdout)
-    assert found == {
+    assert offline_runs(tmp_path) == {
         "s-0": {"group": "s", "exits": [0], "attempt": 1, "accuracy": [0.25]},
         "s-1": {"group": "s", "exits": [1], "attempt": 2, "accuracy": []},
         "s-2": {"group": "s", "exits": [1], "attempt": 1, "accuracy": [0.75]},

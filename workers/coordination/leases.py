@@ -59,6 +59,8 @@ class TrialRecord:
     reported_value: float | None = None
     not_before_ms: int = 0
     claimed_at_ms: int = 0
+    result_token: int | None = None
+    """Of a trial that has ended: the attempt whose end counts."""
     error: str | None = None
 
     @classmethod
@@ -87,6 +89,7 @@ class TrialRecord:
             reported_value=None if reported is None else float(fields["reported_value"]),
             not_before_ms=int(fields.get("not_before", 0)),
             claimed_at_ms=int(fields.get("claimed_at", 0)),
+            result_token=int(fields["result_token"]) if "result_token" in fields else None,
             error=Result.model_validate_json(fields["error"]).error if "error" in fields else None,
         )
 

@@ -6,7 +6,6 @@ what goes wrong there is logged.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -16,14 +15,12 @@ from typing import Any, Final
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.directory import DirectoryManager
+from workers.wandb_run import mode, start_run
 
 log = get_logger(__name__)
 
 #: How long the end of a process waits for its last run to be written.
 _CLOSE_SECONDS: Final = 20.0
-
-#: How long a run may take to reach the server before it is left out.
-_INIT_SECONDS: Final = 30.0
 
 
 class WandbManager(BaseProcessManager):
@@ -101,26 +98,8 @@ class WandbManager(BaseProcessManager):
             log.warning("wandb_failed", error=f"{type(error).__name__}: {error}")
 
     def _start(self, study: str, number: int, config: dict[str, Any]) -> None:
-        import wandb
-
         self._run = None
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "trialfleet"),
-            group=study,
-            name=f"{study}-{number}",
-            id=f"{study}-{number}",
-            resume="allow",
-            config=config,
-            dir=str(self._directories.home),  # it appends its own `wandb/`,
-            mode=mode(),
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                save_code=False,
-                init_timeout=_INIT_SECONDS,
-            ),
-        )
+        self._run = start_run(self._directories.home, study, number, config)
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if self._run is not None:
@@ -132,23 +111,6 @@ class WandbManager(BaseProcessManager):
             started = time.perf_counter()
             run.finish(exit_code=exit_code)
             log.debug("wandb_finished", seconds=round(time.perf_counter() - started, 3))
-
-
-def mode() -> Any:
-    """`WANDB_MODE` if it is set; else online with an API key, and offline without."""
-    given = os.environ.get("WANDB_MODE")
-    if given:
-        return given
-    return "online" if os.environ.get("WANDB_API_KEY") or _has_netrc_key() else "offline"
-
-
-def _has_netrc_key() -> bool:
-    import netrc
-
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _load() -> None:
