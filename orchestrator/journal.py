@@ -18,6 +18,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
+from workers.coordination import durable
 from workers.protocol.errors import FleetError, InvalidInputError, StorageFullError
 
 
@@ -75,7 +76,7 @@ class JournalFile(JournalReader):
                 " it, or watch the study with `trialfleet watch`"
             ) from error
         self._drop_torn_line()
-        _fsync_directory(path.parent)
+        durable.sync(path.parent)
         self._is_dirty = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -99,9 +100,19 @@ class JournalFile(JournalReader):
         self._is_dirty = True
 
     def sync(self) -> None:
-        """Bring all that was appended to disk."""
+        """Bring all that was appended to disk.
+
+        Raises:
+            FleetError: The disk failed. What it holds now nobody knows, and no second try tells.
+        """
         if self._is_dirty:
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise FleetError(
+                    f"{self._path} cannot be brought to disk: {error.strerror}; mend the disk and"
+                    " start the orchestrator again: it goes on from what was acknowledged"
+                ) from error
             self._is_dirty = False
 
     def close(self) -> None:
@@ -125,11 +136,3 @@ class JournalFile(JournalReader):
                 end = start
         if end < size:
             self._file.truncate(end)
-
-
-def _fsync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -69,11 +69,13 @@ class Cleaner:
 
         Their own worker may have been killed with them.
         """
-        with self._lease.held() as cleans:
-            if not cleans:
+        with self._lease.held() as token:
+            if token is None:
                 return
             self._commit_outbox()
             for entry in self._registry.dead_here():
+                if not self._lease.renew(token):
+                    return  # it took so long that another one cleans now
                 self.clean_up_after(entry.identity)
             remove_ended(self._client, self._settings.home)
 

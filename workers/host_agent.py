@@ -110,7 +110,7 @@ class HostAgent(bootsteps.StartStopStep):
         self._record = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
         self._record.register()
         self._thread = threading.Thread(
-            target=self._watch,
+            target=self._watch_or_stop,
             args=(worker, client, Cleaner(client, registry, self._settings)),
             name="host-agent",
             daemon=True,
@@ -128,6 +128,13 @@ class HostAgent(bootsteps.StartStopStep):
         if self._thread is not None:
             self._thread.join(timeout=self._settings.times.beat)
         remove_scratch(self._folder)
+
+    def _watch_or_stop(self, worker: Any, client: redis.Redis, cleaner: Cleaner) -> None:
+        try:
+            self._watch(worker, client, cleaner)
+        except Exception:
+            log.exception("host_agent_failed", hint="the worker stops: nobody would clean up")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch(self, worker: Any, client: redis.Redis, cleaner: Cleaner) -> None:
         watch = ChildWatch()

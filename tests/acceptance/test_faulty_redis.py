@@ -60,6 +60,24 @@ def test_a_redis_that_stays_away_for_two_leases_costs_an_attempt_and_no_failure(
     assert fleet.await_note("starts", attempt=2).step == 3
 
 
+@pytest.mark.fault(19)
+def test_a_result_that_redis_was_not_there_to_take_is_committed_when_it_is_back(fleet):
+    fleet.order("wait for go", step=0)
+    fleet.submit(objective="quick")
+    fleet.serve()
+    fleet.worker()
+    fleet.await_note("wait for go")
+    fleet.redis.stop()
+    fleet.go()
+    pass_time(2 * fleet.settings.times.lease)
+    fleet.redis.start()
+    fleet.await_over()
+    assert [trial.value for trial in fleet.trials()] == [1.0]
+    assert fleet.trials()[0].user_attrs["trialfleet:attempt"] == 1
+    assert len(fleet.notes("starts")) == 1
+    assert [event["status"] for event in fleet.events("committed_late")] == ["OK"]
+
+
 def append_only_file(fleet) -> Path:
     """The file that the server appends to now."""
     (path,) = (fleet.settings.home / "redis" / "appendonlydir").glob("*.incr.aof")

@@ -194,6 +194,22 @@ def test_a_replacement_that_cannot_build_its_managers_stops_the_worker(fleet):
     fleet.assert_sound(attempts={0: 2})
 
 
+def test_a_host_agent_that_fails_stops_its_worker(fleet):
+    fleet.submit()
+    folder = fleet.folder / "site"
+    folder.mkdir()
+    program = "import psutil\npsutil.process_iter = lambda: 1 / 0\n"
+    (folder / "sitecustomize.py").write_text(program)
+    fleet.order("kill")
+    fleet.serve()
+    worker = fleet.worker(PYTHONPATH=str(folder))
+    wait_until(lambda: worker.poll() is not None, "the worker ends", 60.0)
+    assert fleet.events("host_agent_failed")
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+
+
 @pytest.mark.fault(28)
 def test_a_stranger_that_got_a_dead_processs_pid_is_spared(fleet):
     """The kernel is told to give the pid again, where that is allowed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -9,7 +11,12 @@ from optuna.storages.journal import JournalFileBackend
 
 from orchestrator.journal import JournalFile, JournalReader
 from orchestrator.storage import StudyStorage, check_same_spec, load_readonly
-from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
+from workers.protocol.errors import (
+    FleetError,
+    InvalidInputError,
+    StorageFullError,
+    StudyExistsError,
+)
 from workers.protocol.spec import StudySpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -132,3 +139,21 @@ def test_the_first_difference_of_two_studies_is_named():
         "study 's' exists with config.model.hidden_size = 64, and now it is 128; choose another"
         " `name`, or set it back"
     )
+
+
+def test_what_a_disk_refuses_is_not_half_written(tmp_path):
+    """A limit on the size of files stands in for a full disk, at the very byte."""
+    journal = JournalFile(tmp_path / "journal.log")
+    journal.append_logs([{"n": 0}])
+    size = (tmp_path / "journal.log").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+    try:
+        with pytest.raises(StorageFullError, match="make room"):
+            journal.append_logs([{"n": 1}, {"text": "x" * 100}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "journal.log").stat().st_size == size
+    journal.append_logs([{"n": 1}])
+    assert list(journal.read_logs(0)) == [{"n": 0}, {"n": 1}]
+    journal.close()

@@ -167,3 +167,20 @@ def test_the_embedded_server_keeps_its_data_and_its_password_to_itself(tmp_path)
         second = redis.Redis.from_url(server.url, decode_responses=True)
         assert second.get("key") == "value"
         second.close()
+
+
+def test_a_record_that_redis_lost_is_written_whole_by_the_next_change(client, settings):
+    registry = ProcessRegistry(client, settings.times)
+    record = ProcessRecord(registry, ProcessKind.TRIAL, parent=7)
+    record.register()
+    client.flushall()
+    record.update(study="s", trial=3, token=5)
+    (entry,) = registry.entries()
+    assert (entry.kind, entry.parent, entry.study, entry.trial) == (ProcessKind.TRIAL, 7, "s", 3)
+
+
+def test_a_hint_that_redis_does_not_take_is_an_error_of_redis():
+    hints = Hints("redis://127.0.0.1:1/0")
+    with pytest.raises(redis.ConnectionError, match="a hint was not sent"):
+        hints.send("s", 0, "e", "default")
+    hints.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import optuna
 import pytest
+import redis
 from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
@@ -11,7 +14,7 @@ from orchestrator.service import Service
 from orchestrator.status import StudyStatus
 from orchestrator.submission import submit
 from workers.coordination import keys
-from workers.coordination.leases import Grant
+from workers.coordination.leases import Grant, TrialLeases
 from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
@@ -259,3 +262,44 @@ def test_the_status_can_be_had_without_redis(fleet):
     assert status.best.value == 0.5
     with pytest.raises(InvalidInputError, match="study 't' is not known"):
         StudyHandle("t", alone).status()
+
+
+def test_what_was_read_when_redis_failed_is_read_again(fleet, monkeypatch):
+    """It stays with the consumer group, and nobody else would ask for it."""
+    fleet.submit(trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
+        settle, failures = TrialLeases.settle, [1, 1]
+
+        def fails_twice(self, number, state, **options):
+            if failures:
+                failures.pop()
+                raise redis.ConnectionError("Connection closed by server.")
+            return settle(self, number, state, **options)
+
+        monkeypatch.setattr(TrialLeases, "settle", fails_twice)
+        for number in (0, 1):
+            fleet.commit(number, 0.5)
+        turn_until(service, lambda: service.status("s").is_over, "both are told")
+    assert fleet.client.xlen(keys.inbox("s")) == 0
+    assert fleet.client.pttl(keys.trial("s", 0)) > 0
+
+
+def test_a_trial_is_announced_again_only_when_no_hint_waits_and_not_too_often(
+    client, settings, tmp_path
+):
+    quick = settings.model_copy(update={"time_scale": 0.02})  # reconciles after 1.2 s
+    fleet = Fleet(client, quick, tmp_path)
+    fleet.submit(trials=1)
+    queue = f"{keys.CELERY_PREFIX}default"
+    with fleet.service() as service:
+        turn_until(service, lambda: client.llen(queue) == 1, "it is announced")
+        deadline = time.monotonic() + 2.0
+        turn_until(service, lambda: time.monotonic() > deadline, "time passes")
+        assert client.llen(queue) == 1, "the hint still waits"
+        client.delete(queue)
+        turn_until(service, lambda: client.llen(queue) == 1, "it is announced again")
+        client.delete(queue)
+        deadline = time.monotonic() + 0.6
+        turn_until(service, lambda: time.monotonic() > deadline, "time passes")
+        assert client.llen(queue) == 0, "it was announced just now"

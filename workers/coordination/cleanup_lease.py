@@ -26,11 +26,11 @@ class CleanupLease:
         self._keys = {"cleanup": keys.cleanup(owner.host)}
 
     @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Whether this process cleans now; the lease is given back at the block's end."""
+    def held(self) -> Iterator[int | None]:
+        """The token if this process cleans now, else None; given back at the block's end."""
         token = self.acquire()
         try:
-            yield token is not None
+            yield token
         finally:
             if token is not None:
                 self.done(token)

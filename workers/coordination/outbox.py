@@ -6,7 +6,6 @@ answered. Whoever finds one of a dead process may commit it: the token decides w
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from workers.coordination import durable
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import TrialLeases
 from workers.logs import get_logger
@@ -51,14 +51,21 @@ class Outbox:
         self._folder = home / "outbox"
 
     def write(self, entry: OutboxEntry) -> None:
-        """Bring a result to disk."""
+        """Bring a result to disk.
+
+        Raises:
+            OSError: The disk takes no more; nothing of it is left.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
-        draft = self._folder / f".{entry.name}"
-        with draft.open("w") as file:
-            file.write(entry.model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
+        draft = self._folder / f"{entry.name}.draft"
+        try:
+            draft.write_text(entry.model_dump_json())
+            durable.sync(draft)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
         draft.replace(self._folder / entry.name)
+        durable.sync(self._folder)
 
     def entries(self) -> list[OutboxEntry]:
         """All results, the oldest first."""
@@ -69,6 +76,14 @@ class Outbox:
             except (OSError, ValueError) as error:
                 log.warning("outbox_unreadable", path=str(path), error=str(error))
         return found
+
+    def find(self, study: str, number: int, token: int) -> OutboxEntry | None:
+        """The result of one attempt, if it is still to be committed."""
+        wanted = (study, number, token)
+        for entry in self.entries():
+            if (entry.study, entry.number, entry.token) == wanted:
+                return entry
+        return None
 
     def commit(self, entry: OutboxEntry, leases: TrialLeases) -> str:
         """Commit a result and publish its files: OK, DUP or LOST; the entry is removed."""
@@ -89,15 +104,21 @@ class Outbox:
         """
         for entry in self.entries():
             died_here = entry.owner.is_local and not entry.owner.is_alive()
-            if died_here or self._age_seconds(entry) > lease_seconds:
+            if died_here or _age_seconds(self._folder / entry.name) > lease_seconds:
                 status = self.commit(entry, leases_of(entry.study, entry.epoch))
                 log.info("outbox_committed", study=entry.study, trial=entry.number, status=status)
 
-    def _age_seconds(self, entry: OutboxEntry) -> float:
-        try:
-            return time.time() - (self._folder / entry.name).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0  # its owner has just committed it
+        for draft in self._folder.glob("*.draft"):  # of a process that died while writing
+            if _age_seconds(draft) > lease_seconds:
+                draft.unlink(missing_ok=True)
+
+
+def _age_seconds(path: Path) -> float:
+    """How long ago a file was written; 0 for one that is not there (any more)."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def publish_files(attempt_directory: Path) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from workers.coordination import durable
 from workers.coordination.leases import CheckpointRef
 from workers.coordination.manifests import MANIFEST, read_manifests
 from workers.logs import get_logger
@@ -59,7 +59,7 @@ class CheckpointStore:
         ref = CheckpointRef(step, str(final), sha256)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
-        _fsync(own)
+        durable.sync(own)
         for old in sorted(own.glob("step-*"))[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         return ref
@@ -107,18 +107,10 @@ def _write(draft: Path, step: int, state: dict[str, Any]) -> str:
     sha256 = _sha256(draft / _STATE)
     (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": sha256}))
     for path in (draft / _STATE, draft / MANIFEST, draft):
-        _fsync(path)
+        durable.sync(path)
     return sha256
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -146,7 +146,7 @@ class TrialRunner:
         try:
             outcome = self._hold(spec, held, hint, sent_at)
             if held.fell_silent:
-                self._give_back(held, spec, hint)
+                self._make_good(held, spec, hint)
             return outcome
         finally:
             self._num_trials += 1
@@ -175,15 +175,19 @@ class TrialRunner:
             if self._is_terminated:
                 signal.raise_signal(signal.SIGTERM)
 
-    def _give_back(self, held: HeldLease, spec: StudySpec, hint: RunTrial) -> None:
-        """Wait for a Redis that was away for too long, and tell it that the trial is free.
+    def _make_good(self, held: HeldLease, spec: StudySpec, hint: RunTrial) -> None:
+        """Wait for a Redis that was away for too long, and tell it what became of the trial.
 
-        Without it nothing could be run meanwhile, and the trial would wait for its lease's end
-        and count a failure that is not its own.
+        If it has a result, that; else that it is free: it would wait for its lease's end, and
+        count a failure that is not its own. Nothing else could be run meanwhile.
         """
+        result = self._outbox.find(spec.name, held.number, held.token)
         while not self._is_draining():
             try:
-                if held.leases.release(held.number, held.token):
+                if result is not None:
+                    status = self._outbox.commit(result, held.leases)
+                    log.info("committed_late", status=status)
+                elif held.leases.release(held.number, held.token):
                     log.info("given_back")
                     self._announce(spec, hint, 0.0)
             except redis.RedisError:

@@ -1,0 +1,107 @@
+"""Results and files on disk, of processes that live, that died, and of trials that ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workers.coordination.ended_trials import remove_ended
+from workers.coordination.identity import ProcessIdentity
+from workers.coordination.outbox import Outbox, OutboxEntry
+from workers.coordination.studies import Studies
+from workers.protocol.messages import Result
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+
+LEASE = 45.0
+
+
+@pytest.fixture
+def leases(client):
+    studies = Studies(client)
+    studies.submit(StudySpec(name="s"), "journal:///nowhere")
+    return studies.leases("s")
+
+
+@pytest.fixture
+def dead():
+    """The identity of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    identity = ProcessIdentity.of(process.pid)
+    process.kill()
+    process.communicate()
+    return identity
+
+
+def entry_of(leases, owner, home, number=0):
+    leases.enqueue(number, "d", {})
+    grant = leases.claim(number, "o", LEASE)
+    files = home / "studies" / "s" / "trials" / str(number) / f"attempt-{grant.token}"
+    files.mkdir(parents=True)
+    return OutboxEntry(
+        study="s",
+        number=number,
+        epoch=leases.epoch,
+        token=grant.token,
+        state=TrialState.COMPLETE,
+        result=Result(values=[0.5]),
+        owner=owner,
+        files=files,
+    )
+
+
+def test_the_result_of_a_dead_process_is_committed_and_published_and_of_a_live_one_left(
+    leases, dead, tmp_path
+):
+    outbox = Outbox(tmp_path)
+    abandoned = entry_of(leases, dead, tmp_path)
+    own = entry_of(leases, ProcessIdentity.current(), tmp_path, number=1)
+    outbox.write(abandoned)
+    outbox.write(own)
+    outbox.commit_abandoned(lambda *_: leases, LEASE)
+    assert leases.record(0).state is TrialState.COMPLETE
+    assert (abandoned.files.parent / "result").is_dir()
+    assert leases.record(1).state is TrialState.RUNNING
+    assert outbox.entries() == [own]
+    outbox.commit_abandoned(lambda *_: leases, 0.0)
+    assert outbox.entries() == [], "after a lease, nobody else will do it"
+
+
+def test_a_draft_that_was_never_finished_is_no_result_and_goes_in_time(leases, dead, tmp_path):
+    outbox = Outbox(tmp_path)
+    outbox.write(entry_of(leases, dead, tmp_path))
+    (path,) = (tmp_path / "outbox").iterdir()
+    draft = path.rename(path.with_name(f"{path.name}.draft"))
+    outbox.commit_abandoned(lambda *_: leases, LEASE)
+    assert leases.record(0).state is TrialState.RUNNING
+    assert draft.exists()
+    os.utime(draft, (0, 0))
+    outbox.commit_abandoned(lambda *_: leases, LEASE)
+    assert not draft.exists()
+
+
+def test_what_ended_trials_left_is_removed_and_what_others_need_is_not(client, leases, tmp_path):
+    current = ProcessIdentity.current()
+    ended, running = (entry_of(leases, current, tmp_path, number) for number in (0, 1))
+    for number in (0, 1, 2):
+        (tmp_path / "checkpoints" / "s" / str(number) / "7" / "step-000000001").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "unknown" / "0").mkdir(parents=True)
+    lost = ended.files.with_name("attempt-7")
+    lost.mkdir()
+    leases.commit(0, ended.token, TrialState.COMPLETE, Result(values=[0.5]))
+    remove_ended(client, tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("checkpoints/*/*")}
+    assert left == {"checkpoints/s/1", "checkpoints/s/2", "checkpoints/unknown/0"}
+    assert not lost.exists()
+    assert ended.files.exists(), "it was accepted, and is about to be published"
+    assert running.files.exists()
+
+
+def test_drafts_of_a_dead_trial_are_removed_whoever_wrote_them(client, leases, tmp_path):
+    entry = entry_of(leases, ProcessIdentity.current(), tmp_path)
+    leases.fail(0, entry.token, Result(error="boom"), 1, 0.0)
+    assert remove_ended(client, tmp_path) == [entry.files]
+    assert not entry.files.exists()
