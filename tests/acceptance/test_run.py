@@ -62,7 +62,7 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
 
 
 def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
-    study = machine.write_study(config={"epochs": 12}, trials=3)
+    study = machine.write_study(config={"epochs": 6}, trials=3)
     process = machine.start("trialfleet", "run", study, "--slots", 2)
     held = machine.await_training()
     process.send_signal(signal.SIGINT)
@@ -87,7 +87,7 @@ def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
 
 
 def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
-    study = machine.write_study(config={"epochs": 12}, trials=2)
+    study = machine.write_study(config={"epochs": 5}, trials=2)
     process = machine.start("trialfleet", "run", study, "--slots", 2)
     machine.await_training()
     for entry in machine.processes("trial"):
@@ -98,8 +98,8 @@ def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
     assert process.wait(30) == 130
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 2
-    assert len(machine.events("reaped")) == 2, "the next worker cleans up, before the leases end"
-    assert finished["wall_seconds"] < 40
+    reaped = [event["ended"] for event in machine.events("reaped")]
+    assert reaped.count("REQUEUED") == 2, "by a worker, before the leases end"
     assert_nothing_runs(machine)
 
 

@@ -101,7 +101,9 @@ def test_a_dataloader_worker_builds_its_own(config, method):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
 def test_a_script_that_ends_leaves_no_scratch_directory(tmp_path, number):
     program = (
-        "import time\n"
+        "import signal, time\n"
+        # a shell that runs the tests in the background has SIGINT ignored, for children too
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from workers.managers import initialize_factory, get_directory_manager\n"
         f"initialize_factory({{'home': {str(tmp_path)!r}}})\n"
         "print(get_directory_manager().scratch(), flush=True)\n"
