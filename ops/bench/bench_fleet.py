@@ -24,6 +24,9 @@ from orchestrator.status import StudyStatus
 from orchestrator.study import Study
 from workers.settings import Settings
 
+#: Between two checkpoints of a trial.
+CHECKPOINT_SECONDS: Final = 0.5
+
 OBJECTIVE: Final = f"{Path(__file__).with_name('counted.py')}:objective"
 
 
@@ -47,7 +50,7 @@ def make_study(name: str, trials: int, *, epochs: int = 4) -> Study:
             "model": {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1},
             "batch_size": 64,
             "epochs": epochs,
-            "checkpoint_interval_seconds": 0.5,
+            "checkpoint_interval_seconds": CHECKPOINT_SECONDS,
             "save_model": "none",
         },
     )

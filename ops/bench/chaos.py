@@ -8,9 +8,9 @@ When the time is up, the study is left to end; a second study then runs undistur
 
 Prints one JSON line: `lost` trials without a complete result, `doubled` ends in the storage,
 `orphans` (processes) and `leftovers` (shared memory, directories, keys) after the fleet was
-stopped, `wasted` steps trained twice by steps trained (`most_steps_at_once`: by one
-attempt; a checkpoint is taken every half second), and `slowdown`, the seconds a trial took
-against those of the undisturbed study.
+stopped, `wasted` steps trained twice by steps trained (`most_steps_at_once` by one attempt,
+where an undisturbed one makes `steps_between_checkpoints`), and `slowdown`, the seconds that a
+trial took against those of the undisturbed study.
 
     python ops/bench/chaos.py --minutes 2 --seed 1
 """
@@ -28,14 +28,16 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench_fleet import BenchFleet, make_study
-from counted import count_steps
+from bench_fleet import CHECKPOINT_SECONDS, BenchFleet, make_study
+from counted import Steps, count_steps
 from remains import ends_in_journal, files_of, keys_of, processes_of, shared_memory
 
 from orchestrator.fleet import Fleet
+from orchestrator.status import StudyStatus
 from workers.coordination.connection import connect
 
 #: How often each kind of process is chosen.
@@ -65,35 +67,70 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+@dataclass
+class Outcome:
+    """How one study went."""
+
+    status: StudyStatus
+    seconds: float
+    steps: Steps
+
+    @property
+    def num_trials(self) -> int:
+        """Trials that were asked for."""
+        return sum(self.status.trials.values())
+
+    @property
+    def lost(self) -> int:
+        """Trials without a result."""
+        return self.num_trials - self.status.trials["complete"]
+
+    @property
+    def seconds_per_trial(self) -> float:
+        """Of the whole fleet."""
+        return self.seconds / max(1, self.num_trials)
+
+
+def run_tormented(bench: BenchFleet, minutes: float, seed: int) -> tuple[Outcome, Counter[str]]:
+    """A study while processes are killed, then left to end; and whom that took."""
+    started = time.monotonic()
+    make_study("chaos", 100_000).submit(bench.settings)
+    killed = torment(bench, minutes, random.Random(seed))
+    asked = bench_trials(bench, "chaos")
+    # no more than were asked for by now
+    make_study("chaos", max(asked, 1)).submit(bench.settings)
+    say(f"left alone, with {asked} trials to end")
+    return finish(bench, "chaos", started), killed
+
+
+def run_undisturbed(bench: BenchFleet, trials: int) -> Outcome:
+    """A study that nobody disturbs."""
+    started = time.monotonic()
+    make_study("undisturbed", trials).submit(bench.settings)
+    return finish(bench, "undisturbed", started)
+
+
+def finish(bench: BenchFleet, name: str, started: float) -> Outcome:
+    """Wait for a study's end."""
+    status = bench.wait(name)
+    say(f"{name} ended: {status.trials}")
+    return Outcome(status, time.monotonic() - started, count_steps(bench.steps / name))
+
+
 def measure(
     minutes: float, seed: int, time_scale: float, undisturbed_trials: int
 ) -> dict[str, Any]:
     """Run both studies; the figures."""
     before = shared_memory()
+    home = Path(tempfile.mkdtemp(prefix="trialfleet-chaos-"))
+    say(f"home {home}")
+    bench = BenchFleet(home, time_scale=time_scale)
     with ExitStack() as stack:
-        home = Path(tempfile.mkdtemp(prefix="trialfleet-chaos-"))
-        say(f"home {home}")
-        bench = BenchFleet(home, time_scale=time_scale)
         stack.callback(bench.stop)
         bench.start()
+        chaos, killed = run_tormented(bench, minutes, seed)
+        undisturbed = run_undisturbed(bench, undisturbed_trials)
         client = connect(bench.settings)
-
-        started = time.monotonic()
-        make_study("chaos", 100_000).submit(bench.settings)
-        killed = torment(bench, minutes, random.Random(seed))
-        asked = bench_trials(bench, "chaos")
-        # no more than were asked for by now
-        make_study("chaos", max(asked, 1)).submit(bench.settings)
-        say(f"left alone, with {asked} trials to end")
-        status = bench.wait("chaos")
-        seconds = time.monotonic() - started
-        steps = count_steps(bench.steps)
-        say(f"the study ended: {status.trials}")
-
-        started = time.monotonic()
-        make_study("undisturbed", undisturbed_trials).submit(bench.settings)
-        undisturbed = bench.wait("undisturbed")
-        per_trial_undisturbed = (time.monotonic() - started) / undisturbed_trials
         leftovers = keys_of(client, "chaos") + keys_of(client, "undisturbed")
         client.close()
     # what a stopped fleet still holds, it holds for ever
@@ -102,32 +139,31 @@ def measure(
         time.sleep(0.2)
     leftovers += files_of(home) + sorted(shared_memory() - before)
     ends = ends_in_journal(home, "chaos")
-    num_trials = sum(status.trials.values())
+    # a second on a slot that is not disturbed makes so many steps
+    steps_per_second = undisturbed.steps.trained / max(1e-9, undisturbed.status.busy_seconds)
     result = {
         "bench": "chaos",
         "seed": seed,
         "minutes": minutes,
         "time_scale": time_scale,
-        "trials": num_trials,
+        "trials": chaos.num_trials,
         "kills": dict(killed),
-        "lost": num_trials - status.trials["complete"],
+        "lost": chaos.lost + undisturbed.lost,
         "doubled": sum(count - 1 for count in ends.values()),
         "orphans": len(orphans),
         "leftovers": len(leftovers),
-        "steps": steps.trained,
-        "steps_trained_twice": steps.repeated,
-        "most_steps_at_once": steps.most_repeated,
-        "wasted": round(steps.repeated / max(1, steps.trained), 4),
-        "seconds": round(seconds, 1),
-        "seconds_per_trial": round(seconds / max(1, num_trials), 2),
-        "seconds_per_trial_undisturbed": round(per_trial_undisturbed, 2),
-        "slowdown": round(seconds / max(1, num_trials) / per_trial_undisturbed, 2),
+        "steps": chaos.steps.trained,
+        "steps_trained_twice": chaos.steps.repeated,
+        "wasted": round(chaos.steps.repeated / max(1, chaos.steps.trained), 4),
+        "most_steps_at_once": chaos.steps.most_repeated,
+        "steps_between_checkpoints": round(CHECKPOINT_SECONDS * steps_per_second),
+        "seconds": round(chaos.seconds, 1),
+        "seconds_per_trial": round(chaos.seconds_per_trial, 2),
+        "seconds_per_trial_undisturbed": round(undisturbed.seconds_per_trial, 2),
+        "slowdown": round(chaos.seconds_per_trial / undisturbed.seconds_per_trial, 2),
     }
     for text in [*orphans, *leftovers]:
         say(f"left behind: {text}")
-    if undisturbed.trials["complete"] != undisturbed_trials:
-        say(f"the undisturbed study ended with {undisturbed.trials}")
-        result["lost"] = -1
     if is_clean(result):
         shutil.rmtree(home)
     else:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from workers.managers import (
-    AMPManager,
-    BatchManager,
-    CUDAManager,
-    DataManager,
-    DirectoryManager,
-    MetricsManager,
-    ModelManager,
-    TensorManager,
-    WandbManager,
-)
 from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
 
-#: The variable that names the directory of the step logs, one file a trial.
+#: The variable that names the directory of the step logs, one file a trial in one folder a study.
 STEPS_VARIABLE: Final = "BENCH_STEPS"
 
 
@@ -30,7 +20,9 @@ class CountedTrial:
 
     def __init__(self, trial: FleetTrial) -> None:
         self._trial = trial
-        path = Path(os.environ[STEPS_VARIABLE]) / str(trial.number)
+        folder = Path(os.environ[STEPS_VARIABLE]) / trial.study_name
+        folder.mkdir(exist_ok=True)
+        path = folder / str(trial.number)
         self._log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def __getattr__(self, name: str) -> Any:
@@ -46,24 +38,12 @@ class CountedTrial:
         os.close(self._log)
 
 
-def objective(
-    trial: FleetTrial,
-    data: DataManager,
-    models: ModelManager,
-    amp: AMPManager,
-    batches: BatchManager,
-    metrics: MetricsManager,
-    cuda: CUDAManager,
-    tensors: TensorManager,
-    directories: DirectoryManager,
-    wandb: WandbManager,
-) -> dict[str, float]:
+@functools.wraps(finetune)  # the managers that it asks for, too
+def objective(trial: FleetTrial, **managers: Any) -> dict[str, float]:
     """Train as `finetune` does."""
     counted: Any = CountedTrial(trial)
     try:
-        return finetune(
-            counted, data, models, amp, batches, metrics, cuda, tensors, directories, wandb
-        )
+        return finetune(counted, **managers)
     finally:
         counted.close()
 
@@ -81,7 +61,7 @@ class Steps:
 
 
 def count_steps(folder: Path) -> Steps:
-    """Read the logs of all trials."""
+    """Read the logs of all trials of a study."""
     trained = repeated = most = 0
     for path in folder.iterdir():
         by_attempt: dict[int, set[int]] = {}

@@ -162,8 +162,10 @@ class HeldLease:
             log.warning("lease_not_renewed", error=str(error))
             return False
         if command is None:
-            log.warning("lease_lost", token=self.token)
             self.lose()
+            # a renewal that was under way when the trial ended is refused, too
+            if not self._ended.wait(_RETRY_SECONDS):
+                log.warning("lease_lost", token=self.token)
         else:
             self.command = command
             self._silent_from = sent_at + self._times.holder
