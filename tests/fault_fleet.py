@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +59,8 @@ class FaultFleet:
             objectives=(str(folder / "faulty.py"),),
             time_scale=TIME_SCALE,
         )
+        # of its own, and short: sockets are made there
+        self.temporary = Path(tempfile.mkdtemp(prefix="faults-"))
         shutil.copy(Path(__file__).with_name("faulty.py"), folder)
         self.workers: list[LocalWorker] = []
         self.orchestrators: list[subprocess.Popen[bytes]] = []
@@ -106,7 +109,8 @@ class FaultFleet:
 
     def environment(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if "FLEET_" not in key}
-        return {**inherited, **self.settings.to_environment(), "WANDB_MODE": "disabled"}
+        own = {"WANDB_MODE": "disabled", "TMPDIR": str(self.temporary)}
+        return {**inherited, **self.settings.to_environment(), **own}
 
     def submit(self, trials: int = 1, objective: str = "train", **fields: Any) -> None:
         """Hand a study in; its objective is known to import."""
@@ -210,8 +214,9 @@ class FaultFleet:
 
     def assert_nothing_left(self) -> None:
         """No directory of an ended trial or process is left."""
-        left = files_of(self.settings.home)
+        left = files_of(self.settings.home, self.temporary)
         assert not left, left
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
 from workers.coordination.scratch import (
     make_scratch,
     name_scratch,
+    redirect_temporary_files,
     remove_scratch,
     remove_stale_scratch,
 )
@@ -72,6 +73,7 @@ class HostAgent(bootsteps.StartStopStep):
         # before any child is started: they find it in their environment
         self._folder = name_scratch(self._record.identity)
         make_scratch(self._folder)
+        redirect_temporary_files(self._folder)
         os.environ[DRAIN_FILE_VARIABLE] = str(self._folder / "drain")
 
     def drain(self) -> None:

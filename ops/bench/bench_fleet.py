@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -61,6 +62,8 @@ class BenchFleet:
 
     def __init__(self, home: Path, *, slots: int = 2, time_scale: float = 1.0) -> None:
         self.redis = EmbeddedRedis(home)
+        # of its own, and short: sockets are made there
+        self.temporary = Path(tempfile.mkdtemp(prefix="trialfleet-"))
         self.steps = home / "steps"
         self.settings = Settings(
             redis_url=self.redis.url,
@@ -72,7 +75,7 @@ class BenchFleet:
         self.environment = {
             **os.environ,
             **self.settings.to_environment(),
-            "WANDB_MODE": "disabled",
+            "TMPDIR": str(self.temporary),
             STEPS_VARIABLE: str(self.steps),
         }
         self.worker = LocalWorker(self.environment, home / "logs" / "worker.log")

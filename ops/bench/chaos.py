@@ -2,9 +2,10 @@
 """Kills a random process of a working fleet every few seconds, and counts what is lost.
 
 The fleet is real: a Redis with an append-only file, `trialfleet serve`, a `celery worker` with two
-slots, and trials that train, checkpoint and, half of them, load through DataLoader processes. What
-is killed (SIGKILL) is started again, as a service manager would, and nothing else is done about it.
-When the time is up, the study is left to end; a second study then runs undisturbed.
+slots, and trials that train, checkpoint, log to W&B (offline, where there is no key) and, half of
+them, load through DataLoader processes. What is killed (SIGKILL) is started again, as a service
+manager would, and nothing else is done about it. When the time is up, the study is left to end; a
+second study then runs undisturbed.
 
 Prints one JSON line: `lost` trials without a complete result, `doubled` ends in the storage,
 `orphans` (processes) and `leftovers` (shared memory, directories, keys) after the fleet was
@@ -137,7 +138,7 @@ def measure(
     deadline = time.monotonic() + 10.0
     while (orphans := processes_of(home)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    leftovers += files_of(home) + sorted(shared_memory() - before)
+    leftovers += files_of(home, bench.temporary) + sorted(shared_memory() - before)
     ends = ends_in_journal(home, "chaos")
     # a second on a slot that is not disturbed makes so many steps
     steps_per_second = undisturbed.steps.trained / max(1e-9, undisturbed.status.busy_seconds)
@@ -166,8 +167,9 @@ def measure(
         say(f"left behind: {text}")
     if is_clean(result):
         shutil.rmtree(home)
+        shutil.rmtree(bench.temporary)
     else:
-        say(f"kept for a look: {home}")
+        say(f"kept for a look: {home}, {bench.temporary}")
     return result
 
 

@@ -184,6 +184,7 @@ def measure(repeats: int) -> dict[str, Any]:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, home, ignore_errors=True)
             fleet = BenchFleet(home, slots=slots)
+            stack.callback(shutil.rmtree, fleet.temporary, ignore_errors=True)
             stack.callback(fleet.stop)
             fleet.start()
             stand = Stand(fleet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,6 @@ import psutil
 import redis
 
 from workers.coordination import keys
-from workers.coordination.scratch import scratch_root
 
 #: Optuna's numbers in its journal: of the operation that sets a trial's state, and of the states
 #: that end one.
@@ -44,11 +44,18 @@ def keys_of(client: redis.Redis, study: str) -> list[str]:
     return found + [key for key in trials if client.ttl(key) < 0]
 
 
-def files_of(home: Path) -> list[str]:
-    """Directories and files that ended trials and processes should have taken with them."""
+def files_of(home: Path, temporary: Path) -> list[str]:
+    """Directories and files that ended trials and processes should have taken with them.
+
+    Args:
+        home: The fleet's `FLEET_HOME`.
+        temporary: Its `TMPDIR`, which it has for itself.
+    """
     patterns = ["outbox/*", "checkpoints/*/*/*", "studies/*/trials/*/attempt-*"]
     found = [path for pattern in patterns for path in home.glob(pattern)]
-    return [str(path) for path in [*found, *scratch_root().glob("*")]]
+    root = temporary / f"trialfleet-{os.getuid()}"
+    found += [path for path in temporary.glob("*") if path != root]
+    return [str(path) for path in [*found, *root.glob("*")]]
 
 
 def ends_in_journal(home: Path, study: str) -> Counter[int]:

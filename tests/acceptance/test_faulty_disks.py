@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ def test_a_scratch_directory_that_became_a_link_is_not_followed(fleet):
     assert scratch.is_dir()
     (entry,) = fleet.processes("trial")
     assert scratch in entry.scratch, "and the registry knows of it"
-    scratch.rmdir()
+    shutil.rmtree(scratch)
     scratch.symlink_to(precious)
     fleet.go()
     os.kill(entry.identity.pid, signal.SIGKILL)

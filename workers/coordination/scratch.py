@@ -12,7 +12,9 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from workers.coordination.identity import ProcessIdentity, boot_id, hostname
 from workers.logs import get_logger
@@ -20,9 +22,38 @@ from workers.logs import get_logger
 log = get_logger(__name__)
 
 
+#: Tells the processes below one whose temporary files go elsewhere where the root is.
+_ROOT_VARIABLE: Final = "FLEET_SCRATCH_ROOT"
+
+
 def scratch_root() -> Path:
     """The parent of all scratch directories of this user."""
-    return Path(tempfile.gettempdir()) / f"trialfleet-{os.getuid()}"
+    given = os.environ.get(_ROOT_VARIABLE)
+    return Path(given or Path(tempfile.gettempdir()) / f"trialfleet-{os.getuid()}")
+
+
+def redirect_temporary_files(directory: Path) -> Callable[[], None]:
+    """Have this process, and all that it starts, make their temporary files in a directory.
+
+    Libraries make some, and remove them only on an exit that a pool process never sees.
+
+    Returns:
+        What undoes it.
+    """
+    before = {name: os.environ.get(name) for name in (_ROOT_VARIABLE, "TMPDIR")}
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        tempfile.tempdir = None  # to be found out anew
+
+    os.environ[_ROOT_VARIABLE] = str(scratch_root())
+    os.environ["TMPDIR"] = str(directory)
+    tempfile.tempdir = None
+    return restore
 
 
 def name_scratch(owner: ProcessIdentity) -> Path:

@@ -24,7 +24,12 @@ from filelock import FileLock
 
 from workers.coordination.manifests import checkpoint_root
 from workers.coordination.process_registry import ProcessRecord
-from workers.coordination.scratch import make_scratch, name_scratch, remove_scratch
+from workers.coordination.scratch import (
+    make_scratch,
+    name_scratch,
+    redirect_temporary_files,
+    remove_scratch,
+)
 from workers.managers.base import BaseProcessManager
 from workers.settings import Settings
 
@@ -37,9 +42,16 @@ class DirectoryManager(BaseProcessManager):
         self.home = settings.home
         self._record = record
         self._scratch: Path | None = None
+        self._restore_temporary_files: Callable[[], None] = lambda: None
+
+    def open(self) -> None:
+        """In a fleet, have all temporary files of this process made in its scratch directory."""
+        if self._record.is_registered:
+            self._restore_temporary_files = redirect_temporary_files(self.scratch())
 
     def close(self) -> None:
         """Remove this process's scratch directory."""
+        self._restore_temporary_files()
         if self._scratch is not None:
             remove_scratch(self._scratch)
             with suppress(redis.RedisError):  # the record expires by itself
@@ -58,7 +70,8 @@ class DirectoryManager(BaseProcessManager):
     def scratch(self) -> Path:
         """A directory of this process alone, on local disk, removed when the process ends.
 
-        It is registered before it is made, so that the host agent finds it after a crash.
+        It is registered before it is made, so that the host agent finds it after a crash. In a
+        fleet, `tempfile` makes its files there, too.
         """
         if self._scratch is None:
             scratch = name_scratch(self._record.identity)

@@ -10,6 +10,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scratch import (
     make_scratch,
     name_scratch,
+    redirect_temporary_files,
     remove_scratch,
     remove_stale_scratch,
     scratch_root,
@@ -60,3 +61,23 @@ def test_names_that_are_not_ours_are_left():
     other.mkdir()
     assert remove_stale_scratch() == []
     assert other.exists()
+
+
+def test_temporary_files_are_made_in_a_directory_and_scratch_stays_where_it_was(tmp_path):
+    root = scratch_root()
+    before = tempfile.gettempdir()
+    directory = name_scratch(ProcessIdentity.current())
+    make_scratch(directory)
+    restore = redirect_temporary_files(directory)
+    program = "import tempfile; from workers.coordination.scratch import scratch_root as root\n"
+    program += "print(tempfile.gettempdir(), root())"
+    below = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert tempfile.gettempdir() == str(directory)
+    assert scratch_root() == root
+    assert below.stdout.split() == [str(directory), str(root)]
+    restore()
+    assert scratch_root().name == root.name
+    assert tempfile.gettempdir() != str(directory)
+    tempfile.tempdir = before
