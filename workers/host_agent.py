@@ -5,6 +5,7 @@ Invariant: while the pool runs, the agent does; an agent that fails stops the wo
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -74,6 +75,8 @@ class HostAgent(bootsteps.StartStopStep):
         self._folder = name_scratch(self._record.identity)
         make_scratch(self._folder)
         redirect_temporary_files(self._folder)
+        # after multiprocessing, at -100, has removed its own directory in there
+        multiprocessing.util.Finalize(None, remove_scratch, [self._folder], exitpriority=-200)
         os.environ[DRAIN_FILE_VARIABLE] = str(self._folder / "drain")
 
     def drain(self) -> None:
@@ -129,7 +132,6 @@ class HostAgent(bootsteps.StartStopStep):
         self._ended.set()
         if self._thread is not None:
             self._thread.join(timeout=self._settings.times.beat)
-        remove_scratch(self._folder)
 
     def _watch_or_stop(self, worker: Any, client: redis.Redis, cleaner: Cleaner) -> None:
         try:

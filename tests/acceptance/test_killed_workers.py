@@ -89,6 +89,8 @@ def test_a_sigterm_to_the_main_process_saves_and_gives_back(fleet):
     drained = fleet.await_note("drained")
     wait_until(is_gone(worker.pid), "the worker ends", 20.0)
     assert worker.poll() == 0
+    lines = worker.log.read_text().splitlines()
+    assert not any(line.startswith("Traceback") for line in lines), "no stumbling at the end"
     record = fleet.record()
     assert (record.state, record.failures) == ("QUEUED", 0)
     assert record.checkpoint.step == drained.step
