@@ -21,6 +21,7 @@ from orchestrator.inbox import Collector
 from orchestrator.reaper import Reaper
 from orchestrator.recovery import resubmit_forgotten
 from orchestrator.status import StudyStatus, build_status
+from orchestrator.storage import is_database_error
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, resolve_url
 from workers.coordination.hints import Hints
@@ -117,6 +118,11 @@ class Service:
             self._break_off()
         except StorageFullError as error:
             log.warning("storage_full", error=str(error))
+            self._break_off()
+        except Exception as error:
+            if not is_database_error(error):
+                raise
+            log.warning("storage_lost", error=str(error), hint="waiting for the database")
             self._break_off()
 
     def _break_off(self) -> None:

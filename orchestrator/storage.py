@@ -179,13 +179,20 @@ def _journal_storage(backend: BaseJournalBackend) -> JournalStorage:
         return JournalStorage(backend)
 
 
+def is_database_error(error: Exception) -> bool:
+    """Whether a database failed, and not the study."""
+    if isinstance(error, optuna.exceptions.StorageInternalError):
+        return True
+    return type(error).__module__.startswith("sqlalchemy")  # without importing it
+
+
 def _open_database(url: str) -> optuna.storages.RDBStorage:
     try:
         return optuna.storages.RDBStorage(url)
     except ImportError as error:
         _refuse(url, error, "install the database's driver")
-    except Exception as error:  # SQLAlchemy's tree, without importing it
-        if type(error).__module__.startswith("sqlalchemy"):
+    except Exception as error:
+        if is_database_error(error):
             _refuse(url, error, "write an SQLAlchemy URL such as postgresql://user@host/db")
         raise
 

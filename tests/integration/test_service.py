@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 
 import optuna
@@ -303,3 +304,21 @@ def test_a_trial_is_announced_again_only_when_no_hint_waits_and_not_too_often(
         deadline = time.monotonic() + 0.6
         turn_until(service, lambda: time.monotonic() > deadline, "time passes")
         assert client.llen(queue) == 0, "it was announced just now"
+
+
+def test_a_database_that_does_not_answer_is_waited_for(client, settings, tmp_path):
+    database = tmp_path / "studies.db"
+    fleet = Fleet(
+        client, settings.model_copy(update={"storage": f"sqlite:///{database}"}), tmp_path
+    )
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "it is in flight")
+        stranger = sqlite3.connect(database)
+        stranger.execute("BEGIN EXCLUSIVE")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: service._is_disturbed, "the turn is broken off")
+        stranger.close()
+        turn_until(service, lambda: service.status("s").is_over, "it is told when it may be")
+    assert fleet.stored()[0].values == [0.5]
+    assert fleet.client.xlen(keys.inbox("s")) == 0
