@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
 
 import optuna
@@ -184,6 +185,21 @@ def test_the_model_is_left_by_trials_that_beat_the_study(desk, container, texts)
     second = place.claim(1)
     run(container, second)
     assert not (second.result_directory / "model").exists()
+
+
+def test_values_count_where_the_disk_takes_no_result(desk, container, texts):
+    trial = desk(**study_of(texts)).claim(0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk():  # a limit on the size of files stands in; the model's is over it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+
+    try:
+        values = run(container, StepTrial(trial, 21, fill_disk))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert 0.0 <= values["accuracy"] <= 1.0
+    assert "large" in trial.user_attrs["result_error"]
 
 
 def test_a_setting_out_of_range_is_the_objectives_fault(desk, container, texts):

@@ -11,11 +11,13 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from torch.nn import functional
 
 from workers.logs import get_logger
@@ -284,8 +286,14 @@ class Training:
         log.info("resumed", step=self._step, of=self._num_steps)
 
     def _leave_result(self) -> None:
-        """Write what people look for into the attempt's directory."""
-        folder = self._trial.result_directory
+        """Write what people look for; on a full disk, the trial's values count without it."""
+        try:
+            self._write_result(self._trial.result_directory)
+        except (OSError, SafetensorError) as error:
+            log.warning("result_not_written", error=str(error), hint="make room on the disk")
+            self._trial.set_user_attr("result_error", str(error))
+
+    def _write_result(self, folder: Path) -> None:
         content = {
             "study": self._trial.study_name,
             "trial": self._trial.number,
