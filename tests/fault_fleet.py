@@ -134,6 +134,10 @@ class FaultFleet:
         """Let those that wait for it go on."""
         (self.folder / "go").touch()
 
+    def halt(self) -> None:
+        """Let those that come next wait again."""
+        (self.folder / "go").unlink()
+
     def notes(self, what: str | None = None, number: int | None = None) -> list[Note]:
         """What the objective wrote down."""
         path = self.folder / "notes"

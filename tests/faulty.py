@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from workers.coordination.outbox import Outbox
-from workers.managers import get_directory_manager
+from workers.managers import DirectoryManager, get_directory_manager
 from workers.managers.loader_process import LoaderProcess
 from workers.protocol.errors import DrainRequested
 from workers.settings import Settings
@@ -214,6 +214,10 @@ def make_scratch(training: Training) -> None:
     wait_for_go(training)
 
 
+def hang_at_exit(_: Any) -> None:
+    DirectoryManager.close = lambda _: time.sleep(3600)  # type: ignore[method-assign,misc]
+
+
 ORDERS = {
     "kill": kill,
     "die while saving": die_while_saving,
@@ -226,6 +230,7 @@ ORDERS = {
     "RLIMIT_AS": exhaust_address_space,
     "segmentation fault": lambda _: ctypes.string_at(0),
     "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "hang at exit": hang_at_exit,
     "hang": lambda _: time.sleep(3600),
     "wait for go": wait_for_go,
     "stay until go": stay_until_go,

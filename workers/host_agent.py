@@ -45,6 +45,11 @@ EXIT_AT_ONCE: Final = 128 + signal.SIGTERM
 #: How long cleaning up may take then.
 _AT_ONCE_SECONDS: Final = 3.0
 
+#: How long a pool that drains may stay when no trial is left in it: longer than its last W&B run
+#: takes. Celery's was seen to wait for ever for a child that had rejected its last message.
+_STUCK_SECONDS: Final = 25.0
+_LEAST_STUCK_SECONDS: Final = 5.0  # whatever the scale of time: a pool process takes one to end
+
 #: Between two looks for new children; a death is told by the kernel.
 _LOOK_SECONDS: Final = 0.5
 
@@ -62,6 +67,7 @@ class HostAgent(bootsteps.StartStopStep):
         worker.host_agent = HostAgent.current = self
         self._worker = worker
         self._ends_at_once = False
+        self._idle_since: float | None = None
         self._settings = Settings.from_environment()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -116,7 +122,7 @@ class HostAgent(bootsteps.StartStopStep):
         self._record.register()
         self._thread = threading.Thread(
             target=self._watch_or_stop,
-            args=(worker, client, Cleaner(client, registry, self._settings)),
+            args=(worker, client, registry),
             name="host-agent",
             daemon=True,
         )
@@ -133,15 +139,15 @@ class HostAgent(bootsteps.StartStopStep):
         if self._thread is not None:
             self._thread.join(timeout=self._settings.times.beat)
 
-    def _watch_or_stop(self, worker: Any, client: redis.Redis, cleaner: Cleaner) -> None:
+    def _watch_or_stop(self, worker: Any, client: redis.Redis, registry: ProcessRegistry) -> None:
         try:
-            self._watch(worker, client, cleaner)
+            self._watch(worker, client, registry)
         except Exception:
             log.exception("host_agent_failed", hint="the worker stops: nobody would clean up")
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _watch(self, worker: Any, client: redis.Redis, cleaner: Cleaner) -> None:
-        watch = ChildWatch()
+    def _watch(self, worker: Any, client: redis.Redis, registry: ProcessRegistry) -> None:
+        watch, cleaner = ChildWatch(), Cleaner(client, registry, self._settings)
         beat_at = -self._settings.times.beat  # the first beat is due at once
         while not self._ended.is_set():
             for pid in _pool_pids(worker):
@@ -151,6 +157,7 @@ class HostAgent(bootsteps.StartStopStep):
                 for identity in ended:
                     cleaner.clean_up_after(identity)
                 self._tell_drain()
+                self._end_if_stuck(registry)
                 if time.monotonic() - beat_at >= self._settings.times.beat:
                     beat_at = time.monotonic()
                     self._record.beat()
@@ -182,6 +189,21 @@ class HostAgent(bootsteps.StartStopStep):
         """Show in the registry that this worker takes no more trials."""
         if not self._record.is_draining and Path(os.environ[DRAIN_FILE_VARIABLE]).exists():
             self._record.update(is_draining=True)
+
+    def _end_if_stuck(self, registry: ProcessRegistry) -> None:
+        """End a worker that drains, has nothing left to drain, and does not end."""
+        own = os.getpid()
+        if not self._record.is_draining or any(
+            entry.parent == own and entry.study is not None for entry in registry.entries()
+        ):
+            self._idle_since = None
+            return
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        patience = max(_LEAST_STUCK_SECONDS, _STUCK_SECONDS * self._settings.time_scale)
+        if now - self._idle_since > patience:
+            log.warning("pool_stuck", hint="ending it: no trial is left in it")
+            self._end_at_once()
 
 
 def _pool_pids(worker: Any) -> list[int]:

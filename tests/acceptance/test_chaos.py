@@ -24,7 +24,7 @@ def test_nothing_is_lost_doubled_or_left_behind_while_processes_are_killed(minut
     finished = subprocess.run(
         [
             sys.executable, str(BENCH / "chaos.py"), "--minutes", str(minutes),
-            "--seed", str(seed), "--time-scale", "0.3", "--undisturbed", "8",
+            "--seed", str(seed), "--time-scale", "0.3", "--undisturbed", "4",
         ],
         capture_output=True,
         text=True,
@@ -36,4 +36,4 @@ def test_nothing_is_lost_doubled_or_left_behind_while_processes_are_killed(minut
     found = {key: result[key] for key in ("lost", "doubled", "orphans", "leftovers")}
     assert found == dict.fromkeys(found, 0), finished.stderr[-3000:]
     assert result["trials"] > 3
-    assert sum(result["kills"].values()) >= 10 * minutes
+    assert sum(result["kills"].values()) >= 5 * minutes, "one every 6 s, give or take"

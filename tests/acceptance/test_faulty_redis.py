@@ -209,12 +209,22 @@ class SlowlyLoadingRedis(EmbeddedRedis):
 
 
 @pytest.mark.fault(23)
-@pytest.mark.parametrize("state", ["noscript", "oom", "readonly", "busy", "loading"])
-def test_a_server_that_refuses_for_a_while_is_waited_for(fleet, state):
+def test_a_server_that_refuses_for_a_while_is_waited_for(fleet):
+    """One trial after the other meets a state in training, and does not notice."""
     fleet.rescale(0.3)
-    start_and_stay(fleet, trials=3)
-    getattr(Refusing(fleet), state)()
-    fleet.go()
+    states = ["noscript", "oom", "readonly", "busy", "loading"]
+    for number in range(len(states)):
+        fleet.order("stay until go", number)
+    fleet.submit(len(states) + 1)
+    fleet.serve()
+    worker = fleet.worker()
+    for number, state in enumerate(states):
+        fleet.await_note("stay until go", number)
+        getattr(Refusing(fleet), state)()
+        num_steps = len(fleet.notes("step", number))
+        fleet.go()
+        wait_until(lambda: len(fleet.notes("step", number)) > num_steps, f"{state}: it goes on")  # noqa: B023
+        fleet.halt()
     fleet.await_over(90)
-    fleet.assert_sound(3, attempts={0: 1, 1: 1, 2: 1})
-    assert fleet.workers[0].poll() is None
+    fleet.assert_sound(6, attempts=dict.fromkeys(range(6), 1))
+    assert worker.poll() is None

@@ -65,22 +65,23 @@ def test_a_result_in_the_outbox_of_a_killed_process_is_committed_for_it(fleet):
 
 
 @pytest.mark.fault(5)
-@pytest.mark.parametrize("way", ["exit 0", "exit 3", "SystemExit"])
-def test_an_objective_that_exits_is_a_failure_and_is_tried_again(fleet, way):
-    fleet.order(way)
-    run(fleet)
+def test_an_objective_that_exits_is_a_failure_and_is_tried_again(fleet):
+    for number, way in enumerate(["exit 0", "exit 3", "SystemExit"]):
+        fleet.order(way, number)
+    run(fleet, trials=3)
     fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
-    assert fleet.await_note("starts", attempt=2).step == 3
+    fleet.assert_sound(trials=3, attempts={0: 2, 1: 2, 2: 2})
+    for number in range(3):
+        assert fleet.await_note("starts", number, attempt=2).step == 3
 
 
 @pytest.mark.fault(6)
-@pytest.mark.parametrize("way", ["MemoryError", "RLIMIT_AS", "segmentation fault"])
-def test_a_process_out_of_memory_or_out_of_bounds_does_not_take_the_worker_with_it(fleet, way):
-    fleet.order(way)
-    worker = run(fleet, trials=2)
+def test_a_process_out_of_memory_or_out_of_bounds_does_not_take_the_worker_with_it(fleet):
+    for number, way in enumerate(["MemoryError", "RLIMIT_AS", "segmentation fault"]):
+        fleet.order(way, number)
+    worker = run(fleet, trials=4)
     fleet.await_over()
-    fleet.assert_sound(trials=2, attempts={0: 2, 1: 1})
+    fleet.assert_sound(trials=4, attempts={0: 2, 1: 2, 2: 2, 3: 1})
     assert worker.poll() is None
 
 

@@ -147,6 +147,22 @@ def test_a_second_signal_ends_at_once_and_the_trial_goes_on_elsewhere(fleet, to_
     fleet.assert_sound(attempts={0: 2})
 
 
+def test_a_pool_that_does_not_end_when_it_has_drained_is_ended(fleet):
+    fleet.order("hang at exit")
+    fleet.submit()
+    fleet.serve()
+    worker = fleet.worker()
+    wait_until(lambda: len(fleet.notes("step")) >= 6, "it trains")
+    ended = is_gone(worker.pid)
+    os.kill(worker.pid, signal.SIGTERM)
+    wait_until(ended, "the worker ends", 25.0)
+    assert fleet.events("pool_stuck")
+    wait_until(lambda: not members(fleet), "and so do all of its processes", 5.0)
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+
+
 SLOW_START = """
 import sys, time
 from pathlib import Path
