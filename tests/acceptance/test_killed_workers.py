@@ -26,6 +26,21 @@ def members(fleet) -> list[str]:
     ]
 
 
+def go_on_with_another_worker(fleet) -> None:
+    """The trial ends in its second attempt, as if nothing had happened to the first."""
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+
+
+def kill_whole_tree(fleet, worker) -> None:
+    """Kill a worker's processes so that none sees another's death."""
+    tree = tree_of(worker.pid)
+    signal_all(tree, signal.SIGSTOP)
+    signal_all(tree, signal.SIGKILL)
+    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
+
+
 @pytest.mark.fault(7)
 def test_a_killed_main_process_takes_all_loader_processes_with_it(fleet):
     before = shared_memory()
@@ -39,9 +54,7 @@ def test_a_killed_main_process_takes_all_loader_processes_with_it(fleet):
     }
     os.kill(worker.pid, signal.SIGKILL)
     wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
-    fleet.worker()
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
+    go_on_with_another_worker(fleet)
     fleet.workers[-1].stop(30.0)
     assert shared_memory() <= before
 
@@ -53,13 +66,9 @@ def test_a_whole_tree_that_is_killed_at_once_leaves_nothing_to_the_next_worker(f
     fleet.serve()
     worker = fleet.worker()
     fleet.await_note("loads")
-    signal_all(tree_of(worker.pid), signal.SIGSTOP)  # so that none sees another's death
     assert any("trialfleet" in name for name in shared_memory() - before)
-    signal_all(tree_of(worker.pid), signal.SIGKILL)
-    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
-    fleet.worker()
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
+    kill_whole_tree(fleet, worker)
+    go_on_with_another_worker(fleet)
     fleet.workers[-1].stop(30.0)
     assert shared_memory() <= before
 
@@ -94,9 +103,7 @@ def test_a_sigterm_to_the_main_process_saves_and_gives_back(fleet):
     record = fleet.record()
     assert (record.state, record.failures) == ("QUEUED", 0)
     assert record.checkpoint.step == drained.step
-    fleet.worker()
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
+    go_on_with_another_worker(fleet)
     assert fleet.await_note("starts", attempt=2).step == drained.step, "no step is trained twice"
 
 
@@ -112,9 +119,7 @@ def test_a_sigterm_to_all_processes_at_once_saves_and_gives_back_too(fleet):
     wait_until(ended, "the worker ends", 20.0)
     record = fleet.record()
     assert (record.state, record.failures) == ("QUEUED", 0)
-    fleet.worker()
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
+    go_on_with_another_worker(fleet)
     assert fleet.await_note("starts", attempt=2).step == drained.step
 
 
@@ -142,9 +147,7 @@ def test_a_second_signal_ends_at_once_and_the_trial_goes_on_elsewhere(fleet, to_
     assert time.monotonic() - started < 5.0
     wait_until(lambda: not members(fleet), "and so do all of its processes", 5.0)
     assert fleet.record().state == "QUEUED", "it was given back before the end"
-    fleet.worker()
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
+    go_on_with_another_worker(fleet)
 
 
 def test_a_pool_that_does_not_end_when_it_has_drained_is_ended(fleet):
@@ -158,9 +161,7 @@ def test_a_pool_that_does_not_end_when_it_has_drained_is_ended(fleet):
     wait_until(ended, "the worker ends", 25.0)
     assert fleet.events("pool_stuck")
     wait_until(lambda: not members(fleet), "and so do all of its processes", 5.0)
-    fleet.worker()
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
+    go_on_with_another_worker(fleet)
 
 
 SLOW_START = """
@@ -207,9 +208,7 @@ def test_a_replacement_that_cannot_build_its_managers_stops_the_worker(fleet):
     wait_until(lambda: worker.poll() is not None, "the worker ends", 60.0)
     assert 1 <= len(fleet.events("managers_not_built")) <= 3, "no storm"
     assert fleet.record().state == "QUEUED"
-    fleet.worker()
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
+    go_on_with_another_worker(fleet)
 
 
 def test_a_host_agent_that_fails_stops_its_worker(fleet):
@@ -223,9 +222,7 @@ def test_a_host_agent_that_fails_stops_its_worker(fleet):
     worker = fleet.worker(PYTHONPATH=str(folder))
     wait_until(lambda: worker.poll() is not None, "the worker ends", 60.0)
     assert fleet.events("host_agent_failed")
-    fleet.worker()
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
+    go_on_with_another_worker(fleet)
 
 
 @pytest.mark.fault(28)
@@ -236,8 +233,7 @@ def test_a_stranger_that_got_a_dead_processs_pid_is_spared(fleet):
     fleet.serve()
     worker = fleet.worker()
     held = fleet.await_note("wait for go")
-    signal_all(tree_of(worker.pid), signal.SIGKILL)
-    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
+    kill_whole_tree(fleet, worker)
     stranger = process_with_pid(held.pid)
     try:
         fleet.go()
