@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 
@@ -68,6 +71,27 @@ def test_the_result_of_a_dead_process_is_committed_and_published_and_of_a_live_o
     assert outbox.entries() == [own]
     outbox.commit_abandoned(lambda *_: leases, 0.0)
     assert outbox.entries() == [], "after a lease, nobody else will do it"
+
+
+def test_a_result_that_two_commit_at_once_is_published_once(leases, tmp_path, monkeypatch):
+    both_look = Barrier(2)
+    remove = shutil.rmtree
+
+    def meet_and_remove(path, **options):
+        try:
+            both_look.wait(timeout=0.5)
+        except BrokenBarrierError:
+            both_look.reset()
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", meet_and_remove)
+    entry = entry_of(leases, ProcessIdentity.current(), tmp_path)
+    (entry.files / "model").write_text("weights")
+    Outbox(tmp_path).write(entry)
+    with ThreadPoolExecutor(2) as pool:
+        commits = [pool.submit(Outbox(tmp_path).commit, entry, leases) for _ in range(2)]
+    assert sorted(commit.result() for commit in commits) == ["DUP", "OK"]
+    assert (entry.files.parent / "result" / "model").read_text() == "weights"
 
 
 def test_a_draft_that_was_never_finished_is_no_result_and_goes_in_time(leases, dead, tmp_path):

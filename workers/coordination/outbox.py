@@ -6,9 +6,11 @@ answered. Whoever finds one of a dead process may commit it: the token decides w
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -49,6 +51,7 @@ class Outbox:
 
     def __init__(self, home: Path) -> None:
         self._folder = home / "outbox"
+        self._lock = home / "outbox.lock"
 
     def write(self, entry: OutboxEntry) -> None:
         """Bring a result to disk.
@@ -86,12 +89,24 @@ class Outbox:
         return None
 
     def commit(self, entry: OutboxEntry, leases: TrialLeases) -> str:
-        """Commit a result and publish its files: OK, DUP or LOST; the entry is removed."""
+        """Commit a result and publish its files: OK, DUP or LOST; the entry is removed.
+
+        An owner that Redis kept waiting and a host agent may do it at once: one reads OK and the
+        other DUP, and the files are published once.
+        """
         status = leases.commit(entry.number, entry.token, entry.state, entry.result)
         if status != "LOST":
-            publish_files(entry.files)
+            with self._publishing():
+                publish_files(entry.files)
         (self._folder / entry.name).unlink(missing_ok=True)
         return status
+
+    @contextmanager
+    def _publishing(self) -> Iterator[None]:
+        """One at a time: a second one would take the result for that of an earlier attempt."""
+        with self._lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def commit_abandoned(
         self, leases_of: Callable[[str, str], TrialLeases], lease_seconds: float
