@@ -10,6 +10,7 @@ from waiting import wait_until
 
 from orchestrator.local import EmbeddedRedis
 from workers.coordination import keys
+from workers.coordination.cleanup_lease import CleanupLease
 from workers.coordination.connection import connect, endpoint_file, redact, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
@@ -177,6 +178,50 @@ def test_a_record_that_redis_lost_is_written_whole_by_the_next_change(client, se
     record.update(study="s", trial=3, token=5)
     (entry,) = registry.entries()
     assert (entry.kind, entry.parent, entry.study, entry.trial) == (ProcessKind.TRIAL, 7, "s", 3)
+
+
+def test_a_record_of_an_earlier_epoch_is_written_anew_by_the_next_beat(client, settings):
+    registry = ProcessRegistry(client, settings.times)
+    ensure_epoch(client)
+    record = ProcessRecord(registry, ProcessKind.MAIN, fields={"slots": 2})
+    record.register()
+    assert registry.beat(record.identity)
+    client.hset(keys.process(record.identity), "queues", '["of before"]')
+    client.set(keys.EPOCH, "another")
+    assert not registry.beat(record.identity)
+    record.beat()
+    assert registry.beat(record.identity)
+    entry = registry.find(record.identity)
+    assert (entry.slots, entry.queues) == (2, []), "nothing of the old record is left"
+
+
+def test_one_process_cleans_a_host_and_another_when_its_lease_has_ended(client):
+    ensure_epoch(client)
+    host = ProcessIdentity.current()
+    first, second = (CleanupLease(client, host._replace(pid=pid), 0.5) for pid in (1, 2))
+    token = first.acquire()
+    assert token is not None
+    assert first.acquire() == token, "asking twice is asking once"
+    assert first.renew(token)
+    assert second.acquire() is None
+    wait_until(lambda: second.acquire() is not None, "the lease ends", 5.0)
+    later = second.acquire()
+    assert later > token
+    assert not first.renew(token)
+    assert not first.done(token)
+    assert second.done(later)
+    assert first.acquire() > later
+
+
+def test_a_cleanup_lease_of_an_earlier_epoch_is_held_by_nobody(client):
+    ensure_epoch(client)
+    host = ProcessIdentity.current()
+    first, second = (CleanupLease(client, host._replace(pid=pid), 45.0) for pid in (1, 2))
+    token = first.acquire()
+    client.set(keys.EPOCH, "another")
+    assert not first.renew(token)
+    assert not first.done(token)
+    assert second.acquire() > token
 
 
 def test_a_hint_that_redis_does_not_take_is_an_error_of_redis():

@@ -37,6 +37,15 @@ def test_a_head_says_what_the_body_does(verb):
     assert returned == head.answers
 
 
+#: An identity that ended has ended in every epoch; a study's lead is a key that only expires.
+OF_ANY_EPOCH = {"process_gone", "lead", "unlead"}
+
+
+def test_the_verbs_compare_the_epoch():
+    comparing = {verb for verb in VERBS if Script.load(verb).keys[0] == "epoch"}
+    assert set(VERBS) - comparing == OF_ANY_EPOCH
+
+
 def test_a_call_that_differs_from_the_head_is_refused():
     definition = script("release")
     keys = {name: name for name in definition.keys}

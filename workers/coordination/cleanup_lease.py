@@ -23,7 +23,7 @@ class CleanupLease:
         self._client = client
         self._owner = owner
         self._ttl_ms = int(lease_seconds * 1000)
-        self._keys = {"cleanup": keys.cleanup(owner.host)}
+        self._keys = {"epoch": keys.EPOCH, "cleanup": keys.cleanup(owner.host)}
 
     @contextmanager
     def held(self) -> Iterator[int | None]:

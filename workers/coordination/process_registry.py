@@ -118,7 +118,11 @@ class ProcessRegistry:
         return call(
             self._client,
             verb,
-            {"process": keys.process(identity), "processes": keys.PROCESSES},
+            {
+                "epoch": keys.EPOCH,
+                "process": keys.process(identity),
+                "processes": keys.PROCESSES,
+            },
             {"identity": str(identity), "ttl_ms": self._ttl_ms, "keep_ms": KEEP_LAPSED_MS},
             rest or [],
         )

@@ -12,6 +12,15 @@ local function now_ms(given_ms) return math.floor(now_us(given_ms) / 1000) end
 
 local function epoch_is(key, epoch) return redis.call('GET', key) == epoch end
 
+-- Whether a record of a process or a host was written under the epoch of now.
+local function is_of_epoch(record, key)
+  return redis.call('HGET', record, 'epoch') == cjson.encode(redis.call('GET', key) or '')
+end
+
+local function stamp_epoch(record, key)
+  redis.call('HSET', record, 'epoch', cjson.encode(redis.call('GET', key) or ''))
+end
+
 local function holds(trial, token)
   local record = redis.call('HMGET', trial, 'state', 'token')
   return record[1] == 'RUNNING' and record[2] == token

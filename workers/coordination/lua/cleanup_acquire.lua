@@ -1,18 +1,21 @@
 -- cleanup_acquire: become the one cleaner of a host, for a while; its own lease is renewed so too.
--- KEYS: cleanup
+-- KEYS: epoch cleanup
 -- ARGV: owner ttl_ms now_ms
 -- RETURNS: OK token | HELD ms
-local held = redis.call('HMGET', KEYS[1], 'owner', 'token', 'deadline')
+-- A lease of an earlier epoch is held by nobody; its token still counts, so that tokens rise.
+local held = redis.call('HMGET', KEYS[2], 'owner', 'token', 'deadline')
 local now = now_ms(ARGV[3])
-if held[1] and held[1] ~= ARGV[1] and tonumber(held[3]) > now then
+local owner = is_of_epoch(KEYS[2], KEYS[1]) and held[1] or ''
+if owner ~= '' and owner ~= ARGV[1] and tonumber(held[3]) > now then
   return {'HELD', integer(tonumber(held[3]) - now)}
 end
 local token = held[2]
-if held[1] ~= ARGV[1] then
+if owner ~= ARGV[1] then
   token = integer(math.max(tonumber(held[2] or '0') + 1, now_us(ARGV[3])))
 end
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'token', token,
+stamp_epoch(KEYS[2], KEYS[1])
+redis.call('HSET', KEYS[2], 'owner', ARGV[1], 'token', token,
   'deadline', integer(now + tonumber(ARGV[2])))
 -- the token outlives the lease, so that it keeps rising
-redis.call('PEXPIRE', KEYS[1], 86400000)
+redis.call('PEXPIRE', KEYS[2], 86400000)
 return {'OK', token}

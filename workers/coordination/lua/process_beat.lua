@@ -1,9 +1,9 @@
 -- process_beat: keep a process's record for another lease.
--- KEYS: process processes
+-- KEYS: epoch process processes
 -- ARGV: identity ttl_ms keep_ms now_ms
 -- RETURNS: OK | GONE
-if redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[2]) + tonumber(ARGV[3])) == 0 then
-  return {'GONE'}
-end
-redis.call('ZADD', KEYS[2], integer(now_ms(ARGV[4]) + tonumber(ARGV[2])), ARGV[1])
+-- GONE also for a record of an earlier epoch: it is to be registered again, as a whole.
+if not is_of_epoch(KEYS[2], KEYS[1]) then return {'GONE'} end
+redis.call('PEXPIRE', KEYS[2], tonumber(ARGV[2]) + tonumber(ARGV[3]))
+redis.call('ZADD', KEYS[3], integer(now_ms(ARGV[4]) + tonumber(ARGV[2])), ARGV[1])
 return {'OK'}
