@@ -24,6 +24,7 @@ from orchestrator.status import StudyStatus
 from orchestrator.study import import_directory, load_study
 from orchestrator.submission import submit as submit_study
 from orchestrator.watch import draw, format_values, open_view, summary
+from workers.coordination.hangup import on_hangup
 from workers.logs import configure_logging
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.states import StudyState
@@ -65,7 +66,8 @@ def run(
 ) -> None:
     """Run a study on this machine: Redis, a worker, the orchestrator, live progress.
 
-    Ctrl-C drains: running trials save a checkpoint and stop. Running it again resumes.
+    Ctrl-C drains: running trials save a checkpoint and stop; so does closing the terminal.
+    Running it again resumes.
 
     Example: trialfleet run ops/studies/language-id.yaml --slots 2
     """
@@ -98,6 +100,7 @@ def serve(as_json: JsonOption = False) -> None:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
+    on_hangup(ended.set)
     with Service(Settings.from_environment()) as service:
         while not ended.is_set():
             service.turn()

@@ -25,6 +25,7 @@ from orchestrator.status import StudyStatus
 from orchestrator.storage import storage_url, stored_identity
 from orchestrator.submission import check_name, submit
 from orchestrator.watch import View
+from workers.coordination.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.spec import FINETUNE, StudySpec
 from workers.settings import Settings
@@ -34,7 +35,7 @@ _DRAIN_SECONDS: Final = 60.0
 
 
 def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View) -> StudyStatus:
-    """Run a study on this machine to its end, or until Ctrl-C.
+    """Run a study on this machine to its end, or until Ctrl-C or a closed terminal.
 
     Args:
         spec: The study.
@@ -147,21 +148,31 @@ def _exclusive(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _interruptible(worker: LocalWorker, view: View) -> Iterator[threading.Event]:
-    """Make Ctrl-C and SIGTERM drain the worker; a second one ends it at once, and is still safe."""
+    """Make Ctrl-C, SIGTERM and a terminal that closes drain the worker.
+
+    A second Ctrl-C or SIGTERM ends it at once, and is still safe.
+    """
     interrupted = threading.Event()
+
+    def drain() -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            worker.drain()
+            view.say("draining: trials save a checkpoint and stop; again to end at once")
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         if interrupted.is_set():
             worker.end()
             view.say("ending at once; run again to resume")
-            return
-        interrupted.set()
-        worker.drain()
-        view.say("draining: trials save a checkpoint and stop; again to end at once")
+        drain()
 
     before: dict[int, Any] = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    on_hangup(drain)
     try:
         yield interrupted
     finally:

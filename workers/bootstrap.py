@@ -20,6 +20,7 @@ from celery import signals
 from workers.celery import app
 from workers.coordination.connection import connect, resolve_url
 from workers.coordination.gpus import gpu_of_slot
+from workers.coordination.hangup import on_hangup
 from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
 from workers.coordination.shared_memory import semaphore_prefix
 from workers.host_agent import DRAIN_FILE_VARIABLE, HostAgent
@@ -64,6 +65,12 @@ def _set_up_logging(**_: Any) -> None:
 def _share_slots(sender: Any, **_: Any) -> None:
     # spawned children read their surroundings from the environment
     os.environ["FLEET_SLOTS"] = str(sender.concurrency)
+
+
+@signals.worker_ready.connect
+def _end_with_terminal(**_: Any) -> None:
+    # off a terminal, Celery takes SIGHUP to restart
+    on_hangup(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 @signals.worker_shutting_down.connect

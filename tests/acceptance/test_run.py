@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from remains import ends_in_journal
+from remains import ends_in_journal, processes_of
 from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -116,6 +116,22 @@ def test_a_killed_worker_and_a_killed_redis_are_started_again(machine):
     assert "the embedded Redis was killed; started it again" in machine.errors()
     assert "the worker was killed; started it again" in machine.errors()
     assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(4), 1)
+    assert_nothing_runs(machine)
+
+
+def test_a_killed_run_is_resumed_by_the_next(machine):
+    machine.environment["FLEET_TIME_SCALE"] = "0.1"
+    study = machine.write_study(config={"epochs": 5}, trials=2)
+    process = machine.start("trialfleet", "run", study, "--slots", 2)
+    machine.await_training()
+    process.kill()
+    process.wait()
+    # its Redis and its worker end with it
+    wait_until(lambda: not processes_of(machine.home), "all that it started ends", 40.0)
+    finished = machine.json("run", study, "--slots", 2)
+    assert finished["trials"]["complete"] == 2
+    assert machine.events("resumed")
+    assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(2), 1)
     assert_nothing_runs(machine)
 
 
