@@ -153,6 +153,8 @@ class HostAgent(bootsteps.StartStopStep):
             for pid in _pool_pids(worker):
                 watch.add(pid)
             ended = watch.wait(_LOOK_SECONDS)
+            if ended:
+                _replace_children(worker)
             try:
                 for identity in ended:
                     cleaner.clean_up_after(identity)
@@ -204,6 +206,15 @@ class HostAgent(bootsteps.StartStopStep):
         if now - self._idle_since > patience:
             log.warning("pool_stuck", hint="ending it: no trial is left in it")
             self._end_at_once()
+
+
+def _replace_children(worker: Any) -> None:
+    """Have Celery replace the children that ended, now.
+
+    It listens to a pipe that a dying child closes an instant before the child can be waited for,
+    so that a busy one's end is often missed, until the pool's next look, up to 5 s later.
+    """
+    worker.hub.call_soon(worker.pool.maintain_pool)  # kombu's is safe from any thread
 
 
 def _pool_pids(worker: Any) -> list[int]:

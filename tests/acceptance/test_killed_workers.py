@@ -197,6 +197,27 @@ def test_a_replacement_that_starts_slowly_is_waited_for(fleet):
     assert len(fleet.events("managers_ready")) == 2, "Celery's own patience would be 4 s"
 
 
+BLIND_POOL = """
+import sys
+if "celery" in sys.orig_argv:
+    from celery.concurrency.asynpool import AsynPool
+    AsynPool._event_process_exit = lambda self, hub, proc: self._untrack_child_process(proc, hub)
+    AsynPool.timers = property(lambda self: {})
+"""
+
+
+def test_a_child_whose_end_celery_missed_is_replaced_all_the_same(fleet):
+    folder = fleet.folder / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(BLIND_POOL)
+    fleet.order("kill")
+    fleet.submit()
+    fleet.serve()
+    fleet.worker(PYTHONPATH=str(folder))
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+
+
 @pytest.mark.fault(17)
 def test_a_replacement_that_cannot_build_its_managers_stops_the_worker(fleet):
     fleet.order("kill")

@@ -38,12 +38,24 @@ class ChildWatch:
                 self._poll.register(descriptor, select.POLLIN)
 
     def wait(self, timeout_seconds: float) -> list[ProcessIdentity]:
-        """The processes that ended, as soon as one does or the time is up."""
+        """The processes that ended, as soon as one does or the time is up.
+
+        With pidfd, these can be waited for: all their threads have ended.
+        """
         if self._descriptors:
-            self._poll.poll(timeout_seconds * 1000)
+            readable = {descriptor for descriptor, _ in self._poll.poll(timeout_seconds * 1000)}
         else:
+            readable = set()
             time.sleep(timeout_seconds)
-        ended = [each for each in self._identities.values() if not each.is_alive()]
+        ended = [
+            identity
+            for pid, identity in self._identities.items()
+            if (
+                self._descriptors[pid] in readable
+                if pid in self._descriptors
+                else not identity.is_alive()
+            )
+        ]
         for identity in ended:
             self._drop(identity.pid)
         return ended

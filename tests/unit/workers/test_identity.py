@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from waiting import wait_until
 
@@ -44,6 +45,29 @@ def test_a_zombie_is_not_alive(sleeper):
 def test_no_process_has_no_identity():
     with pytest.raises(ProcessLookupError):
         ProcessIdentity.of(2**22 + 1)
+
+
+LEADERLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=[60]).start()
+print("ready", flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only pidfd can tell")
+def test_a_process_is_not_dead_while_one_of_its_threads_lives():
+    command = [sys.executable, "-c", LEADERLESS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline()
+        watch = ChildWatch()
+        watch.add(process.pid)
+        leader = psutil.Process(process.pid)
+        wait_until(lambda: leader.status() == psutil.STATUS_ZOMBIE, "its first thread ends")
+        assert watch.wait(0.1) == []
+        process.kill()
+        assert [each.pid for each in watch.wait(10.0)] == [process.pid]
+        watch.close()
 
 
 def test_a_death_is_seen_at_once_and_once(sleeper):
