@@ -14,6 +14,7 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+import billiard.pool
 import billiard.process
 from celery import signals
 
@@ -93,6 +94,9 @@ def _build_managers(**_: Any) -> None:
         os.setsid()  # makes this process and all it starts one session, found and ended as one
         slot = billiard.process.current_process().index
         _allow_children()
+        # how often a child that ends looks, 0.1 s apart, whether all it said was read: Celery reads
+        # no answer to a message that it had sent to the child and dropped, as a drain has it do
+        billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
         _claim_slot(slot)
         _runner = _open_runner(slot)
     except Exception:

@@ -46,7 +46,7 @@ EXIT_AT_ONCE: Final = 128 + signal.SIGTERM
 _AT_ONCE_SECONDS: Final = 3.0
 
 #: How long a pool that drains may stay when no trial is left in it: longer than its last W&B run
-#: takes. Celery's was seen to wait for ever for a child that had rejected its last message.
+#: takes.
 _STUCK_SECONDS: Final = 25.0
 _LEAST_STUCK_SECONDS: Final = 5.0  # whatever the scale of time: a pool process takes one to end
 

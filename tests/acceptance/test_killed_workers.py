@@ -164,6 +164,49 @@ def test_a_pool_that_does_not_end_when_it_has_drained_is_ended(fleet):
     go_on_with_another_worker(fleet)
 
 
+SLOW_TO_ACCEPT = """
+import sys
+if "billiard.spawn" in " ".join(sys.orig_argv):
+    import time
+    from pathlib import Path
+    from billiard.pool import Worker
+    make = Worker._make_protected_receive
+    def make_slow(self, connection):
+        receive = make(self, connection)
+        def receive_and_wait():
+            request = receive()
+            if Path({flag!r}).exists():
+                Path({flag!r}).with_name("received").touch()
+                time.sleep(2)
+            return request
+        return receive_and_wait
+    Worker._make_protected_receive = make_slow
+"""
+
+
+def test_a_drain_does_not_wait_for_a_message_that_celery_forgot(fleet):
+    """Celery drops what a child was sent and has not accepted, and reads no answer to it."""
+    folder, flag = fleet.folder / "site", fleet.folder / "slow"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOW_TO_ACCEPT.format(flag=str(flag)))
+    fleet.order("wait for go", step=0)
+    fleet.submit(2, objective="quick")
+    fleet.serve()
+    worker = fleet.worker(PYTHONPATH=str(folder))
+    fleet.await_note("wait for go")
+    flag.touch()
+    fleet.go()
+    wait_until((fleet.folder / "received").exists, "the next message is in the child's hands")
+    os.kill(worker.pid, signal.SIGTERM)
+    wait_until(lambda: worker.poll() is not None, "the worker ends", 20.0)
+    assert worker.poll() == 0
+    assert not fleet.events("pool_stuck")
+    flag.unlink()
+    fleet.worker()
+    fleet.await_over()
+    assert [trial.value for trial in fleet.trials()] == [1.0, 1.0]
+
+
 SLOW_START = """
 import sys, time
 from pathlib import Path
