@@ -140,19 +140,34 @@ def measure(
         time.sleep(0.2)
     leftovers += files_of(home, bench.temporary) + sorted(shared_memory() - before)
     ends = ends_in_journal(home, "chaos")
-    # a second on a slot that is not disturbed makes so many steps
-    steps_per_second = undisturbed.steps.trained / max(1e-9, undisturbed.status.busy_seconds)
     result = {
         "bench": "chaos",
         "seed": seed,
         "minutes": minutes,
         "time_scale": time_scale,
-        "trials": chaos.num_trials,
         "kills": dict(killed),
         "lost": chaos.lost + undisturbed.lost,
         "doubled": sum(count - 1 for count in ends.values()),
         "orphans": len(orphans),
         "leftovers": len(leftovers),
+        **costs(chaos, undisturbed),
+    }
+    for text in [*orphans, *leftovers]:
+        say(f"left behind: {text}")
+    if is_clean(result):
+        shutil.rmtree(home)
+        shutil.rmtree(bench.temporary)
+    else:
+        say(f"kept for a look: {home}, {bench.temporary}")
+    return result
+
+
+def costs(chaos: Outcome, undisturbed: Outcome) -> dict[str, Any]:
+    """What the kills cost: steps trained twice, and time."""
+    # a second on a slot that is not disturbed makes so many steps
+    steps_per_second = undisturbed.steps.trained / max(1e-9, undisturbed.status.busy_seconds)
+    return {
+        "trials": chaos.num_trials,
         "steps": chaos.steps.trained,
         "steps_trained_twice": chaos.steps.repeated,
         "wasted": round(chaos.steps.repeated / max(1, chaos.steps.trained), 4),
@@ -163,14 +178,6 @@ def measure(
         "seconds_per_trial_undisturbed": round(undisturbed.seconds_per_trial, 2),
         "slowdown": round(chaos.seconds_per_trial / undisturbed.seconds_per_trial, 2),
     }
-    for text in [*orphans, *leftovers]:
-        say(f"left behind: {text}")
-    if is_clean(result):
-        shutil.rmtree(home)
-        shutil.rmtree(bench.temporary)
-    else:
-        say(f"kept for a look: {home}, {bench.temporary}")
-    return result
 
 
 def bench_trials(bench: BenchFleet, name: str) -> int:
