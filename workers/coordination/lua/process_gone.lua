@@ -2,7 +2,7 @@
 -- KEYS: process processes
 -- ARGV: identity
 -- RETURNS: OK | GONE
--- The one verb that asks for no epoch: an identity that has ended has ended in all of them.
+-- It asks for no epoch: an identity that has ended has ended in all of them.
 redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('DEL', KEYS[1]) == 0 then return {'GONE'} end
 return {'OK'}
