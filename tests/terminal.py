@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import subprocess
 import termios
 import threading
@@ -13,6 +14,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+
+def _take_terminal() -> None:
+    """Make standard input the terminal of this session, whose hang-up is told to it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # the tests themselves may run under `nohup`
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Terminal:
@@ -36,7 +44,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+            preexec_fn=_take_terminal,  # noqa: PLW1509
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read, daemon=True)
