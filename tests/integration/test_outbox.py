@@ -94,6 +94,13 @@ def test_a_result_that_two_commit_at_once_is_published_once(leases, tmp_path, mo
     assert (entry.files.parent / "result" / "model").read_text() == "weights"
 
 
+def test_a_result_is_published_where_the_disk_takes_no_lock(leases, tmp_path):
+    entry = entry_of(leases, ProcessIdentity.current(), tmp_path)
+    (tmp_path / "outbox.lock").mkdir()  # stands for an error of the disk
+    assert Outbox(tmp_path).commit(entry, leases) == "OK"
+    assert (entry.files.parent / "result").is_dir()
+
+
 def test_a_draft_that_was_never_finished_is_no_result_and_goes_in_time(leases, dead, tmp_path):
     outbox = Outbox(tmp_path)
     outbox.write(entry_of(leases, dead, tmp_path))
