@@ -24,8 +24,8 @@ from orchestrator.status import StudyStatus
 from orchestrator.study import import_directory, load_study
 from orchestrator.submission import submit as submit_study
 from orchestrator.watch import draw, format_values, open_view, summary
-from workers.coordination.hangup import on_hangup
 from workers.logs import configure_logging
+from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.states import StudyState
 from workers.settings import Settings

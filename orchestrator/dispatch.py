@@ -11,7 +11,7 @@ from orchestrator.driven import DrivenStudy
 from orchestrator.lifecycle import Instruction, num_to_ask, reconcile
 from orchestrator.space import suggest_all
 from workers.coordination.leases import CheckpointRef
-from workers.coordination.manifests import last_checkpoint, remove_checkpoints
+from workers.disk.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
 from workers.protocol.states import TrialState
 from workers.settings import Settings
@@ -79,8 +79,7 @@ class Dispatcher:
                 queued.get(trial.number, now_ms), self._announced_at.get(trial.number, 0)
             )
             instruction = reconcile(
-                is_finished=False,
-                state=None if record is None else record.state,
+                None if record is None else record.state,
                 waited_seconds=(now_ms - since_ms) / 1000,
                 patience_seconds=patience,
             )
@@ -97,6 +96,6 @@ class Dispatcher:
 
     def _enqueue(self, number: int, checkpoint: CheckpointRef | None = None) -> None:
         params = self._study.stored(number).params
-        self._study.leases.enqueue(number, self._study.spec.digest(), params, checkpoint)
+        self._study.leases.enqueue(number, params, checkpoint)
         self._study.send_hint(number)
         log.info("enqueued", study=self._study.name, trial=number, params=params)

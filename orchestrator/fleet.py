@@ -9,8 +9,8 @@ import redis
 
 from orchestrator.handle import StudyHandle
 from workers.coordination.connection import connect as connect_redis
-from workers.coordination.process_registry import ProcessEntry, ProcessRegistry
 from workers.coordination.studies import Studies
+from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.settings import Settings
 
 

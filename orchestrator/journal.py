@@ -18,7 +18,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from workers.coordination import durable
+from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError, StorageFullError
 
 

@@ -33,27 +33,21 @@ class Instruction(Enum):
     """Write its record and send a hint: Redis does not know it."""
     SEND_HINT = auto()
     """Send a hint: it waits, and the one before may be lost."""
-    SETTLE = auto()
-    """Make Redis agree with the storage, where it has ended."""
 
 
 def reconcile(
-    is_finished: bool,  # noqa: FBT001 - one of the two truths
     state: TrialState | None,
     *,
     waited_seconds: float = 0.0,
     patience_seconds: float,
 ) -> Instruction:
-    """What brings the storage and Redis together for one trial.
+    """What brings the storage and Redis together for a trial that has not ended in the storage.
 
     Args:
-        is_finished: Whether the trial has ended in the storage.
         state: Its state in Redis, or None if there is no record.
         waited_seconds: How long it has been queued.
         patience_seconds: After which a queued trial is announced again.
     """
-    if is_finished:
-        return Instruction.LEAVE if state is None else Instruction.SETTLE
     if state is None:
         return Instruction.ENQUEUE
     if state is TrialState.QUEUED and waited_seconds >= patience_seconds:

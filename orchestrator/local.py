@@ -26,6 +26,7 @@ from typing import IO, Final, Self
 import redis
 
 from workers.coordination.connection import endpoint_file
+from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError
 
 #: How long a server may take to load its append-only file.
@@ -177,11 +178,8 @@ class EmbeddedRedis:
 
 def publish_endpoint(home: Path, url: str, pid: int) -> None:
     """Tell other commands of this user where the embedded server listens."""
-    path = endpoint_file(home)
-    draft = path.with_suffix(".new")
-    draft.touch(mode=0o600)
-    draft.write_text(json.dumps({"url": url, "pid": pid}))
-    draft.replace(path)
+    content = json.dumps({"url": url, "pid": pid})
+    durable.write_whole(endpoint_file(home), content, mode=0o600)
 
 
 class LocalWorker:

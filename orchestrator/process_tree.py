@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from workers.coordination.process_registry import ProcessEntry
+from workers.processes.registry import ProcessEntry
 
 
 def draw_tree(entries: Sequence[ProcessEntry]) -> RenderableType:

@@ -10,7 +10,7 @@ import time
 
 from orchestrator.driven import DrivenStudy
 from workers.logs import get_logger
-from workers.settings import Times
+from workers.times import Times
 
 log = get_logger(__name__)
 

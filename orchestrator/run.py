@@ -25,7 +25,7 @@ from orchestrator.status import StudyStatus
 from orchestrator.storage import storage_url, stored_identity
 from orchestrator.submission import check_name, submit
 from orchestrator.watch import View
-from workers.coordination.hangup import on_hangup
+from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.spec import FINETUNE, StudySpec
 from workers.settings import Settings

@@ -26,10 +26,10 @@ from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
-from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.study_lead import StudyLead
 from workers.logs import get_logger
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError, StorageFullError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings

@@ -28,8 +28,8 @@ from orchestrator.storage import storage_url
 from orchestrator.study import build_spec
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import TrialLeases, TrialRecord
-from workers.coordination.process_registry import ProcessEntry, ProcessRecord, ProcessRegistry
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegistry
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from workers.coordination.outbox import Outbox
+from workers.coordination.leases import TrialLeases
+from workers.disk.outbox import Outbox
 from workers.managers import DirectoryManager, get_directory_manager
 from workers.managers.loader_process import LoaderProcess
 from workers.protocol.errors import DrainRequested
@@ -174,13 +175,13 @@ def die_after_outbox(_: Any) -> None:
 
 
 def die_after_commit(_: Any) -> None:
-    commit = Outbox.commit
+    commit = TrialLeases.commit
 
-    def commit_and_die(self: Outbox, entry: Any, leases: Any) -> str:
-        commit(self, entry, leases)
+    def commit_and_die(self: TrialLeases, *result: Any) -> str:
+        commit(self, *result)
         return str(kill())
 
-    Outbox.commit = commit_and_die  # type: ignore[method-assign]
+    TrialLeases.commit = commit_and_die  # type: ignore[method-assign]
 
 
 def exhaust_address_space(_: Any) -> None:

@@ -20,12 +20,13 @@ from celery import signals
 
 from workers.celery import app
 from workers.coordination.connection import connect, resolve_url
-from workers.coordination.gpus import gpu_of_slot
-from workers.coordination.hangup import on_hangup
-from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
-from workers.coordination.shared_memory import semaphore_prefix
-from workers.host_agent import DRAIN_FILE_VARIABLE, HostAgent
+from workers.disk.shared_memory import semaphore_prefix
 from workers.logs import configure_logging, get_logger
+from workers.processes.cores import share_cores
+from workers.processes.gpus import take_gpu
+from workers.processes.hangup import on_hangup
+from workers.processes.host_agent import DRAIN_FILE_VARIABLE, HostAgent
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import NotInitializedError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
@@ -97,8 +98,9 @@ def _build_managers(**_: Any) -> None:
         # how often a child that ends looks, 0.1 s apart, whether all it said was read: Celery reads
         # no answer to a message that it had sent to the child and dropped, as a drain has it do
         billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
-        _claim_slot(slot)
-        _runner = _open_runner(slot)
+        gpu = take_gpu(slot)
+        share_cores(int(os.environ["FLEET_SLOTS"]))
+        _runner = _open_runner(gpu or f"cpu slot {slot}")
     except Exception:
         log.exception("managers_not_built", hint="the worker stops: it could not run any trial")
         # an exception here is only logged by Celery and the child would take tasks all the same;
@@ -125,20 +127,7 @@ def _allow_children() -> None:
     process._config["authkey"] = key(bytes(billiard.process.current_process().authkey))
 
 
-def _claim_slot(slot: int) -> None:
-    """Choose GPU and threads, before torch is imported."""
-    gpu = gpu_of_slot(slot)
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    slots = int(os.environ["FLEET_SLOTS"])
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // slots)))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _open_runner(slot: int) -> TrialRunner:
+def _open_runner(device: str) -> TrialRunner:
     settings = Settings.from_environment()
     client = connect(settings)
     _opened.callback(client.close)
@@ -146,7 +135,7 @@ def _open_runner(slot: int) -> TrialRunner:
         ProcessRegistry(client, settings.times),
         ProcessKind.TRIAL,
         parent=os.getppid(),
-        fields={"gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or f"cpu slot {slot}"},
+        fields={"gpu": device},
     )
     record.register()
     _opened.callback(record.gone)

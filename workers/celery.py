@@ -42,7 +42,7 @@ def default_slots() -> int:
     """One slot a GPU; on a box without one, two if it has the cores."""
     import os
 
-    from workers.coordination.gpus import count_gpus
+    from workers.processes.gpus import count_gpus
 
     return count_gpus() or min(2, os.cpu_count() or 1)
 

@@ -30,11 +30,11 @@ import redis
 from orchestrator.local import EmbeddedRedis
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import Grant, TrialLeases
-from workers.coordination.process_registry import ProcessRegistry
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.processes.registry import ProcessRegistry
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
-from workers.settings import Times
+from workers.times import Times
 
 TIMES: Final = Times()
 
@@ -72,7 +72,7 @@ def measure_one(url: str) -> dict[str, float]:
     result = Result(values=[0.5], busy_seconds=1.0)
     both, pings = [], []
     for number in range(NUM_SEQUENTIAL):
-        leases.enqueue(number, "digest", params)
+        leases.enqueue(number, params)
         pings.append(timed_ms(client.ping))
 
         def claim_and_commit(number: int = number) -> None:
@@ -95,7 +95,7 @@ def hold(url: str, holders: int, ready: Event, done: Event) -> None:
     registry = ProcessRegistry(client, TIMES)
     held: list[tuple[int, int, ProcessIdentity]] = []
     for number in range(holders):
-        leases.enqueue(number, "digest", {"learning_rate": 1e-3})
+        leases.enqueue(number, {"learning_rate": 1e-3})
         identity = ProcessIdentity(f"host-{number // 8}", "boot", number + 1, number + 1)
         registry.register(identity, {"kind": "trial", "parent": 1, "study": "held"})
         held.append((number, claim(leases, number).token, identity))
@@ -140,7 +140,7 @@ def measure_many(server: EmbeddedRedis, holders: int, seconds: float) -> dict[st
     before, start, claims = process.cpu_times(), time.monotonic(), []
     while time.monotonic() - start < seconds:
         number = len(claims)
-        leases.enqueue(number, "digest", {"learning_rate": 1e-3})
+        leases.enqueue(number, {"learning_rate": 1e-3})
         claims.append(timed_ms(lambda number=number: claim(leases, number)))
         time.sleep(CLAIM_EVERY_SECONDS)
     elapsed, after = time.monotonic() - start, process.cpu_times()

@@ -36,7 +36,7 @@ from bench_fleet import BenchFleet, make_study
 
 from orchestrator.local import start_process, stop_process
 from workers.coordination.connection import connect
-from workers.coordination.process_registry import ProcessEntry, ProcessRegistry
+from workers.processes.registry import ProcessEntry, ProcessRegistry
 
 #: Long enough to be killed in the middle, and to be over soon after.
 EPOCHS = 16

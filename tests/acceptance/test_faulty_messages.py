@@ -75,7 +75,7 @@ def test_of_two_cleaners_and_two_orchestrators_one_acts(fleet):
 def test_of_two_reapers_one_reaps(fleet):
     fleet.submit(1)
     leases = fleet.leases
-    leases.enqueue(0, "digest", {})
+    leases.enqueue(0, {})
     for failures in range(1, 30):
         grant = leases.claim(0, "owner", 0.0)
         assert isinstance(grant, Grant)

@@ -82,7 +82,7 @@ def test_a_worker_that_cannot_build_its_managers_takes_nothing_and_starts_no_sto
     studies = Studies(client)
     studies.submit(StudySpec(name="s"), "journal:///nowhere")
     leases = studies.leases("s")
-    leases.enqueue(0, "d", {})
+    leases.enqueue(0, {})
     hints = Hints(server.url)
     for _ in range(3):
         hints.send("s", 0, leases.epoch, "default")

@@ -51,7 +51,10 @@ def test_the_top_level_holds_what_it_should_and_no_more():
 
 def test_every_package_says_what_lives_in_it():
     packages = ["workers", "orchestrator", "tests", "ops"]
-    packages += [f"workers/{name}" for name in ("coordination", "managers", "protocol", "trials")]
+    packages += [
+        f"workers/{name}"
+        for name in ("coordination", "disk", "managers", "processes", "protocol", "trials")
+    ]
     assert [name for name in packages if not (ROOT / name / "README.md").exists()] == []
 
 

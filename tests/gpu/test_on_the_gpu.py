@@ -10,8 +10,8 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture
 def container(tmp_path, monkeypatch):
     from workers.containers import Container
-    from workers.coordination.process_registry import ProcessRecord
     from workers.managers import MANAGERS
+    from workers.processes.registry import ProcessRecord
     from workers.settings import Settings
 
     monkeypatch.setenv("WANDB_MODE", "disabled")

@@ -10,13 +10,13 @@ from waiting import wait_until
 
 from orchestrator.local import EmbeddedRedis
 from workers.coordination import keys
-from workers.coordination.cleanup_lease import CleanupLease
 from workers.coordination.connection import connect, endpoint_file, redact, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.inbox import Inbox
-from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.processes.cleanup_lease import CleanupLease
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError, RedisUnavailableError
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
@@ -26,7 +26,7 @@ from workers.settings import Settings
 
 def test_what_was_not_acknowledged_comes_back_to_whoever_joins(client):
     leases = Studies(client).leases("s")
-    leases.enqueue(0, "d", {})
+    leases.enqueue(0, {})
     grant = leases.claim(0, "o", 45)
     leases.report(0, grant.token, 1, 0.5)
     leases.commit(0, grant.token, TrialState.COMPLETE, Result(values=[1.0]))

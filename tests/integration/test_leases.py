@@ -27,7 +27,7 @@ class Clock:
         return TrialLeases(self.client, "s", self.epoch, now_ms=self.now_ms)
 
     def claimed(self, number: int = 0) -> Grant:
-        self.leases.enqueue(number, "digest", {"x": 1.5})
+        self.leases.enqueue(number, {"x": 1.5})
         grant = self.leases.claim(number, "owner", LEASE)
         assert isinstance(grant, Grant)
         return grant
@@ -43,14 +43,14 @@ def clock(client):
 
 
 def test_a_trial_is_enqueued_once(clock):
-    assert clock.leases.enqueue(0, "digest", {"x": 1})
-    assert not clock.leases.enqueue(0, "digest", {"x": 2})
+    assert clock.leases.enqueue(0, {"x": 1})
+    assert not clock.leases.enqueue(0, {"x": 2})
     assert clock.leases.record(0).params == {"x": 1}
     assert clock.leases.queued() == {0: START_MS}
 
 
 def test_a_claim_grants_a_token_and_the_parameters(clock):
-    clock.leases.enqueue(0, "digest", {"x": 1.5, "name": "ä", "none": None})
+    clock.leases.enqueue(0, {"x": 1.5, "name": "ä", "none": None})
     grant = clock.leases.claim(0, "owner", LEASE)
     assert isinstance(grant, Grant)
     assert grant.attempt == 1
@@ -61,7 +61,7 @@ def test_a_claim_grants_a_token_and_the_parameters(clock):
 
 
 def test_the_same_nonce_gets_the_same_grant_and_another_is_told_to_wait(clock):
-    clock.leases.enqueue(0, "digest", {})
+    clock.leases.enqueue(0, {})
     first = clock.leases.claim(0, "owner", LEASE, nonce="a")
     clock.now_ms += 1000
     assert clock.leases.claim(0, "owner", LEASE, nonce="a") == first
@@ -140,7 +140,7 @@ def test_a_release_is_no_failure(clock):
 
 
 def test_failures_wait_twice_as_long_each_time_and_end_in_dead(clock):
-    clock.leases.enqueue(0, "digest", {})
+    clock.leases.enqueue(0, {})
     for failures, wait_ms in ((1, 2000), (2, 4000)):
         grant = clock.leases.claim(0, "owner", LEASE)
         assert clock.leases.fail(0, grant.token, Result(error="boom"), 3, 2.0) == "REQUEUED"
@@ -179,7 +179,6 @@ def test_a_dead_token_is_reaped_at_once_and_a_newer_one_is_not(clock):
 
 def test_settling_ends_what_the_storage_knows_as_ended(clock):
     clock.claimed()
-    assert not clock.leases.settle(0, TrialState.COMPLETE, only_queued=True)
     assert clock.leases.settle(0, TrialState.COMPLETE)
     assert clock.leases.record(0).state is TrialState.COMPLETE
     assert clock.leases.running() == {}

@@ -11,10 +11,10 @@ from threading import Barrier, BrokenBarrierError
 
 import pytest
 
-from workers.coordination.ended_trials import remove_ended
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.outbox import Outbox, OutboxEntry
 from workers.coordination.studies import Studies
+from workers.disk.ended_trials import remove_ended
+from workers.disk.outbox import Outbox, OutboxEntry
 from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import TrialState
@@ -40,7 +40,7 @@ def dead():
 
 
 def entry_of(leases, owner, home, number=0):
-    leases.enqueue(number, "d", {})
+    leases.enqueue(number, {})
     grant = leases.claim(number, "o", LEASE)
     files = home / "studies" / "s" / "trials" / str(number) / f"attempt-{grant.token}"
     files.mkdir(parents=True)

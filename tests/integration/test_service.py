@@ -16,8 +16,8 @@ from orchestrator.status import StudyStatus
 from orchestrator.submission import submit
 from workers.coordination import keys
 from workers.coordination.leases import Grant, TrialLeases
-from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
 from workers.coordination.studies import Studies
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
 from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec

@@ -23,7 +23,7 @@ from workers.coordination import keys, scripts
 from workers.coordination.leases import CheckpointRef, Grant, TrialLeases
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
-from workers.settings import Times
+from workers.times import Times
 
 STUDY = "s"
 START_MS = 1_700_000_000_000
@@ -59,7 +59,7 @@ def on_server(call: Call, leases: TrialLeases) -> tuple[str, Grant | None]:
         answer = leases.claim(number, f"owner-{value}", TTL_MS / 1000, value)
         return ("OK", answer) if isinstance(answer, Grant) else (answer.reason, None)
     made = {
-        "enqueue": lambda: "OK" if leases.enqueue(number, "d", {"x": 1}) else "EXISTS",
+        "enqueue": lambda: "OK" if leases.enqueue(number, {"x": 1}) else "EXISTS",
         "renew": lambda: "OK" if leases.renew(number, token, TTL_MS / 1000, 0) else "LOST",
         "report": lambda: leases.report(number, token, int(value), 0.5),
         "checkpoint": lambda: leases.checkpoint(

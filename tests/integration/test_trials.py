@@ -14,20 +14,23 @@ from workers.containers import Container
 from workers.coordination.clock import lease_clock
 from workers.coordination.inbox import Inbox
 from workers.coordination.leases import Grant
-from workers.coordination.process_registry import ProcessRecord
 from workers.coordination.studies import Studies
+from workers.disk.checkpoints import CheckpointStore
 from workers.managers import MANAGERS, DirectoryManager, ModelManager
+from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError, TrialCancelled
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Command, TrialState
-from workers.settings import Times
-from workers.trials.checkpoints import CheckpointStore
+from workers.times import Times
+from workers.trials import held_lease
+from workers.trials.ending import Outcome
 from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
-from workers.trials.objectives import call_objective, load_objective, read_values
-from workers.trials.runner import Outcome, TrialRunner
+from workers.trials.objectives import call_objective, load_objective
+from workers.trials.runner import TrialRunner
+from workers.trials.values import read_values
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ class Desk:
         self.drain = threading.Event()
 
     def claim(self, number=0, params=None) -> FleetTrial:
-        self.leases.enqueue(number, self.spec.digest(), params or {})
+        self.leases.enqueue(number, params or {})
         sent_at = lease_clock()
         grant = self.leases.claim(number, "desk", 45)
         assert isinstance(grant, Grant)
@@ -359,7 +362,7 @@ def test_every_way_out_of_an_objective_is_one_end(
 ):
     path = f"{tmp_path}/runner_objectives.py:{objective}"
     place = desk(objective=path, metric="value", max_failures=2)
-    place.leases.enqueue(0, place.spec.digest(), {})
+    place.leases.enqueue(0, {})
     hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
     for _ in range(2):
         client.hset("fleet:{s}:trial:0", "not_before", 0)
@@ -389,7 +392,7 @@ def test_a_hint_that_grants_nothing_ends_quietly(desk, runner, client):
 
 def test_a_draining_worker_gives_its_hints_back(desk, runner, tmp_path):
     place = desk()
-    place.leases.enqueue(0, "d", {})
+    place.leases.enqueue(0, {})
     (tmp_path / "drain").touch()
     hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
     assert runner.run(hint) is Outcome.GOES_BACK
@@ -398,3 +401,25 @@ def test_a_draining_worker_gives_its_hints_back(desk, runner, tmp_path):
 
 def test_optuna_takes_the_handle_for_a_trial(desk):
     assert isinstance(desk().claim(0), optuna.trial.BaseTrial)
+
+
+def test_a_tidying_that_outlasts_the_lease_is_no_objective_that_goes_on(
+    desk, runner, tmp_path, monkeypatch
+):
+    ended = []
+    monkeypatch.setattr(held_lease.os, "_exit", ended.append)
+    times = runner._settings.times
+    patience = times.beat + 2 * held_lease._RETRY_SECONDS + 2 * times.grace
+    tidied = threading.Event()
+
+    def remove_slowly(*_):
+        assert not tidied.wait(patience), "long enough to be noticed"
+        tidied.set()
+
+    monkeypatch.setattr(CheckpointStore, "remove", remove_slowly)
+    place = desk(objective=f"{tmp_path}/runner_objectives.py:prunes", metric="value")
+    place.leases.enqueue(0, {})
+    hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
+    assert runner.run(hint) is Outcome.ENDED
+    assert tidied.is_set()
+    assert ended == []

@@ -128,7 +128,6 @@ class TrialLeases:
     def enqueue(
         self,
         number: int,
-        digest: str,
         params: Mapping[str, Any],
         checkpoint: CheckpointRef | None = None,
     ) -> bool:
@@ -138,7 +137,7 @@ class TrialLeases:
         """
         pairs = [item for name, value in params.items() for item in (name, json.dumps(value))]
         last = checkpoint or CheckpointRef(0, "", "")
-        return self._call("enqueue", number, rest=pairs, digest=digest, **last._asdict())[0] == "OK"
+        return self._call("enqueue", number, rest=pairs, **last._asdict())[0] == "OK"
 
     def claim(
         self, number: int, owner: str, lease_seconds: float, nonce: str | None = None
@@ -245,15 +244,9 @@ class TrialLeases:
             backoff_ms=int(backoff_seconds * 1000),
         )[0]
 
-    def settle(self, number: int, state: TrialState, *, only_queued: bool = False) -> bool:
+    def settle(self, number: int, state: TrialState) -> bool:
         """Make Redis agree with the storage; False if there was nothing to settle."""
-        answer = self._call(
-            "settle",
-            number,
-            state=state.value,
-            keep_ms=KEEP_SETTLED_MS,
-            only_queued="1" if only_queued else "",
-        )
+        answer = self._call("settle", number, state=state.value, keep_ms=KEEP_SETTLED_MS)
         return answer[0] == "OK"
 
     def record(self, number: int) -> TrialRecord | None:

@@ -9,7 +9,6 @@ from workers.managers.base import BaseManager, BaseProcessManager
 from workers.managers.batch import BatchManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.data import DataManager
-from workers.managers.directory import DirectoryManager
 from workers.managers.metrics import MetricsManager
 from workers.managers.model import ModelManager
 from workers.managers.process_init import (
@@ -18,6 +17,7 @@ from workers.managers.process_init import (
     ensure_process_initialized,
     initialize_factory,
 )
+from workers.managers.run_directories import DirectoryManager
 from workers.managers.tensor import TensorManager
 from workers.managers.tokenizer import TokenizerManager
 from workers.managers.wandb import WandbManager

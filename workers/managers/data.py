@@ -16,15 +16,15 @@ from typing import Any, Final
 import torch
 from torch.utils.data import DataLoader
 
-from workers.coordination.process_registry import ProcessRecord
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
-from workers.managers.directory import DirectoryManager
 from workers.managers.loader_process import LoaderProcess
+from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import LabelledTexts, changed_at, fingerprint, read_source
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
 from workers.managers.tokenizer import TokenizerManager
+from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
 from workers.settings import Settings

@@ -16,8 +16,8 @@ from typing import Final
 import redis
 
 from workers.coordination.connection import connect
-from workers.coordination.process_beat import ProcessBeat
-from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
+from workers.processes.beat import ProcessBeat
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 

@@ -7,7 +7,6 @@ from the seed.
 from __future__ import annotations
 
 import difflib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +15,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from workers.disk import durable
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
-from workers.managers.directory import DirectoryManager
+from workers.managers.run_directories import DirectoryManager
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import ModelConfig
 
@@ -81,11 +81,7 @@ class ModelManager(BaseProcessManager):
 
     def save(self, model: Any, folder: Path) -> None:
         """Save a model so that `load` or `from_pretrained` reads it; whole or not at all."""
-        draft = folder.with_name(f".{folder.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        model.save_pretrained(str(draft))
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+        durable.make_whole(folder, lambda draft: model.save_pretrained(str(draft)))
 
     def load(self, id_or_path: str | Path) -> Any:
         """A classifier as it was saved, on the device, in evaluation mode.

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from workers.containers import Container
-from workers.coordination.process_registry import ProcessRecord
+from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import ForeignProcessError, NotInitializedError
 from workers.settings import Settings
 

@@ -17,7 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from workers.managers.base import BaseProcessManager
-from workers.managers.directory import DirectoryManager
+from workers.managers.run_directories import DirectoryManager
 from workers.protocol.errors import InvalidInputError
 
 #: Raised when training changes, so that cached tokenizers are trained anew.

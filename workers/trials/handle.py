@@ -16,10 +16,10 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
 
 from workers.coordination.studies import Studies
+from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
 from workers.protocol.errors import LeaseLost, ObjectiveError
 from workers.protocol.spec import StudySpec, merge_params
-from workers.trials.checkpoints import CheckpointStore
 from workers.trials.held_lease import HeldLease
 
 log = get_logger(__name__)

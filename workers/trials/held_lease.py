@@ -18,7 +18,7 @@ from workers.coordination.leases import Grant, TrialLeases
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled
 from workers.protocol.states import Command
-from workers.settings import Times
+from workers.times import Times
 
 log = get_logger(__name__)
 

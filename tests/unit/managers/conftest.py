@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from workers.containers import Container
-from workers.coordination.process_registry import ProcessRecord
 from workers.managers import MANAGERS
+from workers.processes.registry import ProcessRecord
 from workers.settings import Settings
 
 

@@ -7,21 +7,17 @@ from workers.protocol.states import TrialState
 
 
 @pytest.mark.parametrize(
-    ("is_finished", "state", "waited", "instruction"),
+    ("state", "waited", "instruction"),
     [
-        (False, None, 0, Instruction.ENQUEUE),
-        (False, TrialState.QUEUED, 10, Instruction.LEAVE),
-        (False, TrialState.QUEUED, 60, Instruction.SEND_HINT),
-        (False, TrialState.RUNNING, 9999, Instruction.LEAVE),
-        (False, TrialState.COMPLETE, 9999, Instruction.LEAVE),
-        (True, None, 0, Instruction.LEAVE),
-        (True, TrialState.QUEUED, 0, Instruction.SETTLE),
-        (True, TrialState.RUNNING, 0, Instruction.SETTLE),
-        (True, TrialState.COMPLETE, 0, Instruction.SETTLE),
+        (None, 0, Instruction.ENQUEUE),
+        (TrialState.QUEUED, 10, Instruction.LEAVE),
+        (TrialState.QUEUED, 60, Instruction.SEND_HINT),
+        (TrialState.RUNNING, 9999, Instruction.LEAVE),
+        (TrialState.COMPLETE, 9999, Instruction.LEAVE),
     ],
 )
-def test_storage_and_redis_are_brought_together(is_finished, state, waited, instruction):
-    found = reconcile(is_finished, state, waited_seconds=waited, patience_seconds=60)
+def test_storage_and_redis_are_brought_together(state, waited, instruction):
+    found = reconcile(state, waited_seconds=waited, patience_seconds=60)
     assert found is instruction
 
 

@@ -9,8 +9,8 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from workers.coordination.child_watch import ChildWatch
 from workers.coordination.identity import ProcessIdentity
+from workers.processes.child_watch import ChildWatch
 
 
 @pytest.fixture

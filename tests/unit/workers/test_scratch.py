@@ -7,7 +7,7 @@ import tempfile
 import pytest
 
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.scratch import (
+from workers.disk.scratch import (
     make_scratch,
     name_scratch,
     redirect_temporary_files,
@@ -69,7 +69,7 @@ def test_temporary_files_are_made_in_a_directory_and_scratch_stays_where_it_was(
     directory = name_scratch(ProcessIdentity.current())
     make_scratch(directory)
     restore = redirect_temporary_files(directory)
-    program = "import tempfile; from workers.coordination.scratch import scratch_root as root\n"
+    program = "import tempfile; from workers.disk.scratch import scratch_root as root\n"
     program += "print(tempfile.gettempdir(), root())"
     below = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from workers.protocol.errors import InvalidInputError
-from workers.settings import Settings, Times
+from workers.settings import Settings
+from workers.times import Times
 
 
 def test_settings_survive_a_childs_environment():

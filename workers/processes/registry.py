@@ -18,9 +18,9 @@ from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import call
-from workers.coordination.shared_memory import shared_memory_prefixes
+from workers.disk.shared_memory import shared_memory_prefixes
 from workers.protocol.states import ProcessKind
-from workers.settings import Times
+from workers.times import Times
 
 #: How long the record of a process that stopped beating is kept for the cleaner: 1 day.
 KEEP_LAPSED_MS: Final = 24 * 3600 * 1000

@@ -6,8 +6,8 @@ import threading
 
 import redis
 
-from workers.coordination.process_registry import ProcessRecord
 from workers.logs import get_logger
+from workers.processes.registry import ProcessRecord
 
 log = get_logger(__name__)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +33,7 @@ def shared_memory_prefixes(pid: int) -> list[str]:
 
 
 def remove_shared_memory(owner: ProcessIdentity, prefixes: list[str]) -> list[Path]:
-    """Remove what a dead process left; what it was.
+    """Remove what a dead process left; what could not be removed.
 
     Args:
         owner: The process. Nothing is done while it, or another under its pid, is there.
@@ -43,15 +42,17 @@ def remove_shared_memory(owner: ProcessIdentity, prefixes: list[str]) -> list[Pa
     if not owner.has_freed_its_pid() or not _FOLDER.is_dir():
         return []
     allowed = set(shared_memory_prefixes(owner.pid)) & set(prefixes)
-    removed = []
+    removed, left = 0, []
     for path in _FOLDER.iterdir():
         if any(path.name.startswith(prefix) for prefix in allowed) and _is_own_file(path):
-            with suppress(OSError):
-                path.unlink()
-                removed.append(path)
+            try:
+                path.unlink(missing_ok=True)
+                removed += 1
+            except OSError:
+                left.append(path)
     if removed:
-        log.info("shared_memory_removed", pid=owner.pid, segments=len(removed))
-    return removed
+        log.info("shared_memory_removed", pid=owner.pid, segments=removed)
+    return left
 
 
 def _is_own_file(path: Path) -> bool:

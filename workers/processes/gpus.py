@@ -33,3 +33,15 @@ def gpu_of_slot(slot: int) -> str | None:
     """The GPU of a pool process; slots beyond the GPUs share them in turn."""
     gpus = visible_gpus()
     return gpus[slot % len(gpus)] if gpus else None
+
+
+def take_gpu(slot: int) -> str | None:
+    """Let this pool process see its GPU alone; to be called before torch is imported.
+
+    Returns:
+        The GPU, or None on a box without one.
+    """
+    gpu = gpu_of_slot(slot)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    return gpu

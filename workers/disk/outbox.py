@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from workers.coordination import durable
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import TrialLeases
+from workers.disk import durable
 from workers.logs import get_logger
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
@@ -59,16 +59,7 @@ class Outbox:
         Raises:
             OSError: The disk takes no more; nothing of it is left.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        draft = self._folder / f"{entry.name}.draft"
-        try:
-            draft.write_text(entry.model_dump_json())
-            durable.sync(draft)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-        draft.replace(self._folder / entry.name)
-        durable.sync(self._folder)
+        durable.write_whole(self._folder / entry.name, entry.model_dump_json())
 
     def entries(self) -> list[OutboxEntry]:
         """All results, the oldest first."""
@@ -80,14 +71,6 @@ class Outbox:
                 log.warning("outbox_unreadable", path=str(path), error=str(error))
         return found
 
-    def find(self, study: str, number: int, token: int) -> OutboxEntry | None:
-        """The result of one attempt, if it is still to be committed."""
-        wanted = (study, number, token)
-        for entry in self.entries():
-            if (entry.study, entry.number, entry.token) == wanted:
-                return entry
-        return None
-
     def commit(self, entry: OutboxEntry, leases: TrialLeases) -> str:
         """Commit a result and publish its files: OK, DUP or LOST; the entry is removed.
 
@@ -95,11 +78,15 @@ class Outbox:
         other DUP, and the files are published once.
         """
         status = leases.commit(entry.number, entry.token, entry.state, entry.result)
+        self.settle(entry, status)
+        return status
+
+    def settle(self, entry: OutboxEntry, status: str) -> None:
+        """Publish the files of a result that was accepted, and remove the entry."""
         if status != "LOST":
             with self._publishing():
                 publish_files(entry.files)
         (self._folder / entry.name).unlink(missing_ok=True)
-        return status
 
     @contextmanager
     def _publishing(self) -> Iterator[None]:

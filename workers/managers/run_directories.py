@@ -12,9 +12,6 @@ Invariant: a scratch directory is in the process registry before it exists.
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,15 +19,16 @@ from pathlib import Path
 import redis
 from filelock import FileLock
 
-from workers.coordination.manifests import checkpoint_root
-from workers.coordination.process_registry import ProcessRecord
-from workers.coordination.scratch import (
+from workers.disk import durable
+from workers.disk.manifests import checkpoint_root
+from workers.disk.scratch import (
     make_scratch,
     name_scratch,
     redirect_temporary_files,
     remove_scratch,
 )
 from workers.managers.base import BaseProcessManager
+from workers.processes.registry import ProcessRecord
 from workers.settings import Settings
 
 
@@ -82,16 +80,7 @@ class DirectoryManager(BaseProcessManager):
 
     def atomic_write(self, path: Path, content: str | bytes) -> None:
         """Write a file that readers see whole or not at all, and that is on disk on return."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            with draft.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        durable.write_whole(path, content)
 
     def cached(self, kind: str, digest: str, build: Callable[[Path], None]) -> Path:
         """A directory of the host's cache, built by the first process that asks for it.
@@ -101,19 +90,18 @@ class DirectoryManager(BaseProcessManager):
             digest: Names the content; equal digests hold equal files.
             build: Fills an empty directory. Others wait meanwhile, and see all of it or nothing.
         """
-        final = _made(self.home / "cache" / kind) / digest
+
+        def fill(draft: Path) -> None:
+            draft.mkdir()
+            build(draft)
+
+        final = self.home / "cache" / kind / digest
         if final.exists():
             return final
+        final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.with_name(f".{digest}.lock")):
             if not final.exists():
-                draft = final.with_name(f".{digest}.draft")
-                shutil.rmtree(draft, ignore_errors=True)  # of a process that died while building
-                draft.mkdir()
-                build(draft)
-                draft.rename(final)
+                for left in durable.drafts_of(final):  # by a process that died while building
+                    durable.remove(left)
+                durable.make_whole(final, fill)
         return final
-
-
-def _made(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path

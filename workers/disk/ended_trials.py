@@ -14,8 +14,8 @@ from pathlib import Path
 import redis
 
 from workers.coordination.leases import TrialRecord
-from workers.coordination.manifests import checkpoint_root, remove_checkpoints
 from workers.coordination.studies import Studies
+from workers.disk.manifests import checkpoint_root, remove_checkpoints
 from workers.logs import get_logger
 from workers.protocol.states import TrialState
 

@@ -1,32 +1,34 @@
 """The cleaner: removes what dead processes of this host left behind.
 
+What they may leave: a session of processes, results that were not committed, a trial, files. Each
+is seen to by itself and says what it could not remove; the dead process's record goes last, and
+only when nothing is left.
+
 Invariant: it reaps the dead process's own token and no other, and kills only members of the
 session that the dead process led.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from contextlib import suppress
 from typing import Final
 
-import psutil
 import redis
 
-from workers.coordination.cleanup_lease import CleanupLease
 from workers.coordination.connection import resolve_url
-from workers.coordination.ended_trials import remove_ended
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.outbox import Outbox
-from workers.coordination.process_registry import ProcessEntry, ProcessRegistry
-from workers.coordination.scratch import remove_scratch
-from workers.coordination.shared_memory import remove_shared_memory
 from workers.coordination.studies import Studies
+from workers.disk.ended_trials import remove_ended
+from workers.disk.outbox import Outbox
+from workers.disk.scratch import remove_scratch
+from workers.disk.shared_memory import remove_shared_memory
 from workers.logs import get_logger
+from workers.processes.cleanup_lease import CleanupLease
+from workers.processes.registry import ProcessEntry, ProcessRegistry
+from workers.processes.session import end_session
 from workers.settings import Settings
 from workers.wandb_run import mode
 
@@ -37,7 +39,7 @@ _HELPER_SECONDS: Final = 10.0
 
 
 class Cleaner:
-    """Cleans up after pool processes: their session, their trial, their directories."""
+    """Cleans up after pool processes: their session, their results, their trial, their files."""
 
     def __init__(self, client: redis.Redis, registry: ProcessRegistry, settings: Settings) -> None:
         self._client = client
@@ -51,18 +53,19 @@ class Cleaner:
 
     def clean_up_after(self, identity: ProcessIdentity) -> None:
         """End a dead process's session, requeue its trial, remove what it left on this host."""
-        kill_session(identity)
+        left = [f"process {pid}" for pid in end_session(identity)]
         self._commit_outbox()
         entry = self._registry.find(identity)
         if entry is None:
             return  # it left by itself, and took its record along
         log.warning("process_died", died=identity.pid, study=entry.study, trial=entry.trial)
-        if entry.study is not None and entry.trial is not None:
-            self._reap(entry, entry.study, entry.trial)
-        for directory in entry.scratch:
-            remove_scratch(directory)
-        remove_shared_memory(identity, entry.shared_memory)
-        self._registry.gone(identity)
+        self._free_trial(entry)
+        left += _remove_files(entry)
+        if left:
+            # its record names them: the next sweep tries again
+            log.warning("left_behind", died=identity.pid, left=left)
+        else:
+            self._registry.gone(identity)
 
     def sweep_host(self) -> None:
         """Clean up after all registered processes of this host that are gone, and ended trials.
@@ -90,8 +93,10 @@ class Cleaner:
         """Commit the results that dead processes of this host left."""
         self._outbox.commit_abandoned(self._studies.leases, self._settings.times.lease)
 
-    def _reap(self, entry: ProcessEntry, study: str, trial: int) -> None:
-        if not self._studies.exists(study):
+    def _free_trial(self, entry: ProcessEntry) -> None:
+        """Reap the trial that a dead process held, so that another one may run it."""
+        study, trial = entry.study, entry.trial
+        if study is None or trial is None or not self._studies.exists(study):
             return
         spec = self._studies.spec(study)
         leases = self._studies.leases(study)
@@ -118,15 +123,7 @@ class Cleaner:
             self._helpers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
 
-def kill_session(leader: ProcessIdentity) -> None:
-    """Kill what is left of the session that a dead process led; nothing else is touched.
-
-    The kernel gives a pid to no new process while it still names a session. So where another
-    process has the leader's pid now, the session had ended, and one of that name is a stranger's.
-    """
-    if not leader.has_freed_its_pid():
-        return
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == leader.pid:
-                process.send_signal(signal.SIGKILL)
+def _remove_files(entry: ProcessEntry) -> list[str]:
+    """Remove a dead process's scratch directories and shared memory; what could not be."""
+    left = [str(path) for path in entry.scratch if not remove_scratch(path)]
+    return left + [str(path) for path in remove_shared_memory(entry.identity, entry.shared_memory)]

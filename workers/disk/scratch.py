@@ -67,16 +67,22 @@ def make_scratch(directory: Path) -> None:
     directory.mkdir(mode=0o700)
 
 
-def remove_scratch(directory: Path) -> None:
-    """Remove a scratch directory, unless it lies elsewhere; of a link, only the link itself."""
+def remove_scratch(directory: Path) -> bool:
+    """Remove a scratch directory, unless it lies elsewhere; of a link, only the link itself.
+
+    Returns:
+        Whether nothing of it is left that could be removed.
+    """
     root = scratch_root()
     if directory.parent != root or root.is_symlink():
         log.warning("scratch_refused", directory=str(directory))
-    elif directory.is_symlink():
+        return True
+    if directory.is_symlink():
         log.warning("scratch_is_a_link", directory=str(directory))
         directory.unlink(missing_ok=True)
     else:
         shutil.rmtree(directory, ignore_errors=True)
+    return not os.path.lexists(directory)
 
 
 def remove_stale_scratch() -> list[Path]:

@@ -18,19 +18,19 @@ import billiard.process
 import redis
 from celery import bootsteps
 
-from workers.cleaner import Cleaner
-from workers.coordination.child_watch import ChildWatch
 from workers.coordination.connection import connect
-from workers.coordination.process_registry import ProcessRecord, ProcessRegistry
-from workers.coordination.scratch import (
+from workers.disk.scratch import (
     make_scratch,
     name_scratch,
     redirect_temporary_files,
     remove_scratch,
     remove_stale_scratch,
 )
-from workers.coordination.shared_memory import semaphore_prefix
+from workers.disk.shared_memory import semaphore_prefix
 from workers.logs import get_logger
+from workers.processes.child_watch import ChildWatch
+from workers.processes.cleaner import Cleaner
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 

@@ -1,7 +1,7 @@
 """Checkpoints on disk: one directory a token, complete or absent, never touched by another token.
 
 Layout: `<root>/<study>/<number>/<token>/step-<step>/{state.pt,manifest.json}`, written under
-another name, flushed to disk, then renamed.
+another name, flushed to disk, then renamed. torch is imported by whoever saves or loads.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
-from workers.coordination import durable
 from workers.coordination.leases import CheckpointRef
-from workers.coordination.manifests import MANIFEST, read_manifests
+from workers.disk import durable
+from workers.disk.manifests import MANIFEST, read_manifests
 from workers.logs import get_logger
 
 log = get_logger(__name__)
@@ -50,19 +48,16 @@ class CheckpointStore:
         """
         own = self._root / study / str(number) / str(token)
         final = own / f"step-{step:09d}"
-        draft = own / f".step-{step:09d}"
-        try:
+        sha256 = ""
+
+        def fill(draft: Path) -> None:
+            nonlocal sha256
             sha256 = _write(draft, step, state)
-        except OSError:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        ref = CheckpointRef(step, str(final), sha256)
-        shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
-        durable.sync(own)
+
+        durable.make_whole(final, fill)
         for old in sorted(own.glob("step-*"))[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
-        return ref
+        return CheckpointRef(step, str(final), sha256)
 
     def load(self, ref: CheckpointRef) -> dict[str, Any] | None:
         """The state of a checkpoint, on the CPU; None if it is not here or not whole."""
@@ -75,6 +70,8 @@ class CheckpointStore:
         if found != ref.sha256:
             log.warning("checkpoint_corrupt", uri=ref.uri, expected=ref.sha256, found=found)
             return None
+        import torch
+
         # weights_only: a checkpoint is data, never code
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
@@ -98,16 +95,15 @@ class CheckpointStore:
 
 
 def _write(draft: Path, step: int, state: dict[str, Any]) -> str:
-    """Fill a new directory and bring it to disk; the sum over the state."""
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    """Fill a new directory; the sum over the state."""
+    import torch
+
+    draft.mkdir()
     # a file of our own: given a path, torch turns a full disk into a RuntimeError
     with (draft / _STATE).open("wb") as file:
         torch.save(state, file)
     sha256 = _sha256(draft / _STATE)
     (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": sha256}))
-    for path in (draft / _STATE, draft / MANIFEST, draft):
-        durable.sync(path)
     return sha256
 
 

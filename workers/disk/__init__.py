@@ -1,0 +1,1 @@
+"""What lies on a disk: results and checkpoints, scratch directories, shared memory; never torch."""

@@ -1,0 +1,91 @@
+"""What it takes for a file or a folder to be on disk, whole, when a call returns.
+
+Invariant: whoever looks sees what was there before or all of what is new, also after a power cut.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+
+def make_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a file or a folder under another name, bring it to disk, and put it in its place.
+
+    Args:
+        path: Where it is to be; what is there is replaced. Its folder is made if need be.
+        fill: Makes the file or the folder at the path that it is given, beside `path`.
+
+    Raises:
+        OSError: The disk takes no more; what was there before still is, and nothing else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft_of(path)
+    try:
+        fill(draft)
+        sync_tree(draft)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)  # a folder is not replaced by a rename
+        draft.replace(path)
+    except BaseException:
+        remove(draft)
+        raise
+    sync(path.parent)
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+    """Make a file with some content, whole and on disk.
+
+    Args:
+        path: Where it is to be.
+        content: Text is written as UTF-8.
+        mode: The file's permissions, less the umask.
+
+    Raises:
+        OSError: The disk takes no more; what was there before still is, and nothing else.
+    """
+
+    def fill(draft: Path) -> None:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+
+    make_whole(path, fill)
+
+
+def draft_of(path: Path) -> Path:
+    """A new name beside a path, for what is not whole yet; nothing is made."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+
+
+def drafts_of(path: Path) -> list[Path]:
+    """What those that made something at a path, and died meanwhile, have left beside it."""
+    return list(path.parent.glob(f".{path.name}.????????.draft"))
+
+
+def sync_tree(path: Path) -> None:
+    """Bring a file, or a folder and all that is in it, to disk."""
+    if path.is_dir():
+        for child in path.iterdir():
+            sync_tree(child)
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a directory's names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

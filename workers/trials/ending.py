@@ -1,0 +1,221 @@
+"""How an attempt ends: with a result, a failure, a release, or, its lease lost, in silence.
+
+What is said of it is said while the lease is held. What is tidied up after it is tidied when the
+lease has been left: it may take as long as it likes, and is not taken for an objective that goes
+on without a lease.
+
+A result survives this process and a Redis that is away: it lies in the outbox before it is
+committed, and what Redis was not there to take is told as soon as it is back.
+
+Invariant: an attempt comes to exactly one end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+import redis
+
+from workers.coordination.clock import lease_clock
+from workers.coordination.hints import Hints
+from workers.coordination.identity import ProcessIdentity
+from workers.disk.checkpoints import CheckpointStore
+from workers.disk.outbox import Outbox, OutboxEntry
+from workers.logs import get_logger
+from workers.protocol.errors import LeaseLost
+from workers.protocol.messages import Result, RunTrial
+from workers.protocol.states import TrialState
+from workers.times import Times
+from workers.trials.handle import FleetTrial
+from workers.trials.held_lease import HeldLease
+
+log = get_logger(__name__)
+
+#: How much of an error's text travels with a failure.
+_ERROR_CHARACTERS: Final = 2000
+
+
+class Outcome(Enum):
+    """What becomes of the Celery message."""
+
+    ENDED = "ended"
+    GOES_BACK = "goes back"
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether another worker should get the message."""
+        return self is Outcome.GOES_BACK
+
+
+class AttemptEnd:
+    """The end of one attempt: one of `commit`, `fail`, `release`, `fall_silent`, then `leave`.
+
+    Args:
+        trial: What the objective was given.
+        held: Its lease.
+        hint: The message that brought it here.
+        started_at: `lease_clock()` from when it was claimed.
+        owner: This process.
+        outbox: Where results lie until they are committed.
+        checkpoints: What is dropped when the trial has ended.
+        hints: Announces the trial where another attempt is to come.
+        times: The protocol's intervals.
+        is_draining: Whether this worker is shutting down.
+    """
+
+    def __init__(
+        self,
+        trial: FleetTrial,
+        held: HeldLease,
+        hint: RunTrial,
+        *,
+        started_at: float,
+        owner: ProcessIdentity,
+        outbox: Outbox,
+        checkpoints: CheckpointStore,
+        hints: Hints,
+        times: Times,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._trial = trial
+        self._held = held
+        self._hint = hint
+        self._started_at = started_at
+        self._owner = owner
+        self._outbox = outbox
+        self._checkpoints = checkpoints
+        self._hints = hints
+        self._times = times
+        self._is_draining = is_draining
+        self._outcome = Outcome.ENDED
+        self._entry: OutboxEntry | None = None
+        #: what Redis answered; None while it has not
+        self._status: str | None = None
+        self._announce_seconds: float | None = None
+        self._leaves_files = False
+        #: 0 for a result, 1 for all else, as a process would end
+        self.exit_code = 1
+
+    def commit(
+        self, state: TrialState, values: list[float] | None = None, error: str | None = None
+    ) -> None:
+        """End the trial for good."""
+        result = self._result(values, error)
+        held, trial = self._held, self._trial
+        self.exit_code = 0 if state in {TrialState.COMPLETE, TrialState.PRUNED} else 1
+        self._entry = OutboxEntry(
+            study=trial.study_name,
+            number=held.number,
+            epoch=held.leases.epoch,
+            token=held.token,
+            state=state,
+            result=result,
+            owner=self._owner,
+            files=trial.result_directory,
+        )
+        try:
+            # from here on the result survives this process, and a Redis that is away
+            self._outbox.write(self._entry)
+        except OSError as problem:
+            log.warning("outbox_not_written", error=str(problem), hint="make room on the disk")
+        self._say(lambda: held.leases.commit(held.number, held.token, state, result))
+        log.info(
+            "ended",
+            state=state.value,
+            status=self._status,
+            values=values,
+            error=error,
+            busy_seconds=round(result.busy_seconds, 3),
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """Count a failure of the attempt; the trial is tried again, or DEAD."""
+        if not isinstance(error, Exception) and self._is_draining():
+            # the second signal: the training ends where it is
+            self.release()
+            return
+        log.error("attempt_failed", exc_info=error)
+        held, spec = self._held, self._trial.spec
+        result = self._result(error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS])
+        backoff = self._times.backoff
+        self._leaves_files = True
+        self._say(
+            lambda: held.leases.fail(held.number, held.token, result, spec.max_failures, backoff)
+        )
+        # LOST, too, where only the answer to the first call was lost
+        if self._status not in {"DEAD", None}:
+            self._announce_seconds = backoff * 2**held.grant.record.failures
+
+    def release(self) -> None:
+        """Give the trial back, uncounted, and the message with it."""
+        held = self._held
+        self._outcome = Outcome.GOES_BACK
+        self._say(lambda: "OK" if held.leases.release(held.number, held.token) else "LOST")
+        log.info("released", status=self._status)
+
+    def fall_silent(self, error: LeaseLost) -> None:
+        """Write nothing more for the trial: somebody else may run it now."""
+        log.warning("lost", reason=str(error))
+
+    def leave(self) -> Outcome:
+        """See to what is left to do when the lease has been left; what becomes of the message."""
+        if self._status is None and self._held.fell_silent:
+            self._make_good()
+        if self._announce_seconds is not None:
+            self._hints.send(
+                self._hint.study,
+                self._hint.number,
+                self._hint.epoch,
+                self._trial.spec.resources.queue,
+                self._announce_seconds,
+            )
+        if self._entry is not None and self._status is not None:
+            self._outbox.settle(self._entry, self._status)
+            if self._status != "LOST":
+                self._checkpoints.remove(self._trial.study_name, self._trial.number)
+        if self._leaves_files:
+            shutil.rmtree(self._trial.result_directory, ignore_errors=True)
+        return self._outcome
+
+    def _say(self, verb: Callable[[], str]) -> None:
+        """Tell Redis how the attempt ended, for as long as the lease may still be held."""
+        try:
+            self._status = self._held.patiently(verb)
+        except LeaseLost as error:
+            self.fall_silent(error)
+
+    def _make_good(self) -> None:
+        """Wait for a Redis that was away for too long, and tell it what became of the trial.
+
+        If it has a result, that; else that it is free: it would wait for its lease's end, and
+        count a failure that is not its own. Nothing else could be run meanwhile.
+        """
+        held, entry = self._held, self._entry
+        while not self._is_draining():
+            try:
+                if entry is not None:
+                    self._status = held.leases.commit(
+                        entry.number, entry.token, entry.state, entry.result
+                    )
+                    log.info("committed_late", status=self._status)
+                elif held.leases.release(held.number, held.token):
+                    log.info("given_back")
+                    self._announce_seconds = 0.0
+            except redis.RedisError:
+                time.sleep(self._times.beat / 10)
+            else:
+                return
+
+    def _result(self, values: list[float] | None = None, error: str | None = None) -> Result:
+        """What this attempt came to, with what it attached to the trial."""
+        return Result(
+            values=values,
+            user_attrs=self._trial.user_attrs,
+            constraints=self._trial.constraints,
+            error=None if error is None else error[:_ERROR_CHARACTERS],
+            busy_seconds=lease_clock() - self._started_at,
+        )
