@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
+from isolation import isolated
 from waiting import wait_until
 
 from orchestrator.local import EmbeddedRedis, find_server
-from workers.coordination.gpus import count_gpus
+from workers.processes.gpus import count_gpus
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    stack = ExitStack()
+    stack.enter_context(isolated())
+    config.add_cleanup(stack.close)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,0 +1,48 @@
+"""Keeps this run of the tests apart from others on the host: its own /tmp, and its own /dev/shm.
+
+What is left behind is looked for there; of another run's, none of it is ours to judge.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+_CLONE_NEWNS: Final = 0x00020000
+_MS_REC_PRIVATE: Final = 0x4000 | (1 << 18)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Give this process, and all that it starts, temporary files and shared memory of its own."""
+    _mount_own_shared_memory()
+    before = os.environ.get("TMPDIR")
+    # short: sockets are made below it
+    folder = Path(tempfile.mkdtemp(prefix="t-"))
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+        tempfile.tempdir = None
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mount_own_shared_memory() -> None:
+    """Mount an empty /dev/shm in a mount namespace of this process's own; only root may."""
+    if os.getuid() != 0 or not hasattr(os, "pidfd_open"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) == 0:
+        libc.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"mode=1777")
