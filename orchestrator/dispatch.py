@@ -9,7 +9,7 @@ from typing import Final
 
 from orchestrator.driven import DrivenStudy
 from orchestrator.lifecycle import Instruction, num_to_ask, reconcile
-from orchestrator.space import suggest_all
+from orchestrator.space import suggest_all, values_of
 from workers.coordination.leases import CheckpointRef
 from workers.disk.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
@@ -95,7 +95,7 @@ class Dispatcher:
                 self._study.send_hint(trial.number)
 
     def _enqueue(self, number: int, checkpoint: CheckpointRef | None = None) -> None:
-        params = self._study.stored(number).params
+        params = values_of(self._study.spec, self._study.stored(number).params)
         self._study.leases.enqueue(number, params, checkpoint)
         self._study.send_hint(number)
         log.info("enqueued", study=self._study.name, trial=number, params=params)

@@ -17,11 +17,12 @@ from orchestrator.space import make_pruner, make_sampler
 from orchestrator.storage import StudyStorage, create_or_load_study
 from workers.coordination.hints import Hints
 from workers.coordination.studies import Studies
+from workers.protocol.plain import OWN_PREFIX
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import TrialState
 
 #: Prefix of the attributes that the fleet itself keeps in the storage.
-ATTR: Final = "trialfleet:"
+ATTR: Final = OWN_PREFIX
 
 #: The study attribute that holds the whole specification.
 SPEC_ATTR: Final = f"{ATTR}spec"

@@ -18,6 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from workers.protocol.choices import Choices
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import (
     CategoricalDimension,
@@ -102,8 +103,17 @@ def suggest_all(trial: optuna.Trial, spec: StudySpec) -> dict[str, Any]:
     for name in suggestion_order(spec):
         dimension = spec.space[name]
         if all(values.get(other) in allowed for other, allowed in dimension.when.items()):
-            values[name] = suggest(trial, name, _distribution(dimension))
+            stored = suggest(trial, name, _distribution(dimension))
+            values[name] = _value_of(dimension, name, stored)
     return values
+
+
+def values_of(spec: StudySpec, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's parameters as its objective is to see them, from those in the storage."""
+    return {
+        name: _value_of(spec.space[name], name, value) if name in spec.space else value
+        for name, value in stored.items()
+    }
 
 
 def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
@@ -217,7 +227,14 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
         return FloatDistribution(dimension.low, dimension.high, dimension.log, dimension.step)
     if isinstance(dimension, IntDimension):
         return IntDistribution(dimension.low, dimension.high, dimension.log, dimension.step)
-    return CategoricalDistribution(dimension.choices)
+    return CategoricalDistribution(Choices.of(dimension.choices, "space").names)
+
+
+def _value_of(dimension: Dimension, name: str, stored: Any) -> Any:
+    """What stands for a stored value in the study: of a choice, the choice."""
+    if isinstance(dimension, CategoricalDimension):
+        return Choices.of(dimension.choices, name).value_of(stored)
+    return stored
 
 
 def _find(field: str, name: str, known: Mapping[str, str]) -> str:
@@ -254,7 +271,7 @@ def _grid(spec: StudySpec) -> dict[str, list[Any]]:
 
 def _points(name: str, dimension: Dimension) -> list[Any]:
     if isinstance(dimension, CategoricalDimension):
-        return list(dimension.choices)
+        return list(Choices.of(dimension.choices, name).names)
     step = dimension.step
     if step is None or dimension.log:
         raise InvalidInputError(

@@ -29,8 +29,8 @@ from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.objectives import call_objective, load_objective
+from workers.trials.returned import read_values
 from workers.trials.runner import TrialRunner
-from workers.trials.values import read_values
 
 
 @pytest.fixture

@@ -15,7 +15,10 @@ from typing import Any, Final
 from workers.coordination.leases import CheckpointRef
 from workers.disk import durable
 from workers.disk.manifests import MANIFEST, read_manifests
+from workers.disk.state_packing import pack
+from workers.disk.state_reading import unpack
 from workers.logs import get_logger
+from workers.protocol.plain import describe_error
 
 log = get_logger(__name__)
 
@@ -41,18 +44,19 @@ class CheckpointStore:
             number: The trial's number.
             token: The attempt's fencing token.
             step: The step after which the state was taken.
-            state: Nested dicts and lists of tensors, numbers, text and None.
+            state: What `state_packing` has a rule for.
 
         Raises:
+            UnsuitableValueError: Something in it has none; the message names its place.
             OSError: The disk takes no more; what was there before still is.
         """
         own = self._root / study / str(number) / str(token)
         final = own / f"step-{step:09d}"
-        sha256 = ""
+        sha256, packed = "", pack(state)
 
         def fill(draft: Path) -> None:
             nonlocal sha256
-            sha256 = _write(draft, step, state)
+            sha256 = _write(draft, step, packed)
 
         durable.make_whole(final, fill)
         for old in sorted(own.glob("step-*"))[:-_KEPT]:
@@ -60,7 +64,7 @@ class CheckpointStore:
         return CheckpointRef(step, str(final), sha256)
 
     def load(self, ref: CheckpointRef) -> dict[str, Any] | None:
-        """The state of a checkpoint, on the CPU; None if it is not here or not whole."""
+        """The state of a checkpoint, on the CPU; None if it is missing, damaged or unreadable."""
         path = Path(ref.uri) / _STATE
         try:
             found = _sha256(path)
@@ -70,10 +74,13 @@ class CheckpointStore:
         if found != ref.sha256:
             log.warning("checkpoint_corrupt", uri=ref.uri, expected=ref.sha256, found=found)
             return None
-        import torch
-
-        # weights_only: a checkpoint is data, never code
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = _read(path)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - torch, and what a file holds, may raise anything
+            log.warning("checkpoint_unreadable", uri=ref.uri, error=describe_error(error, 500))
+            return None
         return state
 
     def load_last(self, study: str, number: int, ref: CheckpointRef) -> dict[str, Any] | None:
@@ -94,7 +101,14 @@ class CheckpointStore:
         shutil.rmtree(self._root / study / str(number), ignore_errors=True)
 
 
-def _write(draft: Path, step: int, state: dict[str, Any]) -> str:
+def _read(path: Path) -> Any:
+    import torch
+
+    # weights_only: a checkpoint is data, never code
+    return unpack(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _write(draft: Path, step: int, state: Any) -> str:
     """Fill a new directory; the sum over the state."""
     import torch
 

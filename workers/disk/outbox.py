@@ -28,7 +28,7 @@ log = get_logger(__name__)
 class OutboxEntry(BaseModel):
     """A result that is to be committed."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     study: str
     number: int

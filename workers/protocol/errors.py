@@ -27,6 +27,10 @@ class ObjectiveError(FleetError):
     """An objective broke its contract; trying the same trial again would not help."""
 
 
+class UnsuitableValueError(ObjectiveError, TypeError):
+    """An objective handed over a value that cannot travel; what, where in it, and what can."""
+
+
 class NotInitializedError(FleetError):
     """A manager was asked for in a process that has not called `ensure_process_initialized`."""
 

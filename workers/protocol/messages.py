@@ -76,11 +76,14 @@ class InboxEntry(BaseModel):
 class Result(BaseModel):
     """The payload of a terminal entry."""
 
-    model_config = ConfigDict(extra="ignore")
+    # pydantic's default turns infinity into null
+    model_config = ConfigDict(extra="ignore", ser_json_inf_nan="constants")
 
     values: list[float] | None = None
     user_attrs: dict[str, Any] = {}
     constraints: dict[str, float] = {}
     error: str | None = None
+    #: Why the attributes are not there, where they could not be sent or stored.
+    result_error: str | None = None
     #: Seconds this attempt held a slot, from the claim to the commit.
     busy_seconds: float = 0.0

@@ -28,6 +28,7 @@ from workers.disk.outbox import Outbox, OutboxEntry
 from workers.logs import get_logger
 from workers.protocol.errors import LeaseLost
 from workers.protocol.messages import Result, RunTrial
+from workers.protocol.plain import describe_error, plain_text
 from workers.protocol.states import TrialState
 from workers.times import Times
 from workers.trials.handle import FleetTrial
@@ -140,7 +141,7 @@ class AttemptEnd:
             return
         log.error("attempt_failed", exc_info=error)
         held, spec = self._held, self._trial.spec
-        result = self._result(error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS])
+        result = self._result(error=describe_error(error, _ERROR_CHARACTERS))
         backoff = self._times.backoff
         self._leaves_files = True
         self._say(
@@ -216,6 +217,6 @@ class AttemptEnd:
             values=values,
             user_attrs=self._trial.user_attrs,
             constraints=self._trial.constraints,
-            error=None if error is None else error[:_ERROR_CHARACTERS],
+            error=None if error is None else plain_text(error, _ERROR_CHARACTERS),
             busy_seconds=lease_clock() - self._started_at,
         )

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from optuna import distributions
-from optuna.distributions import BaseDistribution
+from optuna._warnings import optuna_warn
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import BaseTrial
 
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
-from workers.protocol.errors import LeaseLost, ObjectiveError
+from workers.protocol.choices import Choices
+from workers.protocol.errors import LeaseLost, ObjectiveError, UnsuitableValueError
+from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step
 from workers.protocol.spec import StudySpec, merge_params
 from workers.trials.held_lease import HeldLease
 
@@ -26,6 +29,9 @@ log = get_logger(__name__)
 
 #: After which a suggestion is asked for again: the orchestrator may have been restarted.
 _ASK_AGAIN_SECONDS: Final = 5.0
+
+#: Bytes of JSON that a trial's user attributes may take together.
+MAX_ATTRS_BYTES: Final = 4 * 2**20
 
 #: How long one blocking read lasts, between looks at the lease.
 _READ_SECONDS: Final = 0.5
@@ -62,7 +68,10 @@ class FleetTrial(BaseTrial):
         self._on_first_step: Callable[[], None] | None = on_first_step
         self._params = dict(lease.grant.record.params)
         self._distributions: dict[str, BaseDistribution] = {}
+        #: parameters as the objective's own objects; `_params` holds them as they are stored
+        self._values: dict[str, Any] = {}
         self._user_attrs: dict[str, Any] = {}
+        self._attr_sizes: dict[str, int] = {}
         self._constraints: dict[str, float] = {}
         self._unjudged_step: int | None = None
         #: The last reported value, which stands for a pruned trial.
@@ -81,7 +90,7 @@ class FleetTrial(BaseTrial):
     @property
     def params(self) -> dict[str, Any]:
         """The parameters known so far."""
-        return dict(self._params)
+        return {**self._params, **self._values}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -128,8 +137,18 @@ class FleetTrial(BaseTrial):
         return int(self._suggest(name, distributions.IntDistribution(low, high, log, step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Suggest one of `choices`."""
-        return self._suggest(name, distributions.CategoricalDistribution(choices))
+        """Suggest one of `choices`: the very object that was given.
+
+        Args:
+            name: The parameter.
+            choices: Text, numbers, booleans, None, and lists, tuples and mappings of them.
+
+        Raises:
+            UnsuitableValueError: A choice is none of these.
+        """
+        named = Choices.of(choices, name)
+        distribution = distributions.CategoricalDistribution(named.names)
+        return self._suggest(name, distribution, named.value_of)
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
         """Optuna's deprecated spelling of `suggest_float`."""
@@ -146,25 +165,27 @@ class FleetTrial(BaseTrial):
     def report(self, value: float, step: int) -> None:
         """Report an intermediate value; a step that an earlier attempt reported is skipped.
 
+        Args:
+            value: A Python, NumPy or torch number; NaN and infinity are left to the pruner.
+            step: Not negative.
+
         Raises:
-            TypeError: The value is no number.
+            UnsuitableValueError: The value is no number, or the step no whole one; a `TypeError`.
             NotImplementedError: The study has several objectives; they cannot be pruned.
             LeaseLost: Somebody else may run the trial now.
         """
         if len(self.spec.all_directions) > 1:
             raise NotImplementedError("report is not supported with several directions")
-        try:
-            number = float(value)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"report(value={value!r}, step={step}): no number") from error
+        number = as_number(value, f"report(step={step!r:.80})")
+        whole = as_step(step)
         self._lease.check()
         self._note_first_step()
         leases, token = self._lease.leases, self._lease.token
-        status = self._lease.patiently(lambda: leases.report(self.number, token, int(step), number))
+        status = self._lease.patiently(lambda: leases.report(self.number, token, whole, number))
         if status == "LOST":
             self._give_up()
         self.last_value = number
-        self._unjudged_step = int(step) if status == "OK" else None
+        self._unjudged_step = whole if status == "OK" else None
 
     def should_prune(self) -> bool:
         """Whether the pruner, knowing all reports so far, gives this trial up.
@@ -179,12 +200,39 @@ class FleetTrial(BaseTrial):
         return verdict is not None and bool(verdict["prune"])
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Attach a JSON-like fact to the trial."""
-        self._user_attrs[key] = value
+        """Attach a fact to the trial; stored with its result, as plain JSON.
+
+        Args:
+            key: Up to 512 characters; `trialfleet:` is the fleet's own.
+            value: What `workers.protocol.plain` has a rule for.
+
+        Raises:
+            UnsuitableValueError: The value has no plain form, or all of them are over 4 MiB.
+        """
+        name = as_key(key)
+        plain = as_plain(value, f"user attribute {name!r}")
+        size = len(name) + len(json.dumps(plain))
+        total = size + sum(other for known, other in self._attr_sizes.items() if known != name)
+        if total > MAX_ATTRS_BYTES:
+            raise UnsuitableValueError(
+                f"user attribute {name!r}: with it the trial's attributes take {total} bytes, and"
+                f" {MAX_ATTRS_BYTES} are the most; leave what is large in `trial.result_directory`"
+            )
+        self._attr_sizes[name] = size
+        self._user_attrs[name] = plain
 
     def set_constraint(self, key: str, value: float) -> None:
-        """Set a constraint; above 0 it is violated."""
-        self._constraints[key] = float(value)
+        """Set a constraint; above 0 it is violated.
+
+        Raises:
+            UnsuitableValueError: The value is no finite number.
+        """
+        name = as_key(key)
+        number = as_finite(value, f"constraint {name!r}")
+        if name in self._constraints:
+            optuna_warn(f"constraint {name!r} is set already; {number} is ignored")
+        else:
+            self._constraints[name] = number
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save what the next attempt needs to go on from `step`.
@@ -193,9 +241,11 @@ class FleetTrial(BaseTrial):
 
         Args:
             step: Never less than that of the checkpoint before.
-            state: Nested dicts and lists of tensors, numbers, text and None.
+            state: Nested containers of tensors, arrays, numbers, text and generators; all that
+                `workers.disk.state_packing` has a rule for. `load_checkpoint` gives it back equal.
 
         Raises:
+            UnsuitableValueError: Something in it is no data; the message names its place.
             LeaseLost: Somebody else may run the trial now.
         """
         if self._lease.is_lost:
@@ -228,19 +278,36 @@ class FleetTrial(BaseTrial):
         if callback is not None:
             callback()
 
-    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+    def _suggest(
+        self,
+        name: str,
+        distribution: BaseDistribution,
+        read: Callable[[Any], Any] = lambda value: value,
+    ) -> Any:
+        """The trial's value of a parameter, asked for where it has none yet.
+
+        Args:
+            name: The parameter.
+            distribution: What to suggest from.
+            read: From the value as it is stored to the objective's own.
+        """
         known = self._distributions.get(name)
         if known is not None:
             distributions.check_distribution_compatibility(known, distribution)
         if name not in self._params:
             self._params[name] = self._ask(name, distribution)
-        elif not _contains(distribution, self._params[name]):
-            raise ObjectiveError(
-                f"{name}: this trial has {self._params[name]!r}, which the objective's"
-                f" {distribution} does not hold; let the study's space and the objective agree"
-            )
+        stored = self._params[name]
+        try:
+            value = read(stored)
+        except ValueError as error:
+            raise _disagreement(name, stored, distribution) from error
+        if not isinstance(distribution, CategoricalDistribution) and not _contains(
+            distribution, value
+        ):
+            raise _disagreement(name, stored, distribution)
         self._distributions[name] = distribution
-        return self._params[name]
+        self._values[name] = value
+        return value
 
     def _ask(self, name: str, distribution: BaseDistribution) -> Any:
         text = distributions.distribution_to_json(distribution)
@@ -278,6 +345,13 @@ class FleetTrial(BaseTrial):
     def _give_up(self) -> None:
         self._lease.lose()
         raise LeaseLost(f"trial {self.number}: token {self._lease.token} is no longer valid")
+
+
+def _disagreement(name: str, value: Any, distribution: BaseDistribution) -> ObjectiveError:
+    return ObjectiveError(
+        f"{name}: this trial has {value!r}, which the objective's {distribution} does not hold;"
+        " let the study's space and the objective agree"
+    )
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:

@@ -43,7 +43,7 @@ from workers.trials.ending import AttemptEnd, Outcome
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.objectives import call_objective, load_objective
-from workers.trials.values import read_values
+from workers.trials.returned import read_values
 
 log = get_logger(__name__)
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.protocol.errors import ObjectiveError
+from workers.protocol.plain import as_number, is_array
 from workers.protocol.spec import StudySpec
 
 
 def read_values(returned: Any, spec: StudySpec) -> list[float]:
-    """The objective's values in the order of the study's directions.
+    """The objective's values in the order of the study's directions; infinite ones are values.
 
     Args:
-        returned: A number, a sequence of numbers, or a mapping from metric to number.
+        returned: A number, a sequence or an array of numbers, or a mapping from metric to number.
         spec: Names the metrics and counts the directions.
 
     Raises:
-        ObjectiveError: A metric is missing, the count is wrong, or a value is no finite number.
+        ObjectiveError: A metric is missing, the count is wrong, or a value is no number or NaN.
     """
     values = _pick(returned, spec)
     if len(values) != len(spec.all_directions):
@@ -25,20 +27,24 @@ def read_values(returned: Any, spec: StudySpec) -> list[float]:
             f"the objective returned {len(values)} values and the study has"
             f" {len(spec.all_directions)} directions"
         )
-    numbers = []
-    for value in values:
-        try:
-            number = float(value)
-        except (TypeError, ValueError) as error:
-            raise ObjectiveError(f"the objective returned {value!r}, which is no number") from error
-        if number != number:  # noqa: PLR0124 - NaN
-            raise ObjectiveError("the objective returned nan, which cannot be compared")
-        numbers.append(number)
-    return numbers
+    return [_number(value) for value in values]
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        raise ObjectiveError(
+            "the objective returned None, which is no number; let it return its value"
+        )
+    number = as_number(value, "the objective's value")
+    if math.isnan(number):
+        raise ObjectiveError("the objective returned nan, which cannot be compared")
+    return number
 
 
 def _pick(returned: Any, spec: StudySpec) -> Sequence[Any]:
     if not isinstance(returned, Mapping):
+        if is_array(returned) and len(returned.shape) == 1:
+            return list(returned)
         return returned if isinstance(returned, (list, tuple)) else [returned]
     if not spec.metrics:
         raise ObjectiveError(
