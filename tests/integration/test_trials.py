@@ -306,6 +306,7 @@ def test_managers_are_passed_by_type(container):
 
 OBJECTIVES = """
 import os, sys, time
+from pathlib import Path
 import optuna
 
 def good(trial):
@@ -328,6 +329,17 @@ def exhausts(trial):
 
 def returns_nothing(trial):
     return None
+
+def cannot_save(trial):
+    Path(__file__).with_name("drain").touch()
+    try:
+        trial.progress(1)
+    except BaseException:
+        trial.save_checkpoint(1, {"model": print})
+
+def loses_a_loader(trial):
+    Path(__file__).with_name("drain").touch()
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
 """
 
 
@@ -423,3 +435,13 @@ def test_a_tidying_that_outlasts_the_lease_is_no_objective_that_goes_on(
     assert runner.run(hint) is Outcome.ENDED
     assert tidied.is_set()
     assert ended == []
+
+
+@pytest.mark.parametrize("objective", ["cannot_save", "loses_a_loader"])
+def test_what_goes_wrong_in_a_drain_is_no_failure(desk, runner, tmp_path, objective):
+    place = desk(objective=f"{tmp_path}/runner_objectives.py:{objective}", max_failures=1)
+    place.leases.enqueue(0, {})
+    hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
+    assert runner.run(hint) is Outcome.GOES_BACK
+    record = place.leases.record(0)
+    assert (record.state, record.failures) == (TrialState.QUEUED, 0)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from workers.protocol.errors import UnknownMessageError
+from workers.protocol.plain import describe_error
 
 #: The Celery name of the one task. The orchestrator enqueues by this name and imports no task.
 RUN_TRIAL: Final = "workers.tasks.run_trial"
@@ -87,3 +88,16 @@ class Result(BaseModel):
     result_error: str | None = None
     #: Seconds this attempt held a slot, from the claim to the commit.
     busy_seconds: float = 0.0
+
+    def sendable(self) -> Result:
+        """This result, without its attributes if these cannot be sent: the values count most."""
+        try:
+            self.model_dump_json()
+        except (ValueError, TypeError) as error:  # pydantic's own are of the first kind
+            return self.without_attributes(error)
+        return self
+
+    def without_attributes(self, reason: Exception) -> Result:
+        """This result, with the reason for which its attributes are left out."""
+        told = f"attributes left out: {describe_error(reason, 500)}"
+        return self.model_copy(update={"user_attrs": {}, "result_error": told})

@@ -26,7 +26,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox, OutboxEntry
 from workers.logs import get_logger
-from workers.protocol.errors import LeaseLost
+from workers.protocol.errors import DrainRequested, LeaseLost
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
 from workers.protocol.states import TrialState
@@ -134,9 +134,13 @@ class AttemptEnd:
         )
 
     def fail(self, error: BaseException) -> None:
-        """Count a failure of the attempt; the trial is tried again, or DEAD."""
-        if not isinstance(error, Exception) and self._is_draining():
-            # the second signal: the training ends where it is
+        """Count a failure of the attempt; the trial is tried again, or DEAD.
+
+        What goes wrong while this worker shuts down is not counted: the signals that end it reach
+        loaders and other processes that the objective started, too.
+        """
+        if self._is_draining() or _is_of_a_drain(error):
+            log.warning("failed_while_draining", error=describe_error(error, _ERROR_CHARACTERS))
             self.release()
             return
         log.error("attempt_failed", exc_info=error)
@@ -150,6 +154,13 @@ class AttemptEnd:
         # LOST, too, where only the answer to the first call was lost
         if self._status not in {"DEAD", None}:
             self._announce_seconds = backoff * 2**held.grant.record.failures
+
+    def refuse(self, error: Exception) -> None:
+        """End the trial as FAILED: the same would go wrong again. Not so, if a drain led to it."""
+        if _is_of_a_drain(error):
+            self.fail(error)
+        else:
+            self.commit(TrialState.FAILED, error=plain_text(error, _ERROR_CHARACTERS))
 
     def release(self) -> None:
         """Give the trial back, uncounted, and the message with it."""
@@ -213,10 +224,20 @@ class AttemptEnd:
 
     def _result(self, values: list[float] | None = None, error: str | None = None) -> Result:
         """What this attempt came to, with what it attached to the trial."""
-        return Result(
+        result = Result(
             values=values,
             user_attrs=self._trial.user_attrs,
             constraints=self._trial.constraints,
             error=None if error is None else plain_text(error, _ERROR_CHARACTERS),
             busy_seconds=lease_clock() - self._started_at,
         )
+        return result.sendable()
+
+
+def _is_of_a_drain(error: BaseException | None) -> bool:
+    """Whether an error was raised by what an objective did about a drain."""
+    while error is not None:
+        if isinstance(error, DrainRequested):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -198,8 +198,7 @@ class TrialRunner:
             value = trial.last_value
             end.commit(TrialState.PRUNED, None if value is None else [value])
         except (ObjectiveError, InvalidInputError) as error:
-            # the same trial would break in the same way again
-            end.commit(TrialState.FAILED, error=str(error))
+            end.refuse(error)
         except TrialCancelled as error:
             end.commit(TrialState.CANCELLED, error=str(error))
         except DrainRequested:
