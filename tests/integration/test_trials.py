@@ -331,14 +331,14 @@ def returns_nothing(trial):
     return None
 
 def cannot_save(trial):
-    Path(__file__).with_name("drain").touch()
+    Path(trial.config["drain"]).touch()
     try:
         trial.progress(1)
     except BaseException:
         trial.save_checkpoint(1, {"model": print})
 
 def loses_a_loader(trial):
-    Path(__file__).with_name("drain").touch()
+    Path(trial.config["drain"]).touch()
     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
 """
 
@@ -439,7 +439,11 @@ def test_a_tidying_that_outlasts_the_lease_is_no_objective_that_goes_on(
 
 @pytest.mark.parametrize("objective", ["cannot_save", "loses_a_loader"])
 def test_what_goes_wrong_in_a_drain_is_no_failure(desk, runner, tmp_path, objective):
-    place = desk(objective=f"{tmp_path}/runner_objectives.py:{objective}", max_failures=1)
+    place = desk(
+        objective=f"{tmp_path}/runner_objectives.py:{objective}",
+        max_failures=1,
+        config={"drain": str(tmp_path / "drain")},
+    )
     place.leases.enqueue(0, {})
     hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
     assert runner.run(hint) is Outcome.GOES_BACK
