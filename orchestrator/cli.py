@@ -27,6 +27,7 @@ from orchestrator.watch import draw, format_values, open_view, summary
 from workers.logs import configure_logging
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
+from workers.protocol.plain import strict_json
 from workers.protocol.states import StudyState
 from workers.settings import Settings
 
@@ -220,7 +221,8 @@ def _entry_document(entry: Any) -> dict[str, Any]:
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    # infinity is no JSON by its standard, and many readers refuse it
+    print(json.dumps(strict_json(document), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _complain(error: FleetError) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.driven import DrivenStudy
+from orchestrator.inbox import Collector
 from orchestrator.lifecycle import Instruction, num_to_ask, reconcile
 from orchestrator.space import suggest_all, values_of
-from workers.coordination.leases import CheckpointRef
+from workers.coordination.leases import CheckpointRef, TrialRecord
 from workers.disk.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
 from workers.protocol.states import TrialState
@@ -25,8 +26,9 @@ SURPLUS: Final = 1
 class Dispatcher:
     """Keeps just enough trials of one study in flight."""
 
-    def __init__(self, study: DrivenStudy, settings: Settings) -> None:
+    def __init__(self, study: DrivenStudy, collector: Collector, settings: Settings) -> None:
         self._study = study
+        self._collector = collector
         self._times = settings.times
         self._home = settings.home
         #: trial -> when it was last announced, on the server's clock, ms
@@ -82,6 +84,7 @@ class Dispatcher:
                 None if record is None else record.state,
                 waited_seconds=(now_ms - since_ms) / 1000,
                 patience_seconds=patience,
+                is_inbox_empty=self._has_no_end_to_come(record),
             )
             if instruction is Instruction.ENQUEUE:
                 suggest_all(self._study.asked(trial.number), self._study.spec)
@@ -93,6 +96,12 @@ class Dispatcher:
                 self._announced_at[trial.number] = now_ms
                 log.info("announced_again", study=self._study.name, trial=trial.number)
                 self._study.send_hint(trial.number)
+            elif instruction is Instruction.TELL_LOST and record is not None:
+                self._collector.tell_lost(trial.number, record.state)
+
+    def _has_no_end_to_come(self, record: TrialRecord | None) -> bool:
+        """Whether a trial has ended in Redis and nothing will tell how: asked after it was read."""
+        return record is not None and record.state.is_terminal and self._study.has_empty_inbox()
 
     def _enqueue(self, number: int, checkpoint: CheckpointRef | None = None) -> None:
         params = values_of(self._study.spec, self._study.stored(number).params)

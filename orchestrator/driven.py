@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.space import make_pruner, make_sampler
 from orchestrator.storage import StudyStorage, create_or_load_study
 from workers.coordination.hints import Hints
+from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.studies import Studies
 from workers.protocol.plain import OWN_PREFIX
 from workers.protocol.spec import StudySpec
@@ -151,6 +152,19 @@ class DrivenStudy:
     def publish(self, facts: dict[str, Any]) -> None:
         """Show facts to workers and to people."""
         self._studies.publish(self.name, facts)
+
+    def has_empty_inbox(self) -> bool:
+        """Whether nothing that the study's trials told waits to be taken in."""
+        return Inbox(self._studies.client, "").is_empty(self.name)
+
+    def reasons_set_aside(self, count: int) -> list[str]:
+        """Why entries of the study's inbox were set aside, the latest last."""
+        found = entries_set_aside(self._studies.client, self.name, count)
+        return [each.reason for each in reversed(found)]
+
+    def keep_aside(self, entry: Entry, reason: str) -> None:
+        """Set an entry of the inbox aside that cannot be taken in."""
+        set_aside(self._studies.client, self.name, entry, reason)
 
     def sync(self) -> None:
         """Bring all that was written to disk."""

@@ -1,24 +1,38 @@
 """Collect: what trials report, ask for and end with, from the inbox stream into the storage.
 
+An entry that tells nothing, or something that the storage does not take, is set aside with its
+reason, where `status` shows it, and its trial goes on or ends all the same.
+
 Invariant: an entry is acknowledged only when the storage has it on disk; one that comes twice
-changes nothing.
+changes nothing, and none is read for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
-from optuna.distributions import json_to_distribution
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import FrozenTrial
 
 from orchestrator.driven import ATTR, DrivenStudy
 from orchestrator.lifecycle import TOLD_AS
 from orchestrator.space import suggest
+from orchestrator.storage import refuses_value
+from workers.coordination.inbox import Entry
 from workers.logs import get_logger
-from workers.protocol.messages import InboxEntry, Result
+from workers.protocol.errors import UnreadableEntryError
+from workers.protocol.messages import BrokenEntry, End, InboxEntry, Question, Report, Result
+from workers.protocol.plain import describe_error
 from workers.protocol.states import TrialState
 
 log = get_logger(__name__)
+
+#: How many of the entries that were set aside a status names.
+_SHOWN: Final = 5
 
 
 class Collector:
@@ -26,45 +40,72 @@ class Collector:
 
     def __init__(self, study: DrivenStudy) -> None:
         self._study = study
+        #: why entries were set aside, the latest last
+        self.set_aside: deque[str] = deque(study.reasons_set_aside(_SHOWN), maxlen=_SHOWN)
 
-    def collect(self, entries: Sequence[InboxEntry]) -> None:
+    def collect(self, entries: Sequence[Entry]) -> None:
         """Take entries in, in their order, and bring them to disk, so that they may be dropped."""
-        handlers = {"report": self._report, "suggest": self._suggest, "terminal": self._end}
-        ended = []
+        ended: dict[int, TrialState] = {}
         for entry in entries:
             try:
-                handlers[entry.kind](entry)
-            except KeyError:
-                # Redis kept what the storage lost, or never had
-                log.warning("unknown_trial", study=self._study.name, trial=entry.number)
-            if entry.kind == "terminal":
-                ended.append(entry)
+                state = self._take(entry)
+            except UnreadableEntryError as error:
+                state = self._set_aside(entry, str(error))
+            if state is not None and entry.number is not None:
+                ended[entry.number] = state
         self._study.sync()
-        for entry in ended:
-            self._study.leases.settle(entry.number, TrialState(entry.subject))
+        for number, state in ended.items():
+            self._study.leases.settle(number, state)
 
-    def _report(self, entry: InboxEntry) -> None:
-        stored, step = self._study.stored(entry.number), int(entry.subject)
-        if stored.state.is_finished():
-            return
-        if step not in stored.intermediate_values:
-            self._study.report(entry.number, step, float(entry.payload))
+    def tell_lost(self, number: int, state: TrialState) -> None:
+        """End a trial that Redis has as ended, and of whose end no entry is left."""
+        log.error("result_lost", study=self._study.name, trial=number, state=state)
+        self._tell_failed(number, f"its result was lost: Redis has it as {state}, and no more")
+        self._study.sync()
+        self._study.leases.settle(number, state)
+
+    def _take(self, entry: Entry) -> TrialState | None:
+        """Take one entry in; the state of the trial if it is an end.
+
+        Raises:
+            UnreadableEntryError: It tells nothing, or something that the storage does not take.
+        """
+        if isinstance(entry, BrokenEntry):
+            raise UnreadableEntryError(entry.reason)
+        told = entry.decode()
+        try:
+            stored = self._study.stored(entry.number)
+        except KeyError:
+            # Redis kept what the storage lost, or never had
+            log.warning("unknown_trial", study=self._study.name, trial=entry.number)
+            return told.state if isinstance(told, End) else None
+        if isinstance(told, End):
+            return self._end(entry, told, stored)
+        if not stored.state.is_finished():
+            if isinstance(told, Report):
+                self._report(entry, told, stored)
+            else:
+                self._answer(entry, told)
+        return None
+
+    def _report(self, entry: InboxEntry, report: Report, stored: FrozenTrial) -> None:
+        if report.step not in stored.intermediate_values:
+            with _to_be_taken(f"report of trial {entry.number} at step {report.step}"):
+                self._study.report(entry.number, report.step, report.value)
         if self._study.spec.pruner.type != "none":
             answer = {
-                "request": f"report:{step}",
+                "request": f"report:{report.step}",
                 "prune": self._study.should_prune(entry.number),
             }
             self._study.leases.reply(entry.number, entry.token, answer)
 
-    def _suggest(self, entry: InboxEntry) -> None:
-        if self._study.stored(entry.number).state.is_finished():
-            return
-        request = f"suggest:{entry.subject}"
-        trial = self._study.asked(entry.number)
+    def _answer(self, entry: InboxEntry, question: Question) -> None:
+        request = f"suggest:{question.name}"
         try:
-            value = suggest(trial, entry.subject, json_to_distribution(entry.body))
-        except ValueError as error:
-            answer = {"request": request, "error": str(error)}
+            distribution = _distribution(question)
+            value = suggest(self._study.asked(entry.number), question.name, distribution)
+        except (ValueError, UnreadableEntryError) as error:
+            answer = {"request": request, "error": describe_error(error, 500)}
             self._study.leases.reply(entry.number, entry.token, answer)
             return
         # a suggestion that a worker has seen must outlive this process
@@ -73,27 +114,19 @@ class Collector:
             entry.number,
             entry.token,
             {"request": request, "value": value},
-            param=(entry.subject, value),
+            param=(question.name, value),
         )
 
-    def _end(self, entry: InboxEntry) -> None:
+    def _end(self, entry: InboxEntry, end: End, stored: FrozenTrial) -> TrialState:
         """Tell Optuna how a trial ended; the first end that is told stays."""
-        stored, state = self._study.stored(entry.number), TrialState(entry.subject)
-        result = Result.model_validate(entry.payload)
+        state, result = end.state, end.result
         if stored.state.is_finished():
-            if stored.state is not TOLD_AS[state] or (
-                state is TrialState.COMPLETE and stored.values != result.values
-            ):
-                log.error(
-                    "second_result_refused",
-                    study=self._study.name,
-                    trial=entry.number,
-                    values=result.values,
-                    stored=stored.values,
-                )
-            return
-        self._attach(entry, state, result)
+            self._compare(entry, end, stored)
+            return state
         values = result.values if state is TrialState.COMPLETE else None
+        if state is TrialState.COMPLETE:
+            self._check_values(entry.number, values)
+        self._attach(entry, state, result)
         self._study.tell(entry.number, TOLD_AS[state], values)
         log.info(
             "told",
@@ -103,17 +136,105 @@ class Collector:
             values=result.values,
             error=result.error,
         )
+        return state
+
+    def _compare(self, entry: InboxEntry, end: End, stored: FrozenTrial) -> None:
+        is_complete = end.state is TrialState.COMPLETE
+        differs = is_complete and stored.values != end.result.values
+        if stored.state is not TOLD_AS[end.state] or differs:
+            log.error(
+                "second_result_refused",
+                study=self._study.name,
+                trial=entry.number,
+                values=end.result.values,
+                stored=stored.values,
+            )
 
     def _attach(self, entry: InboxEntry, state: TrialState, result: Result) -> None:
+        """Store what belongs to an end; what the storage does not take must not hide the rest."""
+        for key, constraint in result.constraints.items():
+            self._study.asked(entry.number).set_constraint(key, constraint)
+        problem = result.result_error
+        for key, value in result.user_attrs.items():
+            try:
+                with _to_be_taken(f"attribute {key!r} left out"):
+                    self._study.set_attr(entry.number, key, value)
+            except UnreadableEntryError as error:
+                problem = str(error)
         facts: dict[str, Any] = {
-            **result.user_attrs,
             f"{ATTR}state": state.value,
             f"{ATTR}attempt": entry.attempt,
             f"{ATTR}busy_seconds": round(result.busy_seconds, 3),
+            f"{ATTR}error": result.error,
+            f"{ATTR}result_error": problem,
         }
-        if result.error is not None:
-            facts[f"{ATTR}error"] = result.error
         for key, value in facts.items():
-            self._study.set_attr(entry.number, key, value)
-        for key, constraint in result.constraints.items():
-            self._study.asked(entry.number).set_constraint(key, constraint)
+            if value is not None:
+                self._study.set_attr(entry.number, key, value)
+
+    def _check_values(self, number: int, values: Sequence[float] | None) -> None:
+        """Refuse what Optuna would.
+
+        Raises:
+            UnreadableEntryError: There are not as many values as directions, or one is NaN.
+        """
+        wanted = len(self._study.spec.all_directions)
+        if values is None or len(values) != wanted or any(map(math.isnan, values)):
+            raise UnreadableEntryError(
+                f"end of trial {number}: COMPLETE with {values}, and the study has {wanted}"
+                " directions"
+            )
+
+    def _set_aside(self, entry: Entry, reason: str) -> TrialState | None:
+        """Keep an entry for people to look at; its trial, if it was its end, has failed."""
+        log.error("entry_set_aside", study=self._study.name, entry=entry.id, reason=reason)
+        self._study.keep_aside(entry, reason)
+        self.set_aside.append(reason)
+        if entry.number is None or not self._is_end_of(entry.number, entry.id):
+            return None
+        self._tell_failed(entry.number, f"its result could not be taken in: {reason}")
+        return TrialState.FAILED
+
+    def _is_end_of(self, number: int, entry_id: str) -> bool:
+        """Whether a trial ended in Redis with this very entry: nothing else will tell how."""
+        record = self._study.leases.record(number)
+        return record is not None and record.result_id == entry_id
+
+    def _tell_failed(self, number: int, error: str) -> None:
+        try:
+            stored = self._study.stored(number)
+        except KeyError:
+            return
+        if not stored.state.is_finished():
+            self._study.set_attr(number, f"{ATTR}state", TrialState.FAILED.value)
+            self._study.set_attr(number, f"{ATTR}error", error)
+            self._study.tell(number, TOLD_AS[TrialState.FAILED], None)
+
+
+@contextmanager
+def _to_be_taken(what: str) -> Iterator[None]:
+    """Tell a storage that works, and does not take what it is given, from one that fails.
+
+    Raises:
+        UnreadableEntryError: It does not take it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not refuses_value(error):
+            raise
+        raise UnreadableEntryError(f"{what}: {describe_error(error, 300)}") from error
+
+
+def _distribution(question: Question) -> BaseDistribution:
+    """Read what a worker asks from.
+
+    Raises:
+        UnreadableEntryError: It is no distribution.
+    """
+    try:
+        return json_to_distribution(question.distribution)
+    except Exception as error:
+        raise UnreadableEntryError(
+            f"parameter {question.name!r}: no distribution: {describe_error(error, 200)}"
+        ) from error

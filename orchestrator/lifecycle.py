@@ -33,6 +33,8 @@ class Instruction(Enum):
     """Write its record and send a hint: Redis does not know it."""
     SEND_HINT = auto()
     """Send a hint: it waits, and the one before may be lost."""
+    TELL_LOST = auto()
+    """End it as failed: Redis has it as ended, and of its end nothing is left to read."""
 
 
 def reconcile(
@@ -40,6 +42,7 @@ def reconcile(
     *,
     waited_seconds: float = 0.0,
     patience_seconds: float,
+    is_inbox_empty: bool = False,
 ) -> Instruction:
     """What brings the storage and Redis together for a trial that has not ended in the storage.
 
@@ -47,11 +50,14 @@ def reconcile(
         state: Its state in Redis, or None if there is no record.
         waited_seconds: How long it has been queued.
         patience_seconds: After which a queued trial is announced again.
+        is_inbox_empty: Whether, since that state was read, nothing was left to be told.
     """
     if state is None:
         return Instruction.ENQUEUE
     if state is TrialState.QUEUED and waited_seconds >= patience_seconds:
         return Instruction.SEND_HINT
+    if state.is_terminal and is_inbox_empty:
+        return Instruction.TELL_LOST
     return Instruction.LEAVE
 
 

@@ -186,12 +186,13 @@ class Service:
         except InvalidInputError:
             right.release()
             raise
+        collector = Collector(study)
         lead = _Lead(
             right,
             held_at,
             study,
-            Dispatcher(study, self.settings),
-            Collector(study),
+            Dispatcher(study, collector, self.settings),
+            collector,
             build_status(study.spec, study.trials, wall_seconds=study.wall_seconds),
         )
         self._leads[name] = lead
@@ -311,6 +312,7 @@ class Service:
             slots=lead.slots,
             leases=study.leases,
             results=str(self.settings.home / "studies" / study.name / "trials"),
+            set_aside=lead.collector.set_aside,
         )
         study.publish(
             {

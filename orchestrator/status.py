@@ -88,6 +88,8 @@ class StudyStatus(BaseModel):
     running: list[RunningTrial] = []
     results: str | None = None
     """Where trials leave their results."""
+    set_aside: list[str] = []
+    """Why entries of the study's inbox could not be taken in, the latest last."""
 
     @property
     def num_ended(self) -> int:
@@ -117,6 +119,7 @@ def build_status(
     slots: int = 0,
     leases: TrialLeases | None = None,
     results: str | None = None,
+    set_aside: Sequence[str] = (),
 ) -> StudyStatus:
     """Put a status together.
 
@@ -127,6 +130,7 @@ def build_status(
         slots: Pool processes that read its queue.
         leases: Tells running trials from queued ones; without, all open ones count as queued.
         results: Where its trials leave their results.
+        set_aside: Why entries of its inbox could not be taken in.
     """
     running = [] if leases is None else _running(leases)
     ended = [trial for trial in trials if trial.state.is_finished()]
@@ -151,6 +155,7 @@ def build_status(
         recent=[_describe(trial) for trial in sorted(ended, key=_ended_at)[-_RECENT:]],
         running=running,
         results=results,
+        set_aside=list(set_aside),
     )
 
 

@@ -186,6 +186,19 @@ def is_database_error(error: Exception) -> bool:
     return type(error).__module__.startswith("sqlalchemy")  # without importing it
 
 
+def refuses_value(error: BaseException) -> bool:
+    """Whether a storage works, and does not take what it was given."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, (ValueError, TypeError, OverflowError, RecursionError)):
+            return True
+        is_database = type(found).__module__.startswith("sqlalchemy")
+        if is_database and type(found).__name__ in {"DataError", "IntegrityError"}:
+            return True
+        found = found.__cause__
+    return False
+
+
 def _open_database(url: str) -> optuna.storages.RDBStorage:
     try:
         return optuna.storages.RDBStorage(url)

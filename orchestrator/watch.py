@@ -127,7 +127,7 @@ def draw(status: StudyStatus, *, width: int) -> Group:
     for ended in reversed(status.recent[-5:]):
         table.add_row(*_ended_row(ended, status))
     parts.append(table)
-    return Group(*parts)
+    return Group(*parts, *_set_aside(status))
 
 
 def summary(status: StudyStatus) -> Group:
@@ -141,7 +141,9 @@ def summary(status: StudyStatus) -> Group:
         ),
     ]
     if status.best is None:
-        return Group(*parts, Text("no trial is complete", style="red"), *_errors(status))
+        return Group(
+            *parts, Text("no trial is complete", style="red"), *_errors(status), *_set_aside(status)
+        )
     value = format_values(status.best.value, status.best.values, status)
     parts.append(Text(f"best: trial {status.best.number}  {value}", style="bold green"))
     parts += [Text(f"  {name} = {_short(value)}") for name, value in status.best.params.items()]
@@ -155,7 +157,7 @@ def summary(status: StudyStatus) -> Group:
             f"{trial.seconds:.1f}",
             format_params(trial.params),
         )
-    parts += [Text(""), table, *_errors(status)]
+    parts += [Text(""), table, *_errors(status), *_set_aside(status)]
     if status.results is not None and Path(status.results).is_dir():
         parts += [Text(""), Text(f"results: {status.results}/<trial>/result")]
     return Group(*parts)
@@ -219,6 +221,11 @@ def _ended_row(trial: EndedTrial, status: StudyStatus) -> tuple[str | Text, ...]
     note = (trial.error or format_params(trial.params)).splitlines() or [""]
     state = Text(trial.state, style=_STYLES.get(trial.state, ""))
     return str(trial.number), state, value, "", note[0]
+
+
+def _set_aside(status: StudyStatus) -> list[RenderableType]:
+    """What trials told and could not be taken in, one line each."""
+    return [Text(f"not taken in: {reason}", style="red") for reason in status.set_aside]
 
 
 def _errors(status: StudyStatus) -> list[RenderableType]:

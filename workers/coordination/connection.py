@@ -62,6 +62,8 @@ def connect(settings: Settings, *, check: bool = True) -> redis.Redis:
         client = redis.Redis.from_url(
             url,
             decode_responses=True,
+            # whatever somebody wrote there, and whatever a user's text holds
+            encoding_errors="backslashreplace",
             socket_connect_timeout=3.0,
             socket_timeout=_SOCKET_TIMEOUT_SECONDS,
             health_check_interval=30,

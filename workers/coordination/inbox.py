@@ -5,17 +5,35 @@ Invariant: an entry is deleted only once it is acknowledged, and that only once 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import redis
 
 from workers.coordination import keys
-from workers.protocol.messages import InboxEntry
+from workers.protocol.messages import BrokenEntry, InboxEntry, read_entry
+from workers.protocol.plain import plain_text
 
 _GROUP: Final = "orchestrator"
+
+#: How many entries that were set aside are kept for people, and how long after the last: 30 days.
+KEEP_SET_ASIDE: Final = 100
+KEEP_SET_ASIDE_MS: Final = 30 * 24 * 3600 * 1000
+
+#: How much of a field is kept of an entry that was set aside.
+_KEPT_CHARACTERS: Final = 2000
+
+Entry: TypeAlias = InboxEntry | BrokenEntry
+
+
+class SetAside(NamedTuple):
+    """An entry that could not be taken in, and why."""
+
+    id: str
+    reason: str
 
 
 @dataclass
@@ -25,10 +43,10 @@ class Inbox:
     client: redis.Redis
     consumer: str
 
-    def join(self, study: str) -> list[InboxEntry]:
+    def join(self, study: str) -> list[Entry]:
         """Start to read a study; returns what any orchestrator before had not acknowledged."""
         self._make_group(study)
-        entries: list[InboxEntry] = []
+        entries: list[Entry] = []
         start = "0-0"
         while True:
             start, claimed, *_ = self.client.xautoclaim(
@@ -38,7 +56,7 @@ class Inbox:
             if start == "0-0":
                 return entries
 
-    def read(self, studies: Sequence[str], block_ms: int) -> list[tuple[str, InboxEntry]]:
+    def read(self, studies: Sequence[str], block_ms: int) -> list[tuple[str, Entry]]:
         """New entries of the studies, each with its study; waits at most `block_ms` for one."""
         streams = {keys.inbox(study): ">" for study in studies}
         try:
@@ -65,6 +83,10 @@ class Inbox:
         with suppress(redis.ResponseError):  # BUSYGROUP: it exists
             self.client.xgroup_create(keys.inbox(study), _GROUP, id="0", mkstream=True)
 
+    def is_empty(self, study: str) -> bool:
+        """Whether nothing waits, neither unread nor unacknowledged."""
+        return not self.client.xlen(keys.inbox(study))
+
     def acknowledge(self, study: str, ids: Iterable[str]) -> None:
         """Drop entries for good."""
         wanted = list(ids)
@@ -76,10 +98,30 @@ class Inbox:
         pipeline.execute()
 
 
+def set_aside(client: redis.Redis, study: str, entry: Entry, reason: str) -> None:
+    """Keep an entry that cannot be taken in where people can look at it; not acknowledged yet."""
+    fields = entry.fields if isinstance(entry, BrokenEntry) else entry.model_dump(mode="json")
+    kept = {name: plain_text(value, _KEPT_CHARACTERS) for name, value in fields.items()}
+    key = keys.set_aside(study)
+    pipeline = client.pipeline()
+    pipeline.lpush(key, json.dumps({"id": entry.id, "reason": reason, "fields": kept}))
+    pipeline.ltrim(key, 0, KEEP_SET_ASIDE - 1)
+    pipeline.pexpire(key, KEEP_SET_ASIDE_MS)
+    pipeline.execute()
+
+
+def entries_set_aside(
+    client: redis.Redis, study: str, count: int = KEEP_SET_ASIDE
+) -> list[SetAside]:
+    """What was set aside of a study, the latest first."""
+    found = [json.loads(text) for text in client.lrange(keys.set_aside(study), 0, count - 1)]
+    return [SetAside(each["id"], each["reason"]) for each in found]
+
+
 def _flat(batches: list[Any]) -> list[Any]:
     """RESP3 wraps the entries of a stream in one more list."""
     return batches[0] if batches and isinstance(batches[0], list) else batches
 
 
-def _entries(raw: Iterable[Any]) -> list[InboxEntry]:
-    return [InboxEntry.from_stream(entry_id, fields) for entry_id, fields in raw if fields]
+def _entries(raw: Iterable[Any]) -> list[Entry]:
+    return [read_entry(entry_id, fields) for entry_id, fields in raw if fields]

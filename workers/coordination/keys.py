@@ -42,6 +42,11 @@ def inbox(name: str) -> str:
     return f"fleet:{{{name}}}:inbox"
 
 
+def set_aside(name: str) -> str:
+    """List: entries of the inbox that could not be taken in, the latest first."""
+    return f"fleet:{{{name}}}:set_aside"
+
+
 def reply(name: str, number: int, token: int) -> str:
     """List: the orchestrator's answers to one holder."""
     return f"fleet:{{{name}}}:reply:{number}:{token}"

@@ -61,6 +61,8 @@ class TrialRecord:
     claimed_at_ms: int = 0
     result_token: int | None = None
     """Of a trial that has ended: the attempt whose end counts."""
+    result_id: str | None = None
+    """Likewise: the entry of the inbox that tells it."""
     error: str | None = None
 
     @classmethod
@@ -90,6 +92,7 @@ class TrialRecord:
             not_before_ms=int(fields.get("not_before", 0)),
             claimed_at_ms=int(fields.get("claimed_at", 0)),
             result_token=int(fields["result_token"]) if "result_token" in fields else None,
+            result_id=fields.get("result_id"),
             error=Result.model_validate_json(fields["error"]).error if "error" in fields else None,
         )
 

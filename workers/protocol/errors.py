@@ -47,6 +47,10 @@ class UnknownMessageError(FleetError):
     """A message of a version that this release does not read."""
 
 
+class UnreadableEntryError(FleetError):
+    """An entry of an inbox tells nothing that this release understands; it is set aside."""
+
+
 class TrialInterrupt(BaseException):
     """Ends an objective from outside; not an `Exception`, so that `except Exception` lets it by."""
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from workers.protocol.errors import UnknownMessageError
-from workers.protocol.plain import describe_error
+from workers.protocol.errors import UnknownMessageError, UnreadableEntryError
+from workers.protocol.plain import describe_error, plain_text
+from workers.protocol.states import TrialState
 
 #: The Celery name of the one task. The orchestrator enqueues by this name and imports no task.
 RUN_TRIAL: Final = "workers.tasks.run_trial"
@@ -48,32 +50,6 @@ class RunTrial(BaseModel):
             ) from error
 
 
-class InboxEntry(BaseModel):
-    """One entry of a study's inbox stream, as the orchestrator reads it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    kind: Literal["report", "suggest", "terminal"]
-    number: int
-    token: int
-    attempt: int
-    #: report: the step; suggest: the parameter's name; terminal: the state
-    subject: str
-    #: JSON; report: the value; suggest: the distribution; terminal: values, attributes, error
-    body: str
-
-    @classmethod
-    def from_stream(cls, entry_id: str, fields: Mapping[str, str]) -> InboxEntry:
-        """Build an entry from what XREADGROUP returns."""
-        return cls.model_validate({"id": entry_id, **fields})
-
-    @property
-    def payload(self) -> Any:
-        """The decoded body."""
-        return json.loads(self.body) if self.body else None
-
-
 class Result(BaseModel):
     """The payload of a terminal entry."""
 
@@ -101,3 +77,113 @@ class Result(BaseModel):
         """This result, with the reason for which its attributes are left out."""
         told = f"attributes left out: {describe_error(reason, 500)}"
         return self.model_copy(update={"user_attrs": {}, "result_error": told})
+
+
+class Report(BaseModel):
+    """What a trial reported of its training; its value may be infinite or NaN."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int = Field(ge=0, lt=2**53)
+    value: float
+
+
+class Question(BaseModel):
+    """A parameter that a trial asks for, with the distribution that its objective gave."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    #: Optuna's own JSON.
+    distribution: str
+
+
+class End(BaseModel):
+    """How a trial ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: TrialState
+    result: Result
+
+    @field_validator("state")
+    @classmethod
+    def _is_an_end(cls, value: TrialState) -> TrialState:
+        if not value.is_terminal:
+            raise ValueError(f"{value} is no end")
+        return value
+
+
+class InboxEntry(BaseModel):
+    """One entry of a study's inbox stream, as the orchestrator reads it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: Literal["report", "suggest", "terminal"]
+    number: int
+    token: int
+    attempt: int
+    #: report: the step; suggest: the parameter's name; terminal: the state
+    subject: str
+    #: JSON; report: the value; suggest: the distribution; terminal: values, attributes, error
+    body: str
+
+    @classmethod
+    def from_stream(cls, entry_id: str, fields: Mapping[str, str]) -> InboxEntry:
+        """Build an entry from what XREADGROUP returns."""
+        return cls.model_validate({"id": entry_id, **fields})
+
+    @property
+    def payload(self) -> Any:
+        """The decoded body."""
+        return json.loads(self.body) if self.body else None
+
+    def decode(self) -> Report | Question | End:
+        """What the entry tells.
+
+        Raises:
+            UnreadableEntryError: It is none that a worker of this release writes.
+        """
+        try:
+            if self.kind == "report":
+                return Report(step=int(self.subject), value=self.payload)
+            if self.kind == "suggest":
+                return Question(name=self.subject, distribution=self.body)
+            return End(state=TrialState(self.subject), result=Result.model_validate(self.payload))
+        except (ValueError, RecursionError) as error:  # pydantic's and json's own are of the first
+            raise UnreadableEntryError(
+                f"{self.kind} of trial {self.number}: {_explain(error)}"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenEntry:
+    """An entry of an inbox that is none: its fields as they were found, and what is wrong."""
+
+    id: str
+    fields: Mapping[str, str]
+    reason: str
+
+    @property
+    def number(self) -> int | None:
+        """The trial that it seems to be of."""
+        text = self.fields.get("number", "")
+        return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def read_entry(entry_id: str, fields: Mapping[str, str]) -> InboxEntry | BrokenEntry:
+    """An entry as XREADGROUP returns it, whatever is in it."""
+    try:
+        return InboxEntry.from_stream(entry_id, fields)
+    except ValidationError as error:
+        return BrokenEntry(entry_id, fields, _explain(error))
+
+
+def _explain(error: Exception) -> str:
+    """The first thing that is wrong, in one line."""
+    if not isinstance(error, ValidationError):
+        return describe_error(error, 300)
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    return plain_text(f"{name} = {first['input']!r:.100}: {first['msg']}", 300)
