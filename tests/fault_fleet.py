@@ -257,4 +257,4 @@ def is_gone(pid: int) -> Callable[[], bool]:
         identity = ProcessIdentity.of(pid)
     except ProcessLookupError:
         return lambda: True
-    return lambda: not identity.is_alive()
+    return identity.is_dead

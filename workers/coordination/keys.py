@@ -57,9 +57,9 @@ def process(identity: object) -> str:
     return f"fleet:process:{identity}"
 
 
-def cleanup(host: str) -> str:
-    """Hash: which process cleans a host, its token, until when."""
-    return f"fleet:cleanup:{host}"
+def cleanup(place: str) -> str:
+    """Hash: which process cleans up after a user's on a host, its token, until when."""
+    return f"fleet:cleanup:{place}"
 
 
 def lead(name: str) -> str:

@@ -26,7 +26,7 @@ class StudyLead:
             return True
         holder = self.holder()
         # one that died on this host is not waited for
-        if holder is not None and holder.is_local and not holder.is_alive():
+        if holder is not None and holder.is_dead():
             replace(self, owner=holder).release()
             return self._try()
         return False

@@ -108,7 +108,7 @@ class Outbox:
             lease_seconds: After which no owner commits by itself any more, on whatever host.
         """
         for entry in self.entries():
-            died_here = entry.owner.is_local and not entry.owner.is_alive()
+            died_here = entry.owner.is_dead()
             if died_here or _age_seconds(self._folder / entry.name) > lease_seconds:
                 status = self.commit(entry, leases_of(entry.study, entry.epoch))
                 log.info("outbox_committed", study=entry.study, trial=entry.number, status=status)

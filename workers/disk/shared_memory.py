@@ -2,19 +2,22 @@
 
 torch names the segments in which tensors travel between processes `torch_<pid>_...`. The
 semaphores of multiprocessing's queues would have random names; a pool process gives its own, and
-those of its loaders, the prefix `trialfleet-<pid>`.
+those of its loaders, the prefix `trialfleet-<pid namespace>-<pid>`.
 
-Invariant: only regular files of this user, named after a pid that is known to be dead, are removed.
+Invariant: only regular files of this user, named after a pid that is known to be dead, and open in
+no process at all, are removed: containers may share /dev/shm, and have the same pids.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Final
 
-from workers.coordination.identity import ProcessIdentity
+from workers.coordination.identity import ProcessIdentity, boot_id, tag
 from workers.logs import get_logger
 
 log = get_logger(__name__)
@@ -24,7 +27,10 @@ _FOLDER: Final = Path("/dev/shm")  # noqa: S108 - the kernel's, not a temporary 
 
 def semaphore_prefix(pid: int) -> str:
     """What multiprocessing is to put before the names of a process's semaphores."""
-    return f"/trialfleet-{pid}"
+    # macOS has no pid namespaces, and takes 31 characters in all
+    return (
+        f"/trialfleet-{tag(boot_id())}-{pid}" if sys.platform == "linux" else f"/trialfleet-{pid}"
+    )
 
 
 def shared_memory_prefixes(pid: int) -> list[str]:
@@ -44,7 +50,8 @@ def remove_shared_memory(owner: ProcessIdentity, prefixes: list[str]) -> list[Pa
     allowed = set(shared_memory_prefixes(owner.pid)) & set(prefixes)
     removed, left = 0, []
     for path in _FOLDER.iterdir():
-        if any(path.name.startswith(prefix) for prefix in allowed) and _is_own_file(path):
+        own = any(path.name.startswith(prefix) for prefix in allowed) and _is_own_file(path)
+        if own and not _is_in_use(path):
             try:
                 path.unlink(missing_ok=True)
                 removed += 1
@@ -61,3 +68,25 @@ def _is_own_file(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()
+
+
+def _is_in_use(path: Path) -> bool:
+    """Whether any process has a file open or mapped, also one that cannot be seen from here.
+
+    The kernel grants a write lease on a file that nobody else has open.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # a kernel without leases: a name of torch's does not tell one container from another
+        return path.name.startswith("torch_")
+    finally:
+        os.close(descriptor)
+    return False

@@ -51,7 +51,7 @@ class DirectoryManager(BaseProcessManager):
         """Remove this process's scratch directory."""
         self._restore_temporary_files()
         if self._scratch is not None:
-            remove_scratch(self._scratch)
+            remove_scratch(self._scratch, self._record.identity)
             with suppress(redis.RedisError):  # the record expires by itself
                 self._record.drop_scratch(self._scratch)
             self._scratch = None

@@ -53,7 +53,7 @@ class ChildWatch:
             if (
                 self._descriptors[pid] in readable
                 if pid in self._descriptors
-                else not identity.is_alive()
+                else identity.is_dead()
             )
         ]
         for identity in ended:

@@ -125,5 +125,5 @@ class Cleaner:
 
 def _remove_files(entry: ProcessEntry) -> list[str]:
     """Remove a dead process's scratch directories and shared memory; what could not be."""
-    left = [str(path) for path in entry.scratch if not remove_scratch(path)]
+    left = [str(path) for path in entry.scratch if not remove_scratch(path, entry.identity)]
     return left + [str(path) for path in remove_shared_memory(entry.identity, entry.shared_memory)]

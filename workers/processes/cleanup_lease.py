@@ -6,6 +6,7 @@ killed; the lease spares the others the work.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,9 @@ class CleanupLease:
         self._client = client
         self._owner = owner
         self._ttl_ms = int(lease_seconds * 1000)
-        self._keys = {"epoch": keys.EPOCH, "cleanup": keys.cleanup(owner.host)}
+        # of the processes that it may judge: another container's, or user's, are not among them
+        place = f"{owner.host}:{owner.boot_id}:{os.getuid()}"
+        self._keys = {"epoch": keys.EPOCH, "cleanup": keys.cleanup(place)}
 
     @contextmanager
     def held(self) -> Iterator[int | None]:

@@ -82,7 +82,9 @@ class HostAgent(bootsteps.StartStopStep):
         make_scratch(self._folder)
         redirect_temporary_files(self._folder)
         # after multiprocessing, at -100, has removed its own directory in there
-        multiprocessing.util.Finalize(None, remove_scratch, [self._folder], exitpriority=-200)
+        multiprocessing.util.Finalize(
+            None, remove_scratch, [self._folder, self._record.identity], exitpriority=-200
+        )
         os.environ[DRAIN_FILE_VARIABLE] = str(self._folder / "drain")
 
     def drain(self) -> None:
@@ -175,7 +177,7 @@ class HostAgent(bootsteps.StartStopStep):
         cleaner.close()
         client.close()
         if self._ends_at_once:
-            remove_scratch(self._folder)
+            remove_scratch(self._folder, self._record.identity)
             os._exit(EXIT_AT_ONCE)
 
     def _clean_up_after_last(self, watch: ChildWatch, cleaner: Cleaner) -> None:

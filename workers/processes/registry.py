@@ -7,6 +7,7 @@ somebody beats for it; after that it is kept for a while, for whoever cleans up.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +20,11 @@ from workers.coordination.clock import server_time_ms
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import call
 from workers.disk.shared_memory import shared_memory_prefixes
+from workers.logs import get_logger
 from workers.protocol.states import ProcessKind
 from workers.times import Times
+
+log = get_logger(__name__)
 
 #: How long the record of a process that stopped beating is kept for the cleaner: 1 day.
 KEEP_LAPSED_MS: Final = 24 * 3600 * 1000
@@ -33,6 +37,8 @@ class ProcessEntry(BaseModel):
 
     identity: ProcessIdentity
     kind: ProcessKind
+    #: Whose it is, by uid; None in a record of a release that did not say.
+    user: int | None = None
     #: Pid of the process above it on the same host; 0 where there is none.
     parent: int = 0
     lease_left_seconds: float = 0.0
@@ -56,6 +62,7 @@ class ProcessRegistry:
     def __init__(self, client: redis.Redis, times: Times) -> None:
         self._client = client
         self._ttl_ms = int(times.lease * 1000)
+        self._unreadable: set[str] = set()
 
     def register(self, identity: ProcessIdentity, fields: Mapping[str, Any]) -> None:
         """Write fields of a process's record and start its lease anew; values go as JSON."""
@@ -86,31 +93,41 @@ class ProcessRegistry:
         )
 
     def dead_here(self) -> list[ProcessEntry]:
-        """Processes of this host that are gone, whether their leases have ended or not."""
+        """This user's processes of this host that are gone, leases ended or not."""
         self._client.zremrangebyscore(
             keys.PROCESSES, 0, server_time_ms(self._client) - KEEP_LAPSED_MS
         )
-        members = self._client.zrange(keys.PROCESSES, 0, -1)
-        return list(self._read([member for member in members if _died_here(member)]))
+        members = [
+            member
+            for member in self._client.zrange(keys.PROCESSES, 0, -1)
+            if (identity := _identity(member)) is not None and identity.is_dead()
+        ]
+        return [entry for entry in self._read(members) if entry.identity.is_dead(entry.user)]
 
     def _read(self, members: Sequence[str]) -> Iterator[ProcessEntry]:
-        """The records of some processes; those without one are dropped from the index."""
+        """The records of some processes; those without one are dropped from the index.
+
+        What cannot be read is said once, and left for a release that can, until it runs out.
+        """
         now_ms = server_time_ms(self._client)
         pipeline = self._client.pipeline(transaction=False)
         for member in members:
             pipeline.hgetall(keys.process(member))
             pipeline.zscore(keys.PROCESSES, member)
-        answers = pipeline.execute()
+        answers = pipeline.execute(raise_on_error=False)
         for member, fields, deadline_ms in zip(members, answers[::2], answers[1::2], strict=True):
-            if not fields:
+            if fields == {}:
                 self._client.zrem(keys.PROCESSES, member)
                 continue
-            decoded = {name: json.loads(value) for name, value in fields.items()}
-            yield ProcessEntry(
-                identity=ProcessIdentity.parse(member),
-                lease_left_seconds=max(0.0, ((deadline_ms or 0.0) - now_ms) / 1000),
-                **decoded,
-            )
+            try:
+                entry = _parse(member, fields, ((deadline_ms or 0.0) - now_ms) / 1000)
+            except (ValueError, redis.ResponseError) as error:
+                if member not in self._unreadable:
+                    self._unreadable.add(member)
+                    log.warning("record_unreadable", record=member[:200], error=str(error)[:500])
+                continue
+            self._unreadable.discard(member)
+            yield entry
 
     def _call(
         self, verb: Any, identity: ProcessIdentity, rest: list[str] | None = None
@@ -128,9 +145,29 @@ class ProcessRegistry:
         )
 
 
-def _died_here(member: str) -> bool:
-    identity = ProcessIdentity.parse(member)
-    return identity.is_local and not identity.is_alive()
+def _identity(member: str) -> ProcessIdentity | None:
+    """Whose record an entry of the index names; None if no process's."""
+    try:
+        return ProcessIdentity.parse(member)
+    except ValueError:
+        return None
+
+
+def _parse(member: str, fields: Any, lease_left_seconds: float) -> ProcessEntry:
+    """A record as it was answered.
+
+    Raises:
+        ValueError: It is none.
+        redis.ResponseError: The key holds something else.
+    """
+    if isinstance(fields, Exception):
+        raise fields
+    try:
+        decoded = {name: json.loads(value) for name, value in fields.items()}
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    facts = {"lease_left_seconds": max(0.0, lease_left_seconds)}
+    return ProcessEntry(**{**decoded, **facts, "identity": ProcessIdentity.parse(member)})
 
 
 class ProcessRecord:
@@ -154,6 +191,7 @@ class ProcessRecord:
         self._registry = registry
         self._fields: dict[str, Any] = {
             "kind": kind.value,
+            "user": os.getuid(),
             "parent": parent,
             "shared_memory": shared_memory_prefixes(self.identity.pid),
             **(fields or {}),

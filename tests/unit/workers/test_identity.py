@@ -9,7 +9,7 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from workers.coordination.identity import ProcessIdentity
+from workers.coordination.identity import Life, ProcessIdentity
 from workers.processes.child_watch import ChildWatch
 
 
@@ -24,21 +24,21 @@ def sleeper():
 def test_an_identity_survives_being_written_down():
     identity = ProcessIdentity.current()
     assert ProcessIdentity.parse(str(identity)) == identity
-    assert identity.is_alive()
+    assert identity.life() is Life.ALIVE
 
 
 @pytest.mark.parametrize(
     "change", [{"host": "elsewhere"}, {"boot_id": "before"}, {"start_ticks": 1}]
 )
 def test_another_process_with_the_same_pid_is_told_apart(change):
-    assert not ProcessIdentity.current()._replace(**change).is_alive()
+    assert ProcessIdentity.current()._replace(**change).life() is not Life.ALIVE
 
 
 def test_a_zombie_is_not_alive(sleeper):
     identity = ProcessIdentity.of(sleeper.pid)
-    assert identity.is_alive()
+    assert identity.life() is Life.ALIVE
     os.kill(sleeper.pid, signal.SIGKILL)
-    wait_until(lambda: not identity.is_alive(), "the sleeper is dead, and nobody has reaped it")
+    wait_until(identity.is_dead, "the sleeper is dead, and nobody has reaped it")
     assert sleeper.returncode is None
 
 
