@@ -104,7 +104,8 @@ class Collector:
         try:
             distribution = _distribution(question)
             value = suggest(self._study.asked(entry.number), question.name, distribution)
-        except (ValueError, UnreadableEntryError) as error:
+        except (ValueError, TypeError, ArithmeticError, UnreadableEntryError) as error:
+            # what the objective asked for cannot be had, and it is told so
             answer = {"request": request, "error": describe_error(error, 500)}
             self._study.leases.reply(entry.number, entry.token, answer)
             return

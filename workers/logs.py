@@ -5,10 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
+
+from workers.protocol.plain import plain_text
+
+#: Characters of a traceback, and of one entry of it, that are logged.
+_CHARACTERS: Final = 50_000
+_LINE_CHARACTERS: Final = 4_000
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -21,7 +28,7 @@ def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None
     """Send structlog and the standard library's logging through one formatter, to stderr."""
     stream = stream or sys.stderr
     renderer: Any = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if stream.isatty()
         else structlog.processors.JSONRenderer(sort_keys=False)
     )
@@ -46,6 +53,15 @@ def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def traceback_of(error: BaseException) -> str:
+    """An error's traceback as text of bounded length, for the field `exception`.
+
+    An error's own text may be of any size; what draws tracebacks takes minutes for a megabyte.
+    """
+    lines = traceback.format_exception(error)
+    return plain_text("".join(plain_text(line, _LINE_CHARACTERS) for line in lines), _CHARACTERS)
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

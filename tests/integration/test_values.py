@@ -277,7 +277,7 @@ def is_nan(value: Any) -> bool:
 def test_attributes_come_back_plain_or_are_refused_at_the_call(bench):
     run = bench().run
 
-    @examples(50)
+    @examples(30)
     @given(st.lists(st.tuples(values, no_data), min_size=20, max_size=25))
     def attributes(pairs):
         def attach(trial):
@@ -328,7 +328,7 @@ def number_of(returned: Any) -> float:
 def test_numbers_of_every_kind_are_numbers_wherever_one_is_taken(bench):
     run = bench().run
 
-    @examples(50)
+    @examples(30)
     @given(st.lists(st.tuples(numbers, no_numbers), min_size=6, max_size=10), numbers | no_numbers)
     def reports(pairs, returned):
         def report(trial):
@@ -363,7 +363,7 @@ def test_numbers_of_every_kind_are_numbers_wherever_one_is_taken(bench):
 def test_a_trial_that_is_pruned_at_whatever_value_is_pruned(bench):
     run = bench(pruner={"type": "median", "n_startup_trials": 0}).run
 
-    @examples(25)
+    @examples(15)
     @given(any_float, st.lists(any_float, min_size=1, max_size=4))
     def pruned(last, before):
         def prune(trial):
@@ -402,7 +402,7 @@ no_choices = st.sampled_from([Colour.RED, Colour, print, object(), 1j, b"x", {1,
 def test_choices_come_back_as_the_objectives_own_objects_in_each_attempt(bench):
     run = bench().run
 
-    @examples(40)
+    @examples(20)
     @given(st.lists(st.lists(choices, min_size=1, max_size=6), min_size=4, max_size=6), no_choices)
     def suggested(all_choices, bad):
         first: list[Any] = []
@@ -427,6 +427,51 @@ def test_choices_come_back_as_the_objectives_own_objects_in_each_attempt(bench):
         assert len(stored.params) == len(all_choices)
 
     suggested()
+
+
+def test_bounds_and_steps_of_every_kind_are_numbers_too(bench):
+    def suggest(trial):
+        low, high = np.float32(0.5), torch.tensor(1.0)
+        assert 0.5 <= trial.suggest_float("f", low, high, log=np.bool_(False)) <= 1.0
+        assert trial.suggest_int("i", np.int64(3), torch.tensor(3)) == 3
+        for bad in (math.inf, math.nan, "low", None, [1]):
+            with pytest.raises(UnsuitableValueError, match="g: high"):
+                trial.suggest_float("g", 0.0, bad)
+        with pytest.raises(UnsuitableValueError, match="high - low"):
+            trial.suggest_float("g", -1.5e308, 1.5e308)
+        with pytest.raises(UnsuitableValueError, match="plain text"):
+            trial.suggest_float("\ud800", 0, 1)
+        trial.progress(np.int64(1))
+        trial.report(1.0, torch.tensor(2))
+        trial.save_checkpoint(np.int32(2), {"step": 2})
+        for bad in (-1, 2**53, math.nan, "one", None):
+            with pytest.raises(UnsuitableValueError, match="step"):
+                trial.save_checkpoint(bad, {})
+            with pytest.raises(UnsuitableValueError, match="step"):
+                trial.report(1.0, bad)
+        return 1.0
+
+    stored = bench().run(suggest)
+    assert stored.value == 1.0, stored.user_attrs
+    assert stored.intermediate_values == {2: 1.0}
+
+
+def test_text_of_a_megabyte_is_kept_and_more_is_cut_off(bench):
+    megabyte = "ä" * 10**6
+
+    def attach(trial):
+        trial.set_user_attr("kept", megabyte)
+        trial.set_user_attr("cut", "x" * (2**20 + 7))
+        with pytest.raises(UnsuitableValueError, match="4194304 are the most"):
+            trial.set_user_attr("too much", megabyte[1:])
+        raise ValueError("\ud800 \0 " + "y" * 10**6)
+
+    stored = bench(max_failures=1).run(attach)
+    assert stored.user_attrs["kept"] == megabyte
+    assert stored.user_attrs["cut"].endswith("... (7 characters more)")
+    error = stored.user_attrs["trialfleet:error"]
+    assert error.startswith("ValueError: \\ud800 \0 yyy")
+    assert len(error) < 2100
 
 
 # --- checkpoints
@@ -477,7 +522,7 @@ no_states = st.sampled_from(
 def test_a_checkpoint_comes_back_equal_or_is_refused_when_it_is_saved(bench):
     run = bench().run
 
-    @examples(50)
+    @examples(25)
     @given(st.lists(states, min_size=8, max_size=12), no_states)
     def saved(parts, bad):
         state = {f"part {index}": part for index, part in enumerate(parts)}

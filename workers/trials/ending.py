@@ -25,7 +25,7 @@ from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox, OutboxEntry
-from workers.logs import get_logger
+from workers.logs import get_logger, traceback_of
 from workers.protocol.errors import DrainRequested, LeaseLost
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
@@ -143,7 +143,7 @@ class AttemptEnd:
             log.warning("failed_while_draining", error=describe_error(error, _ERROR_CHARACTERS))
             self.release()
             return
-        log.error("attempt_failed", exc_info=error)
+        log.error("attempt_failed", exception=traceback_of(error))
         held, spec = self._held, self._trial.spec
         result = self._result(error=describe_error(error, _ERROR_CHARACTERS))
         backoff = self._times.backoff

@@ -21,7 +21,7 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
 from workers.protocol.choices import Choices
 from workers.protocol.errors import LeaseLost, ObjectiveError, UnsuitableValueError
-from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step
+from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step, plain_text
 from workers.protocol.spec import StudySpec, merge_params
 from workers.trials.held_lease import HeldLease
 
@@ -121,20 +121,32 @@ class FleetTrial(BaseTrial):
             LeaseLost, TrialCancelled: Let this pass.
         """
         self._lease.check()
-        self._lease.note_progress(step)
+        self._lease.note_progress(step if type(step) is int else as_step(step))
         self._note_first_step()
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """Suggest a real number in [low, high]."""
-        return float(self._suggest(name, distributions.FloatDistribution(low, high, log, step)))
+        """Suggest a real number in [low, high].
+
+        Raises:
+            UnsuitableValueError: A bound is no finite number.
+        """
+        low, high = _bounds(name, low, high)
+        distribution = distributions.FloatDistribution(low, high, bool(log), step)
+        return float(self._suggest(name, distribution))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        """Suggest an integer in [low, high]."""
-        return int(self._suggest(name, distributions.IntDistribution(low, high, log, step)))
+        """Suggest an integer in [low, high].
+
+        Raises:
+            UnsuitableValueError: A bound is no finite number.
+        """
+        _bounds(name, low, high)
+        distribution = distributions.IntDistribution(low, high, bool(log), step)
+        return int(self._suggest(name, distribution))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Suggest one of `choices`: the very object that was given.
@@ -211,7 +223,7 @@ class FleetTrial(BaseTrial):
         """
         name = as_key(key)
         plain = as_plain(value, f"user attribute {name!r}")
-        size = len(name) + len(json.dumps(plain))
+        size = len(json.dumps({name: plain}, ensure_ascii=False).encode())
         total = size + sum(other for known, other in self._attr_sizes.items() if known != name)
         if total > MAX_ATTRS_BYTES:
             raise UnsuitableValueError(
@@ -250,9 +262,10 @@ class FleetTrial(BaseTrial):
         """
         if self._lease.is_lost:
             self._give_up()
+        whole = as_step(step)
         try:
             ref = self._checkpoints.save(
-                self.study_name, self.number, self._lease.token, step, state
+                self.study_name, self.number, self._lease.token, whole, state
             )
         except OSError as error:
             log.warning("checkpoint_not_saved", error=str(error), hint="make room on the disk")
@@ -291,6 +304,8 @@ class FleetTrial(BaseTrial):
             distribution: What to suggest from.
             read: From the value as it is stored to the objective's own.
         """
+        if not isinstance(name, str) or plain_text(name) != name:
+            raise UnsuitableValueError(f"parameter {name!r:.80}: give its name as plain text")
         known = self._distributions.get(name)
         if known is not None:
             distributions.check_distribution_compatibility(known, distribution)
@@ -345,6 +360,13 @@ class FleetTrial(BaseTrial):
     def _give_up(self) -> None:
         self._lease.lose()
         raise LeaseLost(f"trial {self.number}: token {self._lease.token} is no longer valid")
+
+
+def _bounds(name: str, low: Any, high: Any) -> tuple[float, float]:
+    """Both bounds of a range, which a sampler can draw from only if it is finite."""
+    bounds = as_finite(low, f"{name}: low"), as_finite(high, f"{name}: high")
+    as_finite(bounds[1] - bounds[0], f"{name}: high - low")
+    return bounds
 
 
 def _disagreement(name: str, value: Any, distribution: BaseDistribution) -> ObjectiveError:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import math
+
 import optuna
 import pytest
 
@@ -10,6 +13,7 @@ from orchestrator.space import (
     make_sampler,
     suggest_all,
     suggestion_order,
+    values_of,
 )
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
@@ -134,3 +138,17 @@ def test_a_resumed_study_does_not_draw_the_first_suggestions_again():
     resumed = optuna.create_study(sampler=make_sampler(seeded, num_existing=1)).ask()
     values = [suggest_all(trial, seeded)["x"] for trial in (first, again, resumed)]
     assert values[0] == values[1] != values[2]
+
+
+def test_every_choice_of_a_space_reaches_the_objective_as_it_was_written():
+    choices = [0, 1, False, True, 1.5, "1", None, math.inf, -math.inf, "true"]
+    made = spec({"c": {"type": "categorical", "choices": choices}})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = set()
+    for _ in range(200):
+        trial = study.ask()
+        (value,) = suggest_all(trial, made).values()
+        assert values_of(made, trial.params) == {"c": value}
+        assert values_of(made, json.loads(json.dumps(trial.params))) == {"c": value}
+        seen.add(repr(value))
+    assert seen == {repr(choice) for choice in choices}
