@@ -51,6 +51,7 @@ LEADERLESS = """
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=[60]).start()
 print("ready", flush=True)
+input()
 ctypes.CDLL(None).pthread_exit(None)
 """
 
@@ -58,10 +59,13 @@ ctypes.CDLL(None).pthread_exit(None)
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only pidfd can tell")
 def test_a_process_is_not_dead_while_one_of_its_threads_lives():
     command = [sys.executable, "-c", LEADERLESS]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
         assert process.stdout.readline()
         watch = ChildWatch()
         watch.add(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         leader = psutil.Process(process.pid)
         wait_until(lambda: leader.status() == psutil.STATUS_ZOMBIE, "its first thread ends")
         assert watch.wait(0.1) == []
