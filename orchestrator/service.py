@@ -28,6 +28,7 @@ from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.study_lead import StudyLead
+from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError, StorageFullError
@@ -88,6 +89,8 @@ class Service:
 
     def __enter__(self) -> Self:
         self._client = connect(self.settings)
+        self._home = FleetHome(self._client, self.settings.home)
+        self._home.lead()
         ensure_epoch(self._client)
         self._studies = Studies(self._client)
         self._hints = Hints(resolve_url(self.settings))
@@ -106,6 +109,7 @@ class Service:
         with suppress(redis.RedisError):
             self._record.gone()
         self._hints.close()
+        self._home.close()
         self._client.close()
 
     def turn(self) -> None:
@@ -271,6 +275,8 @@ class Service:
 
     def _check_epoch(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
+        if self._home.try_lead() is None:
+            raise redis.ConnectionError("it lost its data, and the fleet's id is not back yet")
         epoch = ensure_epoch(self._client)
         for name, lead in self._leads.items():
             if lead.study.leases.epoch == epoch and self._studies.exists(name):

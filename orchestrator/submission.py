@@ -9,6 +9,7 @@ from orchestrator.preflight import check
 from orchestrator.storage import check_same_spec, storage_url, stored_identity
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.disk.fleet_home import FleetHome
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
@@ -24,7 +25,8 @@ def submit(
         import_directory: Where the objective's module lies, beside the import path.
 
     Raises:
-        InvalidInputError: The study cannot run; nothing was enqueued.
+        InvalidInputError: The study cannot run, or the home belongs to another fleet; nothing was
+            enqueued.
         StudyExistsError: The name stands for a study with other settings.
         RedisUnavailableError: The fleet's Redis does not answer.
     """
@@ -33,6 +35,7 @@ def submit(
     check_name(spec, settings)
     client = connect(settings)
     try:
+        FleetHome(client, settings.home).join()
         studies = Studies(client)
         if studies.exists(spec.name):
             check_same_spec(spec, studies.spec(spec.name).identity())

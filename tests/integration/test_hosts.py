@@ -110,3 +110,21 @@ def test_a_process_that_proc_hides_is_not_taken_for_dead(hidepid):
         ["unshare", "--mount", "sh", "-c", command], capture_output=True, text=True, check=True
     )
     assert json.loads(seen.stdout) == ["unknown", "dead", False]
+
+
+def test_a_worker_whose_scratch_root_is_another_users_says_so_and_ends(tmp_path, settings):
+    root = tmp_path / f"trialfleet-{os.getuid()}"
+    root.mkdir()
+    os.chown(root, 12345, -1)
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("celery"), "-A", "workers", "worker"],
+        env={**os.environ, **settings.to_environment(), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == 2, output
+    assert "is a directory of user 12345" in output
+    assert "Traceback" not in output

@@ -9,6 +9,8 @@ from typing import Final
 
 #: A random id; missing or changed means that Redis lost its data.
 EPOCH: Final = "fleet:epoch"
+#: The fleet's id, also in its homes; unlike the epoch, it outlives a Redis that loses its data.
+FLEET: Final = "fleet:id"
 #: Set of the names of all studies.
 STUDIES: Final = "fleet:studies"
 #: Sorted set: process record -> when it expires, ms.

@@ -22,6 +22,7 @@ from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.studies import Studies
 from workers.disk.ended_trials import remove_ended
+from workers.disk.fleet_home import FleetHome
 from workers.disk.outbox import Outbox
 from workers.disk.scratch import remove_scratch
 from workers.disk.shared_memory import remove_shared_memory
@@ -47,6 +48,7 @@ class Cleaner:
         self._studies = Studies(client)
         self._hints = Hints(resolve_url(settings))
         self._settings = settings
+        self._home = FleetHome(client, settings.home)
         self._outbox = Outbox(settings.home)
         self._helpers: list[subprocess.Popen[bytes]] = []
         self._lease = CleanupLease(client, ProcessIdentity.current(), settings.times.lease)
@@ -80,7 +82,8 @@ class Cleaner:
                 if not self._lease.renew(token):
                     return  # it took so long that another one cleans now
                 self.clean_up_after(entry.identity)
-            remove_ended(self._client, self._settings.home)
+            if self._home.is_ours():
+                remove_ended(self._client, self._settings.home)
 
     def close(self) -> None:
         """Give the connections to the broker back, and wait for what was started."""
@@ -91,7 +94,8 @@ class Cleaner:
 
     def _commit_outbox(self) -> None:
         """Commit the results that dead processes of this host left."""
-        self._outbox.commit_abandoned(self._studies.leases, self._settings.times.lease)
+        if self._home.is_ours():
+            self._outbox.commit_abandoned(self._studies.leases, self._settings.times.lease)
 
     def _free_trial(self, entry: ProcessEntry) -> None:
         """Reap the trial that a dead process held, so that another one may run it."""

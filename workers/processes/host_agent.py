@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -19,6 +20,7 @@ import redis
 from celery import bootsteps
 
 from workers.coordination.connection import connect
+from workers.disk.fleet_home import FleetHome
 from workers.disk.scratch import (
     make_scratch,
     name_scratch,
@@ -31,6 +33,7 @@ from workers.logs import get_logger
 from workers.processes.child_watch import ChildWatch
 from workers.processes.cleaner import Cleaner
 from workers.processes.registry import ProcessRecord, ProcessRegistry
+from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 
@@ -41,6 +44,9 @@ DRAIN_FILE_VARIABLE: Final = "FLEET_DRAIN_FILE"
 
 #: The exit code of a worker that was told to end a second time.
 EXIT_AT_ONCE: Final = 128 + signal.SIGTERM
+
+#: The exit code of a worker that must not start where it was told to.
+EXIT_REFUSED: Final = 2
 
 #: How long cleaning up may take then.
 _AT_ONCE_SECONDS: Final = 3.0
@@ -79,7 +85,8 @@ class HostAgent(bootsteps.StartStopStep):
         billiard.process.current_process()._config["semprefix"] = semaphore_prefix(os.getpid())
         # before any child is started: they find it in their environment
         self._folder = name_scratch(self._record.identity)
-        make_scratch(self._folder)
+        with _refusing():
+            make_scratch(self._folder)
         redirect_temporary_files(self._folder)
         # after multiprocessing, at -100, has removed its own directory in there
         multiprocessing.util.Finalize(
@@ -114,6 +121,8 @@ class HostAgent(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         """Register this worker and start to watch."""
         client = connect(self._settings)
+        with _refusing():
+            FleetHome(client, self._settings.home).join()
         registry = ProcessRegistry(client, self._settings.times)
         fields = {
             "slots": worker.concurrency,
@@ -208,6 +217,16 @@ class HostAgent(bootsteps.StartStopStep):
         if now - self._idle_since > patience:
             log.warning("pool_stuck", hint="ending it: no trial is left in it")
             self._end_at_once()
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """End a worker that must not start here with one line that says why."""
+    try:
+        yield
+    except InvalidInputError as error:
+        log.error("worker_refused", error=str(error))  # noqa: TRY400 - told to a user
+        raise SystemExit(EXIT_REFUSED) from None
 
 
 def _replace_children(worker: Any) -> None:

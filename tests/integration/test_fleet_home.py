@@ -1,0 +1,174 @@
+"""A home belongs to one fleet; the two fleets of these tests are two databases of one server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+
+from orchestrator.service import Service
+from orchestrator.submission import submit
+from workers.coordination import keys
+from workers.coordination.studies import Studies
+from workers.disk import fleet_home
+from workers.disk.fleet_home import FleetHome
+from workers.processes.cleaner import Cleaner
+from workers.processes.registry import ProcessRegistry
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.messages import Result
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def other_url(server, client):
+    return server.url.removesuffix("/0") + "/1"
+
+
+@pytest.fixture
+def other(other_url):
+    connection = redis.Redis.from_url(other_url, decode_responses=True)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def led(client, home):
+    """A home that an orchestrator leads."""
+    leader = FleetHome(client, home)
+    leader.lead()
+    yield leader
+    leader.close()
+
+
+def test_a_home_and_its_redis_carry_one_id(client, home, led):
+    assert client.get(keys.FLEET) == (home / "fleet.id").read_text()
+    assert led.lead() == led.join() == FleetHome(client, home).lead(), "a second one stands by"
+    assert FleetHome(client, home).is_ours()
+
+
+def test_a_new_home_of_a_worker_becomes_its_fleets(client, led, tmp_path):
+    worker = FleetHome(client, tmp_path / "of a worker")
+    assert worker.join() == led.join()
+    assert (tmp_path / "of a worker" / "fleet.id").exists()
+
+
+def test_a_home_of_another_fleet_is_refused_by_all_with_the_way_out(
+    home, led, other, other_url, settings, tmp_path
+):
+    stranger = FleetHome(other, tmp_path / "elsewhere")
+    stranger.lead()
+    stranger.close()
+    theirs = settings.model_copy(update={"redis_url": other_url})
+    for refused in (
+        FleetHome(other, home).join,
+        FleetHome(other, home).lead,
+        lambda: submit(StudySpec(name="s", metric="loss"), theirs),
+        lambda: Service(theirs).__enter__(),
+    ):
+        with pytest.raises(InvalidInputError, match="FLEET_HOME=.* belongs to fleet .*Set FLEET"):
+            refused()
+    assert not Studies(other).names(), "nothing was enqueued"
+
+
+def test_a_redis_that_lost_its_data_gets_the_homes_id_back_from_an_orchestrator(client, home, led):
+    before = led.join()
+    client.flushall()
+    worker = FleetHome(client, home)
+    assert worker.join() is None
+    assert not worker.is_ours(), "until then nothing in the home is touched"
+    assert led.try_lead() == before
+    assert worker.is_ours()
+
+
+def test_one_that_stands_by_brings_the_id_back_when_the_first_has_gone(client, home, led):
+    before, second = led.join(), FleetHome(client, home)
+    assert second.lead() == before
+    client.flushall()
+    assert second.try_lead() is None, "it is the first one's to do"
+    led.close()
+    assert second.try_lead() == before
+    second.close()
+
+
+def test_an_empty_redis_gets_no_home_that_an_orchestrator_on_another_one_leads(
+    home, led, other, monkeypatch
+):
+    monkeypatch.setattr(fleet_home, "_PATIENCE_SECONDS", 0.2)
+    with pytest.raises(InvalidInputError, match="led by an orchestrator on another Redis: set"):
+        FleetHome(other, home).lead()
+    assert other.get(keys.FLEET) is None
+
+
+def test_orchestrators_that_start_at_once_agree(client, home, tmp_path):
+    homes = [FleetHome(client, home) for _ in range(4)]
+    homes += [FleetHome(client, tmp_path / f"home-{each}") for each in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(FleetHome.lead, homes))
+    assert set(ids) == {client.get(keys.FLEET)}
+    for each in homes:
+        each.close()
+
+
+@pytest.mark.parametrize("text", ["", "no id", "\0" * 32])
+def test_a_damaged_id_is_an_error_that_names_the_file(client, home, led, text):
+    (home / "fleet.id").write_text(text)
+    with pytest.raises(InvalidInputError, match=r"fleet\.id holds .*remove the file"):
+        FleetHome(client, home).join()
+
+
+def test_a_second_fleet_in_a_home_removes_nothing_of_the_firsts(home, led, other, settings):
+    """Its study has the same name, and its trial has ended."""
+    checkpoint = home / "checkpoints" / "s" / "0" / "7" / "step-000000001"
+    checkpoint.mkdir(parents=True)
+    other.set(keys.FLEET, "f" * 32)
+    studies = Studies(other)
+    studies.submit(StudySpec(name="s"), "journal:///nowhere")
+    leases = studies.leases("s")
+    leases.enqueue(0, {})
+    grant = leases.claim(0, "o", 45.0)
+    leases.commit(0, grant.token, TrialState.COMPLETE, Result(values=[0.5]))
+    cleaner = Cleaner(other, ProcessRegistry(other, settings.times), settings)
+    cleaner.sweep_host()
+    assert checkpoint.exists()
+    other.set(keys.FLEET, led.join())
+    cleaner.sweep_host()
+    assert not checkpoint.exists(), "and its own fleet's cleaner would"
+    cleaner.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "-m", "orchestrator.cli", "serve"],
+        [str(Path(sys.executable).with_name("celery")), "-A", "workers", "worker"],
+    ],
+    ids=["serve", "worker"],
+)
+def test_what_is_started_in_the_wrong_home_says_so_and_ends(
+    command, led, other, other_url, settings
+):
+    other.set(keys.FLEET, "f" * 32)
+    theirs = settings.model_copy(update={"redis_url": other_url, "slots": 1})
+    ended = subprocess.run(
+        command,
+        env={**os.environ, **theirs.to_environment()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == 2
+    assert "belongs to fleet" in output
+    assert "Traceback" not in output
