@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, Self
 
@@ -28,6 +29,10 @@ import redis
 from workers.coordination.connection import endpoint_file
 from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError
+
+#: Where a server's port is looked for, and how often.
+_PORTS: Final = range(20_000, 32_000)
+_PORT_TRIES: Final = 100
 
 #: How long a server may take to load its append-only file.
 _START_SECONDS: Final = 30.0
@@ -64,10 +69,20 @@ def find_server() -> Path:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback interface that nobody listens on.
+
+    Below those that the kernel gives to whoever asks for any: one of these may be given away
+    between this call and the server's own.
+
+    Raises:
+        FleetError: All that were tried are in use.
+    """
+    for _ in range(_PORT_TRIES):
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise FleetError(f"no free TCP port among {_PORT_TRIES} of {_PORTS.start}-{_PORTS.stop - 1}")
 
 
 class EmbeddedRedis:

@@ -22,15 +22,20 @@ from workers.settings import Settings
 
 def pytest_configure(config: pytest.Config) -> None:
     stack = ExitStack()
-    stack.enter_context(isolated())
+    stack.enter_context(isolated(os.environ.get("PYTEST_XDIST_WORKER")))
     config.add_cleanup(stack.close)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the long soaks too")
+    parser.addoption("--long", action="store_true", help="run the tests marked `long` alone")
+    parser.addoption("--slow", action="store_true", help="run the soaks too")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = bool(config.getoption("--long"))
+    chosen = [item for item in items if bool(item.get_closest_marker("long")) is wanted]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="a long soak; run with --slow"))

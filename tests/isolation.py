@@ -19,12 +19,19 @@ _MS_REC_PRIVATE: Final = 0x4000 | (1 << 18)
 
 
 @contextmanager
-def isolated() -> Iterator[None]:
-    """Give this process, and all that it starts, temporary files and shared memory of its own."""
+def isolated(worker: str | None = None) -> Iterator[None]:
+    """Give this process, and all that it starts, temporary files and shared memory of its own.
+
+    Args:
+        worker: Of a run of several processes, the name of this one.
+    """
     _mount_own_shared_memory()
     before = os.environ.get("TMPDIR")
-    # short: sockets are made below it
-    folder = Path(tempfile.mkdtemp(prefix="t-"))
+    if worker is None:
+        folder = Path(tempfile.mkdtemp(prefix="t-"))  # short: sockets are made below it
+    else:
+        folder = Path(tempfile.gettempdir()) / worker
+        folder.mkdir()
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None
     try:

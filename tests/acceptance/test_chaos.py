@@ -14,6 +14,7 @@ import pytest
 BENCH = Path(__file__).parents[2] / "ops" / "bench"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "minutes", [2, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(4000)])]
