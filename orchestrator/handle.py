@@ -134,7 +134,7 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
     if text is None:
         raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
     return build_status(
-        StudySpec.model_validate_json(text),
+        StudySpec.read(text),
         study.get_trials(deepcopy=False),
         wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
         results=str(settings.home / "studies" / name / "trials"),

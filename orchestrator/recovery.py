@@ -38,7 +38,7 @@ def _unfinished(settings: Settings) -> Iterator[StudySpec]:
         if text is None:
             continue  # not made by trialfleet
         try:
-            spec = StudySpec.model_validate_json(text)
+            spec = StudySpec.read(text)
         except ValidationError as error:
             log.warning("stored_spec_unreadable", study=study.study_name, error=str(error))
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -17,6 +18,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from pydantic import ValidationError
 
 from orchestrator.journal import JournalFile, JournalReader
 from workers.protocol.errors import InvalidInputError, StudyExistsError
@@ -155,7 +157,10 @@ def check_same_spec(spec: StudySpec, known: dict[str, Any]) -> None:
         StudyExistsError: They differ; the message names the first difference.
     """
     wanted = json.loads(json.dumps(spec.identity()))
-    if wanted != known:
+    with suppress(ValidationError):  # of a release that is none of ours: as it stands
+        known = json.loads(json.dumps(StudySpec.read(known).identity()))
+    # as text: NaN is unlike itself
+    if json.dumps(wanted, sort_keys=True) != json.dumps(known, sort_keys=True):
         path, before, now = _first_difference(known, wanted, spec.name)
         raise StudyExistsError(
             f"study {spec.name!r} exists with {path} = {json.dumps(before)}, and now it is"

@@ -60,7 +60,7 @@ class Studies:
         if text is None:
             known = ", ".join(self.names()) or "none yet"
             raise InvalidInputError(f"study {name!r}: not known to this fleet; it knows: {known}")
-        return StudySpec.model_validate_json(text)
+        return StudySpec.read(text)
 
     def publish(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what the orchestrator wants seen, each fact as JSON; orchestrator only."""

@@ -26,7 +26,7 @@ MESSAGE_VERSION: Final = 1
 class RunTrial(BaseModel):
     """The hint: trial `number` of `study` may be claimed, under `epoch`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     version: Literal[1] = MESSAGE_VERSION
     study: str

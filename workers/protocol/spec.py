@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 #: The name of the built-in objective.
 FINETUNE: Final = "finetune"
@@ -22,8 +30,22 @@ Scalar: TypeAlias = str | int | float | bool | None
 Direction: TypeAlias = Literal["maximize", "minimize"]
 
 
+#: The validation context of what was stored, by whatever release; what users write is checked.
+_STORED: Final = "stored"
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, ser_json_inf_nan="constants"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_later_fields(cls, fields: Any, info: ValidationInfo) -> Any:
+        """Of what was stored, leave out what a later release added and this one does not know."""
+        if info.context == _STORED and isinstance(fields, Mapping):
+            return {name: value for name, value in fields.items() if name in cls.model_fields}
+        return fields
 
 
 class _Dimension(_Model):
@@ -152,12 +174,25 @@ class StudySpec(_Model):
             return []
         return [self.metric] if isinstance(self.metric, str) else self.metric
 
+    @classmethod
+    def read(cls, stored: str | Mapping[str, Any]) -> StudySpec:
+        """A specification, or its identity, as some release stored it.
+
+        Fields that a later release added are left out, and those that an earlier one lacks have
+        their defaults.
+
+        Raises:
+            ValidationError: It is none, or of a version that this release does not read.
+        """
+        fields = json.loads(stored) if isinstance(stored, str) else stored
+        return cls.model_validate(fields, context=_STORED)
+
     def identity(self) -> dict[str, Any]:
-        """All that makes two submissions the same study, as plain JSON."""
-        identity = self.model_dump(mode="json", exclude=set(EXTENDABLE))
+        """All that makes two submissions the same study, as plain JSON, without defaults."""
+        identity = self.model_dump(mode="json", exclude=set(EXTENDABLE), exclude_defaults=True)
         identity["directions"] = self.all_directions
-        del identity["direction"]
-        return identity
+        identity.pop("direction", None)
+        return {"name": self.name, **identity}
 
     def digest(self) -> str:
         """A sha256 over the whole specification."""

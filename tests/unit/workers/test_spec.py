@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 from pydantic import ValidationError
 
-from workers.protocol.errors import UnknownMessageError
+from orchestrator.storage import check_same_spec
+from workers.protocol.errors import StudyExistsError, UnknownMessageError
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec, merge_params, parse_duration
 
@@ -80,9 +84,49 @@ def test_a_hint_survives_the_wire():
     [
         {"version": 2, "study": "s", "number": 0, "epoch": "e"},
         {"version": 1, "study": "s", "number": 0},
-        {"version": 1, "study": "s", "number": 0, "epoch": "e", "more": 1},
     ],
 )
 def test_a_hint_of_another_release_is_refused(body):
     with pytest.raises(UnknownMessageError, match="same release"):
         RunTrial.decode(body)
+
+
+STORED = {
+    "name": "s",
+    "objective": "finetune",
+    "space": {"x": {"type": "float", "low": 0.0, "high": 1.0, "when": {}, "log": False}},
+    "directions": ["minimize"],
+}
+
+
+def test_what_was_stored_is_read_whatever_release_stored_it():
+    later = {**STORED, "priority": 3, "resources": {"queue": "q", "memory": "4 GB"}}
+    later["space"] = {"x": {**STORED["space"]["x"], "prior": "normal"}}
+    spec = StudySpec.read(json.dumps(later))
+    assert (spec.resources.queue, spec.space["x"].high) == ("q", 1.0)
+    with pytest.raises(ValidationError, match="priority"):
+        StudySpec.model_validate(later)
+    with pytest.raises(ValidationError, match="version"):
+        StudySpec.read({**STORED, "version": 2})
+
+
+def test_a_field_that_a_release_adds_makes_no_study_another_one():
+    now = StudySpec(name="s", space={"x": {"type": "float", "low": 0.0, "high": 1.0}})
+    check_same_spec(now, STORED)
+    check_same_spec(now, {**STORED, "priority": None, "pruner": {"type": "none"}})
+    check_same_spec(now, now.identity())
+    with pytest.raises(StudyExistsError, match="sampler"):
+        check_same_spec(now, {**STORED, "sampler": {"type": "random"}})
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, None])
+def test_a_config_travels_whole_and_is_the_same_study_again(value):
+    spec = StudySpec(name="s", config={"bound": value, "nested": [{"bound": value}]})
+    read = StudySpec.read(spec.model_dump_json())
+    assert repr(read.config) == repr(spec.config)
+    check_same_spec(spec, json.loads(json.dumps(read.identity())))
+
+
+def test_a_hint_with_a_field_of_a_later_release_is_understood():
+    hint = RunTrial(study="s", number=1, epoch="e")
+    assert RunTrial.decode({**hint.model_dump(), "priority": 1}) == hint
