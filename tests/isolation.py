@@ -33,6 +33,7 @@ def isolated(worker: str | None = None) -> Iterator[None]:
         folder = Path(tempfile.gettempdir()) / worker
         folder.mkdir()
     os.environ["TMPDIR"] = str(folder)
+    os.environ["FLEET_GPU_LOCKS"] = str(folder / "gpus")
     tempfile.tempdir = None
     try:
         yield
@@ -42,6 +43,7 @@ def isolated(worker: str | None = None) -> Iterator[None]:
         else:
             os.environ["TMPDIR"] = before
         tempfile.tempdir = None
+        del os.environ["FLEET_GPU_LOCKS"]
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -23,7 +23,7 @@ from workers.coordination.connection import connect, resolve_url
 from workers.disk.shared_memory import semaphore_prefix
 from workers.logs import configure_logging, get_logger
 from workers.processes.cores import share_cores
-from workers.processes.gpus import take_gpu
+from workers.processes.gpu_slots import take_gpu
 from workers.processes.hangup import on_hangup
 from workers.processes.host_agent import DRAIN_FILE_VARIABLE, HostAgent
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -100,7 +100,7 @@ def _build_managers(**_: Any) -> None:
         billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
         gpu = take_gpu(slot)
         share_cores(int(os.environ["FLEET_SLOTS"]))
-        _runner = _open_runner(gpu or f"cpu slot {slot}")
+        _runner = _open_runner(f"cpu slot {slot}" if gpu is None else str(gpu))
     except Exception:
         log.exception("managers_not_built", hint="the worker stops: it could not run any trial")
         # an exception here is only logged by Celery and the child would take tasks all the same;

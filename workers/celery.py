@@ -39,12 +39,11 @@ def worker_settings() -> dict[str, Any]:
 
 
 def default_slots() -> int:
-    """One slot a GPU; on a box without one, two if it has the cores."""
-    import os
+    """One slot a GPU that no other worker has; on a box without one, two if it has the cores."""
+    from workers.processes.cores import count_cores
+    from workers.processes.gpu_slots import count_free_gpus
 
-    from workers.processes.gpus import count_gpus
-
-    return count_gpus() or min(2, os.cpu_count() or 1)
+    return count_free_gpus() or min(2, count_cores())
 
 
 app = Celery("trialfleet", include=["workers.tasks"])

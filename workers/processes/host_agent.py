@@ -32,6 +32,7 @@ from workers.disk.shared_memory import semaphore_prefix
 from workers.logs import get_logger
 from workers.processes.child_watch import ChildWatch
 from workers.processes.cleaner import Cleaner
+from workers.processes.gpu_slots import take_gpus
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
@@ -86,6 +87,7 @@ class HostAgent(bootsteps.StartStopStep):
         # before any child is started: they find it in their environment
         self._folder = name_scratch(self._record.identity)
         with _refusing():
+            take_gpus(worker.concurrency, self._settings.times.beat)
             make_scratch(self._folder)
         redirect_temporary_files(self._folder)
         # after multiprocessing, at -100, has removed its own directory in there

@@ -1,0 +1,61 @@
+"""Stands for NVML's Python binding, on a host of which `FAKE_NVML` tells.
+
+It holds `[[uuid, [uuid of a MIG instance, ...]], ...]`; null for a GPU that cannot be partitioned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+NVML_ERROR_NOT_SUPPORTED = 3
+NVML_ERROR_NOT_FOUND = 6
+NVML_ERROR_LIBRARY_NOT_FOUND = 12
+
+
+class NVMLError(Exception):
+    def __init__(self, value: int) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def _boards() -> list[Any]:
+    return json.loads(os.environ.get("FAKE_NVML", "[]"))
+
+
+def nvmlInit() -> None:
+    if not _boards():
+        raise NVMLError(NVML_ERROR_LIBRARY_NOT_FOUND)
+
+
+def nvmlShutdown() -> None:
+    pass
+
+
+def nvmlDeviceGetCount() -> int:
+    return len(_boards())
+
+
+def nvmlDeviceGetHandleByIndex(index: int) -> Any:
+    return _boards()[index]
+
+
+def nvmlDeviceGetUUID(handle: Any) -> str:
+    return handle if isinstance(handle, str) else handle[0]
+
+
+def nvmlDeviceGetMigMode(handle: Any) -> list[int]:
+    if handle[1] is None:
+        raise NVMLError(NVML_ERROR_NOT_SUPPORTED)
+    return [int(bool(handle[1]))] * 2
+
+
+def nvmlDeviceGetMaxMigDeviceCount(_handle: Any) -> int:
+    return 7
+
+
+def nvmlDeviceGetMigDeviceHandleByIndex(handle: Any, index: int) -> Any:
+    if index >= len(handle[1]):
+        raise NVMLError(NVML_ERROR_NOT_FOUND)
+    return handle[1][index]
