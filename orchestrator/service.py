@@ -247,7 +247,8 @@ class Service:
         self._check_epoch()
         self._keep_leads()
         entries = list(self._registry.entries())
-        reap, now_ms = self._reaper.is_due(), server_time_ms(self._client)
+        now_ms = server_time_ms(self._client)
+        reap = self._reaper.is_due(now_ms)
         for lead in self._leads.values():
             queue = lead.study.spec.resources.queue
             lead.slots = sum(
