@@ -252,6 +252,10 @@ class TrialLeases:
         answer = self._call("settle", number, state=state.value, keep_ms=KEEP_SETTLED_MS)
         return answer[0] == "OK"
 
+    def is_current(self) -> bool:
+        """Whether Redis still has the data of this epoch."""
+        return bool(self.client.get(keys.EPOCH) == self.epoch)
+
     def record(self, number: int) -> TrialRecord | None:
         """A trial's record, or None if Redis has none."""
         fields = self.client.hgetall(keys.trial(self.study, number))

@@ -2,6 +2,10 @@
 
 Layout: `<home>/outbox/<study>-<number>-<token>.json`, flushed to disk, removed once Redis has
 answered. Whoever finds one of a dead process may commit it: the token decides whether it counts.
+One of an earlier epoch is handed in anew where Redis lost its data: its trial is claimed for it.
+
+Invariant: an entry that cannot be read or committed is left, and holds up no other; what an entry
+names outside its own trial's directory is never touched.
 """
 
 from __future__ import annotations
@@ -12,17 +16,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
+import redis
 from pydantic import BaseModel, ConfigDict
 
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.leases import TrialLeases
+from workers.coordination.leases import Refusal, TrialLeases
+from workers.coordination.setbacks import Setbacks
 from workers.disk import durable
 from workers.logs import get_logger
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
 
 log = get_logger(__name__)
+
+#: How long an entry is left that could not be seen to; doubled each time.
+_PAUSE_SECONDS: Final = 10.0
 
 
 class OutboxEntry(BaseModel):
@@ -50,7 +60,9 @@ class Outbox:
     """The results of this host that Redis has not answered yet."""
 
     def __init__(self, home: Path) -> None:
+        self._home = home
         self._folder = home / "outbox"
+        self._setbacks = Setbacks(_PAUSE_SECONDS)
         self._lock = home / "outbox.lock"
 
     def write(self, entry: OutboxEntry) -> None:
@@ -62,14 +74,34 @@ class Outbox:
         durable.write_whole(self._folder / entry.name, entry.model_dump_json())
 
     def entries(self) -> list[OutboxEntry]:
-        """All results, the oldest first."""
+        """All results that can be read; of the others it is said, and they are left for a while."""
         found = []
         for path in sorted(self._folder.glob("*.json")):
+            if not self._setbacks.is_due(path.name):
+                continue
             try:
-                found.append(OutboxEntry.model_validate_json(path.read_bytes()))
-            except (OSError, ValueError) as error:
-                log.warning("outbox_unreadable", path=str(path), error=str(error))
+                found.append(self._read(path))
+            except FileNotFoundError:
+                self._setbacks.done(path.name)  # its owner has committed it
+            except (OSError, ValueError, RecursionError) as error:
+                self._setbacks.failed(path.name, "outbox_unreadable", error)
         return found
+
+    def _read(self, path: Path) -> OutboxEntry:
+        """An entry that names what is its own.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is no entry, or another's than its name says.
+        """
+        entry = OutboxEntry.model_validate_json(path.read_bytes())
+        own = Path("studies", entry.study, "trials", str(entry.number), f"attempt-{entry.token}")
+        if entry.name != path.name or entry.study in {".", ".."}:
+            raise ValueError(f"it is the entry {entry.name[:200]!r}")
+        if entry.files.parts[-5:] != own.parts:
+            raise ValueError(f"its files are said to lie at {str(entry.files)[:200]!r}")
+        # another host may know the home by another path
+        return entry.model_copy(update={"files": self._home / own})
 
     def commit(self, entry: OutboxEntry, leases: TrialLeases) -> str:
         """Commit a result and publish its files: OK, DUP or LOST; the entry is removed.
@@ -78,11 +110,16 @@ class Outbox:
         other DUP, and the files are published once.
         """
         status = leases.commit(entry.number, entry.token, entry.state, entry.result)
-        self.settle(entry, status)
+        self.settle(entry, status, leases)
         return status
 
-    def settle(self, entry: OutboxEntry, status: str) -> None:
-        """Publish the files of a result that was accepted, and remove the entry."""
+    def settle(self, entry: OutboxEntry, status: str, leases: TrialLeases) -> None:
+        """Publish the files of a result that was accepted, and remove the entry.
+
+        One that is lost because Redis lost its data is left: it is handed in anew.
+        """
+        if status == "LOST" and not leases.is_current():
+            return
         if status != "LOST":
             with self._publishing():
                 publish_files(entry.files)
@@ -99,23 +136,60 @@ class Outbox:
             yield
 
     def commit_abandoned(
-        self, leases_of: Callable[[str, str], TrialLeases], lease_seconds: float
+        self, leases_of: Callable[[str, str | None], TrialLeases], lease_seconds: float
     ) -> None:
         """Commit what dead processes of this host left, and what lies there for over a lease.
 
         Args:
-            leases_of: The trials of a study under an epoch.
+            leases_of: The trials of a study under an epoch, by default that of now.
             lease_seconds: After which no owner commits by itself any more, on whatever host.
         """
         for entry in self.entries():
-            died_here = entry.owner.is_dead()
-            if died_here or _age_seconds(self._folder / entry.name) > lease_seconds:
-                status = self.commit(entry, leases_of(entry.study, entry.epoch))
+            if not (entry.owner.is_dead() or self._age_seconds(entry) > lease_seconds):
+                continue
+            try:
+                status = self._commit_for_another(entry, leases_of, lease_seconds)
+            except (redis.ConnectionError, redis.TimeoutError):
+                raise
+            except (redis.RedisError, OSError, ValueError) as error:
+                self._setbacks.failed(entry.name, "outbox_not_committed", error)
+                continue
+            if status is not None:
+                self._setbacks.done(entry.name)
                 log.info("outbox_committed", study=entry.study, trial=entry.number, status=status)
 
         for draft in self._folder.glob("*.draft"):  # of a process that died while writing
             if _age_seconds(draft) > lease_seconds:
                 draft.unlink(missing_ok=True)
+
+    def _commit_for_another(
+        self,
+        entry: OutboxEntry,
+        leases_of: Callable[[str, str | None], TrialLeases],
+        lease_seconds: float,
+    ) -> str | None:
+        """Commit a result that another process left; None if it has to wait."""
+        leases = leases_of(entry.study, entry.epoch)
+        if leases.is_current():
+            return self.commit(entry, leases)
+        leases = leases_of(entry.study, None)
+        # by its name: whoever asks again, for the same entry, gets the same grant
+        grant = leases.claim(entry.number, str(entry.owner), lease_seconds, nonce=entry.name)
+        if isinstance(grant, Refusal):
+            if grant.reason == "DONE":
+                (self._folder / entry.name).unlink(missing_ok=True)
+                return "LOST"
+            return None  # another attempt runs, or the study is not back yet
+        log.info("outbox_handed_in_anew", study=entry.study, trial=entry.number)
+        status = leases.commit(entry.number, grant.token, entry.state, entry.result)
+        if status != "LOST":
+            with self._publishing():
+                publish_files(entry.files)
+            (self._folder / entry.name).unlink(missing_ok=True)
+        return status
+
+    def _age_seconds(self, entry: OutboxEntry) -> float:
+        return _age_seconds(self._folder / entry.name)
 
 
 def _age_seconds(path: Path) -> float:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import redis
@@ -20,6 +21,7 @@ import redis
 from workers.coordination.connection import resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
+from workers.coordination.setbacks import Setbacks
 from workers.coordination.studies import Studies
 from workers.disk.ended_trials import remove_ended
 from workers.disk.fleet_home import FleetHome
@@ -50,24 +52,14 @@ class Cleaner:
         self._settings = settings
         self._home = FleetHome(client, settings.home)
         self._outbox = Outbox(settings.home)
+        self._setbacks = Setbacks(settings.times.beat)
         self._helpers: list[subprocess.Popen[bytes]] = []
         self._lease = CleanupLease(client, ProcessIdentity.current(), settings.times.lease)
 
     def clean_up_after(self, identity: ProcessIdentity) -> None:
         """End a dead process's session, requeue its trial, remove what it left on this host."""
-        left = [f"process {pid}" for pid in end_session(identity)]
-        self._commit_outbox()
-        entry = self._registry.find(identity)
-        if entry is None:
-            return  # it left by itself, and took its record along
-        log.warning("process_died", died=identity.pid, study=entry.study, trial=entry.trial)
-        self._free_trial(entry)
-        left += _remove_files(entry)
-        if left:
-            # its record names them: the next sweep tries again
-            log.warning("left_behind", died=identity.pid, left=left)
-        else:
-            self._registry.gone(identity)
+        with self._alone(str(identity), "not_cleaned_up"):
+            self._clean_up_after(identity)
 
     def sweep_host(self) -> None:
         """Clean up after all registered processes of this host that are gone, and ended trials.
@@ -81,9 +73,37 @@ class Cleaner:
             for entry in self._registry.dead_here():
                 if not self._lease.renew(token):
                     return  # it took so long that another one cleans now
-                self.clean_up_after(entry.identity)
-            if self._home.is_ours():
-                remove_ended(self._client, self._settings.home)
+                if self._setbacks.is_due(str(entry.identity)):
+                    self.clean_up_after(entry.identity)
+            if self._setbacks.is_due("ended trials") and self._home.is_ours():
+                with self._alone("ended trials", "ended_trials_not_removed"):
+                    remove_ended(self._client, self._settings.home)
+
+    @contextmanager
+    def _alone(self, name: str, event: str) -> Iterator[None]:
+        """What goes wrong with one thing is said, tried again later, and holds up no other."""
+        try:
+            yield
+        except (redis.ConnectionError, redis.TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a record, a study and a disk may hold anything
+            self._setbacks.failed(name, event, error)
+
+    def _clean_up_after(self, identity: ProcessIdentity) -> None:
+        left = [f"process {pid}" for pid in end_session(identity)]
+        self._commit_outbox()
+        entry = self._registry.find(identity)
+        if entry is None:
+            return  # it left by itself, and took its record along
+        log.warning("process_died", died=identity.pid, study=entry.study, trial=entry.trial)
+        self._free_trial(entry)
+        left += _remove_files(entry)
+        if left:
+            # its record names them: a later sweep tries again
+            self._setbacks.failed(str(identity), "left_behind", left)
+        else:
+            self._setbacks.done(str(identity))
+            self._registry.gone(identity)
 
     def close(self) -> None:
         """Give the connections to the broker back, and wait for what was started."""

@@ -186,7 +186,7 @@ class AttemptEnd:
                 self._announce_seconds,
             )
         if self._entry is not None and self._status is not None:
-            self._outbox.settle(self._entry, self._status)
+            self._outbox.settle(self._entry, self._status, self._held.leases)
             if self._status != "LOST":
                 self._checkpoints.remove(self._trial.study_name, self._trial.number)
         if self._leaves_files:
