@@ -38,7 +38,7 @@ class Dispatcher:
         """Ask for as many trials as `slots` can take, and enqueue them; how many they were."""
         trials = self._study.trials
         count = num_to_ask(
-            wanted=self._study.spec.trials,
+            wanted=self._study.num_wanted,
             asked=len(trials),
             in_flight=sum(not trial.state.is_finished() for trial in trials),
             slots=slots,

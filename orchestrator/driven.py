@@ -13,7 +13,7 @@ import optuna
 import redis
 from optuna.trial import FrozenTrial
 
-from orchestrator.space import make_pruner, make_sampler
+from orchestrator.space import make_pruner, make_sampler, num_points
 from orchestrator.storage import StudyStorage, create_or_load_study
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
@@ -24,6 +24,9 @@ from workers.protocol.states import TrialState
 
 #: Prefix of the attributes that the fleet itself keeps in the storage.
 ATTR: Final = OWN_PREFIX
+
+#: The study attribute that says that its sampler has nothing more to suggest.
+EXHAUSTED_ATTR: Final = f"{ATTR}exhausted"
 
 #: The study attribute that holds the whole specification.
 SPEC_ATTR: Final = f"{ATTR}spec"
@@ -55,6 +58,7 @@ class DrivenStudy:
         except BaseException:
             self._storage.close()
             raise
+        self._num_points = num_points(self.spec)
         self._asked: dict[int, optuna.Trial] = {}
         self._study_id = self._storage.storage.get_study_id_from_name(name)
         attrs = self.study.user_attrs
@@ -77,6 +81,18 @@ class DrivenStudy:
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number; not to be changed."""
         return self.study.get_trials(deepcopy=False)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the sampler has nothing more to suggest."""
+        return len(self.trials) >= self._num_points or bool(
+            self.study.user_attrs.get(EXHAUSTED_ATTR)
+        )
+
+    @property
+    def num_wanted(self) -> int:
+        """How many trials to run in all: never more than the sampler has points."""
+        return int(min(self.spec.trials, self._num_points))
 
     @property
     def wall_seconds(self) -> float:
@@ -182,12 +198,18 @@ class DrivenStudy:
 
     def _open_study(self) -> optuna.Study:
         num_existing = self._storage.count_trials(self.name)
-        return create_or_load_study(
+        study = create_or_load_study(
             self.spec,
             self._storage.storage,
             make_sampler(self.spec, num_existing=num_existing),
             make_pruner(self.spec),
         )
+        # what samplers call at their end, and what raises outside of `optimize`
+        study.stop = self._note_exhausted  # type: ignore[method-assign]
+        return study
+
+    def _note_exhausted(self) -> None:
+        self.study.set_user_attr(EXHAUSTED_ATTR, value=True)
 
     def _store_spec(self) -> None:
         """Keep the whole specification with the results, for those who read them without Redis."""

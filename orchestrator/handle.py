@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from orchestrator.driven import ATTR, SPEC_ATTR
+from orchestrator.driven import ATTR, EXHAUSTED_ATTR, SPEC_ATTR
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import load_readonly, storage_url
 from workers.coordination.connection import connect
@@ -104,10 +104,13 @@ class StudyHandle:
             if not studies.exists(self.name):
                 return None
             status: Any = studies.fact(self.name, "status")
-            if status is not None:
-                return StudyStatus.model_validate(status)
-            # submitted, and no orchestrator has looked at it
-            return build_status(studies.spec(self.name), [], wall_seconds=0.0)
+            found = (
+                # submitted, and no orchestrator has looked at it
+                build_status(studies.spec(self.name), [], wall_seconds=0.0)
+                if status is None
+                else StudyStatus.model_validate(status)
+            )
+            return found.model_copy(update={"stalled": studies.fact(self.name, "stalled")})
         finally:
             client.close()
 
@@ -138,4 +141,5 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         study.get_trials(deepcopy=False),
         wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
         results=str(settings.home / "studies" / name / "trials"),
+        is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
     )

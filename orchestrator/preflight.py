@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.rehearsal import rehearse
 from orchestrator.space import check_space, make_pruner, make_sampler, nearest
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import (
@@ -39,13 +40,13 @@ def check(spec: StudySpec, *, import_directory: Path | None = None) -> None:
         InvalidInputError: The message names the field, the value and the way out.
     """
     check_space(spec)
-    make_sampler(spec)
-    make_pruner(spec)
+    sampler, pruner = make_sampler(spec), make_pruner(spec)
     if len(spec.all_directions) > 1 and spec.pruner.type != "none":
         raise InvalidInputError(
             f"pruner.type = {spec.pruner.type!r}: a study with several directions cannot be pruned;"
             " use none"
         )
+    rehearse(spec, sampler, pruner)
     if spec.objective == FINETUNE:
         _check_finetune(spec)
     else:

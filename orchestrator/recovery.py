@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import optuna
-from pydantic import ValidationError
 
-from orchestrator.driven import SPEC_ATTR
+from orchestrator.driven import EXHAUSTED_ATTR, SPEC_ATTR
 from orchestrator.storage import open_reader, storage_url, stored_journals
+from workers.coordination.connection import redact
 from workers.coordination.studies import Studies
 from workers.logs import get_logger
+from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
@@ -35,11 +36,11 @@ def resubmit_forgotten(settings: Settings, studies: Studies) -> list[str]:
 def _unfinished(settings: Settings) -> Iterator[StudySpec]:
     for study in _stored_studies(settings):
         text = study.user_attrs.get(SPEC_ATTR)
-        if text is None:
-            continue  # not made by trialfleet
+        if text is None or study.user_attrs.get(EXHAUSTED_ATTR):
+            continue  # not made by trialfleet, or over
         try:
             spec = StudySpec.read(text)
-        except ValidationError as error:
+        except ValueError as error:
             log.warning("stored_spec_unreadable", study=study.study_name, error=str(error))
             continue
         trials = study.get_trials(deepcopy=False)
@@ -50,7 +51,17 @@ def _unfinished(settings: Settings) -> Iterator[StudySpec]:
 def _stored_studies(settings: Settings) -> Iterator[optuna.Study]:
     journals = [f"journal://{path}" for path in stored_journals(settings.home)]
     for url in [settings.storage] if settings.storage else journals:
-        storage = open_reader(url)
-        if storage is not None:
-            for frozen in storage.get_all_studies():
-                yield optuna.load_study(study_name=frozen.study_name, storage=storage)
+        try:
+            yield from _studies_in(url)
+        except InvalidInputError:
+            raise  # a database that is not there at the start is told to whoever starts
+        except Exception:
+            log.exception("storage_unreadable", url=redact(url), hint="its studies are left alone")
+
+
+def _studies_in(url: str) -> list[optuna.Study]:
+    storage = open_reader(url)
+    if storage is None:
+        return []
+    names = [each.study_name for each in storage.get_all_studies()]
+    return [optuna.load_study(study_name=name, storage=storage) for name in names]

@@ -1,15 +1,18 @@
 """The orchestrator's loop: inbox, dispatch, reaper and status, for all studies it drives.
 
+Each study is driven on its own: what fails in its sampler, its pruner, its storage or its inbox
+stalls that study with a reason that is published, and the others go on.
+
 Invariant: one turn of the loop never waits longer than a fraction of a second, and neither a fault
-of Redis nor a full disk ends the loop: what was read and not acknowledged is read again.
+of Redis nor one of a study ends the loop: what was read and not acknowledged is read again.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -20,6 +23,7 @@ from orchestrator.driven import DrivenStudy
 from orchestrator.inbox import Collector
 from orchestrator.reaper import Reaper
 from orchestrator.recovery import resubmit_forgotten
+from orchestrator.stalls import Stalls
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import is_database_error
 from workers.coordination.clock import lease_clock, server_time_ms
@@ -29,9 +33,10 @@ from workers.coordination.inbox import Inbox
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.study_lead import StudyLead
 from workers.disk.fleet_home import FleetHome
-from workers.logs import get_logger
-from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.protocol.errors import InvalidInputError, StorageFullError
+from workers.logs import get_logger, traceback_of
+from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegistry
+from workers.protocol.errors import InvalidInputError, StorageFullError, StudyStalledError
+from workers.protocol.plain import describe_error
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 
@@ -43,8 +48,14 @@ _BLOCK_MS: Final = 250
 #: Between two looks at the registry's slots, and two publications of an unchanged status.
 _LOOK_SECONDS: Final = 1.0
 
-#: Between two attempts to drive a study that another orchestrator holds.
+#: Between two attempts to drive a study that is refused, or that another orchestrator holds.
 _RETRY_SECONDS: Final = 5.0
+
+#: After so many failures in a row, an orchestrator of one study alone gives up.
+_GIVE_UP_AFTER: Final = 3
+
+#: How much of an error is published as the reason of a stall.
+_MAX_REASON: Final = 500
 
 
 @dataclass
@@ -61,6 +72,8 @@ class _Lead:
     slots: int = 0
     is_stale: bool = True
     """Whether the status must be built anew."""
+    is_disturbed: bool = False
+    """Whether a turn was broken off: what it had read or begun is to be done again."""
 
 
 @dataclass
@@ -84,8 +97,9 @@ class Service:
     _beat_at: float = 0.0
     _server: str | None = None
     """Which run of Redis this is, by its `run_id`."""
-    _is_disturbed: bool = False
-    """Whether a turn was broken off: what it had read or begun is to be done again."""
+    _entries: list[ProcessEntry] = field(default_factory=list)
+    """The processes of the fleet, as last seen."""
+    _stalls: Stalls = field(default_factory=Stalls)
 
     def __enter__(self) -> Self:
         self._client = connect(self.settings)
@@ -113,26 +127,81 @@ class Service:
         self._client.close()
 
     def turn(self) -> None:
-        """One turn of the loop: at most about a quarter of a second."""
+        """One turn of the loop: at most about a quarter of a second.
+
+        Raises:
+            StudyStalledError: The one study of this orchestrator fails again and again.
+        """
         try:
             self._turn()
         except redis.RedisError as error:
             log.warning("redis_lost", error=str(error), hint="waiting for it to come back")
             self._reaper.be_patient()
-            self._break_off()
-        except StorageFullError as error:
-            log.warning("storage_full", error=str(error))
-            self._break_off()
-        except Exception as error:
-            if not is_database_error(error):
-                raise
-            log.warning("storage_lost", error=str(error), hint="waiting for the database")
-            self._break_off()
+            for lead in self._leads.values():
+                lead.is_disturbed = True
+            self._looked_at = 0.0
+            time.sleep(_BLOCK_MS / 1000)
 
-    def _break_off(self) -> None:
-        self._is_disturbed = True
-        self._looked_at = 0.0
-        time.sleep(_BLOCK_MS / 1000)
+    @contextmanager
+    def _alone(self, name: str, doing: str) -> Iterator[None]:
+        """Have what goes wrong with one study stall that study, and nothing else.
+
+        Args:
+            name: The study.
+            doing: What is done for it, for the reason that is published.
+
+        Raises:
+            redis.RedisError: Redis is away, or refuses everybody.
+            InvalidInputError: The one study of this orchestrator cannot be opened.
+            StudyStalledError: There is no other study to go on with.
+        """
+        try:
+            yield
+        except Exception as error:
+            # a key of this study that holds something else is the study's trouble, and no more
+            if isinstance(error, redis.RedisError) and "WRONGTYPE" not in str(error):
+                raise
+            is_refused = isinstance(error, InvalidInputError) and name not in self._leads
+            if is_refused and self.only:
+                raise
+            self._stall(name, f"{doing}: {describe_error(error, _MAX_REASON)}", error)
+
+    def _stall(self, name: str, reason: str, error: Exception) -> None:
+        """Leave a study alone for a while, and show why."""
+        stall, is_new = self._stalls.note(name, reason)
+        if is_new:
+            log.error("study_stalled", study=name, reason=reason, exception=traceback_of(error))
+        lead = self._leads.get(name)
+        is_awaited = isinstance(error, StorageFullError) or is_database_error(error)
+        if lead is not None:
+            lead.is_disturbed = True
+            lead.status = lead.status.model_copy(update={"stalled": reason})
+            self.on_status(lead.status)
+        if not is_awaited:
+            self._abandon(name)  # whatever state it is in: it is opened anew
+        with suppress(redis.RedisError):
+            self._studies.publish(name, {"stalled": reason})
+        if self.only and not is_awaited and stall.count >= _GIVE_UP_AFTER:
+            raise StudyStalledError(
+                f"study {name!r} does not get on: {reason}; the log has the traceback, and what"
+                " is done is kept: mend it, and run it again"
+            ) from error
+
+    def _abandon(self, name: str) -> None:
+        """Drop a study whose storage may not be written any more."""
+        lead = self._leads.pop(name, None)
+        if lead is None:
+            return
+        try:
+            lead.study.abandon()
+        except Exception:
+            log.exception("storage_not_closed", study=name)
+        with suppress(redis.RedisError):
+            lead.right.release()
+
+    def _driven(self) -> list[tuple[str, _Lead]]:
+        """The studies that are to be seen to in this turn."""
+        return [each for each in self._leads.items() if not self._stalls.holds(each[0])]
 
     def status(self, name: str) -> StudyStatus | None:
         """The latest status of a study that is driven."""
@@ -142,33 +211,49 @@ class Service:
     def _turn(self) -> None:
         # first: what Redis lost must be there again before anything is read from it
         self._look()
-        if self._is_disturbed:
-            for lead in self._leads.values():
-                self._catch_up(lead)
-            self._is_disturbed = False
+        for name, lead in self._driven():
+            if lead.is_disturbed:
+                with self._alone(name, "going on after a failure"):
+                    self._catch_up(lead)
         self._join_new()
         self._collect()
         self._keep_leads(only_old=True)
-        for name in list(self._leads):
-            lead = self._leads[name]
-            if lead.dispatcher.fill(lead.slots, may_start=self._may_start(lead)):
-                lead.is_stale = True
-            if lead.is_stale:
-                self._publish(lead)
-            if lead.status.is_over and self.only is None:
-                self._leave(name)
+        for name, lead in self._driven():
+            with self._alone(name, "asking for trials"):
+                self._fill(name, lead)
+
+    def _fill(self, name: str, lead: _Lead) -> None:
+        if lead.dispatcher.fill(lead.slots, may_start=self._may_start(lead)):
+            lead.is_stale = True
+        if lead.is_stale:
+            self._publish(lead)
+        if lead.status.is_over and self.only is None:
+            self._leave(name)
 
     def _join_new(self) -> None:
         for name in [self.only] if self.only else self._studies.names():
             too_soon = time.monotonic() - self._refused_at.get(name, -1e9) < _RETRY_SECONDS
-            if name not in self._leads and not too_soon and not self._is_over(name):
-                try:
-                    self._lead(name)
-                except InvalidInputError as error:
-                    self._refused_at[name] = time.monotonic()
-                    log.warning("study_not_driven", study=name, error=str(error))
-                    if self.only:
-                        raise
+            if name in self._leads or too_soon or self._stalls.holds(name):
+                continue
+            with self._alone(name, "opening it"):
+                self._join(name)
+
+    def _join(self, name: str) -> None:
+        right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
+        if self._is_over(name):
+            return
+        held_at = lease_clock()
+        if right.hold():
+            self._lead(name, right, held_at)
+            return
+        refusal = (
+            f"study {name!r} is driven by another orchestrator, {right.holder()};"
+            " stop that one, or watch the study with `trialfleet watch`"
+        )
+        if self.only:
+            raise InvalidInputError(refusal)
+        self._refused_at[name] = time.monotonic()
+        log.warning("study_not_driven", study=name, error=refusal)
 
     def _is_over(self, name: str) -> bool:
         """Whether a study ended and nobody extended it since."""
@@ -177,17 +262,10 @@ class Service:
         over = self._studies.fact(name, "over")
         return over is not None and over == self._studies.spec(name).digest()
 
-    def _lead(self, name: str) -> None:
-        right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
-        held_at = lease_clock()
-        if not right.hold():
-            raise InvalidInputError(
-                f"study {name!r} is driven by another orchestrator, {right.holder()};"
-                " stop that one, or watch the study with `trialfleet watch`"
-            )
+    def _lead(self, name: str, right: StudyLead, held_at: float) -> None:
         try:
             study = DrivenStudy(self._client, self._hints, name)
-        except InvalidInputError:
+        except BaseException:
             right.release()
             raise
         collector = Collector(study)
@@ -198,6 +276,7 @@ class Service:
             Dispatcher(study, collector, self.settings),
             collector,
             build_status(study.spec, study.trials, wall_seconds=study.wall_seconds),
+            _num_slots(self._entries, study.spec.resources.queue),
         )
         self._leads[name] = lead
         self._catch_up(lead)
@@ -209,7 +288,7 @@ class Service:
         lead.collector.collect(pending)
         self._inbox.acknowledge(lead.study.name, [entry.id for entry in pending])
         lead.dispatcher.reconcile(server_time_ms(self._client), at_start=True)
-        lead.is_stale = True
+        lead.is_stale, lead.is_disturbed = True, False
 
     def _leave(self, name: str) -> None:
         lead = self._leads.pop(name)
@@ -219,20 +298,24 @@ class Service:
         log.info("study_left", study=name, state=lead.status.state.value)
 
     def _collect(self) -> None:
-        if not self._leads:
+        driven = dict(self._driven())
+        if not driven:
             time.sleep(_BLOCK_MS / 1000)
             return
-        by_study: dict[str, list[str]] = {}
-        entries = self._inbox.read(list(self._leads), _BLOCK_MS)
+        try:
+            entries = self._inbox.read(list(driven), _BLOCK_MS)
+        except redis.ResponseError:  # of one of them, and it names none: each is to be asked
+            for lead in driven.values():
+                lead.is_disturbed = True
+            return
         self._keep_leads(only_old=True)
         for name in dict.fromkeys(study for study, _ in entries if study in self._leads):
             lead = self._leads[name]
             own = [entry for study, entry in entries if study == name]
-            lead.collector.collect(own)
-            lead.is_stale = True
-            by_study[name] = [entry.id for entry in own]
-        for name, ids in by_study.items():
-            self._inbox.acknowledge(name, ids)
+            with self._alone(name, "taking in what its trials told"):
+                lead.collector.collect(own)
+                lead.is_stale = True
+                self._inbox.acknowledge(name, [entry.id for entry in own])
 
     def _look(self) -> None:
         """What need not be done in each turn: beat, count slots, reap, reconcile."""
@@ -246,25 +329,19 @@ class Service:
         self._check_server()
         self._check_epoch()
         self._keep_leads()
-        entries = list(self._registry.entries())
+        self._entries = list(self._registry.entries())
         now_ms = server_time_ms(self._client)
         reap = self._reaper.is_due(now_ms)
-        for lead in self._leads.values():
-            queue = lead.study.spec.resources.queue
-            lead.slots = sum(
-                entry.slots
-                for entry in entries
-                if entry.kind is ProcessKind.MAIN
-                and queue in entry.queues
-                and not entry.is_draining
-            )
-            if lead.slots:
-                lead.study.start_clock()
-            lead.study.refresh_spec()
-            if reap:
-                self._reaper.sweep(lead.study, now_ms)
-                lead.dispatcher.reconcile(now_ms)
-            lead.is_stale = True
+        for name, lead in self._driven():
+            with self._alone(name, "looking after it"):
+                lead.slots = _num_slots(self._entries, lead.study.spec.resources.queue)
+                if lead.slots:
+                    lead.study.start_clock()
+                lead.study.refresh_spec()
+                if reap:
+                    self._reaper.sweep(lead.study, now_ms)
+                    lead.dispatcher.reconcile(now_ms)
+                lead.is_stale = True
 
     def _check_server(self) -> None:
         """Be patient with holders whose last renewals a restarted server may have forgotten."""
@@ -279,14 +356,15 @@ class Service:
         if self._home.try_lead() is None:
             raise redis.ConnectionError("it lost its data, and the fleet's id is not back yet")
         epoch = ensure_epoch(self._client)
-        for name, lead in self._leads.items():
+        for name, lead in list(self._leads.items()):
             if lead.study.leases.epoch == epoch and self._studies.exists(name):
                 continue
             log.error("redis_lost_its_data", study=name, epoch=epoch)
-            lead.study.start_epoch(epoch)
             self._record.register()
             self._reaper.be_patient()
-            self._catch_up(lead)
+            with self._alone(name, "writing it again into a Redis that lost its data"):
+                lead.study.start_epoch(epoch)
+                self._catch_up(lead)
 
     def _keep_leads(self, *, only_old: bool = False) -> None:
         """Stay the orchestrator of each study, or leave it to the one that took over.
@@ -307,7 +385,9 @@ class Service:
 
     def _may_start(self, lead: _Lead) -> bool:
         timeout = lead.study.spec.timeout
-        return not self.is_draining and (timeout is None or lead.study.wall_seconds < timeout)
+        if self.is_draining or lead.study.is_exhausted:
+            return False
+        return timeout is None or lead.study.wall_seconds < timeout
 
     def _publish(self, lead: _Lead) -> None:
         study = lead.study
@@ -320,15 +400,26 @@ class Service:
             leases=study.leases,
             results=str(self.settings.home / "studies" / study.name / "trials"),
             set_aside=lead.collector.set_aside,
+            is_exhausted=study.is_exhausted,
         )
         study.publish(
             {
                 "status": lead.status.model_dump(mode="json"),
                 "best_value": _first_value(lead.status),
                 "over": study.spec.digest() if lead.status.is_over else None,
+                "stalled": None,
             }
         )
         self.on_status(lead.status)
+
+
+def _num_slots(entries: list[ProcessEntry], queue: str) -> int:
+    """The pool processes that take trials from a queue."""
+    return sum(
+        entry.slots
+        for entry in entries
+        if entry.kind is ProcessKind.MAIN and queue in entry.queues and not entry.is_draining
+    )
 
 
 def _first_value(status: StudyStatus) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import math
 from collections.abc import Mapping
@@ -40,6 +41,12 @@ SAMPLERS: Final = {
     "grid": "GridSampler",
     "bruteforce": "BruteForceSampler",
 }
+
+#: Samplers that go through a sequence that their seed makes, and so keep it.
+_SEQUENCES: Final = frozenset({"grid", "qmc", "bruteforce"})
+
+#: Packages that a sampler imports when it is first used, none of them Optuna's own need.
+_PACKAGES: Final = {"cmaes": ("cmaes",), "qmc": ("scipy",), "gp": ("scipy", "torch")}
 
 #: Pruners by short name, with the class in `optuna.pruners`.
 PRUNERS: Final = {
@@ -145,9 +152,11 @@ def make_sampler(spec: StudySpec, *, num_existing: int = 0) -> samplers.BaseSamp
     """
     options = dict(spec.sampler.model_extra or {})
     class_name = _find("sampler.type", spec.sampler.type, SAMPLERS)
+    _check_packages(spec.sampler.type)
     seed = spec.sampler.seed
     if seed is not None:
-        options["seed"] = seed + num_existing
+        # a sequence that is drawn in its order must be the same one after a restart
+        options["seed"] = seed if spec.sampler.type in _SEQUENCES else seed + num_existing
     if spec.sampler.type == "grid":
         options["search_space"] = _grid(spec)
     sampler: samplers.BaseSampler = _build("sampler", getattr(samplers, class_name), options)
@@ -164,6 +173,22 @@ def make_pruner(spec: StudySpec) -> pruners.BasePruner:
     options = dict(spec.pruner.model_extra or {})
     pruner: pruners.BasePruner = _build("pruner", getattr(pruners, class_name), options)
     return pruner
+
+
+def num_points(spec: StudySpec) -> float:
+    """How many trials exhaust the study's sampler; infinity if that shows only on the way."""
+    if spec.sampler.type != "grid":
+        return math.inf
+    return math.prod(len(points) for points in _grid(spec).values())
+
+
+def _check_packages(sampler: str) -> None:
+    for package in _PACKAGES.get(sampler, ()):
+        if importlib.util.find_spec(package) is None:  # found, and not imported: torch takes long
+            raise InvalidInputError(
+                f"sampler.type = {sampler!r} needs the package {package}, which the orchestrator"
+                f" does not have; `pip install {package}`, or `pip install 'trialfleet[samplers]'`"
+            )
 
 
 def nearest(name: str, known: Any) -> str:
@@ -266,6 +291,11 @@ def _build(section: str, factory: Any, options: dict[str, Any]) -> Any:
 
 
 def _grid(spec: StudySpec) -> dict[str, list[Any]]:
+    if not spec.space:
+        raise InvalidInputError(
+            "sampler.type = 'grid' goes through the points of `space`, and the study has none;"
+            " give it one, or use another sampler"
+        )
     return {name: _points(name, dimension) for name, dimension in spec.space.items()}
 
 

@@ -90,6 +90,8 @@ class StudyStatus(BaseModel):
     """Where trials leave their results."""
     set_aside: list[str] = []
     """Why entries of the study's inbox could not be taken in, the latest last."""
+    stalled: str | None = None
+    """Why the orchestrator cannot go on with the study for now; it tries again."""
 
     @property
     def num_ended(self) -> int:
@@ -102,10 +104,12 @@ class StudyStatus(BaseModel):
         return self.state in {StudyState.FINISHED, StudyState.FAILED, StudyState.CANCELLED}
 
 
-def study_state(spec: StudySpec, trials: Sequence[FrozenTrial], *, out_of_time: bool) -> StudyState:
+def study_state(
+    spec: StudySpec, trials: Sequence[FrozenTrial], *, starts_no_more: bool
+) -> StudyState:
     """Whether a study runs or how it ended, by its trials."""
     open_trials = sum(not trial.state.is_finished() for trial in trials)
-    if open_trials or (len(trials) < spec.trials and not out_of_time):
+    if open_trials or (len(trials) < spec.trials and not starts_no_more):
         return StudyState.RUNNING
     complete = any(trial.state is optuna.trial.TrialState.COMPLETE for trial in trials)
     return StudyState.FINISHED if complete else StudyState.FAILED
@@ -120,6 +124,7 @@ def build_status(
     leases: TrialLeases | None = None,
     results: str | None = None,
     set_aside: Sequence[str] = (),
+    is_exhausted: bool = False,
 ) -> StudyStatus:
     """Put a status together.
 
@@ -131,6 +136,7 @@ def build_status(
         leases: Tells running trials from queued ones; without, all open ones count as queued.
         results: Where its trials leave their results.
         set_aside: Why entries of its inbox could not be taken in.
+        is_exhausted: Whether its sampler has nothing more to suggest.
     """
     running = [] if leases is None else _running(leases)
     ended = [trial for trial in trials if trial.state.is_finished()]
@@ -141,7 +147,7 @@ def build_status(
     out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
     return StudyStatus(
         study=spec.name,
-        state=study_state(spec, trials, out_of_time=out_of_time),
+        state=study_state(spec, trials, starts_no_more=out_of_time or is_exhausted),
         objective=spec.objective,
         metrics=spec.metrics,
         directions=spec.all_directions,

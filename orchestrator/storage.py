@@ -21,7 +21,8 @@ from optuna.storages.journal import BaseJournalBackend
 from pydantic import ValidationError
 
 from orchestrator.journal import JournalFile, JournalReader
-from workers.protocol.errors import InvalidInputError, StudyExistsError
+from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
+from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
@@ -60,12 +61,23 @@ class StudyStorage:
         """Open a storage for writing.
 
         Raises:
-            InvalidInputError: Another orchestrator writes it, or the URL is none.
+            InvalidInputError: Another orchestrator writes it, or it cannot be read.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if url.startswith(_JOURNAL):
             journal = JournalFile(Path(url.removeprefix(_JOURNAL)))
-            return cls(_journal_storage(journal), journal.sync, journal.close)
+            try:
+                replayed = _journal_storage(journal)
+            except (FleetError, OSError):
+                journal.close()
+                raise
+            except Exception as error:
+                journal.close()
+                raise InvalidInputError(
+                    f"{url} cannot be read: {describe_error(error, 200)}; move it away, or mend"
+                    " the line that is no entry of Optuna's journal"
+                ) from error
+            return cls(replayed, journal.sync, journal.close)
         database = _open_database(url)
         return cls(database, lambda: None, database.remove_session)
 

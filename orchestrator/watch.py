@@ -53,6 +53,7 @@ class PlainView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._shown: set[int] | None = None
+        self._stalled: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +66,9 @@ class PlainView:
         if self._shown is None:
             self._shown = set()
             self._console.print(headline(status), highlight=False, soft_wrap=True)
+        if status.stalled not in {None, self._stalled}:
+            self.say(f"stalled: {status.stalled}")
+        self._stalled = status.stalled
         for trial in status.recent:
             if trial.number not in self._shown:
                 self._shown.add(trial.number)
@@ -127,7 +131,7 @@ def draw(status: StudyStatus, *, width: int) -> Group:
     for ended in reversed(status.recent[-5:]):
         table.add_row(*_ended_row(ended, status))
     parts.append(table)
-    return Group(*parts, *_set_aside(status))
+    return Group(*parts, *_stalled(status), *_set_aside(status))
 
 
 def summary(status: StudyStatus) -> Group:
@@ -142,7 +146,11 @@ def summary(status: StudyStatus) -> Group:
     ]
     if status.best is None:
         return Group(
-            *parts, Text("no trial is complete", style="red"), *_errors(status), *_set_aside(status)
+            *parts,
+            Text("no trial is complete", style="red"),
+            *_errors(status),
+            *_stalled(status),
+            *_set_aside(status),
         )
     value = format_values(status.best.value, status.best.values, status)
     parts.append(Text(f"best: trial {status.best.number}  {value}", style="bold green"))
@@ -221,6 +229,11 @@ def _ended_row(trial: EndedTrial, status: StudyStatus) -> tuple[str | Text, ...]
     note = (trial.error or format_params(trial.params)).splitlines() or [""]
     state = Text(trial.state, style=_STYLES.get(trial.state, ""))
     return str(trial.number), state, value, "", note[0]
+
+
+def _stalled(status: StudyStatus) -> list[RenderableType]:
+    """Why the study stands still, if it does."""
+    return [] if status.stalled is None else [Text(f"stalled: {status.stalled}", style="bold red")]
 
 
 def _set_aside(status: StudyStatus) -> list[RenderableType]:

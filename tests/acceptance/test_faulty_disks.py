@@ -133,7 +133,7 @@ def test_an_orchestrator_on_a_full_disk_waits_for_room_and_tells_then(fleet):
         fleet.await_note("wait for go")
         fill(filler)
         fleet.go()
-        wait_until(lambda: fleet.events("storage_full"), "the journal takes no more", 60.0)
+        wait_until(lambda: fleet.events("study_stalled"), "the journal takes no more", 60.0)
         ended = sum(trial.state.is_finished() for trial in fleet.trials())
         assert ended < 11, "what was there stands, and is whole"
         filler.unlink()

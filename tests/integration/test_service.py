@@ -8,71 +8,20 @@ import time
 import optuna
 import pytest
 import redis
-from waiting import wait_until
+from hand_fleet import Fleet, turn_until
 
 from orchestrator.handle import StudyHandle
 from orchestrator.service import Service
-from orchestrator.status import StudyStatus
-from orchestrator.submission import submit
 from workers.coordination import keys
-from workers.coordination.leases import Grant, TrialLeases
-from workers.coordination.studies import Studies
-from workers.processes.registry import ProcessRecord, ProcessRegistry
+from workers.coordination.leases import TrialLeases
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
 from workers.protocol.messages import Result
-from workers.protocol.spec import StudySpec
-from workers.protocol.states import ProcessKind, TrialState
-
-SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
-
-
-class Fleet:
-    """Submits one study, and works on it by hand."""
-
-    def __init__(self, client, settings, tmp_path):
-        self.client, self.settings = client, settings
-        self.statuses: list[StudyStatus] = []
-        (tmp_path / "objective_by_hand.py").write_text("def objective(trial):\n    return 0.0\n")
-        self.objective = f"{tmp_path}/objective_by_hand.py:objective"
-        registry = ProcessRegistry(client, settings.times.scaled(100))
-        fields = {"slots": 2, "queues": ["default"]}
-        worker = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
-        worker.identity = worker.identity._replace(pid=1)  # this process is the orchestrator
-        worker.register()
-
-    def submit(self, **fields) -> StudyHandle:
-        given = {"name": "s", "objective": self.objective, "space": SPACE, "trials": 4}
-        self.spec = StudySpec(**{**given, **fields})
-        self.leases = Studies(self.client).leases("s")
-        return submit(self.spec, self.settings)
-
-    def service(self) -> Service:
-        return Service(self.settings, only="s", on_status=self.statuses.append)
-
-    def claim(self, number) -> Grant:
-        grant = self.leases.claim(number, "hand", self.settings.times.lease)
-        assert isinstance(grant, Grant)
-        return grant
-
-    def commit(self, number, value, state=TrialState.COMPLETE) -> None:
-        values = None if value is None else [value]
-        self.leases.commit(number, self.claim(number).token, state, Result(values=values))
-
-    def stored(self) -> list[optuna.trial.FrozenTrial]:
-        return StudyHandle("s", self.settings).study.trials
+from workers.protocol.states import TrialState
 
 
 @pytest.fixture
 def fleet(client, settings, tmp_path):
     return Fleet(client, settings, tmp_path)
-
-
-def turn_until(service, condition, what):
-    def turned():
-        service.turn()
-        return condition()
-
-    return wait_until(turned, what, 20.0)
 
 
 def test_a_study_is_driven_to_its_end_with_just_enough_in_flight(fleet):
@@ -317,7 +266,7 @@ def test_a_database_that_does_not_answer_is_waited_for(client, settings, tmp_pat
         stranger = sqlite3.connect(database)
         stranger.execute("BEGIN EXCLUSIVE")
         fleet.commit(0, 0.5)
-        turn_until(service, lambda: service._is_disturbed, "the turn is broken off")
+        turn_until(service, lambda: service.status("s").stalled, "the study is left alone")
         stranger.close()
         turn_until(service, lambda: service.status("s").is_over, "it is told when it may be")
     assert fleet.stored()[0].values == [0.5]

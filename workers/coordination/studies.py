@@ -16,6 +16,7 @@ import redis
 from workers.coordination import keys
 from workers.coordination.leases import TrialLeases
 from workers.protocol.errors import InvalidInputError
+from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 
 
@@ -54,13 +55,19 @@ class Studies:
         """A study's specification.
 
         Raises:
-            InvalidInputError: There is no such study.
+            InvalidInputError: There is no such study, or what lies there is no specification.
         """
         text = self.client.hget(keys.study(name), "spec")
         if text is None:
             known = ", ".join(self.names()) or "none yet"
             raise InvalidInputError(f"study {name!r}: not known to this fleet; it knows: {known}")
-        return StudySpec.read(text)
+        try:
+            return StudySpec.read(text)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"study {name!r}: its specification in Redis cannot be read"
+                f" ({describe_error(error, 200)}); submit it again, with this release"
+            ) from error
 
     def publish(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what the orchestrator wants seen, each fact as JSON; orchestrator only."""

@@ -23,6 +23,10 @@ class StorageFullError(FleetError):
     """The storage takes no more; what was to be written is not there, and can be written again."""
 
 
+class StudyStalledError(FleetError):
+    """Something of one study fails again and again; what is done is kept."""
+
+
 class ObjectiveError(FleetError):
     """An objective broke its contract; trying the same trial again would not help."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -132,3 +133,33 @@ def test_a_file_of_another_kind_is_refused(tmp_path, name):
 def test_an_empty_file_has_no_columns(tmp_path):
     (tmp_path / "d.csv").write_text("")
     assert read_columns(tmp_path / "d.csv", "csv") == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sampler": {"type": "tpe", "n_startup_trials": "5"}}, "TypeError: '<' not supported"),
+        ({"sampler": {"type": "tpe", "gamma": 3}}, "'gamma': 3} does not work with this study"),
+        ({"pruner": {"type": "hyperband", "reduction_factor": 0}}, "pruner = {'type': 'hyperband'"),
+        ({"sampler": "grid", "space": {}}, "sampler.type = 'grid' goes through the points of"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_options_that_fail_when_they_are_used_are_found_by_a_rehearsal(fields, message):
+    with pytest.raises(InvalidInputError, match="mend the option|give it one") as error:
+        check(finetune(**{"space": {"learning_rate": RATE}, "trials": 40, **fields}))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "qmc", "gp"])
+def test_a_sampler_whose_package_is_not_there_is_refused_with_what_to_install(sampler, monkeypatch):
+    package = "cmaes" if sampler == "cmaes" else "scipy"
+    monkeypatch.setitem(sys.modules, package, None)  # as Python marks what cannot be imported
+    with pytest.raises(InvalidInputError, match=rf"pip install {package}.*trialfleet.samplers"):
+        check(finetune(sampler=sampler, space={"learning_rate": RATE}))
+
+
+@pytest.mark.parametrize("sampler", ["random", "cmaes", "nsgaii", "nsgaiii", "qmc", "tpe"])
+def test_each_sampler_plays_a_rehearsal(sampler):
+    check(finetune(sampler=sampler, space={"learning_rate": RATE}))

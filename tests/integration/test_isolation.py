@@ -1,0 +1,136 @@
+"""What fails in one study, and what its sampler ends, concerns that study and no other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import pytest
+from hand_fleet import SPACE, Fleet, turn_until
+
+from orchestrator.handle import StudyHandle
+from orchestrator.service import Service
+from orchestrator.storage import journal_path, storage_url
+from workers.coordination import keys
+from workers.coordination.studies import Studies
+from workers.protocol.errors import StudyStalledError
+from workers.protocol.messages import Result
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+
+#: What no preflight has seen: an option of a wrong type, found when the sampler uses it.
+WRONG_OPTION = {"type": "tpe", "n_startup_trials": "5"}
+
+
+@pytest.fixture
+def fleet(client, settings, tmp_path):
+    return Fleet(client, settings, tmp_path)
+
+
+def put(fleet, name, **fields):
+    """Submit a study that nobody has checked."""
+    given = {"name": name, "objective": fleet.objective, "space": SPACE, "trials": 2}
+    spec = StudySpec(**{**given, **fields})
+    Studies(fleet.client).submit(spec, storage_url(fleet.settings, name))
+
+
+def work(fleet, name):
+    """End all that is queued in a study."""
+    leases = Studies(fleet.client).leases(name)
+    for number in leases.queued():
+        grant = leases.claim(number, "hand", 45.0)
+        leases.commit(number, grant.token, TrialState.COMPLETE, Result(values=[0.5]))
+
+
+def stalled(fleet, name):
+    return Studies(fleet.client).fact(name, "stalled")
+
+
+def test_what_fails_in_a_study_stalls_it_with_the_reason_and_the_others_go_on(fleet):
+    studies, home = Studies(fleet.client), fleet.settings.home
+    put(fleet, "sampler", sampler=WRONG_OPTION)
+    put(fleet, "pruner", pruner={"type": "percentile", "percentile": 25.0, "n_min_trials": "x"})
+    put(fleet, "unreadable")
+    fleet.client.hset(keys.study("unreadable"), "spec", '{"name": 3}')
+    put(fleet, "no-json")
+    fleet.client.hset(keys.study("no-json"), "spec", "what is this")
+    put(fleet, "corrupt")
+    journal_path(home, "corrupt").parent.mkdir(parents=True)
+    journal_path(home, "corrupt").write_text('{"op_code": 77, "worker_id": "x"}\n{"op_code":\n{}\n')
+    put(fleet, "inbox")
+    fleet.client.set(keys.inbox("inbox"), "no stream")
+    put(fleet, "leases")
+    fleet.client.set(keys.queued("leases"), "no set")
+    put(fleet, "url")
+    fleet.client.hset(keys.study("url"), "storage", "mysterious://user:secret@nowhere/x")
+    put(fleet, "good")
+    bad = set(studies.names()) - {"good"}
+    with Service(fleet.settings) as service:
+
+        def good_is_over():
+            work(fleet, "good")
+            status = studies.fact("good", "status")
+            return status is not None and status["state"] == "finished"
+
+        turn_until(service, good_is_over, "the good one is driven to its end")
+        turn_until(service, lambda: all(stalled(fleet, n) for n in bad), "each bad one says why")
+        deadline = time.monotonic() + 3.0
+        turn_until(service, lambda: time.monotonic() > deadline, "they are tried again")
+    reasons = {name: stalled(fleet, name) for name in bad}
+    assert stalled(fleet, "good") is None
+    assert "secret" not in json.dumps(reasons)
+    assert reasons["unreadable"].startswith("opening it: InvalidInputError: study 'unreadable'")
+    assert ": TypeError: " in reasons["sampler"]
+
+
+def test_a_study_that_is_mended_goes_on(fleet):
+    put(fleet, "s", sampler=WRONG_OPTION)
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: stalled(fleet, "s"), "it says why")
+        assert StudyHandle("s", fleet.settings).status().stalled.count("TypeError") == 1
+        shutil.rmtree(journal_path(fleet.settings.home, "s").parent)
+        put(fleet, "s")
+        turn_until(service, lambda: Studies(fleet.client).leases("s").queued(), "it is in flight")
+        turn_until(service, lambda: stalled(fleet, "s") is None, "it no longer says so")
+
+
+def test_an_orchestrator_of_one_study_alone_gives_up_after_a_few_tries(fleet):
+    put(fleet, "s", sampler=WRONG_OPTION)
+    with (
+        fleet.service() as service,
+        pytest.raises(StudyStalledError, match="does not get on: .*TypeError"),
+    ):
+        turn_until(service, lambda: False, "it gives up")
+    assert any("TypeError" in (status.stalled or "") for status in fleet.statuses)
+
+
+@pytest.mark.parametrize("sampler", ["grid", "bruteforce"])
+def test_a_study_whose_sampler_has_nothing_left_to_suggest_is_finished(fleet, sampler):
+    space = {
+        "x": {"type": "int", "low": 0, "high": 1},
+        "y": {"type": "categorical", "choices": ["a", "b", "c"]},
+    }
+    fleet.submit(sampler={"type": sampler, "seed": 3}, space=space, trials=50)
+
+    def work_until(count):
+        with fleet.service() as service:
+
+            def enough():
+                work(fleet, "s")
+                status = service.status("s")
+                return status.is_over or status.num_ended >= count
+
+            turn_until(service, enough, "it is worked on")
+            return service.status("s")
+
+    work_until(2)  # a restart must not begin another sequence
+    status = work_until(50)
+    points = {(trial.params["x"], trial.params["y"]) for trial in fleet.stored()}
+    assert status.state == "finished"
+    assert len(points) == 6, "each point was tried"
+    if sampler == "grid":
+        assert len(fleet.stored()) == 6, "and none twice"
+    assert work_until(50).state == "finished", "it stays so"
+    alone = fleet.settings.model_copy(update={"redis_url": None})
+    assert StudyHandle("s", alone).status().state == "finished"
