@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -105,6 +106,24 @@ def test_a_sigterm_to_the_main_process_saves_and_gives_back(fleet):
     assert record.checkpoint.step == drained.step
     go_on_with_another_worker(fleet)
     assert fleet.await_note("starts", attempt=2).step == drained.step, "no step is trained twice"
+
+
+def test_a_drain_that_cannot_be_written_to_its_file_is_told_all_the_same(fleet):
+    fleet.submit()
+    fleet.serve()
+    worker = fleet.worker()
+    wait_until(lambda: len(fleet.notes("step")) >= 4, "it trains")
+    (main,) = fleet.processes("main")
+    shutil.rmtree(main.scratch[0])  # as those do that tidy up /tmp
+    ended = is_gone(worker.pid)
+    os.kill(worker.pid, signal.SIGTERM)
+    drained = fleet.await_note("drained")
+    wait_until(ended, "the worker ends", 20.0)
+    assert fleet.events("drain_file_not_made")
+    record = fleet.record()
+    assert (record.state, record.failures) == ("QUEUED", 0)
+    go_on_with_another_worker(fleet)
+    assert fleet.await_note("starts", attempt=2).step == drained.step
 
 
 @pytest.mark.fault(13)

@@ -47,6 +47,11 @@ _NAME: Final = re.compile(
     r"-(?P<pid>[0-9]{1,10})-(?P<ticks>[0-9]{1,20})-[0-9a-f]{8}"
 )
 
+#: Where sockets go if the root's path is longer than this: a socket's has 107 bytes, of which a
+#: directory of ours and what multiprocessing makes in it (`/pymp-.../listener-...`) take 80.
+_LONGEST_ROOT: Final = 107 - 80
+_SHORT_ROOT: Final = Path("/tmp") / f"trialfleet-{os.getuid()}"  # noqa: S108 - one that TMPDIR is not
+
 #: How long an unlocked directory of another container of this kernel is left: its owner makes it
 #: an instant before it locks it.
 _UNLOCKED_SECONDS: Final = 600.0
@@ -62,6 +67,21 @@ def scratch_root() -> Path:
     """The parent of all scratch directories of this user."""
     given = os.environ.get(_ROOT_VARIABLE)
     return Path(given or Path(tempfile.gettempdir()) / f"trialfleet-{os.getuid()}")
+
+
+def _socket_root() -> Path:
+    """Where directories for sockets go: below the root, unless its path is too long for them."""
+    root = scratch_root()
+    return root if len(os.fsencode(root)) <= _LONGEST_ROOT else _SHORT_ROOT
+
+
+def _roots() -> list[Path]:
+    return list(dict.fromkeys([scratch_root(), _socket_root()]))
+
+
+def is_too_long_for_sockets(directory: Path) -> bool:
+    """Whether what multiprocessing makes in a scratch directory has too long a path to be bound."""
+    return directory.parent != _socket_root()
 
 
 def redirect_temporary_files(directory: Path) -> Callable[[], None]:
@@ -88,11 +108,11 @@ def redirect_temporary_files(directory: Path) -> Callable[[], None]:
     return restore
 
 
-def name_scratch(owner: ProcessIdentity) -> Path:
+def name_scratch(owner: ProcessIdentity, *, for_sockets: bool = False) -> Path:
     """A new name for a scratch directory of `owner`; nothing is made yet."""
     domain = tag(owner.host) + tag(kernel_id()) + tag(owner.boot_id)
     name = f"{domain}-{owner.pid}-{owner.start_ticks}-{uuid.uuid4().hex[:8]}"
-    return scratch_root() / name
+    return (_socket_root() if for_sockets else scratch_root()) / name
 
 
 def make_scratch(directory: Path) -> None:
@@ -102,7 +122,7 @@ def make_scratch(directory: Path) -> None:
         InvalidInputError: The root is a link, or another user's.
         OSError: The disk takes no more.
     """
-    _make_root(scratch_root())
+    _make_root(directory.parent)
     directory.mkdir(mode=0o700)
     with suppress(OSError):  # some network file systems lock no directory
         _locks[directory] = _lock(directory)
@@ -127,9 +147,8 @@ def remove_scratch(directory: Path, owner: ProcessIdentity) -> bool:
 
 def remove_stale_scratch() -> list[Path]:
     """Remove what processes of this user that no longer run have left; what it was."""
-    root = scratch_root()
     stale = []
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
+    for path in sorted(path for root in _roots() if root.is_dir() for path in root.iterdir()):
         match = _match(path)
         if match is not None and _is_abandoned(path, match):
             _remove(path)
@@ -154,8 +173,8 @@ def _make_root(root: Path) -> None:
 
 def _match(directory: Path) -> re.Match[str] | None:
     """A directory's name, taken apart, if it lies directly below a root of this user's own."""
-    root = scratch_root()
-    if directory.parent != root or root.is_symlink():
+    root = directory.parent
+    if root not in _roots() or root.is_symlink():
         return None
     with suppress(OSError):
         if root.lstat().st_uid != os.getuid():

@@ -6,7 +6,6 @@ imported), so its device is `cuda:0` or the CPU.
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import torch
 
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
+from workers.processes.cores import count_cores
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -47,7 +47,7 @@ class CUDAManager(BaseProcessManager):
             self.device = torch.device("cuda", 0)
             torch.cuda.set_device(self.device)
         elif self._slots is not None:
-            torch.set_num_threads(max(1, num_cores() // self._slots))
+            torch.set_num_threads(max(1, count_cores() // self._slots))
 
     @property
     def is_cuda(self) -> bool:
@@ -108,10 +108,3 @@ class CUDAManager(BaseProcessManager):
         torch.set_rng_state(state["cpu"])
         if self.is_cuda and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], self.device)
-
-
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

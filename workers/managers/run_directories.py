@@ -12,9 +12,11 @@ Invariant: a scratch directory is in the process registry before it exists.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import redis
 from filelock import FileLock
@@ -22,6 +24,7 @@ from filelock import FileLock
 from workers.disk import durable
 from workers.disk.manifests import checkpoint_root
 from workers.disk.scratch import (
+    is_too_long_for_sockets,
     make_scratch,
     name_scratch,
     redirect_temporary_files,
@@ -40,21 +43,28 @@ class DirectoryManager(BaseProcessManager):
         self.home = settings.home
         self._record = record
         self._scratch: Path | None = None
+        self._sockets: Path | None = None
         self._restore_temporary_files: Callable[[], None] = lambda: None
 
     def open(self) -> None:
         """In a fleet, have all temporary files of this process made in its scratch directory."""
         if self._record.is_registered:
             self._restore_temporary_files = redirect_temporary_files(self.scratch())
+            if is_too_long_for_sockets(self.scratch()):
+                self._sockets = self._make_registered(for_sockets=True)
+                # loaders take it over from here
+                _process_config()["tempdir"] = str(self._sockets)
 
     def close(self) -> None:
         """Remove this process's scratch directory."""
         self._restore_temporary_files()
-        if self._scratch is not None:
-            remove_scratch(self._scratch, self._record.identity)
+        if self._sockets is not None:
+            _process_config().pop("tempdir", None)
+        for directory in filter(None, (self._sockets, self._scratch)):
+            remove_scratch(directory, self._record.identity)
             with suppress(redis.RedisError):  # the record expires by itself
-                self._record.drop_scratch(self._scratch)
-            self._scratch = None
+                self._record.drop_scratch(directory)
+        self._scratch = self._sockets = None
 
     @property
     def checkpoints(self) -> Path:
@@ -72,11 +82,14 @@ class DirectoryManager(BaseProcessManager):
         fleet, `tempfile` makes its files there, too.
         """
         if self._scratch is None:
-            scratch = name_scratch(self._record.identity)
-            self._record.add_scratch(scratch)
-            make_scratch(scratch)
-            self._scratch = scratch
+            self._scratch = self._make_registered()
         return self._scratch
+
+    def _make_registered(self, *, for_sockets: bool = False) -> Path:
+        directory = name_scratch(self._record.identity, for_sockets=for_sockets)
+        self._record.add_scratch(directory)
+        make_scratch(directory)
+        return directory
 
     def atomic_write(self, path: Path, content: str | bytes) -> None:
         """Write a file that readers see whole or not at all, and that is on disk on return."""
@@ -105,3 +118,10 @@ class DirectoryManager(BaseProcessManager):
                     durable.remove(left)
                 durable.make_whole(final, fill)
         return final
+
+
+def _process_config() -> dict[str, Any]:
+    """What multiprocessing knows of this process, and hands on to those that it starts."""
+    process: Any = multiprocessing.current_process()
+    config: dict[str, Any] = process._config
+    return config

@@ -5,6 +5,7 @@ Invariant: a process that ended is reported once, and never mistaken for a later
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -32,8 +33,8 @@ class ChildWatch:
             return
         with suppress(ProcessLookupError):
             self._identities[pid] = ProcessIdentity.of(pid)
-            if hasattr(os, "pidfd_open"):
-                descriptor = os.pidfd_open(pid)
+            descriptor = _open_pidfd(pid)
+            if descriptor is not None:
                 self._descriptors[pid] = descriptor
                 self._poll.register(descriptor, select.POLLIN)
 
@@ -71,3 +72,15 @@ class ChildWatch:
         if descriptor is not None:
             self._poll.unregister(descriptor)
             os.close(descriptor)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A descriptor that tells of a process's end; None where the kernel or a sandbox has none."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in {errno.ENOSYS, errno.EPERM, errno.EINVAL}:
+            return None
+        raise

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import billiard.process
@@ -74,6 +73,8 @@ class HostAgent(bootsteps.StartStopStep):
         worker.host_agent = HostAgent.current = self
         self._worker = worker
         self._ends_at_once = False
+        self._is_draining = False
+        self._signalled: set[int] = set()
         self._idle_since: float | None = None
         self._settings = Settings.from_environment()
         self._ended = threading.Event()
@@ -101,12 +102,11 @@ class HostAgent(bootsteps.StartStopStep):
 
         To be called by a signal handler.
         """
-        drain_file = self._folder / "drain"
-        if drain_file.exists():
+        if self._is_draining:
             self._end_at_once()
-        else:
-            with suppress(FileNotFoundError):
-                drain_file.touch()
+        self._is_draining = True
+        with suppress(OSError):  # the agent's thread sees to it then
+            (self._folder / "drain").touch()
 
     def _end_at_once(self) -> None:
         """Kill the pool and clean up after it, without waiting for anything else."""
@@ -165,6 +165,7 @@ class HostAgent(bootsteps.StartStopStep):
         while not self._ended.is_set():
             for pid in _pool_pids(worker):
                 watch.add(pid)
+            self._tell_pool(worker)
             ended = watch.wait(_LOOK_SECONDS)
             if ended:
                 _replace_children(worker)
@@ -200,9 +201,22 @@ class HostAgent(bootsteps.StartStopStep):
             if not watch.is_watching or time.monotonic() >= deadline:
                 return
 
+    def _tell_pool(self, worker: Any) -> None:
+        """Tell the children of a drain by signal where the file that says so cannot be made.
+
+        The disk may be full, or somebody may have tidied up /tmp.
+        """
+        if not self._is_draining or (self._folder / "drain").exists():
+            return
+        for pid in set(_pool_pids(worker)) - self._signalled:
+            log.warning("drain_file_not_made", folder=str(self._folder), signalled=pid)
+            self._signalled.add(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
     def _tell_drain(self) -> None:
         """Show in the registry that this worker takes no more trials."""
-        if not self._record.is_draining and Path(os.environ[DRAIN_FILE_VARIABLE]).exists():
+        if not self._record.is_draining and self._is_draining:
             self._record.update(is_draining=True)
 
     def _end_if_stuck(self, registry: ProcessRegistry) -> None:

@@ -15,7 +15,7 @@ from workers.managers import (
     TensorManager,
     TokenizerManager,
 )
-from workers.managers.cuda import num_cores
+from workers.processes.cores import count_cores
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
 
@@ -24,7 +24,7 @@ def test_the_slots_of_a_cpu_box_share_its_cores(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = torch.get_num_threads()
     try:
-        manager = CUDAManager(Settings(slots=num_cores()))
+        manager = CUDAManager(Settings(slots=count_cores()))
         manager.open()
         assert manager.num_threads == 1
         assert manager.device.type == "cpu"

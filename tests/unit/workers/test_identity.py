@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -72,6 +73,23 @@ def test_a_process_is_not_dead_while_one_of_its_threads_lives():
         process.kill()
         assert [each.pid for each in watch.wait(10.0)] == [process.pid]
         watch.close()
+
+
+def refuse_pidfd(_pid):
+    raise OSError(errno.ENOSYS, "no such system call")
+
+
+def test_a_death_is_seen_where_the_kernel_has_no_pidfd(sleeper, monkeypatch):
+    if hasattr(os, "pidfd_open"):
+        monkeypatch.setattr(os, "pidfd_open", refuse_pidfd)
+    watch = ChildWatch()
+    watch.add(sleeper.pid)
+    identity = ProcessIdentity.of(sleeper.pid)
+    assert watch.wait(0.0) == []
+    sleeper.kill()
+    assert wait_until(lambda: watch.wait(0.1), "the death is seen") == [identity]
+    assert not watch.is_watching
+    watch.close()
 
 
 def test_a_death_is_seen_at_once_and_once(sleeper):
