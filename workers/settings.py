@@ -34,7 +34,12 @@ class Settings(BaseModel):
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:  # no HOME, and no passwd entry
+            raise ValueError(
+                "this user has no home directory; set FLEET_HOME to a directory"
+            ) from error
 
     @property
     def times(self) -> Times:

@@ -128,3 +128,62 @@ def test_a_worker_whose_scratch_root_is_another_users_says_so_and_ends(tmp_path,
     assert ended.returncode == 2, output
     assert "is a directory of user 12345" in output
     assert "Traceback" not in output
+
+
+def test_a_user_without_passwd_entry_and_home_is_told_to_set_one():
+    environment = {key: value for key, value in os.environ.items() if key not in {"HOME", "USER"}}
+    nobody = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
+    command = [*nobody, sys.executable, "-m", "orchestrator.cli", "studies"]
+    seen = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert seen.returncode == 2
+    assert "no home directory; set FLEET_HOME" in seen.stderr
+    assert "Traceback" not in seen.stderr
+
+
+LOADING = """
+import os, sys, tempfile
+from workers.coordination.connection import connect
+from workers.managers import cleanup_managers, ensure_process_initialized, get_directory_manager
+from workers.processes.registry import ProcessRecord, ProcessRegistry
+from workers.settings import Settings
+
+if __name__ == "__main__":
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+    settings = Settings.from_environment()
+    client = connect(settings)
+    record = ProcessRecord(ProcessRegistry(client, settings.times))
+    record.register()
+    ensure_process_initialized(settings, record=record)
+    data = TensorDataset(torch.arange(64.0))
+    loader = DataLoader(data, batch_size=8, num_workers=2, multiprocessing_context="spawn")
+    total = sum(float(batch.sum()) for (batch,) in loader)
+    assert tempfile.gettempdir() == str(get_directory_manager().scratch())
+    scratch = ProcessRegistry(client, settings.times).find(record.identity).scratch
+    assert all(path.is_dir() for path in scratch)
+    cleanup_managers()
+    record.gone()
+    client.close()
+    print(total, *scratch)
+"""
+
+
+def test_loaders_work_below_a_tmpdir_that_is_too_long_for_sockets(settings, tmp_path):
+    long = tmp_path / ("x" * max(1, 99 - len(str(tmp_path))))
+    long.mkdir()
+    program = tmp_path / "loading.py"
+    program.write_text(LOADING)
+    seen = subprocess.run(
+        [sys.executable, program],
+        env={**os.environ, **settings.to_environment(), "TMPDIR": str(long)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert seen.returncode == 0, seen.stderr
+    total, *scratch = seen.stdout.split()
+    assert total == "2016.0"
+    assert len(scratch) == 2
+    assert not any(Path(path).exists() for path in scratch)
