@@ -58,6 +58,12 @@ class Dispatcher:
             self._enqueue(number)
         return count
 
+    def withdraw(self) -> None:
+        """Cancel the trials that wait for a slot: nothing of the study is to be started."""
+        for number in self._study.leases.queued():
+            if self._study.leases.settle(number, TrialState.CANCELLED, only_queued=True):
+                self._collector.tell_cancelled(number)
+
     def reconcile(self, now_ms: int, *, at_start: bool = False) -> None:
         """Bring Redis and the storage together for every trial that has not ended.
 

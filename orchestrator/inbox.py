@@ -64,6 +64,11 @@ class Collector:
         self._study.sync()
         self._study.leases.settle(number, state)
 
+    def tell_cancelled(self, number: int) -> None:
+        """End a trial that nobody has started, and that nobody is to start."""
+        self._tell_failed(number, "the study was stopped before it began", TrialState.CANCELLED)
+        self._study.sync()
+
     def _take(self, entry: Entry) -> TrialState | None:
         """Take one entry in; the state of the trial if it is an end.
 
@@ -201,15 +206,15 @@ class Collector:
         record = self._study.leases.record(number)
         return record is not None and record.result_id == entry_id
 
-    def _tell_failed(self, number: int, error: str) -> None:
+    def _tell_failed(self, number: int, error: str, state: TrialState = TrialState.FAILED) -> None:
         try:
             stored = self._study.stored(number)
         except KeyError:
             return
         if not stored.state.is_finished():
-            self._study.set_attr(number, f"{ATTR}state", TrialState.FAILED.value)
+            self._study.set_attr(number, f"{ATTR}state", state.value)
             self._study.set_attr(number, f"{ATTR}error", error)
-            self._study.tell(number, TOLD_AS[TrialState.FAILED], None)
+            self._study.tell(number, TOLD_AS[state], None)
 
 
 @contextmanager

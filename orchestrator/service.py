@@ -74,6 +74,8 @@ class _Lead:
     """Whether the status must be built anew."""
     is_disturbed: bool = False
     """Whether a turn was broken off: what it had read or begun is to be done again."""
+    is_stopped: bool = False
+    """Whether somebody asked that no further trial be started."""
 
 
 @dataclass
@@ -338,6 +340,9 @@ class Service:
                 if lead.slots:
                     lead.study.start_clock()
                 lead.study.refresh_spec()
+                lead.is_stopped = self._studies.is_stopped(name)
+                if lead.is_stopped:
+                    lead.dispatcher.withdraw()
                 if reap:
                     self._reaper.sweep(lead.study, now_ms)
                     lead.dispatcher.reconcile(now_ms)
@@ -385,7 +390,7 @@ class Service:
 
     def _may_start(self, lead: _Lead) -> bool:
         timeout = lead.study.spec.timeout
-        if self.is_draining or lead.study.is_exhausted:
+        if self.is_draining or lead.is_stopped or lead.study.is_exhausted:
             return False
         return timeout is None or lead.study.wall_seconds < timeout
 
@@ -401,6 +406,7 @@ class Service:
             results=str(self.settings.home / "studies" / study.name / "trials"),
             set_aside=lead.collector.set_aside,
             is_exhausted=study.is_exhausted,
+            is_stopped=lead.is_stopped,
         )
         study.publish(
             {

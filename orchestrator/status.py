@@ -125,6 +125,7 @@ def build_status(
     results: str | None = None,
     set_aside: Sequence[str] = (),
     is_exhausted: bool = False,
+    is_stopped: bool = False,
 ) -> StudyStatus:
     """Put a status together.
 
@@ -135,6 +136,7 @@ def build_status(
         slots: Pool processes that read its queue.
         leases: Tells running trials from queued ones; without, all open ones count as queued.
         results: Where its trials leave their results.
+        is_stopped: Whether somebody asked that no further trial be started.
         set_aside: Why entries of its inbox could not be taken in.
         is_exhausted: Whether its sampler has nothing more to suggest.
     """
@@ -147,7 +149,7 @@ def build_status(
     out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
     return StudyStatus(
         study=spec.name,
-        state=study_state(spec, trials, starts_no_more=out_of_time or is_exhausted),
+        state=study_state(spec, trials, starts_no_more=out_of_time or is_exhausted or is_stopped),
         objective=spec.objective,
         metrics=spec.metrics,
         directions=spec.all_directions,

@@ -114,6 +114,11 @@ class Container:
         """Whether `get(provider)` would find something."""
         return provider in self._instances
 
+    def named(self, name: str) -> Any:
+        """The instance whose class has that name, or None."""
+        found = [held for held in self._instances if held.__name__ == name]
+        return self.get(found[0]) if len(found) == 1 else None
+
     def close(self) -> None:
         """Close all managers, the last opened first, even when one of them fails.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from celery.exceptions import Reject
 
@@ -11,9 +11,15 @@ from workers import bootstrap
 from workers.celery import app
 from workers.protocol.messages import RUN_TRIAL, RunTrial
 
+#: The exit code of a pool process that an objective changed for good.
+EXIT_REPLACED: Final = 74
+
 
 @app.task(name=RUN_TRIAL)
 def run_trial(message: Mapping[str, Any]) -> None:
     """Run the trial that `message` hints at, if it can be claimed."""
-    if bootstrap.trial_runner().run(RunTrial.decode(message)).goes_back:
+    outcome = bootstrap.trial_runner().run(RunTrial.decode(message))
+    if outcome.goes_back:
         raise Reject("drained", requeue=True)
+    if outcome.ends_process:
+        raise SystemExit(EXIT_REPLACED)  # the pool tells of the task's end first, then replaces us

@@ -321,6 +321,31 @@ def prunes(trial):
 def raises(trial):
     raise ValueError("boom")
 
+def raises_another_each_time(trial):
+    raise ValueError(f"attempt {trial.attempt}")
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+def raises_the_unspeakable(trial):
+    raise Unspeakable
+
+def says_it_is_done(trial):
+    sys.exit(0)
+
+def interrupts(trial):
+    raise KeyboardInterrupt
+
+async def is_a_coroutine(trial):
+    return 1.0
+
+def is_a_generator(trial):
+    yield 1.0
+
+def returns_a_tuple_of_one(trial):
+    return (1.0,)
+
 def exits(trial):
     sys.exit(3)
 
@@ -363,10 +388,17 @@ def runner(client, settings, container, server, tmp_path):
     [
         ("good", ["COMPLETE"], None),
         ("prunes", ["PRUNED"], None),
-        ("raises", ["DEAD"], "ValueError: boom"),
+        ("raises", ["FAILED"], "ValueError: boom"),
+        ("raises_another_each_time", ["DEAD"], "ValueError: attempt 2"),
         ("exits", ["DEAD"], "SystemExit: 3"),
-        ("exhausts", ["DEAD"], "MemoryError: no more"),
+        ("says_it_is_done", ["FAILED"], "SystemExit: 0"),
+        ("interrupts", ["DEAD"], "KeyboardInterrupt"),
+        ("exhausts", ["FAILED"], "MemoryError: no more"),
         ("returns_nothing", ["FAILED"], "returned None, which is no number"),
+        ("is_a_coroutine", ["FAILED"], "returned a coroutine, which never ran"),
+        ("is_a_generator", ["FAILED"], "returned a generator, which never ran"),
+        ("returns_a_tuple_of_one", ["COMPLETE"], None),
+        ("raises_the_unspeakable", ["FAILED"], "its text cannot be had"),
     ],
 )
 def test_every_way_out_of_an_objective_is_one_end(

@@ -64,6 +64,8 @@ class TrialRecord:
     result_id: str | None = None
     """Likewise: the entry of the inbox that tells it."""
     error: str | None = None
+    error_fingerprint: str | None = None
+    """Of the last failure: what tells the same traceback from another one."""
 
     @classmethod
     def parse(cls, fields: Mapping[str, str]) -> TrialRecord:
@@ -74,6 +76,7 @@ class TrialRecord:
                 int(fields["checkpoint_step"]), fields["checkpoint"], fields["checkpoint_sha256"]
             )
         reported = fields.get("reported_step")
+        failure = Result.model_validate_json(fields["error"]) if "error" in fields else None
         return cls(
             state=TrialState(fields["state"]),
             token=int(fields["token"]),
@@ -93,7 +96,8 @@ class TrialRecord:
             claimed_at_ms=int(fields.get("claimed_at", 0)),
             result_token=int(fields["result_token"]) if "result_token" in fields else None,
             result_id=fields.get("result_id"),
-            error=Result.model_validate_json(fields["error"]).error if "error" in fields else None,
+            error=None if failure is None else failure.error,
+            error_fingerprint=None if failure is None else failure.fingerprint,
         )
 
 
@@ -247,9 +251,21 @@ class TrialLeases:
             backoff_ms=int(backoff_seconds * 1000),
         )[0]
 
-    def settle(self, number: int, state: TrialState) -> bool:
-        """Make Redis agree with the storage; False if there was nothing to settle."""
-        answer = self._call("settle", number, state=state.value, keep_ms=KEEP_SETTLED_MS)
+    def settle(self, number: int, state: TrialState, *, only_queued: bool = False) -> bool:
+        """Make Redis agree with the storage; False if there was nothing to settle.
+
+        Args:
+            number: The trial.
+            state: How it ended.
+            only_queued: Leave a trial alone that somebody runs.
+        """
+        answer = self._call(
+            "settle",
+            number,
+            state=state.value,
+            keep_ms=KEEP_SETTLED_MS,
+            only_queued="1" if only_queued else "",
+        )
         return answer[0] == "OK"
 
     def is_current(self) -> bool:

@@ -40,8 +40,17 @@ class Studies:
             mapping={"spec": spec.model_dump_json(), "storage": storage_url},
         )
         pipeline.hsetnx(keys.study(spec.name), "state", "running")
+        pipeline.hdel(keys.study(spec.name), "stopped")
         pipeline.sadd(keys.STUDIES, spec.name)
         pipeline.execute()
+
+    def ask_to_stop(self, name: str) -> None:
+        """Have no further trial of a study started; handing it in again revokes it."""
+        self.client.hset(keys.study(name), "stopped", "1")
+
+    def is_stopped(self, name: str) -> bool:
+        """Whether somebody asked that no further trial be started."""
+        return bool(self.client.hexists(keys.study(name), "stopped"))
 
     def names(self) -> list[str]:
         """All studies, in alphabetical order."""

@@ -60,6 +60,8 @@ class Result(BaseModel):
     user_attrs: dict[str, Any] = {}
     constraints: dict[str, float] = {}
     error: str | None = None
+    #: Tells failures with the same traceback from others.
+    fingerprint: str | None = None
     #: Why the attributes are not there, where they could not be sent or stored.
     result_error: str | None = None
     #: Seconds this attempt held a slot, from the claim to the commit.

@@ -12,8 +12,11 @@ Invariant: an attempt comes to exactly one end.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 import time
+import traceback
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
@@ -39,17 +42,29 @@ log = get_logger(__name__)
 #: How much of an error's text travels with a failure.
 _ERROR_CHARACTERS: Final = 2000
 
+#: The fingerprint of an objective that said it was done, and returned nothing.
+_EXITED: Final = "exit 0"
+
+_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{6,}")
+
 
 class Outcome(Enum):
     """What becomes of the Celery message."""
 
     ENDED = "ended"
     GOES_BACK = "goes back"
+    ENDS_PROCESS = "ends the process"
+    """The trial has ended, and this process cannot run another one."""
 
     @property
     def goes_back(self) -> bool:
         """Whether another worker should get the message."""
         return self is Outcome.GOES_BACK
+
+    @property
+    def ends_process(self) -> bool:
+        """Whether this process is to be replaced."""
+        return self is Outcome.ENDS_PROCESS
 
 
 class AttemptEnd:
@@ -146,6 +161,11 @@ class AttemptEnd:
         log.error("attempt_failed", exception=traceback_of(error))
         held, spec = self._held, self._trial.spec
         result = self._result(error=describe_error(error, _ERROR_CHARACTERS))
+        result.fingerprint = _fingerprint(error)
+        if result.fingerprint in {_EXITED, held.grant.record.error_fingerprint} - {None}:
+            # once more, the same would go wrong in the same way
+            self.commit(TrialState.FAILED, error=result.error)
+            return
         backoff = self._times.backoff
         self._leaves_files = True
         self._say(
@@ -168,6 +188,11 @@ class AttemptEnd:
         self._outcome = Outcome.GOES_BACK
         self._say(lambda: "OK" if held.leases.release(held.number, held.token) else "LOST")
         log.info("released", status=self._status)
+
+    def hand_over(self) -> None:
+        """Give the trial back, uncounted, to another process: this one cannot run it."""
+        self.release()
+        self._outcome, self._announce_seconds = Outcome.ENDED, 0.0
 
     def fall_silent(self, error: LeaseLost) -> None:
         """Write nothing more for the trial: somebody else may run it now."""
@@ -232,6 +257,18 @@ class AttemptEnd:
             busy_seconds=lease_clock() - self._started_at,
         )
         return result.sendable()
+
+
+def _fingerprint(error: BaseException) -> str | None:
+    """What two failures with the same traceback have in common; None for what may be luck."""
+    if isinstance(error, SystemExit) and error.code in {None, 0}:
+        return _EXITED
+    if not isinstance(error, Exception):
+        return None  # an exit code
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [f"{frame.filename}:{frame.lineno}" for frame in frames]
+    text = _ADDRESS.sub("", describe_error(error, _ERROR_CHARACTERS))
+    return hashlib.sha256("\n".join([*where, text]).encode()).hexdigest()[:16]
 
 
 def _is_of_a_drain(error: BaseException | None) -> bool:

@@ -24,6 +24,7 @@ from workers.protocol.errors import LeaseLost, ObjectiveError, UnsuitableValueEr
 from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step, plain_text
 from workers.protocol.spec import StudySpec, merge_params
 from workers.trials.held_lease import HeldLease
+from workers.trials.study_view import StudyView
 
 log = get_logger(__name__)
 
@@ -76,6 +77,16 @@ class FleetTrial(BaseTrial):
         self._unjudged_step: int | None = None
         #: The last reported value, which stands for a pruned trial.
         self.last_value = lease.grant.record.reported_value
+
+    @property
+    def study(self) -> StudyView:
+        """The study, to look at and to stop."""
+        return StudyView(self.spec, self._studies)
+
+    @property
+    def relative_params(self) -> dict[str, Any]:
+        """The parameters that were drawn together, before the objective began."""
+        return dict(self._lease.grant.record.params)
 
     @property
     def number(self) -> int:
@@ -308,7 +319,7 @@ class FleetTrial(BaseTrial):
             raise UnsuitableValueError(f"parameter {name!r:.80}: give its name as plain text")
         known = self._distributions.get(name)
         if known is not None:
-            distributions.check_distribution_compatibility(known, distribution)
+            return self._suggested_before(name, known, distribution)
         if name not in self._params:
             self._params[name] = self._ask(name, distribution)
         stored = self._params[name]
@@ -323,6 +334,22 @@ class FleetTrial(BaseTrial):
         self._distributions[name] = distribution
         self._values[name] = value
         return value
+
+    def _suggested_before(
+        self, name: str, known: BaseDistribution, distribution: BaseDistribution
+    ) -> Any:
+        """The value that the trial has, as in Optuna: whatever is asked for now.
+
+        Raises:
+            ValueError: It was of another kind, or had other choices.
+        """
+        distributions.check_distribution_compatibility(known, distribution)
+        if known != distribution:
+            optuna_warn(
+                f"parameter {name!r} was suggested from {known}, and now from {distribution}; it"
+                f" stays {self._values[name]!r}"
+            )
+        return self._values[name]
 
     def _ask(self, name: str, distribution: BaseDistribution) -> Any:
         text = distributions.distribution_to_json(distribution)

@@ -1,32 +1,46 @@
-"""Objectives: from a study's `objective` to a callable, with managers passed in by type."""
+"""Objectives: from a study's `objective` to a callable, and its call with managers by type.
+
+Whatever can be called with a trial alone is an objective, as in Optuna; further parameters that are
+annotated with a manager get it.
+"""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from workers.containers import Container
 from workers.protocol.errors import ObjectiveError
+from workers.protocol.plain import describe_error
 from workers.protocol.spec import FINETUNE
 from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
+from workers.trials.objective_modules import (
+    ObjectiveModules,
+    StaleExtensionError,
+    find_attribute,
+)
 
 Objective = Callable[..., Any]
 
+#: How much of an error's text is quoted.
+_QUOTED: Final = 500
 
-def load_objective(name: str, allowed: Collection[str]) -> Objective:
+
+def load_objective(
+    name: str, allowed: Collection[str], modules: ObjectiveModules | None = None
+) -> Objective:
     """Import an objective: `finetune`, `package.module:function` or `/path/file.py:function`.
 
     Args:
         name: As the study names it.
         allowed: Modules (or packages, or files) that this worker may import objectives from.
+        modules: What this process has imported before.
 
     Raises:
         ObjectiveError: It is not allowed here, or does not import, or is no callable.
+        StaleExtensionError: This process cannot import it: another one must.
     """
     if name == FINETUNE:
         return finetune
@@ -37,26 +51,19 @@ def load_objective(name: str, allowed: Collection[str]) -> Objective:
             f" {', '.join(allowed) or 'nowhere'}; start it with FLEET_OBJECTIVES={module_name}"
         )
     try:
-        found: Any = import_objective_module(module_name)
-        for part in function_name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ObjectiveError(f"objective {name!r} does not import: {error}") from error
+        found: Any = find_attribute(
+            (modules or ObjectiveModules()).load(module_name), function_name
+        )
+    except StaleExtensionError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ObjectiveError(
+            f"objective {name!r} does not import: {describe_error(error, _QUOTED)}"
+        ) from error
     if not callable(found):
         raise ObjectiveError(f"objective {name!r} is a {type(found).__name__}, not a function")
     objective: Objective = found
     return objective
-
-
-def import_objective_module(name: str) -> Any:
-    """Import a module by dotted name, or a file by its path under its own stem."""
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    path = Path(name)
-    # by name on the path, so that loader processes can import it too
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    return importlib.import_module(path.stem)
 
 
 def call_objective(objective: Objective, trial: FleetTrial, container: Container) -> Any:
@@ -65,19 +72,59 @@ def call_objective(objective: Objective, trial: FleetTrial, container: Container
     Raises:
         ObjectiveError: It asks for something that is no manager.
     """
-    parameters = list(inspect.signature(objective).parameters.values())[1:]
-    hints = get_type_hints(objective) if parameters else {}
+    return objective(trial, **_managers(objective, container))
+
+
+def _managers(objective: Objective, container: Container) -> dict[str, Any]:
+    """What an objective's parameters after the trial are to be."""
     arguments: dict[str, Any] = {}
+    parameters = _parameters(objective)[1:]
+    wanted = _annotations(objective) if parameters else {}
     for parameter in parameters:
-        wanted = hints.get(parameter.name)
-        if isinstance(wanted, type) and container.provides(wanted):
-            arguments[parameter.name] = container.get(wanted)
-        elif parameter.default is inspect.Parameter.empty:
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            continue
+        annotation = wanted.get(parameter.name, parameter.annotation)
+        manager = _manager(annotation, container)
+        if manager is not None and parameter.kind is not parameter.POSITIONAL_ONLY:
+            arguments[parameter.name] = manager
+        elif parameter.default is parameter.empty:
+            shown = (
+                "not annotated" if annotation is parameter.empty else f"annotated {annotation!r}"
+            )
             raise ObjectiveError(
-                f"objective parameter {parameter.name!r} is annotated {wanted!r}; after the trial,"
+                f"objective parameter {parameter.name!r} is {shown}; after the trial,"
                 " an objective takes managers by type, such as `models: ModelManager`"
             )
-    return objective(trial, **arguments)
+    return arguments
+
+
+def _parameters(objective: Objective) -> list[inspect.Parameter]:
+    """The parameters of a callable; of one that does not tell them (in C), the trial alone."""
+    try:
+        found = list(inspect.signature(objective).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    # `*args` takes the trial and leaves what is after it
+    return [found[0], *found] if found and found[0].kind is found[0].VAR_POSITIONAL else found
+
+
+def _annotations(objective: Objective) -> dict[str, Any]:
+    """The annotations, where all of them can be resolved; those of a type checker alone cannot."""
+    target: Any = inspect.unwrap(getattr(objective, "func", objective))
+    if not (inspect.isfunction(target) or inspect.ismethod(target)):
+        target = type(target).__call__
+    try:
+        return get_type_hints(target)
+    except Exception:  # noqa: BLE001 - annotations are code of the user's
+        return {}
+
+
+def _manager(annotation: Any, container: Container) -> Any:
+    if isinstance(annotation, type):
+        return container.get(annotation) if container.provides(annotation) else None
+    if isinstance(annotation, str):
+        return container.named(annotation.rpartition(".")[2])
+    return None
 
 
 def _is_allowed(module: str, allowed: Collection[str]) -> bool:

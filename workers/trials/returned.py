@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ def read_values(returned: Any, spec: StudySpec) -> list[float]:
     Raises:
         ObjectiveError: A metric is missing, the count is wrong, or a value is no number or NaN.
     """
+    _refuse_unfinished(returned)
     values = _pick(returned, spec)
     if len(values) != len(spec.all_directions):
         raise ObjectiveError(
@@ -28,6 +30,17 @@ def read_values(returned: Any, spec: StudySpec) -> list[float]:
             f" {len(spec.all_directions)} directions"
         )
     return [_number(value) for value in values]
+
+
+def _refuse_unfinished(returned: Any) -> None:
+    """Refuse what was called and never ran."""
+    if inspect.iscoroutine(returned) or inspect.isgenerator(returned):
+        kind = "coroutine" if inspect.iscoroutine(returned) else "generator"
+        returned.close()
+        raise ObjectiveError(
+            f"the objective returned a {kind}, which never ran; let it return its value"
+            + (": call `asyncio.run(...)` in it" if kind == "coroutine" else ", without `yield`")
+        )
 
 
 def _number(value: Any) -> float:

@@ -42,8 +42,10 @@ from workers.settings import Settings
 from workers.trials.ending import AttemptEnd, Outcome
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
+from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.returned import read_values
+from workers.trials.surroundings import Surroundings
 
 log = get_logger(__name__)
 
@@ -80,6 +82,7 @@ class TrialRunner:
         self._checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
         self._outbox = Outbox(settings.home)
         self._beat = ProcessBeat(record, settings.times.beat)
+        self._modules = ObjectiveModules()
         self._num_trials = 0
         self._is_terminated = False
 
@@ -179,21 +182,34 @@ class TrialRunner:
             times=self._settings.times,
             is_draining=self._is_draining,
         )
+        surroundings = Surroundings()
         with held:
-            self._train(trial, end)
+            self._train(trial, end, surroundings)
+        lasting = surroundings.restore()
         try:
-            return end.leave()
+            outcome = end.leave()
         finally:
             self._start_wandb_run(trial)
             self._container.get(WandbManager).finish(end.exit_code)
             self._record.update(study=None, trial=None, token=None)
+        if not lasting or outcome.goes_back:
+            return outcome
+        log.warning("process_ends", reasons=lasting, hint="a fresh one takes its place")
+        return Outcome.ENDS_PROCESS
 
-    def _train(self, trial: FleetTrial, end: AttemptEnd) -> None:
+    def _train(self, trial: FleetTrial, end: AttemptEnd, surroundings: Surroundings) -> None:
         """Call the objective, and say how that ended."""
         try:
-            objective = load_objective(trial.spec.objective, self._settings.objectives)
-            returned = call_objective(objective, trial, self._container)
+            with surroundings.watched():
+                objective = load_objective(
+                    trial.spec.objective, self._settings.objectives, self._modules
+                )
+                returned = call_objective(objective, trial, self._container)
+                self._modules.note()
             values = read_values(returned, trial.spec)
+        except StaleExtensionError as error:
+            surroundings.spoil(str(error))
+            end.hand_over()
         except optuna.TrialPruned:
             value = trial.last_value
             end.commit(TrialState.PRUNED, None if value is None else [value])

@@ -1,10 +1,11 @@
 -- settle: orchestrator only: the storage says how the trial ended; make Redis agree, for a while.
 -- KEYS: epoch trial leases queued
--- ARGV: epoch number state keep_ms
+-- ARGV: epoch number state keep_ms only_queued
 -- RETURNS: OK | SKIP | EPOCH
+-- With `only_queued`, a trial that somebody runs is left alone.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'EPOCH'} end
 local state = redis.call('HGET', KEYS[2], 'state')
-if not state then return {'SKIP'} end
+if not state or (ARGV[5] ~= '' and state ~= 'QUEUED') then return {'SKIP'} end
 if state == 'QUEUED' or state == 'RUNNING' then
   redis.call('HSET', KEYS[2], 'state', ARGV[3])
   redis.call('HDEL', KEYS[2], 'nonce', 'deadline')

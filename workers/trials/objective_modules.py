@@ -1,0 +1,121 @@
+"""The modules that objectives come from: imported by name or by file, and anew when that is due.
+
+A process runs trials of many studies. Two of them may have a `train.py` each, and a file may be
+edited between two: modules below the folder of the study before are dropped when the study's folder
+or one of these files changes, so that none runs the other's code.
+
+Invariant: a module that lies in no study's folder (a library's, the framework's) is never dropped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass, field
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from workers.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class StaleExtensionError(Exception):
+    """A C extension of another study, or of an older state of a file, is loaded: it stays."""
+
+
+@dataclass
+class ObjectiveModules:
+    """What this process has imported for objectives."""
+
+    _folder: Path | None = None
+    #: module -> its file's time and size when it was imported
+    _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: what was there before the first objective: none of a study's
+    _before: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules))
+
+    def load(self, name: str) -> ModuleType:
+        """Import a module by dotted name, or a file by its path under its own stem.
+
+        Raises:
+            StaleExtensionError: A module that must be dropped cannot be; this process must end.
+            Exception: Whatever importing it raises.
+        """
+        folder = self._enter(name)
+        module = importlib.import_module(Path(name).stem if folder is not None else name)
+        self._note()
+        return module
+
+    def note(self) -> None:
+        """Take note of what was imported since: an objective may import in its body."""
+        self._note()
+
+    def _enter(self, name: str) -> Path | None:
+        """Make the folder of a file the first place to import from; None for a dotted name."""
+        folder = Path(name).parent if name.endswith(".py") else None
+        if folder != self._folder or self._has_changed():
+            self._drop()
+            self._folder = folder
+        # by name on the path, so that loader processes can import it, too
+        if folder is not None and (not sys.path or sys.path[0] != str(folder)):
+            sys.path.insert(0, str(folder))
+        return folder
+
+    def _own(self) -> dict[str, tuple[ModuleType, Path]]:
+        """The modules that lie in the study's folder."""
+        if self._folder is None:
+            return {}
+        found = {}
+        for name, module in list(sys.modules.items()):
+            path = getattr(module, "__file__", None)
+            if name not in self._before and isinstance(path, str):
+                file = Path(path)
+                if file.is_relative_to(self._folder) and "site-packages" not in file.parts:
+                    found[name] = (module, file)
+        return found
+
+    def _has_changed(self) -> bool:
+        return any(
+            self._seen.get(name) not in {None, _state_of(file)}
+            for name, (_, file) in self._own().items()
+        )
+
+    def _note(self) -> None:
+        for name, (_, file) in self._own().items():
+            self._seen.setdefault(name, _state_of(file))
+
+    def _drop(self) -> None:
+        own = self._own()
+        for name, (_, file) in own.items():
+            if file.name.endswith(tuple(EXTENSION_SUFFIXES)):
+                raise StaleExtensionError(f"{name} ({file}) is a C extension and stays loaded")
+        for name in own:
+            del sys.modules[name]
+        if own:
+            log.info("modules_dropped", folder=str(self._folder), modules=sorted(own))
+        self._seen.clear()
+        if self._folder is not None:
+            sys.path[:] = [entry for entry in sys.path if entry != str(self._folder)]
+        importlib.invalidate_caches()
+
+
+def find_attribute(module: Any, path: str) -> Any:
+    """What a dotted name stands for in a module.
+
+    Raises:
+        AttributeError: There is nothing of that name.
+    """
+    found = module
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _state_of(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
