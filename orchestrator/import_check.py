@@ -1,6 +1,7 @@
-"""Imports one objective in a process of its own and says, as one line of JSON, how that went.
+"""Imports one objective in a process of its own and writes down, as JSON, how that went.
 
-Run by the preflight, so that the orchestrator itself never imports torch.
+Run by the preflight, so that the orchestrator itself never imports torch. What the module prints,
+at import or at exit, goes where nobody looks for the answer.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ def find_problem(name: str) -> str | None:
         if not path.exists():
             return f"there is no file {path}"
         sys.path.insert(0, str(path.parent))
+        sys.argv[:] = [str(path)]
         module_name = path.stem
     try:
         found: object = importlib.import_module(module_name)
     except BaseException as error:  # noqa: BLE001 - a module may even exit
-        return f"importing {module_name} raises {type(error).__name__}: {error}"
+        return f"importing {module_name} raises {describe(error)}"
     for part in function_name.split("."):
         if not hasattr(found, part):
             functions = ", ".join(name for name in dir(found) if not name.startswith("_"))
@@ -32,10 +34,30 @@ def find_problem(name: str) -> str | None:
         found = getattr(found, part)
     if not callable(found):
         return f"it is a {type(found).__name__}, not a function"
-    if not inspect.signature(found).parameters:
-        return "it takes no argument, and an objective takes the trial"
-    return None
+    return (
+        None if takes_a_trial(found) else "it takes no argument, and an objective takes the trial"
+    )
+
+
+def takes_a_trial(found: object) -> bool:
+    """Whether a callable takes one argument by position; of one in C, nobody can tell."""
+    try:
+        parameters = inspect.signature(found).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return True
+    kinds = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+    return any(parameter.kind not in kinds for parameter in parameters)
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, whatever its own text does."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - its text is its author's code
+        text = "(its text cannot be had)"
+    return f"{type(error).__name__}: {text}".encode("utf-8", "backslashreplace").decode()[:2000]
 
 
 if __name__ == "__main__":
-    print(json.dumps({"problem": find_problem(sys.argv[1])}))
+    reference, answer = sys.argv[1:]
+    Path(answer).write_text(json.dumps({"problem": find_problem(reference)}))

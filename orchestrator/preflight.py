@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +25,28 @@ from workers.protocol.finetune import (
     DataConfig,
     FinetuneConfig,
 )
-from workers.protocol.spec import FINETUNE, CategoricalDimension, Dimension, StudySpec, merge_params
+from workers.protocol.plain import plain_text
+from workers.protocol.spec import (
+    FINETUNE,
+    IMPORTING,
+    CategoricalDimension,
+    Dimension,
+    StudySpec,
+    merge_params,
+)
 
 #: How long importing an objective may take; torch and transformers need some seconds.
 _IMPORT_SECONDS: Final = 120.0
+
+#: What workers import by name: a file of that name beside an objective's would be taken for it.
+_NEEDED: Final = (
+    "workers", "orchestrator", "celery", "kombu", "billiard", "vine", "redis", "optuna", "pydantic",
+    "structlog", "psutil", "torch", "transformers", "tokenizers", "safetensors", "datasets",
+    "torchmetrics", "numpy", "filelock", "babel", "wandb", "pynvml", "accelerate",
+    "huggingface_hub", "pyarrow", "pandas", "fsspec", "yaml", "tqdm", "json", "logging", "random",
+    "socket", "signal", "select", "queue", "types", "enum", "typing", "copy", "threading",
+    "multiprocessing", "inspect", "functools",
+)  # fmt: skip
 
 
 def check(spec: StudySpec, *, import_directory: Path | None = None) -> None:
@@ -59,31 +79,69 @@ def _check_import(objective: str, directory: Path) -> None:
             f"objective = {objective!r}: write {FINETUNE}, package.module:function or"
             f" file.py:function{nearest(objective, [FINETUNE])}"
         )
-    path = os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # by its file: `-m` would import the orchestrator's whole package first
-    program = Path(__file__).with_name("import_check.py")
-    try:
-        finished = subprocess.run(
-            [sys.executable, str(program), objective],
-            env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-            timeout=_IMPORT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InvalidInputError(
-            f"objective = {objective!r}: importing it took over {_IMPORT_SECONDS:.0f} s; move work"
-            " from its module's top into the function"
-        ) from error
-    lines = finished.stdout.strip().splitlines() or ["{}"]
-    try:
-        problem = json.loads(lines[-1])["problem"]
-    except (ValueError, KeyError):
-        tail = (finished.stderr.strip().splitlines() or ["no message"])[-1]
-        problem = f"importing it ended the process with code {finished.returncode}: {tail}"
+    _check_neighbours(objective, directory)
+    problem = _import_elsewhere(objective, directory)
     if problem is not None:
         raise InvalidInputError(f"objective = {objective!r}: {problem}; mend it")
+
+
+def import_path(directory: Path) -> str:
+    """`PYTHONPATH` for processes that import an objective's module from a directory.
+
+    A directory whose name holds the separator cannot be in it; files are found by their path.
+    """
+    own = [] if os.pathsep in str(directory) else [str(directory)]
+    return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _import_elsewhere(objective: str, directory: Path) -> str | None:
+    """Import an objective in a process of its own; what is wrong with it, if anything."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        # by its file: `-m` would import the orchestrator's whole package first
+        program = Path(__file__).with_name("import_check.py")
+        surroundings = {
+            **os.environ,
+            "PYTHONPATH": import_path(directory),
+            "CUDA_VISIBLE_DEVICES": "",
+            IMPORTING: objective.rpartition(":")[0],
+        }
+        try:
+            finished = subprocess.run(
+                [sys.executable, str(program), objective, str(answer)],
+                env=surroundings,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_IMPORT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return (
+                f"importing it took over {_IMPORT_SECONDS:.0f} s; move work from its module's top"
+                " into the function"
+            )
+        if answer.exists():
+            problem: str | None = json.loads(answer.read_text())["problem"]
+            return problem
+    # what the module itself printed may be in any encoding
+    errors = plain_text(finished.stderr.decode(errors="backslashreplace")).strip().splitlines()
+    tail = (errors or ["no message"])[-1]
+    return f"importing it ended the process with code {finished.returncode}: {tail}"
+
+
+def _check_neighbours(objective: str, directory: Path) -> None:
+    """Refuse files beside an objective's that would be imported in place of what workers need."""
+    module = objective.rpartition(":")[0]
+    folder = Path(module).parent if module.endswith(".py") else directory
+    elsewhere = [entry for entry in sys.path if Path(entry).resolve() != folder.resolve()]
+    for name in _NEEDED:
+        for neighbour in (folder / f"{name}.py", folder / name / "__init__.py"):
+            found = PathFinder.find_spec(name, elsewhere) if neighbour.is_file() else None
+            if found is not None and found.origin is not None:
+                raise InvalidInputError(
+                    f"objective = {objective!r}: {neighbour} would be imported in place of"
+                    f" {found.origin}, which workers need; rename it"
+                )
 
 
 def _check_finetune(spec: StudySpec) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from orchestrator.handle import stored_status
 from orchestrator.local import EmbeddedRedis, LocalWorker
-from orchestrator.preflight import check
+from orchestrator.preflight import check, import_path
 from orchestrator.service import Service
 from orchestrator.status import StudyStatus
 from orchestrator.storage import storage_url, stored_identity
@@ -28,7 +28,7 @@ from orchestrator.watch import View
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.spec import FINETUNE, StudySpec
-from workers.settings import Settings
+from workers.settings import Settings, write_list
 
 #: How long a drained worker may take to save and end before it is killed.
 _DRAIN_SECONDS: Final = 60.0
@@ -123,11 +123,11 @@ def _finished_before(spec: StudySpec, settings: Settings) -> StudyStatus | None:
 
 def _environment(spec: StudySpec, import_directory: Path, settings: Settings) -> dict[str, str]:
     """What the worker and all its processes see."""
-    path = os.pathsep.join(filter(None, [str(import_directory), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, **settings.to_environment(), "PYTHONPATH": path}
+    environment = {**os.environ, **settings.to_environment()}
     if spec.objective != FINETUNE:
-        allowed = [*settings.objectives, spec.objective.rpartition(":")[0]]
-        environment["FLEET_OBJECTIVES"] = ",".join(allowed)
+        module = spec.objective.rpartition(":")[0]
+        environment["FLEET_OBJECTIVES"] = write_list([*settings.objectives, module])
+        environment["PYTHONPATH"] = import_path(import_directory)
     return environment
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class Settings(BaseModel):
     slots: int | None = Field(default=None, ge=1)
     """`FLEET_SLOTS`: pool processes of a worker; by default its GPUs, else two, else one."""
     objectives: tuple[str, ...] = ()
-    """`FLEET_OBJECTIVES`: modules, comma-separated, that a worker may import objectives from."""
+    """`FLEET_OBJECTIVES`: modules and files that a worker may import objectives from: separated by
+    commas, or, where a name holds one, a JSON list."""
     time_scale: float = Field(default=1.0, gt=0.0)
     """`FLEET_TIME_SCALE`: multiplies every interval of the protocol; for tests."""
 
@@ -59,9 +61,7 @@ class Settings(BaseModel):
             if environment.get(variable := f"FLEET_{name.upper()}")
         }
         if "objectives" in given:
-            given["objectives"] = tuple(
-                filter(None, map(str.strip, given["objectives"].split(",")))
-            )
+            given["objectives"] = _read_list(given["objectives"])
         return cls.build(given)
 
     @classmethod
@@ -88,5 +88,24 @@ class Settings(BaseModel):
     def to_environment(self) -> dict[str, str]:
         """The variables that make a child process read these settings back."""
         values = {name: value for name, value in self if value not in {None, ()}}
-        values["objectives"] = ",".join(self.objectives)
+        values["objectives"] = write_list(self.objectives)
         return {f"FLEET_{name.upper()}": str(value) for name, value in values.items()}
+
+
+def write_list(entries: Sequence[str]) -> str:
+    """A list as one variable of the environment holds it."""
+    if any("," in entry or entry.startswith("[") for entry in entries):
+        return json.dumps(list(entries))
+    return ",".join(entries)
+
+
+def _read_list(text: str) -> tuple[str, ...]:
+    if text.lstrip().startswith("["):
+        try:
+            return tuple(map(str, json.loads(text)))
+        except ValueError as error:
+            raise InvalidInputError(
+                f"FLEET_OBJECTIVES={text!r} is no JSON list: {error}; write"
+                ' ["/a/train.py"], or names separated by commas'
+            ) from error
+    return tuple(filter(None, map(str.strip, text.split(","))))

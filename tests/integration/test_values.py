@@ -46,6 +46,8 @@ from workers.trials.runner import TrialRunner
 
 T = TypeVar("T")
 
+COMPLETE = [optuna.trial.TrialState.COMPLETE]
+
 
 class Colour(enum.Enum):
     RED = "red"
@@ -441,6 +443,9 @@ def test_bounds_and_steps_of_every_kind_are_numbers_too(bench):
             trial.suggest_float("g", -1.5e308, 1.5e308)
         with pytest.raises(UnsuitableValueError, match="plain text"):
             trial.suggest_float("\ud800", 0, 1)
+        trial.suggest_float("again", 0, 1)
+        with pytest.warns(UserWarning, match="'again' was suggested from"):
+            assert 0 <= trial.suggest_float("again", 5, 6) <= 1
         trial.progress(np.int64(1))
         trial.report(1.0, torch.tensor(2))
         trial.save_checkpoint(np.int32(2), {"step": 2})
@@ -727,3 +732,32 @@ def test_a_result_goes_without_attributes_that_cannot_be_sent():
     sent = Result.model_validate_json(result.sendable().model_dump_json())
     assert (sent.values, sent.constraints, sent.user_attrs) == ([1.0], {"c": 0.5}, {})
     assert "attributes left out" in sent.result_error
+
+
+# --- the study
+
+
+def test_an_objective_looks_at_its_study_and_may_stop_it(bench):
+    opened = bench(direction="maximize", metric="score")
+    for value in (1.0, 3.0, 2.0):
+        opened.run(lambda _, value=value: value)
+
+    def look(trial):
+        study = trial.study
+        assert (study.study_name, study.direction.name) == ("values", "MAXIMIZE")
+        assert study.metric_names == ["score"]
+        assert [each.value for each in study.get_trials(states=COMPLETE)] == [1.0, 3.0, 2.0]
+        assert (study.best_value, study.best_trial.number, study.best_params) == (3.0, 1, {})
+        assert len(study.trials) > 3
+        with pytest.raises(AttributeError, match="the orchestrator alone changes a study"):
+            study.optimize(None)
+        study.stop()
+        return 4.0
+
+    assert opened.run(look).value == 4.0
+    status = opened.until(
+        lambda: (found := opened.service.status("values")).is_over and found, "it is over"
+    )
+    assert status.state == "finished"
+    assert status.trials["cancelled"] <= 2, "those that waited for a slot"
+    assert status.trials["queued"] == status.trials["running"] == 0

@@ -10,6 +10,7 @@ Invariant: a module that lies in no study's folder (a library's, the framework's
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from workers.logs import get_logger
+from workers.protocol.spec import IMPORTING
 
 log = get_logger(__name__)
 
@@ -44,7 +46,11 @@ class ObjectiveModules:
             Exception: Whatever importing it raises.
         """
         folder = self._enter(name)
-        module = importlib.import_module(Path(name).stem if folder is not None else name)
+        os.environ[IMPORTING] = name
+        try:
+            module = importlib.import_module(Path(name).stem if folder is not None else name)
+        finally:
+            del os.environ[IMPORTING]
         self._note()
         return module
 
@@ -99,6 +105,11 @@ class ObjectiveModules:
         if self._folder is not None:
             sys.path[:] = [entry for entry in sys.path if entry != str(self._folder)]
         importlib.invalidate_caches()
+
+
+def program_of(objective: str) -> str:
+    """What `sys.argv[0]` would be if the objective's module were run: its file, or its name."""
+    return objective.rpartition(":")[0] or objective
 
 
 def find_attribute(module: Any, path: str) -> Any:

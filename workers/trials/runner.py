@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -42,7 +43,11 @@ from workers.settings import Settings
 from workers.trials.ending import AttemptEnd, Outcome
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
-from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
+from workers.trials.objective_modules import (
+    ObjectiveModules,
+    StaleExtensionError,
+    program_of,
+)
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.returned import read_values
 from workers.trials.surroundings import Surroundings
@@ -201,6 +206,7 @@ class TrialRunner:
         """Call the objective, and say how that ended."""
         try:
             with surroundings.watched():
+                sys.argv[:] = [program_of(trial.spec.objective)]
                 objective = load_objective(
                     trial.spec.objective, self._settings.objectives, self._modules
                 )

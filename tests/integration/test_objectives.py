@@ -1,0 +1,323 @@
+"""Objectives as people write them, each loaded and called as a pool process does it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from waiting import wait_until
+
+from orchestrator.preflight import check
+from orchestrator.submission import submit
+from workers.containers import Container
+from workers.managers import MANAGERS, CUDAManager
+from workers.processes.registry import ProcessRecord
+from workers.protocol.errors import InvalidInputError, ObjectiveError
+from workers.protocol.spec import IMPORTING, StudySpec
+from workers.settings import Settings
+from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
+from workers.trials.objectives import call_objective, load_objective
+from workers.trials.surroundings import Surroundings
+
+SHAPES = """
+from __future__ import annotations
+import functools
+from typing import TYPE_CHECKING, Any
+import optuna
+if TYPE_CHECKING:
+    from somewhere import Stranger
+    from workers.managers import CUDAManager
+
+def plain(trial): return 1
+def keywords(trial, **options): return len(options)
+def positions(*args): return len(args)
+def defaults(trial, width=3, *, depth: int = 4): return width + depth
+def annotated(trial: optuna.Trial, other: Stranger = None) -> Stranger: return 5
+def managed(trial: Stranger, cuda: CUDAManager): return type(cuda).__name__
+def strange(trial, thing: Stranger): return 0
+
+def noisy(function):
+    def call(*args, **kwargs):
+        return function(*args, **kwargs)
+    return call
+
+@noisy
+def decorated(trial): return 6
+
+class Model:
+    def __init__(self, size): self.size = size
+    def __call__(self, trial): return self.size
+    def method(self, trial, cuda: CUDAManager): return type(cuda).__name__
+    @staticmethod
+    def static(trial): return 8
+
+instance = Model(7)
+partial = functools.partial(defaults, width=10)
+bound = instance.method
+number = 9
+fast = max
+"""
+
+
+@pytest.fixture
+def container(settings, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with Container(MANAGERS, [settings, ProcessRecord()]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def modules():
+    """What a fresh process has imported; after the test, all that it imported is dropped."""
+    made = ObjectiveModules()
+    path = list(sys.path)
+    yield made
+    made._drop()
+    sys.path[:] = path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("plain", 1), ("keywords", 0), ("positions", 1), ("defaults", 7), ("annotated", 5),
+        ("managed", "CUDAManager"), ("decorated", 6), ("instance", 7), ("Model.static", 8),
+        ("partial", 14), ("bound", "CUDAManager"),
+    ],
+)  # fmt: skip
+def test_whatever_can_be_called_with_a_trial_alone_is_an_objective(
+    tmp_path, container, modules, name, value
+):
+    (tmp_path / "shapes.py").write_text(SHAPES)
+    reference = f"{tmp_path}/shapes.py:{name}"
+    objective = load_objective(reference, [f"{tmp_path}/shapes.py"], modules)
+    assert call_objective(objective, "the trial", container) == value
+    assert CUDAManager.__name__ == "CUDAManager"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("strange", "objective parameter 'thing' is annotated 'Stranger'"),
+        ("number", "is a int, not a function"),
+        ("nothing", "does not import: AttributeError"),
+    ],
+)
+def test_what_is_none_is_refused_by_name(tmp_path, container, modules, name, message):
+    (tmp_path / "shapes.py").write_text(SHAPES)
+    allowed = [f"{tmp_path}/shapes.py"]
+    with pytest.raises(ObjectiveError, match=message):
+        call_objective(load_objective(f"{allowed[0]}:{name}", allowed, modules), None, container)
+
+
+def write(path: Path, value: int) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("from sibling import VALUE\ndef objective(trial): return VALUE\n")
+    path.with_name("sibling.py").write_text(f"VALUE = {value}  # {'x' * value}\n")
+    return f"{path}:objective"
+
+
+def test_two_files_of_one_name_run_each_their_own_and_so_do_their_siblings(tmp_path, modules):
+    one, two = write(tmp_path / "a" / "train.py", 1), write(tmp_path / "b" / "train.py", 2)
+    for reference, value in [(one, 1), (two, 2), (one, 1), (two, 2)]:
+        assert load_objective(reference, ["*"], modules)(None) == value
+
+
+def test_a_file_that_was_edited_is_imported_anew_and_so_is_a_sibling(tmp_path, modules):
+    reference = write(tmp_path / "train.py", 1)
+    assert load_objective(reference, ["*"], modules)(None) == 1
+    write(tmp_path / "train.py", 2)
+    assert load_objective(reference, ["*"], modules)(None) == 2
+    (tmp_path / "train.py").write_text("def objective(trial): return 'edited'\n")
+    assert load_objective(reference, ["*"], modules)(None) == "edited"
+
+
+def test_what_did_not_change_is_not_imported_again(tmp_path, modules):
+    reference = write(tmp_path / "train.py", 1)
+    first = load_objective(reference, ["*"], modules)
+    assert load_objective(reference, ["*"], modules) is first
+
+
+def test_a_c_extension_of_another_study_ends_the_process(tmp_path, modules):
+    reference = write(tmp_path / "a" / "train.py", 1)
+    load_objective(reference, ["*"], modules)
+    sys.modules["train"].__file__ = str(tmp_path / "a" / "train.cpython-311-x86_64-linux-gnu.so")
+    try:
+        with pytest.raises(StaleExtensionError, match="C extension"):
+            load_objective(write(tmp_path / "b" / "train.py", 2), ["*"], modules)
+    finally:
+        sys.modules["train"].__file__ = str(tmp_path / "a" / "train.py")
+
+
+@pytest.mark.parametrize(
+    "folder", ["lr=0.1,bs=32", "10:21:15", "two words", "é à", "実験", "[1]", "a'b\"c", "%20"]
+)
+def test_a_folder_of_any_name_holds_an_objective(tmp_path, modules, folder):
+    reference = write(tmp_path / folder / "train.py", 3)
+    settings = Settings(objectives=(f"{tmp_path}/{folder}/train.py", "other"))
+    read = Settings.from_environment(settings.to_environment())
+    assert read.objectives == settings.objectives
+    assert load_objective(reference, read.objectives, modules)(None) == 3
+    check(StudySpec(name="s", objective=reference))
+
+
+@pytest.mark.parametrize("neighbour", ["workers.py", "datasets.py", "json.py", "torch/__init__.py"])
+def test_a_neighbour_that_hides_what_workers_need_is_refused_with_both_names(tmp_path, neighbour):
+    reference = write(tmp_path / "train.py", 1)
+    (tmp_path / neighbour).parent.mkdir(exist_ok=True)
+    (tmp_path / neighbour).write_text("raise SystemExit(3)\n")
+    with pytest.raises(InvalidInputError, match=neighbour) as refused:
+        check(StudySpec(name="s", objective=reference))
+    assert "in place of /" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("print('hello', end='')", None),
+        ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe {')", None),
+        ("import atexit; atexit.register(print, 'bye', end='')", None),
+        ("raise ValueError('\\ud800')", r"ValueError: \\ud800"),
+        ("class E(Exception):\n    def __str__(self): raise E\nraise E", "its text cannot be had"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("import os; os._exit(7)", "ended the process with code 7"),
+        ("import sys; sys.stderr.buffer.write(b'\\xff'); import os; os._exit(1)", r"\\xff"),
+        ("def objective(): pass", "takes no argument"),
+    ],
+)
+def test_a_module_is_checked_whatever_it_prints_or_raises(tmp_path, source, problem):
+    (tmp_path / "talks.py").write_text(f"def objective(trial): return 1\n{source}\n")
+    spec = StudySpec(name="s", objective=f"{tmp_path}/talks.py:objective")
+    if problem is None:
+        check(spec)
+    else:
+        with pytest.raises(InvalidInputError, match=problem):
+            check(spec)
+
+
+def test_a_script_that_submits_itself_without_a_guard_starts_nothing_twice(
+    tmp_path, settings, monkeypatch
+):
+    source = """
+from orchestrator import Study
+def objective(trial): return 1
+Study(objective, name="itself", trials=1).submit()
+"""
+    script = tmp_path / "itself.py"
+    script.write_text(source)
+    finished = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, **settings.to_environment()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode != 0
+    assert "itself.py hands in a study while it is imported" in finished.stderr
+    assert '__name__ == "__main__"' in finished.stderr
+    monkeypatch.setenv(IMPORTING, "train.py")
+    with pytest.raises(InvalidInputError, match="train.py"):
+        submit(StudySpec(name="s"), settings)
+
+
+# --- what an objective changed
+
+
+def test_the_next_trial_finds_the_process_as_it_was(tmp_path):
+    before = (
+        Path.cwd(), dict(os.environ), list(sys.argv), list(sys.path), sys.stdout, sys.stderr,
+        signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM), torch.get_num_threads(),
+        torch.get_default_dtype(), torch.is_grad_enabled(), sys.getrecursionlimit(),
+        list(logging.getLogger().handlers), logging.getLogger().level, list(warnings.filters),
+        random.getstate(), torch.initial_seed(), torch.get_float32_matmul_precision(),
+    )  # fmt: skip
+    numpy = np.random.get_state()[1].tolist()
+    surroundings = Surroundings()
+    os.chdir(tmp_path)
+    os.environ["CHANGED"] = "1"
+    os.environ.pop("PATH")
+    sys.argv[:] = ["train.py", "--lr", "1"]
+    sys.path.insert(0, str(tmp_path))
+    sys.stdout = sys.stderr
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.alarm(60)
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.set_float32_matmul_precision("medium")
+    torch.use_deterministic_algorithms(True)
+    sys.setrecursionlimit(5000)
+    logging.basicConfig(level=logging.DEBUG, force=True)
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    asyncio.set_event_loop(loop := asyncio.new_event_loop())
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert surroundings.restore() == []
+    loop.close()
+    assert not psutil.pid_exists(child.pid)
+    child.wait()
+    after = (
+        Path.cwd(), dict(os.environ), list(sys.argv), list(sys.path), sys.stdout, sys.stderr,
+        signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM), torch.get_num_threads(),
+        torch.get_default_dtype(), torch.is_grad_enabled(), sys.getrecursionlimit(),
+        list(logging.getLogger().handlers), logging.getLogger().level, list(warnings.filters),
+        random.getstate(), torch.initial_seed(), torch.get_float32_matmul_precision(),
+    )  # fmt: skip
+    assert after == before
+    assert np.random.get_state()[1].tolist() == numpy
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert logging.root.manager.disable == 0
+
+
+def test_a_thread_that_ends_is_waited_for_and_one_that_goes_on_ends_the_process():
+    surroundings, ended = Surroundings(), threading.Event()
+    with surroundings.watched():
+        threading.Thread(target=ended.wait, name="endless", args=[30]).start()
+        threading.Thread(target=ended.wait, name="short", args=[0.1]).start()
+    try:
+        assert surroundings.restore() == ["thread 'endless' goes on"]
+    finally:
+        ended.set()
+
+
+def test_threads_of_libraries_and_of_other_threads_are_no_objectives(tmp_path):
+    from tqdm import tqdm
+
+    surroundings, ended = Surroundings(), threading.Event()
+    with surroundings.watched():
+        with (tmp_path / "bar").open("w") as bar:
+            list(tqdm(range(3), file=bar))
+        stranger = threading.Thread(target=ended.wait, args=[30])
+        starter = threading.Thread(target=stranger.start)
+    starter.start()
+    starter.join()
+    try:
+        assert surroundings.restore() == []
+    finally:
+        ended.set()
+        stranger.join()
+    wait_until(lambda: threading.active_count() < 10, "nothing is left")
+
+
+def test_settings_hold_names_with_commas():
+    with pytest.raises(InvalidInputError, match="no JSON list"):
+        Settings.from_environment({"FLEET_OBJECTIVES": "[train"})
+    read = Settings.from_environment({"FLEET_OBJECTIVES": json.dumps(["a,b", "c"])})
+    assert read.objectives == ("a,b", "c")
