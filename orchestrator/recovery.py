@@ -8,7 +8,7 @@ import optuna
 
 from orchestrator.driven import EXHAUSTED_ATTR, SPEC_ATTR
 from orchestrator.storage import open_reader, storage_url, stored_journals
-from workers.coordination.connection import redact
+from workers.coordination.address import redact
 from workers.coordination.studies import Studies
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError

@@ -11,7 +11,8 @@ import multiprocessing.process
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import billiard.pool
@@ -19,13 +20,13 @@ import billiard.process
 from celery import signals
 
 from workers.celery import app
-from workers.coordination.connection import connect, resolve_url
+from workers.coordination.connection import await_connection, resolve_url
 from workers.disk.shared_memory import semaphore_prefix
 from workers.logs import configure_logging, get_logger
 from workers.processes.cores import share_cores
 from workers.processes.gpu_slots import take_gpu
 from workers.processes.hangup import on_hangup
-from workers.processes.host_agent import DRAIN_FILE_VARIABLE, HostAgent
+from workers.processes.host_agent import DRAIN_FILE_VARIABLE, HostAgent, failure_file
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import NotInitializedError
 from workers.protocol.states import ProcessKind
@@ -67,6 +68,8 @@ def _set_up_logging(**_: Any) -> None:
 def _share_slots(sender: Any, **_: Any) -> None:
     # spawned children read their surroundings from the environment
     os.environ["FLEET_SLOTS"] = str(sender.concurrency)
+    # Redis tells the members of a fleet of one another; there are no settings for these three
+    sender.options.update(without_gossip=True, without_mingle=True, without_heartbeat=True)
 
 
 @signals.worker_ready.connect
@@ -86,6 +89,7 @@ def _start_draining(**_: Any) -> None:
 def _stop_host_agent(sender: Any, **_: Any) -> None:
     # by now the pool has ended, and the agent has seen the last of it
     sender.host_agent.finish()
+    sender.exitcode = sender.host_agent.exit_code or sender.exitcode
 
 
 @signals.worker_process_init.connect
@@ -102,6 +106,8 @@ def _build_managers(**_: Any) -> None:
         share_cores(int(os.environ["FLEET_SLOTS"]))
         _runner = _open_runner(f"cpu slot {slot}" if gpu is None else str(gpu))
     except Exception:
+        with suppress(OSError):  # a service manager must not take this for a drain
+            failure_file(Path(os.environ[DRAIN_FILE_VARIABLE])).touch()
         log.exception("managers_not_built", hint="the worker stops: it could not run any trial")
         # an exception here is only logged by Celery and the child would take tasks all the same;
         # a bare exit makes Celery start the next one at once, for ever
@@ -129,7 +135,9 @@ def _allow_children() -> None:
 
 def _open_runner(device: str) -> TrialRunner:
     settings = Settings.from_environment()
-    client = connect(settings)
+    client = await_connection(settings, Path(os.environ[DRAIN_FILE_VARIABLE]).exists)
+    if client is None:
+        sys.exit(0)  # the worker drains, and nothing was begun here
     _opened.callback(client.close)
     record = ProcessRecord(
         ProcessRegistry(client, settings.times),

@@ -6,21 +6,36 @@ never does.
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import Any, Final
 
 from celery import Celery
 
+from workers.coordination.address import parse_address
 from workers.coordination.connection import resolve_url
 from workers.coordination.hints import BROKER_SETTINGS
+from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
+
+#: The exit code of a process whose environment cannot be used.
+EXIT_BAD_INPUT: Final = 2
 
 
 def worker_settings() -> dict[str, Any]:
-    """Celery's settings for this environment; read when the worker starts, not on import."""
-    settings = Settings.from_environment()
+    """Celery's settings for this environment; read when the worker starts, not on import.
+
+    Raises:
+        SystemExit: The environment cannot be used; one line on stderr says why.
+    """
+    try:
+        settings = Settings.from_environment()
+        address = parse_address(resolve_url(settings))
+    except InvalidInputError as error:
+        sys.stderr.write(f"worker: {error}\n")
+        raise SystemExit(EXIT_BAD_INPUT) from None
     return {
         **BROKER_SETTINGS,
-        "broker_url": resolve_url(settings),
+        **address.broker_settings,
         "worker_concurrency": settings.slots or default_slots(),
         # children start as fresh interpreters: CUDA cannot be used after a fork
         "worker_pool_start_method": "spawn",

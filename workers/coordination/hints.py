@@ -12,6 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from workers.coordination import keys
+from workers.coordination.address import parse_address
 from workers.protocol.messages import RUN_TRIAL, RunTrial
 
 #: What both sides must agree on, so that a message is neither lost nor run in parallel by Celery.
@@ -39,8 +40,8 @@ class Hints:
     """Sends hints by the task's name, without importing the task."""
 
     def __init__(self, redis_url: str) -> None:
-        self._app = Celery("trialfleet-hints", broker=redis_url, set_as_current=False)
-        self._app.conf.update(BROKER_SETTINGS)
+        self._app = Celery("trialfleet-hints", set_as_current=False)
+        self._app.conf.update(**BROKER_SETTINGS, **parse_address(redis_url).broker_settings)
 
     def send(
         self, study: str, number: int, epoch: str, queue: str, delay_seconds: float = 0.0

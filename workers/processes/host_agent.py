@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import billiard.process
 import redis
 from celery import bootsteps
+from celery.exceptions import WorkerShutdown
 
-from workers.coordination.connection import connect
+from workers.coordination.connection import await_connection
 from workers.disk.fleet_home import FleetHome
 from workers.disk.scratch import (
     make_scratch,
@@ -48,6 +50,9 @@ EXIT_AT_ONCE: Final = 128 + signal.SIGTERM
 #: The exit code of a worker that must not start where it was told to.
 EXIT_REFUSED: Final = 2
 
+#: The exit code of a worker that stopped because something in it failed; never that of a drain.
+EXIT_FAILED: Final = 70
+
 #: How long cleaning up may take then.
 _AT_ONCE_SECONDS: Final = 3.0
 
@@ -58,6 +63,11 @@ _LEAST_STUCK_SECONDS: Final = 5.0  # whatever the scale of time: a pool process 
 
 #: Between two looks for new children; a death is told by the kernel.
 _LOOK_SECONDS: Final = 0.5
+
+
+def failure_file(drain_file: Path) -> Path:
+    """The file by which a pool process says that the worker stops for its sake."""
+    return drain_file.with_name("failed")
 
 
 class HostAgent(bootsteps.StartStopStep):
@@ -75,6 +85,7 @@ class HostAgent(bootsteps.StartStopStep):
         self._ends_at_once = False
         self._is_draining = False
         self._signalled: set[int] = set()
+        self._has_failed = False
         self._idle_since: float | None = None
         self._settings = Settings.from_environment()
         self._ended = threading.Event()
@@ -106,7 +117,7 @@ class HostAgent(bootsteps.StartStopStep):
             self._end_at_once()
         self._is_draining = True
         with suppress(OSError):  # the agent's thread sees to it then
-            (self._folder / "drain").touch()
+            self._drain_file.touch()
 
     def _end_at_once(self) -> None:
         """Kill the pool and clean up after it, without waiting for anything else."""
@@ -122,8 +133,10 @@ class HostAgent(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         """Register this worker and start to watch."""
-        client = connect(self._settings)
         with _refusing():
+            client = await_connection(self._settings, lambda: self._is_draining)
+            if client is None:
+                raise WorkerShutdown(0)  # told to end before there was anything to do
             FleetHome(client, self._settings.home).join()
         registry = ProcessRegistry(client, self._settings.times)
         fields = {
@@ -152,11 +165,23 @@ class HostAgent(bootsteps.StartStopStep):
         if self._thread is not None:
             self._thread.join(timeout=self._settings.times.beat)
 
+    @property
+    def exit_code(self) -> int | None:
+        """What this worker is to exit with, if something but a drain ended it."""
+        if self._has_failed or failure_file(self._drain_file).exists():
+            return EXIT_FAILED
+        return None
+
+    @property
+    def _drain_file(self) -> Path:
+        return self._folder / "drain"
+
     def _watch_or_stop(self, worker: Any, client: redis.Redis, registry: ProcessRegistry) -> None:
         try:
             self._watch(worker, client, registry)
         except Exception:
             log.exception("host_agent_failed", hint="the worker stops: nobody would clean up")
+            self._has_failed = True
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch(self, worker: Any, client: redis.Redis, registry: ProcessRegistry) -> None:

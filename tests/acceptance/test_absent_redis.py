@@ -1,0 +1,53 @@
+"""Workers that start before their Redis, or while it is away, and what they exit with."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def has_logged(worker, event):
+    return lambda: worker.log.exists() and event in worker.log.read_text()
+
+
+def exit_code(worker):
+    return wait_until(lambda: worker.poll() is not None and [worker.poll()], "it ends", 60.0)[0]
+
+
+def test_a_worker_waits_for_its_redis_and_so_does_a_pool_process(fleet):
+    fleet.redis.stop()
+    worker = fleet.worker()
+    wait_until(has_logged(worker, "redis_awaited"), "it waits", 60.0)
+    assert worker.poll() is None
+    fleet.redis.start()
+    wait_until(lambda: fleet.processes("main"), "it found Redis, and starts its pool", 60.0)
+    fleet.redis.stop()  # its pool process still imports what it needs to look for it
+    wait_until(
+        lambda: worker.log.read_text().count("redis_awaited") == 2, "that one waits, too", 60.0
+    )
+    assert worker.poll() is None
+    fleet.redis.start()
+    fleet.serve()
+    fleet.submit(1)
+    fleet.await_over()
+    fleet.assert_sound(1)
+    assert "mingle" not in worker.log.read_text()
+    assert not list(fleet.client.scan_iter("*celeryev*")), "no gossip, and no heartbeat"
+
+
+def test_a_worker_exits_with_zero_after_a_drain_alone(fleet, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('a file that is called like torch')\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    broken = fleet.worker(PYTHONPATH=path)
+    stranger = fleet.worker(FLEET_REDIS_URL=fleet.redis.url.replace("://:", "://:no"))
+    early = fleet.worker(FLEET_REDIS_URL="redis://127.0.0.1:1/0")
+    wait_until(has_logged(early, "redis_awaited"), "it waits", 60.0)
+    early.drain()
+    assert exit_code(early) == 0
+    assert exit_code(stranger) == 2
+    assert exit_code(broken) == 70
+    assert "managers_not_built" in broken.log.read_text()
