@@ -175,6 +175,7 @@ def test_of_10000_damaged_process_records_none_stops_anybody_or_reaches_outside(
         assert registry.find(dead) is None
         assert used.exists()
         assert tree(tmp_path / "precious") == kept
+        own.beat()  # a busy machine takes longer for a round than its lease is long
         assert str(own.identity) in {str(entry.identity) for entry in registry.entries()}
         for member in written:
             client.zrem(keys.PROCESSES, member)
