@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+import psutil
 import redis
 
 from workers.coordination.connection import resolve_url
@@ -32,6 +33,7 @@ from workers.logs import get_logger
 from workers.processes.cleanup_lease import CleanupLease
 from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.processes.session import end_session
+from workers.protocol.errors import FleetError
 from workers.settings import Settings
 from workers.wandb_run import mode
 
@@ -39,6 +41,18 @@ log = get_logger(__name__)
 
 #: How long the end of a worker waits for the end of a W&B run.
 _HELPER_SECONDS: Final = 10.0
+
+#: What a record, a study or a disk that holds anything makes of reading it.
+_OF_ONE_THING: Final = (
+    FleetError,
+    KeyError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    psutil.Error,
+    redis.RedisError,
+)
 
 
 class Cleaner:
@@ -81,12 +95,15 @@ class Cleaner:
 
     @contextmanager
     def _alone(self, name: str, event: str) -> Iterator[None]:
-        """What goes wrong with one thing is said, tried again later, and holds up no other."""
+        """What is wrong with one thing is said, tried again later, and holds up no other.
+
+        A bug is let through: the worker stops, since nobody would clean up.
+        """
         try:
             yield
         except (redis.ConnectionError, redis.TimeoutError):
             raise
-        except Exception as error:  # noqa: BLE001 - a record, a study and a disk may hold anything
+        except _OF_ONE_THING as error:
             self._setbacks.failed(name, event, error)
 
     def _clean_up_after(self, identity: ProcessIdentity) -> None:
