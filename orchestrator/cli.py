@@ -18,6 +18,7 @@ from rich.table import Table
 
 from orchestrator.fleet import connect
 from orchestrator.handle import StudyHandle
+from orchestrator.metric_directions import say_direction
 from orchestrator.process_tree import draw_tree
 from orchestrator.service import Service
 from orchestrator.status import StudyStatus
@@ -82,6 +83,7 @@ def run(
     with log.open("a") as sink:
         configure_logging(stream=sink)
         with open_view(console) as view:
+            view.say(say_direction(spec))
             status = run_study(spec, import_directory(study), settings, view)
     _end(status, console, as_json=as_json)
     if status.state is StudyState.RUNNING:
@@ -118,9 +120,14 @@ def submit(study: StudyArgument, trials: TrialsOption = None, as_json: JsonOptio
     spec = load_study(study, trials=trials)
     handle = submit_study(spec, import_directory=import_directory(study))
     if as_json:
-        _print_json({"study": handle.name, "trials": spec.trials})
+        _print_json(
+            {"study": handle.name, "trials": spec.trials, "directions": spec.all_directions}
+        )
     else:
-        print(f"submitted {handle.name!r}, {spec.trials} trials; trialfleet watch {handle.name}")
+        print(
+            f"submitted {handle.name!r}, {spec.trials} trials, {say_direction(spec)};"
+            f" trialfleet watch {handle.name}"
+        )
 
 
 @app.command()

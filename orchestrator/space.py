@@ -74,6 +74,7 @@ def check_space(spec: StudySpec) -> None:
         else:
             _check_range(name, dimension)
         _check_conditions(name, dimension, spec.space)
+        _check_path(name, spec)
     suggestion_order(spec)
 
 
@@ -225,6 +226,24 @@ def _check_range(name: str, dimension: FloatDimension | IntDimension) -> None:
         raise InvalidInputError(
             f"space.{name}: log and step = {dimension.step} exclude one another; drop one"
         )
+
+
+def _check_path(name: str, spec: StudySpec) -> None:
+    """Refuse a parameter and one below it, and one below what is no group of settings."""
+    parts = name.split(".")
+    node: Any = spec.config
+    for count in range(1, len(parts)):
+        above = ".".join(parts[:count])
+        if above in spec.space:
+            raise InvalidInputError(
+                f"space.{name} lies below space.{above}, which is a parameter itself; name one of"
+                " them otherwise"
+            )
+        node = node.get(parts[count - 1], {}) if isinstance(node, Mapping) else node
+        if not isinstance(node, Mapping):
+            raise InvalidInputError(
+                f"space.{name}: config.{above} = {node!r} is no group of settings; drop one of them"
+            )
 
 
 def _check_conditions(name: str, dimension: Dimension, space: Mapping[str, Dimension]) -> None:

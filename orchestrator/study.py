@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.handle import StudyHandle
+from orchestrator.metric_directions import with_direction
 from orchestrator.space import nearest
+from orchestrator.study_file import read_study_file
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import FILE_FORMATS
 from workers.protocol.spec import (
@@ -133,7 +134,7 @@ def load_study(reference: str, *, trials: int | None = None) -> StudySpec:
         origin, base = reference, Path.cwd()
     else:
         path = Path(reference).expanduser()
-        fields, origin, base = _read_yaml(path), path.name, path.absolute().parent
+        fields, origin, base = read_study_file(path), path.name, path.absolute().parent
     if trials is not None:
         fields = {**fields, "trials": trials}
     return build_spec(fields, origin, base=base)
@@ -158,6 +159,7 @@ def build_spec(fields: Mapping[str, Any], origin: str, *, base: Path) -> StudySp
         InvalidInputError: The first field that cannot be used, its value, and the way out.
     """
     fields = {"name": Path(origin).stem, **_with_absolute_paths(fields, base)}
+    fields = with_direction(fields)
     try:
         return StudySpec.model_validate(fields)
     except ValidationError as error:
@@ -185,56 +187,6 @@ def reference_to(objective: Callable[..., Any]) -> str:
             )
         return f"{Path(source).absolute()}:{name}"
     return f"{module}:{name}"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `1e-5` is a number, and a key that comes twice is an error."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} comes twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text()
-    except FileNotFoundError as error:
-        is_module = path.suffix not in {".yaml", ".yml"} and re.fullmatch(r"[\w.]+", str(path))
-        hint = f", or write {path}:objective" if is_module else ""
-        raise InvalidInputError(
-            f"{path}: there is no such study file; give the path of a YAML file{hint}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path}: cannot be read as a study file: {error}") from error
-    if path.suffix == ".py":
-        raise InvalidInputError(f"{path} is no YAML; name the objective in it: {path}:objective")
-    try:
-        fields = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InvalidInputError(f"{path.name}{where}: not YAML: {problem}; mend it") from error
-    if not isinstance(fields, dict):
-        raise InvalidInputError(
-            f"{path.name} holds {'nothing' if fields is None else type(fields).__name__}; a study"
-            " is a mapping with `name`, `objective` and so on"
-        )
-    return fields
 
 
 def _is_objective(reference: str) -> bool:

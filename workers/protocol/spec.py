@@ -55,6 +55,15 @@ class _Dimension(_Model):
     when: dict[str, list[Scalar]] = {}
     """Other parameters and the values of theirs for which this one exists."""
 
+    @field_validator("when", mode="before")
+    @classmethod
+    def _one_value_is_a_list(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            return value
+        return {name: each if isinstance(each, list) else [each] for name, each in value.items()}
+
 
 class FloatDimension(_Dimension):
     """A real interval, `low` and `high` included."""
@@ -152,6 +161,14 @@ class StudySpec(_Model):
     def _expand_name(cls, value: Any) -> Any:
         return {"type": value} if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, fields: Any) -> Any:
+        """A key with nothing behind it (`space:`) is one that is not there."""
+        if not isinstance(fields, Mapping):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
+
     @model_validator(mode="after")
     def _directions_agree(self) -> StudySpec:
         if self.direction is not None and self.directions is not None:
@@ -207,20 +224,23 @@ class StudySpec(_Model):
         return int.from_bytes(hashlib.sha256(text).digest()[:4]) >> 1
 
 
-_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|h|d)?\s*$")
-_UNIT_SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_NUMBER: Final = r"\d+(?:\.\d+)?"
+_DURATION: Final = re.compile(rf"^\s*(?:{_NUMBER}|(?:{_NUMBER}\s*[dhms]\s*)+)\s*$")
+_PART: Final = re.compile(rf"({_NUMBER})\s*([dhms]?)")
+_UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(text: str) -> float:
-    """Read `90`, `90s`, `15m`, `2h` or `1d` as seconds.
+    """Read `90`, `90s`, `15m`, `1h30m` or `1d` as seconds.
 
     Raises:
         ValueError: The text is none of these.
     """
-    match = _DURATION.match(text)
-    if match is None:
-        raise ValueError(f"{text!r} is no duration; write 90s, 15m, 2h or 1d")
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
+    parts = _PART.findall(text)
+    units = [unit for _, unit in parts]
+    if _DURATION.match(text) is None or len(set(units)) < len(units):
+        raise ValueError(f"{text!r} is no duration; write 90s, 15m, 2h, 1h30m or 1d")
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
 
 
 def merge_params(config: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,15 +13,26 @@ from workers.protocol.spec import StudySpec, merge_params, parse_duration
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), (" 1d ", 86400)]
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("1.5m", 90),
+        ("2h", 7200),
+        (" 1d ", 86400),
+        ("1h30m", 5400),
+        ("1d 2h", 93600),
+    ],
 )
 def test_durations_are_read_as_seconds(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["2 weeks", "", "h", "-1s", "1e3"])
+@pytest.mark.parametrize(
+    "text", ["2 weeks", "", "h", "-1s", "1e3", "1:30", "1h1h", "1h 30", "90 s x"]
+)
 def test_other_durations_are_refused_with_examples(text):
-    with pytest.raises(ValueError, match="write 90s, 15m, 2h or 1d"):
+    with pytest.raises(ValueError, match="write 90s, 15m, 2h, 1h30m or 1d"):
         parse_duration(text)
 
 
