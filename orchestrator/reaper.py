@@ -43,9 +43,7 @@ class Reaper:
             )
             log.info("reaped", study=study.name, trial=number, ended=ended)
             if ended == "REQUEUED":
-                record = study.leases.record(number)
-                failures = 1 if record is None else record.failures
-                study.send_hint(number, self._times.backoff * 2 ** (failures - 1))
+                study.send_hint(number, study.leases.pause_seconds(number))
 
     def is_due(self, now_ms: int) -> bool:
         """Whether to sweep now; to be asked often, so that a gap is noticed.

@@ -157,7 +157,7 @@ class Model:
         failed = replace(trial, failures=trial.failures + 1)
         if failed.failures >= max_failures:
             return "DEAD", self._finish(number, failed, "DEAD")
-        pause = backoff * 2 ** (failed.failures - 1)
+        pause = backoff * min(2 ** (failed.failures - 1), 64)
         return "REQUEUED", self.put(number, _requeued(failed, self.now + pause))
 
     def _finish(self, number: int, trial: Trial, state: str) -> Model:

@@ -30,7 +30,7 @@ class Times(BaseModel):
     reconcile: float = 60.0
     """After which a queued trial is announced again."""
     backoff: float = 2.0
-    """Before a failed trial may be claimed again; doubled with each failure."""
+    """Before a failed trial may be claimed again; doubled with each failure, up to 64 times."""
     verdict: float = 5.0
     """How long `should_prune` waits for the orchestrator before it goes on training."""
 

@@ -154,6 +154,24 @@ def test_failures_wait_twice_as_long_each_time_and_end_in_dead(clock):
     assert clock.leases.record(0).error == "boom"
 
 
+def test_the_pause_after_a_failure_has_an_end(clock):
+    clock.leases.enqueue(0, {})
+    pauses = []
+    for number in range(10):
+        grant = clock.leases.claim(0, "owner", LEASE)
+        if number % 2:
+            clock.leases.fail(0, grant.token, Result(error="boom"), 1000, 2.0)
+        else:
+            clock.leases.reap(
+                0, "gone", max_failures=1000, backoff_seconds=2.0, dead_token=grant.token
+            )
+        pauses.append(clock.leases.pause_seconds(0))
+        assert clock.leases.claim(0, "owner", LEASE) == Refusal("NOT_YET", int(pauses[-1] * 1000))
+        clock.now_ms += int(pauses[-1] * 1000)
+    assert pauses == [2, 4, 8, 16, 32, 64, 128, 128, 128, 128]
+    assert clock.leases.pause_seconds(0) == 0
+
+
 def reap(leases, **options):
     return leases.reap(0, "gone", max_failures=3, backoff_seconds=2.0, **options)
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import redis
 
 from workers.coordination import keys
+from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import NOW, Script, Value, Verb, call, script
 from workers.protocol.messages import Result
 from workers.protocol.states import Command, TrialState
@@ -250,6 +251,12 @@ class TrialLeases:
             max_failures=max_failures,
             backoff_ms=int(backoff_seconds * 1000),
         )[0]
+
+    def pause_seconds(self, number: int) -> float:
+        """How long a trial may not be claimed yet: what is left of the pause after a failure."""
+        not_before = int(self.client.hget(keys.trial(self.study, number), "not_before") or 0)
+        now = server_time_ms(self.client) if self.now_ms is None else self.now_ms
+        return max(not_before - now, 0) / 1000
 
     def settle(self, number: int, state: TrialState, *, only_queued: bool = False) -> bool:
         """Make Redis agree with the storage; False if there was nothing to settle.

@@ -141,17 +141,17 @@ class Cleaner:
             return
         spec = self._studies.spec(study)
         leases = self._studies.leases(study)
-        backoff = self._settings.times.backoff
         ended = leases.reap(
             trial,
             f"process {entry.identity.pid} on {entry.identity.host} died",
             max_failures=spec.max_failures,
-            backoff_seconds=backoff,
+            backoff_seconds=self._settings.times.backoff,
             dead_token=entry.token,
         )
         log.info("reaped", study=study, trial=trial, ended=ended)
         if ended == "REQUEUED":
-            self._hints.send(study, trial, leases.epoch, spec.resources.queue, backoff)
+            pause = leases.pause_seconds(trial)
+            self._hints.send(study, trial, leases.epoch, spec.resources.queue, pause)
         if ended == "DEAD":
             self._end_wandb_run(study, trial)
 

@@ -111,7 +111,7 @@ class AttemptEnd:
         self._entry: OutboxEntry | None = None
         #: what Redis answered; None while it has not
         self._status: str | None = None
-        self._announce_seconds: float | None = None
+        self._is_to_be_announced = False
         self._leaves_files = False
         #: 0 for a result, 1 for all else, as a process would end
         self.exit_code = 1
@@ -173,7 +173,7 @@ class AttemptEnd:
         )
         # LOST, too, where only the answer to the first call was lost
         if self._status not in {"DEAD", None}:
-            self._announce_seconds = backoff * 2**held.grant.record.failures
+            self._is_to_be_announced = True
 
     def refuse(self, error: Exception) -> None:
         """End the trial as FAILED: the same would go wrong again. Not so, if a drain led to it."""
@@ -202,13 +202,13 @@ class AttemptEnd:
         """See to what is left to do when the lease has been left; what becomes of the message."""
         if self._status is None and self._held.fell_silent:
             self._make_good()
-        if self._announce_seconds is not None:
+        if self._is_to_be_announced:
             self._hints.send(
                 self._hint.study,
                 self._hint.number,
                 self._hint.epoch,
                 self._trial.spec.resources.queue,
-                self._announce_seconds,
+                self._held.leases.pause_seconds(self._held.number),
             )
         if self._entry is not None and self._status is not None:
             self._outbox.settle(self._entry, self._status, self._held.leases)
@@ -241,7 +241,7 @@ class AttemptEnd:
                     log.info("committed_late", status=self._status)
                 elif held.leases.release(held.number, held.token):
                     log.info("given_back")
-                    self._announce_seconds = 0.0
+                    self._is_to_be_announced = True
             except redis.RedisError:
                 time.sleep(self._times.beat / 10)
             else:

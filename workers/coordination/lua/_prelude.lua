@@ -50,6 +50,9 @@ local function requeue(trial, leases, queued, number, not_before, now)
   redis.call('ZADD', queued, integer(now), number)
 end
 
+-- The longest pause after a failure, in times of the first one.
+local LONGEST_BACKOFF = 64
+
 -- Counts a failure of the attempt that held the trial: back to the queue, or DEAD.
 local function fail_attempt(trial, leases, queued, inbox, number, max_failures, backoff, payload, now)
   local failures = redis.call('HINCRBY', trial, 'failures', 1)
@@ -57,6 +60,7 @@ local function fail_attempt(trial, leases, queued, inbox, number, max_failures, 
   if failures >= tonumber(max_failures) then
     return {'DEAD', finish(trial, leases, queued, inbox, number, 'DEAD', payload, now)}
   end
-  requeue(trial, leases, queued, number, now + tonumber(backoff) * 2 ^ (failures - 1), now)
+  local pause = tonumber(backoff) * math.min(2 ^ (failures - 1), LONGEST_BACKOFF)
+  requeue(trial, leases, queued, number, now + pause, now)
   return {'REQUEUED', integer(failures)}
 end
