@@ -279,6 +279,7 @@ class Service:
             collector,
             build_status(study.spec, study.trials, wall_seconds=study.wall_seconds),
             _num_slots(self._entries, study.spec.resources.queue),
+            is_stopped=self._studies.is_stopped(name),
         )
         self._leads[name] = lead
         self._catch_up(lead)

@@ -134,3 +134,13 @@ def test_a_study_whose_sampler_has_nothing_left_to_suggest_is_finished(fleet, sa
     assert work_until(50).state == "finished", "it stays so"
     alone = fleet.settings.model_copy(update={"redis_url": None})
     assert StudyHandle("s", alone).status().state == "finished"
+
+
+def test_a_study_that_was_stopped_is_asked_for_nothing_when_it_is_opened_again(fleet):
+    fleet.submit(trials=4)
+    Studies(fleet.client).ask_to_stop("s")
+    with fleet.service() as service:
+        turn_until(service, lambda: service.status("s") is not None, "it is opened")
+        for _ in range(3):
+            service.turn()
+    assert fleet.stored() == []
