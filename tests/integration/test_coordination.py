@@ -40,6 +40,8 @@ def test_what_was_not_acknowledged_comes_back_to_whoever_joins(client):
     second.acknowledge("s", [entries[1].id])
     assert Inbox(client, "third").join("s") == []
     assert client.xlen(keys.inbox("s")) == 0
+    consumers = client.xinfo_consumers(keys.inbox("s"), "orchestrator")
+    assert consumers == [], "those before are gone"
 
 
 def test_an_empty_inbox_is_waited_for_and_then_left(client):

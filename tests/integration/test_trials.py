@@ -55,6 +55,9 @@ class Desk:
 
     def claim(self, number=0, params=None) -> FleetTrial:
         self.leases.enqueue(number, params or {})
+        return self.hold(number)
+
+    def hold(self, number) -> FleetTrial:
         sent_at = lease_clock()
         grant = self.leases.claim(number, "desk", 45)
         assert isinstance(grant, Grant)
@@ -481,3 +484,22 @@ def test_what_goes_wrong_in_a_drain_is_no_failure(desk, runner, tmp_path, object
     assert runner.run(hint) is Outcome.GOES_BACK
     record = place.leases.record(0)
     assert (record.state, record.failures) == (TrialState.QUEUED, 0)
+
+
+def test_twenty_drains_leave_two_checkpoints(desk, tmp_path, settings):
+    place = desk()
+    place.leases.enqueue(0, {})
+    folder = settings.home / "checkpoints" / "s" / "0"
+    for attempt in range(1, 21):
+        trial = place.hold(0)
+        assert (trial.load_checkpoint() or {"step": 0})["step"] == 2 * (attempt - 1)
+        for step in (2 * attempt - 1, 2 * attempt):
+            trial.save_checkpoint(step, {"step": step})
+        (folder / str(place.held.token) / ".step-9.aaaaaaaa.draft").mkdir()
+        assert len(list(folder.glob("*/step-*"))) <= 2
+        assert place.leases.release(0, place.held.token)
+    assert len(list(folder.iterdir())) == 1
+    later = folder / str(place.held.token + 1) / "step-000000001"
+    later.mkdir(parents=True)
+    CheckpointStore(settings.home / "checkpoints").prune("s", 0, place.held.token)
+    assert later.exists(), "a later attempt's is its own"

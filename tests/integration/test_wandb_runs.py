@@ -65,3 +65,32 @@ def test_what_goes_wrong_in_wandb_is_logged_and_no_more(tmp_path):
 def test_disabled_it_does_nothing(tmp_path):
     run(PROGRAM, tmp_path, WANDB_MODE="disabled")
     assert not (tmp_path / "wandb").exists()
+
+
+SLOW = """
+import sys, threading
+from workers.managers import initialize_factory, get_wandb_manager
+from workers.managers import wandb as module
+module.MAX_WAITING = 5
+initialize_factory({"home": sys.argv[1]})
+wandb = get_wandb_manager()
+wandb.flush()
+is_back = threading.Event()
+wandb.start("s", 0, {}, 1)
+wandb._put(is_back.wait)
+for step in range(1000):
+    wandb.log({"accuracy": 0.5}, step=step)
+assert wandb._jobs.qsize() <= 8, wandb._jobs.qsize()
+is_back.set()
+wandb.finish(0)
+assert wandb.flush()
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_wandb_that_is_far_behind_costs_points_and_no_run(tmp_path):
+    finished = run(SLOW, tmp_path, WANDB_MODE="offline")
+    assert "wandb_points_dropped" in finished.stdout + finished.stderr
+    found = offline_runs(tmp_path)["s-0"]
+    assert found["exits"] == [0]
+    assert 0 < len(found["accuracy"]) < 10

@@ -54,7 +54,14 @@ class Inbox:
             )
             entries += _entries(claimed)
             if start == "0-0":
+                self._forget_others(study)
                 return entries
+
+    def _forget_others(self, study: str) -> None:
+        """Drop the consumers of orchestrators before; what they had read is this one's now."""
+        for found in self.client.xinfo_consumers(keys.inbox(study), _GROUP):
+            if found["name"] != self.consumer and not found["pending"]:
+                self.client.xgroup_delconsumer(keys.inbox(study), _GROUP, found["name"])
 
     def read(self, studies: Sequence[str], block_ms: int) -> list[tuple[str, Entry]]:
         """New entries of the studies, each with its study; waits at most `block_ms` for one."""

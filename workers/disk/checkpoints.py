@@ -63,6 +63,22 @@ class CheckpointStore:
             shutil.rmtree(old, ignore_errors=True)
         return CheckpointRef(step, str(final), sha256)
 
+    def prune(self, study: str, number: int, token: int) -> None:
+        """Keep the two furthest checkpoints of a trial, of this attempt and of those before it.
+
+        To be called when Redis has accepted a checkpoint of this attempt: until the next is, nobody
+        else holds the trial. What later attempts have is theirs.
+        """
+        folder = self._root / study / str(number)
+        own = [ref for ref in read_manifests(folder) if _token_of(ref) <= token]
+        for ref in sorted(own)[:-_KEPT]:
+            shutil.rmtree(ref.uri, ignore_errors=True)
+        kept = {_token_of(ref) for ref in sorted(own)[-_KEPT:]}
+        for path in folder.iterdir():
+            # an attempt before, of which at most a draft is left
+            if path.name.isdecimal() and int(path.name) < token and int(path.name) not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
     def load(self, ref: CheckpointRef) -> dict[str, Any] | None:
         """The state of a checkpoint, on the CPU; None if it is missing, damaged or unreadable."""
         path = Path(ref.uri) / _STATE
@@ -99,6 +115,12 @@ class CheckpointStore:
     def remove(self, study: str, number: int) -> None:
         """Drop all checkpoints of a trial that has ended."""
         shutil.rmtree(self._root / study / str(number), ignore_errors=True)
+
+
+def _token_of(ref: CheckpointRef) -> int:
+    """The attempt that saved a checkpoint; by the layout of the files."""
+    name = Path(ref.uri).parent.name
+    return int(name) if name.isdecimal() else 0
 
 
 def _read(path: Path) -> Any:

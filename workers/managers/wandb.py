@@ -19,6 +19,9 @@ from workers.wandb_run import mode, start_run
 
 log = get_logger(__name__)
 
+#: Points of curves that wait for a W&B that is slow or away; further ones are dropped.
+MAX_WAITING: Final = 10_000
+
 #: How long the end of a process waits for its last run to be written.
 _CLOSE_SECONDS: Final = 20.0
 
@@ -33,6 +36,7 @@ class WandbManager(BaseProcessManager):
         self._thread: threading.Thread | None = None
         self._run: Any = None
         self._is_started = False
+        self._num_dropped = 0
 
     def open(self) -> None:
         """Load the library while the other managers open."""
@@ -65,7 +69,10 @@ class WandbManager(BaseProcessManager):
             self._put(lambda: self._start(study, number, config))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Log values at a step of the training."""
+        """Log values at a step of the training; dropped where W&B is far behind."""
+        if self._jobs.qsize() > MAX_WAITING:
+            self._num_dropped += 1
+            return
         copied = dict(values)
         self._put(lambda: self._log(copied, step))
 
@@ -107,6 +114,9 @@ class WandbManager(BaseProcessManager):
 
     def _finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
+        if self._num_dropped:
+            log.warning("wandb_points_dropped", points=self._num_dropped, hint="W&B is too slow")
+            self._num_dropped = 0
         if run is not None:
             started = time.perf_counter()
             run.finish(exit_code=exit_code)

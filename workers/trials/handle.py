@@ -282,8 +282,11 @@ class FleetTrial(BaseTrial):
             log.warning("checkpoint_not_saved", error=str(error), hint="make room on the disk")
             return
         leases, token = self._lease.leases, self._lease.token
-        if self._lease.patiently(lambda: leases.checkpoint(self.number, token, ref)) == "LOST":
+        status = self._lease.patiently(lambda: leases.checkpoint(self.number, token, ref))
+        if status == "LOST":
             self._give_up()
+        if status == "OK":
+            self._checkpoints.prune(self.study_name, self.number, token)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state that the last accepted checkpoint of any attempt holds, or None."""
