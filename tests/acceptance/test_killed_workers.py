@@ -39,7 +39,7 @@ def kill_whole_tree(fleet, worker) -> None:
     tree = tree_of(worker.pid)
     signal_all(tree, signal.SIGSTOP)
     signal_all(tree, signal.SIGKILL)
-    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
+    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 15.0)
 
 
 @pytest.mark.fault(7)
@@ -54,7 +54,7 @@ def test_a_killed_main_process_takes_all_loader_processes_with_it(fleet):
         entry.identity.pid for entry in fleet.processes("trial")
     }
     os.kill(worker.pid, signal.SIGKILL)
-    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 5.0)
+    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 15.0)
     go_on_with_another_worker(fleet)
     fleet.workers[-1].stop(30.0)
     assert shared_memory() <= before
@@ -164,7 +164,7 @@ def test_a_second_signal_ends_at_once_and_the_trial_goes_on_elsewhere(fleet, to_
     signal_all(targets, signal.SIGTERM)
     wait_until(ended, "it ends", 10.0)
     assert time.monotonic() - started < 5.0
-    wait_until(lambda: not members(fleet), "and so do all of its processes", 5.0)
+    wait_until(lambda: not members(fleet), "and so do all of its processes", 15.0)
     assert fleet.record().state == "QUEUED", "it was given back before the end"
     go_on_with_another_worker(fleet)
 
@@ -179,7 +179,7 @@ def test_a_pool_that_does_not_end_when_it_has_drained_is_ended(fleet):
     os.kill(worker.pid, signal.SIGTERM)
     wait_until(ended, "the worker ends", 25.0)
     assert fleet.events("pool_stuck")
-    wait_until(lambda: not members(fleet), "and so do all of its processes", 5.0)
+    wait_until(lambda: not members(fleet), "and so do all of its processes", 15.0)
     go_on_with_another_worker(fleet)
 
 

@@ -179,9 +179,9 @@ def objective(trial):
 def test_any_optuna_objective_runs_unchanged_and_its_errors_are_shown(machine):
     (machine.folder / "plain.py").write_text(PLAIN)
     output = machine.run("run", "plain.py:objective", "--trials", 8)
-    assert "trial 2 dead  (0." in output
+    assert "trial 2 failed  (0." in output
     assert "ValueError: two is bad" in output
-    assert "plain-objective finished: 7 complete, 1 dead" in output
+    assert "plain-objective finished: 7 complete, 1 failed" in output
     assert "best: trial" in output
     assert_nothing_runs(machine)
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 from waiting import wait_until
 
-from orchestrator.local import find_server, free_port, start_process, stop_process
+from orchestrator.local import find_servers, free_port, start_process, stop_process
 from workers.coordination import keys
 from workers.coordination.address import parse_address, redact
 from workers.coordination.connection import _check_server, connect
@@ -25,25 +25,36 @@ from workers.settings import Settings
 @contextmanager
 def serving(folder: Path, *lines: str):
     """A server of its own configuration; skipped where this machine's cannot have it."""
-    log = folder / "server.log"
-    with log.open("wb") as sink:
-        process = start_process(
-            [str(find_server()), "-"], env={"LANG": "C"}, stdin=subprocess.PIPE, output=sink
-        )
-    process.stdin.write("\n".join([f"dir {folder}", 'save ""', *lines]).encode() + b"\n")
-    process.stdin.close()
+    for server in find_servers():
+        process = serve(server, folder, *lines)
+        if process is not None:
+            break
+    else:
+        pytest.skip(f"{server} is built without TLS: apt install redis-server")
     try:
-        wait_until(
-            lambda: process.poll() is not None or "eady to accept" in log.read_text(),
-            "it starts",
-            20.0,
-        )
-        if process.poll() is not None and "TLS" in log.read_text():
-            pytest.skip(f"{find_server()} is built without TLS: apt install redis-server")
-        assert process.poll() is None, log.read_text()
         yield
     finally:
         stop_process(process, 15, 10.0)
+
+
+def serve(server: Path, folder: Path, *lines: str) -> subprocess.Popen[bytes] | None:
+    """Start a server; None where it is built without what its configuration asks for."""
+    log = folder / "server.log"
+    with log.open("wb") as sink:
+        process = start_process(
+            [str(server), "-"], env={"LANG": "C"}, stdin=subprocess.PIPE, output=sink
+        )
+    process.stdin.write("\n".join([f"dir {folder}", 'save ""', *lines]).encode() + b"\n")
+    process.stdin.close()
+    wait_until(
+        lambda: process.poll() is not None or "eady to accept" in log.read_text(),
+        "it starts",
+        20.0,
+    )
+    if process.poll() is not None and "TLS" in log.read_text():
+        return None
+    assert process.poll() is None, log.read_text()
+    return process
 
 
 def use(url: str) -> None:
