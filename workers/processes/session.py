@@ -1,6 +1,7 @@
 """The session that a pool process leads: all that it started, ended as one when it has died.
 
-Invariant: only members of a session whose leader is known to be dead are killed.
+Invariant: only members of a session whose leader is known to be dead are killed, and the leader's
+exit code is left to its parent.
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ def end_session(leader: ProcessIdentity) -> list[int]:
 
 
 def _members(session: int) -> Iterator[psutil.Process]:
+    """All but the leader: to wait for it here would take its exit code from the pool.
+
+    The pool would believe in it for ever, and never start another in its place.
+    """
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == session:
+            if process.pid != session and os.getsid(process.pid) == session:
                 yield process
 
 
