@@ -38,7 +38,8 @@ from workers.protocol.spec import (
 #: How long importing an objective may take; torch and transformers need some seconds.
 _IMPORT_SECONDS: Final = 120.0
 
-#: What workers import by name: a file of that name beside an objective's would be taken for it.
+#: What workers import by name beyond what is loaded here: a file of that name beside an
+#: objective's would be taken for it.
 _NEEDED: Final = (
     "workers", "orchestrator", "celery", "kombu", "billiard", "vine", "redis", "optuna", "pydantic",
     "structlog", "psutil", "torch", "transformers", "tokenizers", "safetensors", "datasets",
@@ -108,7 +109,7 @@ def _import_elsewhere(objective: str, directory: Path) -> str | None:
         }
         try:
             finished = subprocess.run(
-                [sys.executable, str(program), objective, str(answer)],
+                [sys.executable, "-P", str(program), objective, str(answer)],
                 env=surroundings,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -134,7 +135,8 @@ def _check_neighbours(objective: str, directory: Path) -> None:
     module = objective.rpartition(":")[0]
     folder = Path(module).parent if module.endswith(".py") else directory
     elsewhere = [entry for entry in sys.path if Path(entry).resolve() != folder.resolve()]
-    for name in _NEEDED:
+    loaded = {name.partition(".")[0] for name in list(sys.modules)}
+    for name in sorted({*_NEEDED, *loaded}):
         for neighbour in (folder / f"{name}.py", folder / name / "__init__.py"):
             found = PathFinder.find_spec(name, elsewhere) if neighbour.is_file() else None
             if found is not None and found.origin is not None:

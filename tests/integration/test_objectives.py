@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -144,6 +147,23 @@ def test_a_file_that_was_edited_is_imported_anew_and_so_is_a_sibling(tmp_path, m
     assert load_objective(reference, ["*"], modules)(None) == "edited"
 
 
+def test_a_module_by_name_that_was_edited_is_imported_anew(tmp_path, modules, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, reference in (("flat", "flat:objective"), ("pack/deep", "pack.deep:objective")):
+        file = tmp_path / f"{name}.py"
+        file.parent.mkdir(exist_ok=True)
+        for value in ("1", "'edited'"):
+            file.write_text(f"def objective(trial): return {value}\n")
+            assert repr(load_objective(reference, ["*"], modules)(None)) == value
+    assert str(tmp_path) in sys.path
+
+
+def test_a_file_may_be_named_as_one_of_ours(tmp_path):
+    for name in ("study", "status", "run"):
+        (tmp_path / f"{name}.py").write_text("def objective(trial): return 1\n")
+        check(StudySpec(name="s", objective=f"{name}:objective"), import_directory=tmp_path)
+
+
 def test_what_did_not_change_is_not_imported_again(tmp_path, modules):
     reference = write(tmp_path / "train.py", 1)
     first = load_objective(reference, ["*"], modules)
@@ -173,7 +193,9 @@ def test_a_folder_of_any_name_holds_an_objective(tmp_path, modules, folder):
     check(StudySpec(name="s", objective=reference))
 
 
-@pytest.mark.parametrize("neighbour", ["workers.py", "datasets.py", "json.py", "torch/__init__.py"])
+@pytest.mark.parametrize(
+    "neighbour", ["workers.py", "datasets.py", "json.py", "click.py", "torch/__init__.py"]
+)
 def test_a_neighbour_that_hides_what_workers_need_is_refused_with_both_names(tmp_path, neighbour):
     reference = write(tmp_path / "train.py", 1)
     (tmp_path / neighbour).parent.mkdir(exist_ok=True)
@@ -235,7 +257,7 @@ Study(objective, name="itself", trials=1).submit()
 # --- what an objective changed
 
 
-def test_the_next_trial_finds_the_process_as_it_was(tmp_path):
+def test_the_next_trial_finds_the_process_as_it_was(tmp_path):  # noqa: PLR0915 - a list
     before = (
         Path.cwd(), dict(os.environ), list(sys.argv), list(sys.path), sys.stdout, sys.stderr,
         signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM), torch.get_num_threads(),
@@ -243,7 +265,8 @@ def test_the_next_trial_finds_the_process_as_it_was(tmp_path):
         list(logging.getLogger().handlers), logging.getLogger().level, list(warnings.filters),
         random.getstate(), torch.initial_seed(), torch.get_float32_matmul_precision(),
     )  # fmt: skip
-    numpy = np.random.get_state()[1].tolist()
+    numpy, errors = np.random.get_state()[1].tolist(), np.geterr()
+    temporary, start_method = tempfile.tempdir, multiprocessing.get_start_method(allow_none=True)
     surroundings = Surroundings()
     os.chdir(tmp_path)
     os.environ["CHANGED"] = "1"
@@ -267,6 +290,14 @@ def test_the_next_trial_finds_the_process_as_it_was(tmp_path):
     np.random.seed(0)
     torch.manual_seed(0)
     asyncio.set_event_loop(loop := asyncio.new_event_loop())
+    os.umask(0o777)
+    np.seterr(all="raise")
+    tempfile.tempdir = "/nowhere"
+    socket.setdefaulttimeout(3.0)
+    multiprocessing.set_start_method("spawn", force=True)
+    named = logging.getLogger("of the objective")
+    named.addHandler(logging.NullHandler())
+    named.setLevel(logging.DEBUG)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     assert surroundings.restore() == []
     loop.close()
@@ -284,6 +315,13 @@ def test_the_next_trial_finds_the_process_as_it_was(tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert logging.root.manager.disable == 0
+    assert (named.handlers, named.level) == ([], logging.NOTSET)
+    assert tempfile.tempdir == temporary
+    assert socket.getdefaulttimeout() is None
+    assert multiprocessing.get_start_method(allow_none=True) == start_method
+    os.umask(mask := os.umask(0))
+    assert mask != 0o777
+    assert np.geterr() == errors
 
 
 def test_a_thread_that_ends_is_waited_for_and_one_that_goes_on_ends_the_process():

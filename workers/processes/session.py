@@ -17,7 +17,7 @@ import psutil
 from workers.coordination.identity import ProcessIdentity
 
 #: How long a killed process may take to be gone; one in the kernel's hands takes longer.
-_GONE_SECONDS: Final = 2.0
+_GONE_SECONDS: Final = 0.5
 
 
 def end_session(leader: ProcessIdentity) -> list[int]:

@@ -192,7 +192,7 @@ class AttemptEnd:
     def hand_over(self) -> None:
         """Give the trial back, uncounted, to another process: this one cannot run it."""
         self.release()
-        self._outcome, self._announce_seconds = Outcome.ENDED, 0.0
+        self._outcome, self._is_to_be_announced = Outcome.ENDED, True
 
     def fall_silent(self, error: LeaseLost) -> None:
         """Write nothing more for the trial: somebody else may run it now."""

@@ -16,12 +16,15 @@ from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from workers.logs import get_logger
 from workers.protocol.spec import IMPORTING
 
 log = get_logger(__name__)
+
+#: Never a study's, wherever they lie.
+_FRAMEWORK: Final = frozenset({"workers", "orchestrator"})
 
 
 class StaleExtensionError(Exception):
@@ -35,6 +38,10 @@ class ObjectiveModules:
     _folder: Path | None = None
     #: module -> its file's time and size when it was imported
     _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: dotted name -> the folder that its import was found in
+    _roots: dict[str, Path] = field(default_factory=dict)
+    _is_on_path: bool = False
+    """Whether it was here that the folder was put on the import path."""
     #: what was there before the first objective: none of a study's
     _before: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules))
 
@@ -51,6 +58,8 @@ class ObjectiveModules:
             module = importlib.import_module(Path(name).stem if folder is not None else name)
         finally:
             del os.environ[IMPORTING]
+        if folder is None:
+            self._folder = self._roots[name] = _root_of(module)
         self._note()
         return module
 
@@ -61,12 +70,14 @@ class ObjectiveModules:
     def _enter(self, name: str) -> Path | None:
         """Make the folder of a file the first place to import from; None for a dotted name."""
         folder = Path(name).parent if name.endswith(".py") else None
-        if folder != self._folder or self._has_changed():
+        root = self._roots.get(name) if folder is None else folder
+        if root != self._folder or self._has_changed():
             self._drop()
-            self._folder = folder
+            self._folder = root
         # by name on the path, so that loader processes can import it, too
         if folder is not None and (not sys.path or sys.path[0] != str(folder)):
             sys.path.insert(0, str(folder))
+            self._is_on_path = True
         return folder
 
     def _own(self) -> dict[str, tuple[ModuleType, Path]]:
@@ -76,7 +87,8 @@ class ObjectiveModules:
         found = {}
         for name, module in list(sys.modules.items()):
             path = getattr(module, "__file__", None)
-            if name not in self._before and isinstance(path, str):
+            is_ours = name.partition(".")[0] in _FRAMEWORK
+            if name not in self._before and not is_ours and isinstance(path, str):
                 file = Path(path)
                 if file.is_relative_to(self._folder) and "site-packages" not in file.parts:
                     found[name] = (module, file)
@@ -102,9 +114,17 @@ class ObjectiveModules:
         if own:
             log.info("modules_dropped", folder=str(self._folder), modules=sorted(own))
         self._seen.clear()
-        if self._folder is not None:
+        if self._is_on_path:
             sys.path[:] = [entry for entry in sys.path if entry != str(self._folder)]
+            self._is_on_path = False
         importlib.invalidate_caches()
+
+
+def _root_of(module: ModuleType) -> Path:
+    """The folder that a module's top-level package, or the module itself, lies in."""
+    file = Path(module.__file__ or "/nowhere/")
+    depth = module.__name__.count(".") + (file.name == "__init__.py")
+    return file.parents[min(depth, len(file.parents) - 1)]
 
 
 def program_of(objective: str) -> str:

@@ -82,8 +82,11 @@ class StudyView:
         """The best value.
 
         Raises:
+            RuntimeError: The study has several directions.
             ValueError: No trial is complete yet.
         """
+        if len(self.directions) > 1:
+            raise RuntimeError("a study with several directions has no one best value")
         value: float | None = self._studies.fact(self._spec.name, "best_value")
         if value is None:
             raise ValueError("no trials are completed yet")

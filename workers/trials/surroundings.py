@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from weakref import WeakSet
 
 import numpy as np
@@ -147,14 +150,17 @@ def _child_pids() -> list[int]:
 def _remember_interpreter() -> list[Callable[[], object]]:
     environment, folder = dict(os.environ), Path.cwd()
     arguments, path, filters = list(sys.argv), list(sys.path), list(warnings.filters)
-    streams = sys.stdout, sys.stderr
+    streams = sys.stdin, sys.stdout, sys.stderr
+    temporary, timeout = tempfile.tempdir, socket.getdefaulttimeout()
+    start_method = multiprocessing.get_start_method(allow_none=True)
+    os.umask(mask := os.umask(0o077))
     hooks = sys.excepthook, threading.excepthook
     limit, is_collecting = sys.getrecursionlimit(), gc.isenabled()
 
     def restore_lists() -> None:
         sys.argv[:], sys.path[:] = arguments, path
         warnings.filters[:] = filters  # type: ignore[index]
-        sys.stdout, sys.stderr = streams
+        sys.stdin, sys.stdout, sys.stderr = streams
         sys.excepthook, threading.excepthook = hooks
 
     return [
@@ -162,6 +168,10 @@ def _remember_interpreter() -> list[Callable[[], object]]:
         lambda: os.chdir(folder),
         restore_lists,
         lambda: sys.setrecursionlimit(limit),
+        lambda: setattr(tempfile, "tempdir", temporary),
+        lambda: socket.setdefaulttimeout(timeout),
+        lambda: multiprocessing.set_start_method(start_method, force=True),
+        lambda: os.umask(mask),
         gc.enable if is_collecting else gc.disable,
         lambda: asyncio.set_event_loop(None),
     ]
@@ -190,10 +200,12 @@ def _remember_signals() -> list[Callable[[], object]]:
 
 
 def _remember_seeds() -> list[Callable[[], object]]:
+    errors = np.geterr()
     python, numpy, on_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     return [
         lambda: random.setstate(python),
         lambda: np.random.set_state(numpy),
+        lambda: np.seterr(**errors),
         lambda: torch.set_rng_state(on_cpu),
     ]
 
@@ -226,12 +238,25 @@ def _remember_logging() -> list[Callable[[], object]]:
     root = logging.getLogger()
     handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
 
+    known = {logger: (list(logger.handlers), logger.level) for logger in _loggers()}
+
     def restore() -> None:
-        added: list[Any] = [handler for handler in root.handlers if handler not in handlers]
-        root.handlers[:] = handlers
-        root.setLevel(level)
         logging.disable(disabled)
-        for handler in added:
-            handler.close()
+        for logger in [root, *_loggers()]:
+            before, threshold = (
+                (handlers, level) if logger is root else known.get(logger, ([], logging.NOTSET))
+            )
+            added = [handler for handler in logger.handlers if handler not in before]
+            logger.handlers[:] = before
+            if logger.level != threshold:
+                logger.setLevel(threshold)
+            for handler in added:
+                handler.close()
 
     return [restore]
+
+
+def _loggers() -> list[logging.Logger]:
+    """All loggers with a name."""
+    found = list(logging.root.manager.loggerDict.values())
+    return [logger for logger in found if isinstance(logger, logging.Logger)]
