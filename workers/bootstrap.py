@@ -68,8 +68,10 @@ def _set_up_logging(**_: Any) -> None:
 def _share_slots(sender: Any, **_: Any) -> None:
     # spawned children read their surroundings from the environment
     os.environ["FLEET_SLOTS"] = str(sender.concurrency)
-    # Redis tells the members of a fleet of one another; there are no settings for these three
-    sender.options.update(without_gossip=True, without_mingle=True, without_heartbeat=True)
+    # Redis tells the members of a fleet of one another; there are no settings for these two.
+    # Gossip stays: where an acknowledgement fails with its connection, Celery says so and goes on,
+    # and a worker that takes no message just then would never notice but by that subscription
+    sender.options.update(without_mingle=True, without_heartbeat=True)
 
 
 @signals.worker_ready.connect
