@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pydantic import BaseModel, ValidationError
-
+from orchestrator.finetune_check import check_finetune
 from orchestrator.rehearsal import rehearse
-from orchestrator.space import check_space, make_pruner, make_sampler, nearest
-from workers.protocol.errors import InvalidInputError
-from workers.protocol.finetune import (
-    BUILT_IN_SOURCES,
-    FILE_FORMATS,
-    METRICS,
-    DataConfig,
-    FinetuneConfig,
-)
+from orchestrator.space import check_space, make_pruner, make_sampler
+from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
-from workers.protocol.spec import (
-    FINETUNE,
-    IMPORTING,
-    CategoricalDimension,
-    Dimension,
-    StudySpec,
-    merge_params,
-)
+from workers.protocol.spec import FINETUNE, IMPORTING, StudySpec
 
 #: How long importing an objective may take; torch and transformers need some seconds.
 _IMPORT_SECONDS: Final = 120.0
@@ -50,12 +33,15 @@ _NEEDED: Final = (
 )  # fmt: skip
 
 
-def check(spec: StudySpec, *, import_directory: Path | None = None) -> None:
+def check(
+    spec: StudySpec, *, import_directory: Path | None = None, home: Path | None = None
+) -> None:
     """Refuse a study that could not run.
 
     Args:
         spec: The study.
         import_directory: Where the objective's module lies, beside the import path.
+        home: Where it is kept which data files were read and found good.
 
     Raises:
         InvalidInputError: The message names the field, the value and the way out.
@@ -69,7 +55,7 @@ def check(spec: StudySpec, *, import_directory: Path | None = None) -> None:
         )
     rehearse(spec, sampler, pruner)
     if spec.objective == FINETUNE:
-        _check_finetune(spec)
+        check_finetune(spec, home)
     else:
         _check_import(spec.objective, import_directory or Path.cwd())
 
@@ -144,130 +130,3 @@ def _check_neighbours(objective: str, directory: Path) -> None:
                     f"objective = {objective!r}: {neighbour} would be imported in place of"
                     f" {found.origin}, which workers need; rename it"
                 )
-
-
-def _check_finetune(spec: StudySpec) -> None:
-    if not spec.metrics:
-        raise InvalidInputError(f"metric is missing; {FINETUNE} reports {', '.join(METRICS)}")
-    for metric in spec.metrics:
-        if metric not in METRICS:
-            raise InvalidInputError(
-                f"metric = {metric!r}: {FINETUNE} reports {', '.join(METRICS)}"
-                f"{nearest(metric, METRICS)}"
-            )
-    for name in spec.space:
-        _check_setting(f"space.{name}", name.split("."), FinetuneConfig)
-    config = _validated(spec.config, "config")
-    for corner, params in _corners(spec.space):
-        _validated(merge_params(spec.config, params), corner)
-    for data in _data_variants(spec, config):
-        _check_data(data)
-
-
-def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:
-    """Walk a dotted name down the settings."""
-    head, *rest = path
-    if head not in model.model_fields:
-        if model.model_config.get("extra") == "allow":
-            return
-        raise InvalidInputError(
-            f"{label}: no such setting of {FINETUNE}{nearest(head, model.model_fields)}"
-        )
-    section = model.model_fields[head].annotation
-    is_section = isinstance(section, type) and issubclass(section, BaseModel)
-    if is_section != bool(rest):
-        problem = "is a group of settings; name one in it" if is_section else "has none below it"
-        raise InvalidInputError(f"{label}: {head!r} {problem}")
-    if rest and isinstance(section, type):
-        _check_setting(label, rest, section)
-
-
-def _corners(space: Mapping[str, Dimension]) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Each bound and each choice of each parameter, by itself."""
-    for name, dimension in space.items():
-        values = (
-            dimension.choices
-            if isinstance(dimension, CategoricalDimension)
-            else [dimension.low, dimension.high]
-        )
-        for value in values:
-            yield f"space.{name}", {name: value}
-
-
-def _validated(config: Mapping[str, Any], label: str) -> FinetuneConfig:
-    try:
-        return FinetuneConfig.model_validate(config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = [str(part) for part in first["loc"]]
-        where = label if label.startswith("space.") else ".".join([label, *path])
-        if first["type"] == "extra_forbidden":
-            _check_setting(where, path, FinetuneConfig)
-        message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        raise InvalidInputError(f"{where} = {first['input']!r}: {message}") from error
-
-
-def _data_variants(spec: StudySpec, config: FinetuneConfig) -> Iterable[DataConfig]:
-    """Every data section that a trial may get, as far as sources and columns are varied."""
-    yield config.data
-    for name, dimension in spec.space.items():
-        if name.startswith("data.") and isinstance(dimension, CategoricalDimension):
-            for choice in dimension.choices:
-                yield FinetuneConfig.model_validate(merge_params(spec.config, {name: choice})).data
-
-
-def _check_data(data: DataConfig) -> None:
-    _check_source("config.data.source", data.source, data)
-    if data.validation is not None:
-        _check_source("config.data.validation", data.validation, data)
-
-
-def _check_source(field: str, source: str, data: DataConfig) -> None:
-    if source in BUILT_IN_SOURCES or source.startswith("hub:"):
-        return
-    path = Path(source)
-    file_format = FILE_FORMATS.get(path.suffix.lower())
-    if file_format is None:
-        raise InvalidInputError(
-            f"{field} = {source!r}: files end in {', '.join(FILE_FORMATS)}; built in is"
-            f" {', '.join(BUILT_IN_SOURCES)}{nearest(source, BUILT_IN_SOURCES)}"
-        )
-    if not path.is_file():
-        raise InvalidInputError(f"{field} = {source!r}: there is no such file; mend the path")
-    try:
-        columns = read_columns(path, file_format)
-    except (ValueError, OSError, csv.Error) as error:
-        raise InvalidInputError(
-            f"{field} = {source!r} cannot be read as {file_format}: {error}"
-        ) from error
-    for role in ("text", "label"):
-        column = getattr(data, role)
-        if column not in columns:
-            raise InvalidInputError(
-                f"config.data.{role} = {column!r}: {path.name} has no such column (it has"
-                f" {', '.join(columns) or 'none'}){nearest(column, columns)}"
-            )
-
-
-def read_columns(path: Path, file_format: str) -> list[str]:
-    """The columns of a file, from its head alone.
-
-    Raises:
-        ValueError: The file is not of that format.
-    """
-    if file_format == "parquet":
-        import pyarrow.parquet
-
-        return [str(name) for name in pyarrow.parquet.read_schema(path).names]
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if file_format == "csv":
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            return next(csv.reader(file, delimiter=delimiter), [])
-        first_line = file.readline().strip()
-        if first_line.startswith("["):
-            rows = json.loads(first_line + file.read())
-            return list(rows[0]) if rows else []
-        row = json.loads(first_line or "{}")
-        if not isinstance(row, dict):
-            raise ValueError(f"its first line is {first_line[:60]!r}, and not an object")  # noqa: TRY004
-        return list(row)

@@ -50,7 +50,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         InvalidInputError: The study cannot run; nothing was enqueued.
         FleetError: The worker ended by itself.
     """
-    check(spec, import_directory=import_directory)
+    check(spec, import_directory=import_directory, home=settings.home)
     check_name(spec, settings)
     finished = _finished_before(spec, settings)
     if finished is not None:

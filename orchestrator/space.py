@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import math
@@ -20,7 +19,7 @@ from optuna.distributions import (
 )
 
 from workers.protocol.choices import Choices
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.spec import (
     CategoricalDimension,
     Dimension,
@@ -190,12 +189,6 @@ def _check_packages(sampler: str) -> None:
                 f"sampler.type = {sampler!r} needs the package {package}, which the orchestrator"
                 f" does not have; `pip install {package}`, or `pip install 'trialfleet[samplers]'`"
             )
-
-
-def nearest(name: str, known: Any) -> str:
-    """A hint at the name that was probably meant, or nothing."""
-    close = difflib.get_close_matches(name, [str(each) for each in known], n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _check_choices(name: str, dimension: CategoricalDimension) -> None:

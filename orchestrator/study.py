@@ -15,9 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.handle import StudyHandle
 from orchestrator.metric_directions import with_direction
-from orchestrator.space import nearest
 from orchestrator.study_file import read_study_file
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS
 from workers.protocol.spec import (
     FINETUNE,

@@ -8,7 +8,6 @@ Invariant: nothing is built but text, numbers, booleans, None, lists and mapping
 
 from __future__ import annotations
 
-import codecs
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from workers.protocol.errors import InvalidInputError
+from workers.texts.encodings import encoding_of
 
 #: How many values a file may come to once its aliases are followed.
 _MAX_VALUES: Final = 200_000
@@ -36,14 +36,6 @@ _SCHEMA: Final = (
 )
 
 _TEMPLATE: Final = re.compile(r"\{\{.*?\}\}|\{%.*?%\}")
-
-_BYTE_ORDER_MARKS: Final = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 class _Loader(yaml.SafeLoader):
@@ -122,7 +114,7 @@ def _read_text(path: Path) -> str:
         raise InvalidInputError(f"{path}: cannot be read as a study file: {error}") from error
     if path.suffix == ".py":
         raise InvalidInputError(f"{path} is no YAML; name the objective in it: {path}:objective")
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+    encoding = encoding_of(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:

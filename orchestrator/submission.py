@@ -39,7 +39,7 @@ def submit(
             ' `if __name__ == "__main__":`'
         )
     settings = settings or Settings.from_environment()
-    check(spec, import_directory=import_directory)
+    check(spec, import_directory=import_directory, home=settings.home)
     check_name(spec, settings)
     client = connect(settings)
     try:

@@ -21,18 +21,18 @@ from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.loader_process import LoaderProcess
 from workers.managers.run_directories import DirectoryManager
-from workers.managers.sources import LabelledTexts, changed_at, fingerprint, read_source
+from workers.managers.sources import changed_at, fingerprint, read_source
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
 from workers.managers.tokenizer import TokenizerManager
 from workers.processes.registry import ProcessRecord
-from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
 from workers.settings import Settings
+from workers.texts.split import LabelledTexts, split_rows
 
 log = get_logger(__name__)
 
 #: Raised when the files of a tokenised data set change their meaning.
-_LAYOUT: Final = 1
+_LAYOUT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class DataManager(BaseProcessManager):
         self, folder: Path, config: DataConfig, tokenizer_id: str | None, vocab_size: int
     ) -> None:
         train, validation = split(config)
-        classes = _classes([*train.labels, *validation.labels], config)
+        classes = in_order({*train.labels, *validation.labels})
         tokenizer_path = tokenizer_id or str(self._tokenizers.train(train.texts, vocab_size))
         tokenizer = self._tokenizers.load(tokenizer_path)
         numbers = {label: number for number, label in enumerate(classes)}
@@ -157,48 +157,19 @@ class DataManager(BaseProcessManager):
 def split(config: DataConfig) -> tuple[LabelledTexts, LabelledTexts]:
     """Read a source and split it into training and held-out texts.
 
-    Without a file of its own, a text is held out by the hash of its content, so that equal texts
-    fall on the same side, in every trial and on every host.
-
     Raises:
         InvalidInputError: The source cannot be used, or one side is empty.
     """
-    rows = read_source(config.source, config)
-    if config.validation is not None:
-        held_out = read_source(config.validation, config)
-        both = len(set(rows.texts) & set(held_out.texts))
-        if both:
-            log.warning("texts_on_both_sides", texts=both, validation=config.validation)
-        sides = (rows, held_out)
-    else:
-        sides = (LabelledTexts([], []), LabelledTexts([], []))
-        for text, label in zip(rows.texts, rows.labels, strict=True):
-            side = sides[_is_held_out(text, config)]
-            side.texts.append(text)
-            side.labels.append(label)
-    for name, side in zip(("training", "held-out"), sides, strict=True):
-        if not side.texts:
-            raise InvalidInputError(
-                f"data.source = {config.source!r}: of {len(rows.texts)} rows none is left for the"
-                f" {name} side; give more rows, or another validation_fraction than"
-                f" {config.validation_fraction}"
-            )
-    return sides
+    train, held_out = split_rows(config, read_source)
+    both = len(set(train.texts) & set(held_out.texts))
+    if both:
+        log.warning("texts_on_both_sides", texts=both, validation=config.validation)
+    return train, held_out
 
 
-def _is_held_out(text: str, config: DataConfig) -> bool:
-    digest = hashlib.sha256(f"{config.seed}\0{text}".encode()).digest()
-    return int.from_bytes(digest[:8]) < config.validation_fraction * 2**64
-
-
-def _classes(labels: Sequence[str], config: DataConfig) -> list[str]:
-    found = set(labels)
-    if len(found) < 2:
-        raise InvalidInputError(
-            f"data.label = {config.label!r} of {config.source!r} holds one class only,"
-            f" {next(iter(found))!r}; classification needs two or more"
-        )
+def in_order(labels: set[str]) -> list[str]:
+    """Class numbers for labels: the same on every host, and of integers in their order."""
     try:
-        return sorted(found, key=int)
+        return sorted(labels, key=lambda label: (int(label), label))
     except ValueError:
-        return sorted(found)
+        return sorted(labels)

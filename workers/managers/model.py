@@ -6,7 +6,6 @@ from the seed.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,7 @@ from workers.disk import durable
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.run_directories import DirectoryManager
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import ModelConfig
 
 #: The size of an attention head where only the width of a model is given, as in BERT.
@@ -135,7 +134,7 @@ def _from_nothing(
     if architecture not in known:
         raise InvalidInputError(
             f"model.architecture = {architecture!r}: no such architecture in transformers"
-            f" {transformers.__version__}{_nearest(architecture, known)}"
+            f" {transformers.__version__}{nearest(architecture, known)}"
         )
     config = AutoConfig.for_model(architecture)
     if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
@@ -175,7 +174,7 @@ def _apply(config: Any, settings: Mapping[str, Any], dropout: float | None) -> N
         if name not in known and name not in _ALWAYS:
             raise InvalidInputError(
                 f"model.{name} = {value!r}: {config.model_type} has no such"
-                f" setting{_nearest(name, known)}"
+                f" setting{nearest(name, known)}"
             )
         setattr(config, name, value)
     if dropout is not None:
@@ -186,8 +185,3 @@ def _apply(config: Any, settings: Mapping[str, Any], dropout: float | None) -> N
                 and not isinstance(value, bool)
             ):
                 setattr(config, name, dropout)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

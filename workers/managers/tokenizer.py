@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,9 @@ from workers.protocol.errors import InvalidInputError
 
 #: Raised when training changes, so that cached tokenizers are trained anew.
 _RECIPE: Final = 1
+
+#: Training takes minutes over one endless word; no piece of one is longer than this anyway.
+_LONG_WORD: Final = re.compile(r"\S{128}")
 
 _SPECIAL: Final = {
     "pad_token": "[PAD]",
@@ -84,7 +88,7 @@ def _train(texts: Sequence[str], vocab_size: int) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.train_from_iterator(
-        texts,
+        (_LONG_WORD.sub(r"\g<0> ", text) for text in texts),
         trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=list(_SPECIAL.values()), show_progress=False
         ),

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[object]) -> str:
+    """A hint at the name that was probably meant, for the end of a message; or nothing."""
+    close = difflib.get_close_matches(name, [str(each) for each in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
 
 class FleetError(Exception):
     """Something in the fleet went wrong; the message says what to do."""

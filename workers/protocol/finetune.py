@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 #: What `finetune` measures after each evaluation.
 METRICS: Final = ("accuracy", "f1", "loss")
@@ -36,7 +36,7 @@ class DataConfig(_Section):
     text: str = "text"
     """The column that holds the text."""
     label: str = "label"
-    """The column that holds the class, as text or number."""
+    """The column that holds the class; `1.10` is a name like any other, and not `1.1`."""
     validation: str | None = None
     """A second file with the held-out rows; without one, `validation_fraction` is split off."""
     validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
@@ -45,6 +45,33 @@ class DataConfig(_Section):
     """Tokens after which a text is cut."""
     seed: int = 0
     """Seeds the split, so that every trial of a study sees the same one."""
+    encoding: str = "auto"
+    """Of text files, such as `cp1252`; `auto` is UTF-8, or what a byte-order mark says."""
+    delimiter: str = "auto"
+    """Of CSV files: a character or `tab`; `auto` is the one that parts the header into columns."""
+    quoting: Literal["standard", "backslash", "none"] = "standard"
+    """Of CSV files: a quote within quotes is `""` (standard) or `\\"`, or is text (none)."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_encoding(cls, name: str) -> str:
+        try:
+            "a".encode("utf-8" if name == "auto" else name)
+        except (LookupError, ValueError) as error:
+            raise ValueError("no such encoding; utf-8, cp1252 and utf-16 are some") from error
+        return name
+
+    @field_validator("delimiter")
+    @classmethod
+    def _is_delimiter(cls, name: str) -> str:
+        if name not in {"auto", "tab"} and (len(name) != 1 or name in '"\r\n\0'):
+            raise ValueError("give `auto`, `tab`, or one character that is no quote or line end")
+        return name
+
+    @property
+    def separator(self) -> str | None:
+        """The character between two columns; None where the header tells."""
+        return {"auto": None, "tab": "\t"}.get(self.delimiter, self.delimiter)
 
 
 class TokenizerConfig(_Section):

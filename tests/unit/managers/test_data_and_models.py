@@ -7,7 +7,7 @@ import torch
 
 from workers.managers import DataManager, ModelManager
 from workers.managers.cldr import LANGUAGES, language_id_texts
-from workers.managers.data import split
+from workers.managers.data import in_order, split
 from workers.managers.tokenized import TokenizedTexts
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
@@ -80,10 +80,10 @@ def test_a_second_file_may_hold_the_held_out_rows(container, rows, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,label\na,1\n,2\n", "row 1 has nothing in column 'text'"),
+        ("text,label\na,1\n,2\n", "line 3: nothing in column 'text'"),
         ("text,label\n" + "".join(f"t{n},1\n" for n in range(50)), "holds one class only, '1'"),
-        ("text,label\na,1\n", "none is left for the"),
-        ("text,class\na,1\n", "has no column 'label'; it has text, class"),
+        ("text,label\na,1\nb,2\n", "none is left for the"),
+        ("text,class\na,1\n", r"has no such column \(it has text, class\)"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(container, tmp_path, content, message):
@@ -150,7 +150,7 @@ def test_dropout_reaches_every_probability_of_an_architecture(container, archite
         ({"architecture": "brt"}, "model.architecture = 'brt': no such architecture.*did you mean"),
         (
             {"architecture": "bert", "hiden_size": 3},
-            "model.hiden_size = 3: bert has no such setting; did you mean hidden_size",
+            "model.hiden_size = 3: bert has no such setting; did you mean 'hidden_size'",
         ),
         (
             {"architecture": "bert", "hidden_size": 30, "num_attention_heads": 4},
@@ -191,3 +191,17 @@ def test_a_saved_model_loads_as_it_was(container, tmp_path):
     ids = torch.tensor([[1, 2, 3]], device=model.device)
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+@pytest.mark.timeout(60)
+def test_one_endless_word_does_not_hold_a_tokenizer_up(container, tmp_path):
+    path = tmp_path / "rows.csv"
+    lines = [f"sentence number {index},{index % 3}" for index in range(200)]
+    path.write_text("\n".join(["text,label", *lines, "x" * 300_000 + ",1"]))
+    data = build(container, path)
+    assert max(data.train.lengths) <= 8
+
+
+def test_labels_have_the_same_numbers_on_every_host():
+    assert in_order({"10", "9", "1", "01", "001"}) == ["001", "01", "1", "9", "10"]
+    assert in_order({"b", "10", "9"}) == ["10", "9", "b"]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from orchestrator.preflight import check, read_columns
+from orchestrator.preflight import check
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
 
@@ -95,7 +95,7 @@ def test_an_objective_that_does_not_import_is_told_how(tmp_path, source, message
 
 @pytest.fixture
 def write(tmp_path):
-    rows = [{"text": "a", "label": 1}, {"text": "b", "label": 2}]
+    rows = [{"text": f"text {number}", "label": number % 2} for number in range(40)]
 
     def write(name):
         path = tmp_path / name
@@ -107,14 +107,15 @@ def write(tmp_path):
             path.write_text("\n".join(map(json.dumps, rows)))
         else:
             delimiter = "\t" if path.suffix == ".tsv" else ","
-            path.write_text(f"text{delimiter}label\na{delimiter}1\nb{delimiter}2\n")
+            lines = [f"{row['text']}{delimiter}{row['label']}\n" for row in rows]
+            path.write_text(f"text{delimiter}label\n" + "".join(lines))
         return path
 
     return write
 
 
 @pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.json", "d.jsonl", "d.parquet"])
-def test_columns_are_read_from_the_head_of_each_kind_of_file(write, name):
+def test_the_columns_of_each_kind_of_file_are_known(write, name):
     path = write(name)
     check(finetune(config={"data": {"source": str(path)}}))
     with pytest.raises(InvalidInputError) as error:
@@ -126,13 +127,55 @@ def test_columns_are_read_from_the_head_of_each_kind_of_file(write, name):
 @pytest.mark.parametrize("name", ["d.json", "d.parquet"])
 def test_a_file_of_another_kind_is_refused(tmp_path, name):
     (tmp_path / name).write_text("neither")
-    with pytest.raises(InvalidInputError, match="cannot be read as"):
+    with pytest.raises(InvalidInputError, match="cannot be read as|no JSON"):
         check(finetune(config={"data": {"source": str(tmp_path / name)}}))
 
 
-def test_an_empty_file_has_no_columns(tmp_path):
-    (tmp_path / "d.csv").write_text("")
-    assert read_columns(tmp_path / "d.csv", "csv") == []
+@pytest.mark.parametrize("field", ["source", "validation"])
+def test_a_data_file_is_read_to_its_end_before_a_study_is_taken(write, tmp_path, field):
+    path = write("d.csv")
+    path.write_text(path.read_text() + "one, two,1\n")
+    data = {"source": str(write("good.csv")), field: str(path)}
+    with pytest.raises(InvalidInputError) as error:
+        check(finetune(config={"data": data}))
+    assert f"config.data.{field} = {str(path)!r}, line 42: 3 columns" in str(error.value)
+
+
+def test_each_data_file_that_a_space_names_is_read(write, tmp_path):
+    bad = write("bad.csv")
+    bad.write_text("text,label\n")
+    choices = [str(write("good.csv")), str(bad)]
+    space = {"data.source": {"type": "categorical", "choices": choices}}
+    with pytest.raises(InvalidInputError, match=r"bad.csv': it holds no rows"):
+        check(finetune(config={"data": {"source": choices[0]}}, space=space))
+
+
+def test_a_data_file_is_read_once_for_each_state_of_it(write, tmp_path, monkeypatch):
+    path, home = write("d.csv"), tmp_path / "home"
+    reads = []
+    monkeypatch.setattr(
+        "orchestrator.read_files.check_files", lambda data, _: reads.append(data.text)
+    )
+
+    def hand_in(**data):
+        check(finetune(config={"data": {"source": str(path), **data}}), home=home)
+        return len(reads)
+
+    assert hand_in() == 1
+    assert hand_in() == 1
+    assert hand_in(max_length=16) == 1
+    assert hand_in(text="label") == 2
+    path.write_text(path.read_text() + "a,1\n")
+    assert hand_in() == 3
+    assert len(list((home / "cache" / "checked").iterdir())) == 3
+
+
+def test_what_is_remembered_of_data_files_is_bounded(write, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.read_files._REMEMBERED", 2)
+    path, home = write("d.csv"), tmp_path / "home"
+    for seed in range(5):
+        check(finetune(config={"data": {"source": str(path), "seed": seed}}), home=home)
+    assert len(list((home / "cache" / "checked").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

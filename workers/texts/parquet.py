@@ -1,0 +1,63 @@
+"""Parquet files, batch by batch, of the two columns that count alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from workers.texts.text_file import RawRow, TextFile
+
+_BATCH: Final = 8192
+
+
+def rows(file: TextFile) -> Iterator[RawRow]:
+    """The rows, numbered from 1; categories stand for their values.
+
+    Raises:
+        InvalidInputError: The file is damaged or none, or a column holds no text.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file.path) as opened:
+            schema = opened.schema_arrow
+            file.positions(schema.names)
+            names = [file.config.text, file.config.label]
+            for name in names:
+                _check_type(file, name, schema.field(name).type)
+            number = 0
+            for batch in opened.iter_batches(_BATCH, columns=names):
+                columns = [_values(batch.column(name)) for name in names]
+                for text, label in zip(*columns, strict=True):
+                    number += 1
+                    yield RawRow(number, text, label)
+    except UnicodeDecodeError as error:
+        place = f"one of the rows {number + 1} to {number + _BATCH}"
+        raise file.refusal("a text that is not UTF-8; write the file anew", place) from error
+    except (pa.ArrowException, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise file.refusal(f"cannot be read as parquet: {first}; write it anew") from error
+
+
+def _check_type(file: TextFile, name: str, kind: Any) -> None:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise file.refusal(f"the column {name!r} holds {kind}; make it one of strings")
+
+
+def _values(column: Any) -> list[Any]:
+    """Plain values; of what is neither text, integer, boolean nor decimal, its text."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_floating(kind) or pa.types.is_temporal(kind):
+        # by Arrow, a float of 32 bits is 1.1, and 2.0 is 2
+        column = column.cast(pa.string())
+    values: list[Any] = column.to_pylist()
+    return values
