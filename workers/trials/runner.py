@@ -190,9 +190,10 @@ class TrialRunner:
         surroundings = Surroundings()
         with held:
             self._train(trial, end, surroundings)
-        lasting = surroundings.restore()
         try:
+            # first: what is to be told and kept does not wait for what an objective left running
             outcome = end.leave()
+            lasting = surroundings.restore()
         finally:
             self._start_wandb_run(trial)
             self._container.get(WandbManager).finish(end.exit_code)
@@ -210,8 +211,10 @@ class TrialRunner:
                 objective = load_objective(
                     trial.spec.objective, self._settings.objectives, self._modules
                 )
-                returned = call_objective(objective, trial, self._container)
-                self._modules.note()
+                try:
+                    returned = call_objective(objective, trial, self._container)
+                finally:
+                    self._modules.note()  # what it imported in its body, however it ended
             values = read_values(returned, trial.spec)
         except StaleExtensionError as error:
             surroundings.spoil(str(error))
