@@ -83,7 +83,6 @@ def run(
     with log.open("a") as sink:
         configure_logging(stream=sink)
         with open_view(console) as view:
-            view.say(say_direction(spec))
             status = run_study(spec, import_directory(study), settings, view)
     _end(status, console, as_json=as_json)
     if status.state is StudyState.RUNNING:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from orchestrator.handle import stored_status
 from orchestrator.local import EmbeddedRedis, LocalWorker
+from orchestrator.metric_directions import say_direction
 from orchestrator.preflight import check, import_path
 from orchestrator.service import Service
 from orchestrator.status import StudyStatus
@@ -52,6 +53,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
     """
     check(spec, import_directory=import_directory, home=settings.home)
     check_name(spec, settings)
+    view.say(say_direction(spec))
     finished = _finished_before(spec, settings)
     if finished is not None:
         view.say(f"study {spec.name!r} was finished before; raise `trials` to extend it")

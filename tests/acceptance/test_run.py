@@ -206,7 +206,7 @@ def test_bad_input_is_one_line_exit_code_two_and_nothing_enqueued(machine, argum
             name="broken", space={"learnig_rate": {"type": "float", "low": 0.1, "high": 0.2}}
         ),
     }
-    machine.run(*[paths.get(part, part) for part in arguments], code=2)
+    assert machine.run(*[paths.get(part, part) for part in arguments], code=2) == ""
     (line,) = machine.errors().strip().splitlines()
     assert line.startswith("trialfleet: ")
     assert message in line
