@@ -18,14 +18,27 @@ def exit_code(worker):
     return wait_until(lambda: worker.poll() is not None and [worker.poll()], "it ends", 60.0)[0]
 
 
+#: Has a pool process of a worker wait for a file before it imports anything.
+LATE_POOL = """
+import pathlib, time
+if b"--multiprocessing-fork" in pathlib.Path("/proc/self/cmdline").read_bytes():
+    while not pathlib.Path({flag!r}).exists():
+        time.sleep(0.05)
+"""
+
+
 def test_a_worker_waits_for_its_redis_and_so_does_a_pool_process(fleet):
+    folder, flag = fleet.folder / "site", fleet.folder / "start"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(LATE_POOL.format(flag=str(flag)))
     fleet.redis.stop()
-    worker = fleet.worker()
+    worker = fleet.worker(PYTHONPATH=str(folder))
     wait_until(has_logged(worker, "redis_awaited"), "it waits", 60.0)
     assert worker.poll() is None
     fleet.redis.start()
     wait_until(lambda: fleet.processes("main"), "it found Redis, and starts its pool", 60.0)
-    fleet.redis.stop()  # its pool process still imports what it needs to look for it
+    fleet.redis.stop()
+    flag.touch()
     wait_until(
         lambda: worker.log.read_text().count("redis_awaited") == 2, "that one waits, too", 60.0
     )

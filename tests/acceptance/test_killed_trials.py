@@ -61,6 +61,7 @@ def test_a_result_in_the_outbox_of_a_killed_process_is_committed_for_it(fleet):
     fleet.await_over()
     fleet.assert_sound(attempts={0: 1})
     assert len(fleet.notes("starts")) == 1, "nothing is trained again"
+    wait_until(lambda: fleet.events("outbox_committed"), "the host agent tells of it", 10.0)
     assert [event["status"] for event in fleet.events("outbox_committed")] == ["OK"]
 
 
