@@ -322,6 +322,16 @@ def test_the_next_trial_finds_the_process_as_it_was(tmp_path):  # noqa: PLR0915 
     assert np.geterr() == errors
 
 
+def test_what_was_not_changed_costs_nothing_to_put_back():
+    source = """
+import sys
+from workers.trials.surroundings import Surroundings
+assert Surroundings().restore() == []
+sys.exit("torch._inductor" in sys.modules)  # a compiler, which takes seconds to import
+"""
+    assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
+
+
 def test_a_thread_that_ends_is_waited_for_and_one_that_goes_on_ends_the_process():
     surroundings, ended = Surroundings(), threading.Event()
     with surroundings.watched():

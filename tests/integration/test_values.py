@@ -13,11 +13,10 @@ import enum
 import math
 import operator
 import random
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import hypothesis
 import numpy as np
@@ -27,22 +26,15 @@ import torch
 import value_hook
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from waiting import wait_until
+from one_process_fleet import OneProcessFleet
 
 from orchestrator import service as service_module
-from orchestrator.service import Service
-from workers.containers import Container
 from workers.coordination import keys
 from workers.coordination.inbox import KEEP_SET_ASIDE, entries_set_aside
 from workers.coordination.leases import TrialLeases
-from workers.coordination.studies import Studies, ensure_epoch
-from workers.managers import MANAGERS
-from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import UnsuitableValueError
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import ProcessKind
-from workers.trials.runner import TrialRunner
 
 T = TypeVar("T")
 
@@ -60,50 +52,19 @@ class Point:
     label: str
 
 
-class Bench:
-    """An orchestrator in a thread, a worker in this one, and the objective of a test."""
+class Bench(OneProcessFleet):
+    """One study of it, each attempt of whose trials is a function of the test."""
 
     def __init__(self, client, server, config, folder, **study: Any) -> None:
-        self.client = client
-        ensure_epoch(client)
-        self.studies = Studies(client)
+        allowed = config.model_copy(update={"objectives": ("value_hook",)})
+        super().__init__(client, server, allowed, folder, only="values")
         fields = {"sampler": {"type": "random", "seed": 1}, "max_failures": 2, "trials": 10**6}
         self.spec = StudySpec(
             name="values", objective="value_hook:objective", **{**fields, **study}
         )
         self.studies.submit(self.spec, f"journal://{folder}/journal.log")
-        registry = ProcessRegistry(client, config.times.scaled(1e4))
-        slots = {"slots": 1, "queues": ["default"]}
-        worker = ProcessRecord(registry, ProcessKind.MAIN, fields=slots)
-        worker.identity = worker.identity._replace(pid=1)
-        worker.register()
-        self.container = Container(MANAGERS, [config, ProcessRecord()])
-        self.service = Service(config, only="values")
-        self.runner = TrialRunner(
-            client=client,
-            redis_url=server.url,
-            settings=config.model_copy(update={"objectives": ("value_hook",)}),
-            container=self.container.open(),
-            record=ProcessRecord(),
-            drain_file=str(folder / "drain"),
-        )
         self.leases = self.studies.leases("values")
         self.number = -1
-        self.stopped: list[BaseException] = []
-        self._ended, self._turning = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._serve)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.runner.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.runner.__exit__()
-        self._ended.set()
-        self._thread.join()
-        self.container.close()
-        assert self.stopped == [], "the orchestrator never stops"
 
     def run(self, *attempts: Callable[[Any], Any]) -> optuna.trial.FrozenTrial:
         """Run the next trial, each attempt by a function; the trial as it is stored."""
@@ -118,29 +79,10 @@ class Bench:
         assert self.leases.record(number).state.is_terminal, "no attempt is missing"
         return self.until(self.ended, "it has ended in the storage")
 
-    @contextmanager
-    def stopped_clock(self) -> Iterator[None]:
-        """Let the orchestrator begin no further turn."""
-        with self._turning:
-            yield
-
     def ended(self) -> optuna.trial.FrozenTrial | None:
         trials = self.service._leads["values"].study.trials
         found = next(trial for trial in trials if trial.number == self.number)
         return found if found.state.is_finished() else None
-
-    def until(self, condition: Callable[[], T], what: str) -> T:
-        return wait_until(lambda: self.stopped or condition(), what, 20.0)
-
-    def _serve(self) -> None:
-        try:
-            with self.service:
-                while not self._ended.is_set():
-                    with self._turning:
-                        self.service.turn()
-        except BaseException as error:
-            self.stopped.append(error)
-            raise
 
 
 @pytest.fixture

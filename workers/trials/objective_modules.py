@@ -84,14 +84,15 @@ class ObjectiveModules:
         """The modules that lie in the study's folder."""
         if self._folder is None:
             return {}
-        found = {}
+        below, found = os.path.join(self._folder, ""), {}  # noqa: PTH118 - with its separator
         for name, module in list(sys.modules.items()):
             path = getattr(module, "__file__", None)
+            if not isinstance(path, str) or not path.startswith(below):
+                continue
             is_ours = name.partition(".")[0] in _FRAMEWORK
-            if name not in self._before and not is_ours and isinstance(path, str):
-                file = Path(path)
-                if file.is_relative_to(self._folder) and "site-packages" not in file.parts:
-                    found[name] = (module, file)
+            file = Path(path)
+            if name not in self._before and not is_ours and "site-packages" not in file.parts:
+                found[name] = (module, file)
         return found
 
     def _has_changed(self) -> bool:

@@ -118,6 +118,9 @@ class TrialRunner:
         if not self._studies.exists(hint.study):
             log.warning("unknown_study")
             return Outcome.ENDED
+        if self._studies.is_stopped(hint.study):
+            log.info("study_stopped")  # the orchestrator cancels what waits
+            return Outcome.ENDED
         spec = self._studies.spec(hint.study)
         leases = TrialLeases(self._client, hint.study, hint.epoch)
         sent_at = lease_clock()

@@ -223,11 +223,17 @@ def _remember_torch() -> list[Callable[[], object]]:
         if torch.get_default_device() != device:
             torch.set_default_device(device)
 
+    def restore_strictness() -> None:
+        now = torch.are_deterministic_algorithms_enabled()
+        warns_now = torch.is_deterministic_algorithms_warn_only_enabled()
+        if (now, warns_now) != (is_strict, warns):  # the call imports a compiler, for seconds
+            torch.use_deterministic_algorithms(is_strict, warn_only=warns)
+
     return [
         lambda: torch.set_num_threads(num_threads),
         lambda: torch.set_default_dtype(dtype),
         lambda: torch.set_grad_enabled(has_gradients),
-        lambda: torch.use_deterministic_algorithms(is_strict, warn_only=warns),
+        restore_strictness,
         lambda: torch.set_float32_matmul_precision(precision),
         lambda: torch.autograd.set_detect_anomaly(watches),
         restore_flags,
