@@ -160,13 +160,7 @@ class FaultFleet:
 
     def await_over(self, seconds: float = 60) -> None:
         """Wait until the study is over."""
-        try:
-            wait_until(self._is_over, "the study is over", seconds)
-        except AssertionError as error:
-            for log in sorted(self.settings.home.glob("logs/*.log")):
-                error.add_note(f"{log.name}:\n{log.read_text(errors='replace')[-4000:]}")
-            error.add_note(f"record: {self.record()}")
-            raise
+        wait_until(self._is_over, "the study is over", seconds)
 
     def _is_over(self) -> bool:
         with suppress(redis.RedisError):
@@ -210,6 +204,13 @@ class FaultFleet:
         for number, wanted in (attempts or {}).items():
             assert stored[number].user_attrs["trialfleet:attempt"] == wanted
         wait_until(lambda: not keys_of(self.client, self.study), "no key is left", 10.0)
+
+    def told(self) -> list[tuple[str, str]]:
+        """The end of what each member told, by the names of their logs, and what was noted."""
+        paths = [*sorted(self.settings.home.glob("logs/*.log")), self.folder / "notes"]
+        return [
+            (path.name, path.read_text(errors="replace")[-6000:]) for path in paths if path.exists()
+        ]
 
     def stop(self) -> None:
         """Stop what still runs, and hold what is left against what may be."""

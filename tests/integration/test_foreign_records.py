@@ -21,6 +21,7 @@ from workers.coordination.setbacks import Setbacks
 from workers.coordination.studies import Studies
 from workers.disk.fleet_home import FleetHome
 from workers.disk.outbox import Outbox, OutboxEntry
+from workers.disk.results import draft_directory
 from workers.disk.scratch import make_scratch, name_scratch, remove_scratch
 from workers.processes.cleaner import Cleaner
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -96,7 +97,7 @@ def tree(folder):
 def abandoned(leases, owner, home, number):
     leases.enqueue(number, {})
     grant = leases.claim(number, "o", 45.0)
-    files = home / "studies" / leases.study / "trials" / str(number) / f"attempt-{grant.token}"
+    files = draft_directory(home, leases.study, number, grant.token)
     files.mkdir(parents=True)
     return OutboxEntry(
         study=leases.study,
@@ -145,7 +146,7 @@ def test_of_10000_damaged_outbox_entries_none_stops_anybody_or_reaches_outside(
         cleaner._outbox = Outbox(home)  # one that has not given any of them up yet
         cleaner.sweep_host()
         assert leases.record(number).state is TrialState.COMPLETE, "the whole one was committed"
-        assert (entry.files.parent / "result").is_dir()
+        assert (home / "studies" / "s" / "trials" / str(number) / "result").is_dir()
         assert (tree(tmp_path / "precious"), tree(home / "studies" / "other")) == kept
         assert len(list((home / "outbox").iterdir())) > PER_ROUND, "what cannot be read is left"
         shutil.rmtree(home / "outbox")
@@ -238,7 +239,9 @@ def test_a_result_comes_back_to_a_redis_that_lost_its_data(client, settings, cle
     leases.release(0, running.token)
     cleaner.sweep_host()
     assert leases.record(0).state is TrialState.COMPLETE
-    assert (entry.files.parent / "result" / "model").read_text() == "weights"
+    assert (
+        settings.home / "studies" / "s" / "trials" / "0" / "result" / "model"
+    ).read_text() == "weights"
     assert Outbox(settings.home).entries() == []
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.studies import Studies
-from workers.disk.ended_trials import remove_ended
+from workers.disk.ended_trials import EndedTrials
 from workers.disk.outbox import Outbox, OutboxEntry
+from workers.disk.results import draft_directory, earlier_draft_directory
 from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import TrialState
@@ -42,7 +43,7 @@ def dead():
 def entry_of(leases, owner, home, number=0):
     leases.enqueue(number, {})
     grant = leases.claim(number, "o", LEASE)
-    files = home / "studies" / "s" / "trials" / str(number) / f"attempt-{grant.token}"
+    files = draft_directory(home, "s", number, grant.token)
     files.mkdir(parents=True)
     return OutboxEntry(
         study="s",
@@ -56,6 +57,10 @@ def entry_of(leases, owner, home, number=0):
     )
 
 
+def result_of(home, number):
+    return home / "studies" / "s" / "trials" / str(number) / "result"
+
+
 def test_the_result_of_a_dead_process_is_committed_and_published_and_of_a_live_one_left(
     leases, dead, tmp_path
 ):
@@ -66,7 +71,7 @@ def test_the_result_of_a_dead_process_is_committed_and_published_and_of_a_live_o
     outbox.write(own)
     outbox.commit_abandoned(lambda *_: leases, LEASE)
     assert leases.record(0).state is TrialState.COMPLETE
-    assert (abandoned.files.parent / "result").is_dir()
+    assert result_of(tmp_path, 0).is_dir()
     assert leases.record(1).state is TrialState.RUNNING
     assert outbox.entries() == [own]
     outbox.commit_abandoned(lambda *_: leases, 0.0)
@@ -91,14 +96,14 @@ def test_a_result_that_two_commit_at_once_is_published_once(leases, tmp_path, mo
     with ThreadPoolExecutor(2) as pool:
         commits = [pool.submit(Outbox(tmp_path).commit, entry, leases) for _ in range(2)]
     assert sorted(commit.result() for commit in commits) == ["DUP", "OK"]
-    assert (entry.files.parent / "result" / "model").read_text() == "weights"
+    assert (result_of(tmp_path, 0) / "model").read_text() == "weights"
 
 
 def test_a_result_is_published_where_the_disk_takes_no_lock(leases, tmp_path):
     entry = entry_of(leases, ProcessIdentity.current(), tmp_path)
     (tmp_path / "outbox.lock").mkdir()  # stands for an error of the disk
     assert Outbox(tmp_path).commit(entry, leases) == "OK"
-    assert (entry.files.parent / "result").is_dir()
+    assert result_of(tmp_path, 0).is_dir()
 
 
 def test_a_draft_that_was_never_finished_is_no_result_and_goes_in_time(leases, dead, tmp_path):
@@ -120,19 +125,46 @@ def test_what_ended_trials_left_is_removed_and_what_others_need_is_not(client, l
     for number in (0, 1, 2):
         (tmp_path / "checkpoints" / "s" / str(number) / "7" / "step-000000001").mkdir(parents=True)
     (tmp_path / "checkpoints" / "unknown" / "0").mkdir(parents=True)
-    lost = ended.files.with_name("attempt-7")
-    lost.mkdir()
+    lost = [
+        draft_directory(tmp_path, "s", 0, 7),
+        earlier_draft_directory(tmp_path, "s", 0, 8),
+        earlier_draft_directory(tmp_path, "s", 0, 9),
+    ]
+    for path in lost[:2]:
+        path.mkdir(parents=True)
+    strange = draft_directory(tmp_path, "s", 0, 7).with_name("0-7.kept")
+    strange.mkdir()
     leases.commit(0, ended.token, TrialState.COMPLETE, Result(values=[0.5]))
-    remove_ended(client, tmp_path)
+    ended_trials = EndedTrials(client, tmp_path)
+    ended_trials.remove()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("checkpoints/*/*")}
     assert left == {"checkpoints/s/1", "checkpoints/s/2", "checkpoints/unknown/0"}
-    assert not lost.exists()
+    assert [path.exists() for path in lost] == [False] * 3
+    assert strange.exists(), "it has no name of ours"
     assert ended.files.exists(), "it was accepted, and is about to be published"
     assert running.files.exists()
+    lost[2].mkdir(parents=True)
+    assert ended_trials.remove() == [], "what the earlier release left is looked for once"
 
 
 def test_drafts_of_a_dead_trial_are_removed_whoever_wrote_them(client, leases, tmp_path):
     entry = entry_of(leases, ProcessIdentity.current(), tmp_path)
     leases.fail(0, entry.token, Result(error="boom"), 1, 0.0)
-    assert remove_ended(client, tmp_path) == [entry.files]
+    assert EndedTrials(client, tmp_path).remove() == [entry.files]
     assert not entry.files.exists()
+
+
+def test_an_entry_of_the_earlier_release_is_published_from_where_its_files_lie(
+    leases, dead, tmp_path
+):
+    entry = entry_of(leases, dead, tmp_path)
+    earlier = earlier_draft_directory(tmp_path, "s", 0, entry.token)
+    earlier.parent.mkdir(parents=True)
+    entry.files.rename(earlier)
+    (earlier / "model").write_text("weights")
+    outbox = Outbox(tmp_path)
+    outbox.write(entry.model_copy(update={"files": earlier}))
+    outbox.commit_abandoned(lambda *_: leases, LEASE)
+    assert leases.record(0).state is TrialState.COMPLETE
+    assert (result_of(tmp_path, 0) / "model").read_text() == "weights"
+    assert not earlier.exists()

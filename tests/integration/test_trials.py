@@ -75,7 +75,7 @@ class Desk:
             self.held,
             self.studies,
             CheckpointStore(directories.checkpoints),
-            directories.trial_directory(self.spec.name, number) / f"attempt-{grant.token}",
+            directories.draft_directory(self.spec.name, number, grant.token),
             verdict_seconds=2.0,
         )
 

@@ -2,13 +2,14 @@
 
 A worker takes them along itself; this is for those whose process died between commit and clean-up.
 
-Invariant: what a trial that may still run needs is left, and so is a result that was accepted.
+Invariant: what a trial that may still run needs is left, and so is a result that was accepted. A
+look takes as long as there is something to look at, not as long as there are trials that ended.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import redis
@@ -16,40 +17,55 @@ import redis
 from workers.coordination.leases import TrialRecord
 from workers.coordination.studies import Studies
 from workers.disk.manifests import checkpoint_root, remove_checkpoints
+from workers.disk.results import Draft, drafts, earlier_drafts
 from workers.logs import get_logger
 from workers.protocol.states import TrialState
 
 log = get_logger(__name__)
 
 
-def remove_ended(client: redis.Redis, home: Path) -> list[Path]:
-    """Remove what ended trials left under a home; what it was."""
-    removed = []
-    for study, number, path, record in _found(client, home):
-        if path.name.isdecimal():
-            remove_checkpoints(home, study, number)
-        elif path.name != f"attempt-{record.result_token}" or record.state is TrialState.DEAD:
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            continue  # accepted, and about to be published
-        removed.append(path)
-    if removed:
-        log.info("ended_trials_cleaned", paths=len(removed))
-    return removed
+class EndedTrials:
+    """Removes what ended trials left under a home."""
 
+    def __init__(self, client: redis.Redis, home: Path) -> None:
+        self._studies = Studies(client)
+        self._home = home
+        self._is_first = True
 
-def _found(client: redis.Redis, home: Path) -> Iterator[tuple[str, int, Path, TrialRecord]]:
-    """Directories of trials that Redis knows to have ended."""
-    studies = Studies(client)
-    checkpoints = (
-        (path.parent.name, path.name, path) for path in checkpoint_root(home).glob("*/*")
-    )
-    drafts = (
-        (path.parents[2].name, path.parent.name, path)
-        for path in home.glob("studies/*/trials/*/attempt-*")
-    )
-    for study, number, path in [*checkpoints, *drafts]:
-        if number.isdecimal() and studies.exists(study):
-            record = studies.leases(study).record(int(number))
-            if record is not None and record.state.is_terminal:
-                yield study, int(number), path, record
+    def remove(self) -> list[Path]:
+        """Remove what is left now; what it was."""
+        removed = self._remove_checkpoints() + self._remove_drafts(drafts(self._home))
+        if self._is_first:  # an earlier release may have run here, and runs no more
+            removed += self._remove_drafts(earlier_drafts(self._home))
+            self._is_first = False
+        if removed:
+            log.info("ended_trials_cleaned", paths=len(removed))
+        return removed
+
+    def _remove_checkpoints(self) -> list[Path]:
+        removed = []
+        for path in checkpoint_root(self._home).glob("*/*"):
+            study, number = path.parent.name, path.name
+            if number.isdecimal() and self._ended(study, int(number)):
+                remove_checkpoints(self._home, study, int(number))
+                removed.append(path)
+        return removed
+
+    def _remove_drafts(self, found: Iterable[Draft]) -> list[Path]:
+        removed = []
+        for draft in found:
+            ended = self._ended(draft.study, draft.number)
+            if ended is None:
+                continue
+            # one that was accepted is about to be published
+            if draft.token != ended.result_token or ended.state is TrialState.DEAD:
+                shutil.rmtree(draft.path, ignore_errors=True)
+                removed.append(draft.path)
+        return removed
+
+    def _ended(self, study: str, number: int) -> TrialRecord | None:
+        """The record of a trial that Redis knows to have ended."""
+        if not self._studies.exists(study):
+            return None
+        record = self._studies.leases(study).record(number)
+        return record if record is not None and record.state.is_terminal else None

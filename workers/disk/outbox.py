@@ -11,10 +11,9 @@ names outside its own trial's directory is never touched.
 from __future__ import annotations
 
 import fcntl
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import Refusal, TrialLeases
 from workers.coordination.setbacks import Setbacks
-from workers.disk import durable
+from workers.disk import durable, results
 from workers.logs import get_logger
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
@@ -95,13 +94,14 @@ class Outbox:
             ValueError: It is no entry, or another's than its name says.
         """
         entry = OutboxEntry.model_validate_json(path.read_bytes())
-        own = Path("studies", entry.study, "trials", str(entry.number), f"attempt-{entry.token}")
         if entry.name != path.name or entry.study in {".", ".."}:
             raise ValueError(f"it is the entry {entry.name[:200]!r}")
-        if entry.files.parts[-5:] != own.parts:
-            raise ValueError(f"its files are said to lie at {str(entry.files)[:200]!r}")
-        # another host may know the home by another path
-        return entry.model_copy(update={"files": self._home / own})
+        for lie_at in (results.draft_directory, results.earlier_draft_directory):
+            own = lie_at(Path(), entry.study, entry.number, entry.token)
+            if entry.files.parts[-len(own.parts) :] == own.parts:
+                # another host may know the home by another path
+                return entry.model_copy(update={"files": self._home / own})
+        raise ValueError(f"its files are said to lie at {str(entry.files)[:200]!r}")
 
     def commit(self, entry: OutboxEntry, leases: TrialLeases) -> str:
         """Commit a result and publish its files: OK, DUP or LOST; the entry is removed.
@@ -121,19 +121,17 @@ class Outbox:
         if status == "LOST" and not leases.is_current():
             return
         if status != "LOST":
-            with self._publishing():
-                publish_files(entry.files)
+            self._publish(entry)
         (self._folder / entry.name).unlink(missing_ok=True)
 
-    @contextmanager
-    def _publishing(self) -> Iterator[None]:
+    def _publish(self, entry: OutboxEntry) -> None:
         """One at a time: a second one would take the result for that of an earlier attempt."""
         with ExitStack() as stack:
             # no room for it: nor was there for an entry that anybody else could commit
             with suppress(OSError):
                 lock = stack.enter_context(self._lock.open("a"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            results.publish(self._home, entry.study, entry.number, entry.files)
 
     def commit_abandoned(
         self, leases_of: Callable[[str, str | None], TrialLeases], lease_seconds: float
@@ -183,8 +181,7 @@ class Outbox:
         log.info("outbox_handed_in_anew", study=entry.study, trial=entry.number)
         status = leases.commit(entry.number, grant.token, entry.state, entry.result)
         if status != "LOST":
-            with self._publishing():
-                publish_files(entry.files)
+            self._publish(entry)
             (self._folder / entry.name).unlink(missing_ok=True)
         return status
 
@@ -198,14 +195,3 @@ def _age_seconds(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def publish_files(attempt_directory: Path) -> None:
-    """Move what an accepted attempt left to where people look, and drop other attempts' drafts."""
-    parent = attempt_directory.parent
-    if attempt_directory.exists():
-        final = parent / "result"
-        shutil.rmtree(final, ignore_errors=True)
-        attempt_directory.rename(final)
-    for draft in parent.glob("attempt-*"):
-        shutil.rmtree(draft, ignore_errors=True)

@@ -3,6 +3,7 @@
 Layout of `FLEET_HOME`:
 
     studies/<study>/trials/<number>/   what a trial leaves: `result/` with metrics and model
+    studies/<study>/attempts/          the same of attempts that run, `<number>-<token>/` each
     checkpoints/<study>/<number>/<token>/step-<step>/
     cache/<kind>/<digest>/             tokenised data and trained tokenizers, shared by a host
     wandb/                             offline W&B runs
@@ -23,6 +24,7 @@ from filelock import FileLock
 
 from workers.disk import durable
 from workers.disk.manifests import checkpoint_root
+from workers.disk.results import draft_directory
 from workers.disk.scratch import (
     is_too_long_for_sockets,
     make_scratch,
@@ -71,9 +73,9 @@ class DirectoryManager(BaseProcessManager):
         """The root of all checkpoints; on a file system that the fleet's hosts share, if any."""
         return checkpoint_root(self.home)
 
-    def trial_directory(self, study: str, number: int) -> Path:
-        """What a trial leaves for people to look at; not made by this call."""
-        return self.home / "studies" / study / "trials" / str(number)
+    def draft_directory(self, study: str, number: int, token: int) -> Path:
+        """Where an attempt leaves its files, published if it is accepted; not made by this call."""
+        return draft_directory(self.home, study, number, token)
 
     def scratch(self) -> Path:
         """A directory of this process alone, on local disk, removed when the process ends.

@@ -24,7 +24,7 @@ from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.setbacks import Setbacks
 from workers.coordination.studies import Studies
-from workers.disk.ended_trials import remove_ended
+from workers.disk.ended_trials import EndedTrials
 from workers.disk.fleet_home import FleetHome
 from workers.disk.outbox import Outbox
 from workers.disk.scratch import remove_scratch
@@ -66,6 +66,7 @@ class Cleaner:
         self._settings = settings
         self._home = FleetHome(client, settings.home)
         self._outbox = Outbox(settings.home)
+        self._ended_trials = EndedTrials(client, settings.home)
         self._setbacks = Setbacks(settings.times.beat)
         self._helpers: list[subprocess.Popen[bytes]] = []
         self._lease = CleanupLease(client, ProcessIdentity.current(), settings.times.lease)
@@ -91,7 +92,7 @@ class Cleaner:
                     self.clean_up_after(entry.identity)
             if self._setbacks.is_due("ended trials") and self._home.is_ours():
                 with self._alone("ended trials", "ended_trials_not_removed"):
-                    remove_ended(self._client, self._settings.home)
+                    self._ended_trials.remove()
 
     @contextmanager
     def _alone(self, name: str, event: str) -> Iterator[None]:

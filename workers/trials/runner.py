@@ -239,7 +239,7 @@ class TrialRunner:
             end.commit(TrialState.COMPLETE, values)
 
     def _handle(self, spec: StudySpec, held: HeldLease, sent_at: float) -> FleetTrial:
-        directory = self._container.get(DirectoryManager).trial_directory(spec.name, held.number)
+        directories = self._container.get(DirectoryManager)
 
         def note_first_step() -> None:
             log.info(
@@ -255,7 +255,7 @@ class TrialRunner:
             held,
             self._studies,
             self._checkpoints,
-            directory / f"attempt-{held.token}",
+            directories.draft_directory(spec.name, held.number, held.token),
             self._settings.times.verdict,
             note_first_step,
         )
