@@ -40,14 +40,15 @@ def with_direction(fields: Mapping[str, Any]) -> dict[str, Any]:
     metric = fields.get("metric")
     if metric is None or fields.get("direction") or fields.get("directions"):
         return dict(fields)
+    names = [metric] if isinstance(metric, str) else metric
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return dict(fields)  # refused by its type
+    sides = [better_side(name) for name in names]
+    if not sides or None in sides:
+        return dict(fields)
     if isinstance(metric, str):
-        side = better_side(metric)
-        return {**fields, "direction": side} if side else dict(fields)
-    if isinstance(metric, list) and all(isinstance(name, str) for name in metric):
-        sides = [better_side(name) for name in metric]
-        if None not in sides and len(metric) > 1:
-            return {**fields, "directions": sides}
-    return dict(fields)
+        return {**fields, "direction": sides[0]}
+    return {**fields, "directions": sides}
 
 
 def say_direction(spec: StudySpec) -> str:

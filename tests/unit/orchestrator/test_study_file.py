@@ -193,6 +193,8 @@ def test_the_better_side_of_a_metric_is_known_by_its_name(metric, side):
         ({"metric": "accuracy"}, ["maximize"]),
         ({"metric": "loss"}, ["minimize"]),
         ({"metric": "score"}, ["minimize"]),
+        ({"metric": ["accuracy"]}, ["maximize"]),
+        ({"metric": ("f1", "loss")}, ["maximize", "minimize"]),
         ({"metric": "accuracy", "direction": "minimize"}, ["minimize"]),
         ({"metric": ["accuracy", "loss"]}, ["maximize", "minimize"]),
         ({}, ["minimize"]),
