@@ -65,16 +65,14 @@ class DrivenStudy:
         self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
         self._opened_at: float | None = None
 
-    def refresh_spec(self) -> None:
-        """Read the specification again: somebody may have extended it."""
-        spec = self._studies.spec(self.name)
+    def take_spec(self, spec: StudySpec) -> None:
+        """Go on by a specification that somebody may have extended."""
         if spec != self.spec:
             self.spec = spec
             self._store_spec()
 
     def start_epoch(self, epoch: str) -> None:
-        """Go on in a Redis that lost its data: write the study there again."""
-        self._studies.submit(self.spec, self._url)
+        """Go on in a Redis that lost its data, and has the study again."""
         self.leases = self._studies.leases(self.name, epoch)
 
     @property

@@ -26,11 +26,12 @@ from orchestrator.recovery import resubmit_forgotten
 from orchestrator.stalls import Stalls
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import is_database_error
+from workers.coordination import keys
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
-from workers.coordination.studies import Studies, ensure_epoch
+from workers.coordination.studies import Studies, Submitted, ensure_epoch
 from workers.coordination.study_lead import StudyLead
 from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger, traceback_of
@@ -97,6 +98,10 @@ class Service:
     _refused_at: dict[str, float] = field(default_factory=dict)
     _looked_at: float = 0.0
     _beat_at: float = 0.0
+    _epoch: str = ""
+    """Of Redis, when it was last looked at."""
+    _submitted: dict[str, Submitted] = field(default_factory=dict)
+    """The studies that are not over, as Redis had them: it may lose its data."""
     _server: str | None = None
     """Which run of Redis this is, by its `run_id`."""
     _entries: list[ProcessEntry] = field(default_factory=list)
@@ -107,7 +112,7 @@ class Service:
         self._client = connect(self.settings)
         self._home = FleetHome(self._client, self.settings.home)
         self._home.lead()
-        ensure_epoch(self._client)
+        self._epoch = ensure_epoch(self._client)
         self._studies = Studies(self._client)
         self._hints = Hints(resolve_url(self.settings))
         self._registry = ProcessRegistry(self._client, self.settings.times)
@@ -163,6 +168,8 @@ class Service:
             # a key of this study that holds something else is the study's trouble, and no more
             if isinstance(error, redis.RedisError) and "WRONGTYPE" not in str(error):
                 raise
+            if self._client.get(keys.EPOCH) != self._epoch:
+                raise redis.ConnectionError("it lost its data") from error
             is_refused = isinstance(error, InvalidInputError) and name not in self._leads
             if is_refused and self.only:
                 raise
@@ -244,6 +251,7 @@ class Service:
         right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
         if self._is_over(name):
             return
+        self._submitted[name] = self._studies.submitted(name)
         held_at = lease_clock()
         if right.hold():
             self._lead(name, right, held_at)
@@ -295,6 +303,7 @@ class Service:
 
     def _leave(self, name: str) -> None:
         lead = self._leads.pop(name)
+        self._submitted.pop(name, None)
         lead.study.close()
         with suppress(redis.RedisError):  # it runs out by itself
             lead.right.release()
@@ -340,8 +349,9 @@ class Service:
                 lead.slots = _num_slots(self._entries, lead.study.spec.resources.queue)
                 if lead.slots:
                     lead.study.start_clock()
-                lead.study.refresh_spec()
-                lead.is_stopped = self._studies.is_stopped(name)
+                self._submitted[name] = submitted = self._studies.submitted(name)
+                lead.study.take_spec(submitted.spec)
+                lead.is_stopped = submitted.is_stopped
                 if lead.is_stopped:
                     lead.dispatcher.withdraw()
                 if reap:
@@ -361,16 +371,20 @@ class Service:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
         if self._home.try_lead() is None:
             raise redis.ConnectionError("it lost its data, and the fleet's id is not back yet")
-        epoch = ensure_epoch(self._client)
-        for name, lead in list(self._leads.items()):
-            if lead.study.leases.epoch == epoch and self._studies.exists(name):
+        self._epoch = epoch = ensure_epoch(self._client)
+        for name, submitted in list(self._submitted.items()):
+            lead = self._leads.get(name)
+            is_there = self._studies.exists(name)
+            if is_there and (lead is None or lead.study.leases.epoch == epoch):
                 continue
             log.error("redis_lost_its_data", study=name, epoch=epoch)
             self._record.register()
             self._reaper.be_patient()
             with self._alone(name, "writing it again into a Redis that lost its data"):
-                lead.study.start_epoch(epoch)
-                self._catch_up(lead)
+                self._studies.restore(submitted)
+                if lead is not None:
+                    lead.study.start_epoch(epoch)
+                    self._catch_up(lead)
 
     def _keep_leads(self, *, only_old: bool = False) -> None:
         """Stay the orchestrator of each study, or leave it to the one that took over.

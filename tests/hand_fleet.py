@@ -27,7 +27,11 @@ class Fleet:
         self.statuses: list[StudyStatus] = []
         (tmp_path / "objective_by_hand.py").write_text("def objective(trial):\n    return 0.0\n")
         self.objective = f"{tmp_path}/objective_by_hand.py:objective"
-        registry = ProcessRegistry(client, settings.times.scaled(100))
+        self.pretend_worker()
+
+    def pretend_worker(self) -> None:
+        """Have the orchestrator believe in a worker of two slots."""
+        registry = ProcessRegistry(self.client, self.settings.times.scaled(100))
         fields = {"slots": 2, "queues": ["default"]}
         worker = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
         worker.identity = worker.identity._replace(pid=1)  # this process is the orchestrator

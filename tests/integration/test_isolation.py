@@ -7,8 +7,10 @@ import shutil
 import time
 
 import pytest
+import redis
 from hand_fleet import SPACE, Fleet, turn_until
 
+from orchestrator import service as service_module
 from orchestrator.handle import StudyHandle
 from orchestrator.service import Service
 from orchestrator.storage import journal_path, storage_url
@@ -93,6 +95,43 @@ def test_a_study_that_is_mended_goes_on(fleet):
         put(fleet, "s")
         turn_until(service, lambda: Studies(fleet.client).leases("s").queued(), "it is in flight")
         turn_until(service, lambda: stalled(fleet, "s") is None, "it no longer says so")
+
+
+def test_a_redis_that_loses_its_data_at_any_moment_gets_every_study_back(fleet, monkeypatch):
+    put(fleet, "s", trials=3)
+    put(fleet, "bad", sampler=WRONG_OPTION)
+    studies, command = Studies(fleet.client), redis.Redis.execute_command
+    countdown = [-1]
+
+    def flush_before(self, *words, **options):
+        countdown[0] -= 1
+        if countdown[0] == 0:
+            command(fleet.client, "FLUSHALL")
+            fleet.pretend_worker()
+        return command(self, *words, **options)
+
+    monkeypatch.setattr(redis.Redis, "execute_command", flush_before)
+    monkeypatch.setattr(service_module, "_BLOCK_MS", 5)  # more turns in the same time
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: len(studies.leases("s").queued()) == 3, "it is in flight")
+        turn_until(service, lambda: stalled(fleet, "bad"), "the other one says why")
+        for moment in range(1, 40):
+            countdown[0] = moment
+            turn_until(service, lambda: countdown[0] <= 0, "Redis loses its data")
+            turn_until(
+                service,
+                lambda: studies.exists("s") and len(studies.leases("s").queued()) == 3,
+                f"before command {moment}: it is in flight again",
+            )
+            turn_until(service, lambda: studies.exists("bad"), "the other one is there, too")
+            assert stalled(fleet, "s") is None
+            assert studies.spec("s").trials == 3
+        studies.leases("s").claim(1, "hand", 45.0)
+        studies.ask_to_stop("s")
+        turn_until(service, lambda: not studies.leases("s").queued(), "what waits is cancelled")
+        countdown[0] = 1
+        turn_until(service, lambda: service.status("s") is None, "what ran is not started again")
+        assert studies.is_stopped("s")
 
 
 def test_an_orchestrator_of_one_study_alone_gives_up_after_a_few_tries(fleet):

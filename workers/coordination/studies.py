@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -26,6 +26,15 @@ def ensure_epoch(client: redis.Redis) -> str:
     return str(client.get(keys.EPOCH))
 
 
+class Submitted(NamedTuple):
+    """A study as people handed it in."""
+
+    spec: StudySpec
+    storage_url: str
+    is_stopped: bool
+    """Whether somebody asked that no further trial be started."""
+
+
 @dataclass(frozen=True)
 class Studies:
     """The studies that this Redis knows."""
@@ -34,15 +43,29 @@ class Studies:
 
     def submit(self, spec: StudySpec, storage_url: str) -> None:
         """Write or extend a study; the caller has checked that it is the same one."""
+        self.restore(Submitted(spec, storage_url, is_stopped=False))
+
+    def restore(self, submitted: Submitted) -> None:
+        """Write a study as it was in a Redis that lost its data."""
+        spec, storage_url, is_stopped = submitted
+        fields = {"spec": spec.model_dump_json(), "storage": storage_url}
         pipeline = self.client.pipeline()
-        pipeline.hset(
-            keys.study(spec.name),
-            mapping={"spec": spec.model_dump_json(), "storage": storage_url},
-        )
+        pipeline.hset(keys.study(spec.name), mapping=fields)
         pipeline.hsetnx(keys.study(spec.name), "state", "running")
-        pipeline.hdel(keys.study(spec.name), "stopped")
+        if is_stopped:
+            pipeline.hset(keys.study(spec.name), "stopped", "1")
+        else:
+            pipeline.hdel(keys.study(spec.name), "stopped")
         pipeline.sadd(keys.STUDIES, spec.name)
         pipeline.execute()
+
+    def submitted(self, name: str) -> Submitted:
+        """A study as it was handed in.
+
+        Raises:
+            InvalidInputError: There is no such study, or what lies there is no specification.
+        """
+        return Submitted(self.spec(name), str(self.storage_url(name)), self.is_stopped(name))
 
     def ask_to_stop(self, name: str) -> None:
         """Have no further trial of a study started; handing it in again revokes it."""
