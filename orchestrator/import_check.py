@@ -7,6 +7,7 @@ at import or at exit, goes where nobody looks for the answer.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import json
 import sys
@@ -21,9 +22,12 @@ def find_problem(name: str) -> str | None:
         if not path.exists():
             return f"there is no file {path}"
         sys.path.insert(0, str(path.parent))
-        sys.argv[:] = [str(path)]
         module_name = path.stem
+    sys.argv[:] = [name.rpartition(":")[0]]
     try:
+        located = importlib.util.find_spec(module_name)
+        if located is not None and located.has_location:
+            sys.argv[:] = [str(located.origin)]
         found: object = importlib.import_module(module_name)
     except BaseException as error:  # noqa: BLE001 - a module may even exit
         return f"importing {module_name} raises {describe(error)}"

@@ -158,6 +158,48 @@ def test_a_module_by_name_that_was_edited_is_imported_anew(tmp_path, modules, mo
     assert str(tmp_path) in sys.path
 
 
+def test_an_edit_of_the_same_length_in_the_same_second_is_imported_anew(
+    tmp_path, modules, monkeypatch
+):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    reference = write(tmp_path / "train.py", 1)
+    for value in range(1, 6):
+        (tmp_path / "sibling.py").write_text(f"VALUE = {value}\n")
+        assert load_objective(reference, ["*"], modules)(None) == value
+        started = "import train; print(train.VALUE)"  # as a loader process imports it
+        seen = subprocess.check_output([sys.executable, "-c", started], cwd=tmp_path, text=True)
+        assert int(seen) == value
+
+
+def test_a_module_finds_the_arguments_of_its_file_when_it_is_imported(
+    tmp_path, modules, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["celery", "worker"])
+    source = """
+import argparse, sys
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float, default=0.5)
+ARGUMENTS = parser.parse_args()
+def objective(trial): return sys.argv, ARGUMENTS.lr, parser.parse_args().lr, parser.prog
+"""
+    (tmp_path / "pack").mkdir()
+    for reference, file in [
+        (f"{tmp_path}/plain.py", "plain.py"),
+        ("flat", "flat.py"),
+        ("pack.deep", "pack/deep.py"),
+        ("pack", "pack/__init__.py"),
+    ]:
+        (tmp_path / file).write_text(source)
+        objective = load_objective(f"{reference}:objective", ["*"], modules)
+        for _ in range(2):
+            expected = ([f"{tmp_path}/{file}"], 0.5, 0.5, Path(file).name)
+            assert objective(None) == expected
+            objective = load_objective(f"{reference}:objective", ["*"], modules)
+        check(StudySpec(name="s", objective=f"{reference}:objective"), import_directory=tmp_path)
+
+
 def test_a_file_may_be_named_as_one_of_ours(tmp_path):
     for name in ("study", "status", "run"):
         (tmp_path / f"{name}.py").write_text("def objective(trial): return 1\n")
@@ -341,6 +383,21 @@ def test_a_thread_that_ends_is_waited_for_and_one_that_goes_on_ends_the_process(
         assert surroundings.restore() == ["thread 'endless' goes on"]
     finally:
         ended.set()
+
+
+def test_a_daemon_that_an_objective_started_is_its_own_whatever_it_runs():
+    surroundings, ended = Surroundings(), threading.Event()
+    with surroundings.watched():
+        threading.Thread(target=ended.wait, args=[30], name="waits", daemon=True).start()
+        timer = threading.Timer(30, print)
+        timer.daemon, timer.name = True, "timer"
+        timer.start()
+    try:
+        goes_on = ["thread 'timer' goes on", "thread 'waits' goes on"]
+        assert sorted(surroundings.restore()) == goes_on
+    finally:
+        ended.set()
+        timer.cancel()
 
 
 def test_threads_of_libraries_and_of_other_threads_are_no_objectives(tmp_path):

@@ -34,6 +34,7 @@ from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
 from workers.protocol.states import TrialState
 from workers.times import Times
+from workers.trials.advice import advice_on
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 
@@ -160,7 +161,9 @@ class AttemptEnd:
             return
         log.error("attempt_failed", exception=traceback_of(error))
         held, spec = self._held, self._trial.spec
-        result = self._result(error=describe_error(error, _ERROR_CHARACTERS))
+        advice = advice_on(error)
+        text = describe_error(error, _ERROR_CHARACTERS - len(advice))
+        result = self._result(error=f"{text}{advice}")
         result.fingerprint = _fingerprint(error)
         if result.fingerprint in {_EXITED, held.grant.record.error_fingerprint} - {None}:
             # once more, the same would go wrong in the same way
@@ -253,7 +256,7 @@ class AttemptEnd:
             values=values,
             user_attrs=self._trial.user_attrs,
             constraints=self._trial.constraints,
-            error=None if error is None else plain_text(error, _ERROR_CHARACTERS),
+            error=error,
             busy_seconds=lease_clock() - self._started_at,
         )
         return result.sendable()

@@ -10,8 +10,12 @@ Invariant: a module that lies in no study's folder (a library's, the framework's
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import stat
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -25,6 +29,10 @@ log = get_logger(__name__)
 
 #: Never a study's, wherever they lie.
 _FRAMEWORK: Final = frozenset({"workers", "orchestrator"})
+
+
+#: Two seconds of a file's time, one of them begun.
+_YOUNG_SECONDS: Final = 2.0
 
 
 class StaleExtensionError(Exception):
@@ -48,13 +56,18 @@ class ObjectiveModules:
     def load(self, name: str) -> ModuleType:
         """Import a module by dotted name, or a file by its path under its own stem.
 
+        It finds `sys.argv` as if its file had been run, without arguments.
+
         Raises:
             StaleExtensionError: A module that must be dropped cannot be; this process must end.
             Exception: Whatever importing it raises.
         """
         folder = self._enter(name)
         os.environ[IMPORTING] = name
+        sys.argv[:] = [name]
         try:
+            if folder is None:
+                sys.argv[:] = [_file_of(name)]
             module = importlib.import_module(Path(name).stem if folder is not None else name)
         finally:
             del os.environ[IMPORTING]
@@ -80,38 +93,40 @@ class ObjectiveModules:
             self._is_on_path = True
         return folder
 
-    def _own(self) -> dict[str, tuple[ModuleType, Path]]:
-        """The modules that lie in the study's folder."""
+    def _own(self) -> dict[str, Path]:
+        """The modules that lie in the study's folder, and where."""
         if self._folder is None:
             return {}
         below, found = os.path.join(self._folder, ""), {}  # noqa: PTH118 - with its separator
         for name, module in list(sys.modules.items()):
-            path = getattr(module, "__file__", None)
-            if not isinstance(path, str) or not path.startswith(below):
+            place = _place_of(module)
+            if place is None or not place.startswith(below):
                 continue
-            is_ours = name.partition(".")[0] in _FRAMEWORK
-            file = Path(path)
-            if name not in self._before and not is_ours and "site-packages" not in file.parts:
-                found[name] = (module, file)
+            path, is_ours = Path(place), name.partition(".")[0] in _FRAMEWORK
+            if name not in self._before and not is_ours and "site-packages" not in path.parts:
+                found[name] = path
         return found
 
     def _has_changed(self) -> bool:
         return any(
             self._seen.get(name) not in {None, _state_of(file)}
-            for name, (_, file) in self._own().items()
+            for name, file in self._own().items()
         )
 
     def _note(self) -> None:
-        for name, (_, file) in self._own().items():
-            self._seen.setdefault(name, _state_of(file))
+        for name, file in self._own().items():
+            if name not in self._seen:
+                self._seen[name] = _state_of(file)
+                _drop_young_bytecode(file)
 
     def _drop(self) -> None:
         own = self._own()
-        for name, (_, file) in own.items():
+        for name, file in own.items():
             if file.name.endswith(tuple(EXTENSION_SUFFIXES)):
                 raise StaleExtensionError(f"{name} ({file}) is a C extension and stays loaded")
-        for name in own:
+        for name, file in own.items():
             del sys.modules[name]
+            _drop_young_bytecode(file)
         if own:
             log.info("modules_dropped", folder=str(self._folder), modules=sorted(own))
         self._seen.clear()
@@ -121,6 +136,15 @@ class ObjectiveModules:
         importlib.invalidate_caches()
 
 
+def _place_of(module: ModuleType) -> str | None:
+    """A module's file; of a package without one, its folder."""
+    place = getattr(module, "__file__", None)
+    if place is None:
+        with suppress(KeyError):  # it asks for its parent, which may be gone
+            place = next(iter(getattr(module, "__path__", None) or ()), None)
+    return place if isinstance(place, str) else None
+
+
 def _root_of(module: ModuleType) -> Path:
     """The folder that a module's top-level package, or the module itself, lies in."""
     file = Path(module.__file__ or "/nowhere/")
@@ -128,9 +152,21 @@ def _root_of(module: ModuleType) -> Path:
     return file.parents[min(depth, len(file.parents) - 1)]
 
 
-def program_of(objective: str) -> str:
-    """What `sys.argv[0]` would be if the objective's module were run: its file, or its name."""
-    return objective.rpartition(":")[0] or objective
+def _file_of(name: str) -> str:
+    """Where a module lies by its dotted name, whose packages are imported; else the name."""
+    found = importlib.util.find_spec(name)
+    return found.origin if found is not None and found.has_location and found.origin else name
+
+
+def _drop_young_bytecode(file: Path) -> None:
+    """Remove the bytecode of a file that was edited just now.
+
+    It knows the file's time by the second: an edit of the same length, within that, would not show
+    in processes that are started later, a loader's.
+    """
+    with suppress(OSError, NotImplementedError):
+        if time.time() - file.stat().st_mtime < _YOUNG_SECONDS:
+            Path(importlib.util.cache_from_source(file)).unlink()
 
 
 def find_attribute(module: Any, path: str) -> Any:
@@ -150,4 +186,5 @@ def _state_of(file: Path) -> tuple[int, int]:
         status = file.stat()
     except OSError:
         return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+    # a folder changes with the bytecode in it
+    return (status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else (0, 0)

@@ -14,6 +14,7 @@ from workers.containers import Container
 from workers.protocol.errors import ObjectiveError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import FINETUNE
+from workers.trials.advice import advice_on
 from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
 from workers.trials.objective_modules import (
@@ -59,6 +60,7 @@ def load_objective(
     except (Exception, SystemExit) as error:
         raise ObjectiveError(
             f"objective {name!r} does not import: {describe_error(error, _QUOTED)}"
+            f"{advice_on(error)}"
         ) from error
     if not callable(found):
         raise ObjectiveError(f"objective {name!r} is a {type(found).__name__}, not a function")

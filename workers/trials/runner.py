@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -43,11 +42,7 @@ from workers.settings import Settings
 from workers.trials.ending import AttemptEnd, Outcome
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
-from workers.trials.objective_modules import (
-    ObjectiveModules,
-    StaleExtensionError,
-    program_of,
-)
+from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.returned import read_values
 from workers.trials.surroundings import Surroundings
@@ -210,7 +205,6 @@ class TrialRunner:
         """Call the objective, and say how that ended."""
         try:
             with surroundings.watched():
-                sys.argv[:] = [program_of(trial.spec.objective)]
                 objective = load_objective(
                     trial.spec.objective, self._settings.objectives, self._modules
                 )

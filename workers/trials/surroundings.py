@@ -16,6 +16,7 @@ import random
 import signal
 import socket
 import sys
+import sysconfig
 import tempfile
 import threading
 import warnings
@@ -45,6 +46,8 @@ _SIGNALS: Final = tuple(
     )
 )  # fmt: skip
 
+_STANDARD_LIBRARY: Final = sysconfig.get_path("stdlib")
+
 #: Children that libraries start for this process, not an objective for itself.
 _LIBRARIES: Final = ("resource_tracker", "semaphore_tracker", "wandb-core", "wandb_core")
 
@@ -55,6 +58,8 @@ class Surroundings:
     def __init__(self) -> None:
         self._restore: list[Callable[[], object]] = []
         self._threads: WeakSet[threading.Thread] = WeakSet()
+        #: those among them that serve a library, which started them once for this process
+        self._serving: WeakSet[threading.Thread] = WeakSet()
         self._spoiled: list[str] = []
         self._children = {child.pid for child in _children()}
         for remember in (
@@ -71,6 +76,8 @@ class Surroundings:
         def start_noted(thread: threading.Thread) -> None:
             if threading.current_thread() is owner or threading.current_thread() in self._threads:
                 self._threads.add(thread)
+                if thread.daemon and _is_of_a_library(sys._getframe(1).f_code.co_filename):
+                    self._serving.add(thread)
             start(thread)
 
         threading.Thread.start = start_noted  # type: ignore[method-assign, assignment]
@@ -103,9 +110,9 @@ class Surroundings:
                 tqdm.monitor = None
         if any(thread.is_alive() for thread in self._threads):
             gc.collect()  # a pool of threads ends with the last that knows it
-        for thread in list(self._threads):
+        for thread in set(self._threads) - set(self._serving):
             thread.join(_PATIENCE_SECONDS)
-        return [each for each in self._threads if each.is_alive() and not _is_of_a_library(each)]
+        return [each for each in self._threads if each.is_alive() and each not in self._serving]
 
     def _end_children(self) -> None:
         """End processes that the objective left: they hold memory of the GPU, files, ports."""
@@ -117,12 +124,9 @@ class Surroundings:
         psutil.wait_procs(left, _PATIENCE_SECONDS)
 
 
-def _is_of_a_library(thread: threading.Thread) -> bool:
-    """Whether a thread serves a library, which started it once for this process."""
-    target = getattr(thread, "_target", None) or type(thread)
-    module = sys.modules.get(getattr(target, "__module__", ""))
-    path = getattr(module, "__file__", None) or ""
-    return thread.daemon and ("site-packages" in path or path.startswith(sys.base_prefix))
+def _is_of_a_library(file: str) -> bool:
+    """Whether code comes with Python or with an installed package."""
+    return "site-packages" in file or file.startswith(_STANDARD_LIBRARY)
 
 
 def _children() -> list[psutil.Process]:
