@@ -13,6 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+from workers.protocol.guarded_names import names_below_guard
+
 
 def find_problem(name: str) -> str | None:
     """What keeps `module:function` or `file.py:function` from being an objective, if anything."""
@@ -33,14 +35,21 @@ def find_problem(name: str) -> str | None:
         return f"importing {module_name} raises {describe(error)}"
     for part in function_name.split("."):
         if not hasattr(found, part):
-            functions = ", ".join(name for name in dir(found) if not name.startswith("_"))
-            return f"{module_name} has no {part!r} (it has {functions})"
+            return f"{module_name} has no {part!r}{_hint(found, part)}"
         found = getattr(found, part)
     if not callable(found):
         return f"it is a {type(found).__name__}, not a function"
     return (
         None if takes_a_trial(found) else "it takes no argument, and an objective takes the trial"
     )
+
+
+def _hint(found: object, name: str) -> str:
+    """Why a module has no such name, or which it has."""
+    if name in names_below_guard(getattr(found, "__file__", None) or ""):
+        return ': it is set below `if __name__ == "__main__":`, which a worker does not run'
+    functions = ", ".join(name for name in dir(found) if not name.startswith("_"))
+    return f" (it has {functions})"
 
 
 def takes_a_trial(found: object) -> bool:

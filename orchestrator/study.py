@@ -5,7 +5,6 @@ Invariant: what cannot be read ends in one line that names the field, the value 
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.handle import StudyHandle
 from orchestrator.metric_directions import with_direction
+from orchestrator.objective_reference import reference_to
 from orchestrator.study_file import read_study_file
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS
@@ -40,8 +40,8 @@ class Study:
     """A study, as a script makes one.
 
     Args:
-        objective: `finetune`, `package.module:function`, `file.py:function`, or a function of a
-            module that workers can import.
+        objective: `finetune`, `package.module:function`, `file.py:function`, or whatever can be
+            called with a trial and has a name in a module that workers can import.
         name: By default the objective's.
         direction: `maximize` or `minimize` (the default, as in Optuna).
         directions: One for each value, for several objectives.
@@ -163,29 +163,6 @@ def build_spec(fields: Mapping[str, Any], origin: str, *, base: Path) -> StudySp
         return StudySpec.model_validate(fields)
     except ValidationError as error:
         raise InvalidInputError(f"{origin}: {_explain(error)}") from error
-
-
-def reference_to(objective: Callable[..., Any]) -> str:
-    """The text by which a worker finds a function.
-
-    Raises:
-        InvalidInputError: It has no name to be imported by.
-    """
-    name = getattr(objective, "__qualname__", repr(objective))
-    module = getattr(objective, "__module__", None)
-    if module is None or "<" in name:
-        raise InvalidInputError(
-            f"objective {name!r} cannot be imported by a worker; define it with `def` at the top"
-            " of a module"
-        )
-    if module == "__main__":
-        source = inspect.getsourcefile(objective)
-        if source is None or not Path(source).exists():
-            raise InvalidInputError(
-                f"objective {name!r} was typed into an interactive session; put it into a file"
-            )
-        return f"{Path(source).absolute()}:{name}"
-    return f"{module}:{name}"
 
 
 def _is_objective(reference: str) -> bool:

@@ -98,7 +98,7 @@ def modules():
     [
         ("plain", 1), ("keywords", 0), ("positions", 1), ("defaults", 7), ("annotated", 5),
         ("managed", "CUDAManager"), ("decorated", 6), ("instance", 7), ("Model.static", 8),
-        ("partial", 14), ("bound", "CUDAManager"),
+        ("partial", 14), ("bound", "CUDAManager"), ("instance.method", "CUDAManager"),
     ],
 )  # fmt: skip
 def test_whatever_can_be_called_with_a_trial_alone_is_an_objective(
@@ -269,6 +269,13 @@ def test_a_module_is_checked_whatever_it_prints_or_raises(tmp_path, source, prob
     else:
         with pytest.raises(InvalidInputError, match=problem):
             check(spec)
+
+
+def test_an_objective_that_only_the_script_sets_is_told_so(tmp_path):
+    guarded = "if __name__ == '__main__':\n    objective = print\n"
+    (tmp_path / "script.py").write_text(guarded)
+    with pytest.raises(InvalidInputError, match="no 'objective': it is set below"):
+        check(StudySpec(name="s", objective=f"{tmp_path}/script.py:objective"))
 
 
 def test_a_script_that_submits_itself_without_a_guard_starts_nothing_twice(

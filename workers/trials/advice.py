@@ -5,11 +5,12 @@ Invariant: advice follows an error's own text, and is empty where the place has 
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from workers.protocol.guarded_names import names_below_guard
 
 
 def advice_on(error: BaseException) -> str:
@@ -59,29 +60,13 @@ def _on_name(error: BaseException) -> str:
     trace = error.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
-    if error.name not in _names_below_guard(trace.tb_frame.f_code.co_filename):
+    if error.name not in names_below_guard(trace.tb_frame.f_code.co_filename):
         return ""
     other = ", or use `trial.study`" if error.name == "study" else ""
     return (
         f'{error.name} is set below `if __name__ == "__main__":`, which a worker does not run;'
         f" set it at the top of the module{other}"
     )
-
-
-def _names_below_guard(file: str) -> set[str]:
-    """What a module sets only when it is run as a script."""
-    try:
-        module = ast.parse(Path(file).read_bytes())
-    except (OSError, ValueError, SyntaxError, RecursionError):
-        return set()
-    return {
-        node.id
-        for guard in module.body
-        if isinstance(guard, ast.If) and "__name__" in ast.unparse(guard.test)
-        for statement in guard.body
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
 
 
 def _on_module(error: BaseException) -> str:

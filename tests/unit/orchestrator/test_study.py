@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from orchestrator.study import Study, import_directory, load_study, reference_to
+from orchestrator.study import Study, import_directory, load_study
 from workers.protocol.errors import InvalidInputError
 
 GOOD = """
@@ -93,22 +93,6 @@ def test_a_file_that_is_not_there_is_named():
         load_study("nowhere.yaml")
     with pytest.raises(InvalidInputError, match="or write package.train:objective"):
         load_study("package.train")
-
-
-def top_level(trial):
-    return 0.0
-
-
-def test_a_function_is_found_by_its_module_and_name():
-    assert reference_to(top_level) == f"{__name__}:top_level"
-    study = Study(top_level, sampler="random", trials=3)
-    assert study.spec.objective == f"{__name__}:top_level"
-    assert study.spec.sampler.type == "random"
-
-
-def test_what_has_no_name_to_import_is_refused():
-    with pytest.raises(InvalidInputError, match="define it with `def` at the top"):
-        Study(lambda trial: 0.0)
 
 
 def test_a_script_meets_the_same_messages():
