@@ -173,6 +173,7 @@ class Collector:
             f"{ATTR}busy_seconds": round(result.busy_seconds, 3),
             f"{ATTR}error": result.error,
             f"{ATTR}result_error": problem,
+            f"{ATTR}reports_left_out": result.num_reports_left_out or None,
         }
         for key, value in facts.items():
             if value is not None:

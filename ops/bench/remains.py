@@ -51,7 +51,7 @@ def files_of(home: Path, temporary: Path) -> list[str]:
         home: The fleet's `FLEET_HOME`.
         temporary: Its `TMPDIR`, which it has for itself.
     """
-    patterns = ["outbox/*", "checkpoints/*/*/*", "studies/*/trials/*/attempt-*"]
+    patterns = ["outbox/*", "checkpoints/*/*/*", "studies/*/attempts/*"]
     found = [path for pattern in patterns for path in home.glob(pattern)]
     root = temporary / f"trialfleet-{os.getuid()}"
     found += [path for path in temporary.glob("*") if path != root]

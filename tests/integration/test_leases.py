@@ -4,6 +4,7 @@ import pytest
 import redis
 
 from workers.coordination import keys
+from workers.coordination import leases as leases_module
 from workers.coordination.inbox import Inbox
 from workers.coordination.leases import CheckpointRef, Grant, Refusal, TrialLeases
 from workers.coordination.studies import ensure_epoch
@@ -90,6 +91,41 @@ def test_each_step_is_reported_once(clock):
     assert clock.leases.report(0, grant.token, 2, float("inf")) == "OK"
     reports = [(entry.subject, entry.payload) for entry in clock.entries()]
     assert reports == [("1", 0.5), ("2", float("inf"))]
+
+
+def test_reports_that_nobody_reads_have_an_end_and_what_trials_need_has_not(clock, monkeypatch):
+    monkeypatch.setattr(leases_module, "MAX_ENTRIES_WITH_REPORTS", 3)
+    leases, token = clock.leases, clock.claimed().token
+    answers = [leases.report(0, token, step, 0.5) for step in range(5)]
+    assert answers == ["OK", "OK", "OK", "FULL", "FULL"]
+    assert leases.suggest(0, token, "a", "{}") == ["OK"]
+    assert leases.suggest(0, token, "a", "{}") == ["OK"], "asked again, and told once"
+    assert leases.suggest(0, token, "y", "{}") == ["OK"]
+    assert leases.commit(0, token, TrialState.COMPLETE, Result(values=[1.0])) == "OK"
+    read = clock.entries()
+    assert [entry.kind for entry in read] == [*["report"] * 3, *["suggest"] * 2, "terminal"]
+
+
+def test_a_question_that_was_read_and_not_answered_can_be_asked_again(clock):
+    leases, token = clock.leases, clock.claimed().token
+    leases.suggest(0, token, "a", "{}")
+    inbox = Inbox(clock.client, "test")
+    inbox.acknowledge("s", [entry.id for entry in clock.entries()])
+    leases.suggest(0, token, "a", "{}")
+    assert [entry.kind for entry in clock.entries()] == ["suggest"]
+
+
+def test_the_record_of_a_failed_attempt_keeps_its_error_and_nothing_large(clock):
+    leases, token = clock.leases, clock.claimed().token
+    result = Result(error="boom", fingerprint="f", user_attrs={"a": "x" * 100_000})
+    assert leases.fail(0, token, result, 3, 0.0) == "REQUEUED"
+    record = leases.record(0)
+    assert (record.error, record.error_fingerprint) == ("boom", "f")
+    assert clock.client.memory_usage(keys.trial("s", 0)) < 4000
+    grant = leases.claim(0, "owner", LEASE)
+    assert leases.fail(0, grant.token, result, 2, 0.0) == "DEAD"
+    (entry,) = clock.entries()
+    assert entry.decode().result.user_attrs == result.user_attrs, "the last one is told whole"
 
 
 def test_a_suggestion_is_asked_for_once_and_then_known(clock):

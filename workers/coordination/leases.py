@@ -26,6 +26,10 @@ KEEP_SETTLED_MS: Final = 3 * 24 * 3600 * 1000
 #: How long an answer waits for its holder: longer than the holder waits for it.
 KEEP_REPLY_MS: Final = 60_000
 
+#: How many entries an inbox takes with reports among them: some 20 MB. Ends and questions, of
+#: which each trial has few, are always taken.
+MAX_ENTRIES_WITH_REPORTS: Final = 100_000
+
 _PARAM = "param:"
 
 _KEYS: Final[dict[str, Callable[[str, int], str]]] = {
@@ -174,8 +178,13 @@ class TrialLeases:
         return Command(answer[2]) if answer[0] == "OK" else None
 
     def report(self, number: int, token: int, step: int, value: float) -> str:
-        """Hand in an intermediate value: OK, OLD (the step was reported before) or LOST."""
-        return self._call("report", number, token=token, step=step, value=json.dumps(value))[0]
+        """Hand in an intermediate value.
+
+        OK, OLD (the step was reported before), FULL (left out: nobody reads the inbox) or LOST.
+        """
+        text = json.dumps(value)
+        most = MAX_ENTRIES_WITH_REPORTS
+        return self._call("report", number, token=token, step=step, value=text, most=most)[0]
 
     def suggest(self, number: int, token: int, name: str, distribution: str) -> list[str]:
         """Ask for a parameter: VALUE with its JSON, OK (asked; await the reply) or LOST."""
@@ -226,6 +235,7 @@ class TrialLeases:
             "fail",
             number,
             token=token,
+            error=Result(error=result.error, fingerprint=result.fingerprint).model_dump_json(),
             payload=result.model_dump_json(),
             max_failures=max_failures,
             backoff_ms=int(backoff_seconds * 1000),
@@ -247,7 +257,7 @@ class TrialLeases:
             number,
             dead_token=dead_token or "",
             grace_ms=int(grace_seconds * 1000),
-            payload=Result(error=error).model_dump_json(),
+            error=Result(error=error).model_dump_json(),
             max_failures=max_failures,
             backoff_ms=int(backoff_seconds * 1000),
         )[0]

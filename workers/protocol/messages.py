@@ -66,6 +66,8 @@ class Result(BaseModel):
     result_error: str | None = None
     #: Seconds this attempt held a slot, from the claim to the commit.
     busy_seconds: float = 0.0
+    #: Reports of this attempt that are in no storage: the inbox was full of unread ones.
+    num_reports_left_out: int = 0
 
     def sendable(self) -> Result:
         """This result, without its attributes if these cannot be sent: the values count most."""

@@ -258,6 +258,7 @@ class AttemptEnd:
             constraints=self._trial.constraints,
             error=error,
             busy_seconds=lease_clock() - self._started_at,
+            num_reports_left_out=self._trial.num_reports_left_out,
         )
         return result.sendable()
 

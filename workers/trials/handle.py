@@ -75,6 +75,8 @@ class FleetTrial(BaseTrial):
         self._attr_sizes: dict[str, int] = {}
         self._constraints: dict[str, float] = {}
         self._unjudged_step: int | None = None
+        #: Reports that found the inbox full, since no orchestrator reads it.
+        self.num_reports_left_out = 0
         #: The last reported value, which stands for a pruned trial.
         self.last_value = lease.grant.record.reported_value
 
@@ -207,8 +209,15 @@ class FleetTrial(BaseTrial):
         status = self._lease.patiently(lambda: leases.report(self.number, token, whole, number))
         if status == "LOST":
             self._give_up()
+        if status == "FULL":
+            self._leave_out(whole)
         self.last_value = number
         self._unjudged_step = whole if status == "OK" else None
+
+    def _leave_out(self, step: int) -> None:
+        if not self.num_reports_left_out:
+            log.warning("report_left_out", step=step, hint="no orchestrator reads the inbox")
+        self.num_reports_left_out += 1
 
     def should_prune(self) -> bool:
         """Whether the pruner, knowing all reports so far, gives this trial up.

@@ -54,9 +54,11 @@ end
 local LONGEST_BACKOFF = 64
 
 -- Counts a failure of the attempt that held the trial: back to the queue, or DEAD.
-local function fail_attempt(trial, leases, queued, inbox, number, max_failures, backoff, payload, now)
+-- `error` stays with the record; `payload` tells all that the attempt came to, if it was the last.
+local function fail_attempt(trial, leases, queued, inbox, number, max_failures, backoff, error,
+    payload, now)
   local failures = redis.call('HINCRBY', trial, 'failures', 1)
-  redis.call('HSET', trial, 'error', payload)
+  redis.call('HSET', trial, 'error', error)
   if failures >= tonumber(max_failures) then
     return {'DEAD', finish(trial, leases, queued, inbox, number, 'DEAD', payload, now)}
   end

@@ -5,6 +5,12 @@
 if not epoch_is(KEYS[1], ARGV[1]) or not holds(KEYS[2], ARGV[3]) then return {'LOST'} end
 local value = redis.call('HGET', KEYS[2], 'param:' .. ARGV[4])
 if value then return {'VALUE', value} end
-local attempt = redis.call('HGET', KEYS[2], 'attempt')
-tell_inbox(KEYS[3], 'suggest', ARGV[2], ARGV[3], attempt, ARGV[4], ARGV[5])
+local question = ARGV[3] .. ':' .. ARGV[4]
+local record = redis.call('HMGET', KEYS[2], 'attempt', 'asked', 'asked_id')
+-- asked again, while the orchestrator is away: the first time still waits to be read
+if record[2] == question and #redis.call('XRANGE', KEYS[3], record[3], record[3]) > 0 then
+  return {'OK'}
+end
+local id = tell_inbox(KEYS[3], 'suggest', ARGV[2], ARGV[3], record[1], ARGV[4], ARGV[5])
+redis.call('HSET', KEYS[2], 'asked', question, 'asked_id', id)
 return {'OK'}
