@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from orchestrator.handle import stored_status
 from orchestrator.local import EmbeddedRedis, LocalWorker
+from orchestrator.log_files import keep_short
 from orchestrator.metric_directions import say_direction
 from orchestrator.preflight import check, import_path
 from orchestrator.service import Service
@@ -101,6 +102,7 @@ def _drive(name: str, service: Service, fleet: _Fleet, interrupted: threading.Ev
         has_ended = worker.poll() is not None
         service.is_draining = interrupted.is_set()
         service.turn()
+        keep_short(service.settings.home)
         status = service.status(name)
         if status is not None and status.is_over:
             return status
