@@ -13,6 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+from workers.importing import importing
+from workers.protocol.errors import InvalidInputError
 from workers.protocol.guarded_names import names_below_guard
 
 
@@ -27,10 +29,13 @@ def find_problem(name: str) -> str | None:
         module_name = path.stem
     sys.argv[:] = [name.rpartition(":")[0]]
     try:
-        located = importlib.util.find_spec(module_name)
-        if located is not None and located.has_location:
-            sys.argv[:] = [str(located.origin)]
-        found: object = importlib.import_module(module_name)
+        with importing(sys.argv[0]):
+            located = importlib.util.find_spec(module_name)
+            if located is not None and located.has_location:
+                sys.argv[:] = [str(located.origin)]
+            found: object = importlib.import_module(module_name)
+    except InvalidInputError as error:
+        return str(error)
     except BaseException as error:  # noqa: BLE001 - a module may even exit
         return f"importing {module_name} raises {describe(error)}"
     for part in function_name.split("."):

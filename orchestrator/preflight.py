@@ -16,7 +16,7 @@ from orchestrator.rehearsal import rehearse
 from orchestrator.space import check_space, make_pruner, make_sampler
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
-from workers.protocol.spec import FINETUNE, IMPORTING, StudySpec
+from workers.protocol.spec import FINETUNE, StudySpec
 
 #: How long importing an objective may take; torch and transformers need some seconds.
 _IMPORT_SECONDS: Final = 120.0
@@ -91,7 +91,6 @@ def _import_elsewhere(objective: str, directory: Path) -> str | None:
             **os.environ,
             "PYTHONPATH": import_path(directory),
             "CUDA_VISIBLE_DEVICES": "",
-            IMPORTING: objective.rpartition(":")[0],
         }
         try:
             finished = subprocess.run(

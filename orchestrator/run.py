@@ -27,6 +27,7 @@ from orchestrator.status import StudyStatus
 from orchestrator.storage import storage_url, stored_identity
 from orchestrator.submission import check_name, submit
 from orchestrator.watch import View
+from workers.importing import refuse_while_importing
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.spec import FINETUNE, StudySpec
@@ -52,6 +53,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         InvalidInputError: The study cannot run; nothing was enqueued.
         FleetError: The worker ended by itself.
     """
+    refuse_while_importing("runs a study")
     check(spec, import_directory=import_directory, home=settings.home)
     check_name(spec, settings)
     view.say(say_direction(spec))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from orchestrator.handle import StudyHandle
@@ -11,8 +10,8 @@ from orchestrator.storage import check_same_spec, storage_url, stored_identity
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.disk.fleet_home import FleetHome
-from workers.protocol.errors import InvalidInputError
-from workers.protocol.spec import IMPORTING, StudySpec
+from workers.importing import refuse_while_importing
+from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
 
@@ -32,12 +31,7 @@ def submit(
         StudyExistsError: The name stands for a study with other settings.
         RedisUnavailableError: The fleet's Redis does not answer.
     """
-    importing = os.environ.get(IMPORTING)
-    if importing is not None:
-        raise InvalidInputError(
-            f"{importing} hands in a study while it is imported for its objective; put that below"
-            ' `if __name__ == "__main__":`'
-        )
+    refuse_while_importing("hands in a study")
     settings = settings or Settings.from_environment()
     check(spec, import_directory=import_directory, home=settings.home)
     check_name(spec, settings)

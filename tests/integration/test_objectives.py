@@ -27,10 +27,11 @@ from waiting import wait_until
 from orchestrator.preflight import check
 from orchestrator.submission import submit
 from workers.containers import Container
+from workers.importing import IMPORTING
 from workers.managers import MANAGERS
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import InvalidInputError, ObjectiveError
-from workers.protocol.spec import IMPORTING, StudySpec
+from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
 from workers.trials.objectives import call_objective, load_objective
@@ -269,6 +270,63 @@ def test_a_module_is_checked_whatever_it_prints_or_raises(tmp_path, source, prob
     else:
         with pytest.raises(InvalidInputError, match=problem):
             check(spec)
+
+
+OPTIMIZES = """
+import optuna
+def objective(trial):
+    inner = optuna.create_study()
+    inner.optimize(lambda trial: 2.0, n_trials=1)
+    return inner.best_value
+def main():
+    study = optuna.create_study()
+    optimize = study.optimize
+    optimize(objective, n_trials=1)
+"""
+SUBMITS = """
+from pathlib import Path
+from orchestrator import Study
+from orchestrator.run import run
+from workers.settings import Settings
+def objective(trial): return 2.0
+def main(): Study(objective, trials=1).submit()
+def run_it(): run(Study(objective).spec, Path.cwd(), Settings(home=Path("home")), None)
+def command():
+    import subprocess
+    words = [sys.executable, "-m", "orchestrator.cli", "run", f"{__file__}:objective"]
+    finished = subprocess.run(words, stderr=subprocess.PIPE, text=True)
+    raise SystemExit(finished.stderr)
+import sys
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "call", "what"),
+    [
+        (OPTIMIZES, "main", "runs a study with `study.optimize`"),
+        (SUBMITS, "main", "hands in a study"),
+        (SUBMITS, "run_it", "runs a study"),
+        (SUBMITS, "command", "runs a study"),
+    ],
+)
+def test_a_module_that_runs_a_study_at_its_top_is_told_so_by_name(
+    tmp_path, modules, monkeypatch, source, call, what
+):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "runs_itself.py"
+    told = f"{file} {what} while it is imported for its objective; put that below `if __name__"
+    spec = StudySpec(name="s", objective=f"{file}:objective")
+    file.write_text(f"{source}\n{call}()\n")
+    with pytest.raises(InvalidInputError) as refused:
+        check(spec)
+    assert told in str(refused.value)
+    with pytest.raises(ObjectiveError) as not_imported:
+        load_objective(spec.objective, ["*"], modules)
+    assert told in str(not_imported.value)
+    file.write_text(f"{source}\nif __name__ == '__main__':\n    {call}()\n")
+    check(spec)
+    assert load_objective(spec.objective, ["*"], modules)(None) == 2.0
+    assert not (tmp_path / "home").exists()
 
 
 def test_an_objective_that_only_the_script_sets_is_told_so(tmp_path):

@@ -21,9 +21,6 @@ from pydantic import (
 #: The name of the built-in objective.
 FINETUNE: Final = "finetune"
 
-#: The environment variable that names the module which is being imported for its objective.
-IMPORTING: Final = "FLEET_IMPORTING"
-
 #: Settings that may change between two submissions of one study: they alter no trial's meaning.
 EXTENDABLE: Final = frozenset(
     {"trials", "timeout", "max_failures", "progress_timeout", "resources"}

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from workers.importing import importing
 from workers.logs import get_logger
-from workers.protocol.spec import IMPORTING
 
 log = get_logger(__name__)
 
@@ -63,14 +63,11 @@ class ObjectiveModules:
             Exception: Whatever importing it raises.
         """
         folder = self._enter(name)
-        os.environ[IMPORTING] = name
         sys.argv[:] = [name]
-        try:
+        with importing(name):
             if folder is None:
                 sys.argv[:] = [_file_of(name)]
             module = importlib.import_module(Path(name).stem if folder is not None else name)
-        finally:
-            del os.environ[IMPORTING]
         if folder is None:
             self._folder = self._roots[name] = _root_of(module)
         self._note()
