@@ -311,3 +311,25 @@ def test_a_setback_is_left_longer_each_time_and_forgotten_when_it_is_over():
     assert setbacks.is_due("b")
     setbacks.done("a")
     assert setbacks.is_due("a")
+
+
+def test_a_record_as_the_release_before_wrote_it_is_cleaned_up_after(
+    client, settings, cleaner, dead
+):
+    leases = submitted(client)
+    leases.enqueue(0, {})
+    grant = leases.claim(0, str(dead), 45.0)
+    scratch = name_scratch(dead)
+    make_scratch(scratch)
+    fields = {
+        "kind": "trial", "parent": 1, "shared_memory": [f"torch_{dead.pid}_"], "slot": 0,
+        "gpu": None, "scratch": [str(scratch)], "started_at": 1.5, "study": "s", "trial": 0,
+        "token": grant.token, "is_draining": False,
+    }  # fmt: skip
+    key = keys.process(dead)
+    client.hset(key, mapping={name: json.dumps(value) for name, value in fields.items()})
+    client.zadd(keys.PROCESSES, {str(dead): 2**42})
+    cleaner.sweep_host()
+    assert leases.record(0).state is TrialState.QUEUED
+    assert not scratch.exists()
+    assert not client.exists(key)

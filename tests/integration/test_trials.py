@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import threading
+import time
 
 import optuna
 import pytest
@@ -444,6 +445,31 @@ def test_a_draining_worker_gives_its_hints_back(desk, runner, tmp_path):
     hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
     assert runner.run(hint) is Outcome.GOES_BACK
     assert place.leases.record(0).state is TrialState.QUEUED
+
+
+def test_a_holder_that_was_suspended_past_its_lease_finds_it_lost_and_writes_nothing(
+    desk, monkeypatch, tmp_path
+):
+    place = desk()
+    trial = place.claim(0)
+    trial.report(0.5, 1)
+    told = len(place.inbox())
+
+    def after_a_suspend():
+        return time.clock_gettime(time.CLOCK_BOOTTIME) + place.held._times.lease
+
+    monkeypatch.setattr(held_lease, "lease_clock", after_a_suspend)
+    for write in (
+        lambda: trial.progress(2),
+        lambda: trial.report(0.6, 2),
+        lambda: trial.suggest_float("x", 0, 1),
+        lambda: trial.save_checkpoint(2, {}),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    assert len(place.inbox()) == told, "the first one was not acknowledged, and no other came"
+    assert place.leases.record(0).checkpoint is None
+    assert not list(tmp_path.glob("home/checkpoints/*/*/*/step-*"))
 
 
 def test_optuna_takes_the_handle_for_a_trial(desk):
