@@ -109,6 +109,9 @@ def test_a_step_that_hangs_is_noticed_and_its_process_ends(fleet):
     fleet.await_over()
     fleet.assert_sound(attempts={0: 2})
     assert [event["reason"] for event in fleet.events("ending_process")] == ["no step"]
+    assert "since step 4; where a step may take so long, raise `progress_timeout` (now 3 s)" in (
+        fleet.record().error
+    )
 
 
 @pytest.mark.fault(31)

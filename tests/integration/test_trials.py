@@ -447,6 +447,33 @@ def test_a_draining_worker_gives_its_hints_back(desk, runner, tmp_path):
     assert place.leases.record(0).state is TrialState.QUEUED
 
 
+def test_reports_and_checkpoints_are_progress_and_a_hang_tells_what_to_change(desk, monkeypatch):
+    trial = desk().claim(0)
+    lease, words, codes, ahead = trial._lease, [], [], [0.0]
+    lease.progress_timeout = 2.0
+    lease._leave_word = words.append
+    monkeypatch.setattr(held_lease, "lease_clock", lambda: lease_clock() + ahead[0])
+    monkeypatch.setattr(held_lease.os, "_exit", codes.append)
+
+    def pass_seconds(seconds):
+        ahead[0] += seconds
+        lease._end_if_hung()
+
+    trial.report(0.5, 1)
+    pass_seconds(5.0)
+    assert codes == [], "an objective that tells no steps is not watched"
+    trial.progress(7)
+    for act in (lambda: trial.report(0.5, 2), lambda: trial.save_checkpoint(7, {"a": 1})):
+        pass_seconds(1.5)
+        act()
+    pass_seconds(1.5)
+    assert codes == []
+    pass_seconds(1.0)
+    assert codes == [held_lease.EXIT_HUNG]
+    assert "since step 7" in words[0]
+    assert "raise `progress_timeout` (now 2 s)" in words[0]
+
+
 def test_a_holder_that_was_suspended_past_its_lease_finds_it_lost_and_writes_nothing(
     desk, monkeypatch, tmp_path
 ):

@@ -142,9 +142,10 @@ class Cleaner:
             return
         spec = self._studies.spec(study)
         leases = self._studies.leases(study)
+        died = f"process {entry.identity.pid} on {entry.identity.host}"
         ended = leases.reap(
             trial,
-            f"process {entry.identity.pid} on {entry.identity.host} died",
+            f"{died}: {entry.last_word}" if entry.last_word else f"{died} died",
             max_failures=spec.max_failures,
             backoff_seconds=self._settings.times.backoff,
             dead_token=entry.token,

@@ -54,6 +54,8 @@ class ProcessEntry(BaseModel):
     shared_memory: list[str] = []
     started_at: float = 0.0
     is_draining: bool = False
+    #: Why the process ended itself.
+    last_word: str | None = None
 
 
 class ProcessRegistry:

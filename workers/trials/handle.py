@@ -129,6 +129,10 @@ class FleetTrial(BaseTrial):
     def progress(self, step: int) -> None:
         """Say that training is about to make step `step`; call it before each.
 
+        From the first call on, a training that makes no progress for the study's
+        `progress_timeout` is ended and tried again; `report` and `save_checkpoint` are progress,
+        too.
+
         Raises:
             DrainRequested: Save a checkpoint and let this pass.
             LeaseLost, TrialCancelled: Let this pass.
@@ -205,6 +209,7 @@ class FleetTrial(BaseTrial):
         whole = as_step(step)
         self._lease.check()
         self._note_first_step()
+        self._lease.note_sign_of_life()
         leases, token = self._lease.leases, self._lease.token
         status = self._lease.patiently(lambda: leases.report(self.number, token, whole, number))
         if status == "LOST":
@@ -283,6 +288,7 @@ class FleetTrial(BaseTrial):
         if self._lease.is_lost:
             self._give_up()
         whole = as_step(step)
+        self._lease.note_sign_of_life()
         try:
             ref = self._checkpoints.save(
                 self.study_name, self.number, self._lease.token, whole, state
@@ -290,6 +296,7 @@ class FleetTrial(BaseTrial):
         except OSError as error:
             log.warning("checkpoint_not_saved", error=str(error), hint="make room on the disk")
             return
+        self._lease.note_sign_of_life()
         leases, token = self._lease.leases, self._lease.token
         status = self._lease.patiently(lambda: leases.checkpoint(self.number, token, ref))
         if status == "LOST":

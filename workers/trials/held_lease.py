@@ -44,6 +44,7 @@ class HeldLease:
         sent_at: `lease_clock()` from before the claim was sent.
         times: The protocol's intervals.
         is_draining: Whether this worker is shutting down.
+        leave_word: Told, for whoever cleans up, why this process is about to end.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class HeldLease:
         sent_at: float,
         times: Times,
         is_draining: Callable[[], bool],
+        leave_word: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self.leases = leases
         self.number = number
@@ -67,6 +69,7 @@ class HeldLease:
         self._progressed_at: float | None = None
         self._times = times
         self._is_draining = is_draining
+        self._leave_word = leave_word
         self._silent_from = sent_at + times.holder
         self._is_refused = False
         self._ended = threading.Event()
@@ -106,6 +109,11 @@ class HeldLease:
         """Note that training is about to make a step; from the first on, hanging is noticed."""
         self.step = step
         self._progressed_at = lease_clock()
+
+    def note_sign_of_life(self) -> None:
+        """Note that training does something, such as a report; it need not make steps."""
+        if self._progressed_at is not None:
+            self._progressed_at = lease_clock()
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Make a call, again while Redis is away, for as long as the lease may still be held.
@@ -152,6 +160,11 @@ class HeldLease:
         silent = lease_clock() - self._progressed_at
         if silent > self.progress_timeout:
             log.error("ending_process", reason="no step", seconds=round(silent, 1), step=self.step)
+            self._leave_word(
+                f"no progress for {silent:.0f} s, since step {self.step}; where a step may take so"
+                f" long, raise `progress_timeout` (now {self.progress_timeout:g} s), or call"
+                " trial.progress, report or save_checkpoint more often"
+            )
             os._exit(EXIT_HUNG)
 
     def _renew(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Self
 
@@ -132,6 +132,7 @@ class TrialRunner:
             sent_at=sent_at,
             times=self._settings.times,
             is_draining=self._is_draining,
+            leave_word=self._leave_word,
         )
         held.progress_timeout = spec.progress_timeout * self._settings.time_scale
         try:
@@ -139,6 +140,11 @@ class TrialRunner:
         finally:
             self._num_trials += 1
             self._container.get(TensorManager).clear_memory()
+
+    def _leave_word(self, reason: str) -> None:
+        """Tell the cleaner why this process ends, in the middle of a trial."""
+        with suppress(redis.RedisError):  # then it is said that the process died
+            self._record.update(last_word=reason)
 
     @contextmanager
     def _drained_by_sigterm(self) -> Iterator[None]:
