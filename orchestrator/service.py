@@ -28,9 +28,10 @@ from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import is_database_error
 from workers.coordination import keys
 from workers.coordination.clock import lease_clock, server_time_ms
-from workers.coordination.connection import connect, resolve_url
+from workers.coordination.connection import connect, describe_trouble, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
+from workers.coordination.rights import Role, missing_rights
 from workers.coordination.studies import Studies, Submitted, ensure_epoch
 from workers.coordination.study_lead import StudyLead
 from workers.disk.fleet_home import FleetHome
@@ -107,9 +108,13 @@ class Service:
     _entries: list[ProcessEntry] = field(default_factory=list)
     """The processes of the fleet, as last seen."""
     _stalls: Stalls = field(default_factory=Stalls)
+    _trouble: str | None = None
+    """What is wrong with Redis, if it was said."""
+    _is_refused: bool = False
+    """Whether Redis has taken rights away."""
 
     def __enter__(self) -> Self:
-        self._client = connect(self.settings)
+        self._client = connect(self.settings, Role.ORCHESTRATOR)
         self._home = FleetHome(self._client, self.settings.home)
         self._home.lead()
         self._epoch = ensure_epoch(self._client)
@@ -140,14 +145,39 @@ class Service:
             StudyStalledError: The one study of this orchestrator fails again and again.
         """
         try:
+            if not self._has_rights():
+                time.sleep(_BLOCK_MS / 1000)
+                return
             self._turn()
+            self._trouble = None
         except redis.RedisError as error:
-            log.warning("redis_lost", error=str(error), hint="waiting for it to come back")
+            self._is_refused = isinstance(error, redis.exceptions.NoPermissionError)
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._tell_trouble(error)
             self._reaper.be_patient()
             for lead in self._leads.values():
                 lead.is_disturbed = True
             self._looked_at = 0.0
             time.sleep(_BLOCK_MS / 1000)
+
+    def _has_rights(self) -> bool:
+        """Whether what Redis refused us is given back: half a turn would be taken over and over."""
+        if self._is_refused:
+            self._is_refused = bool(missing_rights(self._client, Role.ORCHESTRATOR))
+        return not self._is_refused
+
+    def _tell_trouble(self, error: redis.RedisError) -> None:
+        """Say what is wrong with Redis; what it refuses us, also where people look at studies."""
+        reason = describe_trouble(error, self._client, Role.ORCHESTRATOR, self.settings)
+        log.warning("redis_lost", error=reason, hint="waiting for it to come back")
+        if not self._is_refused:
+            return
+        for name, lead in self._leads.items():
+            lead.status = lead.status.model_copy(update={"stalled": reason})
+            self.on_status(lead.status)
+            with suppress(redis.RedisError):
+                self._studies.publish(name, {"stalled": reason})
 
     @contextmanager
     def _alone(self, name: str, doing: str) -> Iterator[None]:
@@ -316,6 +346,8 @@ class Service:
             return
         try:
             entries = self._inbox.read(list(driven), _BLOCK_MS)
+        except redis.exceptions.NoPermissionError:
+            raise
         except redis.ResponseError:  # of one of them, and it names none: each is to be asked
             for lead in driven.values():
                 lead.is_disturbed = True

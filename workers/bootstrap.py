@@ -21,6 +21,7 @@ from celery import signals
 
 from workers.celery import app
 from workers.coordination.connection import await_connection, resolve_url
+from workers.coordination.rights import Role
 from workers.disk.shared_memory import semaphore_prefix
 from workers.logs import configure_logging, get_logger
 from workers.processes.cores import share_cores
@@ -137,7 +138,9 @@ def _allow_children() -> None:
 
 def _open_runner(device: str) -> TrialRunner:
     settings = Settings.from_environment()
-    client = await_connection(settings, Path(os.environ[DRAIN_FILE_VARIABLE]).exists)
+    client = await_connection(
+        settings, Role.WORKER, Path(os.environ[DRAIN_FILE_VARIABLE]).exists, is_known=True
+    )
     if client is None:
         sys.exit(0)  # the worker drains, and nothing was begun here
     _opened.callback(client.close)

@@ -48,6 +48,8 @@ def worker_settings() -> dict[str, Any]:
         "worker_send_task_events": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
+        # rights that somebody took away come back: a refusal is waited out like a lost connection
+        "broker_channel_error_retry": True,
         # would lose the message of a trial that outlives the connection
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     }

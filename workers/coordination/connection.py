@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +14,13 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from workers.coordination.address import Address, parse_address
+from workers.coordination.rights import Role, missing_rights
 from workers.logs import get_logger
-from workers.protocol.errors import InvalidInputError, RedisUnavailableError
+from workers.protocol.errors import (
+    InvalidInputError,
+    RedisUnavailableError,
+    RightsMissingError,
+)
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -24,6 +30,13 @@ DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
 #: The oldest servers that have what the scripts use.
 LEAST_VERSIONS: Final = {"Redis": (6, 2), "Valkey": (7, 2)}
+
+#: What concerns all that is done with Redis, and not the one thing that it was seen at.
+GENERAL_ERRORS: Final = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.NoPermissionError,
+)
 
 #: Between two attempts to reach a Redis that is waited for.
 _RETRY_SECONDS: Final = 0.5
@@ -48,15 +61,18 @@ def resolve_url(settings: Settings) -> str:
         return DEFAULT_URL
 
 
-def connect(settings: Settings, *, check: bool = True) -> redis.Redis:
+def connect(settings: Settings, role: Role = Role.USER, *, check: bool = True) -> redis.Redis:
     """Open a client for the fleet's Redis.
 
     Args:
         settings: Name the server.
-        check: Ask the server for an answer, and for an eviction policy that loses nothing.
+        role: What this process is to the fleet, and so what it must be allowed to do.
+        check: Ask the server for an answer, for the rights of the role, and for an eviction policy
+            that loses nothing.
 
     Raises:
         RedisUnavailableError: It does not answer, or it refuses the password.
+        RightsMissingError: Its user may not do all that the role does.
         InvalidInputError: The URL is none, or the server evicts keys.
     """
     address = parse_address(resolve_url(settings))
@@ -75,12 +91,48 @@ def connect(settings: Settings, *, check: bool = True) -> redis.Redis:
     except (ValueError, redis.RedisError) as error:
         raise InvalidInputError(f"FLEET_REDIS_URL = {address} cannot be used: {error}") from error
     if check:
-        _check(client, address)
+        _check(client, role, settings)
     return client
 
 
-def await_connection(settings: Settings, is_over: Callable[[], bool]) -> redis.Redis | None:
+def name_missing(client: redis.Redis, role: Role, settings: Settings) -> str | None:
+    """What this client's user lacks of a role's rights, and the way out; None if it has all.
+
+    Raises:
+        redis.RedisError: The server does not answer.
+    """
+    missing = missing_rights(client, role)
+    if not missing:
+        return None
+    address = parse_address(resolve_url(settings))
+    user = address.username or "default"
+    return (
+        f"Redis at {address}: user {user!r} lacks what {role.described} needs: {missing};"
+        f" give it: ACL SETUSER {user} {missing.rules}"
+    )
+
+
+def describe_trouble(
+    error: redis.RedisError, client: redis.Redis, role: Role, settings: Settings
+) -> str:
+    """What is wrong with Redis, and the way out where it refuses this process its rights."""
+    missing = None
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        with suppress(redis.RedisError):
+            missing = name_missing(client, role, settings)
+    return missing or str(error)
+
+
+def await_connection(
+    settings: Settings, role: Role, is_over: Callable[[], bool], *, is_known: bool = False
+) -> redis.Redis | None:
     """Open a client, for as long as it takes until Redis answers; None if that is over before.
+
+    Args:
+        settings: Name the server.
+        role: What this process is to the fleet.
+        is_over: Whether to wait no longer.
+        is_known: Whether this server has taken us before: what it refuses now it may give back.
 
     Raises:
         InvalidInputError: Waiting would not help: the URL is none, Redis refuses us, or it evicts.
@@ -88,9 +140,12 @@ def await_connection(settings: Settings, is_over: Callable[[], bool]) -> redis.R
     told = False
     while not is_over():
         try:
-            return connect(settings)
-        except RedisUnavailableError as error:
-            if isinstance(error.__cause__, redis.AuthenticationError):
+            return connect(settings, role)
+        except (RedisUnavailableError, RightsMissingError) as error:
+            is_refused = isinstance(error, RightsMissingError) or isinstance(
+                error.__cause__, redis.AuthenticationError
+            )
+            if is_refused and not is_known:
                 raise
             if not told:
                 log.warning("redis_awaited", error=str(error), hint="waiting for it to come up")
@@ -99,18 +154,23 @@ def await_connection(settings: Settings, is_over: Callable[[], bool]) -> redis.R
     return None
 
 
-def _check(client: redis.Redis, address: Address) -> None:
+def _check(client: redis.Redis, role: Role, settings: Settings) -> None:
+    address = parse_address(resolve_url(settings))
     try:
-        client.ping()
+        with suppress(redis.exceptions.NoPermissionError):  # named with all else that it may not do
+            client.ping()
+        missing = name_missing(client, role, settings)
     except redis.RedisError as error:
         raise RedisUnavailableError(
             f"Redis at {address} does not answer ({error}); start it, or set FLEET_REDIS_URL"
         ) from error
+    if missing is not None:
+        raise RightsMissingError(missing)
     try:
         _check_server(client.info("server"), address)
-        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+        policy = client.info("memory").get("maxmemory_policy", "noeviction")
     except redis.ResponseError:
-        return  # a managed server that hides its configuration
+        return  # a managed server that hides what it is
     if policy != "noeviction":
         raise InvalidInputError(
             f"Redis at {address} has maxmemory-policy={policy}, which throws trials away"

@@ -25,6 +25,8 @@ BROKER_SETTINGS: Final[dict[str, Any]] = {
     "broker_connection_max_retries": None,  # a Redis that is away for a day comes back to workers
     "broker_transport_options": {
         "global_keyprefix": keys.CELERY_PREFIX,
+        # a pattern of channels is allowed to a user by its very letters: the same in any database
+        "fanout_prefix": False,
         # runs from the fetch and is never renewed: it must outlast any trial
         "visibility_timeout": 7 * 24 * 3600,
         # how soon a lost worker's unacknowledged hints return
@@ -50,6 +52,7 @@ class Hints:
 
         Raises:
             redis.ConnectionError: Redis does not take the message.
+            redis.exceptions.NoPermissionError: It may not be sent by this user.
         """
         message = RunTrial(study=study, number=number, epoch=epoch)
         try:
@@ -60,7 +63,9 @@ class Hints:
                 countdown=delay_seconds or None,
             )
         except OperationalError as error:  # kombu's name for all that can be wrong with a broker
-            raise redis.ConnectionError(f"a hint was not sent: {error}") from error
+            is_refused = isinstance(error.__cause__, redis.exceptions.NoPermissionError)
+            kind = redis.exceptions.NoPermissionError if is_refused else redis.ConnectionError
+            raise kind(f"a hint was not sent: {error}") from error
 
     def waiting(self, client: Any, queue: str) -> int:
         """How many hints lie in a queue that no worker has fetched."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -87,8 +86,11 @@ class Inbox:
         ]
 
     def _make_group(self, study: str) -> None:
-        with suppress(redis.ResponseError):  # BUSYGROUP: it exists
+        try:
             self.client.xgroup_create(keys.inbox(study), _GROUP, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):  # it exists
+                raise
 
     def is_empty(self, study: str) -> bool:
         """Whether nothing waits, neither unread nor unacknowledged."""

@@ -5,7 +5,10 @@ A study's keys share the hash tag `{study}`, so that they live together.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, TypeAlias
+
+#: The number of a trial or a token, or `*` in a pattern of keys.
+Number: TypeAlias = int | Literal["*"]
 
 #: A random id; missing or changed means that Redis lost its data.
 EPOCH: Final = "fleet:epoch"
@@ -17,6 +20,8 @@ STUDIES: Final = "fleet:studies"
 PROCESSES: Final = "fleet:processes"
 #: Prefix of all that Celery keeps: its queues and its unacknowledged messages.
 CELERY_PREFIX: Final = "fleet:celery:"
+#: The pattern of channels that Celery's gossip subscribes to.
+GOSSIP: Final = f"{CELERY_PREFIX}celeryev/worker.*"
 
 
 def study(name: str) -> str:
@@ -24,7 +29,7 @@ def study(name: str) -> str:
     return f"fleet:{{{name}}}:study"
 
 
-def trial(name: str, number: int) -> str:
+def trial(name: str, number: Number) -> str:
     """Hash: a trial's record, the only authority on who may run it."""
     return f"fleet:{{{name}}}:trial:{number}"
 
@@ -49,7 +54,7 @@ def set_aside(name: str) -> str:
     return f"fleet:{{{name}}}:set_aside"
 
 
-def reply(name: str, number: int, token: int) -> str:
+def reply(name: str, number: Number, token: Number) -> str:
     """List: the orchestrator's answers to one holder."""
     return f"fleet:{{{name}}}:reply:{number}:{token}"
 

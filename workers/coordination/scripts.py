@@ -27,6 +27,8 @@ NOW: Final = "now_ms"
 
 _HEAD = re.compile(r"^-- (KEYS|ARGV|RETURNS): (.*)$", re.MULTILINE)
 
+_CALL = re.compile(r"redis\.call\('(\w+)'")
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -51,6 +53,11 @@ class Script:
             arguments=tuple(head["ARGV"].split()),
             answers=frozenset(answer.split()[0] for answer in head["RETURNS"].split("|")),
         )
+
+    @property
+    def commands(self) -> frozenset[str]:
+        """The commands of Redis that it calls, in lower case."""
+        return frozenset(name.lower() for name in _CALL.findall(self.source))
 
     @property
     def takes_rest(self) -> bool:

@@ -20,6 +20,7 @@ from typing import Final
 import redis
 from pydantic import BaseModel, ConfigDict
 
+from workers.coordination.connection import GENERAL_ERRORS
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import Refusal, TrialLeases
 from workers.coordination.setbacks import Setbacks
@@ -147,7 +148,7 @@ class Outbox:
                 continue
             try:
                 status = self._commit_for_another(entry, leases_of, lease_seconds)
-            except (redis.ConnectionError, redis.TimeoutError):
+            except GENERAL_ERRORS:
                 raise
             except (redis.RedisError, OSError, ValueError) as error:
                 self._setbacks.failed(entry.name, "outbox_not_committed", error)

@@ -16,6 +16,7 @@ from typing import Final
 import redis
 
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.processes.beat import ProcessBeat
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.states import ProcessKind
@@ -55,7 +56,7 @@ class LoaderProcess:
                 self._register(self._settings)
 
     def _register(self, settings: Settings) -> None:
-        client = connect(settings, check=False)
+        client = connect(settings, Role.WORKER, check=False)
         registry = ProcessRegistry(client, settings.times)
         record = ProcessRecord(registry, ProcessKind.LOADER, self._parent, self._fields)
         record.register()

@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 import redis
 
-from workers.coordination.connection import resolve_url
+from workers.coordination.connection import GENERAL_ERRORS, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.setbacks import Setbacks
@@ -102,7 +102,7 @@ class Cleaner:
         """
         try:
             yield
-        except (redis.ConnectionError, redis.TimeoutError):
+        except GENERAL_ERRORS:
             raise
         except _OF_ONE_THING as error:
             self._setbacks.failed(name, event, error)

@@ -20,7 +20,8 @@ import redis
 from celery import bootsteps
 from celery.exceptions import WorkerShutdown
 
-from workers.coordination.connection import await_connection
+from workers.coordination.connection import await_connection, describe_trouble, name_missing
+from workers.coordination.rights import Role
 from workers.disk.fleet_home import FleetHome
 from workers.disk.scratch import (
     make_scratch,
@@ -86,6 +87,7 @@ class HostAgent(bootsteps.StartStopStep):
         self._is_draining = False
         self._signalled: set[int] = set()
         self._has_failed = False
+        self._trouble: str | None = None
         self._idle_since: float | None = None
         self._settings = Settings.from_environment()
         self._ended = threading.Event()
@@ -134,7 +136,7 @@ class HostAgent(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         """Register this worker and start to watch."""
         with _refusing():
-            client = await_connection(self._settings, lambda: self._is_draining)
+            client = await_connection(self._settings, Role.WORKER, lambda: self._is_draining)
             if client is None:
                 raise WorkerShutdown(0)  # told to end before there was anything to do
             FleetHome(client, self._settings.home).join()
@@ -203,9 +205,10 @@ class HostAgent(bootsteps.StartStopStep):
                     beat_at = time.monotonic()
                     self._record.beat()
                     cleaner.sweep_host()
+                    self._tell_rights(client)
             except redis.RedisError as error:
                 # leases and records run out by themselves
-                log.warning("redis_lost", error=str(error))
+                self._tell_trouble(describe_trouble(error, client, Role.WORKER, self._settings))
         with suppress(redis.RedisError):
             self._clean_up_after_last(watch, cleaner)
             cleaner.sweep_host()
@@ -216,6 +219,16 @@ class HostAgent(bootsteps.StartStopStep):
         if self._ends_at_once:
             remove_scratch(self._folder, self._record.identity)
             os._exit(EXIT_AT_ONCE)
+
+    def _tell_rights(self, client: redis.Redis) -> None:
+        """Say what this worker's user lacks now, also where Celery alone is refused it."""
+        self._tell_trouble(name_missing(client, Role.WORKER, self._settings))
+
+    def _tell_trouble(self, trouble: str | None) -> None:
+        """Say what is wrong with Redis, once until it is well again."""
+        if trouble is not None and trouble != self._trouble:
+            log.warning("redis_lost", error=trouble, hint="waiting for it to come back")
+        self._trouble = trouble
 
     def _clean_up_after_last(self, watch: ChildWatch, cleaner: Cleaner) -> None:
         """See to the last children: a pool that drained has ended, one that was killed will."""

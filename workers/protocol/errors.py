@@ -24,6 +24,10 @@ class RedisUnavailableError(InvalidInputError):
     """Redis does not answer, or refuses us."""
 
 
+class RightsMissingError(InvalidInputError):
+    """The user of Redis may not do all that its role in the fleet does; what, and the way out."""
+
+
 class StudyExistsError(InvalidInputError):
     """A study of this name exists with other settings."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -103,9 +104,17 @@ class TrialRunner:
         except redis.RedisError as error:
             # the lease runs out by itself and the reaper takes over
             log.warning("redis_lost", error=str(error))
+            if isinstance(error, redis.exceptions.NoPermissionError):
+                self._pause()  # the message would be here again at once
             return Outcome.GOES_BACK
         finally:
             structlog.contextvars.unbind_contextvars("study", "trial", "attempt")
+
+    def _pause(self) -> None:
+        """Wait for a beat, or for a drain."""
+        until = lease_clock() + self._settings.times.beat
+        while lease_clock() < until and not self._is_draining():
+            time.sleep(self._settings.times.beat / 20)
 
     def _claim_and_run(self, hint: RunTrial) -> Outcome:
         if self._is_draining():

