@@ -87,7 +87,7 @@ _CELERY: Final = f"{keys.CELERY_PREFIX}*"
 _PARTS: Final = {
     Role.WORKER: _Part(
         commands="ping info time multi exec watch evalsha script|load script|exists"
-        " get set del hget hset hdel hgetall sismember smembers sadd srem llen lpush rpush"
+        " get set del hget hset hdel hexists hgetall sismember smembers sadd srem llen lpush rpush"
         " brpop blpop zadd zrange zrem zscore zrangebyscore zremrangebyscore"
         " psubscribe punsubscribe",
         keys=(*_SHARED, *_TRIALS, keys.cleanup("*"), _CELERY),
@@ -162,6 +162,7 @@ _CALLS: Final = {
     "xgroup|delconsumer": "KEY - -",
     "xinfo|consumers": "KEY -",
     "xlen": "KEY",
+    "xrange": "KEY 0-0 0-0",
     "xreadgroup": "GROUP - - STREAMS KEY >",
     "zadd": "KEY 0 -",
     "zrange": "KEY 0 0",
