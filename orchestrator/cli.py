@@ -6,15 +6,17 @@ Exit codes: 0 done; 1 the study ended without a complete trial, or the command f
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import redis
 import typer
+from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.fleet import connect
 from orchestrator.handle import StudyHandle
@@ -24,7 +26,7 @@ from orchestrator.service import Service
 from orchestrator.status import StudyStatus
 from orchestrator.study import import_directory, load_study
 from orchestrator.submission import submit as submit_study
-from orchestrator.watch import draw, format_values, open_view, summary
+from orchestrator.watch import draw, draw_studies, open_view, summary
 from workers.logs import configure_logging
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
@@ -133,23 +135,13 @@ def submit(study: StudyArgument, trials: TrialsOption = None, as_json: JsonOptio
 def studies(as_json: JsonOption = False) -> None:
     """List the studies of the fleet."""
     with connect() as fleet:
-        found = [handle.status() for handle in fleet.studies()]
+        found = fleet.statuses()
     if as_json:
         _print_json([_document(status) for status in found])
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("study", "state", "trials", "running", "best"):
-        table.add_column(column)
-    for status in found:
-        best = status.best
-        table.add_row(
-            status.study,
-            status.state,
-            f"{status.num_ended}/{status.wanted}",
-            str(status.trials["running"]),
-            "" if best is None else format_values(best.value, best.values, status),
+    else:
+        Console().print(
+            draw_studies(found) if found else "no studies yet; trialfleet submit study.yaml"
         )
-    Console().print(table if found else "no studies yet; trialfleet submit study.yaml")
 
 
 @app.command()
@@ -182,15 +174,18 @@ def watch(name: NameArgument, as_json: JsonOption = False) -> None:
 def ps(as_json: JsonOption = False) -> None:
     """Show the fleet's processes: host, kind, pid, trial, GPU, and what is left of their lease."""
     with connect() as fleet:
-        entries = fleet.processes()
+        entries, unreadable = fleet.process_records()
     if as_json:
-        _print_json([_entry_document(entry) for entry in entries])
+        others = [{"kind": "unreadable", **each._asdict()} for each in unreadable]
+        _print_json([*map(_entry_document, entries), *others])
     else:
-        Console().print(draw_tree(entries))
+        Console().print(draw_tree(entries, unreadable))
 
 
 def main() -> None:
     """The console script: one clear line for what went wrong, and the exit code that says so."""
+    # what a command has to say is its answer; the long-running ones log more
+    configure_logging(level=logging.ERROR)
     try:
         app()
     except InvalidInputError as error:
@@ -198,6 +193,9 @@ def main() -> None:
         sys.exit(EXIT_BAD_INPUT)
     except FleetError as error:
         _complain(error)
+        sys.exit(EXIT_FAILED)
+    except redis.RedisError as error:
+        _complain(FleetError(f"Redis failed in the middle of it: {error}; try again"))
         sys.exit(EXIT_FAILED)
 
 
@@ -216,7 +214,7 @@ def _end(status: StudyStatus, console: Console, *, as_json: bool) -> None:
         console.print(summary(status))
 
 
-def _document(status: StudyStatus) -> dict[str, Any]:
+def _document(status: BaseModel) -> dict[str, Any]:
     return status.model_dump(mode="json")
 
 

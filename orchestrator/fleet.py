@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import redis
 
 from orchestrator.handle import StudyHandle
+from orchestrator.status import StudyStatus, UnreadableStudy
 from workers.coordination.connection import connect as connect_redis
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessEntry, ProcessRegistry
+from workers.protocol.errors import FleetError, RedisUnavailableError
 from workers.settings import Settings
+
+
+class UnreadableRecord(NamedTuple):
+    """The record of a process that tells nothing to this release."""
+
+    record: str
+    """Whose it is, as far as its key says."""
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,10 @@ class Fleet:
         """All submitted studies, by name."""
         return [StudyHandle(name, self.settings) for name in Studies(self.client).names()]
 
+    def statuses(self) -> list[StudyStatus | UnreadableStudy]:
+        """The status of each study, by name; of one that cannot be read, why."""
+        return [_status_or_reason(handle) for handle in self.studies()]
+
     def study(self, name: str) -> StudyHandle:
         """One study.
 
@@ -36,7 +50,14 @@ class Fleet:
 
     def processes(self) -> list[ProcessEntry]:
         """All live processes of the fleet."""
-        return list(ProcessRegistry(self.client, self.settings.times).entries())
+        return self.process_records()[0]
+
+    def process_records(self) -> tuple[list[ProcessEntry], list[UnreadableRecord]]:
+        """All live processes, and the records of such that this release cannot read."""
+        registry = ProcessRegistry(self.client, self.settings.times)
+        entries = list(registry.entries())
+        unreadable = [UnreadableRecord(*each) for each in sorted(registry.unreadable.items())]
+        return entries, unreadable
 
     def close(self) -> None:
         """Close the connection."""
@@ -47,6 +68,15 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _status_or_reason(handle: StudyHandle) -> StudyStatus | UnreadableStudy:
+    try:
+        return handle.status()
+    except RedisUnavailableError:
+        raise
+    except FleetError as error:
+        return UnreadableStudy(study=handle.name, reason=str(error))
 
 
 def connect(redis_url: str | None = None) -> Fleet:

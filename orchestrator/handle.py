@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import optuna
+import redis
 from optuna.trial import FrozenTrial
 
 from orchestrator.driven import ATTR, EXHAUSTED_ATTR, SPEC_ATTR
@@ -14,6 +15,7 @@ from orchestrator.storage import load_readonly, storage_url
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError, RedisUnavailableError
+from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
@@ -100,19 +102,29 @@ class StudyHandle:
                 raise
             return None  # an embedded server that ran only as long as the study
         try:
-            studies = Studies(client)
-            if not studies.exists(self.name):
-                return None
-            status: Any = studies.fact(self.name, "status")
-            found = (
-                # submitted, and no orchestrator has looked at it
-                build_status(studies.spec(self.name), [], wall_seconds=0.0)
-                if status is None
-                else StudyStatus.model_validate(status)
-            )
-            return found.model_copy(update={"stalled": studies.fact(self.name, "stalled")})
+            return self._read_published(Studies(client))
+        except redis.exceptions.NoPermissionError:
+            raise
+        except (ValueError, TypeError, RecursionError, redis.ResponseError) as error:
+            raise InvalidInputError(
+                f"study {self.name!r}: what Redis holds of it cannot be read"
+                f" ({describe_error(error, 200)}); submit it again, with this release"
+            ) from error
         finally:
             client.close()
+
+    def _read_published(self, studies: Studies) -> StudyStatus | None:
+        if not studies.exists(self.name):
+            return None
+        status: Any = studies.fact(self.name, "status")
+        found = (
+            # submitted, and no orchestrator has looked at it
+            build_status(studies.spec(self.name), [], wall_seconds=0.0)
+            if status is None
+            else StudyStatus.model_validate(status)
+        )
+        stalled = studies.fact(self.name, "stalled")
+        return found.model_copy(update={"stalled": None if stalled is None else str(stalled)})
 
     def _storage_url(self) -> str:
         try:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Final
 
 from rich.console import RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
+from orchestrator.fleet import UnreadableRecord
 from workers.processes.registry import ProcessEntry
 
+#: Characters of an unreadable record and of its reason.
+_SHOWN: Final = 200
 
-def draw_tree(entries: Sequence[ProcessEntry]) -> RenderableType:
-    """Draw all processes under their hosts and parents."""
-    if not entries:
+
+def draw_tree(
+    entries: Sequence[ProcessEntry], unreadable: Sequence[UnreadableRecord] = ()
+) -> RenderableType:
+    """Draw all processes under their hosts and parents, and what cannot be read below."""
+    if not entries and not unreadable:
         return Text("no process is registered; start one: celery -A workers worker")
     by_host: dict[str, list[ProcessEntry]] = defaultdict(list)
     for entry in entries:
@@ -26,6 +33,10 @@ def draw_tree(entries: Sequence[ProcessEntry]) -> RenderableType:
         for member in members:
             if member.parent not in pids:
                 _grow(branch, member, members)
+    if unreadable:
+        branch = root.add(Text("records that this release cannot read", style="bold"))
+        for each in unreadable:
+            _grow_trouble(branch, f"{each.record[:_SHOWN]}: {each.reason[:_SHOWN]}")
     return root
 
 
@@ -47,7 +58,15 @@ def describe(entry: ProcessEntry) -> str:
 
 
 def _grow(branch: Tree, entry: ProcessEntry, members: Sequence[ProcessEntry]) -> None:
-    grown = branch.add(describe(entry))
+    grown = branch.add(Text(describe(entry)))
+    for reason in entry.stalled:
+        _grow_trouble(grown, reason)
     for member in members:
         if member.parent == entry.identity.pid:
             _grow(grown, member, members)
+
+
+def _grow_trouble(branch: Tree, text: str) -> None:
+    # whatever somebody wrote there, a terminal is not to act on it
+    shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    branch.add(Text(f"! {shown}", style="yellow"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -102,6 +102,14 @@ class StudyStatus(BaseModel):
     def is_over(self) -> bool:
         """Whether nothing more will happen unless somebody extends the study."""
         return self.state in {StudyState.FINISHED, StudyState.FAILED, StudyState.CANCELLED}
+
+
+class UnreadableStudy(BaseModel):
+    """A study of which nothing can be told, in the place of its status."""
+
+    study: str
+    state: Literal["unreadable"] = "unreadable"
+    reason: str
 
 
 def study_state(

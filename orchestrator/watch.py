@@ -6,7 +6,7 @@ Invariant: a view only draws statuses; what it shows can be had as JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.status import EndedTrial, RunningTrial, StudyStatus
+from orchestrator.status import EndedTrial, RunningTrial, StudyStatus, UnreadableStudy
 
 _STYLES = {
     "complete": "green",
@@ -132,6 +132,30 @@ def draw(status: StudyStatus, *, width: int) -> Group:
         table.add_row(*_ended_row(ended, status))
     parts.append(table)
     return Group(*parts, *_stalled(status), *_set_aside(status))
+
+
+def draw_studies(found: Sequence[StudyStatus | UnreadableStudy]) -> Table:
+    """A line on each study; of one that cannot be read or stands still, why."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("study", "state", "trials", "running", "best", ""):
+        table.add_column(column)
+    for each in found:
+        table.add_row(*map(Text, _study_row(each)))
+    return table
+
+
+def _study_row(found: StudyStatus | UnreadableStudy) -> tuple[str, ...]:
+    if isinstance(found, UnreadableStudy):
+        return (found.study, found.state, "", "", "", found.reason)
+    best = found.best
+    return (
+        found.study,
+        found.state,
+        f"{found.num_ended}/{found.wanted}",
+        str(found.trials["running"]),
+        "" if best is None else format_values(best.value, best.values, found),
+        "" if found.stalled is None else f"stalled: {found.stalled}",
+    )
 
 
 def summary(status: StudyStatus) -> Group:

@@ -45,9 +45,17 @@ def test_a_worker_waits_for_its_redis_and_so_does_a_pool_process(fleet):
     assert worker.poll() is None
     fleet.redis.start()
     fleet.serve()
+    broken = fleet.settings.home / "outbox" / "fault-0-1.json"
+    broken.parent.mkdir(exist_ok=True)
+    broken.write_text("no entry")
     fleet.submit(1)
     fleet.await_over()
     fleet.assert_sound(1)
+    wait_until(
+        lambda: "outbox_unreadable" in str(fleet.processes("main")[0].stalled), "ps tells of it"
+    )
+    broken.unlink()
+    wait_until(lambda: fleet.processes("main")[0].stalled == [], "ps no longer tells of it")
     assert "mingle" not in worker.log.read_text()
 
 

@@ -76,7 +76,9 @@ class Outbox:
     def entries(self) -> list[OutboxEntry]:
         """All results that can be read; of the others it is said, and they are left for a while."""
         found = []
-        for path in sorted(self._folder.glob("*.json")):
+        paths = sorted(self._folder.glob("*.json"))
+        self._setbacks.forget_others({path.name for path in paths})
+        for path in paths:
             if not self._setbacks.is_due(path.name):
                 continue
             try:
@@ -86,6 +88,10 @@ class Outbox:
             except (OSError, ValueError, RecursionError) as error:
                 self._setbacks.failed(path.name, "outbox_unreadable", error)
         return found
+
+    def setbacks(self) -> list[str]:
+        """What is left for now, and why."""
+        return self._setbacks.described()
 
     def _read(self, path: Path) -> OutboxEntry:
         """An entry that names what is its own.

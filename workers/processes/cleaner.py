@@ -42,6 +42,9 @@ log = get_logger(__name__)
 #: How long the end of a worker waits for the end of a W&B run.
 _HELPER_SECONDS: Final = 10.0
 
+#: What ended trials left, as a setback.
+_ENDED: Final = "ended trials"
+
 #: What a record, a study or a disk that holds anything makes of reading it.
 _OF_ONE_THING: Final = (
     FleetError,
@@ -85,14 +88,21 @@ class Cleaner:
             if token is None:
                 return
             self._commit_outbox()
-            for entry in self._registry.dead_here():
+            dead = self._registry.dead_here()
+            self._setbacks.forget_others({_ENDED, *(str(entry.identity) for entry in dead)})
+            for entry in dead:
                 if not self._lease.renew(token):
                     return  # it took so long that another one cleans now
                 if self._setbacks.is_due(str(entry.identity)):
                     self.clean_up_after(entry.identity)
-            if self._setbacks.is_due("ended trials") and self._home.is_ours():
-                with self._alone("ended trials", "ended_trials_not_removed"):
+            if self._setbacks.is_due(_ENDED) and self._home.is_ours():
+                with self._alone(_ENDED, "ended_trials_not_removed"):
                     self._ended_trials.remove()
+                    self._setbacks.done(_ENDED)
+
+    def setbacks(self) -> list[str]:
+        """What could not be cleaned up, and why; it is tried again."""
+        return self._setbacks.described() + self._outbox.setbacks()
 
     @contextmanager
     def _alone(self, name: str, event: str) -> Iterator[None]:

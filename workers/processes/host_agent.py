@@ -206,6 +206,7 @@ class HostAgent(bootsteps.StartStopStep):
                     self._record.beat()
                     cleaner.sweep_host()
                     self._tell_rights(client)
+                    self._show_stalled(cleaner)
             except redis.RedisError as error:
                 # leases and records run out by themselves
                 self._tell_trouble(describe_trouble(error, client, Role.WORKER, self._settings))
@@ -223,6 +224,12 @@ class HostAgent(bootsteps.StartStopStep):
     def _tell_rights(self, client: redis.Redis) -> None:
         """Say what this worker's user lacks now, also where Celery alone is refused it."""
         self._tell_trouble(name_missing(client, Role.WORKER, self._settings))
+
+    def _show_stalled(self, cleaner: Cleaner) -> None:
+        """Show in the registry what cannot be done for now."""
+        stalled = [*filter(None, [self._trouble]), *cleaner.setbacks()]
+        if stalled != self._record.stalled:
+            self._record.update(stalled=stalled)
 
     def _tell_trouble(self, trouble: str | None) -> None:
         """Say what is wrong with Redis, once until it is well again."""

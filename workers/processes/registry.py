@@ -21,6 +21,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import call
 from workers.disk.shared_memory import shared_memory_prefixes
 from workers.logs import get_logger
+from workers.protocol.plain import plain_text
 from workers.protocol.states import ProcessKind
 from workers.times import Times
 
@@ -56,6 +57,8 @@ class ProcessEntry(BaseModel):
     is_draining: bool = False
     #: Why the process ended itself.
     last_word: str | None = None
+    #: What this process could not do so far, each with the reason.
+    stalled: list[str] = []
 
 
 class ProcessRegistry:
@@ -64,7 +67,8 @@ class ProcessRegistry:
     def __init__(self, client: redis.Redis, times: Times) -> None:
         self._client = client
         self._ttl_ms = int(times.lease * 1000)
-        self._unreadable: set[str] = set()
+        #: records that were last read and tell nothing to this release, each with the reason
+        self.unreadable: dict[str, str] = {}
 
     def register(self, identity: ProcessIdentity, fields: Mapping[str, Any]) -> None:
         """Write fields of a process's record and start its lease anew; values go as JSON."""
@@ -120,15 +124,17 @@ class ProcessRegistry:
         for member, fields, deadline_ms in zip(members, answers[::2], answers[1::2], strict=True):
             if fields == {}:
                 self._client.zrem(keys.PROCESSES, member)
+                self.unreadable.pop(member, None)
                 continue
             try:
                 entry = _parse(member, fields, ((deadline_ms or 0.0) - now_ms) / 1000)
             except (ValueError, redis.ResponseError) as error:
-                if member not in self._unreadable:
-                    self._unreadable.add(member)
-                    log.warning("record_unreadable", record=member[:200], error=str(error)[:500])
+                reason = plain_text(error, 500)
+                if member not in self.unreadable:
+                    log.warning("record_unreadable", record=member[:200], error=reason)
+                self.unreadable[member] = reason
                 continue
-            self._unreadable.discard(member)
+            self.unreadable.pop(member, None)
             yield entry
 
     def _call(
@@ -209,6 +215,11 @@ class ProcessRecord:
     def is_draining(self) -> bool:
         """Whether the record says that this worker takes no more trials."""
         return bool(self._fields.get("is_draining", False))
+
+    @property
+    def stalled(self) -> list[str]:
+        """What this process could not do so far, as the record says."""
+        return list(self._fields.get("stalled", []))
 
     @property
     def assignment(self) -> dict[str, Any]:
