@@ -20,7 +20,7 @@ import billiard.process
 from celery import signals
 
 from workers.celery import app
-from workers.coordination.connection import await_connection, resolve_url
+from workers.coordination.connection import GENERAL_ERRORS, await_connection, resolve_url
 from workers.coordination.rights import Role
 from workers.disk.shared_memory import semaphore_prefix
 from workers.logs import configure_logging, get_logger
@@ -107,7 +107,7 @@ def _build_managers(**_: Any) -> None:
         billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
         gpu = take_gpu(slot)
         share_cores(int(os.environ["FLEET_SLOTS"]))
-        _runner = _open_runner(f"cpu slot {slot}" if gpu is None else str(gpu))
+        _runner = _build_runner(f"cpu slot {slot}" if gpu is None else str(gpu))
     except Exception:
         with suppress(OSError):  # a service manager must not take this for a drain
             failure_file(Path(os.environ[DRAIN_FILE_VARIABLE])).touch()
@@ -134,6 +134,17 @@ def _allow_children() -> None:
     process._config["semprefix"] = semaphore_prefix(os.getpid())
     key: Any = getattr(multiprocessing.process, "AuthenticationString")  # noqa: B009 - not in stubs
     process._config["authkey"] = key(bytes(billiard.process.current_process().authkey))
+
+
+def _build_runner(device: str) -> TrialRunner:
+    """Open the runner, from the beginning again where Redis goes away meanwhile."""
+    while True:
+        try:
+            return _open_runner(device)
+        except GENERAL_ERRORS as error:
+            log.warning("redis_lost", error=str(error), hint="waiting for it to come back")
+            with suppress(*GENERAL_ERRORS):
+                _opened.close()
 
 
 def _open_runner(device: str) -> TrialRunner:

@@ -18,19 +18,30 @@ def exit_code(worker):
     return wait_until(lambda: worker.poll() is not None and [worker.poll()], "it ends", 60.0)[0]
 
 
-#: Has a pool process of a worker wait for a file before it imports anything.
+#: Has a pool process of a worker wait for a file before it imports anything of the fleet, and for
+#: another one when it has told Redis of itself and is about to import the managers.
 LATE_POOL = """
-import pathlib, time
-if b"--multiprocessing-fork" in pathlib.Path("/proc/self/cmdline").read_bytes():
-    while not pathlib.Path({flag!r}).exists():
+import pathlib, sys, time
+
+def wait_for(name):
+    while not pathlib.Path({folder!r}, name).exists():
         time.sleep(0.05)
+
+class BeforeManagers:
+    def find_spec(self, name, *_):
+        if name == "workers.managers":
+            wait_for("managers")
+
+if b"--billiard-fork" in pathlib.Path("/proc/self/cmdline").read_bytes():
+    wait_for("start")
+    sys.meta_path.insert(0, BeforeManagers())
 """
 
 
 def test_a_worker_waits_for_its_redis_and_so_does_a_pool_process(fleet):
-    folder, flag = fleet.folder / "site", fleet.folder / "start"
+    folder = fleet.folder / "site"
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(LATE_POOL.format(flag=str(flag)))
+    (folder / "sitecustomize.py").write_text(LATE_POOL.format(folder=str(folder)))
     fleet.redis.stop()
     worker = fleet.worker(PYTHONPATH=str(folder))
     wait_until(has_logged(worker, "redis_awaited"), "it waits", 60.0)
@@ -38,11 +49,18 @@ def test_a_worker_waits_for_its_redis_and_so_does_a_pool_process(fleet):
     fleet.redis.start()
     wait_until(lambda: fleet.processes("main"), "it found Redis, and starts its pool", 60.0)
     fleet.redis.stop()
-    flag.touch()
+    (folder / "start").touch()
     wait_until(
         lambda: worker.log.read_text().count("redis_awaited") == 2, "that one waits, too", 60.0
     )
     assert worker.poll() is None
+    fleet.redis.start()
+    wait_until(lambda: fleet.processes("trial"), "it found Redis, too", 60.0)
+    fleet.redis.stop()
+    (folder / "managers").touch()
+    wait_until(
+        lambda: worker.log.read_text().count("redis_awaited") == 3, "it waits once more", 60.0
+    )
     fleet.redis.start()
     fleet.serve()
     broken = fleet.settings.home / "outbox" / "fault-0-1.json"
