@@ -27,7 +27,8 @@ from orchestrator.status import StudyStatus
 from orchestrator.study import import_directory, load_study
 from orchestrator.submission import submit as submit_study
 from orchestrator.watch import draw, draw_studies, open_view, summary
-from workers.logs import configure_logging
+from workers.logs import configure_logging, guard_tracebacks
+from workers.passwords import hide
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.plain import strict_json
@@ -186,6 +187,7 @@ def main() -> None:
     """The console script: one clear line for what went wrong, and the exit code that says so."""
     # what a command has to say is its answer; the long-running ones log more
     configure_logging(level=logging.ERROR)
+    guard_tracebacks()
     try:
         app()
     except InvalidInputError as error:
@@ -230,9 +232,10 @@ def _print_json(document: Any) -> None:
 
 
 def _complain(error: FleetError) -> None:
+    text = hide(str(error))
     if "--json" in sys.argv[1:]:
-        _print_json({"error": str(error)})
-    print(f"trialfleet: {error}", file=sys.stderr)
+        _print_json({"error": text})
+    print(f"trialfleet: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from isolation import isolated
 from waiting import wait_until
 
 from orchestrator.local import EmbeddedRedis, find_servers
+from workers import passwords
 from workers.processes.gpus import count_gpus
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
@@ -69,6 +70,13 @@ def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
 def settings(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Settings:
     """Settings of a fleet on the session's Redis, with a home of its own and quick clocks."""
     return Settings(redis_url=server.url, home=tmp_path / "home", time_scale=0.1)
+
+
+@pytest.fixture(autouse=True)
+def no_password_of_another_test() -> Iterator[None]:
+    """What one test calls a password is a word in the next."""
+    yield
+    passwords._known.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import faulty
 import optuna
@@ -222,6 +223,12 @@ class FaultFleet:
         self.redis.stop()
         home = self.settings.home
         wait_until(lambda: not processes_of(home), f"{processes_of(home)} end", 10.0)
+
+    def assert_nothing_told(self) -> None:
+        """No log shows the server's password, whatever was broken."""
+        password = urlsplit(self.redis.url).password
+        for log in self.settings.home.glob("logs/*.log"):
+            assert str(password) not in log.read_text(errors="replace"), log
 
     def assert_nothing_left(self) -> None:
         """No directory of an ended trial or process is left."""

@@ -23,7 +23,7 @@ from workers.celery import app
 from workers.coordination.connection import GENERAL_ERRORS, await_connection, resolve_url
 from workers.coordination.rights import Role
 from workers.disk.shared_memory import semaphore_prefix
-from workers.logs import configure_logging, get_logger
+from workers.logs import configure_logging, get_logger, guard_tracebacks
 from workers.processes.cores import share_cores
 from workers.processes.gpu_slots import take_gpu
 from workers.processes.hangup import on_hangup
@@ -63,6 +63,7 @@ def trial_runner() -> TrialRunner:
 @signals.setup_logging.connect
 def _set_up_logging(**_: Any) -> None:
     configure_logging()
+    guard_tracebacks()
 
 
 @signals.worker_init.connect

@@ -14,6 +14,7 @@ from celery import Celery
 from workers.coordination.address import parse_address
 from workers.coordination.connection import resolve_url
 from workers.coordination.hints import BROKER_SETTINGS
+from workers.passwords import hide
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
 
@@ -31,7 +32,7 @@ def worker_settings() -> dict[str, Any]:
         settings = Settings.from_environment()
         address = parse_address(resolve_url(settings))
     except InvalidInputError as error:
-        sys.stderr.write(f"worker: {error}\n")
+        sys.stderr.write(hide(f"worker: {error}\n"))
         raise SystemExit(EXIT_BAD_INPUT) from None
     return {
         **BROKER_SETTINGS,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any, Final, TextIO
 
 import structlog
 
+from workers.passwords import hide
 from workers.protocol.plain import plain_text
 
 #: Characters of a traceback, and of one entry of it, that are logged.
@@ -46,6 +49,7 @@ def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None
                 _add_pid,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                _hide_passwords,
                 renderer,
             ],
         )
@@ -53,6 +57,22 @@ def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def guard_tracebacks() -> None:
+    """Have the tracebacks of errors that nobody caught printed without passwords."""
+
+    def print_hidden(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        sys.stderr.write(hide("".join(traceback.format_exception(kind, error, trace))))
+
+    def print_of_thread(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is not None:
+            print_hidden(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
+
+    sys.excepthook = print_hidden
+    threading.excepthook = print_of_thread
 
 
 def traceback_of(error: BaseException) -> str:
@@ -75,3 +95,25 @@ def _add_pid(
 ) -> MutableMapping[str, Any]:
     event.setdefault("pid", os.getpid())
     return event
+
+
+def _hide_passwords(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    return {name: _without_passwords(value) for name, value in event.items()}
+
+
+def _without_passwords(value: Any) -> Any:
+    """The same value, or its text where that would show a password."""
+    match value:
+        case str():
+            return hide(value)
+        case None | bool() | int() | float():
+            return value
+        case dict():
+            return {name: _without_passwords(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_without_passwords(each) for each in value]
+    shown = repr(value)
+    hidden = hide(shown)
+    return value if hidden == shown else hidden

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from workers.passwords import hide, learn_from
 from workers.protocol.errors import InvalidInputError
 from workers.times import Times
 
@@ -19,9 +20,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    redis_url: str | None = None
+    redis_url: str | None = Field(default=None, repr=False)
     """`FLEET_REDIS_URL`: the fleet's Redis; without it, the embedded one of `home`."""
-    storage: str | None = None
+    storage: str | None = Field(default=None, repr=False)
     """`FLEET_STORAGE`: an Optuna storage URL; without it, a journal file a study under `home`."""
     home: Path = Field(default=Path("~/.trialfleet"), validate_default=True)
     """`FLEET_HOME`: journals, checkpoints, caches, results."""
@@ -32,6 +33,12 @@ class Settings(BaseModel):
     commas, or, where a name holds one, a JSON list."""
     time_scale: float = Field(default=1.0, gt=0.0)
     """`FLEET_TIME_SCALE`: multiplies every interval of the protocol; for tests."""
+
+    @field_validator("redis_url", "storage", mode="after")
+    @classmethod
+    def _kept_secret(cls, value: str | None) -> str | None:
+        learn_from(value)
+        return value
 
     @field_validator("home", mode="after")
     @classmethod
@@ -78,12 +85,14 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(config))
         except ValidationError as error:
+            for value in dict(config).values():
+                learn_from(value if isinstance(value, str) else None)
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             raise InvalidInputError(
-                f"setting {name} (FLEET_{name.upper()}) = {first['input']!r}: {first['msg']};"
-                f" the settings are {', '.join(cls.model_fields)}"
-            ) from error
+                f"setting {name} (FLEET_{name.upper()}) = {hide(repr(first['input']))}:"
+                f" {first['msg']}; the settings are {', '.join(cls.model_fields)}"
+            ) from None  # it shows the values
 
     def to_environment(self) -> dict[str, str]:
         """The variables that make a child process read these settings back."""

@@ -164,4 +164,5 @@ def fleet(tmp_path: Path) -> Iterator[FaultFleet]:
     made.start()
     yield made
     made.stop()
+    made.assert_nothing_told()
     made.assert_nothing_left()

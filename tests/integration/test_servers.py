@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 import redis
@@ -213,3 +215,57 @@ def test_a_worker_whose_server_is_refused_says_so_in_one_line_and_ends(tmp_path)
     assert finished.stderr.startswith("worker: FLEET_REDIS_URL = 'sentinel://***@h': Redis Sentin")
     assert "pw-secret" not in finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+#: Makes the process say its server's URL wherever a library might: in a log, a warning, an error
+#: of a thread, and one that nobody catches.
+CHATTY = """
+import logging, os, threading
+from workers.coordination.connection import connect
+from workers.logs import configure_logging, guard_tracebacks
+from workers.settings import Settings
+
+configure_logging()
+guard_tracebacks()
+url = Settings.from_environment().redis_url
+try:
+    connect(Settings.from_environment())
+except Exception:
+    logging.getLogger("kombu").exception("cannot reach %s, %r", url, {"url": url})
+
+def fail():
+    raise OSError(url)
+
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+fail()
+"""
+
+
+@pytest.mark.parametrize("query", [False, True], ids=["before the host", "in the query"])
+def test_a_server_that_refuses_a_password_makes_nobody_print_it(tmp_path, server, query):
+    password = 's3:c@r/e%t "+é'
+    encoded = quote(password, safe="")
+    place = f"127.0.0.1:{server.port}/0"
+    url = f"redis://{place}?password={encoded}" if query else f"redis://me:{encoded}@{place}"
+    environment = {**os.environ, "FLEET_REDIS_URL": url, "FLEET_HOME": str(tmp_path)}
+    for command, code in {
+        ("-m", "celery", "-A", "workers", "worker", "--loglevel", "DEBUG"): 2,
+        ("-m", "orchestrator.cli", "serve"): 2,
+        ("-m", "orchestrator.cli", "studies", "--json"): 2,
+        ("-c", CHATTY): 1,
+    }.items():
+        finished = subprocess.run(
+            [sys.executable, *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        output = finished.stdout + finished.stderr
+        assert finished.returncode == code, output
+        assert "***" in output
+        for spelling in (password, encoded, quote_plus(password), json.dumps(password)[1:-1]):
+            assert spelling not in output

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from workers.passwords import learn_from
 from workers.protocol.errors import InvalidInputError
 
 #: How a URL may begin, and the transport that it names.
@@ -104,6 +105,7 @@ def parse_address(url: str) -> Address:
     Raises:
         InvalidInputError: It is none, or names a kind of server that the fleet does not speak to.
     """
+    learn_from(url)
     try:
         return _parse(url)
     except ValueError as error:

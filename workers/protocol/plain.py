@@ -34,6 +34,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from workers.passwords import hide
 from workers.protocol.errors import UnsuitableValueError
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
@@ -150,7 +151,7 @@ def describe_error(error: BaseException, limit: int) -> str:
         message = str(error)
     except BaseException as second:  # noqa: BLE001 - its text is its author's code
         message = f"(its text cannot be had: {type(second).__name__})"
-    return plain_text(f"{type(error).__name__}: {message}", limit)
+    return plain_text(hide(f"{type(error).__name__}: {message}"), limit)
 
 
 def strict_json(value: Plain) -> Plain:

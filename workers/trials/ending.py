@@ -29,6 +29,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox, OutboxEntry
 from workers.logs import get_logger, traceback_of
+from workers.passwords import hide
 from workers.protocol.errors import DrainRequested, LeaseLost
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
@@ -183,7 +184,7 @@ class AttemptEnd:
         if _is_of_a_drain(error):
             self.fail(error)
         else:
-            self.commit(TrialState.FAILED, error=plain_text(error, _ERROR_CHARACTERS))
+            self.commit(TrialState.FAILED, error=hide(plain_text(error, _ERROR_CHARACTERS)))
 
     def release(self) -> None:
         """Give the trial back, uncounted, and the message with it."""
