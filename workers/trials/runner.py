@@ -7,6 +7,7 @@ finished W&B run.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox
 from workers.logs import get_logger
-from workers.managers import DirectoryManager, TensorManager, WandbManager
+from workers.managers import CUDAManager, DirectoryManager, TensorManager, WandbManager
 from workers.processes.beat import ProcessBeat
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import (
@@ -220,9 +221,11 @@ class TrialRunner:
         """Call the objective, and say how that ended."""
         try:
             with surroundings.watched():
+                self._seed_module(trial)
                 objective = load_objective(
                     trial.spec.objective, self._settings.objectives, self._modules
                 )
+                self._seed_trial(trial)
                 try:
                     returned = call_objective(objective, trial, self._container)
                 finally:
@@ -246,6 +249,21 @@ class TrialRunner:
             end.fail(error)
         else:
             end.commit(TrialState.COMPLETE, values)
+
+    def _seed_module(self, trial: FleetTrial) -> None:
+        """Have what a module draws at its top be the same in each process of a seeded study."""
+        seed = trial.spec.sampler.seed
+        if seed is not None:
+            self._container.get(CUDAManager).seed(seed % 2**32)
+
+    def _seed_trial(self, trial: FleetTrial) -> None:
+        """Have each trial draw its own numbers: of a seeded study, the same in each attempt.
+
+        Left as they are put back after each, the generators would give every trial the same.
+        """
+        is_seeded = trial.spec.sampler.seed is not None
+        seed = trial.seed if is_seeded else secrets.randbits(32)
+        self._container.get(CUDAManager).seed(seed)
 
     def _handle(self, spec: StudySpec, held: HeldLease, sent_at: float) -> FleetTrial:
         directories = self._container.get(DirectoryManager)
