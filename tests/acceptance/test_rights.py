@@ -131,8 +131,13 @@ CALLED = {
 
 
 #: What is sent where something is found amiss, which is not done to this fleet: an ended trial
-#: of whose end nothing is left, a study that vanishes while its hint is read.
-RARE = {Role.WORKER: {"smembers"}, Role.ORCHESTRATOR: {"xlen"}, Role.USER: set()}
+#: of whose end nothing is left, a study that vanishes while its hint is read; and what kombu says
+#: when it closes a connection, if it is in time.
+RARE = {
+    Role.WORKER: {"smembers", "punsubscribe"},
+    Role.ORCHESTRATOR: {"xlen"},
+    Role.USER: set[str](),
+}
 
 
 @pytest.fixture
