@@ -23,6 +23,7 @@ from workers.disk.fleet_home import FleetHome
 from workers.disk.outbox import Outbox, OutboxEntry
 from workers.disk.results import draft_directory
 from workers.disk.scratch import make_scratch, name_scratch, remove_scratch
+from workers.disk.shared_memory import shared_memory_prefixes
 from workers.processes.cleaner import Cleaner
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.messages import Result
@@ -292,6 +293,37 @@ def test_a_record_goes_last_only_when_nothing_is_left(client, settings, cleaner,
         assert registry.find(dead).scratch == [left]
     cleaner.sweep_host()
     assert not left.exists()
+    assert registry.find(dead) is None
+
+
+def test_the_last_look_tries_again_what_was_left_a_moment_ago(
+    client, settings, cleaner, dead, monkeypatch
+):
+    """No other worker may come here again."""
+    registry = ProcessRegistry(client, settings.times)
+    (left := name_scratch(dead)).mkdir(parents=True)
+    registry.register(dead, {"kind": "trial", "scratch": [str(left)]})
+    cleaner._setbacks = Setbacks(1000.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        cleaner.sweep_host()
+    cleaner.sweep_host()
+    assert left.exists(), "it is left for a while"
+    cleaner.sweep_host(is_last=True)
+    assert not left.exists()
+    assert registry.find(dead) is None
+
+
+def test_a_dead_process_s_semaphore_goes_while_another_still_holds_it(
+    client, settings, cleaner, dead
+):
+    """Its name tells whose it was; a child that ends a moment later leaves nothing behind."""
+    registry = ProcessRegistry(client, settings.times)
+    held = Path(f"/dev/shm/{shared_memory_prefixes(dead.pid)[-1]}held")
+    registry.register(dead, {"kind": "main", "shared_memory": shared_memory_prefixes(dead.pid)})
+    with held.open("w"):
+        cleaner.sweep_host()
+        assert not held.exists()
     assert registry.find(dead) is None
 
 

@@ -4,8 +4,9 @@ torch names the segments in which tensors travel between processes `torch_<pid>_
 semaphores of multiprocessing's queues would have random names; a pool process gives its own, and
 those of its loaders, the prefix `trialfleet-<pid namespace>-<pid>`.
 
-Invariant: only regular files of this user, named after a pid that is known to be dead, and open in
-no process at all, are removed: containers may share /dev/shm, and have the same pids.
+Invariant: only regular files of this user, named after a pid that is known to be dead, are removed,
+torch's only while no process at all has them open: containers may share /dev/shm, and have the
+same pids.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import os
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +33,13 @@ def semaphore_prefix(pid: int) -> str:
     return (
         f"/trialfleet-{tag(boot_id())}-{pid}" if sys.platform == "linux" else f"/trialfleet-{pid}"
     )
+
+
+def remove_own_semaphores() -> None:
+    """Remove the names of this process's semaphores; those who have them open keep them."""
+    for path in _FOLDER.glob(f"sem.{semaphore_prefix(os.getpid()).removeprefix('/')}-*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def shared_memory_prefixes(pid: int) -> list[str]:
@@ -51,7 +60,7 @@ def remove_shared_memory(owner: ProcessIdentity, prefixes: list[str]) -> list[Pa
     removed, left = 0, []
     for path in _FOLDER.iterdir():
         own = any(path.name.startswith(prefix) for prefix in allowed) and _is_own_file(path)
-        if own and not _is_in_use(path):
+        if own and not (path.name.startswith("torch_") and _is_in_use(path)):
             try:
                 path.unlink(missing_ok=True)
                 removed += 1
@@ -82,11 +91,8 @@ def _is_in_use(path: Path) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
     except OSError:
-        # a kernel without leases: a name of torch's does not tell one container from another
-        return path.name.startswith("torch_")
+        return True  # in use, or a kernel without leases
     finally:
         os.close(descriptor)
     return False

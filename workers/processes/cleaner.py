@@ -79,14 +79,19 @@ class Cleaner:
         with self._alone(str(identity), "not_cleaned_up"):
             self._clean_up_after(identity)
 
-    def sweep_host(self) -> None:
+    def sweep_host(self, *, is_last: bool = False) -> None:
         """Clean up after all registered processes of this host that are gone, and ended trials.
 
         Their own worker may have been killed with them.
+
+        Args:
+            is_last: Try also what failed a moment ago: nobody may come after this worker.
         """
         with self._lease.held() as token:
             if token is None:
                 return
+            if is_last:
+                self._setbacks.forget_others(())
             self._commit_outbox()
             dead = self._registry.dead_here()
             self._setbacks.forget_others({_ENDED, *(str(entry.identity) for entry in dead)})

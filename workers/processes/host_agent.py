@@ -30,7 +30,7 @@ from workers.disk.scratch import (
     remove_scratch,
     remove_stale_scratch,
 )
-from workers.disk.shared_memory import semaphore_prefix
+from workers.disk.shared_memory import remove_own_semaphores, semaphore_prefix
 from workers.logs import get_logger
 from workers.processes.child_watch import ChildWatch
 from workers.processes.cleaner import Cleaner
@@ -129,7 +129,7 @@ class HostAgent(bootsteps.StartStopStep):
         self._ends_at_once = True
         self._ended.set()
         # should Redis not answer, the leases end by themselves
-        last = threading.Timer(_AT_ONCE_SECONDS, os._exit, [EXIT_AT_ONCE])
+        last = threading.Timer(_AT_ONCE_SECONDS, _exit_at_once)
         last.daemon = True
         last.start()
 
@@ -212,14 +212,14 @@ class HostAgent(bootsteps.StartStopStep):
                 self._tell_trouble(describe_trouble(error, client, Role.WORKER, self._settings))
         with suppress(redis.RedisError):
             self._clean_up_after_last(watch, cleaner)
-            cleaner.sweep_host()
+            cleaner.sweep_host(is_last=True)
             self._record.gone()
         watch.close()
         cleaner.close()
         client.close()
         if self._ends_at_once:
             remove_scratch(self._folder, self._record.identity)
-            os._exit(EXIT_AT_ONCE)
+            _exit_at_once()
 
     def _tell_rights(self, client: redis.Redis) -> None:
         """Say what this worker's user lacks now, also where Celery alone is refused it."""
@@ -278,6 +278,12 @@ class HostAgent(bootsteps.StartStopStep):
         if now - self._idle_since > patience:
             log.warning("pool_stuck", hint="ending it: no trial is left in it")
             self._end_at_once()
+
+
+def _exit_at_once() -> None:
+    """End without what Python does at an exit, where multiprocessing removes its semaphores."""
+    remove_own_semaphores()
+    os._exit(EXIT_AT_ONCE)
 
 
 @contextmanager
