@@ -171,7 +171,8 @@ class Collector:
             f"{ATTR}state": state.value,
             f"{ATTR}attempt": entry.attempt,
             f"{ATTR}busy_seconds": round(result.busy_seconds, 3),
-            f"{ATTR}error": result.error,
+            f"{ATTR}losses": entry.losses or None,
+            f"{ATTR}error": _explain_end(entry, state, result),
             f"{ATTR}result_error": problem,
             f"{ATTR}reports_left_out": result.num_reports_left_out or None,
         }
@@ -216,6 +217,13 @@ class Collector:
             self._study.set_attr(number, f"{ATTR}state", state.value)
             self._study.set_attr(number, f"{ATTR}error", error)
             self._study.tell(number, TOLD_AS[state], None)
+
+
+def _explain_end(entry: InboxEntry, state: TrialState, result: Result) -> str | None:
+    if state is not TrialState.DEAD or not result.is_loss:
+        return result.error
+    count = "1 process" if entry.losses == 1 else f"{entry.losses} processes"
+    return f"took {count} down: {result.error}"
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Reaper:
             ended = study.leases.reap(
                 number,
                 "its lease ran out: the worker or its host is gone",
-                max_failures=study.spec.max_failures,
+                most=study.spec.max_losses,
                 backoff_seconds=self._times.backoff,
                 grace_seconds=self._times.grace,
             )

@@ -37,6 +37,8 @@ class EndedTrial(BaseModel):
     """Of a study with several."""
     params: dict[str, Any] = {}
     attempts: int = 1
+    losses: int = 0
+    """Processes that it took down, or lost with their hosts."""
     seconds: float = 0.0
     """From the claim of the last attempt to its commit."""
     error: str | None = None
@@ -47,6 +49,8 @@ class RunningTrial(BaseModel):
 
     number: int
     attempt: int
+    losses: int = 0
+    """Processes that it took down so far, or lost with their hosts."""
     step: int
     value: float | None = None
     """The last reported one."""
@@ -79,6 +83,8 @@ class StudyStatus(BaseModel):
     """How long the study has been driven."""
     busy_seconds: float
     """Training time of all ended trials, summed over slots."""
+    losses: int = 0
+    """Processes that its trials took down, or lost with their hosts."""
     slots: int
     """Pool processes that read the study's queue now."""
     top: list[EndedTrial] = []
@@ -166,6 +172,8 @@ def build_status(
         best=_best(top),
         wall_seconds=round(wall_seconds, 3),
         busy_seconds=round(sum(_seconds(trial) for trial in ended), 3),
+        losses=sum(trial.user_attrs.get(f"{ATTR}losses", 0) for trial in ended)
+        + sum(trial.losses for trial in running),
         slots=slots,
         top=[_describe(trial) for trial in top],
         recent=[_describe(trial) for trial in sorted(ended, key=_ended_at)[-_RECENT:]],
@@ -184,6 +192,7 @@ def _running(leases: TrialLeases) -> list[RunningTrial]:
                 RunningTrial(
                     number=number,
                     attempt=record.attempt,
+                    losses=record.losses,
                     step=record.step,
                     value=record.reported_value,
                     params=record.params,
@@ -217,6 +226,7 @@ def _describe(trial: FrozenTrial) -> EndedTrial:
         state=_state_name(trial),
         params=trial.params,
         attempts=attrs.get(f"{ATTR}attempt", 1),
+        losses=attrs.get(f"{ATTR}losses", 0),
         seconds=_seconds(trial),
         error=attrs.get(f"{ATTR}error"),
         **_values(trial),

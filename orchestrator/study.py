@@ -49,6 +49,7 @@ class Study:
         trials: How many trials to run in all.
         timeout: Seconds, or text such as `2h`, after which no further trial is started.
         max_failures: Failures of one trial after which it is given up.
+        max_losses: Processes that one trial may take down before it is given up.
         sampler: A short name, or a mapping with `type`, `seed` and options.
         pruner: A short name, or a mapping with `type` and options.
         space: Parameters by name, as in YAML; empty where the objective suggests its own.
@@ -70,6 +71,7 @@ class Study:
         trials: int = 20,
         timeout: float | str | None = None,
         max_failures: int = 3,
+        max_losses: int = 10,
         sampler: str | Mapping[str, Any] | None = None,
         pruner: str | Mapping[str, Any] | None = None,
         space: Mapping[str, Any] | None = None,
@@ -86,6 +88,7 @@ class Study:
             "trials": trials,
             "timeout": timeout,
             "max_failures": max_failures,
+            "max_losses": max_losses,
             "sampler": sampler,
             "pruner": pruner,
             "space": space,

@@ -199,9 +199,10 @@ def headline(status: StudyStatus) -> str:
     """One line on the study as a whole."""
     counted = ", ".join(f"{count} {name}" for name, count in status.trials.items() if count)
     slots = f"{status.slots} slot{'' if status.slots == 1 else 's'}"
+    losses = f"  {_count_losses(status.losses)}" if status.losses else ""
     return (
         f"[bold]{status.study}[/bold] {status.state}  {slots}  {status.wall_seconds:.0f} s"
-        f"  {counted or 'no trials yet'}"
+        f"  {counted or 'no trials yet'}{losses}"
     )
 
 
@@ -209,10 +210,15 @@ def ended_line(trial: EndedTrial, status: StudyStatus) -> str:
     """One line on a trial that has ended."""
     value = format_values(trial.value, trial.values, status)
     attempts = f", attempt {trial.attempts}" if trial.attempts > 1 else ""
-    line = f"trial {trial.number} {trial.state} {value} ({trial.seconds:.1f} s{attempts})"
+    losses = f", {_count_losses(trial.losses)}" if trial.losses else ""
+    line = f"trial {trial.number} {trial.state} {value} ({trial.seconds:.1f} s{attempts}{losses})"
     if trial.error is not None:
         return f"{line} {trial.error.splitlines()[0]}"
     return f"{line}  {format_params(trial.params)}"
+
+
+def _count_losses(count: int) -> str:
+    return "1 process lost" if count == 1 else f"{count} processes lost"
 
 
 def format_values(
@@ -245,6 +251,8 @@ def _short(value: Any) -> str:
 def _running_row(trial: RunningTrial) -> tuple[str, ...]:
     value = "" if trial.value is None else f"{trial.value:.6g}"
     state = "running" if trial.attempt == 1 else f"running, attempt {trial.attempt}"
+    if trial.losses:
+        state = f"{state}, {_count_losses(trial.losses)}"
     return str(trial.number), state, value, str(trial.step), format_params(trial.params)
 
 

@@ -19,6 +19,8 @@ class Trial:
     token: int = 0
     attempt: int = 0
     failures: int = 0
+    losses: int = 0
+    returns: int = 0
     not_before: int = 0
     deadline: int | None = None
     nonce: str | None = None
@@ -114,17 +116,21 @@ class Model:
             return "LOST", self
         return "OK", self._finish(number, self.trials[number], state)
 
-    def release(self, number: int, epoch: str, token: int) -> tuple[str, Model]:
+    def release(self, number: int, epoch: str, token: int, backoff: int) -> tuple[str, Model]:
         if not self.holds(number, token, epoch):
             return "LOST", self
-        return "OK", self.put(number, _requeued(self.trials[number], 0))
+        trial = self.trials[number]
+        if not backoff:
+            return "OK", self.put(number, _requeued(trial, 0))
+        trial = replace(trial, returns=trial.returns + 1)
+        return "OK", self.put(number, _requeued(trial, self.now + _pause(trial.returns, backoff)))
 
     def fail(
-        self, number: int, epoch: str, token: int, max_failures: int, backoff: int
+        self, number: int, epoch: str, token: int, charge: str, most: int, backoff: int
     ) -> tuple[str, Model]:
         if not self.holds(number, token, epoch):
             return "LOST", self
-        return self._fail_attempt(number, max_failures, backoff)
+        return self._fail_attempt(number, charge, most, backoff)
 
     def reap(
         self,
@@ -132,7 +138,8 @@ class Model:
         epoch: str,
         dead_token: int | None,
         grace: int,
-        max_failures: int,
+        charge: str,
+        most: int,
         backoff: int,
     ) -> tuple[str, Model]:
         trial = self.trials.get(number)
@@ -142,7 +149,7 @@ class Model:
             return "SKIP", self
         if dead_token is None and (trial.deadline or 0) + grace > self.now:
             return "LIVE", self
-        return self._fail_attempt(number, max_failures, backoff)
+        return self._fail_attempt(number, charge, most, backoff)
 
     def settle(self, number: int, epoch: str, state: str) -> tuple[str, Model]:
         trial = self.trials.get(number)
@@ -152,17 +159,22 @@ class Model:
             return "OK", self
         return "OK", self.put(number, replace(trial, state=state, deadline=None, nonce=None))
 
-    def _fail_attempt(self, number: int, max_failures: int, backoff: int) -> tuple[str, Model]:
+    def _fail_attempt(self, number: int, charge: str, most: int, backoff: int) -> tuple[str, Model]:
         trial = self.trials[number]
-        failed = replace(trial, failures=trial.failures + 1)
-        if failed.failures >= max_failures:
+        count = getattr(trial, charge) + 1
+        failed = replace(trial, **{charge: count})
+        if count >= most:
             return "DEAD", self._finish(number, failed, "DEAD")
-        pause = backoff * min(2 ** (failed.failures - 1), 64)
+        pause = _pause(failed.failures + failed.losses, backoff)
         return "REQUEUED", self.put(number, _requeued(failed, self.now + pause))
 
     def _finish(self, number: int, trial: Trial, state: str) -> Model:
         ended = replace(trial, state=state, result_token=trial.token, deadline=None, nonce=None)
         return self.put(number, ended, Entry("terminal", number, trial.token, state))
+
+
+def _pause(count: int, backoff: int) -> int:
+    return backoff * min(2 ** (count - 1), 64)
 
 
 def _requeued(trial: Trial, not_before: int) -> Trial:

@@ -39,7 +39,7 @@ def make_study(name: str, trials: int, *, epochs: int = 4) -> Study:
         direction="maximize",
         metric="accuracy",
         trials=trials,
-        max_failures=1000,  # here a failure is a kill, and no fault of the trial
+        max_losses=1000,  # here a loss is a kill, and no fault of the trial
         sampler={"type": "random", "seed": 1},
         space={
             "learning_rate": {"type": "float", "low": 1e-3, "high": 4e-3, "log": True},

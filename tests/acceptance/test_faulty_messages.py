@@ -76,14 +76,14 @@ def test_of_two_reapers_one_reaps(fleet):
     fleet.submit(1)
     leases = fleet.leases
     leases.enqueue(0, {})
-    for failures in range(1, 30):
+    for losses in range(1, 30):
         grant = leases.claim(0, "owner", 0.0)
         assert isinstance(grant, Grant)
         start, answers = threading.Barrier(2), []
 
         def reap(start=start, answers=answers):
             start.wait()
-            answers.append(leases.reap(0, "gone", max_failures=100, backoff_seconds=0.0))
+            answers.append(leases.reap(0, "gone", most=100, backoff_seconds=0.0))
 
         threads = [threading.Thread(target=reap) for _ in range(2)]
         for thread in threads:
@@ -91,7 +91,7 @@ def test_of_two_reapers_one_reaps(fleet):
         for thread in threads:
             thread.join()
         assert sorted(answers) == ["REQUEUED", "SKIP"]
-        assert leases.record(0).failures == failures
+        assert leases.record(0).losses == losses
     fleet.client.flushall()
 
 

@@ -10,6 +10,8 @@ from offline_wandb import offline_runs
 from remains import processes_of
 from waiting import wait_until
 
+from orchestrator.handle import StudyHandle
+
 pytestmark = pytest.mark.timeout(200)
 
 
@@ -113,12 +115,13 @@ def test_a_step_that_hangs_is_noticed_and_its_process_ends(fleet):
     assert "since step 4; where a step may take so long, raise `progress_timeout` (now 3 s)" in (
         fleet.record().error
     )
+    assert (fleet.record().failures, fleet.record().losses) == (1, 0), "the objective's own fault"
 
 
 @pytest.mark.fault(31)
 def test_a_trial_that_always_kills_its_process_is_dead_and_the_others_go_on(fleet):
     fleet.order("segmentation fault", number=1, attempt="*", step=0)
-    run(fleet, trials=4, max_failures=2, slots=2)
+    run(fleet, trials=4, max_failures=1, max_losses=2, slots=2)
     fleet.await_over(90)
     status = {trial.number: trial for trial in fleet.trials()}
     assert [status[number].state.name for number in range(4)] == [
@@ -126,13 +129,15 @@ def test_a_trial_that_always_kills_its_process_is_dead_and_the_others_go_on(flee
     ]  # fmt: skip
     attrs = status[1].user_attrs
     assert (attrs["trialfleet:state"], attrs["trialfleet:attempt"]) == ("DEAD", 2)
+    assert attrs["trialfleet:error"].startswith("took 2 processes down: process ")
     assert "died" in attrs["trialfleet:error"]
+    assert StudyHandle("fault", fleet.settings).status().losses == 2
     assert len(fleet.notes("starts", number=1)) == 2
 
 
 def test_the_wandb_run_of_a_dead_trial_is_ended_and_no_service_is_left(fleet):
     fleet.order("kill", number=0, attempt="*", step=4)
-    fleet.submit(max_failures=2)
+    fleet.submit(max_losses=2)
     fleet.serve()
     worker = fleet.worker(WANDB_MODE="offline")
     fleet.await_over(90)

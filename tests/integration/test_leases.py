@@ -9,7 +9,7 @@ from workers.coordination.inbox import Inbox
 from workers.coordination.leases import CheckpointRef, Grant, Refusal, TrialLeases
 from workers.coordination.studies import ensure_epoch
 from workers.protocol.messages import Result
-from workers.protocol.states import Command, TrialState
+from workers.protocol.states import Charge, Command, TrialState
 
 START_MS = 1_700_000_000_000
 LEASE = 45.0
@@ -190,6 +190,47 @@ def test_failures_wait_twice_as_long_each_time_and_end_in_dead(clock):
     assert clock.leases.record(0).error == "boom"
 
 
+def test_losses_and_failures_are_counted_apart_each_up_to_its_own_limit(clock):
+    clock.leases.enqueue(0, {})
+
+    def end(charge, most):
+        grant = clock.leases.claim(0, "owner", LEASE)
+        return clock.leases.fail(0, grant.token, Result(error=charge), most, 0.0, charge)
+
+    for _ in range(2):
+        assert end(Charge.FAILURE, 3) == "REQUEUED"
+    for _ in range(4):
+        assert end(Charge.LOSS, 5) == "REQUEUED"
+    record = clock.leases.record(0)
+    assert (record.failures, record.losses) == (2, 4)
+    assert end(Charge.LOSS, 5) == "DEAD"
+    (entry,) = clock.entries()
+    assert (entry.subject, entry.losses, entry.payload["is_loss"]) == ("DEAD", 5, True)
+
+
+def test_what_is_given_back_is_counted_nowhere_and_waits_longer_each_time(clock):
+    clock.leases.enqueue(0, {})
+    for wait_ms in (2000, 4000, 8000):
+        grant = clock.leases.claim(0, "owner", LEASE)
+        assert clock.leases.release(0, grant.token, 2.0)
+        assert clock.leases.claim(0, "owner", LEASE) == Refusal("NOT_YET", wait_ms)
+        clock.now_ms += wait_ms
+    record = clock.leases.record(0)
+    assert (record.failures, record.losses) == (0, 0)
+
+
+def test_a_record_of_the_release_before_counts_on(clock):
+    clock.leases.enqueue(0, {})
+    clock.client.hdel(keys.trial(clock.leases.study, 0), "losses")
+    clock.client.hset(keys.trial(clock.leases.study, 0), "failures", 2)
+    grant = clock.leases.claim(0, "owner", LEASE)
+    assert (grant.record.failures, grant.record.losses) == (2, 0)
+    assert reap(clock.leases, dead_token=grant.token) == "REQUEUED"
+    record = clock.leases.record(0)
+    assert (record.failures, record.losses) == (2, 1)
+    assert clock.leases.pause_seconds(0) == 8
+
+
 def test_the_pause_after_a_failure_has_an_end(clock):
     clock.leases.enqueue(0, {})
     pauses = []
@@ -198,9 +239,7 @@ def test_the_pause_after_a_failure_has_an_end(clock):
         if number % 2:
             clock.leases.fail(0, grant.token, Result(error="boom"), 1000, 2.0)
         else:
-            clock.leases.reap(
-                0, "gone", max_failures=1000, backoff_seconds=2.0, dead_token=grant.token
-            )
+            clock.leases.reap(0, "gone", most=1000, backoff_seconds=2.0, dead_token=grant.token)
         pauses.append(clock.leases.pause_seconds(0))
         assert clock.leases.claim(0, "owner", LEASE) == Refusal("NOT_YET", int(pauses[-1] * 1000))
         clock.now_ms += int(pauses[-1] * 1000)
@@ -209,7 +248,7 @@ def test_the_pause_after_a_failure_has_an_end(clock):
 
 
 def reap(leases, **options):
-    return leases.reap(0, "gone", max_failures=3, backoff_seconds=2.0, **options)
+    return leases.reap(0, "gone", most=3, backoff_seconds=2.0, **options)
 
 
 def test_a_lease_is_reaped_only_after_its_end_and_the_grace(clock):
@@ -219,7 +258,8 @@ def test_a_lease_is_reaped_only_after_its_end_and_the_grace(clock):
     clock.now_ms += 1
     assert reap(clock.leases, grace_seconds=5.0) == "REQUEUED"
     assert reap(clock.leases, grace_seconds=5.0) == "SKIP"
-    assert clock.leases.record(0).failures == 1
+    record = clock.leases.record(0)
+    assert (record.failures, record.losses) == (0, 1)
 
 
 def test_a_dead_token_is_reaped_at_once_and_a_newer_one_is_not(clock):

@@ -104,7 +104,7 @@ def test_a_lease_that_ran_out_is_reaped_and_the_trial_announced_again(client, se
         client.delete(f"{keys.CELERY_PREFIX}default")
         fleet.claim(0)
         turn_until(service, fleet.leases.queued, "it is in the queue again")
-        assert fleet.leases.record(0).failures == 1
+        assert fleet.leases.record(0).losses == 1
         assert "lease ran out" in fleet.leases.record(0).error
         turn_until(
             service,

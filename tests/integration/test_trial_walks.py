@@ -22,7 +22,7 @@ from trial_model import TERMINAL, Entry, Model, Trial
 from workers.coordination import keys, scripts
 from workers.coordination.leases import CheckpointRef, Grant, TrialLeases
 from workers.protocol.messages import Result
-from workers.protocol.states import TrialState
+from workers.protocol.states import Charge, TrialState
 from workers.times import Times
 
 STUDY = "s"
@@ -31,7 +31,8 @@ TTL_MS, HOLDER_MS, GRACE_MS = (
     int(1000 * seconds) for seconds in (Times().lease, Times().holder, Times().grace)
 )
 BACKOFF_MS = 2000
-MAX_FAILURES = 3
+MAX_FAILURES, MAX_LOSSES = 3, 4
+MOST = {Charge.FAILURE: MAX_FAILURES, Charge.LOSS: MAX_LOSSES}
 STEPS_IN_CI = 50_000
 
 
@@ -66,12 +67,16 @@ def on_server(call: Call, leases: TrialLeases) -> tuple[str, Grant | None]:
             number, token, CheckpointRef(int(value), f"/{token}/{value}", "sum")
         ),
         "commit": lambda: leases.commit(number, token, TrialState(value), Result(values=[1.0])),
-        "release": lambda: "OK" if leases.release(number, token) else "LOST",
-        "fail": lambda: leases.fail(number, token, Result(error="e"), MAX_FAILURES, backoff),
+        "release": lambda: (
+            "OK" if leases.release(number, token, backoff if value else 0.0) else "LOST"
+        ),
+        "fail": lambda: leases.fail(
+            number, token, Result(error="e"), MOST[Charge(value)], backoff, Charge(value)
+        ),
         "reap": lambda: leases.reap(
             number,
             "gone",
-            max_failures=MAX_FAILURES,
+            most=MAX_LOSSES,
             backoff_seconds=backoff,
             grace_seconds=GRACE_MS / 1000,
             dead_token=call.token,
@@ -91,9 +96,11 @@ def in_model(call: Call, model: Model, drawn: int) -> tuple[str, Model]:
         "report": lambda: model.report(number, epoch, token, int(value)),
         "checkpoint": lambda: model.checkpoint(number, epoch, token, int(value)),
         "commit": lambda: model.commit(number, epoch, token, value),
-        "release": lambda: model.release(number, epoch, token),
-        "fail": lambda: model.fail(number, epoch, token, MAX_FAILURES, BACKOFF_MS),
-        "reap": lambda: model.reap(number, epoch, call.token, GRACE_MS, MAX_FAILURES, BACKOFF_MS),
+        "release": lambda: model.release(number, epoch, token, BACKOFF_MS if value else 0),
+        "fail": lambda: model.fail(number, epoch, token, value, MOST[Charge(value)], BACKOFF_MS),
+        "reap": lambda: model.reap(
+            number, epoch, call.token, GRACE_MS, "losses", MAX_LOSSES, BACKOFF_MS
+        ),
         "settle": lambda: model.settle(number, epoch, value),
     }
     return made[call.verb]()
@@ -167,6 +174,8 @@ class Bench:
                 token=int(fields["token"]),
                 attempt=int(fields["attempt"]),
                 failures=int(fields["failures"]),
+                losses=int(fields["losses"]),
+                returns=int(fields.get("returns", 0)),
                 not_before=int(fields["not_before"]),
                 deadline=number(fields, "deadline"),
                 nonce=fields.get("nonce"),
@@ -191,6 +200,7 @@ class Bench:
         ends = Counter(entry.number for entry in inbox if entry.kind == "terminal")
         assert all(count == 1 for count in ends.values()), f"I4: {ends}"
         assert all(trial.failures <= MAX_FAILURES for trial in trials.values()), "I6"
+        assert all(trial.losses <= MAX_LOSSES for trial in trials.values()), "I6"
 
     def _check_history(self, call: Call, before: Model, status: str) -> None:
         for number, earlier in before.trials.items():
@@ -199,7 +209,8 @@ class Bench:
                 assert now.state == earlier.state, f"I5: {call} left {earlier.state}"
             assert (now.checkpoint or -1) >= (earlier.checkpoint or -1), f"I7: {call}"
             drained = call.verb == "release" and number == call.number
-            assert not drained or now.failures == earlier.failures, "I6: a drain is free"
+            counts = (now.failures, now.losses), (earlier.failures, earlier.losses)
+            assert not drained or counts[0] == counts[1], "I6: a drain is free"
         if call.verb == "reap" and call.token is None and status in {"REQUEUED", "DEAD"}:
             holder = before.trials[call.number].token
             silent_from = self.sent_at[call.number, holder] + HOLDER_MS
@@ -342,6 +353,8 @@ class RandomWalk:
             "report": str(pick.randrange(5)),
             "checkpoint": str(pick.randrange(5)),
             "commit": pick.choice(["COMPLETE", "PRUNED", "FAILED"]),
+            "fail": pick.choice(list(Charge)).value,
+            "release": pick.choice(["", "later"]),
         }
         return Call(verb, number, epoch, token, values.get(verb, ""))
 
@@ -363,8 +376,8 @@ class RandomWalk:
     def finish(self) -> None:
         """I11: when faults stop and one worker is left, every trial ends in bounded sweeps."""
         bench = self.bench
-        for _ in range(MAX_FAILURES + 2):
-            bench.tick(TTL_MS + GRACE_MS + BACKOFF_MS * 2**MAX_FAILURES)
+        for _ in range(MAX_FAILURES + MAX_LOSSES + 2):
+            bench.tick(TTL_MS + GRACE_MS + BACKOFF_MS * 64)
             for number in range(4):
                 self._reconcile(number)
                 self.make(Call("reap", number, bench.model.epoch))
@@ -524,7 +537,7 @@ MUTATIONS = {
     "no look at the token in reap": (["reap"], "record[2] ~= ARGV[3]", "false"),
     "no look at the deadline in reap": (["reap"], "if left > 0", "if false"),
     "a pointer that moves back": (["checkpoint"], "tonumber(ARGV[4]) <= tonumber(step)", "false"),
-    "failures without a bound": (["fail", "reap"], "failures >= tonumber(max_failures)", "false"),
+    "failures without a bound": (["fail", "reap"], "count >= tonumber(most)", "false"),
 }
 
 

@@ -312,6 +312,7 @@ OBJECTIVES = """
 import os, sys, time
 from pathlib import Path
 import optuna
+from workers.protocol.errors import TransientError
 
 def good(trial):
     trial.set_user_attr("k", [1])
@@ -358,6 +359,9 @@ def exhausts(trial):
 
 def returns_nothing(trial):
     return None
+
+def lacks_something(trial):
+    raise TransientError("the hub does not answer")
 
 def cannot_save(trial):
     Path(trial.config["drain"]).touch()
@@ -537,6 +541,21 @@ def test_what_goes_wrong_in_a_drain_is_no_failure(desk, runner, tmp_path, object
     assert runner.run(hint) is Outcome.GOES_BACK
     record = place.leases.record(0)
     assert (record.state, record.failures) == (TrialState.QUEUED, 0)
+
+
+def test_what_is_not_there_for_now_is_waited_for_and_counted_nowhere(
+    desk, runner, tmp_path, client
+):
+    place = desk(objective=f"{tmp_path}/runner_objectives.py:lacks_something", max_failures=1)
+    place.leases.enqueue(0, {})
+    hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
+    for _ in range(3):
+        assert runner.run(hint) is Outcome.ENDED
+        assert place.leases.record(0).not_before_ms > 0, "not at once"
+        client.hset("fleet:{s}:trial:0", "not_before", 0)
+    record = place.leases.record(0)
+    assert (record.state, record.failures, record.losses) == (TrialState.QUEUED, 0, 0)
+    assert client.llen("fleet:celery:default") == 3, "it is announced again each time"
 
 
 def test_twenty_drains_leave_two_checkpoints(desk, tmp_path, settings):

@@ -18,7 +18,7 @@ from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import NOW, Script, Value, Verb, call, script
 from workers.protocol.messages import Result
-from workers.protocol.states import Command, TrialState
+from workers.protocol.states import Charge, Command, TrialState
 
 #: How long the record of a settled trial stays, for people who look: 3 days.
 KEEP_SETTLED_MS: Final = 3 * 24 * 3600 * 1000
@@ -56,6 +56,7 @@ class TrialRecord:
     token: int
     attempt: int
     failures: int
+    losses: int
     params: dict[str, Any]
     checkpoint: CheckpointRef | None = None
     owner: str | None = None
@@ -87,6 +88,7 @@ class TrialRecord:
             token=int(fields["token"]),
             attempt=int(fields["attempt"]),
             failures=int(fields["failures"]),
+            losses=int(fields.get("losses", 0)),  # not in a record of a release before
             params={
                 name.removeprefix(_PARAM): json.loads(value)
                 for name, value in fields.items()
@@ -223,21 +225,35 @@ class TrialLeases:
         payload = result.model_dump_json()
         return self._call("commit", number, token=token, state=state.value, payload=payload)[0]
 
-    def release(self, number: int, token: int) -> bool:
-        """Give a trial back; False if it was not held."""
-        return self._call("release", number, token=token)[0] == "OK"
+    def release(self, number: int, token: int, backoff_seconds: float = 0.0) -> bool:
+        """Give a trial back, uncounted; False if it was not held.
+
+        Args:
+            number: The trial.
+            token: Its holder's.
+            backoff_seconds: How long another attempt waits; doubled with each time.
+        """
+        backoff_ms = int(backoff_seconds * 1000)
+        return self._call("release", number, token=token, backoff_ms=backoff_ms)[0] == "OK"
 
     def fail(
-        self, number: int, token: int, result: Result, max_failures: int, backoff_seconds: float
+        self,
+        number: int,
+        token: int,
+        result: Result,
+        most: int,
+        backoff_seconds: float,
+        charge: Charge = Charge.FAILURE,
     ) -> Ended:
-        """Count a failure of this attempt: REQUEUED, DEAD or LOST."""
+        """Count this attempt as a failure, or as a loss: REQUEUED, DEAD (after `most`) or LOST."""
         return self._call(  # type: ignore[return-value]
             "fail",
             number,
             token=token,
             error=Result(error=result.error, fingerprint=result.fingerprint).model_dump_json(),
-            payload=result.model_dump_json(),
-            max_failures=max_failures,
+            payload=_charged(result, charge).model_dump_json(),
+            charge=charge.value,
+            most=most,
             backoff_ms=int(backoff_seconds * 1000),
         )[0]
 
@@ -246,19 +262,24 @@ class TrialLeases:
         number: int,
         error: str,
         *,
-        max_failures: int,
+        most: int,
         backoff_seconds: float,
+        charge: Charge = Charge.LOSS,
         grace_seconds: float = 0.0,
         dead_token: int | None = None,
     ) -> Ended:
-        """Fail a vanished holder: REQUEUED, DEAD, LIVE (not yet due) or SKIP (nothing to do)."""
+        """Take a trial from a vanished holder, and count its attempt.
+
+        REQUEUED, DEAD (after `most`), LIVE (not yet due) or SKIP (nothing to do).
+        """
         return self._call(  # type: ignore[return-value]
             "reap",
             number,
             dead_token=dead_token or "",
             grace_ms=int(grace_seconds * 1000),
-            error=Result(error=error).model_dump_json(),
-            max_failures=max_failures,
+            error=_charged(Result(error=error), charge).model_dump_json(),
+            charge=charge.value,
+            most=most,
             backoff_ms=int(backoff_seconds * 1000),
         )[0]
 
@@ -327,3 +348,7 @@ class TrialLeases:
         if self.now_ms is not None and NOW in definition.arguments:
             given[NOW] = self.now_ms
         return call(self.client, verb, names, given, rest or [])
+
+
+def _charged(result: Result, charge: Charge) -> Result:
+    return result.model_copy(update={"is_loss": charge is Charge.LOSS})

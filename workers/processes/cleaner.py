@@ -161,7 +161,8 @@ class Cleaner:
         ended = leases.reap(
             trial,
             f"{died}: {entry.last_word}" if entry.last_word else f"{died} died",
-            max_failures=spec.max_failures,
+            most=spec.limit(entry.charge),
+            charge=entry.charge,
             backoff_seconds=self._settings.times.backoff,
             dead_token=entry.token,
         )

@@ -22,7 +22,7 @@ from workers.coordination.scripts import call
 from workers.disk.shared_memory import shared_memory_prefixes
 from workers.logs import get_logger
 from workers.protocol.plain import plain_text
-from workers.protocol.states import ProcessKind
+from workers.protocol.states import Charge, ProcessKind
 from workers.times import Times
 
 log = get_logger(__name__)
@@ -57,6 +57,8 @@ class ProcessEntry(BaseModel):
     is_draining: bool = False
     #: Why the process ended itself.
     last_word: str | None = None
+    #: What the attempt counts as that ends with this process.
+    charge: Charge = Charge.LOSS
     #: What this process could not do so far, each with the reason.
     stalled: list[str] = []
 

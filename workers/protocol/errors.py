@@ -44,6 +44,10 @@ class ObjectiveError(FleetError):
     """An objective broke its contract; trying the same trial again would not help."""
 
 
+class TransientError(FleetError):
+    """What an attempt needs cannot be had for now; the trial is tried again later, uncounted."""
+
+
 class UnsuitableValueError(ObjectiveError, TypeError):
     """An objective handed over a value that cannot travel; what, where in it, and what can."""
 

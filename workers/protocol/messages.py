@@ -62,6 +62,8 @@ class Result(BaseModel):
     error: str | None = None
     #: Tells failures with the same traceback from others.
     fingerprint: str | None = None
+    #: Whether the process, or its host, ended under the attempt.
+    is_loss: bool = False
     #: Why the attributes are not there, where they could not be sent or stored.
     result_error: str | None = None
     #: Seconds this attempt held a slot, from the claim to the commit.
@@ -132,6 +134,8 @@ class InboxEntry(BaseModel):
     subject: str
     #: JSON; report: the value; suggest: the distribution; terminal: values, attributes, error
     body: str
+    #: Of an end: how many processes the trial has lost, this one included.
+    losses: int = 0
 
     @classmethod
     def from_stream(cls, entry_id: str, fields: Mapping[str, str]) -> InboxEntry:

@@ -18,12 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from workers.protocol.states import Charge
+
 #: The name of the built-in objective.
 FINETUNE: Final = "finetune"
 
 #: Settings that may change between two submissions of one study: they alter no trial's meaning.
 EXTENDABLE: Final = frozenset(
-    {"trials", "timeout", "max_failures", "progress_timeout", "resources"}
+    {"trials", "timeout", "max_failures", "max_losses", "progress_timeout", "resources"}
 )
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -137,7 +139,9 @@ class StudySpec(_Model):
     timeout: float | None = Field(default=None, gt=0.0)
     """Seconds after which no further trial is started."""
     max_failures: int = Field(default=3, ge=1)
-    """Failures of one trial (crashes and exceptions) after which it is DEAD."""
+    """Failures of one trial (exceptions, exits, no progress) after which it is DEAD."""
+    max_losses: int = Field(default=10, ge=1)
+    """Processes that one trial may take down, or lose with their hosts, before it is DEAD."""
     progress_timeout: float = Field(default=600.0, gt=0.0)
     """Seconds without a training step after which an attempt counts as hung and is ended."""
     sampler: SamplerSpec = SamplerSpec()
@@ -178,6 +182,10 @@ class StudySpec(_Model):
                 f" {len(self.all_directions)}; give one metric for each direction"
             )
         return self
+
+    def limit(self, charge: Charge) -> int:
+        """After how many attempts that count as `charge` a trial is DEAD."""
+        return self.max_failures if charge is Charge.FAILURE else self.max_losses
 
     @property
     def all_directions(self) -> list[Direction]:

@@ -22,6 +22,15 @@ class TrialState(StrEnum):
         return self not in {TrialState.QUEUED, TrialState.RUNNING}
 
 
+class Charge(StrEnum):
+    """What an attempt counts as that did not end its trial; the name of the field that counts."""
+
+    FAILURE = "failures"
+    """The objective's own fault: an exception, an exit, a training that stands still."""
+    LOSS = "losses"
+    """The process or its host ended under it: killed, out of memory, broken by CUDA."""
+
+
 class StudyState(StrEnum):
     """What `trialfleet status` calls a study."""
 

@@ -30,7 +30,7 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox, OutboxEntry
 from workers.logs import get_logger, traceback_of
 from workers.passwords import hide
-from workers.protocol.errors import DrainRequested, LeaseLost
+from workers.protocol.errors import DrainRequested, LeaseLost, TransientError
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
 from workers.protocol.states import TrialState
@@ -192,6 +192,13 @@ class AttemptEnd:
         self._outcome = Outcome.GOES_BACK
         self._say(lambda: "OK" if held.leases.release(held.number, held.token) else "LOST")
         log.info("released", status=self._status)
+
+    def give_back(self, error: TransientError) -> None:
+        """Give the trial back, uncounted, until what it lacks may be there."""
+        held, backoff = self._held, self._times.backoff
+        log.warning("given_back", reason=describe_error(error, _ERROR_CHARACTERS))
+        self._say(lambda: "OK" if held.leases.release(held.number, held.token, backoff) else "LOST")
+        self._is_to_be_announced = True
 
     def hand_over(self) -> None:
         """Give the trial back, uncounted, to another process: this one cannot run it."""

@@ -35,11 +35,12 @@ from workers.protocol.errors import (
     InvalidInputError,
     LeaseLost,
     ObjectiveError,
+    TransientError,
     TrialCancelled,
 )
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import TrialState
+from workers.protocol.states import Charge, TrialState
 from workers.settings import Settings
 from workers.trials.ending import AttemptEnd, Outcome
 from workers.trials.handle import FleetTrial
@@ -152,9 +153,9 @@ class TrialRunner:
             self._container.get(TensorManager).clear_memory()
 
     def _leave_word(self, reason: str) -> None:
-        """Tell the cleaner why this process ends, in the middle of a trial."""
+        """Tell the cleaner why this process ends, in the middle of a trial that stands still."""
         with suppress(redis.RedisError):  # then it is said that the process died
-            self._record.update(last_word=reason)
+            self._record.update(last_word=reason, charge=Charge.FAILURE.value)
 
     @contextmanager
     def _drained_by_sigterm(self) -> Iterator[None]:
@@ -239,6 +240,8 @@ class TrialRunner:
             end.commit(TrialState.PRUNED, None if value is None else [value])
         except (ObjectiveError, InvalidInputError) as error:
             end.refuse(error)
+        except TransientError as error:
+            end.give_back(error)
         except TrialCancelled as error:
             end.commit(TrialState.CANCELLED, error=str(error))
         except DrainRequested:

@@ -9,7 +9,9 @@ from orchestrator.watch import LiveView, PlainView, draw, open_view, summary
 
 ENDED = [
     EndedTrial(number=0, state="complete", value=0.5, params={"lr": 0.001, "c": None}, seconds=3.0),
-    EndedTrial(number=1, state="dead", attempts=3, error="ValueError: [bad]\nmore", seconds=1.0),
+    EndedTrial(
+        number=1, state="dead", attempts=3, losses=2, error="ValueError: [bad]\nmore", seconds=1.0
+    ),
 ]
 STATUS = StudyStatus(
     study="s",
@@ -25,6 +27,7 @@ STATUS = StudyStatus(
     best=Best(number=0, value=0.5, params={"lr": 0.001}),
     wall_seconds=12.0,
     busy_seconds=20.0,
+    losses=3,
     slots=2,
     top=ENDED[:1],
     recent=ENDED,
@@ -47,9 +50,9 @@ def test_away_from_a_terminal_each_trial_that_ends_is_one_line_once():
         view.update(STATUS)
     lines = console.file.getvalue().splitlines()
     assert lines == [
-        "s running  2 slots  12 s  1 queued, 1 running, 1 complete, 1 dead",
+        "s running  2 slots  12 s  1 queued, 1 running, 1 complete, 1 dead  3 processes lost",
         "trial 0 complete accuracy=0.5 (3.0 s)  lr=0.001 c=null  [2/5]",
-        "trial 1 dead  (1.0 s, attempt 3) ValueError: [bad]  [2/5]",
+        "trial 1 dead  (1.0 s, attempt 3, 2 processes lost) ValueError: [bad]  [2/5]",
     ]
 
 

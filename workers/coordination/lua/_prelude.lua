@@ -26,15 +26,16 @@ local function holds(trial, token)
   return record[1] == 'RUNNING' and record[2] == token
 end
 
-local function tell_inbox(inbox, kind, number, token, attempt, subject, body)
+local function tell_inbox(inbox, kind, number, token, attempt, subject, body, ...)
   return redis.call('XADD', inbox, '*', 'kind', kind, 'number', number, 'token', token,
-    'attempt', attempt, 'subject', subject, 'body', body)
+    'attempt', attempt, 'subject', subject, 'body', body, ...)
 end
 
 -- Ends a trial for good; the caller has checked that it may.
 local function finish(trial, leases, queued, inbox, number, state, payload, now)
-  local record = redis.call('HMGET', trial, 'token', 'attempt')
-  local id = tell_inbox(inbox, 'terminal', number, record[1], record[2], state, payload)
+  local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses')
+  local id = tell_inbox(inbox, 'terminal', number, record[1], record[2], state, payload,
+    'losses', record[3] or '0')
   redis.call('HSET', trial, 'state', state, 'result_token', record[1], 'result_id', id,
     'ended_at', integer(now))
   redis.call('HDEL', trial, 'nonce', 'deadline')
@@ -50,19 +51,25 @@ local function requeue(trial, leases, queued, number, not_before, now)
   redis.call('ZADD', queued, integer(now), number)
 end
 
--- The longest pause after a failure, in times of the first one.
+-- The longest pause before another attempt, in times of the first one.
 local LONGEST_BACKOFF = 64
 
--- Counts a failure of the attempt that held the trial: back to the queue, or DEAD.
+local function pause_after(count, backoff)
+  return tonumber(backoff) * math.min(2 ^ (count - 1), LONGEST_BACKOFF)
+end
+
+-- Counts the attempt that held the trial as one of its `charge`, which is the name of a field:
+-- back to the queue, or DEAD after `most` of them.
 -- `error` stays with the record; `payload` tells all that the attempt came to, if it was the last.
-local function fail_attempt(trial, leases, queued, inbox, number, max_failures, backoff, error,
+local function fail_attempt(trial, leases, queued, inbox, number, charge, most, backoff, error,
     payload, now)
-  local failures = redis.call('HINCRBY', trial, 'failures', 1)
+  local count = redis.call('HINCRBY', trial, charge, 1)
   redis.call('HSET', trial, 'error', error)
-  if failures >= tonumber(max_failures) then
+  if count >= tonumber(most) then
     return {'DEAD', finish(trial, leases, queued, inbox, number, 'DEAD', payload, now)}
   end
-  local pause = tonumber(backoff) * math.min(2 ^ (failures - 1), LONGEST_BACKOFF)
-  requeue(trial, leases, queued, number, now + pause, now)
-  return {'REQUEUED', integer(failures)}
+  local counts = redis.call('HMGET', trial, 'failures', 'losses')
+  local attempts = tonumber(counts[1]) + tonumber(counts[2] or 0)
+  requeue(trial, leases, queued, number, now + pause_after(attempts, backoff), now)
+  return {'REQUEUED', integer(count)}
 end

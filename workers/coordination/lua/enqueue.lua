@@ -7,7 +7,7 @@ if not epoch_is(KEYS[1], ARGV[1]) then return {'EPOCH'} end
 local state = redis.call('HGET', KEYS[2], 'state')
 if state then return {'EXISTS', state} end
 redis.call('HSET', KEYS[2], 'state', 'QUEUED', 'token', '0', 'attempt', '0', 'failures', '0',
-  'not_before', '0')
+  'losses', '0', 'not_before', '0')
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[2], 'checkpoint', ARGV[4], 'checkpoint_step', ARGV[3],
     'checkpoint_sha256', ARGV[5])
