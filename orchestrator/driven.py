@@ -28,6 +28,9 @@ ATTR: Final = OWN_PREFIX
 #: The study attribute that says that its sampler has nothing more to suggest.
 EXHAUSTED_ATTR: Final = f"{ATTR}exhausted"
 
+#: The study attribute that says that no further trial is to be started, for when Redis forgot it.
+STOPPED_ATTR: Final = f"{ATTR}stopped"
+
 #: The study attribute that holds the whole specification.
 SPEC_ATTR: Final = f"{ATTR}spec"
 
@@ -70,6 +73,11 @@ class DrivenStudy:
         if spec != self.spec:
             self.spec = spec
             self._store_spec()
+
+    def take_stop(self, *, is_stopped: bool) -> None:
+        """Keep with the results whether somebody asked that no further trial be started."""
+        if bool(self.study.user_attrs.get(STOPPED_ATTR)) != is_stopped:
+            self.study.set_user_attr(STOPPED_ATTR, is_stopped)
 
     def start_epoch(self, epoch: str) -> None:
         """Go on in a Redis that lost its data, and has the study again."""

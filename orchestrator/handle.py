@@ -9,7 +9,7 @@ import optuna
 import redis
 from optuna.trial import FrozenTrial
 
-from orchestrator.driven import ATTR, EXHAUSTED_ATTR, SPEC_ATTR
+from orchestrator.driven import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import load_readonly, storage_url
 from workers.coordination.connection import connect
@@ -17,6 +17,7 @@ from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError, RedisUnavailableError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import StudyState
 from workers.settings import Settings
 
 #: Between two looks at a study that somebody waits for.
@@ -123,6 +124,9 @@ class StudyHandle:
             if status is None
             else StudyStatus.model_validate(status)
         )
+        if found.is_over and studies.fact(self.name, "over") is None:
+            # handed in again, and no orchestrator has looked at it since
+            found = found.model_copy(update={"state": StudyState.RUNNING})
         stalled = studies.fact(self.name, "stalled")
         return found.model_copy(update={"stalled": None if stalled is None else str(stalled)})
 
@@ -154,4 +158,5 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
         results=str(settings.home / "studies" / name / "trials"),
         is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
+        is_stopped=bool(study.user_attrs.get(STOPPED_ATTR)),
     )

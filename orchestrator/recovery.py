@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import optuna
 
-from orchestrator.driven import EXHAUSTED_ATTR, SPEC_ATTR
+from orchestrator.driven import EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
 from orchestrator.storage import open_reader, storage_url, stored_journals
 from workers.coordination.address import redact
-from workers.coordination.studies import Studies
+from workers.coordination.studies import Studies, Submitted
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
@@ -22,18 +22,19 @@ def resubmit_forgotten(settings: Settings, studies: Studies) -> list[str]:
     """Write studies that Redis lost there again; their names.
 
     Those of `FLEET_STORAGE`, or those with a journal under `FLEET_HOME`. A finished study is left
-    where it is: the storage alone tells about it.
+    where it is: the storage alone tells about it. One that was stopped stays stopped.
     """
     found = []
-    for spec in _unfinished(settings):
-        if not studies.exists(spec.name):
-            studies.submit(spec, storage_url(settings, spec.name))
-            log.warning("study_recovered", study=spec.name, source="storage")
-            found.append(spec.name)
+    for submitted in _unfinished(settings):
+        name = submitted.spec.name
+        if not studies.exists(name):
+            studies.restore(submitted)
+            log.warning("study_recovered", study=name, source="storage")
+            found.append(name)
     return found
 
 
-def _unfinished(settings: Settings) -> Iterator[StudySpec]:
+def _unfinished(settings: Settings) -> Iterator[Submitted]:
     for study in _stored_studies(settings):
         text = study.user_attrs.get(SPEC_ATTR)
         if text is None or study.user_attrs.get(EXHAUSTED_ATTR):
@@ -45,7 +46,8 @@ def _unfinished(settings: Settings) -> Iterator[StudySpec]:
             continue
         trials = study.get_trials(deepcopy=False)
         if sum(trial.state.is_finished() for trial in trials) < spec.trials:
-            yield spec
+            url = storage_url(settings, spec.name)
+            yield Submitted(spec, url, bool(study.user_attrs.get(STOPPED_ATTR)))
 
 
 def _stored_studies(settings: Settings) -> Iterator[optuna.Study]:

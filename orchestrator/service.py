@@ -319,6 +319,7 @@ class Service:
             _num_slots(self._entries, study.spec.resources.queue),
             is_stopped=self._studies.is_stopped(name),
         )
+        study.take_stop(is_stopped=lead.is_stopped)
         self._leads[name] = lead
         self._catch_up(lead)
         log.info("study_driven", study=name, trials=len(study.trials), wanted=study.spec.trials)
@@ -384,6 +385,7 @@ class Service:
                 self._submitted[name] = submitted = self._studies.submitted(name)
                 lead.study.take_spec(submitted.spec)
                 lead.is_stopped = submitted.is_stopped
+                lead.study.take_stop(is_stopped=lead.is_stopped)
                 if lead.is_stopped:
                     lead.dispatcher.withdraw()
                 if reap:

@@ -14,6 +14,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.service import Service
 from workers.coordination import keys
 from workers.coordination.leases import TrialLeases
+from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
@@ -159,7 +160,8 @@ def test_a_finished_study_can_be_extended_and_not_changed(fleet):
         turn_until(service, lambda: service.status("s").is_over, "it is over")
     with pytest.raises(StudyExistsError, match="exists with direction"):
         fleet.submit(direction="maximize", trials=2)
-    fleet.submit(trials=2)
+    extended = fleet.submit(trials=2)
+    assert not extended.status().is_over, "although nobody has looked at it yet"
     with fleet.service() as service:
         turn_until(service, fleet.leases.queued, "one more is in flight")
         fleet.commit(1, 0.25)
@@ -198,6 +200,26 @@ def test_a_service_drives_all_studies_and_leaves_those_that_are_over(fleet):
         assert service.status("s") is None
         fleet.submit(trials=2)
         turn_until(service, fleet.leases.queued, "extended, it is driven again")
+
+
+def test_a_stopped_study_stays_stopped_in_a_redis_that_lost_its_data(fleet):
+    fleet.submit(trials=4)
+    with Service(fleet.settings) as service:
+        turn_until(service, fleet.leases.queued, "it is in flight")
+        fleet.commit(0, 0.5)
+        Studies(fleet.client).ask_to_stop("s")
+        turn_until(service, lambda: service.status("s") is None, "it is over")
+    fleet.client.flushall()
+    fleet.pretend_worker()
+    asked = len(fleet.stored())
+    with Service(fleet.settings) as service:
+        over = turn_until(service, lambda: Studies(fleet.client).fact("s", "over"), "it is over")
+        assert over
+        for _ in range(5):
+            service.turn()
+        assert len(fleet.stored()) == asked
+        fleet.submit(trials=4)
+        turn_until(service, lambda: len(fleet.stored()) == 4, "handed in again, it goes on")
 
 
 def test_the_status_can_be_had_without_redis(fleet):

@@ -55,7 +55,7 @@ class Studies:
         if is_stopped:
             pipeline.hset(keys.study(spec.name), "stopped", "1")
         else:
-            pipeline.hdel(keys.study(spec.name), "stopped")
+            pipeline.hdel(keys.study(spec.name), "stopped", "fact:over")
         pipeline.sadd(keys.STUDIES, spec.name)
         pipeline.execute()
 
