@@ -1,61 +1,35 @@
-"""A TCP proxy before Redis that notes the commands which pass through it."""
+"""A proxy before Redis that notes the commands which pass through it."""
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from typing import Self
+
+from redis_proxy import RedisProxy, Relay
 
 
-class RecordingProxy:
-    """Listens on loopback and forwards to a server on loopback; use as a context manager."""
+class RecordingProxy(RedisProxy):
+    """Keeps what every client asks."""
 
     def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
-        self._streams: list[bytearray] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        super().__init__(server_port)
+        self._streams: list[_Record] = []
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
+    def relay(self) -> Relay:
+        self._streams.append(record := _Record())
+        return record
 
     def commands(self) -> Iterator[list[str]]:
         """All whole commands that were sent, each as its words."""
-        for stream in list(self._streams):
-            yield from _commands(bytes(stream))
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # closed
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        seen = bytearray()
-        self._streams.append(seen)
-        with client, socket.create_connection(("127.0.0.1", self._server_port)) as server:
-            back = threading.Thread(target=_pour, args=(server, client), daemon=True)
-            back.start()
-            _pour(client, server, seen)
-            back.join()
+        for record in list(self._streams):
+            yield from _commands(bytes(record.stream))
 
 
-def _pour(source: socket.socket, sink: socket.socket, seen: bytearray | None = None) -> None:
-    """Hand on what comes, until one side has had enough."""
-    with suppress(OSError):
-        while piece := source.recv(1 << 20):
-            if seen is not None:
-                seen += piece
-            sink.sendall(piece)
-    for end in (source, sink):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+class _Record(Relay):
+    def __init__(self) -> None:
+        self.stream = bytearray()
+
+    def asks(self, request: bytes) -> None:
+        self.stream += request
 
 
 def _commands(stream: bytes) -> Iterator[list[str]]:
