@@ -1,20 +1,21 @@
 """ModelManager: models by hub id, path or architecture; pretrained weights are read once a process.
 
-Invariant: every model handed out is fresh: pristine pretrained weights, or random ones that follow
-from the seed.
+Invariant: every model handed out is fresh and in float32: pristine pretrained weights, and what is
+drawn beside them from torch's generator, whatever this process built before.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 import transformers
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from workers.disk import durable
+from workers.managers import weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.run_directories import DirectoryManager
@@ -35,7 +36,7 @@ class ModelManager(BaseProcessManager):
         super().__init__()
         self._directories = directories
         self._cuda = cuda
-        self._pristine: dict[str, tuple[Any, dict[str, torch.Tensor]]] = {}
+        self._checkpoints = weights.KeptCheckpoints()
 
     def open(self) -> None:
         """Keep the library from drawing progress bars into the worker's log."""
@@ -53,6 +54,8 @@ class ModelManager(BaseProcessManager):
     ) -> Any:
         """A fresh model with a classification head, in training mode, on the device.
 
+        What is not pretrained is drawn from torch's generator on the CPU: seed it first.
+
         Args:
             config: A pretrained model, or an architecture.
             num_labels: Classes.
@@ -62,7 +65,7 @@ class ModelManager(BaseProcessManager):
             dropout: Sets every dropout probability of the configuration, if given.
 
         Returns:
-            A `transformers.PreTrainedModel`, in float32.
+            A `transformers.PreTrainedModel`, in float32 whatever the checkpoint's dtype.
 
         Raises:
             InvalidInputError: No such model or architecture, or fields that it cannot have.
@@ -79,48 +82,26 @@ class ModelManager(BaseProcessManager):
         return model.to(self._cuda.device).train()
 
     def save(self, model: Any, folder: Path) -> None:
-        """Save a model so that `load` or `from_pretrained` reads it; whole or not at all."""
+        """Save a model so that `load` or `from_pretrained` reads it; whole or not at all.
+
+        In the dtype of its weights: float32, as they were trained.
+        """
         durable.make_whole(folder, lambda draft: model.save_pretrained(str(draft)))
 
     def load(self, id_or_path: str | Path) -> Any:
-        """A classifier as it was saved, on the device, in evaluation mode.
+        """A classifier as it was saved, on the device, in float32 and in evaluation mode.
 
         Raises:
             InvalidInputError: There is none.
         """
-        return _load(str(id_or_path)).to(self._cuda.device).eval()
+        checkpoint = weights.read(str(id_or_path))
+        return weights.build(checkpoint.config, checkpoint).to(self._cuda.device)
 
     def _pretrained(self, model_id: str, settings: Mapping[str, Any], dropout: float | None) -> Any:
-        num_labels = settings["num_labels"]
-        key = f"{model_id}:{num_labels}"
-        if key not in self._pristine:
-            loaded = _load(model_id, num_labels=num_labels)
-            weights = {name: value.detach().clone() for name, value in loaded.state_dict().items()}
-            self._pristine[key] = (loaded.config.to_dict(), weights)
-        fields, weights = self._pristine[key]
-        config = AutoConfig.for_model(**fields)
+        checkpoint = self._checkpoints.get(model_id)
+        config = copy.deepcopy(checkpoint.config)
         _apply(config, settings, dropout)
-        model = AutoModelForSequenceClassification.from_config(config)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise InvalidInputError(
-                f"model.id = {model_id!r}: its weights do not fit the fields set for it"
-                f" ({', '.join(sorted(set(settings) - _ALWAYS))}); leave out those that change"
-                " a shape"
-            ) from error
-        return model
-
-
-def _load(id_or_path: str, **settings: Any) -> Any:
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(id_or_path, **settings)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InvalidInputError(
-            f"model.id = {id_or_path!r} does not load ({first}); give a hub id, a path with a"
-            " saved model, or an `architecture` instead"
-        ) from error
+        return weights.build(config, checkpoint)
 
 
 def _from_nothing(
@@ -145,7 +126,7 @@ def _from_nothing(
     settings = {"vocab_size": vocab_size, **settings}
     _apply(config, _proportions(config, settings, max_length), dropout)
     try:
-        return AutoModelForSequenceClassification.from_config(config)
+        return weights.build(config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InvalidInputError(
             f"model.architecture = {architecture!r} cannot be built so: {error}"

@@ -99,6 +99,12 @@ class ModelConfig(BaseModel):
             raise ValueError("give either `id` (pretrained) or `architecture` (from nothing)")
         return self
 
+    @model_validator(mode="after")
+    def _float32(self) -> ModelConfig:
+        if {"dtype", "torch_dtype"} & set(self.overrides):
+            raise ValueError("weights train in float32; `precision: bf16` sets what computes in it")
+        return self
+
     @property
     def overrides(self) -> Mapping[str, Any]:
         """The further fields, which go into the transformers configuration."""

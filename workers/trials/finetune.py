@@ -107,9 +107,10 @@ class Training:
         self._config = config
         self._managers = managers
         self._seed = trial.seed if config.seed is None else config.seed
-        managers.cuda.seed(self._seed)
         self._data = managers.data.text_classification(config.data, config.tokenizer, config.model)
         self._pad_id = int(self._data.tokenizer.pad_token_id)
+        # here: data that have yet to be tokenised must not change what the model draws
+        managers.cuda.seed(self._seed)
         self._model = self._build_model(self._data)
         self._optimizer = build_optimizer(self._model, config)
         self._steps_per_epoch = math.ceil(len(self._data.train) / config.batch_size)

@@ -165,23 +165,6 @@ def test_a_model_that_cannot_be_is_named(container, fields, message):
         classifier(container, ModelConfig(**fields))
 
 
-def test_a_pretrained_model_is_read_once_and_fresh_each_time(container, tmp_path, monkeypatch):
-    models = container.get(ModelManager)
-    saved = classifier(container, BERT)
-    models.save(saved, tmp_path / "model")
-    config = ModelConfig(id=str(tmp_path / "model"))
-    first = classifier(container, config)
-    with torch.no_grad():
-        next(first.parameters()).add_(1.0)
-    (tmp_path / "model" / "model.safetensors").unlink()
-    second = classifier(container, config, dropout=0.5)
-    for name, value in saved.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
-    assert second.config.hidden_dropout_prob == 0.5
-    with pytest.raises(InvalidInputError, match="leave out those that change a shape"):
-        classifier(container, ModelConfig(id=str(tmp_path / "model"), hidden_size=64))
-
-
 def test_a_saved_model_loads_as_it_was(container, tmp_path):
     models = container.get(ModelManager)
     model = classifier(container, BERT).eval()

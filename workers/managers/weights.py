@@ -1,0 +1,249 @@
+"""A classifier's weights: what a checkpoint holds, in float32, and what is drawn beside it.
+
+Models are built without memory (on torch's meta device) and filled: with copies of what a
+checkpoint holds, and, for what it does not hold, as the architecture of `transformers` draws it.
+
+Invariant: what is kept was read, and nothing of it was drawn. What is drawn follows from the state
+of torch's generator alone, and is the same whether a checkpoint was kept or has to be read.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from workers.logs import get_logger
+from workers.protocol.errors import InvalidInputError
+
+log = get_logger(__name__)
+
+#: Weights that a process keeps for its next trials; those of one larger model are read each time.
+_KEPT_BYTES: Final = 8 * 2**30
+
+#: Names of weights that a message quotes.
+_QUOTED: Final = 3
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A classifier as it was read from a hub id or a path."""
+
+    name: str
+    config: Any
+    """The `transformers` configuration that was saved with it; not to be changed."""
+    weights: Mapping[str, torch.Tensor]
+    """What was read, by name, in float32 on the CPU; not to be changed."""
+    lacking: frozenset[str]
+    """What its own configuration asks for and its files do not hold, such as a head."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory that the weights take."""
+        return sum(value.nbytes for value in self.weights.values())
+
+
+class KeptCheckpoints:
+    """The checkpoints that this process has read, within a bound; the least used goes first.
+
+    Args:
+        limit_bytes: Memory that the kept ones may take together.
+    """
+
+    def __init__(self, limit_bytes: int = _KEPT_BYTES) -> None:
+        self._limit = limit_bytes
+        self._kept: OrderedDict[tuple[object, ...], Checkpoint] = OrderedDict()
+
+    def get(self, id_or_path: str) -> Checkpoint:
+        """A checkpoint, read where it is not kept or its files were changed.
+
+        Raises:
+            InvalidInputError: It does not load.
+        """
+        key = (id_or_path, *_state_of(Path(id_or_path)))
+        found = self._kept.pop(key, None) or read(id_or_path)
+        self._kept[key] = found
+        while sum(each.num_bytes for each in self._kept.values()) > self._limit:
+            self._kept.popitem(last=False)
+        return found
+
+
+def read(id_or_path: str) -> Checkpoint:
+    """Read a checkpoint in whatever dtype it was saved; torch's generator stays as it is.
+
+    Raises:
+        InvalidInputError: There is none, or it holds no weights of the model that it names.
+    """
+    try:
+        # what is drawn here, for a head that is missing, is not kept
+        with torch.random.fork_rng(devices=[]), _without_report():
+            config = AutoConfig.from_pretrained(id_or_path)
+            _refuse_quantised(id_or_path, config)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                id_or_path,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (
+        OSError, ValueError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError
+    ) as error:  # fmt: skip
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InvalidInputError(
+            f"model.id = {id_or_path!r} does not load ({first}); give a hub id, a path with a"
+            " saved model, or an `architecture` instead"
+        ) from error
+    drawn = _drawn(info)
+    # copies: what was read may be a view of the file, which may be cut short
+    weights = {
+        name: value.clone() for name, value in model.state_dict().items() if name not in drawn
+    }
+    if not any(_is_of_base(model, name) for name in weights):
+        raise InvalidInputError(
+            f"model.id = {id_or_path!r} holds no weights of a {model.config.model_type}, which its"
+            " config.json names; give the path of a model that was saved whole"
+        )
+    return Checkpoint(id_or_path, model.config, weights, frozenset(drawn))
+
+
+def build(config: Any, checkpoint: Checkpoint | None = None) -> Any:
+    """A classifier of its own memory, in float32 on the CPU, in evaluation mode.
+
+    Args:
+        config: A `transformers` configuration of an architecture with a sequence classifier.
+        checkpoint: Where the weights are taken from; what it does not hold, such as a head for
+            another number of classes, is drawn from torch's generator. Without one, all is.
+
+    Raises:
+        InvalidInputError: The configuration asks for other weights than the checkpoint holds.
+        ValueError, TypeError, RuntimeError: The configuration cannot be built.
+    """
+    cls = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    held = {} if checkpoint is None else checkpoint.weights
+    before = torch.get_rng_state()
+    with _without_report(), _marking_what_is_not_filled():
+        model, info = cls.from_pretrained(
+            None,
+            config=config,
+            # copies: they become the model's own
+            state_dict={name: value.clone() for name, value in held.items()},
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    drawn = _drawn(info)
+    if checkpoint is not None:
+        _refuse_foreign(checkpoint, model, drawn)
+        log.info("weights_taken", model=checkpoint.name, drawn=sorted(drawn))
+    _fill_what_is_left(model, config, drawn, before)
+    return model
+
+
+def _drawn(info: Mapping[str, Any]) -> set[str]:
+    """The names of what `from_pretrained` did not find, or found in another shape."""
+    return set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
+
+
+def _is_of_base(model: Any, name: str) -> bool:
+    """Whether a weight is the pretrained model's, and not of a head on it."""
+    return name.startswith(f"{model.base_model_prefix}.")
+
+
+def _refuse_quantised(id_or_path: str, config: Any) -> None:
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None:
+        fields = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        raise InvalidInputError(
+            f"model.id = {id_or_path!r} is quantised ({fields.get('quant_method')}) and cannot be"
+            " trained in float32; give the model that it was quantised from"
+        )
+
+
+def _refuse_foreign(checkpoint: Checkpoint, model: Any, drawn: set[str]) -> None:
+    """Refuse fields by which a part of the pretrained model itself would begin from nothing."""
+    foreign = sorted(name for name in drawn - checkpoint.lacking if _is_of_base(model, name))
+    if foreign:
+        more = f" and {len(foreign) - _QUOTED} more" if len(foreign) > _QUOTED else ""
+        raise InvalidInputError(
+            f"model.id = {checkpoint.name!r}: its weights do not fit the fields set for it"
+            f" ({', '.join(foreign[:_QUOTED])}{more} would be drawn anew); leave out those that"
+            " change a shape or add layers"
+        )
+
+
+@contextmanager
+def _marking_what_is_not_filled() -> Iterator[None]:
+    """Have torch fill new memory with NaN (of integers, the largest), to see what stays so."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have a deterministic implementation.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@torch.no_grad()
+def _fill_what_is_left(model: Any, config: Any, drawn: set[str], before: torch.Tensor) -> None:
+    """Take what the architecture's `_init_weights` passes over from its constructor.
+
+    An openai-gpt of transformers 5 has such weights: they would be whatever lay in memory.
+    """
+    persistent = model.state_dict()
+    left = [
+        name
+        for name, value in [*model.named_parameters(), *model.named_buffers()]
+        if (name in drawn or name not in persistent) and _is_not_filled(value)
+    ]
+    if not left:
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(before)
+        whole = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    for name in left:
+        model.get_parameter_or_buffer(name).copy_(whole.get_parameter_or_buffer(name))
+
+
+def _is_not_filled(value: torch.Tensor) -> bool:
+    if value.is_floating_point():
+        return bool(value.isnan().any())
+    return value.dtype is not torch.bool and bool((value == torch.iinfo(value.dtype).max).any())
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Leave out the table of what a checkpoint lacks, which is ours to tell, in one line."""
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    # by a filter: the library takes a higher level for a wish to hear of sharding
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_report)
+
+
+def _state_of(folder: Path) -> tuple[object, ...]:
+    """What changes with the files of a local model; nothing for a hub id."""
+    try:
+        files = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    except OSError:
+        return ()
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in files)
