@@ -1,4 +1,4 @@
-"""Keeps this run of the tests apart from others on the host: its own /tmp, and its own /dev/shm.
+"""Keeps this run of the tests apart from others on the host: its own /tmp, /dev/shm and caches.
 
 What is left behind is looked for there; of another run's, none of it is ours to judge.
 """
@@ -20,28 +20,29 @@ _MS_REC_PRIVATE: Final = 0x4000 | (1 << 18)
 
 @contextmanager
 def isolated(worker: str | None = None) -> Iterator[None]:
-    """Give this process, and all that it starts, temporary files and shared memory of its own.
+    """Give this process, and all it starts, temporary files, shared memory, caches of its own.
 
     Args:
         worker: Of a run of several processes, the name of this one.
     """
     _mount_own_shared_memory()
-    before = os.environ.get("TMPDIR")
+    before = {name: os.environ.get(name) for name in ("TMPDIR", "XDG_CACHE_HOME")}
     if worker is None:
         folder = Path(tempfile.mkdtemp(prefix="t-"))  # short: sockets are made below it
     else:
         folder = Path(tempfile.gettempdir()) / worker
         folder.mkdir()
     os.environ["TMPDIR"] = str(folder)
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     os.environ["FLEET_GPU_LOCKS"] = str(folder / "gpus")
     tempfile.tempdir = None
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
         tempfile.tempdir = None
         del os.environ["FLEET_GPU_LOCKS"]
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,10 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import platformdirs
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from workers.passwords import hide, learn_from
 from workers.protocol.errors import InvalidInputError
+from workers.protocol.spec import parse_duration
 from workers.times import Times
 
 
@@ -25,7 +35,17 @@ class Settings(BaseModel):
     storage: str | None = Field(default=None, repr=False)
     """`FLEET_STORAGE`: an Optuna storage URL; without it, a journal file a study under `home`."""
     home: Path = Field(default=Path("~/.trialfleet"), validate_default=True)
-    """`FLEET_HOME`: journals, checkpoints, caches, results."""
+    """`FLEET_HOME`: journals, checkpoints, results; what must not be lost."""
+    cache: Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("trialfleet"), validate_default=True
+    )
+    """`FLEET_CACHE`: tokenised data and trained tokenizers, which can be built again; by default
+    where this user's caches lie. Hosts may share it, on a disk that has locks."""
+    cache_size: ByteSize = Field(default=ByteSize(50 * 10**9))
+    """`FLEET_CACHE_SIZE`: bytes that the cache may take, such as `200GB`; what was not used for the
+    longest goes first."""
+    cache_age: float = Field(default=30 * 86400.0, ge=0.0)
+    """`FLEET_CACHE_AGE`: seconds, or `30d`, since its last use, after which an entry goes."""
     slots: int | None = Field(default=None, ge=1)
     """`FLEET_SLOTS`: pool processes of a worker; by default its GPUs, else two, else one."""
     objectives: tuple[str, ...] = ()
@@ -40,15 +60,21 @@ class Settings(BaseModel):
         learn_from(value)
         return value
 
-    @field_validator("home", mode="after")
+    @field_validator("home", "cache", mode="after")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
+    def _absolute(cls, value: Path, info: ValidationInfo) -> Path:
         try:
             return value.expanduser().absolute()
         except RuntimeError as error:  # no HOME, and no passwd entry
             raise ValueError(
-                "this user has no home directory; set FLEET_HOME to a directory"
+                f"this user has no home directory; set FLEET_{str(info.field_name).upper()} to a"
+                " directory"
             ) from error
+
+    @field_validator("cache_age", mode="before")
+    @classmethod
+    def _parse_age(cls, value: Any) -> Any:
+        return parse_duration(value) if isinstance(value, str) else value
 
     @property
     def times(self) -> Times:

@@ -5,6 +5,7 @@ Invariant: whoever looks sees what was there before or all of what is new, also 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -34,6 +35,38 @@ def make_whole(path: Path, fill: Callable[[Path], None]) -> None:
         remove(draft)
         raise
     sync(path.parent)
+
+
+def make_once(path: Path, fill: Callable[[Path], None]) -> bool:
+    """Make a folder whole, unless there is one by then: whoever was first stays.
+
+    Args:
+        path: Where it is to be. Its folder is made if need be.
+        fill: Makes the folder at the path that it is given, beside `path`, and writes into it.
+
+    Returns:
+        Whether what `fill` made is there now, and not what somebody else did.
+
+    Raises:
+        OSError: The disk takes no more; nothing is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft_of(path)
+    try:
+        fill(draft)
+        sync_tree(draft)
+        try:
+            draft.rename(path)
+        except OSError as error:
+            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                raise
+            remove(draft)
+            return False
+    except BaseException:
+        remove(draft)
+        raise
+    sync(path.parent)
+    return True
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:

@@ -6,20 +6,24 @@ sides of a split.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch.utils.data import DataLoader
 
+from workers.disk.cache_entry import MANIFEST, Entry, Progress, unwatched
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.loader_process import LoaderProcess
+from workers.managers.recipe import code_digest
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import changed_at, fingerprint, read_source
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
@@ -27,12 +31,31 @@ from workers.managers.tokenizer import TokenizerManager
 from workers.processes.registry import ProcessRecord
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
 from workers.settings import Settings
+from workers.texts.rows import Row
 from workers.texts.split import LabelledTexts, split_rows
 
 log = get_logger(__name__)
 
-#: Raised when the files of a tokenised data set change their meaning.
-_LAYOUT: Final = 2
+#: Data sets that a process keeps mapped; of those it used before, the cache may be cleaned.
+_MOST_MAPPED: Final = 8
+
+#: Rows between two words of progress.
+_TOLD_EVERY: Final = 1024
+
+#: What reads, splits and tokenises.
+_CODE: Final = (
+    "managers/data.py",
+    "managers/sources.py",
+    "managers/cldr.py",
+    "managers/tokenized.py",
+    "texts/*.py",
+)
+
+#: Whose releases may give other tokens.
+_LIBRARIES: Final = ("tokenizers", "transformers")
+
+#: The folder of an entry that holds a tokenizer which was trained on its data.
+_TRAINED: Final = "tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +68,8 @@ class TextClassificationData:
     """The labels, in the order of their class numbers."""
     tokenizer: Any
     """A `transformers.PreTrainedTokenizerBase`."""
+    entry: Entry
+    """Where it lies in the cache, and stays for as long as this lives."""
 
 
 class DataManager(BaseProcessManager):
@@ -67,7 +92,11 @@ class DataManager(BaseProcessManager):
         self._loaded: dict[str, TextClassificationData] = {}
 
     def text_classification(
-        self, config: DataConfig, tokenizer: TokenizerConfig, model: ModelConfig
+        self,
+        config: DataConfig,
+        tokenizer: TokenizerConfig,
+        model: ModelConfig,
+        progress: Progress = unwatched,
     ) -> TextClassificationData:
         """Texts with one class each; read, split and tokenised by the first who asks on a host.
 
@@ -75,23 +104,33 @@ class DataManager(BaseProcessManager):
             config: The source, its columns and its split.
             tokenizer: By hub id or path; else the pretrained model's; else trained on the data.
             model: Names the tokenizer where it is a pretrained one.
+            progress: Told how far building is, in a trial by `trial.preparing`; what it raises
+                ends the building, or the waiting for another process's.
 
         Raises:
             InvalidInputError: The source cannot be used; the message says why.
+            FleetError: No disk takes the tokens.
         """
         tokenizer_id = tokenizer.id or model.id
-        recipe = [_LAYOUT, config.model_dump(), tokenizer_id or tokenizer.vocab_size]
+        content = None if tokenizer_id is None else self._tokenizers.content(tokenizer_id)
+        recipe = [config.model_dump(), content or tokenizer.vocab_size]
         sources = [config.source, *filter(None, [config.validation])]
-        key = json.dumps([recipe, [changed_at(source) for source in sources]])
-        if key not in self._loaded:
-            content = json.dumps([recipe, [fingerprint(source) for source in sources]])
-            folder = self._directories.cached(
+        seen = json.dumps([recipe, [changed_at(source) for source in sources]])
+        if seen not in self._loaded:
+            entry = self._directories.cached(
                 "data",
-                hashlib.sha256(content.encode()).hexdigest()[:32],
-                lambda draft: self._build(draft, config, tokenizer_id, tokenizer.vocab_size),
+                _key(config, sources, content or tokenizer.vocab_size),
+                lambda draft: self._build(
+                    draft, config, tokenizer_id, tokenizer.vocab_size, progress
+                ),
+                progress,
             )
-            self._loaded[key] = self._open(folder)
-        return self._loaded[key]
+            while len(self._loaded) >= _MOST_MAPPED:
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[seen] = self._open(entry, tokenizer_id)
+        data = self._loaded[seen] = self._loaded.pop(seen)
+        data.entry.note_use()
+        return data
 
     def loader(
         self,
@@ -123,48 +162,91 @@ class DataManager(BaseProcessManager):
             generator=torch.Generator(),
         )
 
-    def _open(self, folder: Path) -> TextClassificationData:
-        facts = json.loads((folder / "facts.json").read_text())
+    def _open(self, entry: Entry, tokenizer_id: str | None) -> TextClassificationData:
+        facts = json.loads((entry.path / "facts.json").read_text(encoding="utf-8"))
         return TextClassificationData(
-            train=TokenizedTexts(folder, "train"),
-            validation=TokenizedTexts(folder, "validation"),
+            train=TokenizedTexts(entry.path, "train", entry),
+            validation=TokenizedTexts(entry.path, "validation", entry),
             classes=tuple(facts["classes"]),
-            tokenizer=self._tokenizers.load(facts["tokenizer"]),
+            tokenizer=self._tokenizers.load(tokenizer_id or entry.path / _TRAINED),
+            entry=entry,
         )
 
     def _build(
-        self, folder: Path, config: DataConfig, tokenizer_id: str | None, vocab_size: int
-    ) -> None:
-        train, validation = split(config)
+        self,
+        folder: Path,
+        config: DataConfig,
+        tokenizer_id: str | None,
+        vocab_size: int,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        started_at = time.monotonic()
+        train, validation = split(config, progress)
         classes = in_order({*train.labels, *validation.labels})
-        tokenizer_path = tokenizer_id or str(self._tokenizers.train(train.texts, vocab_size))
-        tokenizer = self._tokenizers.load(tokenizer_path)
+        if tokenizer_id is None:
+            self._copy_trained(train.texts, vocab_size, folder / _TRAINED, progress)
+        tokenizer = self._tokenizers.load(tokenizer_id or folder / _TRAINED)
         numbers = {label: number for number, label in enumerate(classes)}
         for name, rows in (("train", train), ("validation", validation)):
             labels = [numbers[label] for label in rows.labels]
-            TokenizedTexts.write(folder, name, tokenizer, rows.texts, labels, config.max_length)
-        facts = {"classes": classes, "tokenizer": tokenizer_path}
-        (folder / "facts.json").write_text(json.dumps(facts, ensure_ascii=False))
-        log.info(
-            "data_built",
-            source=config.source,
-            train=len(train.texts),
-            validation=len(validation.texts),
-            classes=len(classes),
-        )
+            TokenizedTexts.write(
+                folder, name, tokenizer, rows.texts, labels, config.max_length, progress
+            )
+        facts = json.dumps({"classes": classes}, ensure_ascii=False)
+        (folder / "facts.json").write_text(facts, encoding="utf-8")
+        about = {
+            "source": Path(config.source).name,
+            "train": len(train.texts),
+            "validation": len(validation.texts),
+            "classes": len(classes),
+            "max_length": config.max_length,
+            "tokenizer": tokenizer_id and Path(tokenizer_id).name,
+        }
+        log.info("data_built", **about, seconds=round(time.monotonic() - started_at, 2))
+        return about
+
+    def _copy_trained(
+        self, texts: Sequence[str], vocab_size: int, folder: Path, progress: Progress
+    ) -> None:
+        """Train a tokenizer into an entry, which is whole by itself then."""
+        trained = self._tokenizers.train(texts, vocab_size, progress)
+        folder.mkdir()
+        for path in trained.path.iterdir():
+            if path.name != MANIFEST:
+                shutil.copyfile(path, folder / path.name)
 
 
-def split(config: DataConfig) -> tuple[LabelledTexts, LabelledTexts]:
+def split(
+    config: DataConfig, progress: Progress = unwatched
+) -> tuple[LabelledTexts, LabelledTexts]:
     """Read a source and split it into training and held-out texts.
 
     Raises:
         InvalidInputError: The source cannot be used, or one side is empty.
     """
-    train, held_out = split_rows(config, read_source)
+
+    def read(source: str, config: DataConfig, field: str) -> Iterator[Row]:
+        for number, row in enumerate(read_source(source, config, field)):
+            if number % _TOLD_EVERY == 0:
+                progress(f"rows read of {Path(source).name}", number, 0)
+            yield row
+
+    train, held_out = split_rows(config, read)
     both = len(set(train.texts) & set(held_out.texts))
     if both:
         log.warning("texts_on_both_sides", texts=both, validation=config.validation)
     return train, held_out
+
+
+def _key(config: DataConfig, sources: Sequence[str], tokenizer: str | int) -> dict[str, Any]:
+    """All that tokenised data follow from; not where their files lie."""
+    return {
+        "code": code_digest(*_CODE),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "data": config.model_dump(mode="json", exclude={"source", "validation"}),
+        "content": [[Path(source).suffix.lower(), fingerprint(source)] for source in sources],
+        "tokenizer": tokenizer,
+    }
 
 
 def in_order(labels: set[str]) -> list[str]:

@@ -1,28 +1,33 @@
-"""DirectoryManager: run, cache and scratch directories, and writes that are whole or absent.
+"""DirectoryManager: run and scratch directories, the cache, and writes that are whole or absent.
 
 Layout of `FLEET_HOME`:
 
     studies/<study>/trials/<number>/   what a trial leaves: `result/` with metrics and model
     studies/<study>/attempts/          the same of attempts that run, `<number>-<token>/` each
     checkpoints/<study>/<number>/<token>/step-<step>/
-    cache/<kind>/<digest>/             tokenised data and trained tokenizers, shared by a host
     wandb/                             offline W&B runs
+
+Tokenised data and trained tokenizers lie in `FLEET_CACHE` (`workers/disk/cache.py`).
 
 Invariant: a scratch directory is in the process registry before it exists.
 """
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import redis
-from filelock import FileLock
 
 from workers.disk import durable
+from workers.disk.cache import Build, Cache
+from workers.disk.cache_entry import Entry, Progress, unwatched
+from workers.disk.cache_sweep import CacheLimits
 from workers.disk.manifests import checkpoint_root
 from workers.disk.results import draft_directory
 from workers.disk.scratch import (
@@ -32,9 +37,19 @@ from workers.disk.scratch import (
     redirect_temporary_files,
     remove_scratch,
 )
+from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.processes.registry import ProcessRecord
+from workers.protocol.errors import FleetError
 from workers.settings import Settings
+
+log = get_logger(__name__)
+
+#: What a disk answers that takes no more, or takes nothing from this user.
+_DISK_ERRORS: Final = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENOTDIR, errno.EEXIST, errno.ESTALE,
+}  # fmt: skip
 
 
 class DirectoryManager(BaseProcessManager):
@@ -44,6 +59,10 @@ class DirectoryManager(BaseProcessManager):
         super().__init__()
         self.home = settings.home
         self._record = record
+        self._limits = CacheLimits(settings.cache_size, settings.cache_age)
+        self._cache = Cache(settings.cache, self._limits)
+        #: where the other one cannot be written
+        self._own_cache: Cache | None = None
         self._scratch: Path | None = None
         self._sockets: Path | None = None
         self._restore_temporary_files: Callable[[], None] = lambda: None
@@ -97,29 +116,56 @@ class DirectoryManager(BaseProcessManager):
         """Write a file that readers see whole or not at all, and that is on disk on return."""
         durable.write_whole(path, content)
 
-    def cached(self, kind: str, digest: str, build: Callable[[Path], None]) -> Path:
-        """A directory of the host's cache, built by the first process that asks for it.
+    def cached(
+        self, kind: str, key: Mapping[str, Any], build: Build, progress: Progress = unwatched
+    ) -> Entry:
+        """An entry of the cache, built by the first process that asks for it.
+
+        Where the cache cannot be written, this process builds a copy of its own, which goes with
+        it.
 
         Args:
             kind: The cache's name, such as `data`.
-            digest: Names the content; equal digests hold equal files.
-            build: Fills an empty directory. Others wait meanwhile, and see all of it or nothing.
+            key: All that the content follows from.
+            build: Fills an empty directory, and returns what people are told of it. Others wait
+                meanwhile, and see all of it or nothing.
+            progress: Told of waiting and checking; what it raises ends both.
+
+        Raises:
+            FleetError: No disk takes it.
         """
+        try:
+            return self._cache.get(kind, key, build, progress)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            log.warning(
+                "cache_not_written",
+                folder=str(self._cache.folder),
+                error=str(error),
+                hint="make room there, or set FLEET_CACHE to another disk; meanwhile each process"
+                " builds a copy of its own",
+            )
+            return self._cached_here(kind, key, build, progress, error)
 
-        def fill(draft: Path) -> None:
-            draft.mkdir()
-            build(draft)
-
-        final = self.home / "cache" / kind / digest
-        if final.exists():
-            return final
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.with_name(f".{digest}.lock")):
-            if not final.exists():
-                for left in durable.drafts_of(final):  # by a process that died while building
-                    durable.remove(left)
-                durable.make_whole(final, fill)
-        return final
+    def _cached_here(
+        self,
+        kind: str,
+        key: Mapping[str, Any],
+        build: Build,
+        progress: Progress,
+        reason: OSError,
+    ) -> Entry:
+        try:
+            if self._own_cache is None:
+                self._own_cache = Cache(self.scratch() / "cache", self._limits)
+            return self._own_cache.get(kind, key, build, progress)
+        except OSError as error:
+            raise FleetError(
+                f"{kind} can be kept neither in FLEET_CACHE = {self._cache.folder} ({reason}) nor"
+                f" in {tempfile.gettempdir()} ({error}); make room, or set FLEET_CACHE to another"
+                " disk"
+            ) from error
 
 
 def _process_config() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """TokenizerManager: loads tokenizers by hub id or path, or trains one where there is none.
 
 Invariant: equal texts and settings train equal tokenizers, once a host; each is loaded once a
-process.
+process, and again where its files were replaced.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,15 +19,28 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from workers.disk.cache_entry import Entry, Progress, unwatched
 from workers.managers.base import BaseProcessManager
+from workers.managers.recipe import code_digest
 from workers.managers.run_directories import DirectoryManager
 from workers.protocol.errors import InvalidInputError
 
-#: Raised when training changes, so that cached tokenizers are trained anew.
-_RECIPE: Final = 1
-
 #: Training takes minutes over one endless word; no piece of one is longer than this anyway.
 _LONG_WORD: Final = re.compile(r"\S{128}")
+
+#: Of a tokenizer's settings, those that say where it came from.
+_ELSEWHERE: Final = {
+    "name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file",
+    "is_local", "local_files_only", "cache_dir", "tokenizer_object", "_commit_hash",
+}  # fmt: skip
+
+_OS_ERROR: Final = re.compile(r"os error (\d+)")
+
+#: Tokenizers that a process keeps.
+_MOST_LOADED: Final = 8
+
+#: Texts between two words of progress.
+_TOLD_EVERY: Final = 1024
 
 _SPECIAL: Final = {
     "pad_token": "[PAD]",
@@ -42,46 +57,127 @@ class TokenizerManager(BaseProcessManager):
     def __init__(self, directories: DirectoryManager) -> None:
         super().__init__()
         self._directories = directories
-        self._loaded: dict[str, PreTrainedTokenizerBase] = {}
+        self._loaded: dict[str, _Loaded] = {}
 
     def load(self, id_or_path: str | Path) -> PreTrainedTokenizerBase:
-        """A tokenizer by hub id or path, loaded once a process.
+        """A tokenizer by hub id or path, loaded once a process for each state of its files.
 
         Raises:
             InvalidInputError: There is none.
         """
-        key = str(id_or_path)
-        if key not in self._loaded:
-            try:
-                self._loaded[key] = AutoTokenizer.from_pretrained(key)
-            except (OSError, ValueError, KeyError) as error:
-                raise InvalidInputError(
-                    f"tokenizer {key!r} does not load ({_first_line(error)}); give a hub id, a"
-                    " path, or leave tokenizer.id out to train one on the data"
-                ) from error
-        tokenizer = self._loaded[key]
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        return tokenizer
+        return self._load(str(id_or_path)).tokenizer
 
-    def train(self, texts: Sequence[str], vocab_size: int) -> Path:
-        """A byte-pair tokenizer trained on `texts`, as a directory that `load` reads.
+    def content(self, id_or_path: str | Path) -> str:
+        """What a tokenizer makes of texts, as a digest: the same wherever its files lie.
+
+        Raises:
+            InvalidInputError: There is none.
+        """
+        return self._load(str(id_or_path)).content
+
+    def train(self, texts: Sequence[str], vocab_size: int, progress: Progress = unwatched) -> Entry:
+        """A byte-pair tokenizer trained on `texts`; `load` reads the entry's path.
 
         Args:
             texts: What to learn from; case and accents are kept.
             vocab_size: Entries at most, special tokens included.
+            progress: Told of the texts that were read; what it raises ends the training.
         """
-        digest = hashlib.sha256(json.dumps([_RECIPE, vocab_size]).encode())
+        digest = hashlib.sha256()
         for text in texts:
             digest.update(text.encode() + b"\0")
-        return self._directories.cached(
-            "tokenizers",
-            digest.hexdigest()[:32],
-            lambda folder: _train(texts, vocab_size).save_pretrained(str(folder)),
-        )
+        key = {
+            "code": code_digest("managers/tokenizer.py"),
+            "tokenizers": tokenizers.__version__,
+            "texts": digest.hexdigest(),
+            "vocab_size": vocab_size,
+        }
+
+        def build(folder: Path) -> dict[str, Any]:
+            trained = _train(_watched(texts, progress), vocab_size)
+            _save(trained, folder)
+            return {"texts": len(texts), "vocab_size": len(trained)}
+
+        return self._directories.cached("tokenizers", key, build, progress)
+
+    def _load(self, name: str) -> _Loaded:
+        state = _state_of(Path(name))
+        known = self._loaded.get(name)
+        if known is None or known.state != state:
+            tokenizer = _from_pretrained(name)
+            # before it is used: that leaves traces in it
+            known = _Loaded(tokenizer, _content_of(tokenizer), state)
+            self._loaded.pop(name, None)
+            while len(self._loaded) >= _MOST_LOADED:
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[name] = known
+        return known
 
 
-def _train(texts: Sequence[str], vocab_size: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    tokenizer: PreTrainedTokenizerBase
+    content: str
+    state: list[tuple[str, int, int, int]]
+
+
+def _from_pretrained(name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidInputError(
+            f"tokenizer {name!r} does not load ({_first_line(error)}); give a hub id, a"
+            " path, or leave tokenizer.id out to train one on the data"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def _state_of(folder: Path) -> list[tuple[str, int, int, int]]:
+    """Changes when a file of a folder does; empty for a hub id."""
+    if not folder.is_dir():
+        return []
+    states = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
+
+
+def _content_of(tokenizer: Any) -> str:
+    """A digest of all that decides which ids a tokenizer gives to a text."""
+    facts = {name: value for name, value in tokenizer.init_kwargs.items() if name not in _ELSEWHERE}
+    digest = hashlib.sha256(json.dumps([type(tokenizer).__name__, facts], default=repr).encode())
+    if tokenizer.is_fast:
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        return digest.hexdigest()
+    with tempfile.TemporaryDirectory() as folder:  # its vocabulary, in files of its own kind
+        for file in map(Path, tokenizer.save_vocabulary(folder)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _watched(texts: Sequence[str], progress: Progress) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        if number % _TOLD_EVERY == 0:
+            progress("texts read to train a tokenizer", number, len(texts))
+        yield text
+
+
+def _save(tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer.
+
+    Raises:
+        OSError: The disk takes no more.
+    """
+    try:
+        tokenizer.save_pretrained(str(folder))
+    except Exception as error:
+        number = _OS_ERROR.search(str(error))  # the library in Rust tells it in words only
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+
+
+def _train(texts: Iterable[str], vocab_size: int) -> Any:
     """Byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909) over words with their space."""
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=_SPECIAL["unk_token"]))
     tokenizer.normalizer = normalizers.NFC()

@@ -23,8 +23,11 @@ def count_cores() -> int:
 
 def share_cores(slots: int) -> None:
     """Have this pool process compute with its share; to be called before torch is imported."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // slots)))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    share = str(max(1, count_cores() // slots))
+    os.environ.setdefault("OMP_NUM_THREADS", share)
+    # tokenizers' own. TOKENIZERS_PARALLELISM is left unset: so the library goes without its threads
+    # in a process that was forked, where they would be waited for, for ever
+    os.environ.setdefault("RAYON_NUM_THREADS", share)
 
 
 def quotas(root: Path = Path("/")) -> Iterator[float]:

@@ -14,6 +14,6 @@ from workers.settings import Settings
 def container(tmp_path, monkeypatch) -> Iterator[Container]:
     """All managers, with a home of their own."""
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    settings = Settings(home=tmp_path / "home")
+    settings = Settings(home=tmp_path / "home", cache=tmp_path / "cache")
     with Container(MANAGERS, [settings, ProcessRecord()]) as opened:
         yield opened
