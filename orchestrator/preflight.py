@@ -27,9 +27,9 @@ _NEEDED: Final = (
     "workers", "orchestrator", "celery", "kombu", "billiard", "vine", "redis", "optuna", "pydantic",
     "structlog", "psutil", "torch", "transformers", "tokenizers", "safetensors", "datasets",
     "torchmetrics", "numpy", "filelock", "xxhash", "platformdirs", "babel", "wandb", "pynvml",
-    "accelerate", "huggingface_hub", "pyarrow", "pandas", "fsspec", "yaml", "tqdm", "json", "logging", "random",
-    "socket", "signal", "select", "queue", "types", "enum", "typing", "copy", "threading",
-    "multiprocessing", "inspect", "functools",
+    "accelerate", "huggingface_hub", "pyarrow", "pandas", "fsspec", "yaml", "tqdm", "json",
+    "logging", "random", "socket", "signal", "select", "queue", "types", "enum", "typing", "copy",
+    "threading", "multiprocessing", "inspect", "functools",
 )  # fmt: skip
 
 

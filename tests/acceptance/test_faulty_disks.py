@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from disks import fill, small_disk
 from fault_fleet import signal_all, tree_of
 from waiting import wait_until
 
@@ -68,25 +66,6 @@ def test_a_damaged_checkpoint_is_not_used_and_the_one_before_is(fleet, damage):
     fleet.assert_sound(attempts={0: 2})
     assert fleet.await_note("starts", attempt=2).step == 3
     assert fleet.events("checkpoint_corrupt")
-
-
-@contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """Put a disk of its own under a folder; yields a file that fills it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("only root may mount a disk")
-    try:
-        yield folder / "filler"
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(filler: Path) -> None:
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(b"x" * 256)
 
 
 @pytest.mark.fault(32)

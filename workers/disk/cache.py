@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,7 +76,6 @@ class Cache:
             with suppress(DamagedEntryError):  # looked at again by who may build it
                 if (entry := self._open(path, progress)) is not None:
                     return entry
-            path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock(path, progress):
                 entry = self._open_or_remove(path, progress) or self._build(path, key, build)
             if entry is not None:
@@ -119,28 +118,30 @@ class Cache:
             put_aside(path)
             return None
 
-    def _lock(self, path: Path, progress: Progress) -> FileLock | _NoLock:
+    def _lock(self, path: Path, progress: Progress) -> AbstractContextManager[object]:
         """The right to build an entry, waited for."""
         file = path.with_name(f".{path.name}.lock")
         started_at = time.monotonic()
-        while True:
-            with suppress(FileNotFoundError):  # removed as one that nobody needs
-                try:
-                    lock = lock_file(file, create=True)
-                except LocksMissingError as error:
-                    log.warning(
-                        "cache_without_locks",
-                        folder=str(self.folder),
-                        error=str(error),
-                        hint="several processes may build the same; move FLEET_CACHE to a disk"
-                        " that has locks",
-                    )
-                    return _NoLock()
-                if lock is not None:
-                    return lock
+        while (lock := self._try_lock(file)) is None:
             waited = time.monotonic() - started_at
             progress("seconds waited for another process that builds", int(waited), 0)
             time.sleep(_LOOK_SECONDS)
+        return lock
+
+    def _try_lock(self, file: Path) -> AbstractContextManager[object] | None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return lock_file(file, create=True)
+        except FileNotFoundError:  # removed just now, as one that nobody needs
+            return None
+        except LocksMissingError as error:
+            log.warning(
+                "cache_without_locks",
+                folder=str(self.folder),
+                error=str(error),
+                hint="several processes may build the same; move FLEET_CACHE to a disk with locks",
+            )
+            return nullcontext()
 
     def _build(self, path: Path, key: Mapping[str, Any], build: Build) -> Entry | None:
         """Build an entry; None if somebody else, whom no lock kept from it, was quicker."""
@@ -161,13 +162,3 @@ class Cache:
         if not durable.make_once(path, fill):
             return None
         return Entry(path, lock)
-
-
-class _NoLock:
-    """What stands for a lock where there are none."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None

@@ -117,6 +117,8 @@ class DataManager(BaseProcessManager):
         sources = [config.source, *filter(None, [config.validation])]
         seen = json.dumps([recipe, [changed_at(source) for source in sources]])
         if seen not in self._loaded:
+            while len(self._loaded) >= _MOST_MAPPED:  # first, so that there is room for this one
+                del self._loaded[next(iter(self._loaded))]
             entry = self._directories.cached(
                 "data",
                 _key(config, sources, content or tokenizer.vocab_size),
@@ -125,8 +127,6 @@ class DataManager(BaseProcessManager):
                 ),
                 progress,
             )
-            while len(self._loaded) >= _MOST_MAPPED:
-                del self._loaded[next(iter(self._loaded))]
             self._loaded[seen] = self._open(entry, tokenizer_id)
         data = self._loaded[seen] = self._loaded.pop(seen)
         data.entry.note_use()
