@@ -272,7 +272,13 @@ def test_what_an_objective_returns_becomes_values(returned, fields, values):
     ("returned", "fields", "message"),
     [
         (None, {}, "returned None, which is no number"),
-        (float("nan"), {}, "nan"),
+        (float("nan"), {}, "the objective's value is nan, which cannot be compared"),
+        ({"f1": float("nan")}, {"metric": "f1"}, "the objective's metric 'f1' is nan"),
+        (
+            (1, float("nan")),
+            {"directions": ["minimize", "maximize"]},
+            "the objective's value 2 of 2 is nan",
+        ),
         ((1, 2), {}, "returned 2 values and the study has 1 directions"),
         ({"f1": 0.5}, {}, "name the one to optimise with `metric:`"),
         ({"f1": 0.5}, {"metric": "loss"}, "metric 'loss' is not among .* f1"),

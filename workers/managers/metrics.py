@@ -1,20 +1,29 @@
-"""MetricsManager: measures on the device, which is waited for only when numbers are read."""
+"""MetricsManager: measures on the device, which is waited for only when numbers are read.
+
+Invariant: a model whose outputs are no numbers has no measure that is one.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Literal
 
 import torch
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
+from workers.protocol.errors import ObjectiveError
 
 
 class ClassificationMetrics:
-    """Accuracy, macro F1 and mean loss over the batches of one evaluation."""
+    """Accuracy, macro F1 and mean loss over the batches of one evaluation.
+
+    Where one of the logits is NaN, all three are: the class of such a row would be one that
+    comparing with NaN happens to give.
+    """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self._scores = MetricCollection(
@@ -23,7 +32,10 @@ class ClassificationMetrics:
                 "f1": MulticlassF1Score(num_classes, average="macro"),
             }
         ).to(device)
-        self._loss = MeanMetric().to(device)
+        # torchmetrics' `MeanMetric` leaves NaN out, or, told not to, the weights
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._num_nan = torch.zeros((), dtype=torch.int64, device=device)
+        self._num_rows = 0
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
         """Add a batch.
@@ -33,16 +45,32 @@ class ClassificationMetrics:
             labels: int64 [batch].
             loss: The batch's mean loss, a scalar.
         """
+        self._num_nan += logits.isnan().sum()
         self._scores.update(logits.float(), labels)
-        self._loss.update(loss.float(), weight=len(labels))
+        self._loss_sum += loss.double() * len(labels)
+        self._num_rows += len(labels)
 
     def compute(self) -> dict[str, float]:
-        """`accuracy` and `f1` in [0, 1], `loss` in nats; starts anew."""
+        """`accuracy` and `f1` in [0, 1], `loss` in nats, or all NaN; starts anew.
+
+        Raises:
+            ObjectiveError: There was no row.
+        """
+        if not self._num_rows:
+            raise ObjectiveError("metrics of no rows: call `update` before `compute`")
         values = {name: float(value) for name, value in self._scores.compute().items()}
-        values["loss"] = float(self._loss.compute())
-        self._scores.reset()
-        self._loss.reset()
+        values["loss"] = float(self._loss_sum) / self._num_rows
+        if int(self._num_nan):
+            values = dict.fromkeys(values, math.nan)
+        self.reset()
         return values
+
+    def reset(self) -> None:
+        """Start anew, as after an evaluation that was broken off."""
+        self._scores.reset()
+        self._loss_sum.zero_()
+        self._num_nan.zero_()
+        self._num_rows = 0
 
 
 class Throughput:
@@ -72,8 +100,10 @@ class BestValue:
         self.value: float | None = None
 
     def is_better(self, value: float, than: float | None) -> bool:
-        """Whether `value` beats `than`; anything beats None."""
-        return than is None or value * self._sign > than * self._sign
+        """Whether `value` beats `than`; any number beats None and NaN, and NaN beats nothing."""
+        if math.isnan(value):
+            return False
+        return than is None or math.isnan(than) or value * self._sign > than * self._sign
 
     def update(self, value: float) -> bool:
         """Take a value; whether it is the best so far."""

@@ -29,7 +29,19 @@ def read_values(returned: Any, spec: StudySpec) -> list[float]:
             f"the objective returned {len(values)} values and the study has"
             f" {len(spec.all_directions)} directions"
         )
-    return [_number(value) for value in values]
+    return [
+        _number(value, name) for value, name in zip(values, _names(returned, spec), strict=True)
+    ]
+
+
+def _names(returned: Any, spec: StudySpec) -> list[str]:
+    """What to call each value in an error."""
+    if isinstance(returned, Mapping):
+        return [f"metric {name!r}" for name in spec.metrics]
+    count = len(spec.all_directions)
+    return [
+        f"value {number} of {count}" if count > 1 else "value" for number in range(1, count + 1)
+    ]
 
 
 def _refuse_unfinished(returned: Any) -> None:
@@ -43,14 +55,17 @@ def _refuse_unfinished(returned: Any) -> None:
         )
 
 
-def _number(value: Any) -> float:
+def _number(value: Any, name: str) -> float:
     if value is None:
         raise ObjectiveError(
             "the objective returned None, which is no number; let it return its value"
         )
-    number = as_number(value, "the objective's value")
+    number = as_number(value, f"the objective's {name}")
     if math.isnan(number):
-        raise ObjectiveError("the objective returned nan, which cannot be compared")
+        raise ObjectiveError(
+            f"the objective's {name} is nan, which cannot be compared; where a training diverged,"
+            " lower its learning rate or clip its gradients"
+        )
     return number
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import math
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from workers.managers import (
     TokenizerManager,
 )
 from workers.processes.cores import count_cores
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, ObjectiveError
 from workers.settings import Settings
 
 
@@ -203,6 +204,38 @@ def test_classification_is_measured_as_by_hand(container):
     assert found["accuracy"] == pytest.approx(4 / 5)
     assert found["loss"] == pytest.approx((4 * 2.0 + 7.0) / 5)
     assert found["f1"] == pytest.approx((4 / 5 + 2 / 3 + 1) / 3)
+
+
+def test_one_nan_among_the_logits_makes_every_measure_nan(container):
+    meter = container.get(MetricsManager).classification(3)
+    good, labels = torch.eye(3), torch.arange(3)
+    bad = good.clone()
+    bad[1, 2] = torch.nan
+    for batches in ([bad, good], [good, bad]):
+        for logits in batches:
+            meter.update(logits, labels, torch.nn.functional.cross_entropy(logits, labels))
+        assert all(math.isnan(value) for value in meter.compute().values())
+    meter.update(good, labels, torch.tensor(torch.nan))
+    assert math.isnan(meter.compute()["loss"]), "a loss is not left out"
+    meter.update(bad, labels, torch.tensor(1.0))
+    meter.reset()
+    masked = good.masked_fill(good == 0, -torch.inf)
+    meter.update(masked, labels, torch.tensor(1.0))
+    assert meter.compute() == {"accuracy": 1.0, "f1": 1.0, "loss": 1.0}
+
+
+def test_measures_of_nothing_are_none(container):
+    meter = container.get(MetricsManager).classification(3)
+    with pytest.raises(ObjectiveError, match="metrics of no rows"):
+        meter.compute()
+
+
+def test_the_best_value_is_never_nan(container):
+    tracker = container.get(MetricsManager).best("minimize")
+    assert not tracker.update(math.nan)
+    assert tracker.update(2.0)
+    assert not tracker.update(math.nan)
+    assert tracker.is_better(1.0, than=math.nan)
 
 
 def test_the_best_value_follows_the_direction(container):
