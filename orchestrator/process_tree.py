@@ -52,9 +52,16 @@ def describe(entry: ProcessEntry) -> str:
         parts.append(f"{entry.study} trial {entry.trial}")
     elif entry.kind == "trial":
         parts.append("idle")
+    if entry.activity is not None:
+        parts.append(printable(entry.activity[:_SHOWN]))
     if entry.is_draining:
         parts.append("draining")
     return f"{'  '.join(parts)}  lease {entry.lease_left_seconds:.0f} s"
+
+
+def printable(text: str) -> str:
+    """What somebody wrote somewhere, so that a terminal does not act on it."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def _grow(branch: Tree, entry: ProcessEntry, members: Sequence[ProcessEntry]) -> None:
@@ -67,6 +74,4 @@ def _grow(branch: Tree, entry: ProcessEntry, members: Sequence[ProcessEntry]) ->
 
 
 def _grow_trouble(branch: Tree, text: str) -> None:
-    # whatever somebody wrote there, a terminal is not to act on it
-    shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
-    branch.add(Text(f"! {shown}", style="yellow"))
+    branch.add(Text(f"! {printable(text)}", style="yellow"))

@@ -456,6 +456,7 @@ class Service:
             set_aside=lead.collector.set_aside,
             is_exhausted=study.is_exhausted,
             is_stopped=lead.is_stopped,
+            activities={str(e.identity): e.activity for e in self._entries if e.activity},
         )
         study.publish(
             {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import optuna
@@ -56,6 +57,8 @@ class RunningTrial(BaseModel):
     """The last reported one."""
     params: dict[str, Any] = {}
     owner: str | None = None
+    activity: str | None = None
+    """What it does before or between steps, such as reading data, and how far that is."""
 
 
 class Best(BaseModel):
@@ -140,6 +143,7 @@ def build_status(
     set_aside: Sequence[str] = (),
     is_exhausted: bool = False,
     is_stopped: bool = False,
+    activities: Mapping[str, str] = MappingProxyType({}),
 ) -> StudyStatus:
     """Put a status together.
 
@@ -153,8 +157,9 @@ def build_status(
         is_stopped: Whether somebody asked that no further trial be started.
         set_aside: Why entries of its inbox could not be taken in.
         is_exhausted: Whether its sampler has nothing more to suggest.
+        activities: What processes, by identity, do before or between the steps of their trials.
     """
-    running = [] if leases is None else _running(leases)
+    running = [] if leases is None else _running(leases, activities)
     ended = [trial for trial in trials if trial.state.is_finished()]
     counts = Counter(_state_name(trial) for trial in ended)
     counts["running"] = len(running)
@@ -183,7 +188,7 @@ def build_status(
     )
 
 
-def _running(leases: TrialLeases) -> list[RunningTrial]:
+def _running(leases: TrialLeases, activities: Mapping[str, str]) -> list[RunningTrial]:
     found = []
     for number in sorted(leases.running()):
         record = leases.record(number)
@@ -197,6 +202,7 @@ def _running(leases: TrialLeases) -> list[RunningTrial]:
                     value=record.reported_value,
                     params=record.params,
                     owner=record.owner,
+                    activity=activities.get(record.owner or ""),
                 )
             )
     return found

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.process_tree import printable
 from orchestrator.status import EndedTrial, RunningTrial, StudyStatus, UnreadableStudy
 
 _STYLES = {
@@ -54,6 +55,7 @@ class PlainView:
         self._console = console
         self._shown: set[int] | None = None
         self._stalled: str | None = None
+        self._activities: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -69,11 +71,20 @@ class PlainView:
         if status.stalled not in {None, self._stalled}:
             self.say(f"stalled: {status.stalled}")
         self._stalled = status.stalled
+        self._tell_activities(status)
         for trial in status.recent:
             if trial.number not in self._shown:
                 self._shown.add(trial.number)
                 text = f"{ended_line(trial, status)}  [{status.num_ended}/{status.wanted}]"
                 self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _tell_activities(self, status: StudyStatus) -> None:
+        """Print what trials do that make no steps; of each, what is new."""
+        told = {each.number: each.activity for each in status.running if each.activity is not None}
+        for number, activity in told.items():
+            if self._activities.get(number) != activity:
+                self.say(f"trial {number}: {printable(activity)}")
+        self._activities = told
 
     def say(self, text: str) -> None:
         """Print a message."""
@@ -253,7 +264,8 @@ def _running_row(trial: RunningTrial) -> tuple[str, ...]:
     state = "running" if trial.attempt == 1 else f"running, attempt {trial.attempt}"
     if trial.losses:
         state = f"{state}, {_count_losses(trial.losses)}"
-    return str(trial.number), state, value, str(trial.step), format_params(trial.params)
+    note = format_params(trial.params) if trial.activity is None else printable(trial.activity)
+    return str(trial.number), state, value, str(trial.step), note
 
 
 def _ended_row(trial: EndedTrial, status: StudyStatus) -> tuple[str | Text, ...]:

@@ -68,8 +68,10 @@ def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def settings(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Settings:
-    """Settings of a fleet on the session's Redis, with a home of its own and quick clocks."""
-    return Settings(redis_url=server.url, home=tmp_path / "home", time_scale=0.1)
+    """Settings of a fleet on the session's Redis: a home and a cache of its own, quick clocks."""
+    return Settings(
+        redis_url=server.url, home=tmp_path / "home", cache=tmp_path / "cache", time_scale=0.1
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,7 @@ class BenchFleet:
         self.settings = Settings(
             redis_url=self.redis.url,
             home=home,
+            cache=home / "cache",
             slots=slots,
             objectives=(OBJECTIVE.rpartition(":")[0],),
             time_scale=time_scale,

@@ -17,9 +17,10 @@ from workers.coordination.inbox import Inbox
 from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
-from workers.managers import MANAGERS, DirectoryManager, ModelManager
+from workers.managers import MANAGERS, DataManager, DirectoryManager, ModelManager
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError, TrialCancelled
+from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Command, TrialState
@@ -30,6 +31,7 @@ from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.objectives import call_objective, load_objective
+from workers.trials.preparation import Preparation
 from workers.trials.returned import read_values
 from workers.trials.runner import TrialRunner
 
@@ -473,7 +475,11 @@ def test_reports_and_checkpoints_are_progress_and_a_hang_tells_what_to_change(de
     pass_seconds(5.0)
     assert codes == [], "an objective that tells no steps is not watched"
     trial.progress(7)
-    for act in (lambda: trial.report(0.5, 2), lambda: trial.save_checkpoint(7, {"a": 1})):
+    for act in (
+        lambda: trial.report(0.5, 2),
+        lambda: trial.save_checkpoint(7, {"a": 1}),
+        lambda: trial.preparing("rows read", 3, 9),
+    ):
         pass_seconds(1.5)
         act()
     pass_seconds(1.5)
@@ -482,6 +488,46 @@ def test_reports_and_checkpoints_are_progress_and_a_hang_tells_what_to_change(de
     assert codes == [held_lease.EXIT_HUNG]
     assert "since step 7" in words[0]
     assert "raise `progress_timeout` (now 2 s)" in words[0]
+
+
+@pytest.mark.parametrize("another_builds", [False, True])
+def test_a_trial_whose_data_are_being_built_is_drained_at_once(
+    desk, runner, settings, texts, tmp_path, monkeypatch, another_builds
+):
+    """The drain comes while it builds, or while it waits for another that never gets done."""
+    place = desk(**study_of(texts))
+    place.leases.enqueue(0, {})
+    config = FinetuneConfig.model_validate(place.spec.config)
+    told, builds, is_over = [], threading.Event(), threading.Event()
+
+    def drain(_preparation, what, done, total):
+        told.append(what)
+        (tmp_path / "drain").touch()
+
+    def hold(what, done, total):
+        builds.set()
+        is_over.wait()
+
+    def build():
+        with Container(MANAGERS, [settings, ProcessRecord()]) as other:
+            data = other.get(DataManager)
+            data.text_classification(config.data, config.tokenizer, config.model, hold)
+
+    monkeypatch.setattr(Preparation, "tell", drain)
+    other = threading.Thread(target=build)
+    if another_builds:
+        other.start()
+        builds.wait()
+    hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
+    assert runner.run(hint) is Outcome.GOES_BACK
+    is_over.set()
+    if another_builds:
+        other.join()
+    expected = "seconds waited for another process" if another_builds else "rows read of texts.csv"
+    assert told[0].startswith(expected)
+    assert len(told) == 1, "it ended at the next look"
+    record = place.leases.record(0)
+    assert (record.state, record.failures) == (TrialState.QUEUED, 0)
 
 
 def test_a_holder_that_was_suspended_past_its_lease_finds_it_lost_and_writes_nothing(

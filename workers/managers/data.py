@@ -109,7 +109,7 @@ class DataManager(BaseProcessManager):
 
         Raises:
             InvalidInputError: The source cannot be used; the message says why.
-            FleetError: No disk takes the tokens.
+            TransientError: No disk takes the tokens.
         """
         tokenizer_id = tokenizer.id or model.id
         content = None if tokenizer_id is None else self._tokenizers.content(tokenizer_id)

@@ -40,7 +40,7 @@ from workers.disk.scratch import (
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.processes.registry import ProcessRecord
-from workers.protocol.errors import FleetError
+from workers.protocol.errors import TransientError
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -132,7 +132,7 @@ class DirectoryManager(BaseProcessManager):
             progress: Told of waiting and checking; what it raises ends both.
 
         Raises:
-            FleetError: No disk takes it.
+            TransientError: No disk takes it.
         """
         try:
             return self._cache.get(kind, key, build, progress)
@@ -161,7 +161,7 @@ class DirectoryManager(BaseProcessManager):
                 self._own_cache = Cache(self.scratch() / "cache", self._limits)
             return self._own_cache.get(kind, key, build, progress)
         except OSError as error:
-            raise FleetError(
+            raise TransientError(
                 f"{kind} can be kept neither in FLEET_CACHE = {self._cache.folder} ({reason}) nor"
                 f" in {tempfile.gettempdir()} ({error}); make room, or set FLEET_CACHE to another"
                 " disk"

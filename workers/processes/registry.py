@@ -47,6 +47,8 @@ class ProcessEntry(BaseModel):
     trial: int | None = None
     token: int | None = None
     gpu: str | None = None
+    #: What its trial does before or between steps, and how far that is.
+    activity: str | None = None
     #: Pool processes of a main process.
     slots: int = 0
     queues: list[str] = []

@@ -107,7 +107,9 @@ class Training:
         self._config = config
         self._managers = managers
         self._seed = trial.seed if config.seed is None else config.seed
-        self._data = managers.data.text_classification(config.data, config.tokenizer, config.model)
+        self._data = managers.data.text_classification(
+            config.data, config.tokenizer, config.model, progress=trial.preparing
+        )
         self._pad_id = int(self._data.tokenizer.pad_token_id)
         # here: data that have yet to be tokenised must not change what the model draws
         managers.cuda.seed(self._seed)

@@ -24,6 +24,7 @@ from workers.protocol.errors import LeaseLost, ObjectiveError, UnsuitableValueEr
 from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step, plain_text
 from workers.protocol.spec import StudySpec, merge_params
 from workers.trials.held_lease import HeldLease
+from workers.trials.preparation import Preparation
 from workers.trials.study_view import StudyView
 
 log = get_logger(__name__)
@@ -54,6 +55,7 @@ class FleetTrial(BaseTrial):
         result_directory: Path,
         verdict_seconds: float,
         on_first_step: Callable[[], None] = lambda: None,
+        preparation: Preparation | None = None,
     ) -> None:
         self.spec = spec
         self.study_name = spec.name
@@ -67,6 +69,7 @@ class FleetTrial(BaseTrial):
         self._checkpoints = checkpoints
         self._verdict_seconds = verdict_seconds
         self._on_first_step: Callable[[], None] | None = on_first_step
+        self._preparation = preparation or Preparation()
         self._params = dict(lease.grant.record.params)
         self._distributions: dict[str, BaseDistribution] = {}
         #: parameters as the objective's own objects; `_params` holds them as they are stored
@@ -139,7 +142,27 @@ class FleetTrial(BaseTrial):
         """
         self._lease.check()
         self._lease.note_progress(step if type(step) is int else as_step(step))
+        self._preparation.end()
         self._note_first_step()
+
+    def preparing(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Say how far something has come that goes on before or between steps; often, if you like.
+
+        It is progress, so that no `progress_timeout` ends it; it is shown by `ps` and `watch`, and
+        logged now and then. Managers that build something take it to tell their progress:
+        `data.text_classification(..., progress=trial.preparing)`.
+
+        Args:
+            what: What is counted, such as `rows read`.
+            done: How much of it.
+            total: Of how much; 0 if that is not known.
+
+        Raises:
+            DrainRequested, LeaseLost, TrialCancelled: Let this pass.
+        """
+        self._lease.check()
+        self._lease.note_sign_of_life()
+        self._preparation.tell(what, done, total)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False

@@ -47,6 +47,7 @@ from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
 from workers.trials.objectives import call_objective, load_objective
+from workers.trials.preparation import Preparation
 from workers.trials.returned import read_values
 from workers.trials.surroundings import Surroundings
 
@@ -212,7 +213,7 @@ class TrialRunner:
         finally:
             self._start_wandb_run(trial)
             self._container.get(WandbManager).finish(end.exit_code)
-            self._record.update(study=None, trial=None, token=None)
+            self._record.update(study=None, trial=None, token=None, activity=None)
         if not lasting or outcome.goes_back:
             return outcome
         log.warning("process_ends", reasons=lasting, hint="a fresh one takes its place")
@@ -288,8 +289,13 @@ class TrialRunner:
             directories.draft_directory(spec.name, held.number, held.token),
             self._settings.times.verdict,
             note_first_step,
+            Preparation(self._show_activity, self._settings.times.beat / 2),
         )
         return trial
+
+    def _show_activity(self, activity: str | None) -> None:
+        with suppress(redis.RedisError):  # the lease tells that it is away
+            self._record.update(activity=activity)
 
     def _start_wandb_run(self, trial: FleetTrial) -> None:
         wandb = self._container.get(WandbManager)

@@ -19,7 +19,7 @@ from workers.managers import MANAGERS, DataManager, TokenizerManager
 from workers.managers.recipe import code_digest
 from workers.managers.tokenized import TokenizedTexts
 from workers.processes.registry import ProcessRecord
-from workers.protocol.errors import FleetError
+from workers.protocol.errors import TransientError
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
 from workers.settings import Settings
 
@@ -182,7 +182,7 @@ def test_where_no_disk_takes_the_tokens_one_line_says_which(tmp_path, rows, monk
         settings = Settings(home=tmp_path / "home", cache=tmp_path / "full" / "cache")
         with (
             Container(MANAGERS, [settings, ProcessRecord()]) as container,
-            pytest.raises(FleetError, match=r"FLEET_CACHE = .*full.*make room"),
+            pytest.raises(TransientError, match=r"FLEET_CACHE = .*full.*make room"),
         ):
             build(container.get(DataManager), rows)
 

@@ -56,6 +56,25 @@ def test_away_from_a_terminal_each_trial_that_ends_is_one_line_once():
     ]
 
 
+def test_what_trials_do_before_their_steps_is_shown_and_said_when_it_is_news():
+    def at(activity):
+        (running,) = STATUS.running
+        return STATUS.model_copy(
+            update={"running": [running.model_copy(update={"activity": activity})]}
+        )
+
+    assert "rows read: 3 of 9" in text_of(draw(at("rows read: 3 of 9"), width=100))
+    console = Console(file=io.StringIO(), width=40)
+    with open_view(console) as view:
+        for activity in (None, "rows read: 3", "rows read: 3", "rows \x1b[2Jread: 4", None):
+            view.update(at(activity))
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("trial 2")] == [
+        "trial 2: rows read: 3",
+        "trial 2: rows \\x1b[2Jread: 4",
+    ]
+
+
 def test_on_a_terminal_the_study_is_drawn_in_place():
     view = open_view(Console(file=io.StringIO(), force_terminal=True))
     assert isinstance(view, LiveView)
