@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 the study ended without a complete trial, or the command f
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -18,8 +17,10 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from orchestrator.cache_commands import cache_app
 from orchestrator.fleet import connect
 from orchestrator.handle import StudyHandle
+from orchestrator.json_output import JsonOption, print_json
 from orchestrator.metric_directions import say_direction
 from orchestrator.process_tree import draw_tree
 from orchestrator.service import Service
@@ -31,7 +32,6 @@ from workers.logs import configure_logging, guard_tracebacks
 from workers.passwords import hide
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
-from workers.protocol.plain import strict_json
 from workers.protocol.states import StudyState
 from workers.settings import Settings
 
@@ -48,13 +48,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(cache_app, name="cache")
 
 StudyArgument = Annotated[
     str,
     typer.Argument(metavar="STUDY", help="A YAML file, or module:objective, or file.py:objective."),
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", help="Trials in all, instead of the study's own number.")
 ]
@@ -110,7 +110,7 @@ def serve(as_json: JsonOption = False) -> None:
         while not ended.is_set():
             service.turn()
     if as_json:
-        _print_json({"served": True})
+        print_json({"served": True})
 
 
 @app.command()
@@ -122,9 +122,7 @@ def submit(study: StudyArgument, trials: TrialsOption = None, as_json: JsonOptio
     spec = load_study(study, trials=trials)
     handle = submit_study(spec, import_directory=import_directory(study))
     if as_json:
-        _print_json(
-            {"study": handle.name, "trials": spec.trials, "directions": spec.all_directions}
-        )
+        print_json({"study": handle.name, "trials": spec.trials, "directions": spec.all_directions})
     else:
         print(
             f"submitted {handle.name!r}, {spec.trials} trials, {say_direction(spec)};"
@@ -138,7 +136,7 @@ def studies(as_json: JsonOption = False) -> None:
     with connect() as fleet:
         found = fleet.statuses()
     if as_json:
-        _print_json([_document(status) for status in found])
+        print_json([_document(status) for status in found])
     else:
         Console().print(
             draw_studies(found) if found else "no studies yet; trialfleet submit study.yaml"
@@ -150,7 +148,7 @@ def status(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show one study now."""
     found = StudyHandle(name).status()
     if as_json:
-        _print_json(_document(found))
+        print_json(_document(found))
     elif found.is_over:
         Console().print(summary(found))
     else:
@@ -178,7 +176,7 @@ def ps(as_json: JsonOption = False) -> None:
         entries, unreadable = fleet.process_records()
     if as_json:
         others = [{"kind": "unreadable", **each._asdict()} for each in unreadable]
-        _print_json([*map(_entry_document, entries), *others])
+        print_json([*map(_entry_document, entries), *others])
     else:
         Console().print(draw_tree(entries, unreadable))
 
@@ -211,7 +209,7 @@ def _with_slots(settings: Settings, slots: int | None) -> Settings:
 
 def _end(status: StudyStatus, console: Console, *, as_json: bool) -> None:
     if as_json:
-        _print_json(_document(status))
+        print_json(_document(status))
     else:
         console.print(summary(status))
 
@@ -226,15 +224,10 @@ def _entry_document(entry: Any) -> dict[str, Any]:
     return document
 
 
-def _print_json(document: Any) -> None:
-    # infinity is no JSON by its standard, and many readers refuse it
-    print(json.dumps(strict_json(document), indent=2, ensure_ascii=False, allow_nan=False))
-
-
 def _complain(error: FleetError) -> None:
     text = hide(str(error))
     if "--json" in sys.argv[1:]:
-        _print_json({"error": text})
+        print_json({"error": text})
     print(f"trialfleet: {text}", file=sys.stderr)
 
 

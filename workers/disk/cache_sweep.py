@@ -36,7 +36,7 @@ _UNKNOWN_SECONDS: Final = 24 * 3600.0
 class CacheLimits:
     """What the cache may keep."""
 
-    max_bytes: int
+    max_bytes: float
     """Of all entries together; those that were not used for the longest go first."""
     max_age_seconds: float
     """Since its last use, after which an entry goes."""
@@ -179,6 +179,8 @@ def _unused(folder: Path) -> Iterator[bool]:
         is_unused = True
     except LocksMissingError:
         is_unused = _was_left(folder)
+    except PermissionError:  # another user's, whose it is to remove
+        is_unused = False
     try:
         yield is_unused
     finally:
