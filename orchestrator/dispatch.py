@@ -58,11 +58,20 @@ class Dispatcher:
             self._enqueue(number)
         return count
 
-    def withdraw(self) -> None:
-        """Cancel the trials that wait for a slot: nothing of the study is to be started."""
-        for number in self._study.leases.queued():
-            if self._study.leases.settle(number, TrialState.CANCELLED, only_queued=True):
-                self._collector.tell_cancelled(number)
+    def withdraw(self, reason: str) -> None:
+        """Cancel the trials that no worker has begun: nothing of the study is to be started.
+
+        One that lost its worker goes on: it has begun, and its checkpoint is there.
+
+        Args:
+            reason: Why, for the trial's error.
+        """
+        leases = self._study.leases
+        for number in leases.queued():
+            record = leases.record(number)
+            has_begun = record is not None and record.attempt > 0
+            if not has_begun and leases.settle(number, TrialState.CANCELLED, only_queued=True):
+                self._collector.tell_cancelled(number, reason)
 
     def reconcile(self, now_ms: int, *, at_start: bool = False) -> None:
         """Bring Redis and the storage together for every trial that has not ended.

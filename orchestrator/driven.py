@@ -66,6 +66,7 @@ class DrivenStudy:
         self._study_id = self._storage.storage.get_study_id_from_name(name)
         attrs = self.study.user_attrs
         self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
+        self._seconds_noted = self._seconds_before
         self._opened_at: float | None = None
 
     def take_spec(self, spec: StudySpec) -> None:
@@ -111,11 +112,16 @@ class DrivenStudy:
         if self._opened_at is None:
             self._opened_at = time.monotonic()
 
-    def stop_clock(self) -> None:
-        """Write down how long the study has been driven; no time is counted from now on."""
-        if self._opened_at is not None:
-            self._seconds_before, self._opened_at = self.wall_seconds, None
-            self.study.set_user_attr(f"{ATTR}wall_seconds", round(self._seconds_before, 3))
+    def note_clock(self, *, at_most_every: float = 0.0) -> None:
+        """Write down how long the study has been driven, for an orchestrator after this one.
+
+        Args:
+            at_most_every: Seconds of that time for which nothing is written.
+        """
+        seconds = self.wall_seconds
+        if seconds > self._seconds_noted + at_most_every:
+            self.study.set_user_attr(f"{ATTR}wall_seconds", round(seconds, 3))
+            self._seconds_noted = seconds
 
     def stored(self, number: int) -> FrozenTrial:
         """A trial as the storage has it.
@@ -127,6 +133,7 @@ class DrivenStudy:
 
     def ask(self) -> optuna.Trial:
         """A new trial."""
+        self.note_clock()  # a time-out holds however often this process is killed
         trial = self.study.ask()
         self._asked[trial.number] = trial
         return trial
@@ -194,7 +201,7 @@ class DrivenStudy:
 
     def close(self) -> None:
         """Let another orchestrator drive the study."""
-        self.stop_clock()
+        self.note_clock()
         self._storage.sync()
         self._storage.close()
 

@@ -85,15 +85,27 @@ class StudyHandle:
 
     @property
     def best_trial(self) -> FrozenTrial:
-        """The best complete trial.
+        """The best complete trial that violates no constraint.
 
         Raises:
-            FleetError: None is complete.
+            FleetError: There is none, or the study has several directions.
         """
         try:
             return self.study.best_trial
         except ValueError as error:
-            raise FleetError(f"study {self.name!r} has no complete trial yet") from error
+            raise FleetError(
+                f"study {self.name!r} has no complete trial that violates no constraint yet"
+            ) from error
+        except RuntimeError as error:
+            raise FleetError(
+                f"study {self.name!r} has several directions, and no one trial is the best; see"
+                " `best_trials`"
+            ) from error
+
+    @property
+    def best_trials(self) -> list[FrozenTrial]:
+        """The Pareto front: those than which none is better in one value and worse in no other."""
+        return self.study.best_trials
 
     def _published(self) -> StudyStatus | None:
         try:

@@ -64,9 +64,9 @@ class Collector:
         self._study.sync()
         self._study.leases.settle(number, state)
 
-    def tell_cancelled(self, number: int) -> None:
+    def tell_cancelled(self, number: int, reason: str) -> None:
         """End a trial that nobody has started, and that nobody is to start."""
-        self._tell_failed(number, "the study was stopped before it began", TrialState.CANCELLED)
+        self._tell_failed(number, f"{reason} before it began", TrialState.CANCELLED)
         self._study.sync()
 
     def _take(self, entry: Entry) -> TrialState | None:

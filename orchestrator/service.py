@@ -72,6 +72,7 @@ class _Lead:
     collector: Collector
     status: StudyStatus
     slots: int = 0
+    opened_at: float = field(default_factory=time.monotonic)
     is_stale: bool = True
     """Whether the status must be built anew."""
     is_disturbed: bool = False
@@ -380,14 +381,17 @@ class Service:
         for name, lead in self._driven():
             with self._alone(name, "looking after it"):
                 lead.slots = _num_slots(self._entries, lead.study.spec.resources.queue)
-                if lead.slots:
-                    lead.study.start_clock()
+                if lead.slots or now - lead.opened_at > self.settings.times.lease:
+                    lead.study.start_clock()  # of a study without workers, too
+                lead.study.note_clock(at_most_every=self.settings.times.beat)
                 self._submitted[name] = submitted = self._studies.submitted(name)
                 lead.study.take_spec(submitted.spec)
                 lead.is_stopped = submitted.is_stopped
                 lead.study.take_stop(is_stopped=lead.is_stopped)
                 if lead.is_stopped:
-                    lead.dispatcher.withdraw()
+                    lead.dispatcher.withdraw("the study was stopped")
+                elif self._is_out_of_time(lead):
+                    lead.dispatcher.withdraw("the study's time was up")
                 if reap:
                     self._reaper.sweep(lead.study, now_ms)
                     lead.dispatcher.reconcile(now_ms)
@@ -438,10 +442,14 @@ class Service:
                 self._leads.pop(name).study.abandon()
 
     def _may_start(self, lead: _Lead) -> bool:
-        timeout = lead.study.spec.timeout
         if self.is_draining or lead.is_stopped or lead.study.is_exhausted:
             return False
-        return timeout is None or lead.study.wall_seconds < timeout
+        return not self._is_out_of_time(lead)
+
+    @staticmethod
+    def _is_out_of_time(lead: _Lead) -> bool:
+        timeout = lead.study.spec.timeout
+        return timeout is not None and lead.study.wall_seconds >= timeout
 
     def _publish(self, lead: _Lead) -> None:
         study = lead.study

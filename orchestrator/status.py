@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel
 
+from orchestrator.best_trials import best_first, is_feasible
 from orchestrator.driven import ATTR
 from workers.coordination.leases import TrialLeases
 from workers.protocol.spec import Direction, StudySpec
@@ -62,7 +63,7 @@ class RunningTrial(BaseModel):
 
 
 class Best(BaseModel):
-    """The best trial; of a study with several directions, one of the best."""
+    """The best trial that violates no constraint; of several directions, in the first."""
 
     number: int
     value: float | None = None
@@ -91,7 +92,12 @@ class StudyStatus(BaseModel):
     slots: int
     """Pool processes that read the study's queue now."""
     top: list[EndedTrial] = []
-    """The best complete trials, the best first."""
+    """The best complete trials that violate no constraint, the best first; of a study with several
+    directions, of its Pareto front, in the order of the first value."""
+    front: int | None = None
+    """Of a study with several directions: how many trials are on its Pareto front."""
+    infeasible: int = 0
+    """Complete trials that violate a constraint."""
     recent: list[EndedTrial] = []
     """The latest ended trials, in the order of their end."""
     running: list[RunningTrial] = []
@@ -164,7 +170,8 @@ def build_status(
     counts = Counter(_state_name(trial) for trial in ended)
     counts["running"] = len(running)
     counts["queued"] = max(0, len(trials) - len(ended) - len(running))
-    top = _top(spec, trials)
+    best = best_first(trials, spec.all_directions)
+    complete = [trial for trial in ended if trial.state is optuna.trial.TrialState.COMPLETE]
     out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
     return StudyStatus(
         study=spec.name,
@@ -174,13 +181,15 @@ def build_status(
         directions=spec.all_directions,
         wanted=spec.trials,
         trials={name: counts[name] for name in _COUNTED},
-        best=_best(top),
+        best=_best(best),
+        front=len(best) if len(spec.all_directions) > 1 else None,
+        infeasible=sum(not is_feasible(trial) for trial in complete),
         wall_seconds=round(wall_seconds, 3),
         busy_seconds=round(sum(_seconds(trial) for trial in ended), 3),
         losses=sum(trial.user_attrs.get(f"{ATTR}losses", 0) for trial in ended)
         + sum(trial.losses for trial in running),
         slots=slots,
-        top=[_describe(trial) for trial in top],
+        top=[_describe(trial) for trial in best[:_TOP]],
         recent=[_describe(trial) for trial in sorted(ended, key=_ended_at)[-_RECENT:]],
         running=running,
         results=results,
@@ -206,17 +215,6 @@ def _running(leases: TrialLeases, activities: Mapping[str, str]) -> list[Running
                 )
             )
     return found
-
-
-def _top(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The best complete trials; with several directions, by the first."""
-    complete = [
-        trial
-        for trial in trials
-        if trial.state is optuna.trial.TrialState.COMPLETE and trial.values
-    ]
-    sign = -1.0 if spec.all_directions[0] == "maximize" else 1.0
-    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:_TOP]
 
 
 def _best(top: Sequence[FrozenTrial]) -> Best | None:

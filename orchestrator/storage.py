@@ -78,7 +78,7 @@ class StudyStorage:
                     " the line that is no entry of Optuna's journal"
                 ) from error
             return cls(replayed, journal.sync, journal.close)
-        database = _open_database(url)
+        database = _open_database(url, optuna.storages.RDBStorage)
         return cls(database, lambda: None, database.remove_session)
 
     def count_trials(self, name: str) -> int:
@@ -94,7 +94,9 @@ def open_reader(url: str) -> BaseStorage | None:
     """A storage to read from, or None if there is no journal (yet) at that path."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not url.startswith(_JOURNAL):
-        return _open_database(url)
+        from orchestrator.read_only import ReadOnlyDatabase  # it imports SQLAlchemy
+
+        return _open_database(url, ReadOnlyDatabase)
     path = Path(url.removeprefix(_JOURNAL))
     return _journal_storage(JournalReader(path)) if path.exists() else None
 
@@ -216,9 +218,9 @@ def refuses_value(error: BaseException) -> bool:
     return False
 
 
-def _open_database(url: str) -> optuna.storages.RDBStorage:
+def _open_database(url: str, kind: type[optuna.storages.RDBStorage]) -> optuna.storages.RDBStorage:
     try:
-        return optuna.storages.RDBStorage(url)
+        return kind(url)
     except ImportError as error:
         _refuse(url, error, "install the database's driver")
     except Exception as error:

@@ -132,7 +132,9 @@ def draw(status: StudyStatus, *, width: int) -> Group:
     parts: list[RenderableType] = [Text.from_markup(headline(status)), progress]
     if status.best is not None:
         value = format_values(status.best.value, status.best.values, status)
-        parts.append(Text(f"best     trial {status.best.number}  {value}", style="green"))
+        parts.append(
+            Text(f"best     trial {status.best.number}  {value}{_of_front(status)}", "green")
+        )
         parts.append(Text(f"         {format_params(status.best.params)}", style="dim"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("trial", "state", "value", "step", "parameters"):
@@ -180,17 +182,20 @@ def summary(status: StudyStatus) -> Group:
         ),
     ]
     if status.best is None:
+        none = "no complete trial keeps to the constraints"
         return Group(
             *parts,
-            Text("no trial is complete", style="red"),
+            Text(none if status.infeasible else "no trial is complete", style="red"),
             *_errors(status),
             *_stalled(status),
             *_set_aside(status),
         )
     value = format_values(status.best.value, status.best.values, status)
-    parts.append(Text(f"best: trial {status.best.number}  {value}", style="bold green"))
+    best = f"best: trial {status.best.number}  {value}{_of_front(status)}"
+    parts.append(Text(best, style="bold green"))
     parts += [Text(f"  {name} = {_short(value)}") for name, value in status.best.params.items()]
-    table = Table(title="top trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    title = "top trials" if status.front is None else "Pareto front, by the first value"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("trial", "value", "seconds", "parameters"):
         table.add_column(column, justify="left" if column == "parameters" else "right")
     for trial in status.top:
@@ -206,14 +211,22 @@ def summary(status: StudyStatus) -> Group:
     return Group(*parts)
 
 
+def _of_front(status: StudyStatus) -> str:
+    """What else there is to say of the best trial."""
+    if status.front is None:
+        return ""
+    return f"  (in the first value; {status.front} on the Pareto front)"
+
+
 def headline(status: StudyStatus) -> str:
     """One line on the study as a whole."""
     counted = ", ".join(f"{count} {name}" for name, count in status.trials.items() if count)
     slots = f"{status.slots} slot{'' if status.slots == 1 else 's'}"
     losses = f"  {_count_losses(status.losses)}" if status.losses else ""
+    infeasible = f" ({status.infeasible} infeasible)" if status.infeasible else ""
     return (
         f"[bold]{status.study}[/bold] {status.state}  {slots}  {status.wall_seconds:.0f} s"
-        f"  {counted or 'no trials yet'}{losses}"
+        f"  {counted or 'no trials yet'}{infeasible}{losses}"
     )
 
 

@@ -173,11 +173,110 @@ def test_after_its_timeout_a_study_starts_nothing_more(fleet):
     fleet.submit(trials=50, timeout=1.0)
     with fleet.service() as service:
         turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are in flight")
+        running, killed = fleet.claim(0), fleet.claim(1)
+        fleet.leases.release(1, killed.token)
         turn_until(service, lambda: service.status("s").wall_seconds > 1.0, "the time is up")
-        for number in range(3):
-            fleet.commit(number, 0.5)
+        turn_until(
+            service, lambda: service.status("s").trials["cancelled"], "the last is not begun"
+        )
+        assert fleet.leases.queued().keys() == {1}, "it had begun, and goes on"
+        fleet.leases.commit(0, running.token, TrialState.COMPLETE, Result(values=[0.5]))
+        fleet.commit(1, 0.5)
         turn_until(service, lambda: service.status("s").is_over, "it is over")
-    assert len(fleet.stored()) == 3
+    states = [trial.user_attrs["trialfleet:state"] for trial in fleet.stored()]
+    assert states == ["COMPLETE", "COMPLETE", "CANCELLED"]
+    assert "time was up before it began" in fleet.stored()[2].user_attrs["trialfleet:error"]
+
+
+def test_a_timeout_holds_however_often_the_orchestrator_is_killed(fleet):
+    fleet.submit(trials=1000, timeout=1.5)
+
+    def asked_in(seconds):
+        """How many trials are asked for until a kill after so many seconds."""
+        before = len(fleet.stored())
+        with fleet.service() as service:
+            until = time.monotonic() + seconds
+
+            def is_time():
+                for number in fleet.leases.queued():
+                    fleet.commit(number, 0.5)
+                return time.monotonic() > until
+
+            turn_until(service, is_time, "it is killed")
+            service._abandon("s")  # as a kill leaves it: nothing is written at the end
+        return len(fleet.stored()) - before
+
+    assert any(asked_in(0.7) == 0 for _ in range(20)), "the seconds of all of them count"
+
+
+def test_a_study_without_workers_runs_out_of_time_too(client, settings, tmp_path):
+    fleet = Fleet(client, settings.model_copy(update={"time_scale": 0.01}), tmp_path)
+    client.delete(keys.PROCESSES)
+    fleet.submit(trials=2, timeout=0.5)
+    with fleet.service() as service:
+        turn_until(service, lambda: service.status("s").is_over, "its time is up")
+    assert fleet.stored() == []
+
+
+def test_the_best_trial_violates_no_constraint(fleet):
+    handle = fleet.submit(trials=3)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "they are in flight")
+        for number, violation in ((0, 1.0), (1, -1.0), (2, 0.0)):
+            token = fleet.claim(number).token
+            result = Result(values=[float(number)], constraints={"size": violation})
+            fleet.leases.commit(number, token, TrialState.COMPLETE, result)
+            if number == 0:
+                turn_until(service, lambda: service.status("s").infeasible, "it is told")
+                assert service.status("s").best is None
+                with pytest.raises(FleetError, match="no complete trial that violates no"):
+                    _ = handle.best_trial
+        turn_until(service, lambda: service.status("s").is_over, "all are told")
+    status = handle.status()
+    assert (status.best.number, status.infeasible) == (1, 1)
+    assert [trial.number for trial in status.top] == [1, 2]
+    assert handle.best_trial.number == 1
+
+
+def test_of_several_directions_the_pareto_front_is_shown(fleet):
+    values = [[1.0, 1.0], [2.0, 2.0], [3.0, 1.5], [0.0, 0.0]]
+    handle = fleet.submit(trials=4, direction=None, directions=["minimize", "maximize"])
+    with fleet.service() as service:
+        for number, pair in enumerate(values):
+            turn_until(service, lambda n=number: n in fleet.leases.queued(), "it is in flight")
+            token = fleet.claim(number).token
+            fleet.leases.commit(number, token, TrialState.COMPLETE, Result(values=pair))
+        turn_until(service, lambda: service.status("s").is_over, "all are told")
+    status = handle.status()
+    assert [trial.number for trial in status.top] == [3, 0, 1]
+    assert (status.front, status.best.number) == (3, 3)
+    assert sorted(trial.number for trial in handle.best_trials) == [0, 1, 3]
+    with pytest.raises(FleetError, match="see `best_trials`"):
+        _ = handle.best_trial
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_a_study_that_is_read_cannot_be_written(client, settings, tmp_path, storage):
+    if storage == "sqlite":
+        settings = settings.model_copy(update={"storage": f"sqlite:///{tmp_path}/studies.db"})
+    fleet = Fleet(client, settings, tmp_path)
+    handle = fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "it is in flight")
+        study = handle.study
+        trial = optuna.trial.create_trial(value=1.0)
+        for write in (
+            lambda: study.enqueue_trial({"x": 0.5}),
+            lambda: study.add_trial(trial),
+            lambda: study.set_user_attr("a", 1),
+            study.ask,
+            lambda: study.tell(0, 1.0),
+        ):
+            with pytest.raises(FleetError, match="for reading only"):
+                write()
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: service.status("s").is_over, "nothing has changed")
+    assert [trial.value for trial in handle.study.trials] == [0.5]
 
 
 def test_nothing_is_asked_for_while_no_worker_is_there(fleet):

@@ -1,0 +1,40 @@
+"""Which trials are the best, by Optuna's rules: feasible, and with several directions a front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import optuna
+from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
+from optuna.trial import FrozenTrial
+
+from workers.protocol.spec import Direction
+
+_DIRECTIONS: Final = {
+    "minimize": optuna.study.StudyDirection.MINIMIZE,
+    "maximize": optuna.study.StudyDirection.MAXIMIZE,
+}
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial violates no constraint: one above 0 is violated."""
+    return all(value <= 0.0 for value in trial.constraints.values())
+
+
+def best_first(trials: Sequence[FrozenTrial], directions: Sequence[Direction]) -> list[FrozenTrial]:
+    """The complete trials that violate no constraint, the best first.
+
+    Of a study with several directions those alone than which no other is better in one value and
+    worse in none (`optuna.Study.best_trials`), in the order of the first.
+    """
+    found = [
+        trial
+        for trial in trials
+        if trial.state is optuna.trial.TrialState.COMPLETE and trial.values and is_feasible(trial)
+    ]
+    if len(directions) > 1:
+        wanted = [_DIRECTIONS[direction] for direction in directions]
+        found = _get_pareto_front_trials_by_trials(found, wanted)
+    sign = -1.0 if directions[0] == "maximize" else 1.0
+    return sorted(found, key=lambda trial: (sign * trial.values[0], trial.number))
