@@ -112,14 +112,20 @@ class DrivenStudy:
         if self._opened_at is None:
             self._opened_at = time.monotonic()
 
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the study's `timeout` has passed."""
+        return self.spec.timeout is not None and self.wall_seconds >= self.spec.timeout
+
     def note_clock(self, *, at_most_every: float = 0.0) -> None:
         """Write down how long the study has been driven, for an orchestrator after this one.
 
         Args:
-            at_most_every: Seconds of that time for which nothing is written.
+            at_most_every: Seconds of that time for which nothing is written, but that it is up.
         """
-        seconds = self.wall_seconds
-        if seconds > self._seconds_noted + at_most_every:
+        seconds, timeout = self.wall_seconds, self.spec.timeout
+        is_up_now = timeout is not None and self._seconds_noted < timeout <= seconds
+        if is_up_now or seconds > self._seconds_noted + at_most_every:
             self.study.set_user_attr(f"{ATTR}wall_seconds", round(seconds, 3))
             self._seconds_noted = seconds
 

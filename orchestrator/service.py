@@ -390,7 +390,7 @@ class Service:
                 lead.study.take_stop(is_stopped=lead.is_stopped)
                 if lead.is_stopped:
                     lead.dispatcher.withdraw("the study was stopped")
-                elif self._is_out_of_time(lead):
+                elif lead.study.is_out_of_time:
                     lead.dispatcher.withdraw("the study's time was up")
                 if reap:
                     self._reaper.sweep(lead.study, now_ms)
@@ -444,12 +444,7 @@ class Service:
     def _may_start(self, lead: _Lead) -> bool:
         if self.is_draining or lead.is_stopped or lead.study.is_exhausted:
             return False
-        return not self._is_out_of_time(lead)
-
-    @staticmethod
-    def _is_out_of_time(lead: _Lead) -> bool:
-        timeout = lead.study.spec.timeout
-        return timeout is not None and lead.study.wall_seconds >= timeout
+        return not lead.study.is_out_of_time
 
     def _publish(self, lead: _Lead) -> None:
         study = lead.study
