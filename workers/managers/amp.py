@@ -45,18 +45,35 @@ class PrecisionPolicy:
         optimizer: torch.optim.Optimizer,
         parameters: Iterable[torch.nn.Parameter],
         max_grad_norm: float,
+        *,
+        guard: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Clip the gradients, step, and clear them; the gradients' norm before, a scalar.
 
         With fp16, a step whose gradients overflowed is left out and the scale is halved
         (Micikevicius et al., 2018, arXiv:1710.03740).
+
+        Args:
+            optimizer: A fused one, where there is a guard.
+            parameters: What is clipped.
+            max_grad_norm: To which norm.
+            guard: A scalar such as the loss. Where it, or the norm, is not finite, the step is left
+                out, and neither weights nor the optimizer's state change.
         """
         self._scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-        self._scaler.step(optimizer)
+        if guard is None or self._scaler.is_enabled():
+            self._scaler.step(optimizer)
+        else:
+            _step_if(optimizer, guard.isfinite() & norm.isfinite())
         self._scaler.update()
         optimizer.zero_grad(set_to_none=True)
         return norm
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether losses are scaled, and steps whose gradients overflow are left out."""
+        return self._scaler.is_enabled()
 
     def state_dict(self) -> dict[str, Any]:
         """The loss scale; empty where nothing is scaled."""
@@ -67,6 +84,18 @@ class PrecisionPolicy:
         """Go on with the loss scale of `state_dict`."""
         if state:
             self._scaler.load_state_dict(state)
+
+
+def _step_if(optimizer: Any, is_good: torch.Tensor) -> None:
+    """Step where a bool scalar on the device is true; it is not waited for.
+
+    The way in which `torch.amp.GradScaler` tells a fused optimizer.
+    """
+    optimizer.found_inf = (~is_good).float()
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
 
 
 class AMPManager(BaseProcessManager):

@@ -139,6 +139,11 @@ class FinetuneConfig(_Section):
     """Label smoothing of the cross entropy."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """The norm to which gradients are clipped."""
+    on_divergence: Literal["fail", "skip", "rollback"] = "fail"
+    """Of a loss or gradient that is NaN or infinite: `fail` ends the trial; `skip` leaves the batch
+    out; `rollback` goes on from the last checkpoint with half the learning rate."""
+    max_divergences: int = Field(default=5, ge=1)
+    """Batches in a row left out, or times rolled back, after which the next ends the trial."""
     precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
     """`auto` takes the best that the device has."""
     evaluations_per_epoch: int = Field(default=1, ge=1)

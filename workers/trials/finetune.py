@@ -10,9 +10,10 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import optuna
 import torch
@@ -36,9 +37,25 @@ from workers.managers.data import TextClassificationData
 from workers.managers.tokenized import Batch, TokenizedTexts
 from workers.protocol.errors import DrainRequested, ObjectiveError
 from workers.protocol.finetune import METRICS, FinetuneConfig
+from workers.trials.divergence import Diverged, LossWatch
 from workers.trials.handle import FleetTrial
+from workers.trials.training_plan import (
+    RemainingBatches,
+    build_optimizer,
+    build_scheduler,
+    evaluation_steps,
+    slowed,
+)
 
 log = get_logger(__name__)
+
+#: What to do about a training that diverges, by `on_divergence`.
+_WAY_OUT: Final = {
+    "fail": "lower learning_rate or max_grad_norm, or let on_divergence be skip or rollback",
+    "skip": "lower learning_rate or max_grad_norm, or let on_divergence be rollback",
+    "rollback": "lower learning_rate or max_grad_norm; of texts that cannot be learned from, let"
+    " on_divergence be skip",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +141,44 @@ class Training:
         self._throughput = managers.metrics.throughput()
         self._best = managers.metrics.best(trial.spec.all_directions[0])
         self._evaluations = evaluation_steps(config, self._steps_per_epoch)
-        self._loss = torch.zeros((), device=managers.cuda.device)
+        self._watch = LossWatch(
+            managers.cuda.device,
+            config.max_divergences if config.on_divergence == "skip" else 0,
+            is_scaled=self._precision.is_scaled,
+        )
         self._history: list[dict[str, float]] = []
         #: optimizer steps that are done
         self._step = 0
+        self._num_rollbacks = 0
         self._saved_at = time.monotonic()
 
     def run(self) -> dict[str, float]:
         """Train from the last checkpoint, or from nothing, to the end."""
-        self._restore()
+        self._resume()
         try:
-            self._train()
+            while not self._is_trained():
+                pass
         except DrainRequested:
-            self._save()
+            with suppress(Diverged):  # the next attempt finds that out, from the checkpoint before
+                self._save()
             raise
+        self._leave_word()
         self._leave_result()
         last = self._history[-1]
         return {name: last[name] for name in METRICS}
+
+    def _is_trained(self) -> bool:
+        """Train to the end; False where the training diverged, and has to go on from before.
+
+        Raises:
+            ObjectiveError: It diverged for good.
+        """
+        try:
+            self._train()
+        except Diverged as error:
+            self._roll_back(error)
+            return False
+        return True
 
     def _train(self) -> None:
         if self._is_evaluation_due():  # a drain came between the step and its evaluation
@@ -154,13 +192,23 @@ class Training:
                 self._save()
 
     def _train_step(self, batch: Batch) -> None:
-        self._loss += self._accumulator.run(
+        loss = self._accumulator.run(
             batch, self._loss_of, self._precision.backward, self._optimizer.zero_grad
         )
-        self._precision.step(self._optimizer, self._model.parameters(), self._config.max_grad_norm)
+        norm = self._precision.step(
+            self._optimizer,
+            self._model.parameters(),
+            self._config.max_grad_norm,
+            guard=loss if self._config.on_divergence == "skip" else None,
+        )
+        rate = self._rate()
         self._scheduler.step()
         self._throughput.add(len(batch["labels"]))
         self._step += 1
+        self._watch.note(self._step, rate, loss, norm)
+
+    def _rate(self) -> float:
+        return float(self._scheduler.get_last_lr()[0])
 
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         return functional.cross_entropy(
@@ -184,23 +232,28 @@ class Training:
 
         Raises:
             optuna.TrialPruned: The pruner gave the trial up.
+            Diverged: There is nothing to be measured.
         """
-        rate = self._throughput.take()
+        texts_per_second = self._throughput.take()
+        train_loss = self._watch.mean()
         measured = self._measure()
+        for name, measure in measured.items():
+            if not math.isfinite(measure):
+                what = f"{name} on the held-out texts is {measure}"
+                raise Diverged(self._watch.describe(what, self._step, self._rate()))
         number = len(self._history) + 1
         value = measured[self._trial.spec.metrics[0]]
         if len(self._trial.spec.all_directions) == 1:
             self._trial.report(value, number)
         self._best.update(value)
-        since_last = self._step - (self._evaluations[number - 2] if number > 1 else 0)
         entry: dict[str, float] = {
             "step": self._step,
             **measured,
-            "train_loss": float(self._loss) / since_last,
-            "learning_rate": float(self._scheduler.get_last_lr()[0]),
-            "texts_per_second": round(rate, 1),
+            "train_loss": train_loss,
+            "learning_rate": self._rate(),
+            "texts_per_second": round(texts_per_second, 1),
         }
-        self._loss.zero_()
+        self._watch.forget_mean()
         self._history.append(entry)
         self._managers.wandb.log(entry, step=self._step)
         log.info("evaluated", evaluation=number, **entry)
@@ -256,8 +309,21 @@ class Training:
         )
 
     def _save(self) -> None:
+        """Save a checkpoint, if there is something to save.
+
+        Raises:
+            Diverged: Nobody could go on from it.
+        """
         if self._step == 0:
             return
+        self._watch.look()
+        weights = [weight.detach() for weight in self._model.parameters()]
+        if not torch.nn.utils.get_total_norm(weights).isfinite():
+            what = "a weight is no finite number"
+            raise Diverged(self._watch.describe(what, self._step, self._rate()))
+        self._save_as_it_is()
+
+    def _save_as_it_is(self) -> None:
         state = {
             "step": self._step,
             "model": self._model.state_dict(),
@@ -265,7 +331,8 @@ class Training:
             "scheduler": self._scheduler.state_dict(),
             "precision": self._precision.state_dict(),
             "rng": self._managers.cuda.rng_state(),
-            "loss": self._loss,
+            "losses": self._watch.state_dict(),
+            "rollbacks": self._num_rollbacks,
             "best": self._best.value,
             "history": self._history,
         }
@@ -273,20 +340,59 @@ class Training:
         self._saved_at = time.monotonic()
         log.info("checkpoint_saved", step=self._step)
 
-    def _restore(self) -> None:
+    def _resume(self) -> None:
+        state = self._trial.load_checkpoint()
+        if state is not None:
+            self._restore(state)
+            log.info("resumed", step=self._step, of=self._num_steps)
+        elif self._config.on_divergence == "rollback":
+            self._save_as_it_is()  # something to roll back to
+
+    def _roll_back(self, error: Diverged) -> None:
+        """Go on from the last checkpoint, more slowly.
+
+        Raises:
+            ObjectiveError: The study does not want that, or it was done often enough.
+        """
+        mode = self._config.on_divergence
+        count = self._num_rollbacks + 1
+        if mode != "rollback":
+            raise ObjectiveError(f"{error}; {_WAY_OUT[mode]}") from error
+        if count > self._config.max_divergences:
+            raise ObjectiveError(
+                f"{error}, after it was rolled back {self._num_rollbacks} times; {_WAY_OUT[mode]}"
+            ) from error
         state = self._trial.load_checkpoint()
         if state is None:
-            return
+            raise ObjectiveError(f"{error}, and there is no checkpoint to go back to") from error
+        self._restore(slowed(state, 0.5 ** (count - state.get("rollbacks", 0))))
+        self._num_rollbacks = count
+        self._optimizer.zero_grad()
+        log.warning(
+            "rolled_back", reason=str(error), to_step=self._step, learning_rate=self._rate()
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self._step = state["step"]
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         self._precision.load_state_dict(state["precision"])
         self._managers.cuda.set_rng_state(state["rng"])
-        self._loss.copy_(state["loss"])
+        # release 0.1.0 saved neither
+        self._watch.load_state_dict(state.get("losses", {}))
+        self._num_rollbacks = state.get("rollbacks", 0)
         self._best.value = state["best"]
         self._history = state["history"]
-        log.info("resumed", step=self._step, of=self._num_steps)
+
+    def _leave_word(self) -> None:
+        """Attach to the trial what it went through, should its value be looked at twice."""
+        for name, count in [
+            ("batches_left_out", self._watch.num_left_out),
+            ("rollbacks", self._num_rollbacks),
+        ]:
+            if count:
+                self._trial.set_user_attr(name, count)
 
     def _leave_result(self) -> None:
         """Write what people look for; on a full disk, the trial's values count without it."""
@@ -320,72 +426,3 @@ class Training:
             value = self._history[-1][self._trial.spec.metrics[0]]
             return self._best.is_better(value, than=self._trial.best_value())
         return self._config.save_model == "all"
-
-
-class RemainingBatches:
-    """The batches of all epochs from a step on, each epoch planned when it begins."""
-
-    def __init__(
-        self,
-        batches: BatchManager,
-        texts: TokenizedTexts,
-        config: FinetuneConfig,
-        *,
-        seed: int,
-        start: int,
-    ) -> None:
-        self._batches = batches
-        self._lengths = texts.lengths
-        self._config = config
-        self._seed = seed
-        self._start = start
-        self._steps_per_epoch = math.ceil(len(texts) / config.batch_size)
-
-    def __len__(self) -> int:
-        return self._steps_per_epoch * self._config.epochs - self._start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        first, offset = divmod(self._start, self._steps_per_epoch)
-        for epoch in range(first, self._config.epochs):
-            planned = self._batches.training_batches(
-                self._lengths, self._config.batch_size, seed=self._seed, epoch=epoch
-            )
-            yield from planned[offset if epoch == first else 0 :]
-
-
-def evaluation_steps(config: FinetuneConfig, steps_per_epoch: int) -> list[int]:
-    """After which steps to evaluate, ascending; the last step is one of them."""
-    parts = min(config.evaluations_per_epoch, steps_per_epoch)
-    return [
-        epoch * steps_per_epoch + steps_per_epoch * part // parts
-        for epoch in range(config.epochs)
-        for part in range(1, parts + 1)
-    ]
-
-
-def build_optimizer(model: torch.nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101); biases and norms do not decay."""
-    matrices = [weight for weight in model.parameters() if weight.requires_grad and weight.ndim > 1]
-    vectors = [weight for weight in model.parameters() if weight.requires_grad and weight.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
-def build_scheduler(
-    optimizer: torch.optim.Optimizer, config: FinetuneConfig, num_steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """A linear warm-up, then the schedule down to zero."""
-    warmup = round(num_steps * config.warmup_fraction)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        left = (num_steps - step) / max(1, num_steps - warmup)
-        if config.schedule == "cosine":
-            return 0.5 * (1.0 - math.cos(math.pi * left))
-        return left if config.schedule == "linear" else 1.0
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

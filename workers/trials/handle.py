@@ -70,6 +70,7 @@ class FleetTrial(BaseTrial):
         self._verdict_seconds = verdict_seconds
         self._on_first_step: Callable[[], None] | None = on_first_step
         self._preparation = preparation or Preparation()
+        self._checkpoint = lease.grant.record.checkpoint
         self._params = dict(lease.grant.record.params)
         self._distributions: dict[str, BaseDistribution] = {}
         #: parameters as the objective's own objects; `_params` holds them as they are stored
@@ -325,14 +326,14 @@ class FleetTrial(BaseTrial):
         if status == "LOST":
             self._give_up()
         if status == "OK":
+            self._checkpoint = ref
             self._checkpoints.prune(self.study_name, self.number, token)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The state that the last accepted checkpoint of any attempt holds, or None."""
-        ref = self._lease.grant.record.checkpoint
-        if ref is None:
+        """The state that the last accepted checkpoint of this or any attempt holds, or None."""
+        if self._checkpoint is None:
             return None
-        return self._checkpoints.load_last(self.study_name, self.number, ref)
+        return self._checkpoints.load_last(self.study_name, self.number, self._checkpoint)
 
     def best_value(self) -> float | None:
         """The study's best value so far, of its first objective."""
