@@ -10,12 +10,10 @@ import time
 import optuna
 import pytest
 import torch
+from desk import StepTrial, run, study_of
 
 from workers.containers import Container
 from workers.coordination.clock import lease_clock
-from workers.coordination.inbox import Inbox
-from workers.coordination.leases import Grant
-from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.managers import MANAGERS, DataManager, DirectoryManager, ModelManager
 from workers.processes.registry import ProcessRecord
@@ -24,121 +22,12 @@ from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Command, TrialState
-from workers.times import Times
 from workers.trials import held_lease
 from workers.trials.ending import Outcome
-from workers.trials.finetune import finetune
-from workers.trials.handle import FleetTrial
-from workers.trials.held_lease import HeldLease
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.preparation import Preparation
 from workers.trials.returned import read_values
 from workers.trials.runner import TrialRunner
-
-
-@pytest.fixture
-def container(settings, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    with Container(MANAGERS, [settings, ProcessRecord()]) as opened:
-        yield opened
-
-
-class Desk:
-    """Claims trials of one study and holds their leases, as a pool process does."""
-
-    def __init__(self, client, settings, container, spec):
-        self.client = client
-        self.settings = settings
-        self.container = container
-        self.spec = spec
-        self.studies = Studies(client)
-        self.studies.submit(spec, "journal:///nowhere")
-        self.leases = self.studies.leases(spec.name)
-        self.drain = threading.Event()
-
-    def claim(self, number=0, params=None) -> FleetTrial:
-        self.leases.enqueue(number, params or {})
-        return self.hold(number)
-
-    def hold(self, number) -> FleetTrial:
-        sent_at = lease_clock()
-        grant = self.leases.claim(number, "desk", 45)
-        assert isinstance(grant, Grant)
-        directories = self.container.get(DirectoryManager)
-        self.held = HeldLease(
-            self.leases,
-            number,
-            grant,
-            sent_at=sent_at,
-            times=Times(),  # these leases are not renewed, and must outlast a slow machine
-            is_draining=self.drain.is_set,
-        )
-        return FleetTrial(
-            self.spec,
-            self.held,
-            self.studies,
-            CheckpointStore(directories.checkpoints),
-            directories.draft_directory(self.spec.name, number, grant.token),
-            verdict_seconds=2.0,
-        )
-
-    def inbox(self):
-        inbox = Inbox(self.client, "desk")
-        return inbox.join(self.spec.name) + [e for _, e in inbox.read([self.spec.name], 10)]
-
-
-@pytest.fixture
-def desk(client, settings, container):
-    def make(**fields):
-        return Desk(client, settings, container, StudySpec(name="s", **fields))
-
-    return make
-
-
-@pytest.fixture
-def texts(tmp_path):
-    path = tmp_path / "texts.csv"
-    words = ["red", "green", "blue", "one", "two", "three"]
-    lines = [f"{words[i % 6]} {words[i % 5]} {i % 11},{i % 3}" for i in range(160)]
-    path.write_text("\n".join(["text,label", *lines]))
-    return path
-
-
-def study_of(texts, **config):
-    return {
-        "direction": "maximize",
-        "metric": "accuracy",
-        "config": {
-            "data": {"source": str(texts), "max_length": 12, "validation_fraction": 0.3},
-            "tokenizer": {"vocab_size": 80},
-            "model": {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1},
-            "epochs": 3,
-            "batch_size": 16,
-            "learning_rate": 3e-3,
-            "dropout": 0.2,
-            "evaluations_per_epoch": 2,
-            **config,
-        },
-    }
-
-
-class StepTrial:
-    """Lets a test act when a trial is about to make a step."""
-
-    def __init__(self, trial, step, act):
-        self._trial, self._step, self._act = trial, step, act
-
-    def __getattr__(self, name):
-        return getattr(self._trial, name)
-
-    def progress(self, step):
-        if step == self._step:
-            self._act()
-        self._trial.progress(step)
-
-
-def run(container, trial):
-    return call_objective(finetune, trial, container)
 
 
 @pytest.mark.parametrize("drained_at", [1, 5, 11, 12])

@@ -317,8 +317,7 @@ class Training:
         if self._step == 0:
             return
         self._watch.look()
-        weights = [weight.detach() for weight in self._model.parameters()]
-        if not torch.nn.utils.get_total_norm(weights).isfinite():
+        if not all(bool(weight.isfinite().all()) for weight in self._model.parameters()):
             what = "a weight is no finite number"
             raise Diverged(self._watch.describe(what, self._step, self._rate()))
         self._save_as_it_is()

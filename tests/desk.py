@@ -1,0 +1,98 @@
+"""A desk at which a test claims trials and holds their leases, as a pool process does."""
+
+from __future__ import annotations
+
+import threading
+
+from workers.coordination.clock import lease_clock
+from workers.coordination.inbox import Inbox
+from workers.coordination.leases import Grant
+from workers.coordination.studies import Studies
+from workers.disk.checkpoints import CheckpointStore
+from workers.managers import DirectoryManager
+from workers.times import Times
+from workers.trials.finetune import finetune
+from workers.trials.handle import FleetTrial
+from workers.trials.held_lease import HeldLease
+from workers.trials.objectives import call_objective
+
+
+class Desk:
+    """Claims trials of one study and holds their leases, as a pool process does."""
+
+    def __init__(self, client, settings, container, spec):
+        self.client = client
+        self.settings = settings
+        self.container = container
+        self.spec = spec
+        self.studies = Studies(client)
+        self.studies.submit(spec, "journal:///nowhere")
+        self.leases = self.studies.leases(spec.name)
+        self.drain = threading.Event()
+
+    def claim(self, number=0, params=None) -> FleetTrial:
+        self.leases.enqueue(number, params or {})
+        return self.hold(number)
+
+    def hold(self, number) -> FleetTrial:
+        sent_at = lease_clock()
+        grant = self.leases.claim(number, "desk", 45)
+        assert isinstance(grant, Grant)
+        directories = self.container.get(DirectoryManager)
+        self.held = HeldLease(
+            self.leases,
+            number,
+            grant,
+            sent_at=sent_at,
+            times=Times(),  # these leases are not renewed, and must outlast a slow machine
+            is_draining=self.drain.is_set,
+        )
+        return FleetTrial(
+            self.spec,
+            self.held,
+            self.studies,
+            CheckpointStore(directories.checkpoints),
+            directories.draft_directory(self.spec.name, number, grant.token),
+            verdict_seconds=2.0,
+        )
+
+    def inbox(self):
+        inbox = Inbox(self.client, "desk")
+        return inbox.join(self.spec.name) + [e for _, e in inbox.read([self.spec.name], 10)]
+
+
+def study_of(texts, **config):
+    return {
+        "direction": "maximize",
+        "metric": "accuracy",
+        "config": {
+            "data": {"source": str(texts), "max_length": 12, "validation_fraction": 0.3},
+            "tokenizer": {"vocab_size": 80},
+            "model": {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1},
+            "epochs": 3,
+            "batch_size": 16,
+            "learning_rate": 3e-3,
+            "dropout": 0.2,
+            "evaluations_per_epoch": 2,
+            **config,
+        },
+    }
+
+
+class StepTrial:
+    """Lets a test act when a trial is about to make a step."""
+
+    def __init__(self, trial, step, act):
+        self._trial, self._step, self._act = trial, step, act
+
+    def __getattr__(self, name):
+        return getattr(self._trial, name)
+
+    def progress(self, step):
+        if step == self._step:
+            self._act()
+        self._trial.progress(step)
+
+
+def run(container, trial):
+    return call_objective(finetune, trial, container)

@@ -1,0 +1,35 @@
+"""Fixtures of tests that run trials in their own process."""
+
+from __future__ import annotations
+
+import pytest
+from desk import Desk
+
+from workers.containers import Container
+from workers.managers import MANAGERS
+from workers.processes.registry import ProcessRecord
+from workers.protocol.spec import StudySpec
+
+
+@pytest.fixture
+def container(settings, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with Container(MANAGERS, [settings, ProcessRecord()]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def desk(client, settings, container):
+    def make(**fields):
+        return Desk(client, settings, container, StudySpec(name="s", **fields))
+
+    return make
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.csv"
+    words = ["red", "green", "blue", "one", "two", "three"]
+    lines = [f"{words[i % 6]} {words[i % 5]} {i % 11},{i % 3}" for i in range(160)]
+    path.write_text("\n".join(["text,label", *lines]))
+    return path
