@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -10,6 +11,7 @@ import redis
 from optuna.trial import FrozenTrial
 
 from orchestrator.driven import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
+from orchestrator.following import follow
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import load_readonly, storage_url
 from workers.coordination.connection import connect
@@ -19,9 +21,6 @@ from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import StudyState
 from workers.settings import Settings
-
-#: Between two looks at a study that somebody waits for.
-_LOOK_SECONDS = 0.5
 
 
 class StudyHandle:
@@ -50,16 +49,20 @@ class StudyHandle:
         return stored_status(self.name, self._settings) if published is None else published
 
     def wait(self, timeout_seconds: float | None = None) -> StudyStatus:
-        """Wait until the study is over.
+        """Wait until the study is over; a Redis that is away meanwhile is waited for, too.
 
         Raises:
             TimeoutError: It is not, after `timeout_seconds`.
+            InvalidInputError: The study is not known.
+            RedisUnavailableError: `FLEET_REDIS_URL` is set and does not answer at first.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while not (status := self.status()).is_over:
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"study {self.name!r} still runs after {timeout_seconds} s")
-            time.sleep(_LOOK_SECONDS)
+        for status in self._follow():
+            if not status.is_over and deadline is not None and time.monotonic() > deadline:
+                reason = "" if status.stalled is None else f" ({status.stalled})"
+                raise TimeoutError(
+                    f"study {self.name!r} still runs after {timeout_seconds} s{reason}"
+                )
         return status
 
     def watch(self) -> StudyStatus:
@@ -67,12 +70,12 @@ class StudyHandle:
         from orchestrator.watch import open_view
 
         with open_view() as view:
-            while True:
-                status = self.status()
+            for status in self._follow():
                 view.update(status)
-                if status.is_over:
-                    return status
-                time.sleep(_LOOK_SECONDS)
+        return status
+
+    def _follow(self) -> Iterator[StudyStatus]:
+        return follow(self.status, patience_seconds=self._settings.times.lease)
 
     @property
     def study(self) -> optuna.Study:
