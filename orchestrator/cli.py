@@ -121,13 +121,17 @@ def submit(study: StudyArgument, trials: TrialsOption = None, as_json: JsonOptio
     """
     spec = load_study(study, trials=trials)
     handle = submit_study(spec, import_directory=import_directory(study))
+    waits_for = handle.status().waits_for
     if as_json:
-        print_json({"study": handle.name, "trials": spec.trials, "directions": spec.all_directions})
+        given = {"study": handle.name, "trials": spec.trials, "directions": spec.all_directions}
+        print_json({**given, "waits_for": waits_for})
     else:
         print(
             f"submitted {handle.name!r}, {spec.trials} trials, {say_direction(spec)};"
             f" trialfleet watch {handle.name}"
         )
+        for reason in waits_for:
+            print(f"waits: {reason}")
 
 
 @app.command()

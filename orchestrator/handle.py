@@ -12,10 +12,12 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.driven import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
 from orchestrator.following import follow
+from orchestrator.obstacles import obstacles
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import load_readonly, storage_url
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies
+from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import FleetError, InvalidInputError, RedisUnavailableError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
@@ -118,7 +120,7 @@ class StudyHandle:
                 raise
             return None  # an embedded server that ran only as long as the study
         try:
-            return self._read_published(Studies(client))
+            return self._read_published(client)
         except redis.exceptions.NoPermissionError:
             raise
         except (ValueError, TypeError, RecursionError, redis.ResponseError) as error:
@@ -129,7 +131,8 @@ class StudyHandle:
         finally:
             client.close()
 
-    def _read_published(self, studies: Studies) -> StudyStatus | None:
+    def _read_published(self, client: redis.Redis) -> StudyStatus | None:
+        studies = Studies(client)
         if not studies.exists(self.name):
             return None
         status: Any = studies.fact(self.name, "status")
@@ -143,7 +146,13 @@ class StudyHandle:
             # handed in again, and no orchestrator has looked at it since
             found = found.model_copy(update={"state": StudyState.RUNNING})
         stalled = studies.fact(self.name, "stalled")
-        return found.model_copy(update={"stalled": None if stalled is None else str(stalled)})
+        entries = list(ProcessRegistry(client, self._settings.times).entries())
+        return found.model_copy(
+            update={
+                "stalled": None if stalled is None else str(stalled),
+                "waits_for": obstacles(studies.spec(self.name), found, entries),
+            }
+        )
 
     def _storage_url(self) -> str:
         try:
@@ -167,7 +176,7 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
     text = study.user_attrs.get(SPEC_ATTR)
     if text is None:
         raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
-    return build_status(
+    found = build_status(
         StudySpec.read(text),
         study.get_trials(deepcopy=False),
         wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
@@ -175,3 +184,9 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
         is_stopped=bool(study.user_attrs.get(STOPPED_ATTR)),
     )
+    if found.is_over:
+        return found
+    nobody = (
+        "no fleet runs here: go on with `trialfleet run`, or with `trialfleet serve` and workers"
+    )
+    return found.model_copy(update={"waits_for": [nobody]})

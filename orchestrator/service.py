@@ -460,7 +460,7 @@ class Service:
             is_exhausted=study.is_exhausted,
             is_stopped=lead.is_stopped,
             activities={str(e.identity): e.activity for e in self._entries if e.activity},
-        )
+        ).model_copy(update={"as_of": time.time()})
         study.publish(
             {
                 "status": lead.status.model_dump(mode="json"),

@@ -105,6 +105,10 @@ class StudyStatus(BaseModel):
     """Where trials leave their results."""
     set_aside: list[str] = []
     """Why entries of the study's inbox could not be taken in, the latest last."""
+    as_of: float | None = None
+    """When this was so, in seconds since 1970; None before an orchestrator has looked at it."""
+    waits_for: list[str] = []
+    """What the fleet lacks for it to go on, each with what to do about it."""
     stalled: str | None = None
     """Why the orchestrator cannot go on with the study for now; it tries again."""
 

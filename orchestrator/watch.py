@@ -55,6 +55,7 @@ class PlainView:
         self._console = console
         self._shown: set[int] | None = None
         self._stalled: str | None = None
+        self._waits_for: set[str] = set()
         self._activities: dict[int, str] = {}
 
     def __enter__(self) -> Self:
@@ -71,6 +72,9 @@ class PlainView:
         if status.stalled not in {None, self._stalled}:
             self.say(f"stalled: {status.stalled}")
         self._stalled = status.stalled
+        for reason in set(status.waits_for) - self._waits_for:
+            self.say(f"waits: {printable(reason)}")
+        self._waits_for = set(status.waits_for)
         self._tell_activities(status)
         for trial in status.recent:
             if trial.number not in self._shown:
@@ -167,7 +171,9 @@ def _study_row(found: StudyStatus | UnreadableStudy) -> tuple[str, ...]:
         f"{found.num_ended}/{found.wanted}",
         str(found.trials["running"]),
         "" if best is None else format_values(best.value, best.values, found),
-        "" if found.stalled is None else f"stalled: {found.stalled}",
+        "; ".join(
+            ([] if found.stalled is None else [f"stalled: {found.stalled}"]) + found.waits_for
+        ),
     )
 
 
@@ -290,7 +296,10 @@ def _ended_row(trial: EndedTrial, status: StudyStatus) -> tuple[str | Text, ...]
 
 def _stalled(status: StudyStatus) -> list[RenderableType]:
     """Why the study stands still, if it does."""
-    return [] if status.stalled is None else [Text(f"stalled: {status.stalled}", style="bold red")]
+    waits = [Text(f"waits: {printable(reason)}", style="yellow") for reason in status.waits_for]
+    if status.stalled is None:
+        return [*waits]
+    return [Text(f"stalled: {status.stalled}", style="bold red"), *waits]
 
 
 def _set_aside(status: StudyStatus) -> list[RenderableType]:

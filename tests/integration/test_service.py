@@ -48,6 +48,18 @@ def test_a_study_is_driven_to_its_end_with_just_enough_in_flight(fleet):
     assert all(fleet.client.pttl(keys.trial("s", number)) > 0 for number in range(4))
 
 
+def test_what_a_study_waits_for_is_in_its_status(fleet):
+    handle = fleet.submit()
+    (reason,) = handle.status().waits_for
+    assert "no orchestrator runs" in reason
+    assert "not been looked at" in reason
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "it is driven")
+        assert handle.status().waits_for == []
+    (reason,) = handle.status().waits_for
+    assert "what is shown is as of 20" in reason
+
+
 def test_every_end_is_told_to_optuna_in_its_terms(fleet):
     fleet.submit(trials=3, max_failures=1)
     with fleet.service() as service:

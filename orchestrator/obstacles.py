@@ -1,0 +1,55 @@
+"""What keeps a submitted study from getting on, as far as the fleet's processes show it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from orchestrator.status import StudyStatus
+from workers.processes.registry import ProcessEntry
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import ProcessKind
+
+
+def obstacles(spec: StudySpec, status: StudyStatus, entries: Sequence[ProcessEntry]) -> list[str]:
+    """What a study that is not over waits for, each with what to do about it.
+
+    Args:
+        spec: The study.
+        status: As the orchestrator last published it.
+        entries: The live processes of the fleet.
+    """
+    if status.is_over:
+        return []
+    found = []
+    if not any(entry.kind is ProcessKind.ORCHESTRATOR for entry in entries):
+        found.append(f"no orchestrator runs: start `trialfleet serve`{_as_of(status)}")
+    without_worker = _without_worker(spec.resources.queue, entries)
+    if without_worker is not None:
+        found.append(without_worker)
+    return found
+
+
+def _without_worker(queue: str, entries: Sequence[ProcessEntry]) -> str | None:
+    """Why no worker takes trials from a queue, if none does."""
+    workers = [entry for entry in entries if entry.kind is ProcessKind.MAIN]
+    readers = [entry for entry in workers if queue in entry.queues]
+    if any(not entry.is_draining for entry in readers):
+        return None
+    command = f"start `celery -A workers worker -Q {queue}`"
+    if not workers:
+        return f"no worker runs: {command}"
+    if readers:
+        return f"all workers that take trials from queue {queue!r} are draining: {command}"
+    others = sorted({name for entry in workers for name in entry.queues})
+    return (
+        f"no worker takes trials from queue {queue!r}, and there are workers for"
+        f" {', '.join(others)}: {command}, or name one of these as the study's `resources.queue`"
+    )
+
+
+def _as_of(status: StudyStatus) -> str:
+    if status.as_of is None:
+        return "; it has not been looked at yet"
+    told = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.as_of))
+    return f"; what is shown is as of {told}"
