@@ -48,7 +48,9 @@ def describe(entry: ProcessEntry) -> str:
         parts.append(f"{slots} on {', '.join(entry.queues)}")
     if entry.gpu is not None:
         parts.append(entry.gpu if entry.gpu.startswith("cpu") else f"gpu {entry.gpu}")
-    if entry.study is not None:
+    if entry.aside is not None:
+        parts.append("takes no trials")
+    elif entry.study is not None:
         parts.append(f"{entry.study} trial {entry.trial}")
     elif entry.kind == "trial":
         parts.append("idle")
@@ -66,7 +68,7 @@ def printable(text: str) -> str:
 
 def _grow(branch: Tree, entry: ProcessEntry, members: Sequence[ProcessEntry]) -> None:
     grown = branch.add(Text(describe(entry)))
-    for reason in entry.stalled:
+    for reason in [*filter(None, [entry.aside]), *entry.stalled]:
         _grow_trouble(grown, reason)
     for member in members:
         if member.parent == entry.identity.pid:

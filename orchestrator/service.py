@@ -37,6 +37,7 @@ from workers.coordination.study_lead import StudyLead
 from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger, traceback_of
 from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegistry
+from workers.processes.slots import num_slots, refusing_slots
 from workers.protocol.errors import InvalidInputError, StorageFullError, StudyStalledError
 from workers.protocol.plain import describe_error
 from workers.protocol.states import ProcessKind
@@ -73,6 +74,8 @@ class _Lead:
     status: StudyStatus
     slots: int = 0
     opened_at: float = field(default_factory=time.monotonic)
+    put_aside: list[str] = field(default_factory=list)
+    """Slots of its queue that take no trials, each with the reason."""
     is_stale: bool = True
     """Whether the status must be built anew."""
     is_disturbed: bool = False
@@ -317,7 +320,7 @@ class Service:
             Dispatcher(study, collector, self.settings),
             collector,
             build_status(study.spec, study.trials, wall_seconds=study.wall_seconds),
-            _num_slots(self._entries, study.spec.resources.queue),
+            num_slots(study.spec.resources.queue, self._entries),
             is_stopped=self._studies.is_stopped(name),
         )
         study.take_stop(is_stopped=lead.is_stopped)
@@ -380,7 +383,7 @@ class Service:
         reap = self._reaper.is_due(now_ms)
         for name, lead in self._driven():
             with self._alone(name, "looking after it"):
-                lead.slots = _num_slots(self._entries, lead.study.spec.resources.queue)
+                self._count_slots(lead)
                 if lead.slots or now - lead.opened_at > self.settings.times.lease:
                     lead.study.start_clock()  # of a study without workers, too
                 lead.study.note_clock(at_most_every=self.settings.times.beat)
@@ -396,6 +399,14 @@ class Service:
                     self._reaper.sweep(lead.study, now_ms)
                     lead.dispatcher.reconcile(now_ms)
                 lead.is_stale = True
+
+    def _count_slots(self, lead: _Lead) -> None:
+        queue = lead.study.spec.resources.queue
+        lead.slots = num_slots(queue, self._entries)
+        lead.put_aside = [
+            f"{slot.gpu} of {slot.identity.host}: {slot.aside}"
+            for slot in refusing_slots(queue, self._entries)
+        ]
 
     def _check_server(self) -> None:
         """Be patient with holders whose last renewals a restarted server may have forgotten."""
@@ -454,6 +465,7 @@ class Service:
             study.trials,
             wall_seconds=study.wall_seconds,
             slots=lead.slots,
+            put_aside=lead.put_aside,
             leases=study.leases,
             results=str(self.settings.home / "studies" / study.name / "trials"),
             set_aside=lead.collector.set_aside,
@@ -470,15 +482,6 @@ class Service:
             }
         )
         self.on_status(lead.status)
-
-
-def _num_slots(entries: list[ProcessEntry], queue: str) -> int:
-    """The pool processes that take trials from a queue."""
-    return sum(
-        entry.slots
-        for entry in entries
-        if entry.kind is ProcessKind.MAIN and queue in entry.queues and not entry.is_draining
-    )
 
 
 def _first_value(status: StudyStatus) -> float | None:

@@ -90,7 +90,9 @@ class StudyStatus(BaseModel):
     losses: int = 0
     """Processes that its trials took down, or lost with their hosts."""
     slots: int
-    """Pool processes that read the study's queue now."""
+    """Pool processes that take trials from the study's queue now."""
+    put_aside: list[str] = []
+    """Those that read the queue and take none: their GPUs, each with the reason."""
     top: list[EndedTrial] = []
     """The best complete trials that violate no constraint, the best first; of a study with several
     directions, of its Pareto front, in the order of the first value."""
@@ -148,6 +150,7 @@ def build_status(
     *,
     wall_seconds: float,
     slots: int = 0,
+    put_aside: Sequence[str] = (),
     leases: TrialLeases | None = None,
     results: str | None = None,
     set_aside: Sequence[str] = (),
@@ -161,7 +164,8 @@ def build_status(
         spec: The study.
         trials: All its trials, as the storage has them.
         wall_seconds: How long it has been driven.
-        slots: Pool processes that read its queue.
+        slots: Pool processes that take trials from its queue.
+        put_aside: Those that read the queue and take none, with the reasons.
         leases: Tells running trials from queued ones; without, all open ones count as queued.
         results: Where its trials leave their results.
         is_stopped: Whether somebody asked that no further trial be started.
@@ -193,6 +197,7 @@ def build_status(
         losses=sum(trial.user_attrs.get(f"{ATTR}losses", 0) for trial in ended)
         + sum(trial.losses for trial in running),
         slots=slots,
+        put_aside=list(put_aside),
         top=[_describe(trial) for trial in best[:_TOP]],
         recent=[_describe(trial) for trial in sorted(ended, key=_ended_at)[-_RECENT:]],
         running=running,

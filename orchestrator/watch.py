@@ -57,6 +57,7 @@ class PlainView:
         self._stalled: str | None = None
         self._waits_for: set[str] = set()
         self._activities: dict[int, str] = {}
+        self._put_aside: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +77,10 @@ class PlainView:
             self.say(f"waits: {printable(reason)}")
         self._waits_for = set(status.waits_for)
         self._tell_activities(status)
+        for reason in status.put_aside:
+            if reason not in self._put_aside:
+                self.say(f"takes no trials: {reason}")
+        self._put_aside = status.put_aside
         for trial in status.recent:
             if trial.number not in self._shown:
                 self._shown.add(trial.number)
@@ -148,7 +153,7 @@ def draw(status: StudyStatus, *, width: int) -> Group:
     for ended in reversed(status.recent[-5:]):
         table.add_row(*_ended_row(ended, status))
     parts.append(table)
-    return Group(*parts, *_stalled(status), *_set_aside(status))
+    return Group(*parts, *_refusing(status), *_stalled(status), *_set_aside(status))
 
 
 def draw_studies(found: Sequence[StudyStatus | UnreadableStudy]) -> Table:
@@ -193,6 +198,7 @@ def summary(status: StudyStatus) -> Group:
             *parts,
             Text(none if status.infeasible else "no trial is complete", style="red"),
             *_errors(status),
+            *_refusing(status),
             *_stalled(status),
             *_set_aside(status),
         )
@@ -211,7 +217,7 @@ def summary(status: StudyStatus) -> Group:
             f"{trial.seconds:.1f}",
             format_params(trial.params),
         )
-    parts += [Text(""), table, *_errors(status), *_set_aside(status)]
+    parts += [Text(""), table, *_errors(status), *_refusing(status), *_set_aside(status)]
     if status.results is not None and Path(status.results).is_dir():
         parts += [Text(""), Text(f"results: {status.results}/<trial>/result")]
     return Group(*parts)
@@ -300,6 +306,11 @@ def _stalled(status: StudyStatus) -> list[RenderableType]:
     if status.stalled is None:
         return [*waits]
     return [Text(f"stalled: {status.stalled}", style="bold red"), *waits]
+
+
+def _refusing(status: StudyStatus) -> list[RenderableType]:
+    """Slots that take no trials, one line each."""
+    return [Text(f"takes no trials: {reason}", style="red") for reason in status.put_aside]
 
 
 def _set_aside(status: StudyStatus) -> list[RenderableType]:

@@ -25,7 +25,7 @@ from workers.coordination.rights import Role
 from workers.disk.shared_memory import semaphore_prefix
 from workers.logs import configure_logging, get_logger, guard_tracebacks
 from workers.processes.cores import share_cores
-from workers.processes.gpu_slots import take_gpu
+from workers.processes.gpu_slots import device_name, take_gpu
 from workers.processes.hangup import on_hangup
 from workers.processes.host_agent import DRAIN_FILE_VARIABLE, HostAgent, failure_file
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -108,7 +108,8 @@ def _build_managers(**_: Any) -> None:
         billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
         gpu = take_gpu(slot)
         share_cores(int(os.environ["FLEET_SLOTS"]))
-        _runner = _build_runner(f"cpu slot {slot}" if gpu is None else str(gpu))
+        shown = f"cpu slot {slot}" if gpu is None else str(gpu)
+        _runner = _build_runner({"gpu": shown, "device": device_name(gpu, slot)})
     except Exception:
         with suppress(OSError):  # a service manager must not take this for a drain
             failure_file(Path(os.environ[DRAIN_FILE_VARIABLE])).touch()
@@ -137,7 +138,7 @@ def _allow_children() -> None:
     process._config["authkey"] = key(bytes(billiard.process.current_process().authkey))
 
 
-def _build_runner(device: str) -> TrialRunner:
+def _build_runner(device: dict[str, str]) -> TrialRunner:
     """Open the runner, from the beginning again where Redis goes away meanwhile."""
     while True:
         try:
@@ -148,7 +149,7 @@ def _build_runner(device: str) -> TrialRunner:
                 _opened.close()
 
 
-def _open_runner(device: str) -> TrialRunner:
+def _open_runner(device: dict[str, str]) -> TrialRunner:
     settings = Settings.from_environment()
     client = await_connection(
         settings, Role.WORKER, Path(os.environ[DRAIN_FILE_VARIABLE]).exists, is_known=True
@@ -160,7 +161,7 @@ def _open_runner(device: str) -> TrialRunner:
         ProcessRegistry(client, settings.times),
         ProcessKind.TRIAL,
         parent=os.getppid(),
-        fields={"gpu": device},
+        fields=device,
     )
     record.register()
     _opened.callback(record.gone)

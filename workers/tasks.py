@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from celery.exceptions import Reject
 
 from workers import bootstrap
 from workers.celery import app
 from workers.protocol.messages import RUN_TRIAL, RunTrial
-
-#: The exit code of a pool process that an objective changed for good.
-EXIT_REPLACED: Final = 74
 
 
 @app.task(name=RUN_TRIAL)
@@ -21,5 +18,7 @@ def run_trial(message: Mapping[str, Any]) -> None:
     outcome = bootstrap.trial_runner().run(RunTrial.decode(message))
     if outcome.goes_back:
         raise Reject("drained", requeue=True)
-    if outcome.ends_process:
-        raise SystemExit(EXIT_REPLACED)  # the pool tells of the task's end first, then replaces us
+    if outcome.exit_code is not None:
+        raise SystemExit(
+            outcome.exit_code
+        )  # the pool tells of the task's end first, then replaces us

@@ -1,12 +1,16 @@
 """Stands for NVML's Python binding, on a host of which `FAKE_NVML` tells.
 
 It holds `[[uuid, [uuid of a MIG instance, ...]], ...]`; null for a GPU that cannot be partitioned.
+With `FAKE_CUDA` set, the CUDA of these GPUs seems to work, too: what runs on them runs on the CPU.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 NVML_ERROR_NOT_SUPPORTED = 3
@@ -59,3 +63,27 @@ def nvmlDeviceGetMigDeviceHandleByIndex(handle: Any, index: int) -> Any:
     if index >= len(handle[1]):
         raise NVMLError(NVML_ERROR_NOT_FOUND)
     return handle[1][index]
+
+
+class _WorkingCuda(MetaPathFinder):
+    """Has `CUDAManager` find nothing wrong with a GPU that is not there."""
+
+    def find_spec(self, name: str, *_: Any) -> Any:
+        if name != "workers.managers.cuda":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def execute_and_change(module: Any) -> None:
+            execute(module)
+            module.CUDAManager.open = lambda _: None
+
+        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
+        return spec
+
+
+if os.environ.get("FAKE_CUDA"):
+    sys.meta_path.insert(0, _WorkingCuda())

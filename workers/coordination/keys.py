@@ -64,6 +64,11 @@ def process(identity: object) -> str:
     return f"fleet:process:{identity}"
 
 
+def device(name: str) -> str:
+    """Hash with an expiry: the trials under which a device broke, and whether it is put aside."""
+    return f"fleet:device:{name}"
+
+
 def cleanup(place: str) -> str:
     """Hash: which process cleans up after a user's on a host, its token, until when."""
     return f"fleet:cleanup:{place}"

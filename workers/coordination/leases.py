@@ -30,7 +30,8 @@ KEEP_REPLY_MS: Final = 60_000
 #: which each trial has few, are always taken.
 MAX_ENTRIES_WITH_REPORTS: Final = 100_000
 
-_PARAM = "param:"
+_PARAM: Final = "param:"
+_LOST_ON: Final = "lost_on:"
 
 _KEYS: Final[dict[str, Callable[[str, int], str]]] = {
     "trial": keys.trial,
@@ -60,6 +61,10 @@ class TrialRecord:
     params: dict[str, Any]
     checkpoint: CheckpointRef | None = None
     owner: str | None = None
+    device: str | None = None
+    """Where it runs, or ran last."""
+    lost_on: frozenset[str] = frozenset()
+    """Devices that broke under it."""
     step: int = 0
     reported_step: int | None = None
     reported_value: float | None = None
@@ -96,6 +101,10 @@ class TrialRecord:
             },
             checkpoint=checkpoint,
             owner=fields.get("owner"),
+            device=fields.get("device") or None,
+            lost_on=frozenset(
+                name.removeprefix(_LOST_ON) for name in fields if name.startswith(_LOST_ON)
+            ),
             step=int(fields.get("step", 0)),
             reported_step=None if reported is None else int(reported),
             reported_value=None if reported is None else float(fields["reported_value"]),
@@ -122,7 +131,7 @@ class Grant:
 class Refusal:
     """Why a trial cannot be claimed; `retry_ms` tells when asking again may help."""
 
-    reason: Literal["HELD", "NOT_YET", "DONE", "UNKNOWN"]
+    reason: Literal["HELD", "NOT_YET", "ELSEWHERE", "DONE", "UNKNOWN"]
     retry_ms: int = 0
 
 
@@ -154,15 +163,33 @@ class TrialLeases:
         return self._call("enqueue", number, rest=pairs, **last._asdict())[0] == "OK"
 
     def claim(
-        self, number: int, owner: str, lease_seconds: float, nonce: str | None = None
+        self,
+        number: int,
+        owner: str,
+        lease_seconds: float,
+        nonce: str | None = None,
+        *,
+        device: str = "",
+        insists: bool = False,
     ) -> Grant | Refusal:
-        """Ask for a trial. A retry of the same call, by its nonce, gets the same grant."""
+        """Ask for a trial. A retry of the same call, by its nonce, gets the same grant.
+
+        Args:
+            number: The trial.
+            owner: This process.
+            lease_seconds: How long the grant is to last.
+            nonce: Drawn anew by default.
+            device: Where it would run; refused (ELSEWHERE) if that broke under it before.
+            insists: Whether to have it on that device all the same.
+        """
         status, *rest = self._call(
             "claim",
             number,
             owner=owner,
             nonce=nonce or uuid.uuid4().hex,
             ttl_ms=int(lease_seconds * 1000),
+            device=device,
+            insists="1" if insists else "",
         )
         if status == "OK":
             token, attempt, deadline_ms, *fields = rest
@@ -244,6 +271,7 @@ class TrialLeases:
         most: int,
         backoff_seconds: float,
         charge: Charge = Charge.FAILURE,
+        lost_on: str = "",
     ) -> Ended:
         """Count this attempt as a failure, or as a loss: REQUEUED, DEAD (after `most`) or LOST."""
         return self._call(  # type: ignore[return-value]
@@ -255,6 +283,7 @@ class TrialLeases:
             charge=charge.value,
             most=most,
             backoff_ms=int(backoff_seconds * 1000),
+            lost_on=lost_on,
         )[0]
 
     def reap(

@@ -90,7 +90,7 @@ _PARTS: Final = {
         " get set del hget hset hdel hexists hgetall sismember smembers sadd srem llen lpush rpush"
         " brpop blpop zadd zrange zrem zscore zrangebyscore zremrangebyscore"
         " psubscribe punsubscribe",
-        keys=(*_SHARED, *_TRIALS, keys.cleanup("*"), _CELERY),
+        keys=(*_SHARED, *_TRIALS, keys.device("*"), keys.cleanup("*"), _CELERY),
         verbs=(
             "claim", "renew", "report", "suggest", "checkpoint", "commit", "release", "fail",
             "reap", "process_register", "process_beat", "process_gone",

@@ -1,7 +1,7 @@
 """CUDAManager: the device of this process, what it can compute in, its seeds and its threads.
 
 Invariant: a pool process sees one GPU at most (`CUDA_VISIBLE_DEVICES` was set before torch was
-imported), so its device is `cuda:0` or the CPU.
+imported), so its device is `cuda:0` or the CPU; on the CPU although it was given a GPU, it says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.processes.cores import count_cores
+from workers.processes.gpus import visible_gpus
+from workers.protocol.plain import describe_error
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -39,14 +41,24 @@ class CUDAManager(BaseProcessManager):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.device = torch.device("cpu")
+        #: why this process's GPU cannot be used, once that is known; what ran on it is lost
+        self.trouble: str | None = None
         self._slots = settings.slots
 
     def open(self) -> None:
         """Choose the device; on the CPU, share the cores with the other slots."""
         if self.is_available():
             self.device = torch.device("cuda", 0)
-            torch.cuda.set_device(self.device)
-        elif self._slots is not None:
+            self.check()
+            return
+        if not torch.cuda._is_in_bad_fork() and visible_gpus():
+            self.trouble = (
+                f"CUDA does not work here: torch {torch.__version__} finds no GPU, and the host"
+                f" shows {', '.join(map(str, visible_gpus()))} (look at nvidia-smi and the driver's"
+                " version; CUDA_VISIBLE_DEVICES= runs it on the CPU)"
+            )
+            log.warning("cuda_unusable", reason=self.trouble)
+        if self._slots is not None:
             torch.set_num_threads(max(1, count_cores() // self._slots))
 
     @property
@@ -65,6 +77,26 @@ class CUDAManager(BaseProcessManager):
             log.warning("cuda_after_fork", hint="start processes by spawn; this one uses the CPU")
             return False
         return torch.cuda.is_available()
+
+    def check(self) -> str | None:
+        """Run a tiny kernel on the GPU, if this process has one; why it cannot be used, or None.
+
+        An error of CUDA's own lasts: no later call in this process works.
+        """
+        if self.is_cuda and self.trouble is None:
+            try:
+                torch.cuda.set_device(self.device)
+                torch.ones(8, device=self.device).sum().item()
+            except torch.OutOfMemoryError:
+                pass  # whose memory it is, is another question
+            except RuntimeError as error:
+                self.trouble = f"CUDA does not work here: {describe_error(error, 500)}"
+        return self.trouble
+
+    def note_broken(self, reason: str) -> None:
+        """Note that a CUDA error left this process's GPU unusable: nothing is to touch it."""
+        if self.is_cuda and self.trouble is None:
+            self.trouble = reason
 
     def supports_bf16(self) -> bool:
         """Whether the GPU computes in bfloat16 by itself."""

@@ -67,7 +67,7 @@ class TensorManager(BaseProcessManager):
     def clear_memory(self) -> None:
         """Collect garbage, circular references included, and give cached GPU memory back."""
         gc.collect()
-        if self._cuda.is_cuda:
+        if self._cuda.is_cuda and self._cuda.trouble is None:
             torch.cuda.empty_cache()
 
     @contextmanager

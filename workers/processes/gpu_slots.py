@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from workers.coordination.identity import ProcessIdentity
 from workers.logs import get_logger
 from workers.processes.gpus import Gpu, gpu_of_slot, show_only, visible_gpus
 from workers.protocol.errors import InvalidInputError
@@ -67,6 +68,12 @@ def count_free_gpus() -> int:
         return max(sum(map(_is_free, visible)), min(1, len(visible)))
     except InvalidInputError:
         return 1
+
+
+def device_name(gpu: Gpu | None, slot: int = 0) -> str:
+    """By what name marks against a device are kept: a GPU's, or those of a worker's CPU slot."""
+    host = ProcessIdentity.current().host
+    return f"{host}/{os.getppid()}/cpu-{slot}" if gpu is None else f"{host}/{gpu.uuid}"
 
 
 def take_gpu(slot: int) -> Gpu | None:

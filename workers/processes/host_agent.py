@@ -21,6 +21,7 @@ from celery import bootsteps
 from celery.exceptions import WorkerShutdown
 
 from workers.coordination.connection import await_connection, describe_trouble, name_missing
+from workers.coordination.device_marks import DeviceMarks
 from workers.coordination.rights import Role
 from workers.disk.fleet_home import FleetHome
 from workers.disk.scratch import (
@@ -34,7 +35,7 @@ from workers.disk.shared_memory import remove_own_semaphores, semaphore_prefix
 from workers.logs import get_logger
 from workers.processes.child_watch import ChildWatch
 from workers.processes.cleaner import Cleaner
-from workers.processes.gpu_slots import take_gpus
+from workers.processes.gpu_slots import device_name, take_gpus
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
@@ -101,7 +102,7 @@ class HostAgent(bootsteps.StartStopStep):
         # before any child is started: they find it in their environment
         self._folder = name_scratch(self._record.identity)
         with _refusing():
-            take_gpus(worker.concurrency, self._settings.times.beat)
+            self._gpus = take_gpus(worker.concurrency, self._settings.times.beat)
             make_scratch(self._folder)
         redirect_temporary_files(self._folder)
         # after multiprocessing, at -100, has removed its own directory in there
@@ -140,6 +141,10 @@ class HostAgent(bootsteps.StartStopStep):
             if client is None:
                 raise WorkerShutdown(0)  # told to end before there was anything to do
             FleetHome(client, self._settings.home).join()
+        for gpu in self._gpus:
+            DeviceMarks(client, device_name(gpu)).clear()
+        if not self._gpus:
+            log.info("no_gpu", hint="this worker's trials run on the CPU")
         registry = ProcessRegistry(client, self._settings.times)
         fields = {
             "slots": worker.concurrency,

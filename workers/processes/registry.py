@@ -49,6 +49,10 @@ class ProcessEntry(BaseModel):
     gpu: str | None = None
     #: What its trial does before or between steps, and how far that is.
     activity: str | None = None
+    #: The name by which marks against it are kept.
+    device: str | None = None
+    #: Why its slot takes no trials.
+    aside: str | None = None
     #: Pool processes of a main process.
     slots: int = 0
     queues: list[str] = []
@@ -224,6 +228,22 @@ class ProcessRecord:
     def stalled(self) -> list[str]:
         """What this process could not do so far, as the record says."""
         return list(self._fields.get("stalled", []))
+
+    @property
+    def parent(self) -> int:
+        """Pid of the process above it."""
+        return int(self._fields["parent"])
+
+    @property
+    def device(self) -> str:
+        """The name of what its trials run on; empty outside a fleet."""
+        return str(self._fields.get("device", ""))
+
+    @property
+    def aside(self) -> str | None:
+        """Why its slot takes no trials, as the record says."""
+        reason: str | None = self._fields.get("aside")
+        return reason
 
     @property
     def assignment(self) -> dict[str, Any]:

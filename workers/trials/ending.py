@@ -33,9 +33,11 @@ from workers.passwords import hide
 from workers.protocol.errors import DrainRequested, LeaseLost, TransientError
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
-from workers.protocol.states import TrialState
+from workers.protocol.states import Charge, TrialState
 from workers.times import Times
 from workers.trials.advice import advice_on
+from workers.trials.cuda_errors import CudaTrouble
+from workers.trials.failure_streak import FailureStreak
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 
@@ -57,6 +59,9 @@ class Outcome(Enum):
     GOES_BACK = "goes back"
     ENDS_PROCESS = "ends the process"
     """The trial has ended, and this process cannot run another one."""
+    CUDA_BROKEN = "CUDA broke the process"
+    SICK = "the process is sick"
+    """Trials fail in it that succeed elsewhere."""
 
     @property
     def goes_back(self) -> bool:
@@ -64,18 +69,33 @@ class Outcome(Enum):
         return self is Outcome.GOES_BACK
 
     @property
-    def ends_process(self) -> bool:
-        """Whether this process is to be replaced."""
-        return self is Outcome.ENDS_PROCESS
+    def exit_code(self) -> int | None:
+        """What this process is to exit with, if it is to be replaced."""
+        return _EXIT_CODES.get(self)
+
+
+#: The exit codes of pool processes that are replaced: an objective changed it for good; a CUDA
+#: error broke it; trials fail in it that succeed elsewhere.
+EXIT_REPLACED: Final = 74
+EXIT_CUDA_BROKEN: Final = 75
+EXIT_SICK: Final = 76
+
+_EXIT_CODES: Final = {
+    Outcome.ENDS_PROCESS: EXIT_REPLACED,
+    Outcome.CUDA_BROKEN: EXIT_CUDA_BROKEN,
+    Outcome.SICK: EXIT_SICK,
+}
 
 
 class AttemptEnd:
-    """The end of one attempt: one of `commit`, `fail`, `release`, `fall_silent`, then `leave`.
+    """The end of one attempt: one of `commit`, `fail`, `lose`, `release`..., then `leave`.
 
     Args:
         trial: What the objective was given.
         held: Its lease.
         hint: The message that brought it here.
+        device: What it ran on.
+        streak: Failures in a row of this process.
         started_at: `lease_clock()` from when it was claimed.
         owner: This process.
         outbox: Where results lie until they are committed.
@@ -91,6 +111,8 @@ class AttemptEnd:
         held: HeldLease,
         hint: RunTrial,
         *,
+        device: str,
+        streak: FailureStreak,
         started_at: float,
         owner: ProcessIdentity,
         outbox: Outbox,
@@ -102,6 +124,8 @@ class AttemptEnd:
         self._trial = trial
         self._held = held
         self._hint = hint
+        self._device = device
+        self._streak = streak
         self._started_at = started_at
         self._owner = owner
         self._outbox = outbox
@@ -110,6 +134,8 @@ class AttemptEnd:
         self._times = times
         self._is_draining = is_draining
         self._outcome = Outcome.ENDED
+        #: whether the attempt was counted as a loss
+        self.is_loss = False
         self._entry: OutboxEntry | None = None
         #: what Redis answered; None while it has not
         self._status: str | None = None
@@ -124,7 +150,9 @@ class AttemptEnd:
         """End the trial for good."""
         result = self._result(values, error)
         held, trial = self._held, self._trial
-        self.exit_code = 0 if state in {TrialState.COMPLETE, TrialState.PRUNED} else 1
+        if state in {TrialState.COMPLETE, TrialState.PRUNED}:
+            self.exit_code = 0
+            self._streak.end()
         self._entry = OutboxEntry(
             study=trial.study_name,
             number=held.number,
@@ -166,15 +194,56 @@ class AttemptEnd:
         text = describe_error(error, _ERROR_CHARACTERS - len(advice))
         result = self._result(error=f"{text}{advice}")
         result.fingerprint = _fingerprint(error)
-        if result.fingerprint in {_EXITED, held.grant.record.error_fingerprint} - {None}:
+        is_repeated = result.fingerprint in {_EXITED, held.grant.record.error_fingerprint} - {None}
+        doubt = self._streak.add(spec.name, held.number, is_repeated=is_repeated)
+        if doubt is not None:
+            log.error("process_sick", reason=doubt, hint="a fresh one takes its place")
+            self.hand_over(Outcome.SICK)
+        elif is_repeated:
             # once more, the same would go wrong in the same way
             self.commit(TrialState.FAILED, error=result.error)
+        else:
+            self._count(result, Charge.FAILURE)
+
+    def lose(self, trouble: CudaTrouble, error: BaseException, *, is_suspect: bool) -> None:
+        """Count a loss of the attempt: a CUDA error broke this process, which is to end.
+
+        The trial goes to another device. If there, or where there is none, what it computes goes
+        wrong again, it has failed.
+
+        Args:
+            trouble: What CUDA did.
+            error: What the objective raised.
+            is_suspect: Whether the device broke under trials that succeeded elsewhere.
+        """
+        self._outcome = Outcome.CUDA_BROKEN
+        if self._is_draining() or _is_of_a_drain(error):
+            self.release()
             return
-        backoff = self._times.backoff
-        self._leaves_files = True
-        self._say(
-            lambda: held.leases.fail(held.number, held.token, result, spec.max_failures, backoff)
+        cause = f" ({trouble.cause})"
+        log.error(
+            "cuda_broken",
+            kind=trouble.kind,
+            device=self._device,
+            exception=traceback_of(error),
+            hint=f"{trouble.cause}; a fresh process takes this one's place",
         )
+        text = describe_error(error, _ERROR_CHARACTERS - len(cause))
+        result = self._result(error=f"{text}{cause}")
+        result.fingerprint = trouble.fingerprint
+        is_repeated = trouble.fingerprint == self._held.grant.record.error_fingerprint
+        if trouble.is_of_code and is_repeated and not is_suspect:
+            self.commit(TrialState.FAILED, error=result.error)
+            return
+        self.is_loss = True
+        self._count(result, Charge.LOSS, self._device)
+
+    def _count(self, result: Result, charge: Charge, lost_on: str = "") -> None:
+        """Have the attempt counted, and the trial tried again unless that was the last time."""
+        held, most = self._held, self._trial.spec.limit(charge)
+        number, token, backoff = held.number, held.token, self._times.backoff
+        self._leaves_files = True
+        self._say(lambda: held.leases.fail(number, token, result, most, backoff, charge, lost_on))
         # LOST, too, where only the answer to the first call was lost
         if self._status not in {"DEAD", None}:
             self._is_to_be_announced = True
@@ -200,10 +269,10 @@ class AttemptEnd:
         self._say(lambda: "OK" if held.leases.release(held.number, held.token, backoff) else "LOST")
         self._is_to_be_announced = True
 
-    def hand_over(self) -> None:
+    def hand_over(self, outcome: Outcome = Outcome.ENDED) -> None:
         """Give the trial back, uncounted, to another process: this one cannot run it."""
         self.release()
-        self._outcome, self._is_to_be_announced = Outcome.ENDED, True
+        self._outcome, self._is_to_be_announced = outcome, True
 
     def fall_silent(self, error: LeaseLost) -> None:
         """Write nothing more for the trial: somebody else may run it now."""

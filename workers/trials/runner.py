@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Self
+from typing import Final, Self
 
 import optuna
 import redis
@@ -22,7 +22,7 @@ import structlog
 from workers.containers import Container
 from workers.coordination.clock import lease_clock
 from workers.coordination.hints import Hints
-from workers.coordination.leases import Refusal, TrialLeases
+from workers.coordination.leases import Grant, Refusal, TrialLeases
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox
@@ -42,16 +42,23 @@ from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Charge, TrialState
 from workers.settings import Settings
+from workers.trials.cuda_errors import CudaTrouble, cuda_trouble
 from workers.trials.ending import AttemptEnd, Outcome
+from workers.trials.failure_streak import FailureStreak
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.preparation import Preparation
 from workers.trials.returned import read_values
+from workers.trials.slot_health import SlotHealth
 from workers.trials.surroundings import Surroundings
 
 log = get_logger(__name__)
+
+#: For how many beats a process waits that cannot, or should not, run what there is, before a fresh
+#: one takes its place: 10 minutes.
+_PATIENCE_BEATS: Final = 60
 
 
 class TrialRunner:
@@ -87,11 +94,15 @@ class TrialRunner:
         self._outbox = Outbox(settings.home)
         self._beat = ProcessBeat(record, settings.times.beat)
         self._modules = ObjectiveModules()
+        self._cuda = container.get(CUDAManager)
+        self._health = SlotHealth(client, settings.times, record, self._cuda)
+        self._streak = FailureStreak(self._studies)
         self._num_trials = 0
         self._is_terminated = False
 
     def __enter__(self) -> Self:
         self._beat.start()
+        self._health.refusal()  # shown from the start
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,6 +114,8 @@ class TrialRunner:
         structlog.contextvars.bind_contextvars(study=hint.study, trial=hint.number)
         try:
             with self._drained_by_sigterm():
+                if self._health.refusal() is not None:
+                    return self._refuse(hint)
                 return self._claim_and_run(hint)
         except redis.RedisError as error:
             # the lease runs out by itself and the reaper takes over
@@ -112,6 +125,20 @@ class TrialRunner:
             return Outcome.GOES_BACK
         finally:
             structlog.contextvars.unbind_contextvars("study", "trial", "attempt")
+
+    def _refuse(self, hint: RunTrial) -> Outcome:
+        """Leave a trial to the other slots, and take no message for as long as this one refuses.
+
+        One whose CUDA does not work ends after a while: a fresh process looks again.
+        """
+        if self._studies.exists(hint.study):
+            self._announce(self._studies.spec(hint.study), hint, 0.0)
+        until = lease_clock() + _PATIENCE_BEATS * self._settings.times.beat
+        while not self._is_draining() and self._health.refusal() is not None:
+            if self._cuda.trouble is not None and lease_clock() > until:
+                return Outcome.CUDA_BROKEN
+            self._pause()
+        return Outcome.ENDED
 
     def _pause(self) -> None:
         """Wait for a beat, or for a drain."""
@@ -130,8 +157,11 @@ class TrialRunner:
             return Outcome.ENDED
         spec = self._studies.spec(hint.study)
         leases = TrialLeases(self._client, hint.study, hint.epoch)
+        left_as = self._leave_to_others(leases, spec, hint)
+        if left_as is not None:
+            return left_as
         sent_at = lease_clock()
-        grant = leases.claim(hint.number, str(self._record.identity), self._settings.times.lease)
+        grant = self._claim(leases, spec, hint.number)
         if isinstance(grant, Refusal):
             return self._refused(grant, spec, hint)
         structlog.contextvars.bind_contextvars(attempt=grant.attempt)
@@ -152,6 +182,39 @@ class TrialRunner:
         finally:
             self._num_trials += 1
             self._container.get(TensorManager).clear_memory()
+
+    def _leave_to_others(
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+    ) -> Outcome | None:
+        """Leave a trial that failed in this process to another one, if there is one.
+
+        Until a trial succeeds here, nobody knows whether the objective or the process is to blame.
+        Where the others are busy for long, a fresh process takes this one's place.
+        """
+        seconds = self._streak.seconds_since(hint.study, hint.number)
+        if seconds is None or not self._health.has_other(spec.resources.queue):
+            return None
+        record = leases.record(hint.number)
+        if record is None or record.state is not TrialState.QUEUED:
+            return None
+        self._announce(spec, hint, self._settings.times.beat / 2)
+        if seconds < _PATIENCE_BEATS * self._settings.times.beat:
+            return Outcome.ENDED
+        log.warning("process_ends", reason="its trial failed here, and all others are busy")
+        return Outcome.SICK
+
+    def _claim(self, leases: TrialLeases, spec: StudySpec, number: int) -> Grant | Refusal:
+        """Ask for a trial; one that was lost on this device, only if it can go to no other."""
+        owner, device = str(self._record.identity), self._record.device
+        lease = self._settings.times.lease
+        grant = leases.claim(number, owner, lease, device=device)
+        if isinstance(grant, Grant) or grant.reason != "ELSEWHERE":
+            return grant
+        record = leases.record(number)
+        lost_on = () if record is None else record.lost_on
+        if self._health.has_other(spec.resources.queue, lost_on):
+            return grant
+        return leases.claim(number, owner, lease, device=device, insists=True)
 
     def _leave_word(self, reason: str) -> None:
         """Tell the cleaner why this process ends, in the middle of a trial that stands still."""
@@ -184,6 +247,8 @@ class TrialRunner:
         log.info("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
         if refusal.reason == "NOT_YET":
             self._announce(spec, hint, refusal.retry_ms / 1000)
+        if refusal.reason == "ELSEWHERE":
+            self._announce(spec, hint, self._settings.times.beat / 2)
         return Outcome.ENDED
 
     def _run_attempt(
@@ -195,6 +260,8 @@ class TrialRunner:
             trial,
             held,
             hint,
+            device=self._record.device,
+            streak=self._streak,
             started_at=sent_at,
             owner=self._record.identity,
             outbox=self._outbox,
@@ -214,10 +281,21 @@ class TrialRunner:
             self._start_wandb_run(trial)
             self._container.get(WandbManager).finish(end.exit_code)
             self._record.update(study=None, trial=None, token=None, activity=None)
-        if not lasting or outcome.goes_back:
+        self._judge_device(end, held)
+        if outcome is Outcome.ENDED and self._cuda.check() is not None:
+            log.error("cuda_broken", reason=self._cuda.trouble, hint="a fresh process is started")
+            return Outcome.CUDA_BROKEN
+        if not lasting or outcome is not Outcome.ENDED:
             return outcome
         log.warning("process_ends", reasons=lasting, hint="a fresh one takes its place")
         return Outcome.ENDS_PROCESS
+
+    def _judge_device(self, end: AttemptEnd, held: HeldLease) -> None:
+        """Note what the attempt says for, or against, what it ran on."""
+        if end.is_loss:
+            self._health.note_loss(held.leases.study, held.number)
+        elif end.exit_code == 0:
+            self._health.note_success()
 
     def _train(self, trial: FleetTrial, end: AttemptEnd, surroundings: Surroundings) -> None:
         """Call the objective, and say how that ended."""
@@ -236,13 +314,6 @@ class TrialRunner:
         except StaleExtensionError as error:
             surroundings.spoil(str(error))
             end.hand_over()
-        except optuna.TrialPruned:
-            value = trial.last_value
-            end.commit(TrialState.PRUNED, None if value is None else [value])
-        except (ObjectiveError, InvalidInputError) as error:
-            end.refuse(error)
-        except TransientError as error:
-            end.give_back(error)
         except TrialCancelled as error:
             end.commit(TrialState.CANCELLED, error=str(error))
         except DrainRequested:
@@ -250,15 +321,33 @@ class TrialRunner:
         except LeaseLost as error:
             end.fall_silent(error)
         except BaseException as error:  # noqa: BLE001 - MemoryError would end the worker
-            end.fail(error)
+            self._end_with(error, trial, end)
         else:
             end.commit(TrialState.COMPLETE, values)
+
+    def _end_with(self, error: BaseException, trial: FleetTrial, end: AttemptEnd) -> None:
+        """Say how an attempt ended whose objective raised something."""
+        trouble = cuda_trouble(error)
+        if trouble is None and self._cuda.check() is not None:
+            trouble = CudaTrouble("CUDA error", str(self._cuda.trouble))
+        if trouble is not None:  # whatever the objective made of it
+            self._cuda.note_broken(trouble.kind)
+            end.lose(trouble, error, is_suspect=self._health.is_suspect())
+        elif isinstance(error, optuna.TrialPruned):
+            value = trial.last_value
+            end.commit(TrialState.PRUNED, None if value is None else [value])
+        elif isinstance(error, (ObjectiveError, InvalidInputError)):
+            end.refuse(error)
+        elif isinstance(error, TransientError):
+            end.give_back(error)
+        else:
+            end.fail(error)
 
     def _seed_module(self, trial: FleetTrial) -> None:
         """Have what a module draws at its top be the same in each process of a seeded study."""
         seed = trial.spec.sampler.seed
         if seed is not None:
-            self._container.get(CUDAManager).seed(seed % 2**32)
+            self._cuda.seed(seed % 2**32)
 
     def _seed_trial(self, trial: FleetTrial) -> None:
         """Have each trial draw its own numbers: of a seeded study, the same in each attempt.
@@ -267,7 +356,7 @@ class TrialRunner:
         """
         is_seeded = trial.spec.sampler.seed is not None
         seed = trial.seed if is_seeded else secrets.randbits(32)
-        self._container.get(CUDAManager).seed(seed)
+        self._cuda.seed(seed)
 
     def _handle(self, spec: StudySpec, held: HeldLease, sent_at: float) -> FleetTrial:
         directories = self._container.get(DirectoryManager)

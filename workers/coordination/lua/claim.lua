@@ -1,10 +1,11 @@
 -- claim: grant a trial to one holder, if it may run now. The same nonce gets the same grant.
 -- KEYS: epoch trial leases queued
--- ARGV: epoch number owner nonce ttl_ms now_ms
--- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | DONE state | UNKNOWN
+-- ARGV: epoch number owner nonce ttl_ms device insists now_ms
+-- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | ELSEWHERE | DONE state | UNKNOWN
+-- A trial that was lost on `device` is refused there, unless the caller `insists`: it knows no other.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'UNKNOWN'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'nonce', 'deadline', 'not_before')
-local state, now = record[1], now_ms(ARGV[6])
+local state, now = record[1], now_ms(ARGV[8])
 if not state then return {'UNKNOWN'} end
 if state == 'RUNNING' and record[3] ~= ARGV[4] then
   return {'HELD', integer(math.max(0, tonumber(record[4]) - now))}
@@ -14,12 +15,16 @@ if state == 'QUEUED' then
   if tonumber(record[5]) > now then
     return {'NOT_YET', integer(tonumber(record[5]) - now)}
   end
+  if ARGV[7] == '' and redis.call('HEXISTS', KEYS[2], 'lost_on:' .. ARGV[6]) == 1 then
+    return {'ELSEWHERE'}
+  end
   -- never behind the clock nor behind the last token: a rollback of Redis repeats neither
-  local token = integer(math.max(tonumber(record[2]) + 1, now_us(ARGV[6])))
+  local token = integer(math.max(tonumber(record[2]) + 1, now_us(ARGV[8])))
   local deadline = integer(now + tonumber(ARGV[5]))
   redis.call('HINCRBY', KEYS[2], 'attempt', 1)
   redis.call('HSET', KEYS[2], 'state', 'RUNNING', 'token', token, 'owner', ARGV[3],
-    'nonce', ARGV[4], 'deadline', deadline, 'command', 'NONE', 'claimed_at', integer(now))
+    'nonce', ARGV[4], 'deadline', deadline, 'command', 'NONE', 'claimed_at', integer(now),
+    'device', ARGV[6])
   redis.call('ZREM', KEYS[4], ARGV[2])
   redis.call('ZADD', KEYS[3], deadline, ARGV[2])
 end

@@ -1,0 +1,168 @@
+"""Slots that are sick: a GPU that breaks what it runs, CUDA that is not there, a bad process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+from orchestrator.handle import StudyHandle
+
+pytestmark = pytest.mark.timeout(200)
+
+GPUS = [f"GPU-{index}{'0' * 7}-1111-2222-3333-444455556666" for index in range(2)]
+
+OBJECTIVES = '''
+import os
+import time
+
+import torch
+
+BROKEN = (
+    "CUDA error: {}\\nCUDA kernel errors might be asynchronously reported at some other API call,"
+    " so the stacktrace below might be incorrect.\\nCompile with `TORCH_USE_CUDA_DSA` to enable"
+    " device-side assertions."
+)
+
+
+def poisoned(trial):
+    """Broken by one GPU of the two; whatever it raises, it is the same each time."""
+    if os.environ["CUDA_VISIBLE_DEVICES"] == "0":
+        raise torch.AcceleratorError(BROKEN.format(trial.config["error"]))
+    for step in range(15):
+        trial.progress(step)
+        time.sleep(0.1)
+    return 1.0
+
+
+def wrong(trial):
+    """Asserts on its labels, wherever it runs."""
+    raise torch.AcceleratorError(BROKEN.format("device-side assert triggered"))
+
+
+def fails(trial):
+    raise ValueError("simply wrong")
+
+
+def plain(trial):
+    return 1.0
+
+
+def in_a_sick_process(trial):
+    """Fails in one process alone, the first that ran a trial."""
+    marker = os.path.join(os.path.dirname(__file__), "first")
+    if not os.path.exists(marker):
+        open(marker, "w").write(str(os.getpid()))
+    if open(marker).read() == str(os.getpid()):
+        raise OSError(24, "Too many open files")
+    time.sleep(0.4)
+    return 1.0
+'''
+
+
+@pytest.fixture
+def sick(fleet):
+    """A fleet whose workers believe in two GPUs."""
+    path = fleet.folder / "faulty.py"
+    path.write_text(path.read_text() + OBJECTIVES)
+    fleet.gpus = {
+        "PYTHONPATH": str(Path(__file__).parents[1] / "fake_nvml"),
+        "FAKE_NVML": json.dumps([[uuid, None] for uuid in GPUS]),
+        "FLEET_GPU_LOCKS": str(fleet.folder / "gpus"),
+    }
+    return fleet
+
+
+def submit(fleet, objective, trials, **fields):
+    fleet.submit(trials, objective, **fields)
+    fleet.serve()
+
+
+def states(fleet):
+    return [trial.user_attrs.get("trialfleet:state", trial.state.name) for trial in fleet.trials()]
+
+
+def refusing(fleet):
+    return [entry for entry in fleet.processes("trial") if entry.aside is not None]
+
+
+@pytest.mark.parametrize("error", ["device-side assert triggered", "unspecified launch failure"])
+def test_one_poisoned_gpu_of_two_costs_no_trial_and_is_put_aside(sick, error):
+    submit(sick, "poisoned", 16, config={"error": error}, max_failures=1)
+    worker = sick.worker(2, FAKE_CUDA="works", **sick.gpus)
+    sick.await_over(150)
+    assert states(sick) == ["COMPLETE"] * 16
+    assert max(trial.user_attrs.get("trialfleet:losses", 0) for trial in sick.trials()) <= 1
+    (entry,) = refusing(sick)
+    assert entry.device.endswith(GPUS[0])
+    assert "restart its worker to take it back" in entry.aside
+    status = StudyHandle("fault", sick.settings).status()
+    assert status.slots == 1
+    assert f"0 ({GPUS[0][:12]})" in status.put_aside[0]
+    assert 2 <= status.losses <= 4, "a third may be lost before the first two have ended"
+    codes = {event["kind"] for event in sick.events("cuda_broken")}
+    assert len(codes) == 1
+    assert [event["device"] for event in sick.events("slot_refused")] == [entry.device]
+    # the restart of its worker takes it back
+    worker.stop(30.0)
+    sick.worker(2, FAKE_CUDA="works", **sick.gpus)
+    wait_until(lambda: len(sick.processes("trial")) == 2, "both slots are there", 60.0)
+    assert refusing(sick) == []
+
+
+def test_labels_that_are_wrong_everywhere_fail_their_trials_soon_and_no_gpu(sick):
+    submit(sick, "wrong", 4)
+    sick.worker(2, FAKE_CUDA="works", **sick.gpus)
+    sick.await_over(120)
+    assert states(sick) == ["FAILED"] * 4
+    for trial in sick.trials():
+        assert trial.user_attrs["trialfleet:attempt"] == 2, "once on each GPU"
+        assert "most often a label" in trial.user_attrs["trialfleet:error"]
+    assert refusing(sick) == []
+    assert sick.events("slot_refused") == []
+
+
+def test_labels_that_are_wrong_fail_their_trials_on_the_only_gpu_too(sick):
+    submit(sick, "wrong", 2)
+    sick.worker(1, FAKE_CUDA="works", **{**sick.gpus, "CUDA_VISIBLE_DEVICES": "1"})
+    sick.await_over(120)
+    assert states(sick) == ["FAILED"] * 2
+    assert refusing(sick) == []
+
+
+def test_a_slot_that_was_given_a_gpu_and_finds_none_trains_nothing(sick):
+    submit(sick, "plain", 2)
+    broken = sick.worker(2, **sick.gpus)
+    wait_until(lambda: len(refusing(sick)) == 2, "both slots say so", 60.0)
+    assert "CUDA does not work here" in refusing(sick)[0].aside
+    assert "CUDA_VISIBLE_DEVICES= runs it on the CPU" in refusing(sick)[0].aside
+    handle = StudyHandle("fault", sick.settings)
+    wait_until(lambda: len(handle.status().put_aside) == 2, "its status, too", 20.0)
+    assert handle.status().slots == 0
+    assert not sick.events("claimed")
+    sick.worker(1, CUDA_VISIBLE_DEVICES="")
+    sick.await_over(60)
+    assert states(sick) == ["COMPLETE"] * 2
+    assert broken.poll() is None
+    broken.stop(30.0)
+    assert sick.events("pool_stuck") == []
+
+
+def test_a_sick_process_gives_its_trials_to_others_and_is_replaced(sick):
+    submit(sick, "in_a_sick_process", 16)
+    sick.worker(2)
+    sick.await_over(120)
+    assert states(sick) == ["COMPLETE"] * 16
+    assert len(sick.events("process_sick")) == 1
+    assert all(sick.record(number).failures <= 1 for number in range(16))
+
+
+def test_a_study_that_fails_everywhere_ends_no_process(sick):
+    submit(sick, "fails", 6)
+    sick.worker(2)
+    sick.await_over(60)
+    assert states(sick) == ["FAILED"] * 6
+    assert [trial.user_attrs["trialfleet:attempt"] for trial in sick.trials()] == [2] * 6
+    assert len(sick.events("managers_ready")) == 2
