@@ -25,7 +25,7 @@ from workers.managers.cuda import CUDAManager
 from workers.managers.loader_process import LoaderProcess
 from workers.managers.recipe import code_digest
 from workers.managers.run_directories import DirectoryManager
-from workers.managers.sources import changed_at, fingerprint, read_source
+from workers.managers.sources import fingerprint, read_source, state_of
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
 from workers.managers.tokenizer import TokenizerManager
 from workers.processes.registry import ProcessRecord
@@ -115,13 +115,13 @@ class DataManager(BaseProcessManager):
         content = None if tokenizer_id is None else self._tokenizers.content(tokenizer_id)
         recipe = [config.model_dump(), content or tokenizer.vocab_size]
         sources = [config.source, *filter(None, [config.validation])]
-        seen = json.dumps([recipe, [changed_at(source) for source in sources]])
+        seen = json.dumps([recipe, [state_of(source) for source in sources]])
         if seen not in self._loaded:
             while len(self._loaded) >= _MOST_MAPPED:  # first, so that there is room for this one
                 del self._loaded[next(iter(self._loaded))]
             entry = self._directories.cached(
                 "data",
-                _key(config, sources, content or tokenizer.vocab_size),
+                _key(config, sources, content or tokenizer.vocab_size, progress),
                 lambda draft: self._build(
                     draft, config, tokenizer_id, tokenizer.vocab_size, progress
                 ),
@@ -238,13 +238,17 @@ def split(
     return train, held_out
 
 
-def _key(config: DataConfig, sources: Sequence[str], tokenizer: str | int) -> dict[str, Any]:
+def _key(
+    config: DataConfig, sources: Sequence[str], tokenizer: str | int, progress: Progress
+) -> dict[str, Any]:
     """All that tokenised data follow from; not where their files lie."""
     return {
         "code": code_digest(*_CODE),
         "versions": {name: version(name) for name in _LIBRARIES},
         "data": config.model_dump(mode="json", exclude={"source", "validation"}),
-        "content": [[Path(source).suffix.lower(), fingerprint(source)] for source in sources],
+        "content": [
+            [Path(source).suffix.lower(), fingerprint(source, progress)] for source in sources
+        ],
         "tokenizer": tokenizer,
     }
 

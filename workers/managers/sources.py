@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Final
 
+from workers.disk.cache_entry import Progress, unwatched
 from workers.managers.cldr import language_id_texts
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import BUILT_IN_SOURCES, DataConfig
 from workers.texts.rows import Row, checked_row, existing_file, is_file, read_rows
 
 _HUB: Final = "hub:"
+
+#: What is read at once for a fingerprint.
+_CHUNK_BYTES: Final = 4 * 2**20
 
 
 def read_source(source: str, config: DataConfig, field: str) -> Iterator[Row]:
@@ -34,19 +38,33 @@ def read_source(source: str, config: DataConfig, field: str) -> Iterator[Row]:
     return _read_hub(source, config, field)
 
 
-def fingerprint(source: str) -> str:
-    """Changes when the content of a source does."""
+def fingerprint(source: str, progress: Progress = unwatched) -> str:
+    """Changes when the content of a source does, or the library that reads it.
+
+    Args:
+        source: As the study names it.
+        progress: Told how much of a file was read; what it raises ends the reading.
+    """
     if source in BUILT_IN_SOURCES:
         return f"babel {version('babel')}"
     if source.startswith(_HUB):
-        return source
-    with existing_file(source, "data.source").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{source} datasets {version('datasets')}"
+    path = existing_file(source, "data.source")
+    digest, size, done = hashlib.sha256(), path.stat().st_size, 0
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(f"bytes compared of {path.name}", done, size)
+    return digest.hexdigest()
 
 
-def changed_at(source: str) -> int:
-    """When a file was last written, in ns; 0 for what is no file. Cheaper than a fingerprint."""
-    return existing_file(source, "data.source").stat().st_mtime_ns if is_file(source) else 0
+def state_of(source: str) -> list[int]:
+    """Changes when a file is written or replaced; cheaper than a fingerprint. Else empty."""
+    if not is_file(source):
+        return []
+    state = existing_file(source, "data.source").stat()
+    return [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
 def _read_hub(source: str, config: DataConfig, field: str) -> Iterator[Row]:

@@ -100,6 +100,17 @@ def test_replaced_tokenizer_files_give_their_own_ids(tmp_path, rows, is_the_same
     assert after[:2] == [13, 12]
 
 
+def test_a_file_that_is_replaced_with_its_size_and_time_kept_is_read_again(tmp_path, rows):
+    other = tmp_path / "other"
+    other.write_text(rows.read_text().replace("sentence", "SENTENCE"))
+    shutil.copystat(rows, other)
+    with process(tmp_path) as data:
+        before = build(data, rows)
+        other.replace(rows)
+        after = build(data, rows)
+    assert before.entry.path != after.entry.path
+
+
 def test_the_same_tokenizer_and_data_elsewhere_are_the_same(tmp_path, rows):
     with process(tmp_path) as data:
         build(data, rows, word_tokenizer(tmp_path / "a" / "tokenizer"))
@@ -232,7 +243,13 @@ def test_the_content_of_a_tokenizer_stays_while_it_is_used(tmp_path, container):
 
 
 @pytest.mark.parametrize(
-    "what", ["rows read of rows.csv", "texts read to train", "tokenised texts"]
+    "what",
+    [
+        "bytes compared of rows.csv",
+        "rows read of rows.csv",
+        "texts read to train",
+        "tokenised texts",
+    ],
 )
 def test_building_is_told_step_by_step_and_can_be_stopped_at_each(tmp_path, rows, what):
     class Stopped(BaseException):
