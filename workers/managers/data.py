@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,13 +21,14 @@ from workers.disk.cache_entry import MANIFEST, Entry, Progress, unwatched
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
+from workers.managers.data_origin import DataOrigin
 from workers.managers.loader_process import LoaderProcess
-from workers.managers.recipe import code_digest
 from workers.managers.run_directories import DirectoryManager
-from workers.managers.sources import fingerprint, read_source, state_of
+from workers.managers.sources import read_source
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
 from workers.managers.tokenizer import TokenizerManager
 from workers.processes.registry import ProcessRecord
+from workers.protocol.errors import TransientError
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
 from workers.settings import Settings
 from workers.texts.rows import Row
@@ -41,18 +41,6 @@ _MOST_MAPPED: Final = 8
 
 #: Rows between two words of progress.
 _TOLD_EVERY: Final = 1024
-
-#: What reads, splits and tokenises.
-_CODE: Final = (
-    "managers/data.py",
-    "managers/sources.py",
-    "managers/cldr.py",
-    "managers/tokenized.py",
-    "texts/*.py",
-)
-
-#: Whose releases may give other tokens.
-_LIBRARIES: Final = ("tokenizers", "transformers")
 
 #: The folder of an entry that holds a tokenizer which was trained on its data.
 _TRAINED: Final = "tokenizer"
@@ -109,26 +97,26 @@ class DataManager(BaseProcessManager):
 
         Raises:
             InvalidInputError: The source cannot be used; the message says why.
-            TransientError: No disk takes the tokens.
+            TransientError: No disk takes the tokens, or a file was written while it was read.
         """
         tokenizer_id = tokenizer.id or model.id
-        content = None if tokenizer_id is None else self._tokenizers.content(tokenizer_id)
-        recipe = [config.model_dump(), content or tokenizer.vocab_size]
-        sources = [config.source, *filter(None, [config.validation])]
-        seen = json.dumps([recipe, [state_of(source) for source in sources]])
-        if seen not in self._loaded:
+        origin = self._origin(config, tokenizer_id, tokenizer.vocab_size)
+
+        def build(draft: Path) -> dict[str, Any]:
+            about = self._build(draft, config, tokenizer_id, tokenizer.vocab_size, progress)
+            if origin != self._origin(config, tokenizer_id, tokenizer.vocab_size):
+                raise TransientError(
+                    f"data.source = {config.source!r}, its validation or its tokenizer was written"
+                    " while it was read; it is read again"
+                )
+            return about
+
+        if origin.name not in self._loaded:
             while len(self._loaded) >= _MOST_MAPPED:  # first, so that there is room for this one
                 del self._loaded[next(iter(self._loaded))]
-            entry = self._directories.cached(
-                "data",
-                _key(config, sources, content or tokenizer.vocab_size, progress),
-                lambda draft: self._build(
-                    draft, config, tokenizer_id, tokenizer.vocab_size, progress
-                ),
-                progress,
-            )
-            self._loaded[seen] = self._open(entry, tokenizer_id)
-        data = self._loaded[seen] = self._loaded.pop(seen)
+            entry = self._directories.cached("data", origin.key(progress), build, progress)
+            self._loaded[origin.name] = self._open(entry, tokenizer_id)
+        data = self._loaded[origin.name] = self._loaded.pop(origin.name)  # the latest used one
         data.entry.note_use()
         return data
 
@@ -161,6 +149,10 @@ class DataManager(BaseProcessManager):
             # of its own, so that starting a loader draws nothing from the training's generator
             generator=torch.Generator(),
         )
+
+    def _origin(self, config: DataConfig, tokenizer_id: str | None, vocab_size: int) -> DataOrigin:
+        content = None if tokenizer_id is None else self._tokenizers.content(tokenizer_id)
+        return DataOrigin.now(config, content or vocab_size)
 
     def _open(self, entry: Entry, tokenizer_id: str | None) -> TextClassificationData:
         facts = json.loads((entry.path / "facts.json").read_text(encoding="utf-8"))
@@ -236,21 +228,6 @@ def split(
     if both:
         log.warning("texts_on_both_sides", texts=both, validation=config.validation)
     return train, held_out
-
-
-def _key(
-    config: DataConfig, sources: Sequence[str], tokenizer: str | int, progress: Progress
-) -> dict[str, Any]:
-    """All that tokenised data follow from; not where their files lie."""
-    return {
-        "code": code_digest(*_CODE),
-        "versions": {name: version(name) for name in _LIBRARIES},
-        "data": config.model_dump(mode="json", exclude={"source", "validation"}),
-        "content": [
-            [Path(source).suffix.lower(), fingerprint(source, progress)] for source in sources
-        ],
-        "tokenizer": tokenizer,
-    }
 
 
 def in_order(labels: set[str]) -> list[str]:

@@ -59,12 +59,12 @@ def fingerprint(source: str, progress: Progress = unwatched) -> str:
     return digest.hexdigest()
 
 
-def state_of(source: str) -> list[int]:
+def state_of(source: str) -> tuple[int, ...]:
     """Changes when a file is written or replaced; cheaper than a fingerprint. Else empty."""
     if not is_file(source):
-        return []
+        return ()
     state = existing_file(source, "data.source").stat()
-    return [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def _read_hub(source: str, config: DataConfig, field: str) -> Iterator[Row]:

@@ -111,6 +111,25 @@ def test_a_file_that_is_replaced_with_its_size_and_time_kept_is_read_again(tmp_p
     assert before.entry.path != after.entry.path
 
 
+@pytest.mark.parametrize("what", ["rows", "tokenizer"])
+def test_what_is_written_while_it_is_read_makes_no_entry(tmp_path, rows, what):
+    folder = word_tokenizer(tmp_path / "tokenizer")
+
+    def write(told, done, total):
+        if told.startswith("tokenised texts of validation"):
+            if what == "rows":
+                rows.write_text(rows.read_text() + "\nanother,1")
+            else:
+                word_tokenizer(folder, WORDS[::-1])
+
+    config = DataConfig(source=str(rows), max_length=8)
+    with process(tmp_path) as data:
+        with pytest.raises(TransientError, match="was written while it was read"):
+            data.text_classification(config, TokenizerConfig(id=str(folder)), BERT, write)
+        assert entries(tmp_path) == []
+        assert len(build(data, rows, folder).classes) == 3
+
+
 def test_the_same_tokenizer_and_data_elsewhere_are_the_same(tmp_path, rows):
     with process(tmp_path) as data:
         build(data, rows, word_tokenizer(tmp_path / "a" / "tokenizer"))
