@@ -1,4 +1,4 @@
-"""What tokenised data follow from: files, columns, splits, a tokenizer, and the code that reads them.
+"""What tokenised data follow from: files, columns, splits, a tokenizer, and code that reads them.
 
 Invariant: two origins with one key give the same tokens, on whatever host, from wherever their
 files lie.
