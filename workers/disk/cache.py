@@ -75,6 +75,7 @@ class Cache:
         while True:
             with suppress(DamagedEntryError):  # looked at again by who may build it
                 if (entry := self._open(path, progress)) is not None:
+                    self._sweep.sweep_if_due()
                     return entry
             with self._lock(path, progress):
                 entry = self._open_or_remove(path, progress) or self._build(path, key, build)
@@ -99,8 +100,12 @@ class Cache:
                 if path.is_dir():
                     raise DamagedEntryError(f"{MANIFEST} is missing") from None
                 return None
-        check(path, path.name, progress)
         entry = Entry(path, lock)
+        try:
+            check(path, path.name, progress)
+        except BaseException:
+            entry.leave()  # the traceback would keep it in use
+            raise
         entry.note_use()
         return entry
 

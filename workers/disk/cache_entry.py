@@ -75,6 +75,11 @@ class Entry:
         self.path = path
         self._lock = lock
 
+    def leave(self) -> None:
+        """Use it no more; so does whoever drops the last reference to it."""
+        if self._lock is not None:
+            self._lock.release()
+
     def note_use(self) -> None:
         """Note that it is used now; those that were not for the longest are removed first."""
         with suppress(OSError):  # another user's, or on a disk that is only read
@@ -160,7 +165,11 @@ def _check_sums(found: Mapping[str, Path], manifest: Manifest, progress: Progres
         progress("checking cached bytes", done, manifest.num_bytes)
 
     for name, facts in manifest.files.items():
-        if _sum_of(found[name], note) != facts.xxh3:
+        try:
+            is_whole = _sum_of(found[name], note) == facts.xxh3
+        except OSError as error:
+            raise DamagedEntryError(f"{name} cannot be read: {error}") from error
+        if not is_whole:
             raise DamagedEntryError(f"{name} is not what was written")
 
 

@@ -31,6 +31,10 @@ _LOCK: Final = re.compile(r"\.[0-9a-f]{32}\.lock")
 #: or used within so many seconds.
 _UNKNOWN_SECONDS: Final = 24 * 3600.0
 
+#: Where it is noted when the cache was last swept without a build, and how often it is.
+_SWEPT: Final = ".swept"
+_SWEEP_SECONDS: Final = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
@@ -74,8 +78,18 @@ class CacheSweep:
 
     def entries(self) -> list[CachedEntry]:
         """All entries; the one that was not used for the longest first."""
-        found = (_look(path) for path in self._paths() if _ENTRY.fullmatch(path.name))
+        paths = (path for path in self._paths() if _ENTRY.fullmatch(path.name) and path.is_dir())
+        found = map(_look, paths)
         return sorted(filter(None, found), key=lambda entry: entry.used_at)
+
+    def sweep_if_due(self) -> None:
+        """Sweep, if nobody did within the last hour."""
+        mark = self._folder / _SWEPT
+        with suppress(OSError):  # nobody can write there, and so nothing comes to it
+            if mark.exists() and time.time() - mark.stat().st_mtime < _SWEEP_SECONDS:
+                return
+            mark.touch()
+            self.sweep()
 
     def sweep(self, limits: CacheLimits | None = None) -> list[CachedEntry]:
         """Remove what is beyond the limits and not in use, and what nobody will use again.
@@ -111,7 +125,8 @@ class CacheSweep:
                 if match[1] == "removed":
                     _remove_aside(path)
                 elif is_abandoned(path):
-                    durable.remove(path)
+                    with suppress(OSError):  # another user's
+                        durable.remove(path)
             elif _LOCK.fullmatch(path.name):
                 _remove_idle_lock(path)
 
@@ -179,7 +194,7 @@ def _unused(folder: Path) -> Iterator[bool]:
         is_unused = True
     except LocksMissingError:
         is_unused = _was_left(folder)
-    except PermissionError:  # another user's, whose it is to remove
+    except OSError:  # another user's, or on a disk that is only read: not ours to remove
         is_unused = False
     try:
         yield is_unused

@@ -51,7 +51,8 @@ def use_at(entry, seconds_ago):
 
 
 def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".swept")
+    return sorted(str(path.relative_to(folder)) for path in found)
 
 
 def whole(path):
@@ -165,6 +166,23 @@ def test_what_was_not_used_for_long_goes(folder):
     del old, new
     assert [each.path for each in CacheSweep(folder, LIMITS).sweep()] == [paths[0]]
     assert files(folder) == whole(paths[1])
+
+
+def test_opening_an_entry_removes_what_is_too_old_once_an_hour(folder):
+    cache = Cache(folder, LIMITS)
+    paths = [cache.get("data", {"n": n}, Builder()).path for n in range(3)]
+
+    def open_first_when_the_next_is_old(number):
+        old = time.time() - LIMITS.max_age_seconds - 60
+        os.utime(paths[number] / MANIFEST, (old, old))
+        cache.get("data", {"n": 0}, Builder())
+        return paths[number].exists()
+
+    assert not open_first_when_the_next_is_old(1)
+    assert open_first_when_the_next_is_old(2)
+    mark = folder / ".swept"
+    os.utime(mark, (mark.stat().st_mtime - 3700,) * 2)
+    assert not open_first_when_the_next_is_old(2)
 
 
 def test_nothing_else_in_the_folder_is_touched(folder):
@@ -325,6 +343,20 @@ def test_on_a_full_disk_there_is_no_entry_and_nothing_is_left(folder):
         assert full.value.errno == errno.ENOSPC
         filler.unlink()
         cache.get("data", KEY, Builder())
+
+
+def test_a_cache_that_can_only_be_read_serves_what_it_has(folder):
+    with small_disk(folder, 256):
+        path = Cache(folder, LIMITS).get("data", KEY, Builder()).path
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        build = Builder()
+        assert Cache(folder, LIMITS).get("data", KEY, build).path == path
+        assert build.builds == 0
+        with pytest.raises(OSError) as refused:  # noqa: PT011
+            Cache(folder, LIMITS).get("data", {}, build)
+        assert refused.value.errno == errno.EROFS
+        (entry,) = CacheSweep(folder, CacheLimits(0, 0.0)).entries()
+        assert entry.is_in_use, "it is not ours to remove"
 
 
 def test_where_there_are_no_locks_entries_are_built_and_removed_with_more_patience(
