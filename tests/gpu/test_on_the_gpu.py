@@ -105,3 +105,73 @@ def test_a_real_shortage_of_memory_halves_the_batch(container):
     )
     assert float(value) == pytest.approx(1.0)
     assert accumulator.micro_batch_size <= 8
+
+
+ASSERTS = """
+
+def embeds(trial):
+    '''The first trial has an index beyond the embedding.'''
+    note(trial, "starts", 0)
+    embedding = torch.nn.Embedding(10, 4).cuda()
+    largest = 10 if trial.number == 0 else 9
+    loss = embedding(torch.tensor([0, largest], device="cuda")).sum()
+    return float(loss)
+"""
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    from fault_fleet import FaultFleet
+
+    made = FaultFleet(tmp_path)
+    made.start()
+    path = tmp_path / "faulty.py"
+    path.write_text(path.read_text() + ASSERTS)
+    yield made
+    made.stop()
+    made.assert_nothing_left()
+
+
+@pytest.mark.timeout(300)
+def test_a_process_that_a_real_assert_broke_is_replaced_and_the_next_trial_runs(fleet):
+    fleet.submit(3, "embeds")
+    fleet.serve()
+    worker = fleet.worker(1, CUDA_VISIBLE_DEVICES="0")
+    fleet.await_over(240)
+    states = [trial.user_attrs["trialfleet:state"] for trial in fleet.trials()]
+    assert states == ["FAILED", "COMPLETE", "COMPLETE"]
+    assert "most often a label" in fleet.trials()[0].user_attrs["trialfleet:error"]
+    broken = fleet.events("cuda_broken")
+    assert [event["kind"] for event in broken] == ["device-side assert"] * 2
+    first, second = (event["pid"] for event in broken)
+    assert first != second, "each time in a process of its own"
+    fine = {note.pid for note in fleet.notes("starts") if note.number != 0}
+    assert second not in fine or fleet.events("claimed")[-1]["pid"] not in {first, second}
+    assert fleet.events("slot_refused") == []
+    assert worker.poll() is None
+
+
+def test_a_broken_context_is_noticed_whatever_an_objective_made_of_it(tmp_path):
+    """In a process of its own, which is of no use after it."""
+    import subprocess
+    import sys
+
+    program = (
+        "import torch\n"
+        "from workers.managers.cuda import CUDAManager\n"
+        "from workers.settings import Settings\n"
+        "from workers.trials.cuda_errors import cuda_trouble\n"
+        "cuda = CUDAManager(Settings())\n"
+        "cuda.open()\n"
+        "assert cuda.check() is None\n"
+        "try:\n"
+        "    torch.nn.Embedding(4, 2).cuda()(torch.tensor([7], device='cuda')).sum().item()\n"
+        "except RuntimeError as error:\n"
+        "    assert cuda_trouble(error).kind == 'device-side assert', error\n"
+        "assert 'CUDA does not work here' in cuda.check()\n"
+        "print('noticed')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.strip().endswith("noticed"), ended.stderr[-3000:]
