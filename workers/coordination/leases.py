@@ -318,6 +318,11 @@ class TrialLeases:
         now = server_time_ms(self.client) if self.now_ms is None else self.now_ms
         return max(not_before - now, 0) / 1000
 
+    def is_queued(self, number: int) -> bool:
+        """Whether a trial waits for a holder."""
+        score = self.client.zscore(keys.queued(self.study), str(number))
+        return score is not None
+
     def settle(self, number: int, state: TrialState, *, only_queued: bool = False) -> bool:
         """Make Redis agree with the storage; False if there was nothing to settle.
 

@@ -163,7 +163,7 @@ class TrialRunner:
         sent_at = lease_clock()
         grant = self._claim(leases, spec, hint.number)
         if isinstance(grant, Refusal):
-            return self._refused(grant, spec, hint)
+            return self._refused(grant, leases, spec, hint)
         structlog.contextvars.bind_contextvars(attempt=grant.attempt)
         self._record.update(study=spec.name, trial=hint.number, token=grant.token)
         log.info("claimed", token=grant.token)
@@ -194,14 +194,23 @@ class TrialRunner:
         seconds = self._streak.seconds_since(hint.study, hint.number)
         if seconds is None or not self._health.has_other(spec.resources.queue):
             return None
-        record = leases.record(hint.number)
-        if record is None or record.state is not TrialState.QUEUED:
+        if not leases.is_queued(hint.number):
             return None
-        self._announce(spec, hint, self._settings.times.beat / 2)
+        self._pass_on(leases, spec, hint)
         if seconds < _PATIENCE_BEATS * self._settings.times.beat:
             return Outcome.ENDED
         log.warning("process_ends", reason="its trial failed here, and all others are busy")
         return Outcome.SICK
+
+    def _pass_on(self, leases: TrialLeases, spec: StudySpec, hint: RunTrial) -> None:
+        """Announce a trial again, for others; stay busy for a moment, or this process gets it."""
+        pause = leases.pause_seconds(hint.number)
+        self._announce(spec, hint, pause)
+        if not pause:
+            beat = self._settings.times.beat
+            until = lease_clock() + beat / 10
+            while lease_clock() < until and leases.is_queued(hint.number):
+                time.sleep(beat / 200)
 
     def _claim(self, leases: TrialLeases, spec: StudySpec, number: int) -> Grant | Refusal:
         """Ask for a trial; one that was lost on this device, only if it can go to no other."""
@@ -243,12 +252,14 @@ class TrialRunner:
             if self._is_terminated:
                 signal.raise_signal(signal.SIGTERM)
 
-    def _refused(self, refusal: Refusal, spec: StudySpec, hint: RunTrial) -> Outcome:
+    def _refused(
+        self, refusal: Refusal, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+    ) -> Outcome:
         log.info("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
         if refusal.reason == "NOT_YET":
             self._announce(spec, hint, refusal.retry_ms / 1000)
         if refusal.reason == "ELSEWHERE":
-            self._announce(spec, hint, self._settings.times.beat / 2)
+            self._pass_on(leases, spec, hint)
         return Outcome.ENDED
 
     def _run_attempt(
