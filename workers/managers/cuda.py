@@ -7,6 +7,8 @@ imported), so its device is `cuda:0` or the CPU; on the CPU although it was give
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +51,8 @@ class CUDAManager(BaseProcessManager):
         """Choose the device; on the CPU, share the cores with the other slots."""
         if self.is_available():
             self.device = torch.device("cuda", 0)
-            self.check()
+            with self._noting_trouble():
+                torch.cuda.set_device(self.device)
             return
         if not torch.cuda._is_in_bad_fork() and visible_gpus():
             self.trouble = (
@@ -84,14 +87,18 @@ class CUDAManager(BaseProcessManager):
         An error of CUDA's own lasts: no later call in this process works.
         """
         if self.is_cuda and self.trouble is None:
-            try:
-                torch.cuda.set_device(self.device)
+            with self._noting_trouble():
                 torch.ones(8, device=self.device).sum().item()
-            except torch.OutOfMemoryError:
-                pass  # whose memory it is, is another question
-            except RuntimeError as error:
-                self.trouble = f"CUDA does not work here: {describe_error(error, 500)}"
         return self.trouble
+
+    @contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            pass  # whose memory it is, is another question
+        except RuntimeError as error:
+            self.trouble = f"CUDA does not work here: {describe_error(error, 500)}"
 
     def note_broken(self, reason: str) -> None:
         """Note that a CUDA error left this process's GPU unusable: nothing is to touch it."""

@@ -37,6 +37,7 @@ class SlotHealth:
         self._registry = ProcessRegistry(client, times)
         self._record = record
         self._cuda = cuda
+        cuda.check()
         self._marks = DeviceMarks(client, record.device)
         #: marks are made by processes that end for it: those of now were there at the start
         self._is_marked = bool(record.device) and bool(self._marks.victims() or self._marks.aside())
