@@ -339,6 +339,19 @@ def test_a_hint_that_grants_nothing_ends_quietly(desk, runner, client):
     assert place.leases.record(0).state is TrialState.RUNNING
 
 
+def test_in_a_stopped_study_what_has_begun_goes_on_and_nothing_else(desk, runner, tmp_path):
+    place = desk(objective=f"{tmp_path}/runner_objectives.py:good", metric="value")
+    for number in (0, 1):
+        place.leases.enqueue(number, {})
+    place.leases.release(0, place.leases.claim(0, "killed", 45.0).token)
+    place.studies.ask_to_stop("s")
+    for number in (0, 1):
+        hint = RunTrial(study="s", number=number, epoch=place.leases.epoch)
+        assert runner.run(hint) is Outcome.ENDED
+    states = [place.leases.record(number).state for number in (0, 1)]
+    assert states == [TrialState.COMPLETE, TrialState.QUEUED]
+
+
 def test_a_draining_worker_gives_its_hints_back(desk, runner, tmp_path):
     place = desk()
     place.leases.enqueue(0, {})

@@ -152,11 +152,11 @@ class TrialRunner:
         if not self._studies.exists(hint.study):
             log.warning("unknown_study")
             return Outcome.ENDED
-        if self._studies.is_stopped(hint.study):
+        leases = TrialLeases(self._client, hint.study, hint.epoch)
+        if self._studies.is_stopped(hint.study) and not _has_begun(leases, hint.number):
             log.info("study_stopped")  # the orchestrator cancels what waits
             return Outcome.ENDED
         spec = self._studies.spec(hint.study)
-        leases = TrialLeases(self._client, hint.study, hint.epoch)
         left_as = self._leave_to_others(leases, spec, hint)
         if left_as is not None:
             return left_as
@@ -409,3 +409,9 @@ class TrialRunner:
     def _is_draining(self) -> bool:
         # asked at every training step
         return self._is_terminated or os.path.exists(self._drain_file)  # noqa: PTH110
+
+
+def _has_begun(leases: TrialLeases, number: int) -> bool:
+    """Whether a trial was claimed before: it goes on, whoever lost it."""
+    record = leases.record(number)
+    return record is not None and record.attempt > 0
