@@ -23,16 +23,16 @@ from orchestrator.driven import DrivenStudy
 from orchestrator.inbox import Collector
 from orchestrator.reaper import Reaper
 from orchestrator.recovery import resubmit_forgotten
+from orchestrator.redis_watch import RedisWatch
 from orchestrator.stalls import Stalls
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage import is_database_error
-from workers.coordination import keys
 from workers.coordination.clock import lease_clock, server_time_ms
-from workers.coordination.connection import connect, describe_trouble, resolve_url
+from workers.coordination.connection import connect, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
-from workers.coordination.rights import Role, missing_rights
-from workers.coordination.studies import Studies, Submitted, ensure_epoch
+from workers.coordination.rights import Role
+from workers.coordination.studies import Studies, Submitted
 from workers.coordination.study_lead import StudyLead
 from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger, traceback_of
@@ -103,25 +103,17 @@ class Service:
     _refused_at: dict[str, float] = field(default_factory=dict)
     _looked_at: float = 0.0
     _beat_at: float = 0.0
-    _epoch: str = ""
-    """Of Redis, when it was last looked at."""
     _submitted: dict[str, Submitted] = field(default_factory=dict)
     """The studies that are not over, as Redis had them: it may lose its data."""
-    _server: str | None = None
-    """Which run of Redis this is, by its `run_id`."""
     _entries: list[ProcessEntry] = field(default_factory=list)
     """The processes of the fleet, as last seen."""
     _stalls: Stalls = field(default_factory=Stalls)
-    _trouble: str | None = None
-    """What is wrong with Redis, if it was said."""
-    _is_refused: bool = False
-    """Whether Redis has taken rights away."""
 
     def __enter__(self) -> Self:
         self._client = connect(self.settings, Role.ORCHESTRATOR)
         self._home = FleetHome(self._client, self.settings.home)
         self._home.lead()
-        self._epoch = ensure_epoch(self._client)
+        self._redis = RedisWatch(self._client, self._home, self.settings)
         self._studies = Studies(self._client)
         self._hints = Hints(resolve_url(self.settings))
         self._registry = ProcessRegistry(self._client, self.settings.times)
@@ -149,34 +141,23 @@ class Service:
             StudyStalledError: The one study of this orchestrator fails again and again.
         """
         try:
-            if not self._has_rights():
+            if not self._redis.has_rights():
                 time.sleep(_BLOCK_MS / 1000)
                 return
             self._turn()
-            self._trouble = None
+            self._redis.went_well()
         except redis.RedisError as error:
-            self._is_refused = isinstance(error, redis.exceptions.NoPermissionError)
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                self._tell_trouble(error)
+            reason = self._redis.failed(error)
+            if reason is not None and self._redis.is_refused:
+                self._show_refusal(reason)
             self._reaper.be_patient()
             for lead in self._leads.values():
                 lead.is_disturbed = True
             self._looked_at = 0.0
             time.sleep(_BLOCK_MS / 1000)
 
-    def _has_rights(self) -> bool:
-        """Whether what Redis refused us is given back: half a turn would be taken over and over."""
-        if self._is_refused:
-            self._is_refused = bool(missing_rights(self._client, Role.ORCHESTRATOR))
-        return not self._is_refused
-
-    def _tell_trouble(self, error: redis.RedisError) -> None:
-        """Say what is wrong with Redis; what it refuses us, also where people look at studies."""
-        reason = describe_trouble(error, self._client, Role.ORCHESTRATOR, self.settings)
-        log.warning("redis_lost", error=reason, hint="waiting for it to come back")
-        if not self._is_refused:
-            return
+    def _show_refusal(self, reason: str) -> None:
+        """Say what Redis refuses us where people look at studies."""
         for name, lead in self._leads.items():
             lead.status = lead.status.model_copy(update={"stalled": reason})
             self.on_status(lead.status)
@@ -202,7 +183,7 @@ class Service:
             # a key of this study that holds something else is the study's trouble, and no more
             if isinstance(error, redis.RedisError) and "WRONGTYPE" not in str(error):
                 raise
-            if self._client.get(keys.EPOCH) != self._epoch:
+            if self._redis.has_lost_data():
                 raise redis.ConnectionError("it lost its data") from error
             is_refused = isinstance(error, InvalidInputError) and name not in self._leads
             if is_refused and self.only:
@@ -375,8 +356,9 @@ class Service:
         if now - self._beat_at >= self.settings.times.beat:
             self._beat_at = now
             self._record.beat()
-        self._check_server()
-        self._check_epoch()
+        if self._redis.has_restarted():
+            self._reaper.be_patient()  # it may have forgotten holders' last renewals
+        self._restore_lost()
         self._keep_leads()
         self._entries = list(self._registry.entries())
         now_ms = server_time_ms(self._client)
@@ -408,19 +390,9 @@ class Service:
             for slot in refusing_slots(queue, self._entries)
         ]
 
-    def _check_server(self) -> None:
-        """Be patient with holders whose last renewals a restarted server may have forgotten."""
-        run_id = self._client.info("server").get("run_id")
-        if self._server not in {None, run_id}:
-            log.warning("redis_restarted", run_id=run_id)
-            self._reaper.be_patient()
-        self._server = run_id
-
-    def _check_epoch(self) -> None:
+    def _restore_lost(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
-        if self._home.try_lead() is None:
-            raise redis.ConnectionError("it lost its data, and the fleet's id is not back yet")
-        self._epoch = epoch = ensure_epoch(self._client)
+        epoch = self._redis.take_epoch()
         for name, submitted in list(self._submitted.items()):
             lead = self._leads.get(name)
             is_there = self._studies.exists(name)
