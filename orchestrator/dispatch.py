@@ -31,8 +31,8 @@ class Dispatcher:
         self._collector = collector
         self._times = settings.times
         self._home = settings.home
-        #: trial -> when it was last announced, on the server's clock, ms
-        self._announced_at: dict[int, int] = {}
+        #: trial -> when it was last announced again, on the server's clock, ms, and how often
+        self._announced: dict[int, tuple[int, int]] = {}
 
     def fill(self, slots: int, *, may_start: bool) -> int:
         """Ask for as many trials as `slots` can take, and enqueue them; how many they were."""
@@ -83,7 +83,8 @@ class Dispatcher:
         queued = self._study.leases.queued()
         held = {**queued, **self._study.leases.running()}
         patience = 0.0 if at_start else self._times.reconcile
-        # a queue in which hints still wait has lost none that matters now
+        # in a queue in which hints wait, a trial's own is likely among them: it is sent again
+        # all the same, later and later, since they may all be of other studies
         is_idle = at_start or not self._study.hints_waiting()
         for trial in self._study.trials:
             if trial.state.is_finished():
@@ -92,13 +93,12 @@ class Dispatcher:
                     self._study.leases.settle(trial.number, ended)
                 continue
             record = self._study.leases.record(trial.number)
-            since_ms = max(
-                queued.get(trial.number, now_ms), self._announced_at.get(trial.number, 0)
-            )
+            announced_ms, count = self._announced.get(trial.number, (0, 0))
+            since_ms = max(queued.get(trial.number, now_ms), announced_ms)
             instruction = reconcile(
                 None if record is None else record.state,
                 waited_seconds=(now_ms - since_ms) / 1000,
-                patience_seconds=patience,
+                patience_seconds=patience if is_idle else patience * 2**count,
                 is_inbox_empty=self._has_no_end_to_come(record),
             )
             if instruction is Instruction.ENQUEUE:
@@ -107,8 +107,8 @@ class Dispatcher:
                 # Redis may have lost its data while the trial ran
                 found = last_checkpoint(self._home, self._study.name, trial.number)
                 self._enqueue(trial.number, found)
-            elif instruction is Instruction.SEND_HINT and is_idle:
-                self._announced_at[trial.number] = now_ms
+            elif instruction is Instruction.SEND_HINT:
+                self._announced[trial.number] = now_ms, count + 1
                 log.info("announced_again", study=self._study.name, trial=trial.number)
                 self._study.send_hint(trial.number)
             elif instruction is Instruction.TELL_LOST and record is not None:

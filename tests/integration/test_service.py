@@ -369,24 +369,26 @@ def test_what_was_read_when_redis_failed_is_read_again(fleet, monkeypatch):
     assert fleet.client.pttl(keys.trial("s", 0)) > 0
 
 
-def test_a_trial_is_announced_again_only_when_no_hint_waits_and_not_too_often(
-    client, settings, tmp_path
-):
+def test_a_trial_is_announced_again_by_its_age_and_not_too_often(client, settings, tmp_path):
     quick = settings.model_copy(update={"time_scale": 0.02})  # reconciles after 1.2 s
     fleet = Fleet(client, quick, tmp_path)
     fleet.submit(trials=1)
     queue = f"{keys.CELERY_PREFIX}default"
+
+    def waiting_after(seconds):
+        deadline = time.monotonic() + seconds
+        turn_until(service, lambda: time.monotonic() > deadline, "time passes")
+        return client.llen(queue)
+
     with fleet.service() as service:
         turn_until(service, lambda: client.llen(queue) == 1, "it is announced")
-        deadline = time.monotonic() + 2.0
-        turn_until(service, lambda: time.monotonic() > deadline, "time passes")
-        assert client.llen(queue) == 1, "the hint still waits"
         client.delete(queue)
         turn_until(service, lambda: client.llen(queue) == 1, "it is announced again")
         client.delete(queue)
-        deadline = time.monotonic() + 0.6
-        turn_until(service, lambda: time.monotonic() > deadline, "time passes")
-        assert client.llen(queue) == 0, "it was announced just now"
+        assert waiting_after(0.5) == 0, "it was announced just now"
+        client.delete(queue)
+        client.rpush(queue, "a hint of another study", "and one more")
+        assert 1 <= waiting_after(6.0) - 2 <= 3, "whatever else waits, and ever more rarely"
 
 
 def test_a_database_that_does_not_answer_is_waited_for(client, settings, tmp_path):
