@@ -42,6 +42,11 @@ def wrong(trial):
     raise torch.AcceleratorError(BROKEN.format("device-side assert triggered"))
 
 
+def slow(trial):
+    time.sleep(1.0)
+    return 1.0
+
+
 def fails(trial):
     raise ValueError("simply wrong")
 
@@ -163,6 +168,17 @@ def test_a_sick_process_gives_its_trials_to_others_and_is_replaced(sick):
     assert states(sick) == ["COMPLETE"] * 16
     assert len(sick.events("process_sick")) == 1
     assert all(sick.record(number).failures <= 1 for number in range(16))
+
+
+def test_a_worker_that_lacks_an_objective_burns_no_trial_that_another_one_can_run(sick):
+    submit(sick, "slow", 8)
+    sick.worker(1)
+    sick.worker(1, FLEET_OBJECTIVES="another_module")
+    sick.await_over(60)
+    assert states(sick) == ["COMPLETE"] * 8
+    lacking = {event["pid"] for event in sick.events("attempt_failed")}
+    assert len(lacking) == 1, "and its process stays: a fresh one would lack it, too"
+    assert len(sick.events("managers_ready")) == 2
 
 
 def test_a_study_that_fails_everywhere_ends_no_process(sick):

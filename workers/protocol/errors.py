@@ -44,6 +44,10 @@ class ObjectiveError(FleetError):
     """An objective broke its contract; trying the same trial again would not help."""
 
 
+class ObjectiveNotLoadedError(ObjectiveError):
+    """An objective cannot be had in this process; another one may be able to import it."""
+
+
 class TransientError(FleetError):
     """What an attempt needs cannot be had for now; the trial is tried again later, uncounted."""
 

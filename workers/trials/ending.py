@@ -30,7 +30,7 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox, OutboxEntry
 from workers.logs import get_logger, traceback_of
 from workers.passwords import hide
-from workers.protocol.errors import DrainRequested, LeaseLost, TransientError
+from workers.protocol.errors import DrainRequested, FleetError, LeaseLost, TransientError
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
 from workers.protocol.states import Charge, TrialState
@@ -178,11 +178,15 @@ class AttemptEnd:
             busy_seconds=round(result.busy_seconds, 3),
         )
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, *, may_be_sick: bool = True) -> None:
         """Count a failure of the attempt; the trial is tried again, or DEAD.
 
         What goes wrong while this worker shuts down is not counted: the signals that end it reach
         loaders and other processes that the objective started, too.
+
+        Args:
+            error: What the objective raised.
+            may_be_sick: Whether a fresh process might do better in this one's place.
         """
         if self._is_draining() or _is_of_a_drain(error):
             log.warning("failed_while_draining", error=describe_error(error, _ERROR_CHARACTERS))
@@ -190,13 +194,13 @@ class AttemptEnd:
             return
         log.error("attempt_failed", exception=traceback_of(error))
         held, spec = self._held, self._trial.spec
-        advice = advice_on(error)
+        advice = "" if isinstance(error, FleetError) else advice_on(error)
         text = describe_error(error, _ERROR_CHARACTERS - len(advice))
         result = self._result(error=f"{text}{advice}")
         result.fingerprint = _fingerprint(error)
         is_repeated = result.fingerprint in {_EXITED, held.grant.record.error_fingerprint} - {None}
         doubt = self._streak.add(spec.name, held.number, is_repeated=is_repeated)
-        if doubt is not None:
+        if doubt is not None and may_be_sick:
             log.error("process_sick", reason=doubt, hint="a fresh one takes its place")
             self.hand_over(Outcome.SICK)
         elif is_repeated:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, get_type_hints
 
 from workers.containers import Container
-from workers.protocol.errors import ObjectiveError
+from workers.protocol.errors import ObjectiveError, ObjectiveNotLoadedError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import FINETUNE
 from workers.trials.advice import advice_on
@@ -40,14 +40,15 @@ def load_objective(
         modules: What this process has imported before.
 
     Raises:
-        ObjectiveError: It is not allowed here, or does not import, or is no callable.
+        ObjectiveNotLoadedError: It is not allowed here, or does not import.
+        ObjectiveError: It is no callable.
         StaleExtensionError: This process cannot import it: another one must.
     """
     if name == FINETUNE:
         return finetune
     module_name, _, function_name = name.rpartition(":")
     if not _is_allowed(module_name, allowed):
-        raise ObjectiveError(
+        raise ObjectiveNotLoadedError(
             f"objective {name!r}: this worker may import objectives only from"
             f" {', '.join(allowed) or 'nowhere'}; start it with FLEET_OBJECTIVES={module_name}"
         )
@@ -58,7 +59,7 @@ def load_objective(
     except StaleExtensionError:
         raise
     except (Exception, SystemExit) as error:
-        raise ObjectiveError(
+        raise ObjectiveNotLoadedError(
             f"objective {name!r} does not import: {describe_error(error, _QUOTED)}"
             f"{advice_on(error)}"
         ) from error

@@ -35,6 +35,7 @@ from workers.protocol.errors import (
     InvalidInputError,
     LeaseLost,
     ObjectiveError,
+    ObjectiveNotLoadedError,
     TransientError,
     TrialCancelled,
 )
@@ -97,6 +98,8 @@ class TrialRunner:
         self._cuda = container.get(CUDAManager)
         self._health = SlotHealth(client, settings.times, record, self._cuda)
         self._streak = FailureStreak(self._studies)
+        #: studies whose objective this process has imported
+        self._loaded: set[str] = set()
         self._num_trials = 0
         self._is_terminated = False
 
@@ -316,6 +319,7 @@ class TrialRunner:
                 objective = load_objective(
                     trial.spec.objective, self._settings.objectives, self._modules
                 )
+                self._loaded.add(trial.study_name)
                 self._seed_trial(trial)
                 try:
                     returned = call_objective(objective, trial, self._container)
@@ -347,6 +351,11 @@ class TrialRunner:
         elif isinstance(error, optuna.TrialPruned):
             value = trial.last_value
             end.commit(TrialState.PRUNED, None if value is None else [value])
+        elif isinstance(error, ObjectiveNotLoadedError) and self._health.has_other(
+            trial.spec.resources.queue
+        ):
+            # the worker may lack something, or this process be broken: another one is to say
+            end.fail(error, may_be_sick=trial.study_name in self._loaded)
         elif isinstance(error, (ObjectiveError, InvalidInputError)):
             end.refuse(error)
         elif isinstance(error, TransientError):

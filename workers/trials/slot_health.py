@@ -58,9 +58,15 @@ class SlotHealth:
         return reason
 
     def has_other(self, queue: str, lost_on: Collection[str] = ()) -> bool:
-        """Whether another device reads a queue, that no trial was lost on."""
+        """Whether a queue is read on another device than this one, and than some.
+
+        Outside a fleet, and while Redis is away, there is none.
+        """
         excluded = {self._record.device, *lost_on}
-        return has_slot_elsewhere(queue, list(self._registry.entries()), excluded)
+        with suppress(redis.RedisError):
+            entries = list(self._registry.entries()) if self._record.is_registered else []
+            return has_slot_elsewhere(queue, entries, excluded)
+        return False
 
     def is_suspect(self) -> bool:
         """Whether this slot's device broke under a trial that succeeded elsewhere."""
