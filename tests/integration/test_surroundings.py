@@ -110,8 +110,20 @@ CHANGES = {
         "torch.multiprocessing.get_sharing_strategy()",
     "torch.backends.cuda.matmul.fp32_precision = 'tf32'": "torch.get_float32_matmul_precision()",
     "torch.backends.cudnn.deterministic = True": "torch.backends.cudnn.deterministic",
-    "torch.backends.cudnn.conv.fp32_precision = 'ieee'":
+    # a training may have been here before
+    "conv = torch.backends.cudnn.conv; "
+    "conv.fp32_precision = 'ieee' if conv.fp32_precision == 'tf32' else 'tf32'":
         "torch.backends.cudnn.conv.fp32_precision",
+    "torch.backends.mkldnn.rnn.fp32_precision = 'tf32'":
+        "torch.backends.mkldnn.rnn.fp32_precision",
+    "torch.backends.cuda.matmul.allow_fp16_accumulation = True":
+        "torch.backends.cuda.matmul.allow_fp16_accumulation",
+    "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False":
+        "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction",
+    "torch.backends.cuda.enable_flash_sdp(False)": "torch.backends.cuda.flash_sdp_enabled()",
+    # some libraries have it set when they are imported
+    "torch.set_flush_denormal(float(torch.tensor(1e-310, dtype=torch.float64) * 1) != 0.0)":
+        "float(torch.tensor(1e-310, dtype=torch.float64) * 1)",
     "torch.set_default_device('meta')": "torch.empty(1).device",
     "torch.autograd.set_detect_anomaly(True)": "torch.is_anomaly_enabled()",
     "torch.distributed.init_process_group("

@@ -15,6 +15,7 @@ from workers.managers.cuda import CUDAManager
 from workers.protocol.errors import InvalidInputError
 
 Precision = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
+Float32Matmul = Literal["auto", "highest", "high", "medium"]
 
 
 class PrecisionPolicy:
@@ -86,6 +87,14 @@ class PrecisionPolicy:
             self._scaler.load_state_dict(state)
 
 
+def _multiply_in_float32(precision: Literal["highest", "high", "medium"]) -> None:
+    """Say it whatever it was: a trial must not depend on what ran here before."""
+    torch.set_float32_matmul_precision(precision)
+    cudnn: Any = torch.backends.cudnn
+    for owner in (cudnn.conv, cudnn.rnn):
+        owner.fp32_precision = "ieee" if precision == "highest" else "tf32"
+
+
 def _step_if(optimizer: Any, is_good: torch.Tensor) -> None:
     """Step where a bool scalar on the device is true; it is not waited for.
 
@@ -105,11 +114,15 @@ class AMPManager(BaseProcessManager):
         super().__init__()
         self._cuda = cuda
 
-    def policy(self, precision: Precision = "auto") -> PrecisionPolicy:
-        """The policy of one training.
+    def policy(
+        self, precision: Precision = "auto", float32_matmul: Float32Matmul = "auto"
+    ) -> PrecisionPolicy:
+        """The policy of one training; sets how this process multiplies in float32.
 
         Args:
             precision: `auto` takes bf16 where the GPU has it, else fp16; fp32 on the CPU.
+            float32_matmul: As of `torch.set_float32_matmul_precision`. `auto` is `high` on a GPU,
+                and `highest` for fp32 and on the CPU.
 
         Raises:
             InvalidInputError: The device cannot compute in it.
@@ -120,8 +133,10 @@ class AMPManager(BaseProcessManager):
             raise InvalidInputError(
                 f"precision = {name!r}: {problem}; use auto, which takes {self._automatic()} here"
             )
-        if self._cuda.is_cuda:
-            torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
+        if float32_matmul == "auto":
+            is_lower = self._cuda.is_cuda and name != "fp32"
+            float32_matmul = "high" if is_lower else "highest"
+        _multiply_in_float32(float32_matmul)
         return PrecisionPolicy(name, self._cuda.device)
 
     def _automatic(self) -> Literal["bf16", "fp16", "fp32"]:

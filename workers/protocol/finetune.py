@@ -146,6 +146,9 @@ class FinetuneConfig(_Section):
     """Batches in a row left out, or times rolled back, after which the next ends the trial."""
     precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
     """`auto` takes the best that the device has."""
+    float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
+    """How products of float32 are computed, as in torch: `auto` is `highest` for fp32 and on the
+    CPU, else `high` (TensorFloat-32 where the GPU has it)."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
     """How often an epoch is interrupted to evaluate, report and ask whether to prune."""
     loader_workers: int = Field(default=0, ge=0)
@@ -156,3 +159,11 @@ class FinetuneConfig(_Section):
     """Which trials leave their model: those that beat the study's best so far, all, or none."""
     seed: int | None = None
     """Seeds weights and order; by default drawn from the study's seed and the trial's number."""
+
+    @model_validator(mode="after")
+    def _agree_on_tf32(self) -> FinetuneConfig:
+        if self.precision == "tf32" and self.float32_matmul_precision == "highest":
+            raise ValueError(
+                "precision: tf32 is float32_matmul_precision: high; give one of them, or fp32"
+            )
+        return self

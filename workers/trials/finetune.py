@@ -135,7 +135,7 @@ class Training:
         self._steps_per_epoch = math.ceil(len(self._data.train) / config.batch_size)
         self._num_steps = self._steps_per_epoch * config.epochs
         self._scheduler = build_scheduler(self._optimizer, config, self._num_steps)
-        self._precision = managers.amp.policy(config.precision)
+        self._precision = managers.amp.policy(config.precision, config.float32_matmul_precision)
         self._accumulator = managers.batches.accumulator(config.micro_batch_size)
         self._meter = managers.metrics.classification(len(self._data.classes))
         self._throughput = managers.metrics.throughput()

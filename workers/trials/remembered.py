@@ -73,8 +73,20 @@ _LIMITS: Final = tuple(
     getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")
 )
 
-#: What of torch chooses how to compute in 32 bits; what a release lacks is left out.
-_PRECISIONS: Final = ("cudnn", "cudnn.conv", "cudnn.rnn", "mkldnn", "mkldnn.conv", "mkldnn.matmul")
+#: What of torch chooses how to compute in 32 bits.
+_PRECISIONS: Final = (
+    "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn", "mkldnn", "mkldnn.conv", "mkldnn.matmul",
+    "mkldnn.rnn",
+)  # fmt: skip
+
+#: What of products in half precision may be added up in it.
+_MATMULS: Final = (
+    "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction",
+    "allow_fp16_accumulation",
+)  # fmt: skip
+
+#: Ways in which torch computes attention.
+_ATTENTIONS: Final = ("flash", "mem_efficient", "math", "cudnn")
 
 
 def remember() -> list[Remembered]:
@@ -194,6 +206,18 @@ def _torch() -> Iterator[_Setting]:
     yield from (
         _attribute(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")
     )
+    yield from (_attribute(torch.backends.cuda.matmul, name) for name in _MATMULS)
+    for name in _ATTENTIONS:
+        yield _Setting(
+            f"attention by {name}",
+            getattr(torch.backends.cuda, f"{name}_sdp_enabled"),
+            getattr(torch.backends.cuda, f"enable_{name}_sdp"),
+        )
+    yield _Setting("whether denormals are zero", _flushes_denormals, torch.set_flush_denormal)
+
+
+def _flushes_denormals() -> bool:
+    return float(torch.tensor(1e-310, dtype=torch.float64) * 1.0) == 0.0
 
 
 def _remember_streams() -> Callable[[], None]:

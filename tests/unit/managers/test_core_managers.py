@@ -18,7 +18,9 @@ from workers.managers import (
 )
 from workers.processes.cores import count_cores
 from workers.protocol.errors import InvalidInputError, ObjectiveError
+from workers.protocol.finetune import FinetuneConfig
 from workers.settings import Settings
+from workers.trials.surroundings import Surroundings
 
 
 def test_the_slots_of_a_cpu_box_share_its_cores(monkeypatch):
@@ -193,6 +195,24 @@ def test_when_memory_runs_out_the_batch_is_halved_until_it_fits_and_the_size_is_
 def test_when_not_even_one_row_fits_the_error_is_the_devices(container):
     with pytest.raises(torch.OutOfMemoryError):
         gradients(container, None, fits=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "matmul", "convolution"),
+    [("auto", "highest", "ieee"), ("high", "high", "tf32"), ("medium", "medium", "tf32")],
+)
+def test_how_float32_is_multiplied_is_the_trials_setting_whatever_ran_before(
+    container, asked, matmul, convolution
+):
+    surroundings = Surroundings()
+    for left_behind in ("medium", "highest"):
+        torch.set_float32_matmul_precision(left_behind)
+        container.get(AMPManager).policy("fp32", asked)
+        assert torch.get_float32_matmul_precision() == matmul
+        assert torch.backends.cudnn.conv.fp32_precision == convolution
+    assert not surroundings.restore()
+    with pytest.raises(ValueError, match="precision: tf32 is float32_matmul_precision: high"):
+        FinetuneConfig(precision="tf32", float32_matmul_precision="highest")
 
 
 def test_classification_is_measured_as_by_hand(container):
