@@ -121,9 +121,8 @@ CHANGES = {
     "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False":
         "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction",
     "torch.backends.cuda.enable_flash_sdp(False)": "torch.backends.cuda.flash_sdp_enabled()",
-    # some libraries have it set when they are imported
-    "torch.set_flush_denormal(float(torch.tensor(1e-310, dtype=torch.float64) * 1) != 0.0)":
-        "float(torch.tensor(1e-310, dtype=torch.float64) * 1)",
+    "torch.set_flush_denormal(True)":
+        "bool(torch.tensor(1e-310, dtype=torch.float64) * 1 == 0)",
     "torch.set_default_device('meta')": "torch.empty(1).device",
     "torch.autograd.set_detect_anomaly(True)": "torch.is_anomaly_enabled()",
     "torch.distributed.init_process_group("

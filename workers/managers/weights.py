@@ -1,7 +1,7 @@
 """A classifier's weights: what a checkpoint holds, in float32, and what is drawn beside it.
 
-Models are built without memory (on torch's meta device) and filled: with copies of what a
-checkpoint holds, and, for what it does not hold, as the architecture of `transformers` draws it.
+Pretrained models are built without memory (on torch's meta device) and filled: with copies of what
+their checkpoint holds, and, for what it does not hold, as `transformers` draws their architecture.
 
 Invariant: what is kept was read, and nothing of it was drawn. What is drawn follows from the state
 of torch's generator alone, and is the same whether a checkpoint was kept or has to be read.
@@ -130,23 +130,23 @@ def build(config: Any, checkpoint: Checkpoint | None = None) -> Any:
         InvalidInputError: The configuration asks for other weights than the checkpoint holds.
         ValueError, TypeError, RuntimeError: The configuration cannot be built.
     """
+    if checkpoint is None:
+        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
     cls = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    held = {} if checkpoint is None else checkpoint.weights
     before = torch.get_rng_state()
     with _without_report(), _marking_what_is_not_filled():
         model, info = cls.from_pretrained(
             None,
             config=config,
             # copies: they become the model's own
-            state_dict={name: value.clone() for name, value in held.items()},
+            state_dict={name: value.clone() for name, value in checkpoint.weights.items()},
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     drawn = _drawn(info)
-    if checkpoint is not None:
-        _refuse_foreign(checkpoint, model, drawn)
-        log.info("weights_taken", model=checkpoint.name, drawn=sorted(drawn))
+    _refuse_foreign(checkpoint, model, drawn)
+    log.info("weights_taken", model=checkpoint.name, drawn=sorted(drawn))
     _fill_what_is_left(model, config, drawn, before)
     return model
 
@@ -201,7 +201,7 @@ def _marking_what_is_not_filled() -> Iterator[None]:
 def _fill_what_is_left(model: Any, config: Any, drawn: set[str], before: torch.Tensor) -> None:
     """Take what the architecture's `_init_weights` passes over from its constructor.
 
-    An openai-gpt of transformers 5 has such weights: they would be whatever lay in memory.
+    An openai-gpt of transformers 5 has such weights: they would be what happened to lie in memory.
     """
     persistent = model.state_dict()
     left = [
@@ -220,7 +220,7 @@ def _fill_what_is_left(model: Any, config: Any, drawn: set[str], before: torch.T
 
 def _is_not_filled(value: torch.Tensor) -> bool:
     if value.is_floating_point():
-        return bool(value.isnan().any())
+        return bool(value.sum().isnan())
     return value.dtype is not torch.bool and bool((value == torch.iinfo(value.dtype).max).any())
 
 

@@ -219,18 +219,32 @@ def test_a_quantised_model_is_refused_before_its_library_is_asked_for(container,
         build(container, folder)
 
 
+def lacking_nearly_all(architecture):
+    """A checkpoint that holds one weight, so that a model of it is drawn but for that."""
+    model = AutoModelForSequenceClassification.from_config(tiny(architecture))
+    name = next(iter(model.state_dict()))
+    return weights.Checkpoint(
+        architecture,
+        tiny(architecture),
+        {name: model.state_dict()[name]},
+        frozenset(model.state_dict()) - {name},
+    )
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_model_without_a_checkpoint_is_drawn_as_its_architecture_draws_it(architecture):
+def test_what_a_checkpoint_lacks_is_drawn_as_its_architecture_draws_it(architecture):
+    checkpoint = lacking_nearly_all(architecture)
     torch.manual_seed(7)
-    ours = weights.build(tiny(architecture))
+    ours = weights.build(tiny(architecture), checkpoint)
     torch.manual_seed(7)
-    again, other = weights.build(tiny(architecture)), weights.build(tiny(architecture))
+    again, other = (weights.build(tiny(architecture), checkpoint) for _ in range(2))
     theirs = all_tensors(
         AutoModelForSequenceClassification.from_config(tiny(architecture), dtype=torch.float32)
     )
     found, same, different = (all_tensors(model) for model in (ours, again, other))
     assert found.keys() == theirs.keys()
     buffers = {name for name, _ in ours.named_buffers()}
+    held = {found[name].data_ptr() for name in checkpoint.weights}  # tied ones, too
     for name, value in found.items():
         assert value.device.type == "cpu"
         assert torch.equal(value, same[name]), name
@@ -242,11 +256,21 @@ def test_a_model_without_a_checkpoint_is_drawn_as_its_architecture_draws_it(arch
             spread, error = theirs[name].std(), 4 * theirs[name].std() / value.numel() ** 0.5
             assert abs(value.mean() - theirs[name].mean()) < 2 * error, name
             assert abs(value.std() - spread) < 0.25 * spread, name
-            assert not torch.equal(value, different[name]), name
+            assert torch.equal(value, different[name]) is (value.data_ptr() in held), name
     shared = {name: value.data_ptr() for name, value in found.items()}
     for name, value in theirs.items():
         twins = [each for each in theirs if theirs[each].data_ptr() == value.data_ptr()]
         assert len({shared[each] for each in twins}) == 1, f"{name} is tied"
+
+
+def test_a_model_without_a_checkpoint_is_the_librarys_to_the_bit():
+    torch.manual_seed(7)
+    ours, other = weights.build(tiny("bert")), weights.build(tiny("bert"))
+    torch.manual_seed(7)
+    theirs = all_tensors(AutoModelForSequenceClassification.from_config(tiny("bert")))
+    assert all(torch.equal(value, theirs[name]) for name, value in all_tensors(ours).items())
+    name = "bert.pooler.dense.weight"
+    assert not torch.equal(theirs[name], all_tensors(other)[name])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
