@@ -133,13 +133,14 @@ def build(config: Any, checkpoint: Checkpoint | None = None) -> Any:
     if checkpoint is None:
         return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
     cls = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    # copies: they become the model's own
+    held = {name: value.clone() for name, value in checkpoint.weights.items()}
     before = torch.get_rng_state()
     with _without_report(), _marking_what_is_not_filled():
         model, info = cls.from_pretrained(
             None,
             config=config,
-            # copies: they become the model's own
-            state_dict={name: value.clone() for name, value in checkpoint.weights.items()},
+            state_dict=held,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
