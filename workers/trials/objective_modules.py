@@ -15,7 +15,8 @@ import os
 import stat
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any, Final
 
 from workers.importing import importing
 from workers.logs import get_logger
+from workers.trials.remembered import Remembered, remember_settings
 
 log = get_logger(__name__)
 
@@ -48,6 +50,8 @@ class ObjectiveModules:
     _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
     #: dotted name -> the folder that its import was found in
     _roots: dict[str, Path] = field(default_factory=dict)
+    #: dotted name -> what importing it set in this process
+    _settings: dict[str, list[Remembered]] = field(default_factory=dict)
     _is_on_path: bool = False
     """Whether it was here that the folder was put on the import path."""
     #: what was there before the first objective: none of a study's
@@ -64,7 +68,7 @@ class ObjectiveModules:
         """
         folder = self._enter(name)
         sys.argv[:] = [name]
-        with importing(name):
+        with importing(name), self._with_its_settings(name):
             if folder is None:
                 sys.argv[:] = [_file_of(name)]
             module = importlib.import_module(Path(name).stem if folder is not None else name)
@@ -72,6 +76,23 @@ class ObjectiveModules:
             self._folder = self._roots[name] = _root_of(module)
         self._note()
         return module
+
+    @contextmanager
+    def _with_its_settings(self, name: str) -> Iterator[None]:
+        """Have what a module sets at its top, such as a default dtype, hold for each of its trials.
+
+        It is put back after the trial, and a module that is loaded does not run again.
+        """
+        dotted = Path(name).stem if name.endswith(".py") else name
+        loaded, before = sys.modules.get(dotted), remember_settings()
+        yield
+        if sys.modules.get(dotted) is loaded:
+            for each in self._settings.get(dotted, []):
+                each.restore()
+        else:
+            after = remember_settings()
+            changed = {each.what for each in before if not each.is_unchanged()}
+            self._settings[dotted] = [each for each in after if each.what in changed]
 
     def note(self) -> None:
         """Take note of what was imported since: an objective may import in its body."""

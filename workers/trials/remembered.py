@@ -38,6 +38,8 @@ class Remembered:
     what: str
     restore: Callable[[], object]
     """Puts it back, or raises."""
+    is_unchanged: Callable[[], bool] = lambda: False
+    """Whether it is as it was."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class _Setting:
             before = self.get()
         except Exception:  # noqa: BLE001 - each by itself
             return None
-        return Remembered(self.what, lambda: None if self._is(before) else self.put(before))
+        return Remembered(
+            self.what,
+            lambda: None if self._is(before) else self.put(before),
+            partial(self._is, before),
+        )
 
     def _is(self, before: Any) -> bool:
         try:
@@ -89,11 +95,19 @@ _MATMULS: Final = (
 _ATTENTIONS: Final = ("flash", "mem_efficient", "math", "cudnn")
 
 
-def remember() -> list[Remembered]:
-    """All that is put back after a trial, as it is now."""
+def remember_settings() -> list[Remembered]:
+    """Of what is put back after a trial, what is a setting, and neither drawn nor opened."""
     settings = [*_interpreter(), *_process(), *_numbers(), *_torch()]
     found = [setting.remember() for setting in settings]
-    return [each for each in found if each is not None] + [
+    return [each for each in found if each is not None]
+
+
+def remember() -> list[Remembered]:
+    """All that is put back after a trial, as it is now."""
+    found = [setting.remember() for setting in _generators()]
+    return [
+        *remember_settings(),
+        *(each for each in found if each is not None),
         Remembered("standard output", _remember_streams()),
         Remembered("signal handlers", _remember_signals()),
         Remembered("loggers", _remember_loggers()),
@@ -160,10 +174,13 @@ def _process() -> Iterator[_Setting]:
         yield _Setting("the cores", partial(os.sched_getaffinity, 0), _set_affinity)
 
 
-def _numbers() -> Iterator[_Setting]:
+def _generators() -> Iterator[_Setting]:
     yield _Setting("Python's generator", random.getstate, random.setstate)
     yield _Setting("NumPy's generator", np.random.get_state, np.random.set_state)
     yield _Setting("torch's generator", torch.get_rng_state, torch.set_rng_state)
+
+
+def _numbers() -> Iterator[_Setting]:
     yield _Setting("NumPy's errors", np.geterr, lambda before: np.seterr(**before))
     yield _Setting(
         "NumPy's print options",
