@@ -209,6 +209,8 @@ OBJECTIVES = """
 import os, sys, time
 from pathlib import Path
 import optuna
+import torch
+from workers.managers import MetricsManager
 from workers.protocol.errors import TransientError
 
 def good(trial):
@@ -260,6 +262,12 @@ def returns_nothing(trial):
 def lacks_something(trial):
     raise TransientError("the hub does not answer")
 
+def measures_no_numbers(trial, metrics: MetricsManager):
+    meter = metrics.classification(3)
+    logits = torch.full((4, 3), torch.nan)
+    meter.update(logits, torch.zeros(4, dtype=torch.long), torch.tensor(0.5))
+    return {"value": meter.compute()["accuracy"]}
+
 def cannot_save(trial):
     Path(trial.config["drain"]).touch()
     try:
@@ -300,6 +308,7 @@ def runner(client, settings, container, server, tmp_path):
         ("interrupts", ["DEAD"], "KeyboardInterrupt"),
         ("exhausts", ["FAILED"], "MemoryError: no more"),
         ("returns_nothing", ["FAILED"], "returned None, which is no number"),
+        ("measures_no_numbers", ["FAILED"], "metric 'value' is nan, which cannot be compared"),
         ("is_a_coroutine", ["FAILED"], "returned a coroutine, which never ran"),
         ("is_a_generator", ["FAILED"], "returned a generator, which never ran"),
         ("returns_a_tuple_of_one", ["COMPLETE"], None),

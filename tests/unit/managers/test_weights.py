@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,6 +132,23 @@ def test_a_new_head_follows_the_seed_whatever_was_built_before(container, base_m
     differs = {name for name in cold if not torch.equal(cold[name], other[name])}
     assert differs == {"classifier.weight"}
     assert all(torch.equal(cold[name], warm[name]) for name in cold)
+
+
+def test_another_process_draws_the_same_head(container, base_model):
+    folder = base_model()
+    code = f"""
+import torch
+from workers.managers import weights
+torch.manual_seed(1)
+checkpoint = weights.read({str(folder)!r})
+print(weights.build(checkpoint.config, checkpoint).classifier.weight.double().sum().item())
+"""
+    cold = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    build(container, folder, seed=2)
+    warm = build(container, folder, seed=1)
+    assert float(cold.stdout.splitlines()[-1]) == warm.classifier.weight.double().sum().item()
 
 
 def test_what_is_drawn_leaves_the_generator_the_same_warm_and_cold(container, base_model):
