@@ -175,3 +175,37 @@ def test_a_broken_context_is_noticed_whatever_an_objective_made_of_it(tmp_path):
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert ended.stdout.strip().endswith("noticed"), ended.stderr[-3000:]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32", "fp32"])
+def test_no_step_waits_for_the_gpu_to_learn_whether_it_diverged(container, precision):
+    import torch
+
+    from workers.managers import AMPManager
+    from workers.trials.divergence import Diverged, LossWatch
+
+    policy = container.get(AMPManager).policy(precision)
+    model = torch.nn.Linear(64, 1).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    watch = LossWatch(torch.device("cuda"), max_left_out=2, is_scaled=policy.is_scaled)
+    inputs = torch.randn(8, 64, device="cuda")
+    factors = torch.tensor([1.0, torch.nan, 1.0, torch.inf, torch.nan, torch.nan], device="cuda")
+
+    def train(step):
+        with policy.autocast():
+            loss = model(inputs).float().mean() * factors[step]
+        policy.backward(loss)
+        norm = policy.step(optimizer, model.parameters(), 1.0, guard=loss.detach())
+        watch.note(step + 1, 0.01, loss.detach(), norm)
+
+    train(0)  # makes the optimizer's state
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, len(factors)):
+            train(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with pytest.raises(Diverged, match="the loss is nan, as in the 2 batches before"):
+        watch.look()
+    assert all(weight.isfinite().all() for weight in model.parameters())
