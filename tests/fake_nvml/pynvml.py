@@ -1,6 +1,7 @@
 """Stands for NVML's Python binding, on a host of which `FAKE_NVML` tells.
 
-It holds `[[uuid, [uuid of a MIG instance, ...]], ...]`; null for a GPU that cannot be partitioned.
+It holds `[[uuid, [uuid of a MIG instance, ...]], ...]`; null for a GPU that cannot be partitioned,
+and the number of an error for one that does not answer, or for all of it.
 With `FAKE_CUDA` set, the CUDA of these GPUs seems to work, too: what runs on them runs on the CPU.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 NVML_ERROR_NOT_SUPPORTED = 3
 NVML_ERROR_NOT_FOUND = 6
+NVML_ERROR_DRIVER_NOT_LOADED = 9
 NVML_ERROR_LIBRARY_NOT_FOUND = 12
 
 
@@ -24,11 +26,13 @@ class NVMLError(Exception):
         self.value = value
 
 
-def _boards() -> list[Any]:
+def _boards() -> Any:
     return json.loads(os.environ.get("FAKE_NVML", "[]"))
 
 
 def nvmlInit() -> None:
+    if isinstance(_boards(), int):
+        raise NVMLError(_boards())
     if not _boards():
         raise NVMLError(NVML_ERROR_LIBRARY_NOT_FOUND)
 
@@ -42,6 +46,8 @@ def nvmlDeviceGetCount() -> int:
 
 
 def nvmlDeviceGetHandleByIndex(index: int) -> Any:
+    if isinstance(_boards()[index], int):
+        raise NVMLError(_boards()[index])
     return _boards()[index]
 
 

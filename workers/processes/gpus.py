@@ -4,7 +4,8 @@ NVML tells them without initialising a CUDA context. `CUDA_VISIBLE_DEVICES` is c
 was set to, by index, UUID, abbreviated UUID or MIG instance, is what there is to hand out. Indices
 are those of `nvidia-smi`.
 
-Invariant: one GPU, or one MIG instance, has one UUID here, however it was named.
+Invariant: one GPU, or one MIG instance, has one UUID here, however it was named. A host whose GPUs
+do not answer is refused, and is no host without GPUs.
 """
 
 from __future__ import annotations
@@ -13,13 +14,30 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 import pynvml
 
+from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 
+log = get_logger(__name__)
+
 _VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
+
+#: Entries at which CUDA hides what they stand for, and all that follow.
+_HIDING: Final = frozenset({"-1", "NoDevFiles", "void", "none"})
+
+#: What NVML says on a host without a GPU, or without NVIDIA's driver.
+_NO_DRIVER: Final = frozenset(
+    {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED}
+)
+
+_WAY_OUT: Final = (
+    f"nvidia-smi tells more, and a restart of the host often helps; set {_VARIABLE} empty to run on"
+    " the CPU"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,8 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]
     """The GPUs that this process may hand out, each once.
 
     Raises:
-        InvalidInputError: `CUDA_VISIBLE_DEVICES` names what this host does not have.
+        InvalidInputError: `CUDA_VISIBLE_DEVICES` names what this host does not have, or none of the
+            GPUs answers.
     """
     given = environment.get(_VARIABLE)
     if given is not None and not given.strip():
@@ -46,14 +65,16 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]
     present = _present()
     if given is None:
         return tuple(_whole_or_parts(present))
-    found: list[Gpu] = []
-    for part in given.split(","):
-        entry = part.strip()
-        if entry in {"-1", "NoDevFiles", "void", "none"}:
-            break  # CUDA hides it and all that follow
-        if entry:
-            found += [gpu for gpu in _named(entry, present) if gpu not in found]
-    return tuple({gpu.uuid: gpu for gpu in reversed(found)}.values())[::-1]
+    entries = list(takewhile(lambda entry: entry not in _HIDING, map(str.strip, given.split(","))))
+    found = [gpu for entry in filter(None, entries) for gpu in _named(entry, present)]
+    if any(entries) and not found:
+        raise InvalidInputError(
+            f"{_VARIABLE}={given!r} names GPUs alone that do not answer; {_WAY_OUT}"
+        )
+    once: dict[str, Gpu] = {}
+    for gpu in found:
+        once.setdefault(gpu.uuid, gpu)
+    return tuple(once.values())
 
 
 def count_gpus() -> int:
@@ -80,12 +101,25 @@ class _Board:
 
     uuid: str
     instances: tuple[str, ...] = ()
+    trouble: str | None = None
+    """Why it does not answer; it has no UUID then."""
 
 
 def _whole_or_parts(boards: list[_Board]) -> Iterator[Gpu]:
-    for index, board in enumerate(boards):
-        # CUDA can use the instances of a partitioned GPU alone
-        yield from [Gpu(uuid, uuid) for uuid in board.instances] or [Gpu(str(index), board.uuid)]
+    for index in range(len(boards)):
+        yield from _at(index, boards)
+
+
+def _at(index: int, boards: list[_Board]) -> list[Gpu]:
+    """The GPU of an index, or its MIG instances; none if it does not answer."""
+    board = boards[index]
+    if board.trouble is not None:
+        return []
+    if board.instances:  # CUDA can use the instances of a partitioned GPU alone
+        return [Gpu(uuid, uuid) for uuid in board.instances]
+    # CUDA may leave out one that does not answer, and count on from there
+    is_whole = all(each.trouble is None for each in boards)
+    return [Gpu(str(index) if is_whole else board.uuid, board.uuid)]
 
 
 def _named(entry: str, boards: list[_Board]) -> list[Gpu]:
@@ -94,9 +128,7 @@ def _named(entry: str, boards: list[_Board]) -> list[Gpu]:
         return [Gpu(entry, entry)]  # CUDA without NVML
     if entry.isdecimal():
         if int(entry) < len(boards):
-            index = int(entry)
-            board = boards[index]
-            return [Gpu(uuid, uuid) for uuid in board.instances] or [Gpu(entry, board.uuid)]
+            return _at(int(entry), boards)
         raise _unknown(entry, boards, "no such index")
     if entry.startswith("MIG-GPU-") and "/" in entry:
         return [Gpu(entry, entry)]  # how drivers before R470 name an instance
@@ -112,7 +144,7 @@ def _named(entry: str, boards: list[_Board]) -> list[Gpu]:
 
 def _unknown(entry: str, boards: list[_Board], why: str) -> InvalidInputError:
     known = ", ".join(
-        f"{index} = {' '.join([board.uuid, *board.instances])}"
+        f"{index} = {' '.join([board.trouble or board.uuid, *board.instances])}"
         for index, board in enumerate(boards)
     )
     return InvalidInputError(
@@ -122,15 +154,42 @@ def _unknown(entry: str, boards: list[_Board], why: str) -> InvalidInputError:
 
 
 def _present() -> list[_Board]:
-    """All GPUs of this host, in the order of their indices; none where there is no driver."""
+    """All GPUs of this host, in the order of their indices; none where there is no driver.
+
+    Raises:
+        InvalidInputError: There is one, and it does not work, or none of the GPUs answers.
+    """
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
+    except pynvml.NVMLError as error:
+        if error.value in _NO_DRIVER:
+            return []
+        raise InvalidInputError(
+            f"NVIDIA's driver does not work here: {error}; {_WAY_OUT}"
+        ) from error
     try:
-        return [_board(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        boards = [_board_or_trouble(index) for index in range(pynvml.nvmlDeviceGetCount())]
     finally:
         pynvml.nvmlShutdown()
+    if boards and all(board.trouble is not None for board in boards):
+        told = "; ".join(f"GPU {index}: {board.trouble}" for index, board in enumerate(boards))
+        raise InvalidInputError(f"no GPU of this host answers: {told}; {_WAY_OUT}")
+    return boards
+
+
+def _board_or_trouble(index: int) -> _Board:
+    """A GPU, also one that fell off its bus: the others go on without it."""
+    try:
+        return _board(index)
+    except pynvml.NVMLError as error:
+        if index not in _told:
+            _told.add(index)
+            log.warning("gpu_lost", index=index, error=str(error), hint="the others go on")
+        return _Board("", trouble=str(error))
+
+
+#: The indices of GPUs of which it was said that they do not answer.
+_told: Final[set[int]] = set()
 
 
 def _board(index: int) -> _Board:

@@ -88,3 +88,15 @@ def test_the_summary_names_the_best_trial_its_parameters_and_the_errors():
     for part in ("best: trial 0  accuracy=0.5", "lr = 0.001", "top trials", "ValueError: [bad]"):
         assert part in text
     assert "no trial is complete" in text_of(summary(STATUS.model_copy(update={"best": None})))
+
+
+def test_slots_that_take_no_trials_are_told_once_and_drawn_with_the_reason():
+    refused = STATUS.model_copy(update={"put_aside": ["0 (GPU-1) of box: CUDA does not work here"]})
+    console = Console(file=io.StringIO(), width=200)
+    with open_view(console) as view:
+        view.update(refused)
+        view.update(refused)
+    line = "takes no trials: 0 (GPU-1) of box: CUDA does not work here"
+    assert console.file.getvalue().count(line) == 1
+    assert line in text_of(draw(refused, width=100))
+    assert line in text_of(summary(refused))

@@ -104,3 +104,28 @@ def test_without_nvml_the_variable_is_taken_at_its_word(host):
     host()
     assert seen(None) == []
     assert seen("0,GPU-1") == [("0", "0"), ("GPU-1", "GPU-1")]
+
+
+def test_a_gpu_that_fell_off_its_bus_is_left_out_and_the_others_are_named_by_uuid(host):
+    host([A, None], 15, [C, None])
+    assert seen(None) == [(A, A), (C, C)], "indices may have moved on"
+    assert seen("1,2") == [(C, C)]
+    assert seen(C) == [(C, C)]
+    assert seen("-1,1") == seen("") == []
+    with pytest.raises(InvalidInputError, match="names GPUs alone that do not answer"):
+        seen("1")
+    with pytest.raises(InvalidInputError, match="no such index"):
+        seen("3")
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_gpus_that_do_not_answer_are_no_host_without_gpus(host, monkeypatch, given):
+    host(15, 999)
+    with pytest.raises(InvalidInputError, match="no GPU of this host answers: GPU 0"):
+        seen(given)
+    monkeypatch.setenv("FAKE_NVML", "18")  # as after an update of the driver
+    with pytest.raises(InvalidInputError, match="driver does not work here.*empty to run on the"):
+        seen(given)
+    assert seen("") == []
+    monkeypatch.setenv("FAKE_NVML", "9")
+    assert seen(None) == [], "there is a library, and no driver that is loaded"
