@@ -216,6 +216,7 @@ def draft(folder, owner, seconds_ago):
         ("", DAY / 2, True),
         ("", 2 * DAY, False),
     ],
+    ids=["alive", "dead", "elsewhere", "elsewhere and old", "unnamed", "unnamed and old"],
 )
 def test_a_draft_goes_when_its_builder_is_dead_as_far_as_can_be_told(
     folder, owner, seconds_ago, is_left
