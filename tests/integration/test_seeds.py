@@ -59,11 +59,14 @@ def test_one_seed_gives_one_result_to_the_bit_whatever_the_process_ran_before(
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.bfloat16, "bf16"), (torch.float16, "fp32")]
+)
 def test_a_training_of_half_precision_weights_is_in_float32_and_resumes_so(
-    desk, container, texts, pretrained, dtype
+    desk, container, texts, pretrained, dtype, precision
 ):
-    place = desk(**study_of(texts, model={"id": pretrained(dtype)}, save_model="all"))
+    config = {"model": {"id": pretrained(dtype)}, "precision": precision}
+    place = desk(**study_of(texts, **config, save_model="all"))
     whole = place.claim(0, {"seed": 5})
     values = run(container, whole)
     broken_off = place.claim(1, {"seed": 5})
