@@ -6,27 +6,27 @@ drawn beside them from torch's generator, whatever this process built before.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
+import torch
 import transformers
-from transformers import AutoConfig
 
 from workers.disk import durable
-from workers.managers import weights
+from workers.logs import get_logger
+from workers.managers import heads, model_fit, weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.run_directories import DirectoryManager
-from workers.protocol.errors import InvalidInputError, nearest
+from workers.managers.text_format import TextFormat
 from workers.protocol.finetune import ModelConfig
 
-#: The size of an attention head where only the width of a model is given, as in BERT.
-_HEAD_SIZE: Final = 64
+log = get_logger(__name__)
 
-#: Fields of every configuration that say what `transformers` itself handles.
-_ALWAYS: Final = frozenset({"num_labels", "id2label", "label2id", "problem_type"})
+#: Tokens of the text that a new shape of model is tried with: few, so that it takes no time.
+_TRIED_TOKENS: Final = 8
 
 
 class ModelManager(BaseProcessManager):
@@ -37,6 +37,9 @@ class ModelManager(BaseProcessManager):
         self._directories = directories
         self._cuda = cuda
         self._checkpoints = weights.KeptCheckpoints()
+        self._formats: WeakKeyDictionary[Any, dict[int, TextFormat]] = WeakKeyDictionary()
+        #: the shapes of models that have taken a text here
+        self._tried: set[tuple[str, TextFormat]] = set()
 
     def open(self) -> None:
         """Keep the library from drawing progress bars into the worker's log."""
@@ -46,21 +49,28 @@ class ModelManager(BaseProcessManager):
         self,
         config: ModelConfig,
         *,
-        num_labels: int,
-        vocab_size: int,
+        labels: Sequence[str] = (),
+        num_labels: int = 0,
+        tokenizer: Any = None,
+        vocab_size: int = 0,
         pad_token_id: int | None = None,
         max_length: int = 0,
         dropout: float | None = None,
     ) -> Any:
         """A fresh model with a classification head, in training mode, on the device.
 
-        What is not pretrained is drawn from torch's generator on the CPU: seed it first.
+        What is not pretrained is drawn from torch's generator on the CPU: seed it first. A
+        pretrained head is kept where it was trained for the same classes, by their names.
 
         Args:
             config: A pretrained model, or an architecture.
-            num_labels: Classes.
-            vocab_size: Entries of the tokenizer; an architecture gets as many embeddings.
-            pad_token_id: The tokenizer's padding token.
+            labels: The classes, in the order of their numbers.
+            num_labels: Their number, where they have no names: a pretrained head of as many
+                classes is kept as it is.
+            tokenizer: What the texts are tokenised with.
+            vocab_size: Entries of the tokenizer, where it is not given; an architecture gets as
+                many embeddings.
+            pad_token_id: Its padding token, where it is not given.
             max_length: Tokens of the longest text; an architecture gets as many positions.
             dropout: Sets every dropout probability of the configuration, if given.
 
@@ -68,17 +78,21 @@ class ModelManager(BaseProcessManager):
             A `transformers.PreTrainedModel`, in float32 whatever the checkpoint's dtype.
 
         Raises:
-            InvalidInputError: No such model or architecture, or fields that it cannot have.
+            InvalidInputError: No such model or architecture, or fields that it cannot have, or
+                that do not fit the texts.
         """
-        settings: dict[str, Any] = {"num_labels": num_labels, **config.overrides}
-        if pad_token_id is not None:
-            settings["pad_token_id"] = pad_token_id
-        if config.id is not None:
-            model = self._pretrained(config.id, settings, dropout)
+        if tokenizer is not None:
+            texts = self._format_of(tokenizer, max_length)
         else:
-            model = _from_nothing(
-                str(config.architecture), settings, vocab_size, max_length, dropout
-            )
+            special = () if pad_token_id is None else (("pad_token_id", pad_token_id),)
+            texts = TextFormat(vocab_size, max_length, special)
+        names = list(labels) or [f"LABEL_{number}" for number in range(num_labels)]
+        checkpoint = None if config.id is None else self._checkpoints.get(config.id)
+        saved = None if checkpoint is None else checkpoint.config
+        if checkpoint is not None and labels:
+            checkpoint = heads.for_classes(checkpoint, labels)
+        built = model_fit.configuration(config, texts, names, dropout, saved)
+        model = self._build(config, built, texts, checkpoint)
         return model.to(self._cuda.device).train()
 
     def save(self, model: Any, folder: Path) -> None:
@@ -97,72 +111,41 @@ class ModelManager(BaseProcessManager):
         checkpoint = weights.read(str(id_or_path))
         return weights.build(checkpoint.config, checkpoint).to(self._cuda.device)
 
-    def _pretrained(self, model_id: str, settings: Mapping[str, Any], dropout: float | None) -> Any:
-        checkpoint = self._checkpoints.get(model_id)
-        config = copy.deepcopy(checkpoint.config)
-        _apply(config, settings, dropout)
-        return weights.build(config, checkpoint)
+    def _build(
+        self,
+        section: ModelConfig,
+        config: Any,
+        texts: TextFormat,
+        checkpoint: weights.Checkpoint | None,
+    ) -> Any:
+        """A model on the CPU that takes the texts; one of a new shape is tried on some."""
+        try:
+            model = weights.build(config, checkpoint)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise model_fit.unfit(section, config, error) from error
+        _grow(model, texts)
+        shape = (section.model_dump_json(), texts)
+        if texts.example and shape not in self._tried:
+            try:
+                model_fit.try_text(model, texts, _TRIED_TOKENS)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception as error:
+                raise model_fit.unfit(section, config, error) from error
+            self._tried.add(shape)
+        return model
+
+    def _format_of(self, tokenizer: Any, max_length: int) -> TextFormat:
+        """Of each tokenizer once: its vocabulary may be large."""
+        known = self._formats.setdefault(tokenizer, {})
+        if max_length not in known:
+            known[max_length] = TextFormat.of(tokenizer, max_length)
+        return known[max_length]
 
 
-def _from_nothing(
-    architecture: str,
-    settings: Mapping[str, Any],
-    vocab_size: int,
-    max_length: int,
-    dropout: float | None,
-) -> Any:
-    known = [str(name) for name in transformers.CONFIG_MAPPING]
-    if architecture not in known:
-        raise InvalidInputError(
-            f"model.architecture = {architecture!r}: no such architecture in transformers"
-            f" {transformers.__version__}{nearest(architecture, known)}"
-        )
-    config = AutoConfig.for_model(architecture)
-    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise InvalidInputError(
-            f"model.architecture = {architecture!r} has no sequence classifier in transformers;"
-            " take one such as bert, distilbert, roberta or modernbert"
-        )
-    settings = {"vocab_size": vocab_size, **settings}
-    _apply(config, _proportions(config, settings, max_length), dropout)
-    try:
-        return weights.build(config)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InvalidInputError(
-            f"model.architecture = {architecture!r} cannot be built so: {error}"
-        ) from error
-
-
-def _proportions(config: Any, settings: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """Where only the width is given, heads and the inner width follow it, as BERT has them."""
-    completed = dict(settings)
-    width = settings.get("hidden_size")
-    if width is not None and hasattr(config, "num_attention_heads"):
-        heads = max(1, width // _HEAD_SIZE)
-        completed.setdefault("num_attention_heads", heads if width % heads == 0 else 1)
-    if width is not None and hasattr(config, "intermediate_size"):
-        completed.setdefault("intermediate_size", 4 * width)
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions < max_length:
-        completed.setdefault("max_position_embeddings", max_length)
-    return completed
-
-
-def _apply(config: Any, settings: Mapping[str, Any], dropout: float | None) -> None:
-    """Set fields of a configuration that it has, and no others."""
-    known = [*config.to_dict(), *config.attribute_map]
-    for name, value in settings.items():
-        if name not in known and name not in _ALWAYS:
-            raise InvalidInputError(
-                f"model.{name} = {value!r}: {config.model_type} has no such"
-                f" setting{nearest(name, known)}"
-            )
-        setattr(config, name, value)
-    if dropout is not None:
-        for name, value in config.to_dict().items():
-            if (
-                ("dropout" in name or name.endswith("_pdrop"))
-                and isinstance(value, (int, float))
-                and not isinstance(value, bool)
-            ):
-                setattr(config, name, dropout)
+def _grow(model: Any, texts: TextFormat) -> None:
+    """Have a pretrained model embed what was added to its tokenizer, too."""
+    before = getattr(model.config.get_text_config(), "vocab_size", texts.vocab_size)
+    if before < texts.vocab_size:
+        log.info("embeddings_added", model=model.name_or_path, before=before, now=texts.vocab_size)
+        model.resize_token_embeddings(texts.vocab_size)

@@ -230,7 +230,8 @@ def _without_report() -> Iterator[None]:
     """Leave out the table of what a checkpoint lacks, which is ours to tell, in one line."""
 
     def is_no_report(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
+        message = record.getMessage()
+        return "LOAD REPORT" not in message and "tied weights mapping" not in message
 
     # by a filter: the library takes a higher level for a wish to hear of sharding
     logger = logging.getLogger("transformers.modeling_utils")

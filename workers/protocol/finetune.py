@@ -24,6 +24,10 @@ FILE_FORMATS: Final = {
 }
 
 
+#: Fields of every transformers configuration that a study does not choose.
+_OF_THE_DATA: Final = ("num_labels", "id2label", "label2id", "problem_type")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -103,6 +107,13 @@ class ModelConfig(BaseModel):
     def _float32(self) -> ModelConfig:
         if {"dtype", "torch_dtype"} & set(self.overrides):
             raise ValueError("weights train in float32; `precision: bf16` sets what computes in it")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_of_the_data(self) -> ModelConfig:
+        for name in _OF_THE_DATA:
+            if name in self.overrides:
+                raise ValueError(f"{name} follows from the classes of the data; leave it out")
         return self
 
     @property

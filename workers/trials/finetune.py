@@ -301,9 +301,8 @@ class Training:
     def _build_model(self, data: TextClassificationData) -> Any:
         return self._managers.models.sequence_classifier(
             self._config.model,
-            num_labels=len(data.classes),
-            vocab_size=len(data.tokenizer),
-            pad_token_id=self._pad_id,
+            labels=data.classes,
+            tokenizer=data.tokenizer,
             max_length=self._config.data.max_length,
             dropout=self._config.dropout,
         )
@@ -413,10 +412,6 @@ class Training:
             folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False)
         )
         if self._is_model_wanted():
-            self._model.config.id2label = dict(enumerate(self._data.classes))
-            self._model.config.label2id = {
-                label: number for number, label in enumerate(self._data.classes)
-            }
             self._managers.models.save(self._model, folder / "model")
             self._data.tokenizer.save_pretrained(str(folder / "model"))
 

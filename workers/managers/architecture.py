@@ -1,0 +1,413 @@
+"""From a study's fields to the configuration of a sequence classifier of `transformers`.
+
+Fields are taken by the configuration's constructor, so that what it derives from them follows. What
+nobody gave keeps the proportions that the architecture has by default.
+
+Invariant: a configuration that is returned holds every field that was given, under the name that
+the architecture knows, and none that it does not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import transformers
+
+from workers.managers.text_format import TextFormat
+from workers.protocol.errors import InvalidInputError, nearest
+
+#: The size of an attention head where only the width of a model is given, as in BERT.
+_HEAD_SIZE: Final = 64
+
+#: Matrix products of some kernels want rows of 16 bytes, also in half precision.
+_ALIGNED: Final = 8
+
+#: Endings of the names of widths that grow with the width of the model.
+_INNER_WIDTHS: Final = (
+    "intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "d_inner", "hidden_dim",
+    "feed_forward_size",
+)  # fmt: skip
+
+#: Widths of the parts of an embedding that add up to the width of the model.
+_PARTS_OF_THE_WIDTH: Final = ("coordinate_size", "shape_size")
+
+#: How much of an error's text a message quotes.
+_QUOTED: Final = 300
+
+_HEAD_WIDTHS: Final = ("head_dim", "d_kv", "kv_channels", "attention_head_dim")
+
+#: Of the decoder, where a model has two halves; the names of the encoder's are the common ones.
+_DECODER_LAYERS: Final = ("decoder_layers", "num_decoder_layers")
+
+_TOKENS: Final = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "sep", "cls", "mask"))
+
+#: Taken by the constructor of a configuration with rotary positions, and kept under another name.
+_ROTARY: Final = frozenset({"rope_theta", "rope_scaling", "partial_rotary_factor"})
+
+#: What cannot be told from a field's name, by architecture: what its fields must be.
+_NEEDS: Final = {
+    "cohere_compass_text": "give rope_parameters, such as"
+    " {full_attention: {rope_type: default, rope_theta: 10000.0}}",
+    "deepseek_v2": "give num_experts_per_tok, such as 2",
+    "diffllama": "give num_attention_heads and num_key_value_heads that are even",
+    "funnel": "give block_sizes, the layers of each block, such as [2, 2], in place of layers",
+    "layoutlmv2": "it reads pages as images; take layoutlm, or an architecture for texts",
+    "layoutlmv3": "give a hidden_size that 6 divides",
+    "lilt": "give a hidden_size that 6 divides",
+    "perceiver": "give d_latents, num_latents, num_self_attends_per_block and d_model",
+    "reformer": "give attn_layers, such as [local, lsh], in place of a number, and what goes"
+    " with it: axial_pos_shape and axial_pos_embds_dim, or axial_pos_embds: false",
+    "zamba": "it has 8 layers at least, unless attn_layer_period and attn_layer_offset are given",
+    "zamba2": "give layers_block_type, a list such as [linear_attention, hybrid], as long as there"
+    " are layers",
+}
+
+
+def from_nothing(
+    architecture: str,
+    given: Mapping[str, Any],
+    texts: TextFormat,
+    labels: Sequence[str],
+    dropout: float | None = None,
+) -> Any:
+    """The configuration of an architecture, for a model whose weights are drawn.
+
+    Args:
+        architecture: A model type of `transformers`.
+        given: Fields, by the names of the architecture or the common ones (`hidden_size`).
+        texts: The vocabulary gets as many entries, and there are as many positions.
+        labels: The classes, in the order of their numbers.
+        dropout: Sets every dropout probability that is not among the fields.
+
+    Raises:
+        InvalidInputError: There is no such architecture, or it cannot be so.
+    """
+    cls = _class_of(architecture)
+    label = f"model.architecture = {architecture!r}"
+    fields = _completed(cls, _named(cls, given), texts)
+    if dropout is not None:
+        fields = {**dict.fromkeys(_dropouts(default_of(cls)), dropout), **fields}
+    config = _constructed(cls, {**fields, **_of_labels(labels)}, given, label)
+    _check_tokens(config, texts)
+    vocab_size = getattr(config, "vocab_size", texts.vocab_size)
+    if vocab_size < texts.vocab_size:
+        raise InvalidInputError(
+            f"model.vocab_size = {vocab_size}: the tokenizer has {texts.vocab_size} entries; leave"
+            " it out, or give as many at least"
+        )
+    return config
+
+
+def of_pretrained(
+    config: Any,
+    given: Mapping[str, Any],
+    texts: TextFormat,
+    labels: Sequence[str],
+    dropout: float | None = None,
+) -> Any:
+    """A pretrained model's configuration with some fields set anew.
+
+    The arguments are those of `from_nothing`.
+
+    Raises:
+        InvalidInputError: It has no such fields, or cannot have such values.
+    """
+    cls = type(config)
+    fields = _named(cls, given)
+    if "pad_token_id" in texts.token_ids:
+        fields = {"pad_token_id": texts.token_ids["pad_token_id"], **fields}
+    if dropout is not None:
+        fields = {**dict.fromkeys(_dropouts(config), dropout), **fields}
+    before = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+    fields = {**before, **fields, **_of_labels(labels)}
+    configured = _constructed(cls, fields, given, f"model.id = {config.name_or_path!r}")
+    _check_tokens(configured, texts)
+    return configured
+
+
+def unfit(label: str, config: Any, given: Mapping[str, Any], error: BaseException) -> Exception:
+    """The refusal of fields of which no model can be built, or none that takes texts.
+
+    Args:
+        label: What the study says the model is.
+        config: Its configuration, or the class of one.
+        given: The fields that the study gives.
+        error: What building or trying it raised.
+    """
+    fields = ", ".join(f"{name} = {value!r}" for name, value in given.items())
+    hint = _NEEDS.get(config.model_type) or "mend these fields, or leave them out"
+    return InvalidInputError(
+        f"{label} cannot be built so{f' ({fields})' if fields else ''}:"
+        f" {_cause(error)}{_left_open(config, error)}; {hint}"
+    )
+
+
+@cache
+def default_of(cls: Any) -> Any:
+    """An architecture's configuration as it is where nothing is given; not to be changed."""
+    return cls()
+
+
+def positions_field(cls: Any) -> str | None:
+    """The field that says how many positions an architecture has, if one does."""
+    own = {each.name for each in dataclasses.fields(cls)}
+    common = cls.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    return next((name for name in (common, "max_seq_len") if name in own), None)
+
+
+def _class_of(architecture: str) -> Any:
+    known = [str(name) for name in transformers.CONFIG_MAPPING]
+    if architecture not in known:
+        raise InvalidInputError(
+            f"model.architecture = {architecture!r}: no such architecture in transformers"
+            f" {transformers.__version__}{nearest(architecture, known)}"
+        )
+    cls = transformers.CONFIG_MAPPING[architecture]
+    if cls not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise InvalidInputError(
+            f"model.architecture = {architecture!r} has no sequence classifier in transformers;"
+            " take one such as bert, distilbert, roberta or modernbert"
+        )
+    text_part = getattr(default_of(cls), "text_config", None)
+    if text_part is not None:
+        raise InvalidInputError(
+            f"model.architecture = {architecture!r} takes images, too; take its text part,"
+            f" {text_part.model_type}, or another architecture"
+        )
+    return cls
+
+
+def _named(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by the names that the constructor takes them by."""
+    own = {each.name for each in dataclasses.fields(cls)}
+    own |= _ROTARY if "rope_parameters" in own else frozenset()
+    named: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name, value in given.items():
+        mapped = cls.attribute_map.get(name, name)
+        if mapped not in own:
+            raise InvalidInputError(
+                f"model.{name} = {value!r}: {cls.model_type} has no such setting"
+                f"{_alternative(cls, name, [*own, *cls.attribute_map])}"
+            )
+        if mapped in named and named[mapped] != value:
+            raise InvalidInputError(
+                f"model.{name} = {value!r}: {cls.model_type} has it under the name"
+                f" {origin[mapped]!r}, too, as {named[mapped]!r}; give one of the two"
+            )
+        named[mapped], origin[mapped] = value, name
+    return named
+
+
+def _completed(cls: Any, given: Mapping[str, Any], texts: TextFormat) -> dict[str, Any]:
+    """The fields that were given, and what follows from them and from the texts."""
+    parts = {
+        name: _completed(type(part), _named(type(part), value), texts)
+        for name, value in given.items()
+        if isinstance(value, Mapping)
+        and isinstance(part := vars(default_of(cls)).get(name), transformers.PreTrainedConfig)
+    }
+    fields = {**given, **parts}
+    fields = {**_of_texts(cls, texts, fields), **fields}
+    return {**_proportions(cls, fields), **fields}
+
+
+def _of_labels(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+
+
+def _check_tokens(config: Any, texts: TextFormat) -> None:
+    """Padding that a model takes for a word, it would learn from."""
+    wanted = texts.token_ids.get("pad_token_id", config.pad_token_id)
+    if config.pad_token_id != wanted:
+        raise InvalidInputError(
+            f"model.pad_token_id = {config.pad_token_id}: the tokenizer's is {wanted}; leave it out"
+        )
+
+
+def _alternative(cls: Any, name: str, known: Iterable[str]) -> str:
+    """What may have been meant; for a common name that is not mapped, what there is of its kind."""
+    if cls.model_type in _NEEDS and name in {"hidden_size", "num_hidden_layers"}:
+        return f"; {_NEEDS[cls.model_type]}"
+    parts = [each for each in getattr(cls, "sub_configs", {}) if hasattr(default_of(cls), each)]
+    if parts:
+        return f"; its fields are in {' and '.join(parts)}, each with fields of its own"
+    if hint := nearest(name, known):
+        return hint
+    common = {each.name for each in dataclasses.fields(transformers.PreTrainedConfig)}
+    sizes = [
+        each.name
+        for each in dataclasses.fields(cls)
+        if each.name not in {*common, *_TOKENS}
+        and isinstance(value := getattr(default_of(cls), each.name, None), int)
+        and not isinstance(value, bool)
+    ]
+    return f" (its sizes are {', '.join(sizes)})"
+
+
+def _of_texts(cls: Any, texts: TextFormat, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from the tokenizer and the longest text."""
+    default, names = default_of(cls), cls.attribute_map
+    fields: dict[str, Any] = {}
+    if hasattr(default, "vocab_size"):
+        fields[names.get("vocab_size", "vocab_size")] = texts.vocab_size
+    vocab_size = given.get(names.get("vocab_size", "vocab_size"), texts.vocab_size)
+    for name in _TOKENS:
+        if name in texts.token_ids:
+            fields[names.get(name, name)] = texts.token_ids[name]
+        elif isinstance(value := getattr(default, name, None), int) and value >= vocab_size:
+            fields[names.get(name, name)] = None  # of a larger vocabulary
+    positions = positions_field(cls)
+    if positions is not None and 0 < getattr(default, positions) < texts.max_length:
+        fields[positions] = texts.max_length
+    if "decoder_start_token_id" in vars(default) and "eos_token_id" in texts.token_ids:
+        fields["decoder_start_token_id"] = texts.token_ids["eos_token_id"]
+    if "use_cache" in vars(default):
+        fields["use_cache"] = False  # of keys and values, for generation
+    return fields
+
+
+def _proportions(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from a width, a number of layers or of heads that was given."""
+    default, names = default_of(cls), cls.attribute_map
+    fields: dict[str, Any] = {}
+    layers = given.get(names.get("num_hidden_layers", "num_hidden_layers"))
+    if isinstance(layers, int):
+        fields |= {
+            name: layers for name in _DECODER_LAYERS if isinstance(vars(default).get(name), int)
+        }
+    width = given.get(width_name := names.get("hidden_size", "hidden_size"))
+    if isinstance(width, int):
+        fields |= _widths(cls, width, vars(default).get(width_name))
+    heads = given.get(heads_name := names.get("num_attention_heads", "num_attention_heads"))
+    if heads is None and isinstance(width, int) and heads_name in vars(default):
+        heads = max(1, width // _HEAD_SIZE)
+        heads = fields[heads_name] = heads if width % heads == 0 else 1
+    if isinstance(heads, int) and heads > 0:
+        fields |= _of_heads(cls, heads, width)
+    if irregular := _IRREGULAR.get(cls.model_type):
+        fields |= irregular({**fields, **given})
+    return fields
+
+
+def _widths(cls: Any, width: int, before: int) -> dict[str, Any]:
+    """Every width beside the model's, in the proportion that it has by default."""
+    default = default_of(cls)
+    fields: dict[str, Any] = {}
+    for name, value in vars(default).items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            continue
+        if name.endswith(_INNER_WIDTHS):
+            fields[name] = _ALIGNED * max(1, math.ceil(value * width / before / _ALIGNED))
+        elif name in _PARTS_OF_THE_WIDTH:
+            fields[name] = max(1, round(value * width / before))
+        elif name == "embedding_size" and value == before:
+            fields[name] = width
+    return fields
+
+
+def _of_heads(cls: Any, heads: int, width: object) -> dict[str, Any]:
+    """What depends on the number of attention heads."""
+    default = vars(default_of(cls))
+    fields: dict[str, Any] = {
+        name: heads for name in ("decoder_attention_heads",) if name in default
+    }
+    default_heads = default_of(cls).num_attention_heads
+    if "num_key_value_heads" in default:
+        shared = default_heads // (default["num_key_value_heads"] or default_heads)
+        most = max(1, heads // max(1, shared))
+        fields["num_key_value_heads"] = next(n for n in range(most, 0, -1) if heads % n == 0)
+    if (
+        isinstance(width, int) and "qk_rope_head_dim" not in default
+    ):  # those have widths of their own
+        derived = _derived_fields(cls)
+        fields |= {
+            name: width // heads for name in _HEAD_WIDTHS if name in default and name not in derived
+        }
+    return fields
+
+
+def _derived_fields(cls: Any) -> set[str]:
+    """Fields that the constructor fills where they are left out."""
+    default = vars(default_of(cls))
+    return {
+        each.name
+        for each in dataclasses.fields(cls)
+        if each.default is None and default.get(each.name) is not None
+    }
+
+
+def _dropouts(config: Any) -> list[str]:
+    """The names of a configuration's dropout probabilities."""
+    return [
+        name
+        for name, value in vars(config).items()
+        if ("dropout" in name or name.endswith("_pdrop"))
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ]
+
+
+def _alternating(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Global and local attention in turn, over all layers."""
+    pairs, odd = divmod(fields.get("num_layers", 24), 2)
+    types = [[["global", "local"], pairs], [["global"], odd]]
+    return {"attention_types": [each for each in types if each[1]]}
+
+
+def _two_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Of one head and short texts, torch 2.13 crashes in the backward pass of the convolution."""
+    return {"num_attention_heads": 2} if fields.get("num_attention_heads") == 1 else {}
+
+
+def _first_language(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """One adapter, where no language was chosen."""
+    languages = fields.get("languages", ("en_XX",))
+    return {"languages": languages, "default_language": languages[0]}
+
+
+_IRREGULAR: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "gpt_neo": _alternating,
+    "nystromformer": _two_heads,
+    "xmod": _first_language,
+}
+
+
+def _constructed(cls: Any, fields: dict[str, Any], given: Mapping[str, Any], label: str) -> Any:
+    try:
+        config = cls(**fields)
+    except Exception as error:  # what a constructor raises is up to its author
+        raise unfit(label, cls, given, error) from error
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        # left to the settings of generation, which a classifier has none of
+        config.decoder_start_token_id = config.pad_token_id
+    return config
+
+
+def _cause(error: BaseException) -> str:
+    """What an error says, in a line; of a check of a field, what was wrong with it."""
+    lines = [line.strip()[:_QUOTED] for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return lines[1].partition(": ")[2] or lines[1]
+    return lines[0] if lines else type(error).__name__
+
+
+def _left_open(config: Any, error: BaseException) -> str:
+    """The numbers that have no value, if that is what was wrong."""
+    if "NoneType" not in str(error) or isinstance(config, type):
+        return ""
+    names = [
+        each.name
+        for each in dataclasses.fields(config)
+        if getattr(config, each.name, 0) is None
+        and "int" in str(each.type)
+        and not each.name.endswith("_token_id")
+    ]
+    return f" (nothing is given for {', '.join(names)})" if names else ""

@@ -1,0 +1,186 @@
+"""Whether a configuration makes a model, and that model takes the texts of a study.
+
+Invariant: nothing here draws from torch's generator, and nothing that is given is changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from workers.logs import get_logger
+from workers.managers import architecture
+from workers.managers.text_format import TextFormat
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.finetune import ModelConfig
+
+log = get_logger(__name__)
+
+#: Tables of positions, by the name of the module or buffer that is one.
+_POSITION_TABLES: Final = frozenset(
+    {"position_embeddings", "embed_positions", "positions_embed", "wpe", "char_position_embeddings"}
+)
+
+#: Architectures whose positions are in neither, to the field that bounds them.
+_BOUNDED_BY: Final = {"ctrl": "n_positions", "mpt": "max_seq_len"}
+
+#: Shapes that a process remembers to have looked at.
+_REMEMBERED: Final = 256
+
+
+def configuration(
+    model: ModelConfig,
+    texts: TextFormat,
+    labels: Sequence[str],
+    dropout: float | None = None,
+    saved: Any = None,
+) -> Any:
+    """The configuration of a study's model, which takes the study's texts.
+
+    Args:
+        model: The study's section.
+        texts: What the texts ask for.
+        labels: The classes, in the order of their numbers.
+        dropout: Sets every dropout probability that the study does not give by its name.
+        saved: The configuration that a pretrained model was saved with.
+
+    Raises:
+        InvalidInputError: No such model can be, or the texts do not fit it.
+    """
+    given = model.overrides
+    as_text = json.dumps(dict(given), sort_keys=True, default=str)
+    if saved is None:
+        name = str(model.architecture)
+        missing = _num_missing(name, as_text, texts)
+        enlarged = dataclasses.replace(texts, max_length=texts.max_length + missing)
+        return architecture.from_nothing(name, given, enlarged, labels, dropout)
+    config = architecture.of_pretrained(saved, given, texts, labels, dropout)
+    _check_saved_positions(str(model.id), saved.to_json_string(), texts)
+    return config
+
+
+def unfit(model: ModelConfig, config: Any, error: BaseException) -> Exception:
+    """The refusal of a study's model that cannot be built, or that fails on a text."""
+    kind, name = ("architecture", model.architecture) if model.id is None else ("id", model.id)
+    return architecture.unfit(f"model.{kind} = {name!r}", config, model.overrides, error)
+
+
+def try_text(model: Any, texts: TextFormat, length: int) -> None:
+    """Have a model classify a short text and a padded one, as it will in training.
+
+    Args:
+        model: A classifier; its mode is put back.
+        texts: The format of the texts, with an example.
+        length: Tokens of the longer text.
+
+    Raises:
+        Exception: Whatever the model raises.
+    """
+    pad, example = texts.token_ids.get("pad_token_id", 0), list(texts.example)
+    # longer by what is in its middle: how a text begins and ends is the tokenizer's
+    middle = (len(example) - 1) // 2
+    more = [example[middle]] * (length - len(example))
+    whole = [*example[:middle], *more, *example[middle:]]
+    rows = [whole, example + [pad] * (len(whole) - len(example))]
+    masks = [[1] * len(whole), [1] * len(example) + [0] * (len(whole) - len(example))]
+    was_training = model.training
+    try:
+        # not in inference mode: what a model computes once and keeps is for training, too
+        with drawing_nothing(), torch.no_grad():
+            ids, mask = (torch.tensor(each, device=model.device) for each in (rows, masks))
+            logits = model.eval()(input_ids=ids, attention_mask=mask).logits
+    finally:
+        model.train(was_training)
+    if logits.shape != (expected := (2, model.config.num_labels)):
+        raise ValueError(f"it has logits of shape {tuple(logits.shape)} where {expected} belong")
+
+
+@contextmanager
+def drawing_nothing() -> Iterator[None]:
+    """Put torch's generator back, and leave warnings to when the model is used."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def without_memory(config: Any) -> Any:
+    """A classifier on torch's meta device: its shapes, and no weights."""
+    with drawing_nothing(), torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+
+
+def num_positions(model: Any) -> int | None:
+    """How many tokens a text may have; None where positions are relative, or computed."""
+    tables = [
+        _num_rows(module)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in _POSITION_TABLES
+        and isinstance(getattr(module, "weight", None), torch.Tensor)
+    ]
+    tables += [
+        len(buffer)
+        for name, buffer in model.named_buffers()
+        if name.rpartition(".")[2] in _POSITION_TABLES and buffer.ndim == 2
+    ]
+    config = model.config
+    if bound := _BOUNDED_BY.get(config.model_type):
+        return int(getattr(config, bound))
+    if isinstance(most := getattr(config, "max_position_embeddings", None), int):
+        tables = tables and [*tables, most]
+    return min(tables, default=None)
+
+
+def _num_rows(table: Any) -> int:
+    """The positions of a table; those that follow RoBERTa count from behind the padding's."""
+    if getattr(table, "padding_idx", None) is not None:
+        return len(table.weight) - int(table.padding_idx) - 1
+    return len(table.weight) - int(getattr(table, "offset", 0))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _num_missing(name: str, given: str, texts: TextFormat) -> int:
+    """By how many the positions fall short of the longest text, which an offset may cause.
+
+    Raises:
+        InvalidInputError: No such model can be, or the positions are the study's own.
+    """
+    fields: Mapping[str, Any] = json.loads(given)
+    config = architecture.from_nothing(name, fields, texts, ("a", "b"))
+    try:
+        positions = num_positions(without_memory(config))
+    except Exception as error:
+        label = f"model.architecture = {name!r}"
+        raise architecture.unfit(label, config, fields, error) from error
+    if positions is None or positions >= texts.max_length:
+        return 0
+    field = architecture.positions_field(type(config))
+    if field is None or {field, "max_position_embeddings"} & set(fields):
+        raise _too_long(texts, f"model.architecture = {name!r}", positions)
+    return texts.max_length - positions
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _check_saved_positions(name: str, saved: str, texts: TextFormat) -> None:
+    fields = json.loads(saved)
+    config = AutoConfig.for_model(**fields)
+    positions = num_positions(without_memory(config))
+    if positions is not None and positions < texts.max_length:
+        raise _too_long(texts, f"model.id = {name!r}", positions)
+    trained = getattr(config, "max_position_embeddings", None)
+    if isinstance(trained, int) and 0 < trained < texts.max_length:
+        log.warning("longer_than_trained", model=name, max_length=texts.max_length, trained=trained)
+
+
+def _too_long(texts: TextFormat, label: str, positions: int) -> InvalidInputError:
+    return InvalidInputError(
+        f"data.max_length = {texts.max_length}: {label} has positions for {positions} tokens; cut"
+        " texts there, or take a model with more"
+    )

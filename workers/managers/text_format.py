@@ -1,0 +1,53 @@
+"""What tokenised texts ask of a model: a vocabulary, positions, and where special tokens lie.
+
+Invariant: it follows from a tokenizer and a length alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from transformers import PreTrainedTokenizerBase
+
+#: What a tokenizer without a token of its own takes for it.
+_STANDS_IN: Final = {"eos": "sep", "bos": "cls", "sep": "eos", "cls": "bos"}
+
+
+@dataclass(frozen=True, slots=True)
+class TextFormat:
+    """What tokenised texts ask of a model."""
+
+    vocab_size: int
+    """Token ids are below it; entries that were added to a tokenizer are included."""
+    max_length: int = 0
+    """Tokens of the longest text."""
+    special: tuple[tuple[str, int], ...] = ()
+    """Special tokens, by the names that a configuration has for them, such as `pad_token_id`."""
+    example: tuple[int, ...] = ()
+    """A short text, as the tokenizer puts it."""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TextFormat:
+        """What the texts of a tokenizer ask for, when they are cut after `max_length` tokens."""
+        own = {
+            name: getattr(tokenizer, f"{name}_token_id")
+            for name in ("pad", "bos", "eos", "sep", "cls", "mask")
+        }
+        special = {
+            f"{name}_token_id": number if number is not None else own.get(_STANDS_IN.get(name, ""))
+            for name, number in own.items()
+        }
+        example = tokenizer("An example.", truncation=True, max_length=max_length)["input_ids"]
+        return cls(
+            # ids may have gaps
+            vocab_size=max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1),
+            max_length=max_length,
+            special=tuple((name, number) for name, number in special.items() if number is not None),
+            example=tuple(example),
+        )
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """The special tokens, by name."""
+        return dict(self.special)
