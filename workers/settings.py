@@ -37,10 +37,11 @@ class Settings(BaseModel):
     home: Path = Field(default=Path("~/.trialfleet"), validate_default=True)
     """`FLEET_HOME`: journals, checkpoints, results; what must not be lost."""
     cache: Path = Field(
-        default_factory=lambda: platformdirs.user_cache_path("trialfleet"), validate_default=True
+        default_factory=lambda known: _default_cache(known.get("home")), validate_default=True
     )
     """`FLEET_CACHE`: tokenised data and trained tokenizers, which can be built again; by default
-    where this user's caches lie. Hosts may share it, on a disk that has locks."""
+    where this user's caches lie, and without a home directory below `home`. Hosts may share it, on
+    a disk that has locks."""
     cache_size: ByteSize = Field(default=ByteSize(50 * 10**9))
     """`FLEET_CACHE_SIZE`: bytes that the cache may take, such as `200GB`; what was not used for the
     longest goes first."""
@@ -125,6 +126,13 @@ class Settings(BaseModel):
         values = {name: value for name, value in self if value not in {None, ()}}
         values["objectives"] = write_list(self.objectives)
         return {f"FLEET_{name.upper()}": str(value) for name, value in values.items()}
+
+
+def _default_cache(home: Path | None) -> Path:
+    try:
+        return platformdirs.user_cache_path("trialfleet").expanduser()
+    except RuntimeError:  # no HOME, and no passwd entry
+        return (home or Path("~/.trialfleet")) / "cache"
 
 
 def write_list(entries: Sequence[str]) -> str:

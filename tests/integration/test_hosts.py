@@ -139,6 +139,20 @@ def test_a_user_without_passwd_entry_and_home_is_told_to_set_one():
     )
     assert seen.returncode == 2
     assert "no home directory; set FLEET_HOME" in seen.stderr
+
+
+def test_such_a_users_cache_lies_in_the_home_that_is_set(tmp_path):
+    program = "from workers.settings import Settings; print(Settings.from_environment().cache)"
+    nobody = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
+    environment = {"PATH": os.environ["PATH"], "FLEET_HOME": str(tmp_path)}
+    seen = subprocess.run(
+        [*nobody, sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.strip() == str(tmp_path / "cache")
     assert "Traceback" not in seen.stderr
 
 
