@@ -16,9 +16,10 @@ from orchestrator.service import Service
 from workers.coordination import keys
 from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
 from workers.protocol.messages import Result
-from workers.protocol.states import TrialState
+from workers.protocol.states import ProcessKind, TrialState
 
 
 @pytest.fixture
@@ -58,6 +59,24 @@ def test_what_a_study_waits_for_is_in_its_status(fleet):
         assert handle.status().waits_for == []
     (reason,) = handle.status().waits_for
     assert "what is shown is as of 20" in reason
+
+
+def test_what_a_trial_does_before_its_steps_is_in_the_status(fleet):
+    fleet.submit()
+    registry = ProcessRegistry(fleet.client, fleet.settings.times.scaled(100))
+    slot = ProcessRecord(registry, ProcessKind.TRIAL, parent=1)
+    slot.identity = slot.identity._replace(pid=2)
+
+    def activity(service):
+        return [trial.activity for trial in service.status("s").running]
+
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "a trial is enqueued")
+        fleet.leases.claim(0, str(slot.identity), fleet.settings.times.lease)
+        slot.update(activity="rows read: 3 of 9")
+        turn_until(service, lambda: activity(service) == ["rows read: 3 of 9"], "it is shown")
+        slot.update(activity=None)
+        turn_until(service, lambda: activity(service) == [None], "it is taken back")
 
 
 def test_every_end_is_told_to_optuna_in_its_terms(fleet):
