@@ -129,7 +129,8 @@ def _mapped(path: Path, dtype: Any) -> npt.NDArray[Any]:
     """A file's numbers, read by all processes from one copy in memory."""
     if path.stat().st_size == 0:  # nothing can be mapped
         return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
+    # as a plain array: taking a row of the other kind costs several times as much
+    return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
 
 
 def _write(path: Path, numbers: npt.NDArray[Any]) -> None:

@@ -221,7 +221,7 @@ def test_no_number_is_copied_into_the_memory_of_a_process(tmp_path, rows):
     with process(tmp_path) as data:
         train = build(data, rows).train
         assert all(
-            isinstance(each, np.memmap) for each in (train._ids, train._offsets, train._labels)
+            isinstance(each.base, np.memmap) for each in (train._ids, train._offsets, train._labels)
         )
 
 

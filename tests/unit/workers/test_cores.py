@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.processes.cores import count_cores, quotas
+from workers.processes.cores import count_cores, quotas, share_cores
 
 V2 = "30 23 0:26 {inside} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "33 23 0:29 {inside} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
@@ -98,3 +98,15 @@ def test_a_process_in_a_real_group_of_one_core_counts_one():
         assert seen.stdout.strip() == "1"
     finally:
         group.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("slots", "given", "threads"), [(4, "", "4"), (5, "", "3"), (99, "", "1"), (4, "7", "7")]
+)
+def test_a_slot_tokenises_with_its_share_or_what_the_user_says(monkeypatch, slots, given, threads):
+    environment = {"RAYON_NUM_THREADS": given} if given else {}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr("workers.processes.cores.count_cores", lambda: 16)
+    share_cores(slots)
+    assert environment["RAYON_NUM_THREADS"] == threads
+    assert "TOKENIZERS_PARALLELISM" not in environment, "set, it would hang a process that forks"
