@@ -6,19 +6,16 @@ taken there goes on, on the CPU to the bit, as if nothing had happened.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import optuna
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from torch.nn import functional
 
 from workers.logs import get_logger
@@ -46,6 +43,7 @@ from workers.trials.training_plan import (
     evaluation_steps,
     slowed,
 )
+from workers.trials.training_result import TrainingResult, leave_result
 
 log = get_logger(__name__)
 
@@ -393,27 +391,13 @@ class Training:
                 self._trial.set_user_attr(name, count)
 
     def _leave_result(self) -> None:
-        """Write what people look for; on a full disk, the trial's values count without it."""
-        try:
-            self._write_result(self._trial.result_directory)
-        except (OSError, SafetensorError) as error:
-            log.warning("result_not_written", error=str(error), hint="make room on the disk")
-            self._trial.set_user_attr("result_error", str(error))
-
-    def _write_result(self, folder: Path) -> None:
-        content = {
-            "study": self._trial.study_name,
-            "trial": self._trial.number,
-            "params": self._trial.params,
-            "classes": self._data.classes,
-            "evaluations": self._history,
-        }
-        self._managers.directories.atomic_write(
-            folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False)
+        result = TrainingResult(
+            self._data.classes,
+            self._history,
+            self._data.tokenizer,
+            self._model if self._is_model_wanted() else None,
         )
-        if self._is_model_wanted():
-            self._managers.models.save(self._model, folder / "model")
-            self._data.tokenizer.save_pretrained(str(folder / "model"))
+        leave_result(self._trial, result, self._managers.directories, self._managers.models)
 
     def _is_model_wanted(self) -> bool:
         if self._config.save_model == "best":
