@@ -65,10 +65,11 @@ def test_two_trials_that_succeeded_elsewhere_speak_against_a_device(client, leas
     leases.commit(1, grant.token, TrialState.FAILED, Result(error="here, too"))
     grant = leases.claim(2, "owner", 45.0, device="a", insists=True)
     leases.commit(2, grant.token, TrialState.COMPLETE, Result(values=[1.0]))
-    assert not marks.suffice(), "one: the second failed there, too, and the third ended here"
+    assert marks.succeeded_elsewhere() == [Victim("s", 0)], (
+        "the second failed there, too, and the third ended here"
+    )
     end(leases, 3, "b", TrialState.PRUNED)
     assert marks.succeeded_elsewhere() == [Victim("s", 0), Victim("s", 3)]
-    assert marks.suffice()
     assert client.pttl(keys.device("a")) > 0
     marks.put_aside("why")
     assert DeviceMarks(client, "a").aside() == "why"

@@ -19,8 +19,8 @@ from workers.coordination import keys
 from workers.coordination.studies import Studies
 from workers.protocol.states import TrialState
 
-#: How many trials must have broken a device and succeeded elsewhere.
-_ENOUGH: Final = 2
+#: How many trials must have broken a device and succeeded elsewhere, before it is put aside.
+ENOUGH: Final = 2
 
 #: How many trials are remembered of a device, the latest.
 _MOST: Final = 20
@@ -64,10 +64,6 @@ class DeviceMarks:
     def succeeded_elsewhere(self) -> list[Victim]:
         """Those of its victims that ended well on another device."""
         return [each for each in self.victims() if self._ended_well_elsewhere(each)]
-
-    def suffice(self) -> bool:
-        """Whether enough speaks against it."""
-        return len(self.succeeded_elsewhere()) >= _ENOUGH
 
     def aside(self) -> str | None:
         """Why it is put aside; None if it is not."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import redis
 
-from workers.coordination.device_marks import DeviceMarks, Victim
+from workers.coordination.device_marks import ENOUGH, DeviceMarks, Victim
 from workers.logs import get_logger
 from workers.managers import CUDAManager
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -87,9 +87,10 @@ class SlotHealth:
 
     def _put_aside(self) -> str | None:
         """Put the device aside, if enough speaks against it and its queues have another one."""
-        if not self._marks.suffice() or not any(map(self.has_other, self._queues())):
+        proof = self._marks.succeeded_elsewhere()
+        if len(proof) < ENOUGH or not any(map(self.has_other, self._queues())):
             return None
-        named = ", ".join(f"{each.study} {each.number}" for each in self._marks.victims())
+        named = ", ".join(f"{each.study} {each.number}" for each in proof)
         reason = (
             f"put aside: CUDA broke on it under trials that succeeded on other devices ({named});"
             " look at nvidia-smi -q, then restart its worker to take it back"
