@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.finetune_check import check_finetune
+from orchestrator.model_check import check_models
 from orchestrator.rehearsal import rehearse
 from orchestrator.space import check_space, make_pruner, make_sampler
+from workers.disk.cache import Cache
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
 from workers.protocol.spec import FINETUNE, StudySpec
@@ -34,7 +36,11 @@ _NEEDED: Final = (
 
 
 def check(
-    spec: StudySpec, *, import_directory: Path | None = None, home: Path | None = None
+    spec: StudySpec,
+    *,
+    import_directory: Path | None = None,
+    home: Path | None = None,
+    cache: Cache | None = None,
 ) -> None:
     """Refuse a study that could not run.
 
@@ -42,6 +48,7 @@ def check(
         spec: The study.
         import_directory: Where the objective's module lies, beside the import path.
         home: Where it is kept which data files were read and found good.
+        cache: Where it is kept which models were tried and found good.
 
     Raises:
         InvalidInputError: The message names the field, the value and the way out.
@@ -56,6 +63,7 @@ def check(
     rehearse(spec, sampler, pruner)
     if spec.objective == FINETUNE:
         check_finetune(spec, home)
+        check_models(spec, cache)
     else:
         _check_import(spec.objective, import_directory or Path.cwd())
 

@@ -21,6 +21,7 @@ from orchestrator.handle import stored_status
 from orchestrator.local import EmbeddedRedis, LocalWorker
 from orchestrator.log_files import keep_short
 from orchestrator.metric_directions import say_direction
+from orchestrator.model_check import kept_checks
 from orchestrator.preflight import check, import_path
 from orchestrator.service import Service
 from orchestrator.status import StudyStatus
@@ -54,7 +55,12 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         FleetError: The worker ended by itself.
     """
     refuse_while_importing("runs a study")
-    check(spec, import_directory=import_directory, home=settings.home)
+    check(
+        spec,
+        import_directory=import_directory,
+        home=settings.home,
+        cache=kept_checks(settings),
+    )
     check_name(spec, settings)
     view.say(say_direction(spec))
     finished = _finished_before(spec, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.handle import StudyHandle
+from orchestrator.model_check import kept_checks
 from orchestrator.preflight import check
 from orchestrator.storage import check_same_spec, storage_url, stored_identity
 from workers.coordination.connection import connect
@@ -33,7 +34,12 @@ def submit(
     """
     refuse_while_importing("hands in a study")
     settings = settings or Settings.from_environment()
-    check(spec, import_directory=import_directory, home=settings.home)
+    check(
+        spec,
+        import_directory=import_directory,
+        home=settings.home,
+        cache=kept_checks(settings),
+    )
     check_name(spec, settings)
     client = connect(settings)
     try:

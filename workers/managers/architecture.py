@@ -18,7 +18,7 @@ from typing import Any, Final
 import transformers
 
 from workers.managers.text_format import TextFormat
-from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.errors import UnfitModelError, nearest
 
 #: The size of an attention head where only the width of a model is given, as in BERT.
 _HEAD_SIZE: Final = 64
@@ -84,7 +84,7 @@ def from_nothing(
         dropout: Sets every dropout probability that is not among the fields.
 
     Raises:
-        InvalidInputError: There is no such architecture, or it cannot be so.
+        UnfitModelError: There is no such architecture, or it cannot be so.
     """
     cls = _class_of(architecture)
     label = f"model.architecture = {architecture!r}"
@@ -95,7 +95,7 @@ def from_nothing(
     _check_tokens(config, texts)
     vocab_size = getattr(config, "vocab_size", texts.vocab_size)
     if vocab_size < texts.vocab_size:
-        raise InvalidInputError(
+        raise UnfitModelError(
             f"model.vocab_size = {vocab_size}: the tokenizer has {texts.vocab_size} entries; leave"
             " it out, or give as many at least"
         )
@@ -114,7 +114,7 @@ def of_pretrained(
     The arguments are those of `from_nothing`.
 
     Raises:
-        InvalidInputError: It has no such fields, or cannot have such values.
+        UnfitModelError: It has no such fields, or cannot have such values.
     """
     cls = type(config)
     fields = _named(cls, given)
@@ -140,7 +140,7 @@ def unfit(label: str, config: Any, given: Mapping[str, Any], error: BaseExceptio
     """
     fields = ", ".join(f"{name} = {value!r}" for name, value in given.items())
     hint = _NEEDS.get(config.model_type) or "mend these fields, or leave them out"
-    return InvalidInputError(
+    return UnfitModelError(
         f"{label} cannot be built so{f' ({fields})' if fields else ''}:"
         f" {_cause(error)}{_left_open(config, error)}; {hint}"
     )
@@ -162,19 +162,19 @@ def positions_field(cls: Any) -> str | None:
 def _class_of(architecture: str) -> Any:
     known = [str(name) for name in transformers.CONFIG_MAPPING]
     if architecture not in known:
-        raise InvalidInputError(
+        raise UnfitModelError(
             f"model.architecture = {architecture!r}: no such architecture in transformers"
             f" {transformers.__version__}{nearest(architecture, known)}"
         )
     cls = transformers.CONFIG_MAPPING[architecture]
     if cls not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise InvalidInputError(
+        raise UnfitModelError(
             f"model.architecture = {architecture!r} has no sequence classifier in transformers;"
             " take one such as bert, distilbert, roberta or modernbert"
         )
     text_part = getattr(default_of(cls), "text_config", None)
     if text_part is not None:
-        raise InvalidInputError(
+        raise UnfitModelError(
             f"model.architecture = {architecture!r} takes images, too; take its text part,"
             f" {text_part.model_type}, or another architecture"
         )
@@ -190,12 +190,12 @@ def _named(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         mapped = cls.attribute_map.get(name, name)
         if mapped not in own:
-            raise InvalidInputError(
+            raise UnfitModelError(
                 f"model.{name} = {value!r}: {cls.model_type} has no such setting"
                 f"{_alternative(cls, name, [*own, *cls.attribute_map])}"
             )
         if mapped in named and named[mapped] != value:
-            raise InvalidInputError(
+            raise UnfitModelError(
                 f"model.{name} = {value!r}: {cls.model_type} has it under the name"
                 f" {origin[mapped]!r}, too, as {named[mapped]!r}; give one of the two"
             )
@@ -227,7 +227,7 @@ def _check_tokens(config: Any, texts: TextFormat) -> None:
     """Padding that a model takes for a word, it would learn from."""
     wanted = texts.token_ids.get("pad_token_id", config.pad_token_id)
     if config.pad_token_id != wanted:
-        raise InvalidInputError(
+        raise UnfitModelError(
             f"model.pad_token_id = {config.pad_token_id}: the tokenizer's is {wanted}; leave it out"
         )
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from workers.logs import get_logger
-from workers.managers.model_fit import without_memory
+from workers.managers.model_fit import shapes_of
 from workers.managers.weights import Checkpoint
 
 log = get_logger(__name__)
@@ -81,11 +81,8 @@ def weights_per_class(config: Any) -> frozenset[str]:
     """The names of the weights that have a row for each class."""
     wider = copy.deepcopy(config)
     wider.num_labels = config.num_labels + 1
-    shapes = [
-        {name: value.shape for name, value in without_memory(each).state_dict().items()}
-        for each in (config, wider)
-    ]
-    return frozenset(name for name, shape in shapes[0].items() if shape != shapes[1][name])
+    shapes = shapes_of(wider)
+    return frozenset(name for name, shape in shapes_of(config).items() if shape != shapes[name])
 
 
 def _exactly(name: object) -> str:

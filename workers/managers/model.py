@@ -21,6 +21,8 @@ from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.text_format import TextFormat
+from workers.managers.tokenizer import TokenizerManager, refuse_foreign
+from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import ModelConfig
 
 log = get_logger(__name__)
@@ -32,12 +34,17 @@ _TRIED_TOKENS: Final = 8
 class ModelManager(BaseProcessManager):
     """Builds, saves and loads models on the device of this process."""
 
-    def __init__(self, directories: DirectoryManager, cuda: CUDAManager) -> None:
+    def __init__(
+        self, directories: DirectoryManager, cuda: CUDAManager, tokenizers: TokenizerManager
+    ) -> None:
         super().__init__()
+        self._tokenizers = tokenizers
         self._directories = directories
         self._cuda = cuda
         self._checkpoints = weights.KeptCheckpoints()
         self._formats: WeakKeyDictionary[Any, dict[int, TextFormat]] = WeakKeyDictionary()
+        #: the models whose ids a tokenizer was found to have
+        self._suited: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
         #: the shapes of models that have taken a text here
         self._tried: set[tuple[str, TextFormat]] = set()
 
@@ -83,6 +90,8 @@ class ModelManager(BaseProcessManager):
         """
         if tokenizer is not None:
             texts = self._format_of(tokenizer, max_length)
+            if config.id is not None:
+                self._check_words(tokenizer, config.id)
         else:
             special = () if pad_token_id is None else (("pad_token_id", pad_token_id),)
             texts = TextFormat(vocab_size, max_length, special)
@@ -134,6 +143,19 @@ class ModelManager(BaseProcessManager):
                 raise model_fit.unfit(section, config, error) from error
             self._tried.add(shape)
         return model
+
+    def _check_words(self, tokenizer: Any, model_id: str) -> None:
+        """Refuse a tokenizer with other ids than those of the model's own, if it has one."""
+        suited = self._suited.setdefault(tokenizer, set())
+        if model_id in suited:
+            return
+        try:
+            own = self._tokenizers.load(model_id)
+        except InvalidInputError:
+            own = tokenizer  # it has none
+        if own is not tokenizer:
+            refuse_foreign(tokenizer, own, model_id)
+        suited.add(model_id)
 
     def _format_of(self, tokenizer: Any, max_length: int) -> TextFormat:
         """Of each tokenizer once: its vocabulary may be large."""

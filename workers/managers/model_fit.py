@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from workers.logs import get_logger
 from workers.managers import architecture
 from workers.managers.text_format import TextFormat
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import UnfitModelError
 from workers.protocol.finetune import ModelConfig
 
 log = get_logger(__name__)
@@ -53,7 +53,7 @@ def configuration(
         saved: The configuration that a pretrained model was saved with.
 
     Raises:
-        InvalidInputError: No such model can be, or the texts do not fit it.
+        UnfitModelError: No such model can be, or the texts do not fit it.
     """
     given = model.overrides
     as_text = json.dumps(dict(given), sort_keys=True, default=str)
@@ -117,6 +117,11 @@ def without_memory(config: Any) -> Any:
         return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
 
 
+def shapes_of(config: Any) -> dict[str, torch.Size]:
+    """The shapes of a classifier's weights and buffers, by name."""
+    return {name: value.shape for name, value in without_memory(config).state_dict().items()}
+
+
 def num_positions(model: Any) -> int | None:
     """How many tokens a text may have; None where positions are relative, or computed."""
     tables = [
@@ -150,7 +155,7 @@ def _num_missing(name: str, given: str, texts: TextFormat) -> int:
     """By how many the positions fall short of the longest text, which an offset may cause.
 
     Raises:
-        InvalidInputError: No such model can be, or the positions are the study's own.
+        UnfitModelError: No such model can be, or the positions are the study's own.
     """
     fields: Mapping[str, Any] = json.loads(given)
     config = architecture.from_nothing(name, fields, texts, ("a", "b"))
@@ -179,8 +184,8 @@ def _check_saved_positions(name: str, saved: str, texts: TextFormat) -> None:
         log.warning("longer_than_trained", model=name, max_length=texts.max_length, trained=trained)
 
 
-def _too_long(texts: TextFormat, label: str, positions: int) -> InvalidInputError:
-    return InvalidInputError(
+def _too_long(texts: TextFormat, label: str, positions: int) -> UnfitModelError:
+    return UnfitModelError(
         f"data.max_length = {texts.max_length}: {label} has positions for {positions} tokens; cut"
         " texts there, or take a model with more"
     )

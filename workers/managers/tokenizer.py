@@ -11,6 +11,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from workers.disk.cache_entry import Entry, Progress, unwatched
 from workers.managers.base import BaseProcessManager
 from workers.managers.recipe import code_digest
 from workers.managers.run_directories import DirectoryManager
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, UnfitModelError
 
 #: Training takes minutes over one endless word; no piece of one is longer than this anyway.
 _LONG_WORD: Final = re.compile(r"\S{128}")
@@ -41,6 +42,12 @@ _MOST_LOADED: Final = 8
 
 #: Texts between two words of progress.
 _TOLD_EVERY: Final = 1024
+
+#: How tokenizers write a space.
+_SPACES: Final = "\u2581\u0120 "
+
+#: The share of words that may have other ids than a model has learnt.
+_FEW_MOVED: Final = 0.01
 
 _SPECIAL: Final = {
     "pad_token": "[PAD]",
@@ -94,7 +101,7 @@ class TokenizerManager(BaseProcessManager):
         }
 
         def build(folder: Path) -> dict[str, Any]:
-            trained = _train(_watched(texts, progress), vocab_size)
+            trained = train_on(_watched(texts, progress), vocab_size)
             _save(trained, folder)
             return {"texts": len(texts), "vocab_size": len(trained)}
 
@@ -104,7 +111,7 @@ class TokenizerManager(BaseProcessManager):
         state = _state_of(Path(name))
         known = self._loaded.get(name)
         if known is None or known.state != state:
-            tokenizer = _from_pretrained(name)
+            tokenizer = read(name)
             # before it is used: that leaves traces in it
             known = _Loaded(tokenizer, _content_of(tokenizer), state)
             self._loaded.pop(name, None)
@@ -121,9 +128,14 @@ class _Loaded:
     state: list[tuple[str, int, int, int]]
 
 
-def _from_pretrained(name: str) -> PreTrainedTokenizerBase:
+def read(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer by hub id or path, with a token to pad with.
+
+    Raises:
+        InvalidInputError: There is none, or nothing to pad with.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = _class_of(Path(name)).from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise InvalidInputError(
             f"tokenizer {name!r} does not load ({_first_line(error)}); give a hub id, a"
@@ -131,7 +143,55 @@ def _from_pretrained(name: str) -> PreTrainedTokenizerBase:
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    special = set(tokenizer.added_tokens_decoder)
+    vocabulary = tokenizer.get_vocab().items()
+    if not any(word.strip(_SPACES) for word, number in vocabulary if number not in special):
+        # transformers 5 makes one of the model's config.json alone: each word would be unknown
+        raise InvalidInputError(
+            f"tokenizer {name!r} has no vocabulary: its files are missing; save the tokenizer"
+            " beside the model, or give tokenizer.id"
+        )
+    if tokenizer.pad_token is None:
+        raise InvalidInputError(
+            f"tokenizer {name!r} has no token to pad with, nor one for the end or the unknown in"
+            " its place; save it with a pad_token"
+        )
     return tokenizer
+
+
+def _class_of(folder: Path) -> Any:
+    """What reads a tokenizer as it was saved.
+
+    `AutoTokenizer` prefers the class of a qwen2 beside it, which splits words otherwise.
+    """
+    with suppress(OSError, ValueError, AttributeError):
+        saved = json.loads((folder / "tokenizer_config.json").read_text()).get("tokenizer_class")
+        if saved == PreTrainedTokenizerFast.__name__ and (folder / "tokenizer.json").exists():
+            return PreTrainedTokenizerFast
+    return AutoTokenizer
+
+
+def refuse_foreign(tokenizer: Any, own: Any, model_id: str) -> None:
+    """Refuse a tokenizer whose ids are not those that a pretrained model has learnt.
+
+    Args:
+        tokenizer: The one that is to be used; it may have more entries.
+        own: The model's.
+        model_id: The model.
+
+    Raises:
+        UnfitModelError: Many words have other ids.
+    """
+    ids, special = tokenizer.get_vocab(), set(own.added_tokens_decoder)
+    learnt = {word: number for word, number in own.get_vocab().items() if number not in special}
+    moved = [word for word, number in learnt.items() if ids.get(word) != number]
+    if len(moved) > _FEW_MOVED * len(learnt):
+        word = moved[0]
+        raise UnfitModelError(
+            f"tokenizer.id = {tokenizer.name_or_path!r}: model.id = {model_id!r} has learnt other"
+            f" ids ({word!r} is {learnt[word]} there, and {ids.get(word, 'nothing')} here); leave"
+            " tokenizer.id out, or take an architecture in place of the model"
+        )
 
 
 def _state_of(folder: Path) -> list[tuple[str, int, int, int]]:
@@ -177,7 +237,7 @@ def _save(tokenizer: Any, folder: Path) -> None:
         raise OSError(int(number[1]), str(error)) from error
 
 
-def _train(texts: Iterable[str], vocab_size: int) -> Any:
+def train_on(texts: Iterable[str], vocab_size: int) -> Any:
     """Byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909) over words with their space."""
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=_SPECIAL["unk_token"]))
     tokenizer.normalizer = normalizers.NFC()

@@ -20,6 +20,14 @@ class InvalidInputError(FleetError):
     """The user's input cannot be used. Nothing was enqueued; the command line exits with 2."""
 
 
+class UnfitModelError(InvalidInputError):
+    """A model that cannot be, or that does not take the texts of its study, on any host."""
+
+
+class UnfitStudyError(InvalidInputError):
+    """No trial of a study could be trained, whatever its parameters; the study ends."""
+
+
 class RedisUnavailableError(InvalidInputError):
     """Redis does not answer, or refuses us."""
 

@@ -24,6 +24,9 @@ FILE_FORMATS: Final = {
 }
 
 
+#: How the names of the settings begin from which a model, and whether it takes the texts, follow.
+DECIDES_THE_MODEL: Final = ("model.", "tokenizer.", "data.max_length", "dropout")
+
 #: Fields of every transformers configuration that a study does not choose.
 _OF_THE_DATA: Final = ("num_labels", "id2label", "label2id", "problem_type")
 

@@ -32,8 +32,8 @@ from workers.managers import (
 )
 from workers.managers.data import TextClassificationData
 from workers.managers.tokenized import Batch, TokenizedTexts
-from workers.protocol.errors import DrainRequested, ObjectiveError
-from workers.protocol.finetune import METRICS, FinetuneConfig
+from workers.protocol.errors import DrainRequested, ObjectiveError, UnfitModelError, UnfitStudyError
+from workers.protocol.finetune import DECIDES_THE_MODEL, METRICS, FinetuneConfig
 from workers.trials.divergence import Diverged, LossWatch
 from workers.trials.handle import FleetTrial
 from workers.trials.training_plan import (
@@ -297,13 +297,23 @@ class Training:
         yield from loader
 
     def _build_model(self, data: TextClassificationData) -> Any:
-        return self._managers.models.sequence_classifier(
-            self._config.model,
-            labels=data.classes,
-            tokenizer=data.tokenizer,
-            max_length=self._config.data.max_length,
-            dropout=self._config.dropout,
-        )
+        """The trial's model.
+
+        Raises:
+            UnfitStudyError: It would be wrong in every other trial, too.
+        """
+        try:
+            return self._managers.models.sequence_classifier(
+                self._config.model,
+                labels=data.classes,
+                tokenizer=data.tokenizer,
+                max_length=self._config.data.max_length,
+                dropout=self._config.dropout,
+            )
+        except UnfitModelError as error:
+            if any(name.startswith(DECIDES_THE_MODEL) for name in self._trial.params):
+                raise
+            raise UnfitStudyError(str(error)) from error
 
     def _save(self) -> None:
         """Save a checkpoint, if there is something to save.

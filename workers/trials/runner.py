@@ -32,12 +32,14 @@ from workers.processes.beat import ProcessBeat
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import (
     DrainRequested,
+    FleetError,
     InvalidInputError,
     LeaseLost,
     ObjectiveError,
     ObjectiveNotLoadedError,
     TransientError,
     TrialCancelled,
+    UnfitStudyError,
 )
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
@@ -357,11 +359,19 @@ class TrialRunner:
             # the worker may lack something, or this process be broken: another one is to say
             end.fail(error, may_be_sick=trial.study_name in self._loaded)
         elif isinstance(error, (ObjectiveError, InvalidInputError)):
-            end.refuse(error)
+            self._give_up(trial, end, error)
         elif isinstance(error, TransientError):
             end.give_back(error)
         else:
             end.fail(error)
+
+    def _give_up(self, trial: FleetTrial, end: AttemptEnd, error: FleetError) -> None:
+        """End a trial as FAILED; and its study, if no other could be trained."""
+        if isinstance(error, UnfitStudyError):
+            log.error("study_unfit", hint="no trial of it can be trained; no further one begins")
+            with suppress(redis.RedisError):  # the next trial asks for it
+                self._studies.ask_to_stop(trial.study_name)
+        end.refuse(error)
 
     def _seed_module(self, trial: FleetTrial) -> None:
         """Have what a module draws at its top be the same in each process of a seeded study."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 import transformers
@@ -124,22 +126,61 @@ def test_a_width_and_a_number_of_layers_make_a_model_that_trains(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_every_sequence_classifier_trains_or_is_refused_with_what_it_needs(container, tokenizer):
+    def check(architecture):
+        more, message = NEEDED.get(architecture, ({}, None))
+        if message is not None:
+            with pytest.raises(InvalidInputError, match=message):
+                build(container, tokenizer, architecture, fields_of(architecture))
+        if more is not None:
+            fields = fields_of(architecture, **more)
+            two_steps(build(container, tokenizer, architecture, fields), tokenizer)
+
+    for_each_classifier(check)
+
+
+def for_each_classifier(check):
+    """Look at all, and tell all that fail."""
     failed = {}
     for architecture in CLASSIFIERS:
         try:
-            if architecture in NEEDED:
-                more, message = NEEDED[architecture]
-                with pytest.raises(InvalidInputError, match=message):
-                    build(container, tokenizer, architecture, fields_of(architecture))
-                if more is None:
-                    continue
-            else:
-                more = {}
-            fields = fields_of(architecture, **more)
-            two_steps(build(container, tokenizer, architecture, fields), tokenizer)
+            check(architecture)
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - all are to be told
             failed[architecture] = f"{type(error).__name__}: {error}"
     assert not failed, "\n".join(f"{name}: {what}" for name, what in failed.items())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_every_saved_classifier_keeps_its_head_for_classes_in_another_order(
+    container, tokenizer, tmp_path
+):
+    models = container.get(ModelManager)
+
+    def check(architecture):
+        more = NEEDED.get(architecture, ({}, None))[0]
+        if more is None:
+            return
+        saved = build(container, tokenizer, architecture, fields_of(architecture, **more))
+        models.save(saved, tmp_path / "model")
+        try:
+            kept = models.sequence_classifier(
+                ModelConfig(id=str(tmp_path / "model")),
+                labels=("c", "b", "a"),
+                tokenizer=tokenizer,
+                max_length=MAX_LENGTH,
+            )
+        finally:
+            shutil.rmtree(tmp_path / "model")
+        torch.testing.assert_close(logits_of(kept), logits_of(saved).flip(1))
+
+    for_each_classifier(check)
+
+
+@torch.no_grad()
+def logits_of(model):
+    torch.manual_seed(1)  # a reformer hashes at random
+    ids = torch.tensor([[2, 7, 8, 9, 10, 11, 12, 3], [2, 12, 11, 10, 9, 8, 7, 3]])
+    return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
 def test_the_rest_of_a_model_keeps_its_proportions(container, tokenizer):

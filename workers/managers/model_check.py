@@ -1,0 +1,169 @@
+"""Tries the models of a study in a process of its own, and writes down, as JSON, what is wrong.
+
+Run by the preflight, which imports no torch. What cannot be known here (a model on a hub that does
+not answer) is left to the trials.
+
+Invariant: no weights are read, and nothing is written but the answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from torch.nn import functional
+from transformers import AutoConfig
+
+from workers.managers import model_fit, weights
+from workers.managers.text_format import TextFormat
+from workers.managers.tokenizer import read, refuse_foreign, train_on
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.finetune import FinetuneConfig
+
+#: A larger model is looked at without memory for its weights: its shapes, and no text.
+_MOST_TRIED: Final = 150_000_000
+
+#: Above, it classifies a text and learns nothing from it.
+_MOST_TRAINED: Final = 20_000_000
+
+#: Tokens of the longest text that is tried.
+_LONGEST: Final = 512
+
+#: How many classes there are is the data's; what a model is does not follow from it.
+_LABELS: Final = ("a", "b", "c")
+
+
+def find_problem(config: FinetuneConfig) -> str | None:
+    """What keeps a study's model, with these settings, from being trained, if anything."""
+    try:
+        if config.model.id is not None:
+            _check_saved(config, config.model.id)
+        else:
+            _check_architecture(config)
+    except InvalidInputError as error:
+        return str(error)
+    return None
+
+
+def _check_architecture(config: FinetuneConfig) -> None:
+    texts = _texts(config, config.tokenizer.id)
+    if texts is None:
+        return
+    built = model_fit.configuration(config.model, texts, _LABELS, config.dropout)
+    num_weights = sum(weight.numel() for weight in model_fit.without_memory(built).parameters())
+    if num_weights > _MOST_TRIED:
+        return
+    try:
+        model = weights.build(built)
+        model_fit.try_text(model, texts, min(texts.max_length, _LONGEST))
+        if num_weights <= _MOST_TRAINED:
+            _learn(model, texts)
+    except MemoryError:
+        return  # of this host, which need not train it
+    except Exception as error:
+        raise model_fit.unfit(config.model, built, error) from error
+
+
+def _learn(model: Any, texts: TextFormat) -> None:
+    """A step back through the model: some crash in nothing else."""
+    logits = model.train()(input_ids=torch.tensor([texts.example] * 2)).logits
+    loss = functional.cross_entropy(logits, torch.tensor([0, 1]))
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _check_saved(config: FinetuneConfig, name: str) -> None:
+    try:
+        saved = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        if _is_local(name):
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InvalidInputError(f"model.id = {name!r} does not load ({first})") from error
+        return
+    if type(saved) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise InvalidInputError(
+            f"model.id = {name!r} is a {saved.model_type}, which has no sequence classifier in"
+            " transformers; take one such as bert, distilbert, roberta or modernbert"
+        )
+    texts = _texts(config, config.tokenizer.id or name)
+    if texts is None:
+        return
+    built = model_fit.configuration(config.model, texts, _LABELS, config.dropout, saved)
+    try:
+        shapes = [model_fit.shapes_of(each) for each in (built, _with_labels(saved))]
+    except Exception as error:
+        raise model_fit.unfit(config.model, built, error) from error
+    changed = sorted(name for name, shape in shapes[0].items() if shapes[1].get(name) != shape)
+    if changed:
+        raise InvalidInputError(
+            f"model.id = {name!r}: its weights do not fit the fields set for it ({changed[0]} has"
+            " another shape); leave out those that change a shape or add layers"
+        )
+
+
+def _with_labels(saved: Any) -> Any:
+    """A configuration for as many classes as are tried."""
+    saved = copy.deepcopy(saved)
+    saved.num_labels = len(_LABELS)
+    return saved
+
+
+def _texts(config: FinetuneConfig, tokenizer_id: str | None) -> TextFormat | None:
+    """The format of the texts; None where the tokenizer cannot be had here."""
+    max_length = config.data.max_length
+    if tokenizer_id is None:
+        texts = TextFormat.of(train_on(["An example."], config.tokenizer.vocab_size), max_length)
+        return dataclasses.replace(texts, vocab_size=config.tokenizer.vocab_size)
+    if (tokenizer := _read(tokenizer_id)) is None:
+        return None
+    if config.model.id not in {None, tokenizer_id}:
+        _check_words(tokenizer, str(config.model.id))
+    return TextFormat.of(tokenizer, max_length)
+
+
+def _read(tokenizer_id: str) -> Any:
+    """A tokenizer; None where it cannot be had here.
+
+    Raises:
+        InvalidInputError: It ought to lie here, and cannot be used.
+    """
+    try:
+        return read(tokenizer_id)
+    except InvalidInputError:
+        if _is_local(tokenizer_id):
+            raise
+        return None
+
+
+def _check_words(tokenizer: Any, model_id: str) -> None:
+    try:
+        own = read(model_id)
+    except InvalidInputError:
+        return  # it has none, or cannot be had here
+    refuse_foreign(tokenizer, own, model_id)
+
+
+def _is_local(name: str) -> bool:
+    """Whether a model or tokenizer lies, or ought to lie, on this host."""
+    return Path(name).exists() or name.startswith(("/", "./", "../"))
+
+
+def main(request: Path, answer: Path) -> None:
+    """Try models until one is wrong; which is tried is written down, in case that it kills us."""
+    transformers.utils.logging.set_verbosity_error()
+    for number, fields in enumerate(json.loads(request.read_text())):
+        answer.write_text(json.dumps({"trying": number}))
+        problem = find_problem(FinetuneConfig.model_validate(fields))
+        if problem is not None:
+            answer.write_text(json.dumps({"problem": problem}))
+            return
+    answer.write_text(json.dumps({}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
