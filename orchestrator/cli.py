@@ -32,6 +32,7 @@ from workers.logs import configure_logging, guard_tracebacks
 from workers.passwords import hide
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
+from workers.protocol.plain import plain_text
 from workers.protocol.states import StudyState
 from workers.settings import Settings
 
@@ -120,7 +121,7 @@ def submit(study: StudyArgument, trials: TrialsOption = None, as_json: JsonOptio
     Example: trialfleet submit study.yaml && trialfleet watch NAME
     """
     spec = load_study(study, trials=trials)
-    handle = submit_study(spec, import_directory=import_directory(study))
+    handle = submit_study(spec, import_directory=import_directory(study), tell=_note)
     waits_for = handle.status().waits_for
     if as_json:
         given = {"study": handle.name, "trials": spec.trials, "directions": spec.all_directions}
@@ -226,6 +227,10 @@ def _entry_document(entry: Any) -> dict[str, Any]:
     document: dict[str, Any] = entry.model_dump(mode="json")
     document["identity"] = entry.identity._asdict()
     return document
+
+
+def _note(finding: str) -> None:
+    print(f"note: {plain_text(finding)}", file=sys.stderr)
 
 
 def _complain(error: FleetError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from workers.protocol.spec import (
 )
 
 
-def check_finetune(spec: StudySpec, home: Path | None = None) -> None:
+def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
     """Refuse settings of the built-in objective that could not be trained.
+
+    Returns:
+        What people should know of the data, a line each.
 
     Args:
         spec: The study.
@@ -44,8 +48,8 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> None:
     for corner, params in _corners(spec.space):
         _validated(merge_params(spec.config, params), corner)
     read = ReadFiles(home)
-    for data in _data_variants(spec, config):
-        read.check(data)
+    found = [read.check(data) for data in _data_variants(spec, config)]
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:

@@ -150,7 +150,10 @@ class StudyHandle:
         return found.model_copy(
             update={
                 "stalled": None if stalled is None else str(stalled),
-                "waits_for": obstacles(studies.spec(self.name), found, entries),
+                "waits_for": [
+                    *found.waits_for,
+                    *obstacles(studies.spec(self.name), found, entries),
+                ],
             }
         )
 

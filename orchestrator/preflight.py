@@ -41,8 +41,8 @@ def check(
     import_directory: Path | None = None,
     home: Path | None = None,
     cache: Cache | None = None,
-) -> None:
-    """Refuse a study that could not run.
+) -> list[str]:
+    """Refuse a study that could not run; of one that could, what people should know.
 
     Args:
         spec: The study.
@@ -62,10 +62,11 @@ def check(
         )
     rehearse(spec, sampler, pruner)
     if spec.objective == FINETUNE:
-        check_finetune(spec, home)
+        findings = check_finetune(spec, home)
         check_models(spec, cache)
-    else:
-        _check_import(spec.objective, import_directory or Path.cwd())
+        return findings
+    _check_import(spec.objective, import_directory or Path.cwd())
+    return []
 
 
 def _check_import(objective: str, directory: Path) -> None:

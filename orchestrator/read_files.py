@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from workers.protocol.finetune import DataConfig
-from workers.texts.rows import existing_file, is_file
-from workers.texts.split import check_files
+from workers.protocol.finetune import HUB, DataConfig
+from workers.remote.hub_data import HubData, directory, is_directory, read_hub
+from workers.remote.patience import Patience
+from workers.texts.rows import Row, existing_file, is_file, read_rows
+from workers.texts.split import check_rows
 
 #: Raised when what is checked changes.
-_CHECKS: Final = 1
+_CHECKS: Final = 2
+
+#: What lies on a hub is read to its end up to this size; the workers read the rest.
+_MOST_FETCHED: Final = 200 * 2**20
 
 #: Of the data sets that were found good, so many are remembered.
 _REMEMBERED: Final = 200
@@ -34,42 +40,83 @@ class ReadFiles:
 
     def __init__(self, home: Path | None) -> None:
         self._folder = None if home is None else home / "cache" / "checked"
-        self._good: set[str] = set()
+        #: what there is to know of each
+        self._good: dict[str, list[str]] = {}
 
-    def check(self, data: DataConfig) -> None:
-        """Read a data set, unless it was found good.
+    def check(self, data: DataConfig) -> list[str]:
+        """Read a data set, unless it was found good; what people should know of it.
 
         Raises:
             InvalidInputError: A file, or a row of it, cannot be used.
+            RemoteUnavailableError: A hub or a file share did not answer, whatever was tried.
         """
+        return Patience().ask(f"config.data.source = {data.source!r}", lambda: self._check(data))
+
+    def _check(self, data: DataConfig) -> list[str]:
         before = _fingerprint(data)
-        if before in self._good or self._is_remembered(before):
-            return
-        check_files(data, "config.data")
-        self._good.add(before)
+        known = self._good.get(before)
+        known = self._remembered(before) if known is None else known
+        if known is not None:
+            return known
+        found: list[str] = []
+        can_read = _sources_to_read(data).__contains__
+        check_rows(data, "config.data", _read, can_read, found.append)
+        self._good[before] = found
         if before == _fingerprint(data):  # else it changed while it was read
-            self._remember(before)
+            self._remember(before, found)
+        return found
 
-    def _is_remembered(self, digest: str) -> bool:
-        return self._folder is not None and (self._folder / digest).exists()
+    def _remembered(self, digest: str) -> list[str] | None:
+        if self._folder is None:
+            return None
+        try:
+            return list(json.loads((self._folder / digest).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
 
-    def _remember(self, digest: str) -> None:
+    def _remember(self, digest: str, found: list[str]) -> None:
         if self._folder is None:
             return
         with suppress(OSError):  # then it is read again the next time
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / digest).touch()
+            (self._folder / digest).write_text(json.dumps(found), encoding="utf-8")
             known = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)
             for old in known[:-_REMEMBERED]:
                 old.unlink(missing_ok=True)
 
 
+def _read(source: str, data: DataConfig, field: str) -> Iterator[Row]:
+    return read_rows(source, data, field) if is_file(source) else read_hub(source, data, field)
+
+
+def _sources_to_read(data: DataConfig) -> set[str]:
+    """The sources whose rows are read here: files, and what is small of a hub.
+
+    Raises:
+        InvalidInputError: A hub source has no such configuration or split.
+    """
+    found = {source for source in data.sources if is_file(source)}
+    for source, role in zip(data.sources, ("source", "validation"), strict=False):
+        if source.startswith(HUB):
+            on_hub = HubData(source, data, f"config.data.{role}")
+            if on_hub.num_bytes(on_hub.split()) <= _MOST_FETCHED:
+                found.add(source)
+    return found
+
+
 def _fingerprint(data: DataConfig) -> str:
     """Changes when a file does, and when it is to be read otherwise."""
     states = []
-    for role, source in (("source", data.source), ("validation", data.validation)):
-        if source is not None and is_file(source):
-            state = existing_file(source, f"config.data.{role}").stat()
+    for source, role in zip(data.sources, ("source", "validation"), strict=False):
+        for path in _paths(source, f"config.data.{role}"):
+            state = path.stat()
             states.append([state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns])
     content = [_CHECKS, data.model_dump(mode="json", exclude=_OTHER), states]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _paths(source: str, field: str) -> list[Path]:
+    """The files of a source on this host."""
+    if is_file(source):
+        return [existing_file(source, field)]
+    return sorted(directory(source).rglob("*")) if is_directory(source) else []

@@ -21,12 +21,11 @@ from orchestrator.handle import stored_status
 from orchestrator.local import EmbeddedRedis, LocalWorker
 from orchestrator.log_files import keep_short
 from orchestrator.metric_directions import say_direction
-from orchestrator.model_check import kept_checks
-from orchestrator.preflight import check, import_path
+from orchestrator.preflight import import_path
 from orchestrator.service import Service
 from orchestrator.status import StudyStatus
 from orchestrator.storage import storage_url, stored_identity
-from orchestrator.submission import check_name, submit
+from orchestrator.submission import prepared, submit
 from orchestrator.watch import View
 from workers.importing import refuse_while_importing
 from workers.processes.hangup import on_hangup
@@ -55,13 +54,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         FleetError: The worker ended by itself.
     """
     refuse_while_importing("runs a study")
-    check(
-        spec,
-        import_directory=import_directory,
-        home=settings.home,
-        cache=kept_checks(settings),
-    )
-    check_name(spec, settings)
+    spec = prepared(spec, settings, import_directory=import_directory, tell=view.say)
     view.say(say_direction(spec))
     finished = _finished_before(spec, settings)
     if finished is not None:

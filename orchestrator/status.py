@@ -62,6 +62,16 @@ class RunningTrial(BaseModel):
     """What it does before or between steps, such as reading data, and how far that is."""
 
 
+class WaitingTrial(BaseModel):
+    """A trial that was given back, because something that it needs is not there for now."""
+
+    number: int
+    waits_for: str
+    """What that is, and why it is not there."""
+    retry_ms: int
+    """When it is tried again, on the clock of Redis, in ms since 1970."""
+
+
 class Best(BaseModel):
     """The best trial that violates no constraint; of several directions, in the first."""
 
@@ -103,6 +113,8 @@ class StudyStatus(BaseModel):
     recent: list[EndedTrial] = []
     """The latest ended trials, in the order of their end."""
     running: list[RunningTrial] = []
+    waiting: list[WaitingTrial] = []
+    """Trials that were given back uncounted, and what each waits for."""
     results: str | None = None
     """Where trials leave their results."""
     set_aside: list[str] = []
@@ -110,7 +122,7 @@ class StudyStatus(BaseModel):
     as_of: float | None = None
     """When this was so, in seconds since 1970; None before an orchestrator has looked at it."""
     waits_for: list[str] = []
-    """What the fleet lacks for it to go on, each with what to do about it."""
+    """What its trials and the fleet lack for it to go on, each with what to do about it."""
     stalled: str | None = None
     """Why the orchestrator cannot go on with the study for now; it tries again."""
 
@@ -173,6 +185,7 @@ def build_status(
         is_exhausted: Whether its sampler has nothing more to suggest.
         activities: What processes, by identity, do before or between the steps of their trials.
     """
+    waiting = [] if leases is None else _waiting(leases)
     running = [] if leases is None else _running(leases, activities)
     ended = [trial for trial in trials if trial.state.is_finished()]
     counts = Counter(_state_name(trial) for trial in ended)
@@ -201,6 +214,8 @@ def build_status(
         top=[_describe(trial) for trial in best[:_TOP]],
         recent=[_describe(trial) for trial in sorted(ended, key=_ended_at)[-_RECENT:]],
         running=running,
+        waiting=waiting,
+        waits_for=_reasons(waiting),
         results=results,
         set_aside=list(set_aside),
     )
@@ -224,6 +239,28 @@ def _running(leases: TrialLeases, activities: Mapping[str, str]) -> list[Running
                 )
             )
     return found
+
+
+def _reasons(waiting: Sequence[WaitingTrial]) -> list[str]:
+    """Each thing that trials wait for, with their numbers."""
+    numbers: dict[str, list[str]] = {}
+    for trial in waiting:
+        numbers.setdefault(trial.waits_for, []).append(str(trial.number))
+    return [
+        f"trial{'' if len(each) == 1 else 's'} {', '.join(each)}, given back and tried again later:"
+        f" {reason}"
+        for reason, each in numbers.items()
+    ]
+
+
+def _waiting(leases: TrialLeases) -> list[WaitingTrial]:
+    """The trials that wait for something, each with what; never many: few wait for a slot."""
+    found = ((number, leases.record(number)) for number in sorted(leases.queued()))
+    return [
+        WaitingTrial(number=number, waits_for=record.waits_for, retry_ms=record.not_before_ms)
+        for number, record in found
+        if record is not None and record.waits_for is not None
+    ]
 
 
 def _best(top: Sequence[FrozenTrial]) -> Best | None:

@@ -17,7 +17,7 @@ from orchestrator.metric_directions import with_direction
 from orchestrator.objective_reference import reference_to
 from orchestrator.study_file import read_study_file
 from workers.protocol.errors import InvalidInputError, nearest
-from workers.protocol.finetune import FILE_FORMATS
+from workers.protocol.finetune import FILE_FORMATS, HUB
 from workers.protocol.spec import (
     FINETUNE,
     CategoricalDimension,
@@ -194,8 +194,13 @@ def _with_absolute_paths(fields: Mapping[str, Any], base: Path) -> dict[str, Any
             key: str((base / Path(value).expanduser()).resolve())
             for key in ("source", "validation")
             if isinstance(value := data.get(key), str)
-            and not value.startswith("hub:")
+            and not value.startswith(HUB)
             and Path(value).suffix.lower() in FILE_FORMATS
+        }
+        files |= {
+            key: f"{HUB}{(base / Path(value.removeprefix(HUB)).expanduser()).resolve()}"
+            for key in ("source", "validation")
+            if isinstance(value := data.get(key), str) and value.startswith((f"{HUB}.", f"{HUB}~"))
         }
         resolved["config"] = {**config, "data": {**data, **files}}
     return resolved

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from hub_server import HubServer
 from isolation import isolated
 from waiting import wait_until
 
@@ -20,10 +21,15 @@ from workers.processes.gpus import count_gpus
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
 
+#: Before any other file imports the libraries that read its address.
+_HUB = HubServer()
+_HUB.become_the_hub()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     stack = ExitStack()
     stack.enter_context(isolated(os.environ.get("PYTEST_XDIST_WORKER")))
+    stack.enter_context(_HUB)
     config.add_cleanup(stack.close)
 
 
@@ -72,6 +78,13 @@ def settings(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Sett
     return Settings(
         redis_url=server.url, home=tmp_path / "home", cache=tmp_path / "cache", time_scale=0.1
     )
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """The hub of this process and of those that it starts, without repositories and faults."""
+    yield _HUB
+    _HUB.clear()
 
 
 @pytest.fixture(autouse=True)

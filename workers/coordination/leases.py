@@ -69,6 +69,8 @@ class TrialRecord:
     reported_step: int | None = None
     reported_value: float | None = None
     not_before_ms: int = 0
+    waits_for: str | None = None
+    """Of a trial that was given back: what it lacked."""
     claimed_at_ms: int = 0
     result_token: int | None = None
     """Of a trial that has ended: the attempt whose end counts."""
@@ -109,6 +111,7 @@ class TrialRecord:
             reported_step=None if reported is None else int(reported),
             reported_value=None if reported is None else float(fields["reported_value"]),
             not_before_ms=int(fields.get("not_before", 0)),
+            waits_for=fields.get("waits_for"),
             claimed_at_ms=int(fields.get("claimed_at", 0)),
             result_token=int(fields["result_token"]) if "result_token" in fields else None,
             result_id=fields.get("result_id"),
@@ -252,16 +255,32 @@ class TrialLeases:
         payload = result.model_dump_json()
         return self._call("commit", number, token=token, state=state.value, payload=payload)[0]
 
-    def release(self, number: int, token: int, backoff_seconds: float = 0.0) -> bool:
+    def release(
+        self,
+        number: int,
+        token: int,
+        backoff_seconds: float = 0.0,
+        pause_seconds: float = 0.0,
+        reason: str = "",
+    ) -> bool:
         """Give a trial back, uncounted; False if it was not held.
 
         Args:
             number: The trial.
             token: Its holder's.
             backoff_seconds: How long another attempt waits; doubled with each time.
+            pause_seconds: How long it waits at least.
+            reason: For what, if anything, for people.
         """
-        backoff_ms = int(backoff_seconds * 1000)
-        return self._call("release", number, token=token, backoff_ms=backoff_ms)[0] == "OK"
+        answer = self._call(
+            "release",
+            number,
+            token=token,
+            backoff_ms=int(backoff_seconds * 1000),
+            pause_ms=int(pause_seconds * 1000),
+            reason=reason,
+        )
+        return answer[0] == "OK"
 
     def fail(
         self,

@@ -9,6 +9,7 @@ from workers.managers.base import BaseManager, BaseProcessManager
 from workers.managers.batch import BatchManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.data import DataManager
+from workers.managers.hub import HubManager
 from workers.managers.metrics import MetricsManager
 from workers.managers.model import ModelManager
 from workers.managers.process_init import (
@@ -25,6 +26,7 @@ from workers.managers.wandb import WandbManager
 #: All that a container of managers provides; each names what it needs in its constructor.
 MANAGERS: Final[tuple[type[Any], ...]] = (
     DirectoryManager,
+    HubManager,
     CUDAManager,
     TensorManager,
     TokenizerManager,
@@ -45,6 +47,7 @@ __all__ = [
     "CUDAManager",
     "DataManager",
     "DirectoryManager",
+    "HubManager",
     "MetricsManager",
     "ModelManager",
     "TensorManager",
@@ -57,6 +60,7 @@ __all__ = [
     "get_cuda_manager",
     "get_data_manager",
     "get_directory_manager",
+    "get_hub_manager",
     "get_metrics_manager",
     "get_model_manager",
     "get_tensor_manager",
@@ -69,6 +73,11 @@ __all__ = [
 def get_directory_manager() -> DirectoryManager:
     """This process's `DirectoryManager`."""
     return current_container().get(DirectoryManager)
+
+
+def get_hub_manager() -> HubManager:
+    """This process's `HubManager`."""
+    return current_container().get(HubManager)
 
 
 def get_cuda_manager() -> CUDAManager:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
@@ -22,6 +22,7 @@ from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.data_origin import DataOrigin
+from workers.managers.hub import HubManager
 from workers.managers.loader_process import LoaderProcess
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import read_source
@@ -35,6 +36,8 @@ from workers.texts.rows import Row
 from workers.texts.split import LabelledTexts, split_rows
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Data sets that a process keeps mapped; of those it used before, the cache may be cleaned.
 _MOST_MAPPED: Final = 8
@@ -70,6 +73,7 @@ class DataManager(BaseProcessManager):
         directories: DirectoryManager,
         cuda: CUDAManager,
         tokenizers: TokenizerManager,
+        hub: HubManager,
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -77,6 +81,7 @@ class DataManager(BaseProcessManager):
         self._directories = directories
         self._cuda = cuda
         self._tokenizers = tokenizers
+        self._hub = hub
         self._loaded: dict[str, TextClassificationData] = {}
 
     def text_classification(
@@ -97,9 +102,10 @@ class DataManager(BaseProcessManager):
 
         Raises:
             InvalidInputError: The source cannot be used; the message says why.
-            TransientError: No disk takes the tokens, or a file was written while it was read.
+            TransientError: A hub or a file server did not answer, whatever was tried, no disk takes
+                the tokens, or a file was written while it was read.
         """
-        tokenizer_id = tokenizer.id or model.id
+        tokenizer_id = tokenizer.pinned_id or model.pinned_id
         origin = self._origin(config, tokenizer_id, tokenizer.vocab_size)
 
         def build(draft: Path) -> dict[str, Any]:
@@ -114,7 +120,8 @@ class DataManager(BaseProcessManager):
         if origin.name not in self._loaded:
             while len(self._loaded) >= _MOST_MAPPED:  # first, so that there is room for this one
                 del self._loaded[next(iter(self._loaded))]
-            entry = self._directories.cached("data", origin.key(progress), build, progress)
+            key = self._ask(config, lambda: origin.key(progress))
+            entry = self._directories.cached("data", key, build, progress)
             self._loaded[origin.name] = self._open(entry, tokenizer_id)
         data = self._loaded[origin.name] = self._loaded.pop(origin.name)  # the latest used one
         data.entry.note_use()
@@ -152,7 +159,7 @@ class DataManager(BaseProcessManager):
 
     def _origin(self, config: DataConfig, tokenizer_id: str | None, vocab_size: int) -> DataOrigin:
         content = None if tokenizer_id is None else self._tokenizers.content(tokenizer_id)
-        return DataOrigin.now(config, content or vocab_size)
+        return self._ask(config, lambda: DataOrigin.now(config, content or vocab_size))
 
     def _open(self, entry: Entry, tokenizer_id: str | None) -> TextClassificationData:
         facts = json.loads((entry.path / "facts.json").read_text(encoding="utf-8"))
@@ -164,6 +171,9 @@ class DataManager(BaseProcessManager):
             entry=entry,
         )
 
+    def _ask(self, config: DataConfig, call: Callable[[], T]) -> T:
+        return self._hub.ask(f"data.source = {config.source!r}", call)
+
     def _build(
         self,
         folder: Path,
@@ -173,16 +183,25 @@ class DataManager(BaseProcessManager):
         progress: Progress,
     ) -> dict[str, Any]:
         started_at = time.monotonic()
-        train, validation = split(config, progress)
+        train, validation = self._ask(config, lambda: split(config, progress))
         classes = in_order({*train.labels, *validation.labels})
         if tokenizer_id is None:
-            self._copy_trained(train.texts, vocab_size, folder / _TRAINED, progress)
+            self._copy_trained(
+                [*train.texts, *train.pairs], vocab_size, folder / _TRAINED, progress
+            )
         tokenizer = self._tokenizers.load(tokenizer_id or folder / _TRAINED)
         numbers = {label: number for number, label in enumerate(classes)}
         for name, rows in (("train", train), ("validation", validation)):
             labels = [numbers[label] for label in rows.labels]
             TokenizedTexts.write(
-                folder, name, tokenizer, rows.texts, labels, config.max_length, progress
+                folder,
+                name,
+                tokenizer,
+                rows.texts,
+                labels,
+                config.max_length,
+                progress,
+                rows.pairs,
             )
         facts = json.dumps({"classes": classes}, ensure_ascii=False)
         (folder / "facts.json").write_text(facts, encoding="utf-8")
@@ -223,11 +242,7 @@ def split(
                 progress(f"rows read of {Path(source).name}", number, 0)
             yield row
 
-    train, held_out = split_rows(config, read)
-    both = len(set(train.texts) & set(held_out.texts))
-    if both:
-        log.warning("texts_on_both_sides", texts=both, validation=config.validation)
-    return train, held_out
+    return split_rows(config, read, lambda finding: log.warning("data_finding", finding=finding))
 
 
 def in_order(labels: set[str]) -> list[str]:

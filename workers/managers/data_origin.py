@@ -23,6 +23,7 @@ _CODE: Final = (
     "managers/sources.py",
     "managers/cldr.py",
     "managers/tokenized.py",
+    "remote/hub_data.py",
     "texts/*.py",
 )
 
@@ -43,7 +44,7 @@ class DataOrigin:
     @classmethod
     def now(cls, config: DataConfig, tokenizer: str | int) -> Self:
         """The origin as its files lie there at this moment."""
-        return cls(config, tokenizer, tuple(state_of(source) for source in _sources(config)))
+        return cls(config, tokenizer, tuple(state_of(source) for source in config.sources))
 
     @property
     def name(self) -> str:
@@ -57,12 +58,8 @@ class DataOrigin:
             "versions": {library: version(library) for library in _LIBRARIES},
             "data": self.config.model_dump(mode="json", exclude={"source", "validation"}),
             "content": [
-                [Path(source).suffix.lower(), fingerprint(source, progress)]
-                for source in _sources(self.config)
+                [Path(source).suffix.lower(), fingerprint(source, self.config, progress)]
+                for source in self.config.sources
             ],
             "tokenizer": self.tokenizer,
         }
-
-
-def _sources(config: DataConfig) -> list[str]:
-    return [config.source, *filter(None, [config.validation])]

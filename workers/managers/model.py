@@ -19,6 +19,7 @@ from workers.logs import get_logger
 from workers.managers import heads, model_fit, weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
+from workers.managers.hub import HubManager
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import TokenizerManager, refuse_foreign
@@ -35,12 +36,17 @@ class ModelManager(BaseProcessManager):
     """Builds, saves and loads models on the device of this process."""
 
     def __init__(
-        self, directories: DirectoryManager, cuda: CUDAManager, tokenizers: TokenizerManager
+        self,
+        directories: DirectoryManager,
+        cuda: CUDAManager,
+        tokenizers: TokenizerManager,
+        hub: HubManager,
     ) -> None:
         super().__init__()
         self._tokenizers = tokenizers
         self._directories = directories
         self._cuda = cuda
+        self._hub = hub
         self._checkpoints = weights.KeptCheckpoints()
         self._formats: WeakKeyDictionary[Any, dict[int, TextFormat]] = WeakKeyDictionary()
         #: the models whose ids a tokenizer was found to have
@@ -90,13 +96,13 @@ class ModelManager(BaseProcessManager):
         """
         if tokenizer is not None:
             texts = self._format_of(tokenizer, max_length)
-            if config.id is not None:
-                self._check_words(tokenizer, config.id)
+            if config.pinned_id is not None:
+                self._check_words(tokenizer, config.pinned_id)
         else:
             special = () if pad_token_id is None else (("pad_token_id", pad_token_id),)
             texts = TextFormat(vocab_size, max_length, special)
         names = list(labels) or [f"LABEL_{number}" for number in range(num_labels)]
-        checkpoint = None if config.id is None else self._checkpoints.get(config.id)
+        checkpoint = None if config.pinned_id is None else self._checkpoint(config.pinned_id)
         saved = None if checkpoint is None else checkpoint.config
         if checkpoint is not None and labels:
             checkpoint = heads.for_classes(checkpoint, labels)
@@ -117,7 +123,8 @@ class ModelManager(BaseProcessManager):
         Raises:
             InvalidInputError: There is none.
         """
-        checkpoint = weights.read(str(id_or_path))
+        name = str(id_or_path)
+        checkpoint = weights.read(name, self._files(name))
         return weights.build(checkpoint.config, checkpoint).to(self._cuda.device)
 
     def _build(
@@ -163,6 +170,17 @@ class ModelManager(BaseProcessManager):
         if max_length not in known:
             known[max_length] = TextFormat.of(tokenizer, max_length)
         return known[max_length]
+
+    def _checkpoint(self, id_or_path: str) -> weights.Checkpoint:
+        return self._checkpoints.get(id_or_path, self._files(id_or_path))
+
+    def _files(self, id_or_path: str) -> str:
+        """The path of a model's files."""
+        what = f"model.id = {id_or_path!r}"
+        try:
+            return self._hub.model_files(what, id_or_path, with_weights=True)
+        except (OSError, ValueError) as error:
+            raise weights.refusal(id_or_path, error) from error
 
 
 def _grow(model: Any, texts: TextFormat) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any, Final
+from itertools import chain
+from typing import Final
 
 from workers.disk.cache_entry import Progress, unwatched
 from workers.managers.cldr import language_id_texts
-from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import BUILT_IN_SOURCES, DataConfig
-from workers.texts.rows import Row, checked_row, existing_file, is_file, read_rows
-
-_HUB: Final = "hub:"
+from workers.remote.hub_data import content_of, directory, is_directory, read_hub
+from workers.texts.rows import Row, existing_file, is_file, read_rows
 
 #: What is read at once for a fingerprint.
 _CHUNK_BYTES: Final = 4 * 2**20
@@ -35,20 +35,21 @@ def read_source(source: str, config: DataConfig, field: str) -> Iterator[Row]:
     if source in BUILT_IN_SOURCES:
         pairs = zip(*language_id_texts(), strict=True)
         return (Row(f"row {number}", *pair) for number, pair in enumerate(pairs, 1))
-    return _read_hub(source, config, field)
+    return read_hub(source, config, field)
 
 
-def fingerprint(source: str, progress: Progress = unwatched) -> str:
+def fingerprint(source: str, config: DataConfig, progress: Progress = unwatched) -> str:
     """Changes when the content of a source does, or the library that reads it.
 
     Args:
         source: As the study names it.
+        config: Where it lies on a hub, its revision.
         progress: Told how much of a file was read; what it raises ends the reading.
     """
     if source in BUILT_IN_SOURCES:
         return f"babel {version('babel')}"
-    if source.startswith(_HUB):
-        return f"{source} datasets {version('datasets')}"
+    if not is_file(source):
+        return f"{content_of(source, config)} datasets {version('datasets')}"
     path = existing_file(source, "data.source")
     digest, size, done = hashlib.sha256(), path.stat().st_size, 0
     with path.open("rb", buffering=0) as file:
@@ -60,24 +61,15 @@ def fingerprint(source: str, progress: Progress = unwatched) -> str:
 
 
 def state_of(source: str) -> tuple[int, ...]:
-    """Changes when a file is written or replaced; cheaper than a fingerprint. Else empty."""
-    if not is_file(source):
-        return ()
-    state = existing_file(source, "data.source").stat()
+    """Changes when a file is written or replaced; cheaper than a fingerprint.
+
+    Of a directory, all its files; empty for what is on no disk of this host.
+    """
+    paths = [existing_file(source, "data.source")] if is_file(source) else []
+    if is_directory(source):
+        paths = sorted(directory(source).rglob("*"))
+    return tuple(chain.from_iterable(_state_of(path.stat()) for path in paths))
+
+
+def _state_of(state: os.stat_result) -> tuple[int, ...]:
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
-
-
-def _read_hub(source: str, config: DataConfig, field: str) -> Iterator[Row]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    table: Any = datasets.load_dataset(source.removeprefix(_HUB), split="train")
-    for column in (config.text, config.label):
-        if column not in table.column_names:
-            raise InvalidInputError(
-                f"{field} = {source!r} has no column {column!r}; it has"
-                f" {', '.join(table.column_names)}"
-            )
-    pairs = zip(table[config.text][:], table[config.label][:], strict=True)
-    for number, pair in enumerate(pairs, 1):
-        yield checked_row(f"row {number}", *pair, config, f"{field} = {source!r}")

@@ -1,12 +1,13 @@
 """Tokenised texts on disk, memory-mapped by every process of a host, and how batches are padded.
 
 Layout of a split: `<name>.ids` (int32, all texts behind one another), `<name>.offsets` (int64,
-`len + 1` of them) and `<name>.labels` (int64).
+`len + 1` of them), `<name>.labels` (int64) and, of pairs, `<name>.types` (int8, one for each id).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,12 +24,13 @@ from workers.disk.cache_entry import Entry, Progress, unwatched
 _PORTION_TEXTS: Final = 8192
 _PORTION_CHARACTERS: Final = 2**22
 
-Row = tuple[npt.NDArray[np.int32], int]
+#: Token ids (int32), class and, of pairs, which text each id is of (int8).
+Row = tuple[npt.NDArray[np.int32], int] | tuple[npt.NDArray[np.int32], int, npt.NDArray[np.int8]]
 Batch = dict[str, torch.Tensor]
 
 
 class TokenizedTexts(Dataset[Row]):
-    """One split; row `i` is its token ids (int32) and its class."""
+    """One split; row `i` is its token ids, its class and, of pairs, its token types."""
 
     def __init__(self, folder: Path, name: str, entry: Entry | None = None) -> None:
         self._folder = folder
@@ -37,6 +39,8 @@ class TokenizedTexts(Dataset[Row]):
         self._ids = _mapped(folder / f"{name}.ids", np.int32)
         self._offsets = _mapped(folder / f"{name}.offsets", np.int64)
         self._labels = _mapped(folder / f"{name}.labels", np.int64)
+        types = folder / f"{name}.types"
+        self._types = _mapped(types, np.int8) if types.exists() else None
 
     @classmethod
     def write(
@@ -48,8 +52,11 @@ class TokenizedTexts(Dataset[Row]):
         labels: Iterable[int],
         max_length: int,
         progress: Progress = unwatched,
+        pairs: Sequence[str] = (),
     ) -> Self:
         """Tokenise `texts`, cut after `max_length` tokens, into the files of a split.
+
+        Of a pair that is too long, the longer text is cut first.
 
         Args:
             folder: Where the files go.
@@ -60,18 +67,27 @@ class TokenizedTexts(Dataset[Row]):
             labels: The class of each.
             max_length: Tokens after which a text is cut.
             progress: Told of each portion; what it raises ends the work.
+            pairs: The second text of each, where pairs are classified.
 
         Raises:
             OSError: The disk takes no more.
         """
         lengths = [np.zeros(1, dtype=np.int64)]
-        with (folder / f"{name}.ids").open("wb") as file:
+        has_types = bool(pairs) and any(_encode(tokenizer, ["a"], ["a"], max_length)[1][0])
+        with ExitStack() as stack:
+            files = [stack.enter_context((folder / f"{name}.ids").open("wb"))]
+            if has_types:
+                files.append(stack.enter_context((folder / f"{name}.types").open("wb")))
             for start, portion in _portions(texts):
                 progress(f"tokenised texts of {name}", start, len(texts))
-                rows = _encode(tokenizer, portion, max_length)
+                second = pairs[start : start + len(portion)]
+                rows, types = _encode(tokenizer, portion, second, max_length)
                 lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
-                ids = chain.from_iterable(rows)
-                file.write(np.fromiter(ids, np.int32, int(lengths[-1].sum())).data)
+                for file, found, dtype in zip(
+                    files, (rows, types), (np.int32, np.int8), strict=False
+                ):
+                    each = chain.from_iterable(found)
+                    file.write(np.fromiter(each, dtype, int(lengths[-1].sum())).data)
         _write(folder / f"{name}.offsets", np.cumsum(np.concatenate(lengths), dtype=np.int64))
         _write(folder / f"{name}.labels", np.fromiter(labels, dtype=np.int64))
         return cls(folder, name)
@@ -91,7 +107,8 @@ class TokenizedTexts(Dataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         start, end = self._offsets[index], self._offsets[index + 1]
-        return self._ids[start:end], int(self._labels[index])
+        row = self._ids[start:end], int(self._labels[index])
+        return row if self._types is None else (*row, self._types[start:end])
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
         # a loader process maps the same files; the tokens do not travel
@@ -112,17 +129,25 @@ def _portions(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         yield start, list(texts[start:])
 
 
-def _encode(tokenizer: Any, texts: list[str], max_length: int) -> list[list[int]]:
-    """The ids of each text, as calling the tokenizer gives them."""
-    options = {"return_attention_mask": False, "return_token_type_ids": False}
+def _encode(
+    tokenizer: Any, texts: list[str], pairs: Sequence[str], max_length: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The ids of each text or pair, and their types, as calling the tokenizer gives them."""
+    options = {
+        "truncation": "longest_first",
+        "max_length": max_length,
+        "return_attention_mask": False,
+        "return_token_type_ids": bool(pairs),
+    }
+    second = list(pairs) or None
     if not tokenizer.is_fast:
-        rows: list[list[int]] = tokenizer(texts, truncation=True, max_length=max_length, **options)[
-            "input_ids"
-        ]
-        return rows
+        found = tokenizer(texts, second, **options)
+        return found["input_ids"], found.get("token_type_ids", [])
     # this sets the backend's truncation; the rest goes there without one Python object a token
-    tokenizer(texts[:1], truncation=True, max_length=max_length, **options)
-    return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts)]
+    tokenizer(texts[:1], second and second[:1], **options)
+    inputs = texts if second is None else list(zip(texts, second, strict=True))
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(inputs)
+    return [each.ids for each in encodings], [each.type_ids for each in encodings] if pairs else []
 
 
 def _mapped(path: Path, dtype: Any) -> npt.NDArray[Any]:
@@ -152,16 +177,25 @@ class PaddingCollator:
         self._multiple = multiple
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
-        """`input_ids` and `attention_mask`, int64 [batch, length], and `labels`, int64 [batch]."""
-        longest = max(len(ids) for ids, _ in rows)
+        """`input_ids` and `attention_mask`, int64 [batch, length], and `labels`, int64 [batch].
+
+        Of pairs, `token_type_ids` too, int64 [batch, length].
+        """
+        longest = max(len(row[0]) for row in rows)
         longest = -(-longest // self._multiple) * self._multiple
         input_ids = np.full((len(rows), longest), self._pad_id, dtype=np.int64)
         mask = np.zeros((len(rows), longest), dtype=np.int64)
-        for row, (ids, _) in enumerate(rows):
-            input_ids[row, : len(ids)] = ids
-            mask[row, : len(ids)] = 1
-        return {
+        types = np.zeros((len(rows), longest), dtype=np.int64) if len(rows[0]) > 2 else None
+        for number, (ids, _, *own) in enumerate(rows):
+            input_ids[number, : len(ids)] = ids
+            mask[number, : len(ids)] = 1
+            if types is not None:
+                types[number, : len(ids)] = own[0]
+        batch = {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(mask),
-            "labels": torch.tensor([label for _, label in rows]),
+            "labels": torch.tensor([row[1] for row in rows]),
         }
+        if types is not None:
+            batch["token_type_ids"] = torch.from_numpy(types)
+        return batch

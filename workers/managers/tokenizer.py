@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from workers.disk.cache_entry import Entry, Progress, unwatched
 from workers.managers.base import BaseProcessManager
+from workers.managers.hub import HubManager
 from workers.managers.recipe import code_digest
 from workers.managers.run_directories import DirectoryManager
 from workers.protocol.errors import InvalidInputError, UnfitModelError
@@ -61,9 +62,10 @@ _SPECIAL: Final = {
 class TokenizerManager(BaseProcessManager):
     """Loads, trains and caches tokenizers."""
 
-    def __init__(self, directories: DirectoryManager) -> None:
+    def __init__(self, directories: DirectoryManager, hub: HubManager) -> None:
         super().__init__()
         self._directories = directories
+        self._hub = hub
         self._loaded: dict[str, _Loaded] = {}
 
     def load(self, id_or_path: str | Path) -> PreTrainedTokenizerBase:
@@ -71,6 +73,7 @@ class TokenizerManager(BaseProcessManager):
 
         Raises:
             InvalidInputError: There is none.
+            RemoteUnavailableError: The hub did not answer, whatever was tried.
         """
         return self._load(str(id_or_path)).tokenizer
 
@@ -108,10 +111,11 @@ class TokenizerManager(BaseProcessManager):
         return self._directories.cached("tokenizers", key, build, progress)
 
     def _load(self, name: str) -> _Loaded:
-        state = _state_of(Path(name))
+        files = self._files(name)
+        state = _state_of(Path(files))
         known = self._loaded.get(name)
         if known is None or known.state != state:
-            tokenizer = read(name)
+            tokenizer = read(name, files)
             # before it is used: that leaves traces in it
             known = _Loaded(tokenizer, _content_of(tokenizer), state)
             self._loaded.pop(name, None)
@@ -119,6 +123,13 @@ class TokenizerManager(BaseProcessManager):
                 del self._loaded[next(iter(self._loaded))]
             self._loaded[name] = known
         return known
+
+    def _files(self, name: str) -> str:
+        """The path of a tokenizer's files."""
+        try:
+            return self._hub.model_files(f"tokenizer {name!r}", name, with_weights=False)
+        except (OSError, ValueError) as error:
+            raise _refusal(name, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +139,21 @@ class _Loaded:
     state: list[tuple[str, int, int, int]]
 
 
-def read(name: str) -> PreTrainedTokenizerBase:
+def read(name: str, files: str | None = None) -> PreTrainedTokenizerBase:
     """A tokenizer by hub id or path, with a token to pad with.
+
+    Args:
+        name: As the study names it.
+        files: Where it lies, if the name does not tell.
 
     Raises:
         InvalidInputError: There is none, or nothing to pad with.
     """
+    files = files or name
     try:
-        tokenizer = _class_of(Path(name)).from_pretrained(name)
+        tokenizer = _class_of(Path(files)).from_pretrained(files)
     except (OSError, ValueError, KeyError) as error:
-        raise InvalidInputError(
-            f"tokenizer {name!r} does not load ({_first_line(error)}); give a hub id, a"
-            " path, or leave tokenizer.id out to train one on the data"
-        ) from error
+        raise _refusal(name, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     special = set(tokenizer.added_tokens_decoder)
@@ -157,6 +170,13 @@ def read(name: str) -> PreTrainedTokenizerBase:
             " its place; save it with a pad_token"
         )
     return tokenizer
+
+
+def _refusal(name: str, error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"tokenizer {name!r} does not load ({_first_line(error)}); give a hub id, a path, or leave"
+        " tokenizer.id out to train one on the data"
+    )
 
 
 def _class_of(folder: Path) -> Any:
@@ -195,7 +215,7 @@ def refuse_foreign(tokenizer: Any, own: Any, model_id: str) -> None:
 
 
 def _state_of(folder: Path) -> list[tuple[str, int, int, int]]:
-    """Changes when a file of a folder does; empty for a hub id."""
+    """Changes when a file of a folder does; empty where there is none."""
     if not folder.is_dir():
         return []
     states = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
@@ -251,7 +271,7 @@ def train_on(texts: Iterable[str], vocab_size: int) -> Any:
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)

@@ -65,33 +65,43 @@ class KeptCheckpoints:
         self._limit = limit_bytes
         self._kept: OrderedDict[tuple[object, ...], Checkpoint] = OrderedDict()
 
-    def get(self, id_or_path: str) -> Checkpoint:
+    def get(self, name: str, files: str | None = None) -> Checkpoint:
         """A checkpoint, read where it is not kept or its files were changed.
+
+        Args:
+            name: As the study names it.
+            files: Where it lies, if the name is not the path.
 
         Raises:
             InvalidInputError: It does not load.
         """
-        key = (id_or_path, *_state_of(Path(id_or_path)))
-        found = self._kept.pop(key, None) or read(id_or_path)
+        files = files or name
+        key = (name, files, *_state_of(Path(files)))
+        found = self._kept.pop(key, None) or read(name, files)
         self._kept[key] = found
         while sum(each.num_bytes for each in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)
         return found
 
 
-def read(id_or_path: str) -> Checkpoint:
+def read(name: str, files: str | None = None) -> Checkpoint:
     """Read a checkpoint in whatever dtype it was saved; torch's generator stays as it is.
+
+    Args:
+        name: As the study names it.
+        files: Where it lies, if the name is not the path.
 
     Raises:
         InvalidInputError: There is none, or it holds no weights of the model that it names.
     """
+    files = files or name
     try:
         # what is drawn here, for a head that is missing, is not kept
         with torch.random.fork_rng(devices=[]), _without_report():
-            config = AutoConfig.from_pretrained(id_or_path)
-            _refuse_quantised(id_or_path, config)
+            config = AutoConfig.from_pretrained(files)
+            _refuse_quantised(name, config)
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                id_or_path,
+                files,
                 config=config,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
@@ -100,22 +110,25 @@ def read(id_or_path: str) -> Checkpoint:
     except (
         OSError, ValueError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError
     ) as error:  # fmt: skip
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InvalidInputError(
-            f"model.id = {id_or_path!r} does not load ({first}); give a hub id, a path with a"
-            " saved model, or an `architecture` instead"
-        ) from error
+        raise refusal(name, error) from error
     drawn = _drawn(info)
     # copies: what was read may be a view of the file, which may be cut short
-    weights = {
-        name: value.clone() for name, value in model.state_dict().items() if name not in drawn
-    }
-    if not any(_is_of_base(model, name) for name in weights):
+    weights = {key: value.clone() for key, value in model.state_dict().items() if key not in drawn}
+    if not any(_is_of_base(model, key) for key in weights):
         raise InvalidInputError(
-            f"model.id = {id_or_path!r} holds no weights of a {model.config.model_type}, which its"
+            f"model.id = {name!r} holds no weights of a {model.config.model_type}, which its"
             " config.json names; give the path of a model that was saved whole"
         )
-    return Checkpoint(id_or_path, model.config, weights, frozenset(drawn))
+    return Checkpoint(name, model.config, weights, frozenset(drawn))
+
+
+def refusal(name: str, error: Exception) -> InvalidInputError:
+    """What to tell of a model that does not load."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InvalidInputError(
+        f"model.id = {name!r} does not load ({first}); give a hub id, a path with a saved model,"
+        " or an `architecture` instead"
+    )
 
 
 def build(config: Any, checkpoint: Checkpoint | None = None) -> Any:

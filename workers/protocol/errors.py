@@ -59,6 +59,13 @@ class ObjectiveNotLoadedError(ObjectiveError):
 class TransientError(FleetError):
     """What an attempt needs cannot be had for now; the trial is tried again later, uncounted."""
 
+    #: Seconds for which it is known not to be there.
+    pause_seconds: float = 0.0
+
+
+class RemoteUnavailableError(TransientError):
+    """A hub or a file server does not answer for now, whatever was tried."""
+
 
 class UnsuitableValueError(ObjectiveError, TypeError):
     """An objective handed over a value that cannot travel; what, where in it, and what can."""

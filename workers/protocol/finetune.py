@@ -13,6 +13,9 @@ METRICS: Final = ("accuracy", "f1", "loss")
 #: Built-in data sets, by the name that `data.source` gives them.
 BUILT_IN_SOURCES: Final = ("cldr-language-id",)
 
+#: Before the name of a data set that lies on a hub.
+HUB: Final = "hub:"
+
 #: Files that `data.source` may name, by suffix, to the format's name.
 FILE_FORMATS: Final = {
     ".csv": "csv",
@@ -39,25 +42,43 @@ class DataConfig(_Section):
     """Where the texts and labels come from, and how they are split."""
 
     source: str = "cldr-language-id"
-    """A built-in name, a CSV, JSON lines or parquet file, or a hub id as `hub:owner/name`."""
+    """A built-in name, a CSV, JSON lines or parquet file, or a hub id as `hub:owner/name`.
+
+    `hub:` may also name a directory that is laid out as a data set of the hub is.
+    """
+    configuration: str | None = None
+    """Of a hub data set that has several, such as `sst2`; by default its default one."""
+    revision: str | None = None
+    """Of a hub data set: a branch, a tag or a commit; by default what `main` is at submission."""
+    split: str = "train"
+    """Of a hub data set: what is trained on."""
+    validation_split: str | None = None
+    """Of a hub data set: what is held out; without one, `validation_fraction` is split off."""
     text: str = "text"
     """The column that holds the text."""
+    text_pair: str | None = None
+    """The column that holds a second text, where pairs are classified."""
     label: str = "label"
     """The column that holds the class; `1.10` is a name like any other, and not `1.1`."""
     validation: str | None = None
-    """A second file with the held-out rows; without one, `validation_fraction` is split off."""
+    """A second source with the held-out rows; without one, `validation_fraction` is split off."""
     validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
     """The share of *texts* held out; equal texts always fall on the same side."""
     max_length: int = Field(default=128, ge=4, le=32768)
     """Tokens after which a text is cut."""
     seed: int = 0
     """Seeds the split, so that every trial of a study sees the same one."""
+    blank: Literal["error", "drop"] = "error"
+    """What is done about rows without a text or a label: the study is refused, or they are left
+    out, which is said."""
     encoding: str = "auto"
     """Of text files, such as `cp1252`; `auto` is UTF-8, or what a byte-order mark says."""
     delimiter: str = "auto"
     """Of CSV files: a character or `tab`; `auto` is the one that parts the header into columns."""
     quoting: Literal["standard", "backslash", "none"] = "standard"
     """Of CSV files: a quote within quotes is `""` (standard) or `\\"`, or is text (none)."""
+    commits: dict[str, str] = {}
+    """Filled in at submission: the commit of each hub source, the same for all trials."""
 
     @field_validator("encoding")
     @classmethod
@@ -75,19 +96,66 @@ class DataConfig(_Section):
             raise ValueError("give `auto`, `tab`, or one character that is no quote or line end")
         return name
 
+    @model_validator(mode="after")
+    def _fits_source(self) -> DataConfig:
+        if self.text_pair in {self.text, self.label}:
+            raise ValueError("`text_pair` names the column of the texts or of the classes again")
+        if self.text_pair is not None and self.source in BUILT_IN_SOURCES:
+            raise ValueError(f"`text_pair`: {self.source} has one text a row; leave it out")
+        if any(source.startswith(HUB) for source in self.sources):
+            return self
+        for name in ("configuration", "revision", "validation_split"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`{name}` is for hub data sets, written hub:owner/name")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read: text, label and, where there is one, the second text."""
+        return [self.text, self.label, *([] if self.text_pair is None else [self.text_pair])]
+
+    @property
+    def held_out(self) -> str | None:
+        """The source of the held-out rows, if they are not split off."""
+        return self.validation or (self.source if self.validation_split else None)
+
+    @property
+    def sources(self) -> list[str]:
+        """The one that is trained on, and the held-out one, if any."""
+        return [self.source, *([] if self.held_out is None else [self.held_out])]
+
+    def split_of(self, field: str) -> str:
+        """Which split of a hub data set is read, by the setting that names the source."""
+        if field.endswith("validation"):
+            return self.validation_split or "validation"
+        return self.split
+
     @property
     def separator(self) -> str | None:
         """The character between two columns; None where the header tells."""
         return {"auto": None, "tab": "\t"}.get(self.delimiter, self.delimiter)
 
 
+def _pinned(name: str | None, commits: Mapping[str, str]) -> str | None:
+    if name is None or name not in commits:
+        return name
+    return f"{name.partition('@')[0]}@{commits[name]}"
+
+
 class TokenizerConfig(_Section):
     """The tokenizer; by default the model's own, and without one, one trained on the data."""
 
     id: str | None = None
-    """A hub id or a path."""
+    """A hub id, perhaps with a revision as `owner/name@v2`, or a path."""
+    commits: dict[str, str] = {}
+    """Filled in at submission: the commit of each hub id, the same for all trials."""
     vocab_size: int = Field(default=4000, ge=64)
     """Entries of a tokenizer that is trained on the data."""
+
+    @property
+    def pinned_id(self) -> str | None:
+        """The id with its commit, where it has one."""
+        return _pinned(self.id, self.commits)
 
 
 class ModelConfig(BaseModel):
@@ -96,9 +164,11 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     id: str | None = None
-    """A hub id or a path with pretrained weights."""
+    """A hub id, perhaps with a revision as `owner/name@v2`, or a path with pretrained weights."""
     architecture: str | None = None
     """A transformers model type such as `bert`, built with random weights."""
+    commits: dict[str, str] = {}
+    """Filled in at submission: the commit of each hub id, the same for all trials."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
@@ -118,6 +188,11 @@ class ModelConfig(BaseModel):
             if name in self.overrides:
                 raise ValueError(f"{name} follows from the classes of the data; leave it out")
         return self
+
+    @property
+    def pinned_id(self) -> str | None:
+        """The id with its commit, where it has one."""
+        return _pinned(self.id, self.commits)
 
     @property
     def overrides(self) -> Mapping[str, Any]:

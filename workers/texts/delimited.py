@@ -61,7 +61,8 @@ class _Reader:
         parser = self._parser()
         if parser is None:
             return
-        text, self._label = self._file.positions(self._names)
+        positions = self._file.positions(self._names)
+        text, self._label = positions[:2]
         width = len(self._names)
         for number, fields in self._parsed(parser):
             if len(fields) != width or not fields[text]:
@@ -71,7 +72,7 @@ class _Reader:
                     raise self._refuse_width(number, len(fields))
             label = fields[self._label]
             self._labels.add(label.strip())
-            yield RawRow(number, fields[text], label)
+            yield RawRow(number, *(fields[position] for position in positions))
         self._refuse_hidden_rows()
 
     def _parser(self) -> Any:
@@ -181,7 +182,7 @@ def _dialect(file: TextFile, delimiter: str | None, header: str) -> dict[str, An
 def _find_delimiter(file: TextFile, header: str, options: dict[str, Any]) -> str:
     """The delimiter by which the header has the columns that are asked for."""
     usual = "\t" if file.path.suffix.lower() == ".tsv" else ","
-    wanted = {file.config.text, file.config.label}
+    wanted = {*file.config.columns}
     candidates = sorted(_DELIMITERS, key=lambda each: each != usual)
     split = {each: _names(header, {**options, "delimiter": each}) for each in candidates}
     for delimiter, names in split.items():

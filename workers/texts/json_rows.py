@@ -51,7 +51,7 @@ def rows_of_array(file: TextFile) -> Iterator[RawRow]:
 
 
 class _Columns:
-    """Takes the two columns out of objects; the first object tells which there are."""
+    """Takes the columns that count out of objects; the first object tells which there are."""
 
     def __init__(self, file: TextFile, unit: str) -> None:
         self._file = file
@@ -66,11 +66,11 @@ class _Columns:
         if self._is_first:
             self._file.positions(list(value))
             self._is_first = False
-        for column in (config.text, config.label):
+        for column in config.columns:
             if column not in value:
                 problem = f"there is no {column!r}{nearest(column, value)}; fill it in"
                 raise self._file.refusal(problem, f"{self._unit} {number}")
-        return RawRow(number, value[config.text], value[config.label])
+        return RawRow(number, *(value[column] for column in config.columns))
 
 
 def _elements(file: TextFile, stream: io.TextIOWrapper) -> Iterator[Any]:

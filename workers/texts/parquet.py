@@ -1,7 +1,8 @@
-"""Parquet files, batch by batch, of the two columns that count alone."""
+"""Parquet files, batch by batch, of the columns that count alone."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -23,21 +24,31 @@ def rows(file: TextFile) -> Iterator[RawRow]:
         with pq.ParquetFile(file.path) as opened:
             schema = opened.schema_arrow
             file.positions(schema.names)
-            names = [file.config.text, file.config.label]
+            names = file.config.columns
+            classes = _class_names(schema, file.config.label)
             for name in names:
                 _check_type(file, name, schema.field(name).type)
             number = 0
             for batch in opened.iter_batches(_BATCH, columns=names):
                 columns = [_values(batch.column(name)) for name in names]
-                for text, label in zip(*columns, strict=True):
+                for text, label, *pair in zip(*columns, strict=True):
                     number += 1
-                    yield RawRow(number, text, label)
+                    yield RawRow(number, text, classes.get(label, label), *pair)
     except UnicodeDecodeError as error:
         place = f"one of the rows {number + 1} to {number + _BATCH}"
         raise file.refusal("a text that is not UTF-8; write the file anew", place) from error
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise file.refusal(f"cannot be read as parquet: {first}; write it anew") from error
+
+
+def _class_names(schema: Any, column: str) -> dict[int, str]:
+    """The names of the class numbers, where the `datasets` library has left them in the file."""
+    try:
+        about = json.loads((schema.metadata or {})[b"huggingface"])
+        return dict(enumerate(about["info"]["features"][column]["names"]))
+    except (KeyError, ValueError, TypeError):
+        return {}
 
 
 def _check_type(file: TextFile, name: str, kind: Any) -> None:

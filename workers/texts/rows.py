@@ -3,19 +3,19 @@
 Texts and labels are text: `1.10` is no number, and not `1.1`. Where the format has types, a number
 that is whole is written without a fraction, so that 1 and 1.0 are one class.
 
-Invariant: a row that is handed out has a text and a label.
+Invariant: a row that is handed out has a text and a label, or says what it lacks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from workers.protocol.errors import InvalidInputError, nearest
-from workers.protocol.finetune import BUILT_IN_SOURCES, FILE_FORMATS, DataConfig
+from workers.protocol.finetune import BUILT_IN_SOURCES, FILE_FORMATS, HUB, DataConfig
 from workers.texts import delimited, json_rows, parquet
 from workers.texts.text_file import MAX_TEXT, RawRow, TextFile
 
@@ -32,11 +32,15 @@ class Row(NamedTuple):
     """Such as `line 17`."""
     text: str
     label: str
+    pair: str | None = None
+    """The second text, where pairs are classified."""
+    lacks: str | None = None
+    """Of a row that cannot be used because something in it is missing: what."""
 
 
 def is_file(source: str) -> bool:
     """Whether a source is a file, by its name."""
-    return source not in BUILT_IN_SOURCES and not source.startswith("hub:")
+    return source not in BUILT_IN_SOURCES and not source.startswith(HUB)
 
 
 def read_rows(source: str, config: DataConfig, field: str) -> Iterator[Row]:
@@ -53,18 +57,22 @@ def read_rows(source: str, config: DataConfig, field: str) -> Iterator[Row]:
     """
     file = TextFile(existing_file(source, field), config, field)
     unit, found = _open(file)
-    for number, text, label in found:
-        yield checked_row(f"{unit} {number}", text, label, config, f"{field} = {source!r}")
+    for number, *values in found:
+        yield checked_row(f"{unit} {number}", values, config, f"{field} = {source!r}")
 
 
-def checked_row(place: str, text: Any, label: Any, config: DataConfig, source: str) -> Row:
-    """A row of whatever its two columns hold.
+def checked_row(place: str, values: Sequence[Any], config: DataConfig, source: str) -> Row:
+    """A row of whatever its columns hold: text, label and, where there is one, second text.
 
     Raises:
-        InvalidInputError: One of them is no text, or empty.
+        InvalidInputError: One of them is no text.
     """
     try:
-        return Row(place, _text(text, config.text), _label(label, config.label))
+        text, label = _text(values[0], config.text), _label(values[1], config.label)
+        pair = None if config.text_pair is None else _text(values[2], config.text_pair)
+        return Row(place, text, label, pair)
+    except _MissingError as error:
+        return Row(place, "", "", None, str(error))
     except _UnusableError as error:
         raise InvalidInputError(f"{source}, {place}: {error}") from None
 
@@ -82,7 +90,13 @@ def existing_file(source: str, field: str) -> Path:
             f" {', '.join(BUILT_IN_SOURCES)}{nearest(source, BUILT_IN_SOURCES)}; a hub id is"
             " written hub:owner/name"
         )
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:
+        raise InvalidInputError(
+            f"{field} = {source!r} cannot be read: {error.strerror or error}; mend the path"
+        ) from error
+    if not is_there:
         raise InvalidInputError(f"{field} = {source!r}: there is no such file; mend the path")
     return path
 
@@ -103,10 +117,14 @@ class _UnusableError(Exception):
     """A value is no text, or no label."""
 
 
+class _MissingError(Exception):
+    """There is no value."""
+
+
 def _text(value: Any, column: str) -> str:
     text = value if isinstance(value, str) else _plain(value, column)
     if not text or text.isspace():
-        raise _UnusableError(f"nothing in column {column!r}; fill it in or leave the row out")
+        raise _MissingError(f"nothing in column {column!r}")
     if len(text) > MAX_TEXT:
         raise _UnusableError(f"a text of {len(text)} characters in {column!r}; shorten it")
     if not text.isascii():
@@ -117,12 +135,9 @@ def _text(value: Any, column: str) -> str:
 def _label(value: Any, column: str) -> str:
     label = (value if isinstance(value, str) else _plain(_whole(value), column)).strip()
     if not label:
-        raise _UnusableError(f"nothing in column {column!r}; fill it in or leave the row out")
+        raise _MissingError(f"nothing in column {column!r}")
     if label in _MISSING:
-        raise _UnusableError(
-            f"{label!r} in column {column!r} stands for a label that is not there; fill it in,"
-            " leave the row out, or name the class otherwise"
-        )
+        raise _MissingError(f"{label!r} in column {column!r} stands for a label that is not there")
     if not label.isascii():
         _check_encodable(label, column)
     return label

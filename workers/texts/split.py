@@ -5,14 +5,15 @@ Invariant: equal texts lie on one side, and every class that is held out is trai
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import DataConfig
+from workers.texts.ledger import Blanks, Ledger, Mask, unmeasured
 from workers.texts.rows import Row, is_file, read_rows
 
 #: Beyond that many, the labels are something else.
@@ -21,123 +22,208 @@ _MAX_CLASSES: Final = 100_000
 #: Reads the rows of a source; told the setting that names it.
 Reader = Callable[[str, DataConfig, str], Iterator[Row]]
 
+#: Told what people should know of their data, a line each.
+Tell = Callable[[str], None]
+
+
+def _untold(_finding: str) -> None:
+    pass
+
 
 class LabelledTexts(NamedTuple):
     """Texts and the class of each, as text; equally long."""
 
     texts: list[str]
     labels: list[str]
+    pairs: list[str]
+    """The second text of each, where pairs are classified; else empty."""
+
+    def add(self, text: str, label: str, pair: str | None) -> None:
+        """Take a row in."""
+        self.texts.append(text)
+        self.labels.append(label)
+        if pair is not None:
+            self.pairs.append(pair)
 
 
-def split_rows(config: DataConfig, read: Reader) -> tuple[LabelledTexts, LabelledTexts]:
+def split_rows(
+    config: DataConfig, read: Reader, tell: Tell = _untold
+) -> tuple[LabelledTexts, LabelledTexts]:
     """Read what a study trains on, and what it is measured on.
 
-    Without a file of its own, a text is held out by the hash of its content, so that equal texts
-    fall on the same side, in every trial and on every host. Of a class that would be held out
-    alone, all texts are trained.
+    Without a source of its own, of each class as many texts are held out as the fraction says, by
+    the hash of their content, so that equal texts fall on the same side, in every trial and on
+    every host.
+
+    Args:
+        config: The data set.
+        read: Reads a source.
+        tell: Told what people should know of the data.
 
     Raises:
         InvalidInputError: A source cannot be used, or one side is empty.
     """
-    sides = (LabelledTexts([], []), LabelledTexts([], []))
-    for is_held_out, row in assigned(config, read, "data"):
-        side = sides[is_held_out]
-        side.texts.append(row.text)
-        side.labels.append(row.label)
-    if config.validation is not None:
-        return sides
-    return _all_trained(*sides)
+    sides = (LabelledTexts([], [], []), LabelledTexts([], [], []))
+
+    def keep(row: Row, side: int) -> None:
+        sides[side].add(row.text, row.label, row.pair)
+
+    chosen = _survey(config, read, "data", tell, keep)
+    return sides if chosen is None else _parted(sides[0], chosen)
 
 
-def check_files(config: DataConfig, section: str) -> None:
-    """Read all rows of the files as `split_rows` does, and keep none.
+def check_rows(
+    config: DataConfig,
+    section: str,
+    read: Reader = read_rows,
+    can_read: Callable[[str], bool] = is_file,
+    tell: Tell = _untold,
+) -> None:
+    """Read all rows as `split_rows` does, and keep none.
 
     Args:
-        config: What is not in files is left out.
+        config: The data set.
         section: The setting that holds it, for messages.
+        read: Reads a source.
+        can_read: Which sources are read here; the others are left out.
+        tell: Told what people should know of the data.
 
     Raises:
         InvalidInputError: As `split_rows` would.
     """
-    if is_file(config.source) and (config.validation is None or is_file(config.validation)):
-        rows: Iterator[object] = assigned(config, read_rows, section)
-    elif config.validation is not None and is_file(config.validation):
-        rows = read_rows(config.validation, config, f"{section}.validation")
-    elif is_file(config.source):
-        rows = read_rows(config.source, config, f"{section}.source")
-    else:
+    if all(map(can_read, config.sources)):
+        _survey(config, read, section, tell)
         return
-    for _ in rows:
-        pass
+    for source, role in zip(config.sources, ("source", "validation"), strict=False):
+        if can_read(source):
+            rows = _Filled(config, f"{section}.{role}", source, read, tell)
+            for _ in rows:
+                pass
 
 
-def assigned(config: DataConfig, read: Reader, section: str) -> Iterator[tuple[bool, Row]]:
-    """All rows, each with whether it is held out; checked as a whole when the last has gone by."""
-    census = _Census(config, section)
-    for row in read(config.source, config, f"{section}.source"):
-        is_held_out = config.validation is None and _is_held_out(row.text, config)
-        census.add(row, is_held_out=is_held_out)
-        yield is_held_out, row
+def _survey(
+    config: DataConfig,
+    read: Reader,
+    section: str,
+    tell: Tell,
+    keep: Callable[[Row, int], None] = lambda _row, _side: None,
+) -> Mask | None:
+    """Read all rows, and check them as a whole; which of the source's are held out, if any."""
+    ledger = Ledger(config)
+    census = _Census(config, section, ledger.numbers)
+    for row in _Filled(config, f"{section}.source", config.source, read, tell):
+        ledger.add(row)
+        census.check_number()
+        keep(row, 0)
     census.check_labels()
-    if config.validation is not None:
-        for row in read(config.validation, config, f"{section}.validation"):
-            census.add_validation(row)
-            yield True, row
-    census.check_sides()
+    if config.held_out is not None:
+        _survey_held_out(config, read, section, tell, keep, ledger, census)
+        return None
+    chosen = ledger.held_out()
+    census.check_sides(len(ledger), int(chosen.sum()))
+    for finding in ledger.findings(chosen):
+        tell(f"{section}.source = {config.source!r}: {finding}")
+    return chosen
 
 
-def _is_held_out(text: str, config: DataConfig) -> bool:
-    digest = hashlib.sha256(f"{config.seed}\0{text}".encode()).digest()
-    return int.from_bytes(digest[:8]) < config.validation_fraction * 2**64
+def _survey_held_out(
+    config: DataConfig,
+    read: Reader,
+    section: str,
+    tell: Tell,
+    keep: Callable[[Row, int], None],
+    trained: Ledger,
+    census: _Census,
+) -> None:
+    """Read the held-out rows of a source of their own."""
+    source = str(config.held_out)
+    ledger = Ledger(config)
+    for row in _Filled(config, f"{section}.validation", source, read, tell):
+        census.check_known(row)
+        ledger.add(row)
+        keep(row, 1)
+    census.check_validation(len(ledger))
+    found = [
+        *trained.findings(None),
+        unmeasured(set(trained.numbers) - set(ledger.numbers)),
+        trained.shared_with(ledger),
+    ]
+    for finding in filter(None, found):
+        tell(f"{section}.source = {config.source!r}: {finding}")
 
 
-def _all_trained(
-    train: LabelledTexts, held_out: LabelledTexts
-) -> tuple[LabelledTexts, LabelledTexts]:
-    """Move the texts of classes that are held out alone to the training side."""
-    alone = set(held_out.labels) - set(train.labels)
-    if not alone:
-        return train, held_out
-    rows = list(zip(*held_out, strict=True))
-    moving = {text for text, label in rows if label in alone}
-    left = LabelledTexts([], [])
-    for text, label in rows:
-        side = train if text in moving else left
-        side.texts.append(text)
-        side.labels.append(label)
-    return train, left
+def _parted(rows: LabelledTexts, chosen: Mask) -> tuple[LabelledTexts, LabelledTexts]:
+    """The rows on their two sides, in their order."""
+    sides = (LabelledTexts([], [], []), LabelledTexts([], [], []))
+    pairs: Iterable[str | None] = rows.pairs or repeat(None, len(rows.texts))
+    for row, is_held_out in zip(
+        zip(rows.texts, rows.labels, pairs, strict=True), chosen.tolist(), strict=True
+    ):
+        sides[is_held_out].add(*row)
+    return sides
+
+
+class _Filled:
+    """The rows of a source that lack nothing; of the others it is said how many they are.
+
+    Raises:
+        InvalidInputError: There are others, and they are not to be left out.
+    """
+
+    def __init__(
+        self, config: DataConfig, field: str, source: str, read: Reader, tell: Tell
+    ) -> None:
+        self._config = config
+        self._field = field
+        self._source = source
+        self._read = read
+        self._tell = tell
+
+    def __iter__(self) -> Iterator[Row]:
+        blanks = Blanks()
+        for row in self._read(self._source, self._config, self._field):
+            if row.lacks is None:
+                yield row
+            else:
+                blanks.add(row)
+        where = f"{self._field} = {self._source!r}"
+        for described in blanks.described():
+            if self._config.blank == "error":
+                setting = f"{self._field.rpartition('.')[0]}.blank"
+                raise InvalidInputError(
+                    f"{where}, {described}; fill it in, leave the row out, name a class that is"
+                    f" meant otherwise, or set {setting}: drop to leave out all such rows"
+                )
+            self._tell(f"{where}, {described}; left out, as `blank: drop` says")
 
 
 class _Census:
-    """Which classes went by, and on which side."""
+    """Checks a data set as a whole."""
 
-    def __init__(self, config: DataConfig, section: str) -> None:
+    def __init__(self, config: DataConfig, section: str, classes: Mapping[str, int]) -> None:
         self._config = config
         self._section = section
-        self._trained: Counter[str] = Counter()
-        self._held_out: Counter[str] = Counter()
+        self._classes = classes
 
-    def add(self, row: Row, *, is_held_out: bool) -> None:
-        (self._held_out if is_held_out else self._trained)[row.label] += 1
-        if len(self._trained) > _MAX_CLASSES:
+    def check_number(self) -> None:
+        if len(self._classes) > _MAX_CLASSES:
             raise InvalidInputError(
                 f"{self._label} has more than {_MAX_CLASSES} classes; is it the right column?"
             )
 
-    def add_validation(self, row: Row) -> None:
-        if row.label not in self._trained:
-            some = ", ".join(sorted(self._trained)[:10])
+    def check_known(self, row: Row) -> None:
+        if row.label not in self._classes:
+            some = ", ".join(sorted(self._classes)[:10])
             raise InvalidInputError(
-                f"{self._section}.validation = {self._config.validation!r}, {row.place}: the class"
+                f"{self._section}.validation = {self._config.held_out!r}, {row.place}: the class"
                 f" {row.label!r} is none of {self._config.source!r} (it has {some}"
-                f"{', ...' if len(self._trained) > 10 else ''})"
-                f"{nearest(row.label, self._trained)}; name classes alike in both files, or leave"
+                f"{', ...' if len(self._classes) > 10 else ''})"
+                f"{nearest(row.label, self._classes)}; name classes alike in both files, or leave"
                 " the row out"
             )
-        self._held_out[row.label] += 1
 
     def check_labels(self) -> None:
-        labels = {*self._trained, *self._held_out}
+        labels = self._classes.keys()
         if not labels:
             raise InvalidInputError(
                 f"{self._section}.source = {self._config.source!r}: it holds no rows; fill it"
@@ -151,20 +237,18 @@ class _Census:
         if all(_is_whole(label) for label in labels):
             self._refuse_alike(labels, lambda label: label.partition(".")[0], "are one number")
 
-    def check_sides(self) -> None:
-        if self._config.validation is not None:
-            if not self._held_out:
-                raise InvalidInputError(
-                    f"{self._section}.validation = {self._config.validation!r}: it holds no rows;"
-                    " fill it, or leave it out"
-                )
-            return
-        held_out = sum(self._held_out[label] for label in self._trained)
-        for name, count in (("training", self._trained.total()), ("held-out", held_out)):
+    def check_validation(self, num_rows: int) -> None:
+        if not num_rows:
+            raise InvalidInputError(
+                f"{self._section}.validation = {self._config.held_out!r}: it holds no rows; fill"
+                " it, or leave it out"
+            )
+
+    def check_sides(self, num_rows: int, num_held_out: int) -> None:
+        for name, count in (("training", num_rows - num_held_out), ("held-out", num_held_out)):
             if not count:
-                total = self._trained.total() + self._held_out.total()
                 raise InvalidInputError(
-                    f"{self._section}.source = {self._config.source!r}: of {total} rows none is"
+                    f"{self._section}.source = {self._config.source!r}: of {num_rows} rows none is"
                     f" left for the {name} side; give more rows of each class, or another"
                     f" {self._section}.validation_fraction than {self._config.validation_fraction}"
                 )

@@ -27,12 +27,14 @@ _HEAD: Final = 4096
 
 
 class RawRow(NamedTuple):
-    """What a row holds in the two columns that count, as the format has it."""
+    """What a row holds in the columns that count, as the format has it."""
 
     number: int
     """The line or the row, from 1."""
     text: Any
     label: Any
+    pair: Any = None
+    """The second text, where pairs are classified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ class TextFile:
         where = f", {place}" if place else ""
         return InvalidInputError(f"{self.field} = {str(self.path)!r}{where}: {problem}")
 
-    def positions(self, columns: Sequence[str]) -> tuple[int, int]:
-        """Where the columns of text and label are.
+    def positions(self, columns: Sequence[str]) -> list[int]:
+        """Where the columns of text, label and, where there is one, second text are.
 
         Raises:
             InvalidInputError: One is not there, or there twice.
@@ -60,7 +62,8 @@ class TextFile:
                 f"{self._setting('label')} = {self.config.label!r}: that is the column of the"
                 " texts; name the one of the classes"
             )
-        return self._position("text", columns), self._position("label", columns)
+        roles = ["text", "label", *([] if self.config.text_pair is None else ["text_pair"])]
+        return [self._position(role, columns) for role in roles]
 
     def _position(self, role: str, columns: Sequence[str]) -> int:
         wanted: str = getattr(self.config, role)

@@ -46,6 +46,9 @@ log = get_logger(__name__)
 #: How much of an error's text travels with a failure.
 _ERROR_CHARACTERS: Final = 2000
 
+#: How much of what a trial waits for travels with it.
+_REASON_CHARACTERS: Final = 300
+
 #: The fingerprint of an objective that said it was done, and returned nothing.
 _EXITED: Final = "exit 0"
 
@@ -269,8 +272,16 @@ class AttemptEnd:
     def give_back(self, error: TransientError) -> None:
         """Give the trial back, uncounted, until what it lacks may be there."""
         held, backoff = self._held, self._times.backoff
-        log.warning("given_back", reason=describe_error(error, _ERROR_CHARACTERS))
-        self._say(lambda: "OK" if held.leases.release(held.number, held.token, backoff) else "LOST")
+        reason = hide(plain_text(error, _REASON_CHARACTERS))
+        log.warning("given_back", reason=reason)
+
+        def release() -> str:
+            was_held = held.leases.release(
+                held.number, held.token, backoff, error.pause_seconds, reason
+            )
+            return "OK" if was_held else "LOST"
+
+        self._say(release)
         self._is_to_be_announced = True
 
     def hand_over(self, outcome: Outcome = Outcome.ENDED) -> None:

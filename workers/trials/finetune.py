@@ -6,6 +6,7 @@ taken there goes on, on the CPU to the bit, as if nothing had happened.
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -129,6 +130,7 @@ class Training:
         # here: data that have yet to be tokenised must not change what the model draws
         managers.cuda.seed(self._seed)
         self._model = self._build_model(self._data)
+        self._inputs = inputs_of(self._model)
         self._optimizer = build_optimizer(self._model, config)
         self._steps_per_epoch = math.ceil(len(self._data.train) / config.batch_size)
         self._num_steps = self._steps_per_epoch * config.epochs
@@ -216,7 +218,7 @@ class Training:
     def _logits(self, batch: Batch) -> torch.Tensor:
         with self._precision.autocast():
             output = self._model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+                **{name: tensor for name, tensor in batch.items() if name in self._inputs}
             )
         logits: torch.Tensor = output.logits.float()
         return logits
@@ -414,3 +416,12 @@ class Training:
             value = self._history[-1][self._trial.spec.metrics[0]]
             return self._best.is_better(value, than=self._trial.best_value())
         return self._config.save_model == "all"
+
+
+def inputs_of(model: Any) -> frozenset[str]:
+    """What of a batch a model takes; token types only if it tells two texts apart."""
+    taken = {"input_ids", "attention_mask"}
+    knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    if knows_types and getattr(model.config, "type_vocab_size", 0) > 1:
+        taken.add("token_type_ids")
+    return frozenset(taken)

@@ -154,7 +154,7 @@ def test_a_data_file_is_read_once_for_each_state_of_it(write, tmp_path, monkeypa
     path, home = write("d.csv"), tmp_path / "home"
     reads = []
     monkeypatch.setattr(
-        "orchestrator.read_files.check_files", lambda data, _: reads.append(data.text)
+        "orchestrator.read_files.check_rows", lambda data, *_: reads.append(data.text)
     )
 
     def hand_in(**data):
@@ -206,3 +206,16 @@ def test_a_sampler_whose_package_is_not_there_is_refused_with_what_to_install(sa
 @pytest.mark.parametrize("sampler", ["random", "cmaes", "nsgaii", "nsgaiii", "qmc", "tpe"])
 def test_each_sampler_plays_a_rehearsal(sampler):
     check(finetune(sampler=sampler, space={"learning_rate": RATE}))
+
+
+def test_what_people_should_know_of_their_data_is_told_also_when_it_is_not_read_again(
+    write, tmp_path
+):
+    path = write("d.csv")
+    path.write_text(path.read_text() + "\n" + path.read_text().splitlines()[1])
+    spec = finetune(config={"data": {"source": str(path)}})
+    (told,) = check(spec, home=tmp_path / "home")
+    assert told.startswith(
+        f"config.data.source = {str(path)!r}: 1 rows repeat a text and its class"
+    )
+    assert check(spec, home=tmp_path / "home") == [told]

@@ -13,7 +13,7 @@ import pytest
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import DataConfig
 from workers.texts.rows import read_rows
-from workers.texts.split import check_files, split_rows
+from workers.texts.split import check_rows, split_rows
 
 #: Enough rows of two classes for both sides.
 GOOD = [(f"text number {number}", "ab"[number % 2]) for number in range(60)]
@@ -41,7 +41,7 @@ def refusal(path, **fields):
     with pytest.raises(InvalidInputError) as in_training:
         split_rows(config, read_rows)
     with pytest.raises(InvalidInputError) as at_submission:
-        check_files(config, "data")
+        check_rows(config, "data")
     message = str(in_training.value)
     assert str(at_submission.value) == message
     assert "\n" not in message
@@ -104,7 +104,7 @@ def test_files_are_read_as_people_write_them(write, name, content, rows):
         ("a.csv", 'text,label\n"a" b,1\n', "line 2: a quote closes amid a text; write a quote"),
         ("a.csv", 'text,label\nx,1\n"a,1\nb",1\n', "line 3: a quote opens a text that holds whole"),
         ("a.csv", 'text,label\nx,0\n"a,1\n"b",0\nc,1\n', "line 3: a quote closes amid a text"),
-        ("a.csv", "text,label\na,1\n,2\n", "line 3: nothing in column 'text'; fill it in or leave"),
+        ("a.csv", "text,label\na,1\n,2\n", "line 3: nothing in column 'text'; fill it in, leave"),
         ("a.csv", "text,label\na,1\n  ,2\n", "line 3: nothing in column 'text'"),
         ("a.csv", "text,label\na,1\nb,\n", "line 3: nothing in column 'label'"),
         ("a.csv", "text,label\na,1\nb,nan\n", "line 3: 'nan' in column 'label' stands for a label"),
@@ -216,7 +216,7 @@ def test_columns_of_a_parquet_file_may_be_of_any_plain_type(tmp_path, labels, cl
     [
         ({"text": ["a", "b"], "label": [1.0, math.nan]}, "row 2: 'nan' in column 'label'"),
         ({"text": ["a", "b"], "label": [1, None]}, "row 2: nothing in column 'label'"),
-        ({"text": ["a", "b"], "label": [None, None]}, "row 1: nothing in column 'label'"),
+        ({"text": ["a", "b"], "label": [None, None]}, "rows 1, 2: nothing in column 'label'"),
         ({"text": ["a", ""], "label": [1, 2]}, "row 2: nothing in column 'text'"),
         ({"text": [b"a", b"b"], "label": [1, 2]}, "the column 'text' holds binary; make it one"),
         ({"text": ["a", "b"], "label": [[1], [2]]}, "the column 'label' holds list<"),
@@ -261,7 +261,7 @@ def test_a_file_of_held_out_rows_has_the_classes_that_are_trained(write, train, 
     held = write("held.csv", as_csv((f"h{n}", label) for n, label in enumerate(held_out)))
     path = write("train.csv", as_csv((f"t{n}", label) for n, label in enumerate(train)))
     with pytest.raises(InvalidInputError) as error:
-        check_files(DataConfig(source=str(path), validation=str(held)), "data")
+        check_rows(DataConfig(source=str(path), validation=str(held)), "data")
     assert message.replace("'v'", repr(str(held))) in str(error.value)
     assert held.name in str(error.value)
 
@@ -323,7 +323,7 @@ def test_a_check_keeps_no_rows(tmp_path, name):
     del rows
     tracemalloc.start()
     try:
-        check_files(DataConfig(source=str(path)), "data")
+        check_rows(DataConfig(source=str(path)), "data")
         assert tracemalloc.get_traced_memory()[1] < 8_000_000, "of 12 MB"
     finally:
         tracemalloc.stop()

@@ -46,7 +46,7 @@ end
 
 local function requeue(trial, leases, queued, number, not_before, now)
   redis.call('HSET', trial, 'state', 'QUEUED', 'not_before', integer(not_before))
-  redis.call('HDEL', trial, 'nonce', 'owner', 'deadline')
+  redis.call('HDEL', trial, 'nonce', 'owner', 'deadline', 'waits_for')
   redis.call('ZREM', leases, number)
   redis.call('ZADD', queued, integer(now), number)
 end

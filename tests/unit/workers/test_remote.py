@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import errno
+import socket
+import time
+
+import huggingface_hub
+import pytest
+
+from workers.protocol.errors import RemoteUnavailableError
+from workers.remote.faults import wanted_pause, will_pass
+from workers.remote.hub import commit_of, is_on_hub, model_folder
+from workers.remote.patience import Patience
+
+QUICK = Patience(pause_seconds=0.02)
+
+FILES = {"config.json": "{}", "tokenizer.json": "{}", "model.safetensors": "x", "onnx/a.bin": "y"}
+
+
+def ask(hub, name="me/model"):
+    return QUICK.ask("the model", lambda: commit_of("model", name, None))
+
+
+@pytest.mark.parametrize("fault", [429, 408, 500, 502, 503, 504, "reset"])
+def test_a_hub_that_does_not_answer_is_asked_again(hub, fault):
+    sha = hub.repo("models", "me/model").commit(FILES)
+    hub.faults = [fault, fault]
+    assert ask(hub) == sha
+    assert hub.faults == []
+
+
+@pytest.mark.parametrize("fault", [429, 503, "reset"])
+def test_a_hub_that_never_answers_is_told_as_one_that_does_not_answer_for_now(hub, fault):
+    hub.repo("models", "me/model").commit(FILES)
+    hub.always = fault
+    with pytest.raises(RemoteUnavailableError, match="the model cannot be read for now: "):
+        ask(hub)
+    assert len(hub.requests) >= 4
+    with pytest.raises(RemoteUnavailableError, match="the model cannot be read for now: "):
+        QUICK.ask("the model", lambda: model_folder("me/model", with_weights=True))
+
+
+@pytest.mark.parametrize("fault", [401, 403, 404, 410, 501])
+def test_what_is_wrong_fails_at_once(hub, fault):
+    hub.always = fault
+    with pytest.raises(OSError, match=str(fault)):
+        ask(hub)
+    assert len(hub.requests) == 1
+
+
+def test_a_gated_or_missing_repository_or_revision_is_wrong(hub):
+    hub.repo("models", "me/gated").is_gated = True
+    hub.repo("models", "me/model").commit(FILES)
+    for name, revision in [("me/gated", None), ("me/none", None), ("me/model", "nope")]:
+        hub.requests.clear()
+        with pytest.raises(OSError, match="4"):
+            QUICK.ask("it", lambda name=name, revision=revision: commit_of("model", name, revision))
+        assert len(hub.requests) == 1
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_wants(hub):
+    hub.repo("models", "me/model").commit(FILES)
+    hub.faults = [(429, {"Retry-After": "0.1"})]
+    started_at = time.monotonic()
+    ask(hub)
+    assert time.monotonic() - started_at > 0.07
+    hub.faults = [(503, {"Retry-After": "120"})]
+    with pytest.raises(RemoteUnavailableError) as caught:
+        ask(hub)
+    assert caught.value.pause_seconds == 120, "the slot is given to another trial meanwhile"
+    hub.faults = [(503, {"Retry-After": "Fri, 01 Jan 2100 00:00:00 GMT"})]
+    with pytest.raises(RemoteUnavailableError) as caught:
+        ask(hub)
+    assert caught.value.pause_seconds == 3600, "and not for ever"
+
+
+def test_a_refused_connection_and_a_name_that_does_not_resolve_pass(hub, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for url in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid"):
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+        with pytest.raises(RemoteUnavailableError):
+            ask(hub)
+
+
+def test_a_server_that_says_nothing_is_asked_again(hub, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+
+        def call():
+            return huggingface_hub.HfApi().repo_info("me/model", timeout=0.05)
+
+        with pytest.raises(RemoteUnavailableError, match="timed out"):
+            QUICK.ask("the model", call)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN])
+def test_a_file_share_that_is_away_passes(code):
+    answers = [OSError(code, "share"), OSError(code, "share"), None]
+
+    def read():
+        problem = answers.pop(0)
+        if problem is not None:
+            raise problem
+        return "text"
+
+    assert QUICK.ask("the file", read) == "text"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "no"), PermissionError(errno.EACCES, "no"),
+        OSError(errno.ENOSPC, "full"), ValueError("no"), OSError("no config.json"),
+    ],
+)  # fmt: skip
+def test_what_no_time_mends_does_not_pass(error):
+    assert not will_pass(error)
+    assert wanted_pause(error) == 0
+
+
+def test_who_waited_already_is_not_waited_for_again():
+    calls = []
+
+    def inner():
+        calls.append(1)
+        raise ConnectionResetError
+
+    with pytest.raises(RemoteUnavailableError, match="inner"):
+        QUICK.ask("outer", lambda: QUICK.ask("inner", inner))
+    assert len(calls) == 4
+
+
+def test_a_network_that_is_switched_off_is_no_fault_that_passes(hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="offline") as caught:
+        ask(hub, "me/never-fetched")
+    assert not will_pass(caught.value)
+
+
+def test_of_a_model_what_loading_reads_is_fetched_and_no_more(hub):
+    sha = hub.repo("models", "me/model").commit(FILES)
+    folder = model_folder("me/model", with_weights=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tokenizer.json"]
+    assert model_folder(f"me/model@{sha}", with_weights=True) == folder
+    assert (folder / "model.safetensors").exists()
+    assert not (folder / "onnx").exists()
+    old = {"config.json": "{}", "pytorch_model.bin": "x"}
+    hub.repo("models", "me/old").commit(old)
+    assert (model_folder("me/old@main", with_weights=True) / "pytorch_model.bin").exists()
+
+
+def test_a_path_is_never_asked_of_a_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_on_hub("me/model")
+    (tmp_path / "me" / "model").mkdir(parents=True)
+    assert not is_on_hub("me/model")
+    assert not is_on_hub("/me/model")
+    assert not is_on_hub("./me")

@@ -1,0 +1,62 @@
+"""HubManager: asks hubs and file servers for what models, tokenizers and data sets are made of.
+
+Invariant: a server that is away for a while gives no trial a bad name: it is asked again, and then
+the trial is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from workers.logs import get_logger
+from workers.managers.base import BaseProcessManager
+from workers.remote.hub import is_on_hub, model_folder
+from workers.remote.patience import Patience
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class HubManager(BaseProcessManager):
+    """The one way out to servers that are not the fleet's."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._patience = Patience(settings.time_scale)
+        self._fetched: dict[tuple[str, bool], str] = {}
+
+    def ask(self, what: str, call: Callable[[], T]) -> T:
+        """What a call returns that reads from a hub or from a file share.
+
+        Args:
+            what: What is read, for people, such as `model.id = 'bert-base-cased'`.
+            call: May be made several times.
+
+        Raises:
+            RemoteUnavailableError: The server did not answer, whatever was tried.
+        """
+        return self._patience.ask(what, call)
+
+    def model_files(self, what: str, name: str, *, with_weights: bool) -> str:
+        """A path from which `from_pretrained` reads a model or a tokenizer.
+
+        Args:
+            what: As for `ask`.
+            name: A path, which is returned as it is, or a hub id, whose files are fetched:
+                `owner/name`, perhaps with `@` and a branch, a tag or a commit.
+            with_weights: Whether a tokenizer alone is not enough.
+
+        Raises:
+            OSError: As the hub says, of what will not pass: no such model, no right to read it.
+            RemoteUnavailableError: The server did not answer, whatever was tried.
+        """
+        if not is_on_hub(name):
+            return name
+        key = (name, with_weights)
+        if key not in self._fetched:
+            folder = self.ask(what, lambda: model_folder(name, with_weights=with_weights))
+            self._fetched[key] = str(folder)
+        return self._fetched[key]

@@ -1,0 +1,78 @@
+"""Asks a server that does not answer again, later and later, and not for ever.
+
+Invariant: what is wrong fails at once; what will pass is never told as wrong.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from workers.logs import get_logger
+from workers.protocol.errors import RemoteUnavailableError, TransientError
+from workers.remote.faults import first_cause, wanted_pause, will_pass
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+#: Tries in all, before the slot is given to somebody else.
+_TRIES: Final = 4
+
+#: A pause is drawn from around its length, so that a fleet does not come back all at once.
+_JITTER: Final = 0.25
+
+#: A server that wants a longer pause than this is left to a later attempt.
+_LONGEST_PAUSES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a server is waited for.
+
+    Args:
+        pause_seconds: Before the second try; doubled with each.
+    """
+
+    pause_seconds: float = 1.0
+
+    def ask(self, what: str, call: Callable[[], T]) -> T:
+        """What a call returns, made again while its error is one that will pass.
+
+        Args:
+            what: What is read, for people, such as `data.source = 'hub:owner/name'`.
+            call: May be made several times.
+
+        Raises:
+            RemoteUnavailableError: The server did not answer, whatever we tried.
+        """
+        for count in range(_TRIES):
+            try:
+                return call()
+            except TransientError:
+                raise  # who said so has waited already
+            except Exception as error:
+                if not will_pass(error):
+                    raise
+                pause = max(self.pause_seconds * 2**count, wanted_pause(error))
+                is_too_long = pause > self.pause_seconds * _LONGEST_PAUSES
+                if count + 1 == _TRIES or is_too_long:
+                    raise _unavailable(what, error) from error
+                pause *= random.uniform(1 - _JITTER, 1 + _JITTER)
+                log.warning(
+                    "remote_not_answering",
+                    what=what,
+                    error=first_cause(error),
+                    retry_seconds=round(pause, 1),
+                )
+            time.sleep(pause)
+        raise AssertionError  # the last try has returned or raised
+
+
+def _unavailable(what: str, error: Exception) -> RemoteUnavailableError:
+    problem = RemoteUnavailableError(f"{what} cannot be read for now: {first_cause(error)}")
+    problem.pause_seconds = wanted_pause(error)
+    return problem

@@ -1,0 +1,181 @@
+"""What went by of a data set: of each row a hash of its text, its class and its line; no texts.
+
+From it follow the split, and what people should know of their data before it is trained on.
+
+Invariant: equal texts lie on one side, and every class that is held out is trained, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.protocol.finetune import DataConfig
+from workers.texts.rows import Row
+
+#: How many lines, and how many classes, a finding names.
+_NAMED: Final = 5
+
+#: Spreads class numbers over 64 bits (Knuth's multiplicative hashing).
+_ODD: Final = 0x9E3779B97F4A7C15
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Ledger:
+    """The rows of one source, 16 bytes each."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._texts = array("Q")
+        self._classes = array("I")
+        self._lines = array("I")
+        self._unit = "row"
+        #: class -> its number
+        self.numbers: dict[str, int] = {}
+
+    def add(self, row: Row) -> None:
+        """Note a row."""
+        digest = hashlib.sha256(f"{self._config.seed}\0{row.text}".encode()).digest()
+        self._texts.append(int.from_bytes(digest[:8]))
+        self._classes.append(self.numbers.setdefault(row.label, len(self.numbers)))
+        self._unit, _, line = row.place.partition(" ")
+        self._lines.append(int(line))
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def held_out(self) -> Mask:
+        """Which rows are held out: of each class, as many of its texts as the fraction says.
+
+        One text at least, where a class has two; which ones, the hash of a text decides: the same
+        in every trial, on every host, wherever in the file it is.
+        """
+        keys, first, group_of_row = np.unique(
+            self._array(self._texts, np.uint64), return_index=True, return_inverse=True
+        )
+        classes = self._array(self._classes, np.int64)
+        class_of_group = classes[first]
+        sizes = np.bincount(class_of_group, minlength=len(self.numbers))
+        wanted = np.maximum(np.round(sizes * self._config.validation_fraction), 1).astype(np.int64)
+        wanted = np.minimum(wanted, sizes - 1)
+        order = np.lexsort((keys, class_of_group))
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        rank = np.empty(len(keys), dtype=np.int64)
+        rank[order] = np.arange(len(keys)) - starts[class_of_group[order]]
+        chosen: Mask = (rank < wanted[class_of_group])[group_of_row]
+        # of a text that has several classes, one of them may be held out alone
+        alone = np.setdiff1d(classes[chosen], classes[~chosen])
+        kept = np.unique(group_of_row[np.isin(classes, alone)])
+        return chosen & ~np.isin(group_of_row, kept)
+
+    def findings(self, held_out: Mask | None) -> list[str]:
+        """What people should know, each with what is done about it.
+
+        Args:
+            held_out: Which rows are, if they are split off.
+        """
+        found = [self._repeated(), self._contradicting()]
+        if held_out is not None:
+            found.append(self._unmeasured(held_out))
+        return [each for each in found if each is not None]
+
+    def shared_with(self, other: Ledger) -> str | None:
+        """What there is to say of held-out texts that are trained, too."""
+        trained = self._array(self._texts, np.uint64)
+        shared = np.isin(other._array(other._texts, np.uint64), trained)
+        if not shared.any():
+            return None
+        return (
+            f"{shared.sum()} held-out texts are trained, too ({other._lines_of(shared)} of the"
+            " held-out ones): what is measured on them is memory; they stay"
+        )
+
+    def _repeated(self) -> str | None:
+        classes = self._array(self._classes, np.uint64)
+        both = self._array(self._texts, np.uint64) ^ (classes * np.uint64(_ODD))
+        _, first = np.unique(both, return_index=True)
+        again = np.ones(len(self), dtype=np.bool_)
+        again[first] = False
+        if not again.any():
+            return None
+        return (
+            f"{again.sum()} rows repeat a text and its class ({self._lines_of(again)}): they stay,"
+            " all on one side of the split"
+        )
+
+    def _contradicting(self) -> str | None:
+        classes = self._array(self._classes, np.int64)
+        _, first, group = np.unique(
+            self._array(self._texts, np.uint64), return_index=True, return_inverse=True
+        )
+        differs = classes != classes[first][group]
+        if not differs.any():
+            return None
+        count = len(np.unique(group[differs]))
+        return (
+            f"{count} text{'s have' if count > 1 else ' has'} several classes"
+            f" ({self._lines_of(differs)} say otherwise than a line before): they stay, and no"
+            " model can get them all right"
+        )
+
+    def _unmeasured(self, held_out: Mask) -> str | None:
+        classes = self._array(self._classes, np.int64)
+        missing = set(range(len(self.numbers))) - set(np.unique(classes[held_out]).tolist())
+        return unmeasured(label for label, number in self.numbers.items() if number in missing)
+
+    def _lines_of(self, rows: Mask) -> str:
+        lines = self._array(self._lines, np.int64)[rows]
+        return places(self._unit, lines[:_NAMED].tolist(), len(lines))
+
+    @staticmethod
+    def _array(values: array[int], dtype: Any) -> npt.NDArray[Any]:
+        return np.frombuffer(values, dtype=values.typecode).astype(dtype, copy=False)
+
+
+def unmeasured(labels: Iterable[str]) -> str | None:
+    """What there is to say of classes of which nothing is held out."""
+    missing = sorted(labels)
+    if not missing:
+        return None
+    named = ", ".join(repr(label[:40]) for label in missing[:_NAMED])
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    classes = "classes" if len(missing) > 1 else "class"
+    return f"of the {classes} {named}{more} no text is held out: trained, not measured"
+
+
+class Blanks:
+    """Rows in which something is missing: how many, of which kind, and where the first are."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[int]] = {}
+        self._counts: dict[str, int] = {}
+        self._unit = "row"
+
+    def add(self, row: Row) -> None:
+        """Note a row that lacks something."""
+        reason = str(row.lacks)
+        self._unit, _, line = row.place.partition(" ")
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        lines = self._found.setdefault(reason, [])
+        if len(lines) < _NAMED:
+            lines.append(int(line))
+
+    def described(self) -> list[str]:
+        """Each kind, with its lines."""
+        return [
+            f"{places(self._unit, lines, self._counts[reason])}: {reason}"
+            for reason, lines in self._found.items()
+        ]
+
+
+def places(unit: str, first: list[int], count: int) -> str:
+    """Such as `lines 3, 4, 9 and 34 more`."""
+    named = ", ".join(str(line) for line in first)
+    more = f" and {count - len(first)} more" if count > len(first) else ""
+    return f"{unit}{'s' if count > 1 else ''} {named}{more}"
