@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 
 import pytest
@@ -97,6 +98,28 @@ def test_a_result_that_two_commit_at_once_is_published_once(leases, tmp_path, mo
         commits = [pool.submit(Outbox(tmp_path).commit, entry, leases) for _ in range(2)]
     assert sorted(commit.result() for commit in commits) == ["DUP", "OK"]
     assert (result_of(tmp_path, 0) / "model").read_text() == "weights"
+
+
+def test_a_kill_between_the_old_result_and_the_new_one_leaves_the_new_one(
+    leases, dead, tmp_path, monkeypatch
+):
+    (result_of(tmp_path, 0)).mkdir(parents=True)
+    (result_of(tmp_path, 0) / "model").write_text("of a study before")
+    entry = entry_of(leases, dead, tmp_path)
+    (entry.files / "model").write_text("weights")
+    Outbox(tmp_path).write(entry)
+
+    def killed(_self, _target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Outbox(tmp_path).commit(entry, leases)
+    assert not result_of(tmp_path, 0).exists()
+    Outbox(tmp_path).commit_abandoned(lambda *_: leases, LEASE)
+    assert (result_of(tmp_path, 0) / "model").read_text() == "weights"
+    assert Outbox(tmp_path).entries() == []
 
 
 def test_a_result_is_published_where_the_disk_takes_no_lock(leases, tmp_path):
