@@ -31,7 +31,7 @@ TTL_MS, HOLDER_MS, GRACE_MS = (
     int(1000 * seconds) for seconds in (Times().lease, Times().holder, Times().grace)
 )
 BACKOFF_MS = 2000
-MAX_FAILURES, MAX_LOSSES = 3, 4
+MAX_FAILURES, MAX_LOSSES = 2, 3
 MOST = {Charge.FAILURE: MAX_FAILURES, Charge.LOSS: MAX_LOSSES}
 STEPS_IN_CI = 50_000
 
@@ -446,7 +446,8 @@ def moves(model: Model, tokens: list[int]) -> list[Call | int]:
         TTL_MS + GRACE_MS,
     ]
     for token in {tokens[0], tokens[-1]} if tokens else {7}:
-        calls += [Call(verb, 0, epoch, token) for verb in ("renew", "release", "fail", "reap")]
+        calls += [Call(verb, 0, epoch, token) for verb in ("renew", "release", "reap")]
+        calls += [Call("fail", 0, epoch, token, charge.value) for charge in Charge]
         calls += [Call("report", 0, epoch, token, step) for step in ("1", "2")]
         calls += [Call("checkpoint", 0, epoch, token, step) for step in ("1", "2")]
         calls += [Call("commit", 0, epoch, token, "COMPLETE")]
