@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from workers.logs import get_logger
 from workers.managers import architecture
+from workers.managers.proportions import positions_field
 from workers.managers.text_format import TextFormat
 from workers.protocol.errors import UnfitModelError
 from workers.protocol.finetune import ModelConfig
@@ -166,7 +167,7 @@ def _num_missing(name: str, given: str, texts: TextFormat) -> int:
         raise architecture.unfit(label, config, fields, error) from error
     if positions is None or positions >= texts.max_length:
         return 0
-    field = architecture.positions_field(type(config))
+    field = positions_field(type(config))
     if field is None or {field, "max_position_embeddings"} & set(fields):
         raise _too_long(texts, f"model.architecture = {name!r}", positions)
     return texts.max_length - positions
