@@ -120,6 +120,20 @@ class Machine:
 
         return wait_until(training, "two trials train, and one has a checkpoint", 120.0)
 
+    def suspend_training(self) -> dict[str, Any]:
+        """Suspend a pool process in the middle of a trial; its record, as it stays now."""
+        pid = self.await_training()[0]["identity"]["pid"]
+
+        def suspended():
+            os.kill(pid, signal.SIGSTOP)
+            for entry in self.processes("trial"):
+                if entry["identity"]["pid"] == pid and entry["trial"] is not None:
+                    return entry
+            os.kill(pid, signal.SIGCONT)  # it was between two trials
+            return None
+
+        return wait_until(suspended, "it is suspended in a trial")
+
     def checkpoints(self) -> list[Path]:
         return list(self.home.glob("checkpoints/*/*/*/step-*"))
 

@@ -24,8 +24,9 @@ def assert_nothing_runs(machine):
 
 
 def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machine):
-    process = machine.start("trialfleet", "run", machine.write_study(), "--slots", 2, "--json")
-    victim, _ = machine.await_training()
+    study = machine.write_study(config={"epochs": 4})
+    process = machine.start("trialfleet", "run", study, "--slots", 2, "--json")
+    victim = machine.suspend_training()
     main = machine.processes("main")[0]["identity"]["pid"]
     libraries = Path(f"/proc/{main}/maps").read_text()
     assert "libtorch" not in libraries, "the worker's main process never imports torch"
@@ -58,7 +59,7 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
     assert len(list(machine.home.glob("wandb/offline-run-*"))) >= 4
     assert machine.status()["best"] == status["best"]
 
-    again = machine.run("run", machine.write_study(), timeout=30)
+    again = machine.run("run", study, timeout=30)
     assert "was finished before" in again
 
 
