@@ -8,7 +8,6 @@ import signal
 import tempfile
 from pathlib import Path
 
-import psutil
 import pytest
 from remains import ends_in_journal, processes_of
 from waiting import wait_until
@@ -94,26 +93,15 @@ def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
     machine.await_training()
     for entry in machine.processes("trial"):
         os.kill(entry["identity"]["pid"], signal.SIGSTOP)  # these cannot drain
-    # nobody else removes the names of the main process's semaphores
-    os.kill(semaphore_tracker(machine), signal.SIGKILL)
     process.send_signal(signal.SIGINT)
     wait_until(lambda: "draining" in read(process), "it drains")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    assert not list(Path("/dev/shm").glob("sem.trialfleet-*"))
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 2
     reaped = [event["ended"] for event in machine.events("reaped")]
     assert reaped.count("REQUEUED") == 2, "by a worker, before the leases end"
     assert_nothing_runs(machine)
-
-
-def semaphore_tracker(machine) -> int:
-    main = psutil.Process(machine.processes("main")[0]["identity"]["pid"])
-    [tracker] = [
-        child for child in main.children() if "semaphore_tracker" in " ".join(child.cmdline())
-    ]
-    return tracker.pid
 
 
 def test_a_killed_worker_and_a_killed_redis_are_started_again(machine):
