@@ -116,7 +116,8 @@ class ObjectiveModules:
         if self._folder is None:
             return {}
         below, found = os.path.join(self._folder, ""), {}  # noqa: PTH118 - with its separator
-        for name, module in list(sys.modules.items()):
+        # a copy is made in one go: during a list of items, other code may run, and import something
+        for name, module in sys.modules.copy().items():
             place = _place_of(module)
             if place is None or not place.startswith(below):
                 continue
