@@ -112,7 +112,7 @@ class Machine:
         return [entry for entry in json.loads(found.stdout) if entry["kind"] == kind]
 
     def await_training(self) -> list[dict[str, Any]]:
-        """The pool processes, as soon as two of them are past some steps of a trial."""
+        """The pool processes, as soon as two of them hold a trial and one is past some steps."""
 
         def training():
             held = [entry for entry in self.processes("trial") if entry["trial"] is not None]

@@ -77,12 +77,13 @@ def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
     }
     status = machine.status()
     assert (status["state"], status["trials"]["queued"]) == ("running", 3)
+    # the other may not have made a step yet
+    begun = {int(checkpoint.parts[-3]) for checkpoint in machine.checkpoints()}
+    assert begun
 
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 3
-    assert {event["trial"] for event in machine.events("resumed")} == {
-        entry["trial"] for entry in held
-    }
+    assert {event["trial"] for event in machine.events("resumed")} == begun
     assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(3), 1)
     assert_nothing_runs(machine)
 
