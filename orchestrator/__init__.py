@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from orchestrator.fleet import Fleet, connect
 from orchestrator.handle import StudyHandle
-from orchestrator.study import Study
-from orchestrator.submission import submit
+from orchestrator.submission.study import Study
+from orchestrator.submission.submit import submit
 
 __all__ = ["Fleet", "Study", "StudyHandle", "connect", "submit"]

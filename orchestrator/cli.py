@@ -17,17 +17,17 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
-from orchestrator.cache_commands import cache_app
+from orchestrator.driving.service import Service
 from orchestrator.fleet import connect
 from orchestrator.handle import StudyHandle
-from orchestrator.json_output import JsonOption, print_json
-from orchestrator.metric_directions import say_direction
-from orchestrator.process_tree import draw_tree
-from orchestrator.service import Service
+from orchestrator.local.cache_commands import cache_app
 from orchestrator.status import StudyStatus
-from orchestrator.study import import_directory, load_study
-from orchestrator.submission import submit as submit_study
-from orchestrator.watch import draw, draw_studies, open_view, summary
+from orchestrator.submission.metric_directions import say_direction
+from orchestrator.submission.study import import_directory, load_study
+from orchestrator.submission.submit import submit as submit_study
+from orchestrator.views.json_output import JsonOption, print_json
+from orchestrator.views.ps import draw_tree
+from orchestrator.views.watch import draw, draw_studies, open_view, summary
 from workers.logs import configure_logging, guard_tracebacks
 from workers.passwords import hide
 from workers.processes.hangup import on_hangup
@@ -77,7 +77,7 @@ def run(
 
     Example: trialfleet run ops/studies/language-id.yaml --slots 2
     """
-    from orchestrator.run import run as run_study
+    from orchestrator.local.run import run as run_study
 
     settings = _with_slots(Settings.from_environment(), slots)
     spec = load_study(study, trials=trials)

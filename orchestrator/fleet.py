@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import redis
 
 from orchestrator.handle import StudyHandle
-from orchestrator.status import StudyStatus, UnreadableStudy
+from orchestrator.status import StudyStatus, UnreadableRecord, UnreadableStudy
 from workers.coordination.connection import connect as connect_redis
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.protocol.errors import FleetError, RedisUnavailableError
 from workers.settings import Settings
-
-
-class UnreadableRecord(NamedTuple):
-    """The record of a process that tells nothing to this release."""
-
-    record: str
-    """Whose it is, as far as its key says."""
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import optuna
 import redis
 from optuna.trial import FrozenTrial
 
-from orchestrator.driven import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
-from orchestrator.following import follow
-from orchestrator.obstacles import obstacles
 from orchestrator.status import StudyStatus, build_status
-from orchestrator.storage import load_readonly, storage_url
+from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
+from orchestrator.storage.opening import load_readonly, storage_url
+from orchestrator.views.following import follow
+from orchestrator.views.obstacles import obstacles
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRegistry
@@ -69,7 +69,7 @@ class StudyHandle:
 
     def watch(self) -> StudyStatus:
         """Show the study live until it is over; Ctrl-C stops the watching only."""
-        from orchestrator.watch import open_view
+        from orchestrator.views.watch import open_view
 
         with open_view() as view:
             for status in self._follow():

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel
 
-from orchestrator.best_trials import best_first, is_feasible
-from orchestrator.driven import ATTR
+from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.best_trials import best_first, is_feasible
 from workers.coordination.leases import TrialLeases
 from workers.protocol.spec import Direction, StudySpec
 from workers.protocol.states import StudyState, TrialState
@@ -142,6 +142,14 @@ class UnreadableStudy(BaseModel):
 
     study: str
     state: Literal["unreadable"] = "unreadable"
+    reason: str
+
+
+class UnreadableRecord(NamedTuple):
+    """The record of a process that tells nothing to this release."""
+
+    record: str
+    """Whose it is, as far as its key says."""
     reason: str
 
 

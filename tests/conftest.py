@@ -15,7 +15,7 @@ from hub_server import HubServer
 from isolation import isolated
 from waiting import wait_until
 
-from orchestrator.local import EmbeddedRedis, find_servers
+from orchestrator.local.servers import EmbeddedRedis, find_servers
 from workers import passwords
 from workers.processes.gpus import count_gpus
 from workers.protocol.errors import InvalidInputError

@@ -24,9 +24,9 @@ from remains import ends_in_journal, files_of, keys_of, processes_of
 from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
-from orchestrator.local import EmbeddedRedis, LocalWorker, start_process, stop_process
-from orchestrator.storage import storage_url
-from orchestrator.study import build_spec
+from orchestrator.local.servers import EmbeddedRedis, LocalWorker, start_process, stop_process
+from orchestrator.storage.opening import storage_url
+from orchestrator.submission.study import build_spec
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import TrialLeases, TrialRecord
 from workers.coordination.studies import Studies, ensure_epoch

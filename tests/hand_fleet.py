@@ -5,10 +5,10 @@ from __future__ import annotations
 import optuna
 from waiting import wait_until
 
+from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.service import Service
 from orchestrator.status import StudyStatus
-from orchestrator.submission import submit
+from orchestrator.submission.submit import submit
 from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRecord, ProcessRegistry

@@ -11,9 +11,9 @@ from typing import Self, TypeVar
 import optuna
 from waiting import wait_until
 
+from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.service import Service
-from orchestrator.storage import storage_url
+from orchestrator.storage.opening import storage_url
 from workers.containers import Container
 from workers.coordination import keys
 from workers.coordination.inbox import Inbox

@@ -20,9 +20,9 @@ import redis
 from counted import STEPS_VARIABLE
 
 from orchestrator.handle import StudyHandle
-from orchestrator.local import EmbeddedRedis, LocalWorker, start_process, stop_process
+from orchestrator.local.servers import EmbeddedRedis, LocalWorker, start_process, stop_process
 from orchestrator.status import StudyStatus
-from orchestrator.study import Study
+from orchestrator.submission.study import Study
 from workers.settings import Settings
 
 #: Between two checkpoints of a trial.

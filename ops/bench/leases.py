@@ -27,7 +27,7 @@ from typing import Any, Final
 import psutil
 import redis
 
-from orchestrator.local import EmbeddedRedis
+from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import Grant, TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch

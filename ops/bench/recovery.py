@@ -34,7 +34,7 @@ from typing import Any
 import psutil
 from bench_fleet import BenchFleet, make_study
 
-from orchestrator.local import start_process, stop_process
+from orchestrator.local.servers import start_process, stop_process
 from workers.coordination.connection import connect
 from workers.processes.registry import ProcessEntry, ProcessRegistry
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from orchestrator.local import EmbeddedRedis
+from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination.connection import connect
 from workers.coordination.studies import ensure_epoch
 from workers.disk.ended_trials import EndedTrials

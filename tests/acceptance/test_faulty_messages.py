@@ -10,7 +10,7 @@ import threading
 import pytest
 from waiting import wait_until
 
-from orchestrator.storage import StudyStorage
+from orchestrator.storage.opening import StudyStorage
 from workers.coordination import keys
 from workers.coordination.hints import Hints
 from workers.coordination.leases import Grant
@@ -121,7 +121,7 @@ def test_an_orchestrator_that_was_stopped_writes_nothing_when_it_comes_back(flee
 
 DIES_AFTER_TELL = """
 import os, signal, sys
-from orchestrator.inbox import Collector
+from orchestrator.driving.collector import Collector
 collect = Collector.collect
 def collect_and_die(self, entries):
     collect(self, entries)
@@ -132,7 +132,7 @@ Collector.collect = collect_and_die
 
 DIES_AFTER_ASK = """
 import os, signal, sys
-from orchestrator.dispatch import Dispatcher
+from orchestrator.driving.dispatch import Dispatcher
 Dispatcher._enqueue = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -12,7 +12,7 @@ import redis
 from lossy_proxy import LossyProxy
 from waiting import wait_until
 
-from orchestrator.local import EmbeddedRedis
+from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination import keys
 from workers.protocol.states import TrialState
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from orchestrator.local import free_port
+from orchestrator.local.servers import free_port
 from workers.coordination import keys
 from workers.coordination.hints import Hints
 from workers.coordination.studies import Studies

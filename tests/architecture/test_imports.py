@@ -21,7 +21,13 @@ def modules_after(statement: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["orchestrator", "orchestrator.cli", "orchestrator.run", "workers.bootstrap", "workers.tasks"],
+    [
+        "orchestrator",
+        "orchestrator.cli",
+        "orchestrator.local.run",
+        "workers.bootstrap",
+        "workers.tasks",
+    ],
 )
 def test_the_main_processes_import_nothing_heavy(module):
     assert not modules_after(f"import {module}") & set(HEAVY)

@@ -9,8 +9,8 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from orchestrator.journal import JournalFile, JournalReader
-from orchestrator.storage import StudyStorage, check_same_spec, load_readonly
+from orchestrator.storage.journal import JournalFile, JournalReader
+from orchestrator.storage.opening import StudyStorage, check_same_spec, load_readonly
 from workers.protocol.errors import (
     FleetError,
     InvalidInputError,

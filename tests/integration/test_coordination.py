@@ -8,7 +8,7 @@ import pytest
 import redis
 from waiting import wait_until
 
-from orchestrator.local import EmbeddedRedis
+from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination import keys
 from workers.coordination.connection import connect, endpoint_file, resolve_url
 from workers.coordination.hints import Hints

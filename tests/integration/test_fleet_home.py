@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from orchestrator.service import Service
-from orchestrator.submission import submit
+from orchestrator.driving.service import Service
+from orchestrator.submission.submit import submit
 from workers.coordination import keys
 from workers.coordination.studies import Studies
 from workers.disk import fleet_home

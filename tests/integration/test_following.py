@@ -12,7 +12,7 @@ from hand_fleet import Fleet, turn_until
 from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
-from orchestrator.local import EmbeddedRedis
+from orchestrator.local.servers import EmbeddedRedis
 from workers.protocol.errors import InvalidInputError, RedisUnavailableError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.submission import submit
+from orchestrator.submission.submit import submit
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError, RemoteUnavailableError
 from workers.protocol.finetune import FinetuneConfig

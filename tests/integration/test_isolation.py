@@ -10,10 +10,10 @@ import pytest
 import redis
 from hand_fleet import SPACE, Fleet, turn_until
 
-from orchestrator import service as service_module
+from orchestrator.driving import service as service_module
+from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.service import Service
-from orchestrator.storage import journal_path, storage_url
+from orchestrator.storage.opening import journal_path, storage_url
 from workers.coordination import keys
 from workers.coordination.studies import Studies
 from workers.protocol.errors import StudyStalledError

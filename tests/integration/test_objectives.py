@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.preflight import check
-from orchestrator.submission import submit
+from orchestrator.submission.preflight import check
+from orchestrator.submission.submit import submit
 from workers.containers import Container
 from workers.importing import IMPORTING
 from workers.managers import MANAGERS
@@ -271,7 +271,7 @@ def main():
 SUBMITS = """
 from pathlib import Path
 from orchestrator import Study
-from orchestrator.run import run
+from orchestrator.local.run import run
 from workers.settings import Settings
 def objective(trial): return 2.0
 def main(): Study(objective, trials=1).submit()

@@ -16,9 +16,9 @@ import pytest
 from one_process_fleet import OneProcessFleet
 from optuna.trial import TrialState
 
-from orchestrator import service as service_module
-from orchestrator.driven import ATTR
-from orchestrator.space import make_pruner, make_sampler
+from orchestrator.driving import service as service_module
+from orchestrator.storage.attributes import ATTR
+from orchestrator.submission.space import make_pruner, make_sampler
 from workers.protocol.spec import StudySpec
 
 QUADRATIC = '''

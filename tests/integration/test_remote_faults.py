@@ -13,7 +13,7 @@ import pytest
 from one_process_fleet import OneProcessFleet
 
 from orchestrator.handle import StudyHandle
-from orchestrator.storage import storage_url
+from orchestrator.storage.opening import storage_url
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.managers import ModelManager, TokenizerManager

@@ -12,7 +12,7 @@ import pytest
 import redis
 from waiting import wait_until
 
-from orchestrator.local import find_servers, free_port, start_process, stop_process
+from orchestrator.local.servers import find_servers, free_port, start_process, stop_process
 from workers.coordination.connection import await_connection, connect
 from workers.coordination.rights import Role, rights_of, user_line
 from workers.protocol.errors import InvalidInputError, RightsMissingError

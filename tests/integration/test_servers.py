@@ -15,7 +15,7 @@ import pytest
 import redis
 from waiting import wait_until
 
-from orchestrator.local import find_servers, free_port, start_process, stop_process
+from orchestrator.local.servers import find_servers, free_port, start_process, stop_process
 from workers.coordination import keys
 from workers.coordination.address import parse_address, redact
 from workers.coordination.connection import _check_server, connect

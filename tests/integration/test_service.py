@@ -11,8 +11,8 @@ import pytest
 import redis
 from hand_fleet import Fleet, turn_until
 
+from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.service import Service
 from workers.coordination import keys
 from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from orchestrator.storage import storage_url
+from orchestrator.storage.opening import storage_url
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.studies import Studies

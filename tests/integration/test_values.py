@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from one_process_fleet import OneProcessFleet
 
-from orchestrator import service as service_module
+from orchestrator.driving import service as service_module
 from workers.coordination import keys
 from workers.coordination.inbox import KEEP_SET_ASIDE, entries_set_aside
 from workers.coordination.leases import TrialLeases
@@ -649,7 +649,7 @@ def test_an_end_that_got_lost_fails_its_trial(bench, client, monkeypatch):
 
 
 def test_attributes_that_a_storage_does_not_take_do_not_hide_the_values(bench, monkeypatch):
-    from orchestrator.driven import DrivenStudy
+    from orchestrator.driving.driven import DrivenStudy
 
     opened = bench()
     set_attr = DrivenStudy.set_attr

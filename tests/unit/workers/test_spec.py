@@ -6,7 +6,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.storage import check_same_spec
+from orchestrator.storage.opening import check_same_spec
 from workers.protocol.errors import StudyExistsError, UnknownMessageError
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec, merge_params, parse_duration

@@ -1,0 +1,1 @@
+"""Drives submitted studies: asks, enqueues, collects, tells, and reaps."""

@@ -1,0 +1,256 @@
+"""Collect: what trials report, ask for and end with, from the inbox stream into the storage.
+
+An entry that tells nothing, or something that the storage does not take, is set aside with its
+reason, where `status` shows it, and its trial goes on or ends all the same.
+
+Invariant: an entry is acknowledged only when the storage has it on disk; one that comes twice
+changes nothing, and none is read for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import FrozenTrial
+
+from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.reconcile import TOLD_AS
+from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.opening import refuses_value
+from orchestrator.submission.space import suggest
+from workers.coordination.inbox import Entry
+from workers.logs import get_logger
+from workers.protocol.errors import UnreadableEntryError
+from workers.protocol.messages import BrokenEntry, End, InboxEntry, Question, Report, Result
+from workers.protocol.plain import describe_error
+from workers.protocol.states import TrialState
+
+log = get_logger(__name__)
+
+#: How many of the entries that were set aside a status names.
+_SHOWN: Final = 5
+
+
+class Collector:
+    """Takes the inbox entries of one study in."""
+
+    def __init__(self, study: DrivenStudy) -> None:
+        self._study = study
+        #: why entries were set aside, the latest last
+        self.set_aside: deque[str] = deque(study.reasons_set_aside(_SHOWN), maxlen=_SHOWN)
+
+    def collect(self, entries: Sequence[Entry]) -> None:
+        """Take entries in, in their order, and bring them to disk, so that they may be dropped."""
+        ended: dict[int, TrialState] = {}
+        for entry in entries:
+            try:
+                state = self._take(entry)
+            except UnreadableEntryError as error:
+                state = self._set_aside(entry, str(error))
+            if state is not None and entry.number is not None:
+                ended[entry.number] = state
+        self._study.sync()
+        for number, state in ended.items():
+            self._study.leases.settle(number, state)
+
+    def tell_lost(self, number: int, state: TrialState) -> None:
+        """End a trial that Redis has as ended, and of whose end no entry is left."""
+        log.error("result_lost", study=self._study.name, trial=number, state=state)
+        self._tell_failed(number, f"its result was lost: Redis has it as {state}, and no more")
+        self._study.sync()
+        self._study.leases.settle(number, state)
+
+    def tell_cancelled(self, number: int, reason: str) -> None:
+        """End a trial that nobody has started, and that nobody is to start."""
+        self._tell_failed(number, f"{reason} before it began", TrialState.CANCELLED)
+        self._study.sync()
+
+    def _take(self, entry: Entry) -> TrialState | None:
+        """Take one entry in; the state of the trial if it is an end.
+
+        Raises:
+            UnreadableEntryError: It tells nothing, or something that the storage does not take.
+        """
+        if isinstance(entry, BrokenEntry):
+            raise UnreadableEntryError(entry.reason)
+        told = entry.decode()
+        try:
+            stored = self._study.stored(entry.number)
+        except KeyError:
+            # Redis kept what the storage lost, or never had
+            log.warning("unknown_trial", study=self._study.name, trial=entry.number)
+            return told.state if isinstance(told, End) else None
+        if isinstance(told, End):
+            return self._end(entry, told, stored)
+        if not stored.state.is_finished():
+            if isinstance(told, Report):
+                self._report(entry, told, stored)
+            else:
+                self._answer(entry, told)
+        return None
+
+    def _report(self, entry: InboxEntry, report: Report, stored: FrozenTrial) -> None:
+        if report.step not in stored.intermediate_values:
+            with _to_be_taken(f"report of trial {entry.number} at step {report.step}"):
+                self._study.report(entry.number, report.step, report.value)
+        if self._study.spec.pruner.type != "none":
+            answer = {
+                "request": f"report:{report.step}",
+                "prune": self._study.should_prune(entry.number),
+            }
+            self._study.leases.reply(entry.number, entry.token, answer)
+
+    def _answer(self, entry: InboxEntry, question: Question) -> None:
+        request = f"suggest:{question.name}"
+        try:
+            distribution = _distribution(question)
+            value = suggest(self._study.asked(entry.number), question.name, distribution)
+        except (ValueError, TypeError, ArithmeticError, UnreadableEntryError) as error:
+            # what the objective asked for cannot be had, and it is told so
+            answer = {"request": request, "error": describe_error(error, 500)}
+            self._study.leases.reply(entry.number, entry.token, answer)
+            return
+        # a suggestion that a worker has seen must outlive this process
+        self._study.sync()
+        self._study.leases.reply(
+            entry.number,
+            entry.token,
+            {"request": request, "value": value},
+            param=(question.name, value),
+        )
+
+    def _end(self, entry: InboxEntry, end: End, stored: FrozenTrial) -> TrialState:
+        """Tell Optuna how a trial ended; the first end that is told stays."""
+        state, result = end.state, end.result
+        if stored.state.is_finished():
+            self._compare(entry, end, stored)
+            return state
+        values = result.values if state is TrialState.COMPLETE else None
+        if state is TrialState.COMPLETE:
+            self._check_values(entry.number, values)
+        self._attach(entry, state, result)
+        self._study.tell(entry.number, TOLD_AS[state], values)
+        log.info(
+            "told",
+            study=self._study.name,
+            trial=entry.number,
+            state=state.value,
+            values=result.values,
+            error=result.error,
+        )
+        return state
+
+    def _compare(self, entry: InboxEntry, end: End, stored: FrozenTrial) -> None:
+        is_complete = end.state is TrialState.COMPLETE
+        differs = is_complete and stored.values != end.result.values
+        if stored.state is not TOLD_AS[end.state] or differs:
+            log.error(
+                "second_result_refused",
+                study=self._study.name,
+                trial=entry.number,
+                values=end.result.values,
+                stored=stored.values,
+            )
+
+    def _attach(self, entry: InboxEntry, state: TrialState, result: Result) -> None:
+        """Store what belongs to an end; what the storage does not take must not hide the rest."""
+        for key, constraint in result.constraints.items():
+            self._study.asked(entry.number).set_constraint(key, constraint)
+        problem = result.result_error
+        for key, value in result.user_attrs.items():
+            try:
+                with _to_be_taken(f"attribute {key!r} left out"):
+                    self._study.set_attr(entry.number, key, value)
+            except UnreadableEntryError as error:
+                problem = str(error)
+        facts: dict[str, Any] = {
+            f"{ATTR}state": state.value,
+            f"{ATTR}attempt": entry.attempt,
+            f"{ATTR}busy_seconds": round(result.busy_seconds, 3),
+            f"{ATTR}losses": entry.losses or None,
+            f"{ATTR}error": _explain_end(entry, state, result),
+            f"{ATTR}result_error": problem,
+            f"{ATTR}reports_left_out": result.num_reports_left_out or None,
+        }
+        for key, value in facts.items():
+            if value is not None:
+                self._study.set_attr(entry.number, key, value)
+
+    def _check_values(self, number: int, values: Sequence[float] | None) -> None:
+        """Refuse what Optuna would.
+
+        Raises:
+            UnreadableEntryError: There are not as many values as directions, or one is NaN.
+        """
+        wanted = len(self._study.spec.all_directions)
+        if values is None or len(values) != wanted or any(map(math.isnan, values)):
+            raise UnreadableEntryError(
+                f"end of trial {number}: COMPLETE with {values}, and the study has {wanted}"
+                " directions"
+            )
+
+    def _set_aside(self, entry: Entry, reason: str) -> TrialState | None:
+        """Keep an entry for people to look at; its trial, if it was its end, has failed."""
+        log.error("entry_set_aside", study=self._study.name, entry=entry.id, reason=reason)
+        self._study.keep_aside(entry, reason)
+        self.set_aside.append(reason)
+        if entry.number is None or not self._is_end_of(entry.number, entry.id):
+            return None
+        self._tell_failed(entry.number, f"its result could not be taken in: {reason}")
+        return TrialState.FAILED
+
+    def _is_end_of(self, number: int, entry_id: str) -> bool:
+        """Whether a trial ended in Redis with this very entry: nothing else will tell how."""
+        record = self._study.leases.record(number)
+        return record is not None and record.result_id == entry_id
+
+    def _tell_failed(self, number: int, error: str, state: TrialState = TrialState.FAILED) -> None:
+        try:
+            stored = self._study.stored(number)
+        except KeyError:
+            return
+        if not stored.state.is_finished():
+            self._study.set_attr(number, f"{ATTR}state", state.value)
+            self._study.set_attr(number, f"{ATTR}error", error)
+            self._study.tell(number, TOLD_AS[state], None)
+
+
+def _explain_end(entry: InboxEntry, state: TrialState, result: Result) -> str | None:
+    if state is not TrialState.DEAD or not result.is_loss:
+        return result.error
+    count = "1 process" if entry.losses == 1 else f"{entry.losses} processes"
+    return f"took {count} down: {result.error}"
+
+
+@contextmanager
+def _to_be_taken(what: str) -> Iterator[None]:
+    """Tell a storage that works, and does not take what it is given, from one that fails.
+
+    Raises:
+        UnreadableEntryError: It does not take it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not refuses_value(error):
+            raise
+        raise UnreadableEntryError(f"{what}: {describe_error(error, 300)}") from error
+
+
+def _distribution(question: Question) -> BaseDistribution:
+    """Read what a worker asks from.
+
+    Raises:
+        UnreadableEntryError: It is no distribution.
+    """
+    try:
+        return json_to_distribution(question.distribution)
+    except Exception as error:
+        raise UnreadableEntryError(
+            f"parameter {question.name!r}: no distribution: {describe_error(error, 200)}"
+        ) from error

@@ -1,0 +1,125 @@
+"""Dispatch: asks the sampler for trials, enqueues them, and announces them again when need be.
+
+Invariant: a trial is in the storage, on disk, before a worker can hear of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orchestrator.driving.collector import Collector
+from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.reconcile import Instruction, num_to_ask, reconcile
+from orchestrator.submission.space import suggest_all, values_of
+from workers.coordination.leases import CheckpointRef, TrialRecord
+from workers.disk.manifests import last_checkpoint, remove_checkpoints
+from workers.logs import get_logger
+from workers.protocol.states import TrialState
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+#: Trials that wait for a slot to come free, beyond those that run.
+SURPLUS: Final = 1
+
+
+class Dispatcher:
+    """Keeps just enough trials of one study in flight."""
+
+    def __init__(self, study: DrivenStudy, collector: Collector, settings: Settings) -> None:
+        self._study = study
+        self._collector = collector
+        self._times = settings.times
+        self._home = settings.home
+        #: trial -> when it was last announced again, on the server's clock, ms, and how often
+        self._announced: dict[int, tuple[int, int]] = {}
+
+    def fill(self, slots: int, *, may_start: bool) -> int:
+        """Ask for as many trials as `slots` can take, and enqueue them; how many they were."""
+        trials = self._study.trials
+        count = num_to_ask(
+            wanted=self._study.num_wanted,
+            asked=len(trials),
+            in_flight=sum(not trial.state.is_finished() for trial in trials),
+            slots=slots,
+            surplus=SURPLUS,
+            may_start=may_start,
+        )
+        numbers = []
+        for _ in range(count):
+            trial = self._study.ask()
+            suggest_all(trial, self._study.spec)
+            numbers.append(trial.number)
+        if numbers:
+            self._study.sync()
+        for number in numbers:
+            # what lies there is of a study of this name that somebody has removed
+            remove_checkpoints(self._home, self._study.name, number)
+            self._enqueue(number)
+        return count
+
+    def withdraw(self, reason: str) -> None:
+        """Cancel the trials that no worker has begun: nothing of the study is to be started.
+
+        One that lost its worker goes on: it has begun, and its checkpoint is there.
+
+        Args:
+            reason: Why, for the trial's error.
+        """
+        leases = self._study.leases
+        for number in leases.queued():
+            record = leases.record(number)
+            has_begun = record is not None and record.attempt > 0
+            if not has_begun and leases.settle(number, TrialState.CANCELLED, only_queued=True):
+                self._collector.tell_cancelled(number, reason)
+
+    def reconcile(self, now_ms: int, *, at_start: bool = False) -> None:
+        """Bring Redis and the storage together for every trial that has not ended.
+
+        Args:
+            now_ms: The server's clock.
+            at_start: Announce every queued trial: hints may have been lost meanwhile.
+        """
+        queued = self._study.leases.queued()
+        held = {**queued, **self._study.leases.running()}
+        patience = 0.0 if at_start else self._times.reconcile
+        # in a queue in which hints wait, a trial's own is likely among them: it is sent again
+        # all the same, later and later, since they may all be of other studies
+        is_idle = at_start or not self._study.hints_waiting()
+        for trial in self._study.trials:
+            if trial.state.is_finished():
+                if trial.number in held:  # Redis forgot the end that it once had told
+                    ended = self._study.state_attr(trial) or TrialState.FAILED
+                    self._study.leases.settle(trial.number, ended)
+                continue
+            record = self._study.leases.record(trial.number)
+            announced_ms, count = self._announced.get(trial.number, (0, 0))
+            since_ms = max(queued.get(trial.number, now_ms), announced_ms)
+            instruction = reconcile(
+                None if record is None else record.state,
+                waited_seconds=(now_ms - since_ms) / 1000,
+                patience_seconds=patience if is_idle else patience * 2**count,
+                is_inbox_empty=self._has_no_end_to_come(record),
+            )
+            if instruction is Instruction.ENQUEUE:
+                suggest_all(self._study.asked(trial.number), self._study.spec)
+                self._study.sync()
+                # Redis may have lost its data while the trial ran
+                found = last_checkpoint(self._home, self._study.name, trial.number)
+                self._enqueue(trial.number, found)
+            elif instruction is Instruction.SEND_HINT:
+                self._announced[trial.number] = now_ms, count + 1
+                log.info("announced_again", study=self._study.name, trial=trial.number)
+                self._study.send_hint(trial.number)
+            elif instruction is Instruction.TELL_LOST and record is not None:
+                self._collector.tell_lost(trial.number, record.state)
+
+    def _has_no_end_to_come(self, record: TrialRecord | None) -> bool:
+        """Whether a trial has ended in Redis and nothing will tell how: asked after it was read."""
+        return record is not None and record.state.is_terminal and self._study.has_empty_inbox()
+
+    def _enqueue(self, number: int, checkpoint: CheckpointRef | None = None) -> None:
+        params = values_of(self._study.spec, self._study.stored(number).params)
+        self._study.leases.enqueue(number, params, checkpoint)
+        self._study.send_hint(number)
+        log.info("enqueued", study=self._study.name, trial=number, params=params)

@@ -1,0 +1,228 @@
+"""A study that this orchestrator drives: its storage, its sampler, its trials in Redis.
+
+Invariant: whoever holds a `DrivenStudy` is the only writer of the study's storage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import redis
+from optuna.trial import FrozenTrial
+
+from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
+from orchestrator.storage.opening import StudyStorage, create_or_load_study
+from orchestrator.submission.space import make_pruner, make_sampler, num_points
+from workers.coordination.hints import Hints
+from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
+from workers.coordination.studies import Studies
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+
+
+class DrivenStudy:
+    """One study, open for writing.
+
+    Args:
+        client: The fleet's Redis.
+        hints: Sends the Celery messages.
+        name: The study, as submitted.
+
+    Raises:
+        InvalidInputError: Another orchestrator drives the study.
+    """
+
+    def __init__(self, client: redis.Redis, hints: Hints, name: str) -> None:
+        self.name = name
+        self._hints = hints
+        self._studies = Studies(client)
+        self.spec: StudySpec = self._studies.spec(name)
+        self.leases = self._studies.leases(name)
+        self._url = str(self._studies.storage_url(name))
+        self._storage = StudyStorage.open(self._url)
+        try:
+            self.study = self._open_study()
+            self._store_spec()
+        except BaseException:
+            self._storage.close()
+            raise
+        self._num_points = num_points(self.spec)
+        self._asked: dict[int, optuna.Trial] = {}
+        self._study_id = self._storage.storage.get_study_id_from_name(name)
+        attrs = self.study.user_attrs
+        self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
+        self._seconds_noted = self._seconds_before
+        self._opened_at: float | None = None
+
+    def take_spec(self, spec: StudySpec) -> None:
+        """Go on by a specification that somebody may have extended."""
+        if spec != self.spec:
+            self.spec = spec
+            self._store_spec()
+
+    def take_stop(self, *, is_stopped: bool) -> None:
+        """Keep with the results whether somebody asked that no further trial be started."""
+        if bool(self.study.user_attrs.get(STOPPED_ATTR)) != is_stopped:
+            self.study.set_user_attr(STOPPED_ATTR, is_stopped)
+
+    def start_epoch(self, epoch: str) -> None:
+        """Go on in a Redis that lost its data, and has the study again."""
+        self.leases = self._studies.leases(self.name, epoch)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the sampler has nothing more to suggest."""
+        return len(self.trials) >= self._num_points or bool(
+            self.study.user_attrs.get(EXHAUSTED_ATTR)
+        )
+
+    @property
+    def num_wanted(self) -> int:
+        """How many trials to run in all: never more than the sampler has points."""
+        return int(min(self.spec.trials, self._num_points))
+
+    @property
+    def wall_seconds(self) -> float:
+        """How long the study has been driven with trials to run."""
+        since = 0.0 if self._opened_at is None else time.monotonic() - self._opened_at
+        return self._seconds_before + since
+
+    def start_clock(self) -> None:
+        """Count time from now on: the first slot is there."""
+        if self._opened_at is None:
+            self._opened_at = time.monotonic()
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the study's `timeout` has passed."""
+        return self.spec.timeout is not None and self.wall_seconds >= self.spec.timeout
+
+    def note_clock(self, *, at_most_every: float = 0.0) -> None:
+        """Write down how long the study has been driven, for an orchestrator after this one.
+
+        Args:
+            at_most_every: Seconds of that time for which nothing is written, but that it is up.
+        """
+        seconds, timeout = self.wall_seconds, self.spec.timeout
+        is_up_now = timeout is not None and self._seconds_noted < timeout <= seconds
+        if is_up_now or seconds > self._seconds_noted + at_most_every:
+            self.study.set_user_attr(f"{ATTR}wall_seconds", round(seconds, 3))
+            self._seconds_noted = seconds
+
+    def stored(self, number: int) -> FrozenTrial:
+        """A trial as the storage has it.
+
+        Raises:
+            KeyError: The storage has no such trial.
+        """
+        return self._storage.storage.get_trial(self._trial_id(number))
+
+    def ask(self) -> optuna.Trial:
+        """A new trial."""
+        self.note_clock()  # a time-out holds however often this process is killed
+        trial = self.study.ask()
+        self._asked[trial.number] = trial
+        return trial
+
+    def asked(self, number: int) -> optuna.Trial:
+        """A trial that suggestions can be asked of."""
+        if number not in self._asked:
+            self._asked[number] = optuna.Trial(self.study, self._trial_id(number))
+        return self._asked[number]
+
+    def set_attr(self, number: int, key: str, value: Any) -> None:
+        """Attach a fact to a trial."""
+        self._storage.storage.set_trial_user_attr(self._trial_id(number), key, value)
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """Store an intermediate value."""
+        self._storage.storage.set_trial_intermediate_value(self._trial_id(number), step, value)
+
+    def should_prune(self, number: int) -> bool:
+        """Whether the pruner gives a trial up, by what is stored now."""
+        return bool(self.study.pruner.prune(self.study, self.stored(number)))
+
+    def tell(
+        self, number: int, state: optuna.trial.TrialState, values: Sequence[float] | None
+    ) -> None:
+        """End a trial in the storage."""
+        self.study.tell(number, values, state=state)
+        self._asked.pop(number, None)
+
+    def state_attr(self, trial: FrozenTrial) -> TrialState | None:
+        """How a finished trial ended, in the fleet's terms."""
+        text = trial.user_attrs.get(f"{ATTR}state")
+        return None if text is None else TrialState(text)
+
+    def send_hint(self, number: int, delay_seconds: float = 0.0) -> None:
+        """Announce that a trial may be claimed."""
+        self._hints.send(
+            self.name, number, self.leases.epoch, self.spec.resources.queue, delay_seconds
+        )
+
+    def hints_waiting(self) -> int:
+        """How many hints lie in the study's queue that no worker has fetched."""
+        return self._hints.waiting(self._studies.client, self.spec.resources.queue)
+
+    def publish(self, facts: dict[str, Any]) -> None:
+        """Show facts to workers and to people."""
+        self._studies.publish(self.name, facts)
+
+    def has_empty_inbox(self) -> bool:
+        """Whether nothing that the study's trials told waits to be taken in."""
+        return Inbox(self._studies.client, "").is_empty(self.name)
+
+    def reasons_set_aside(self, count: int) -> list[str]:
+        """Why entries of the study's inbox were set aside, the latest last."""
+        found = entries_set_aside(self._studies.client, self.name, count)
+        return [each.reason for each in reversed(found)]
+
+    def keep_aside(self, entry: Entry, reason: str) -> None:
+        """Set an entry of the inbox aside that cannot be taken in."""
+        set_aside(self._studies.client, self.name, entry, reason)
+
+    def sync(self) -> None:
+        """Bring all that was written to disk."""
+        self._storage.sync()
+
+    def close(self) -> None:
+        """Let another orchestrator drive the study."""
+        self.note_clock()
+        self._storage.sync()
+        self._storage.close()
+
+    def abandon(self) -> None:
+        """Write nothing more: another orchestrator drives the study."""
+        self._storage.close()
+
+    def _open_study(self) -> optuna.Study:
+        num_existing = self._storage.count_trials(self.name)
+        study = create_or_load_study(
+            self.spec,
+            self._storage.storage,
+            make_sampler(self.spec, num_existing=num_existing),
+            make_pruner(self.spec),
+        )
+        # what samplers call at their end, and what raises outside of `optimize`
+        study.stop = self._note_exhausted  # type: ignore[method-assign]
+        return study
+
+    def _note_exhausted(self) -> None:
+        self.study.set_user_attr(EXHAUSTED_ATTR, value=True)
+
+    def _store_spec(self) -> None:
+        """Keep the whole specification with the results, for those who read them without Redis."""
+        text = self.spec.model_dump_json()
+        if self.study.user_attrs.get(SPEC_ATTR) != text:
+            self.study.set_user_attr(SPEC_ATTR, text)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

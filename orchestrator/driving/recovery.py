@@ -1,0 +1,69 @@
+"""Finds the studies that storage holds unfinished and Redis has forgotten, so that they go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import optuna
+
+from orchestrator.storage.attributes import EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
+from orchestrator.storage.opening import open_reader, storage_url, stored_journals
+from workers.coordination.address import redact
+from workers.coordination.studies import Studies, Submitted
+from workers.logs import get_logger
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.spec import StudySpec
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+
+def resubmit_forgotten(settings: Settings, studies: Studies) -> list[str]:
+    """Write studies that Redis lost there again; their names.
+
+    Those of `FLEET_STORAGE`, or those with a journal under `FLEET_HOME`. A finished study is left
+    where it is: the storage alone tells about it. One that was stopped stays stopped.
+    """
+    found = []
+    for submitted in _unfinished(settings):
+        name = submitted.spec.name
+        if not studies.exists(name):
+            studies.restore(submitted)
+            log.warning("study_recovered", study=name, source="storage")
+            found.append(name)
+    return found
+
+
+def _unfinished(settings: Settings) -> Iterator[Submitted]:
+    for study in _stored_studies(settings):
+        text = study.user_attrs.get(SPEC_ATTR)
+        if text is None or study.user_attrs.get(EXHAUSTED_ATTR):
+            continue  # not made by trialfleet, or over
+        try:
+            spec = StudySpec.read(text)
+        except ValueError as error:
+            log.warning("stored_spec_unreadable", study=study.study_name, error=str(error))
+            continue
+        trials = study.get_trials(deepcopy=False)
+        if sum(trial.state.is_finished() for trial in trials) < spec.trials:
+            url = storage_url(settings, spec.name)
+            yield Submitted(spec, url, bool(study.user_attrs.get(STOPPED_ATTR)))
+
+
+def _stored_studies(settings: Settings) -> Iterator[optuna.Study]:
+    journals = [f"journal://{path}" for path in stored_journals(settings.home)]
+    for url in [settings.storage] if settings.storage else journals:
+        try:
+            yield from _studies_in(url)
+        except InvalidInputError:
+            raise  # a database that is not there at the start is told to whoever starts
+        except Exception:
+            log.exception("storage_unreadable", url=redact(url), hint="its studies are left alone")
+
+
+def _studies_in(url: str) -> list[optuna.Study]:
+    storage = open_reader(url)
+    if storage is None:
+        return []
+    names = [each.study_name for each in storage.get_all_studies()]
+    return [optuna.load_study(study_name=name, storage=storage) for name in names]

@@ -1,0 +1,1 @@
+"""What this machine runs and holds: `trialfleet run` with its servers, logs, and the cache."""

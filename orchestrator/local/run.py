@@ -1,0 +1,185 @@
+"""`trialfleet run`: a whole fleet on this machine, for one study, that leaves nothing behind.
+
+Invariant: on every way out the worker ends first, then the orchestrator writes down what it did,
+then Redis ends; running the same study again resumes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from orchestrator.driving.service import Service
+from orchestrator.handle import stored_status
+from orchestrator.local.log_files import keep_short
+from orchestrator.local.servers import EmbeddedRedis, LocalWorker
+from orchestrator.status import StudyStatus
+from orchestrator.storage.opening import storage_url, stored_identity
+from orchestrator.submission.metric_directions import say_direction
+from orchestrator.submission.preflight import import_path
+from orchestrator.submission.submit import prepared, submit
+from orchestrator.views.watch import View
+from workers.importing import refuse_while_importing
+from workers.processes.hangup import on_hangup
+from workers.protocol.errors import FleetError, InvalidInputError
+from workers.protocol.spec import FINETUNE, StudySpec
+from workers.settings import Settings, write_list
+
+#: How long a drained worker may take to save and end before it is killed.
+_DRAIN_SECONDS: Final = 60.0
+
+
+def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View) -> StudyStatus:
+    """Run a study on this machine to its end, or until Ctrl-C or a closed terminal.
+
+    Args:
+        spec: The study.
+        import_directory: Put on the import path of every process that is started.
+        settings: Slots, home, and Redis where it is not to be embedded.
+        view: Shows how it goes.
+
+    Returns:
+        The last status; its state is `running` if the run was interrupted.
+
+    Raises:
+        InvalidInputError: The study cannot run; nothing was enqueued.
+        FleetError: The worker ended by itself.
+    """
+    refuse_while_importing("runs a study")
+    spec = prepared(spec, settings, import_directory=import_directory, tell=view.say)
+    view.say(say_direction(spec))
+    finished = _finished_before(spec, settings)
+    if finished is not None:
+        view.say(f"study {spec.name!r} was finished before; raise `trials` to extend it")
+        return finished
+    with ExitStack() as stack:
+        stack.enter_context(_exclusive(settings.home))
+        redis = None
+        if settings.redis_url is None:
+            redis = stack.enter_context(EmbeddedRedis(settings.home))
+            settings = settings.model_copy(update={"redis_url": redis.url})
+        submit(spec, settings, import_directory=import_directory)
+        service = stack.enter_context(Service(settings, only=spec.name, on_status=view.update))
+        worker = LocalWorker(
+            _environment(spec, import_directory, settings),
+            settings.home / "logs" / "worker.log",
+            spec.resources.queue,
+        )
+        stack.callback(worker.stop, _DRAIN_SECONDS)
+        interrupted = stack.enter_context(_interruptible(worker, view))
+        fleet = _Fleet(redis, worker.start(), view)
+        return _drive(spec.name, service, fleet, interrupted)
+
+
+@dataclass(frozen=True)
+class _Fleet:
+    """What this run has started, and starts again when somebody kills it."""
+
+    redis: EmbeddedRedis | None
+    worker: LocalWorker
+    view: View
+
+    def revive(self, *, is_draining: bool) -> None:
+        """Start again what was killed."""
+        if self.redis is not None and self.redis.revive():
+            self.view.say("the embedded Redis was killed; started it again")
+        if not is_draining and self.worker.revive():
+            self.view.say("the worker was killed; started it again")
+
+
+def _drive(name: str, service: Service, fleet: _Fleet, interrupted: threading.Event) -> StudyStatus:
+    """Turn the orchestrator's loop until the study is over, or the worker has drained."""
+    worker = fleet.worker
+    while True:
+        fleet.revive(is_draining=interrupted.is_set())
+        has_ended = worker.poll() is not None
+        service.is_draining = interrupted.is_set()
+        service.turn()
+        keep_short(service.settings.home)
+        status = service.status(name)
+        if status is not None and status.is_over:
+            return status
+        if has_ended and interrupted.is_set():
+            if status is None:
+                raise FleetError(f"study {name!r} was interrupted before it began")
+            return status
+        if has_ended:
+            tail = "\n".join(worker.log.read_text(errors="replace").splitlines()[-10:])
+            raise FleetError(
+                f"the worker ended with code {worker.poll()}; the end of {worker.log}:\n{tail}"
+            )
+
+
+def _finished_before(spec: StudySpec, settings: Settings) -> StudyStatus | None:
+    """The status of the study if all its trials have ended, else None."""
+    if stored_identity(storage_url(settings, spec.name), spec.name) is None:
+        return None
+    status = stored_status(spec.name, settings)
+    return status if status.num_ended >= spec.trials and not status.trials["queued"] else None
+
+
+def _environment(spec: StudySpec, import_directory: Path, settings: Settings) -> dict[str, str]:
+    """What the worker and all its processes see."""
+    environment = {**os.environ, **settings.to_environment()}
+    if spec.objective != FINETUNE:
+        module = spec.objective.rpartition(":")[0]
+        environment["FLEET_OBJECTIVES"] = write_list([*settings.objectives, module])
+        environment["PYTHONPATH"] = import_path(import_directory)
+    return environment
+
+
+@contextmanager
+def _exclusive(home: Path) -> Iterator[None]:
+    """Hold the one lock of a home: two fleets in one would share queue and Redis."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "run.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInputError(
+                f"another `trialfleet run` uses FLEET_HOME={home}; wait for it, or set FLEET_HOME"
+                " to another directory"
+            ) from error
+        yield
+
+
+@contextmanager
+def _interruptible(worker: LocalWorker, view: View) -> Iterator[threading.Event]:
+    """Make Ctrl-C, SIGTERM and a terminal that closes drain the worker.
+
+    A second Ctrl-C or SIGTERM ends it at once, and is still safe.
+    """
+    interrupted = threading.Event()
+
+    def drain() -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            worker.drain()
+            view.say("draining: trials save a checkpoint and stop; again to end at once")
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            worker.end()
+            view.say("ending at once; run again to resume")
+        drain()
+
+    before: dict[int, Any] = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    on_hangup(drain)
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

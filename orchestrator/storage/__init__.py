@@ -1,0 +1,1 @@
+"""Where results lie: Optuna's journal with one writer, or a database."""

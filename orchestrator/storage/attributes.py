@@ -1,0 +1,22 @@
+"""The attributes of studies and trials that the fleet itself keeps with the results."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from workers.protocol.plain import OWN_PREFIX
+
+#: Prefix of the attributes that the fleet itself keeps in the storage.
+ATTR: Final = OWN_PREFIX
+
+#: The study attribute that says that its sampler has nothing more to suggest.
+EXHAUSTED_ATTR: Final = f"{ATTR}exhausted"
+
+#: The study attribute that says that no further trial is to be started, for when Redis forgot it.
+STOPPED_ATTR: Final = f"{ATTR}stopped"
+
+#: The study attribute that holds the whole specification.
+SPEC_ATTR: Final = f"{ATTR}spec"
+
+#: The study attribute that holds what makes two submissions the same study.
+IDENTITY_ATTR: Final = f"{ATTR}identity"

@@ -1,0 +1,234 @@
+"""Opens the Optuna storage that holds a study's results: a journal file, or any RDB URL.
+
+Invariant: only a driving orchestrator opens a storage for writing.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from pydantic import ValidationError
+
+from orchestrator.storage.attributes import IDENTITY_ATTR
+from orchestrator.storage.journal import JournalFile, JournalReader
+from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
+from workers.protocol.plain import describe_error
+from workers.protocol.spec import StudySpec
+from workers.settings import Settings
+
+_JOURNAL: Final = "journal://"
+
+
+def storage_url(settings: Settings, study: str) -> str:
+    """Where a study's results go: `FLEET_STORAGE`, else a journal of its own under the home."""
+    return settings.storage or f"{_JOURNAL}{journal_path(settings.home, study)}"
+
+
+def journal_path(home: Path, study: str) -> Path:
+    """The journal of a study under a home."""
+    return home / "studies" / study / "journal.log"
+
+
+def stored_journals(home: Path) -> list[Path]:
+    """The journals of all studies under a home."""
+    return sorted(home.glob("studies/*/journal.log"))
+
+
+@dataclass(frozen=True)
+class StudyStorage:
+    """A storage that is open for writing."""
+
+    storage: BaseStorage
+    sync: Callable[[], None]
+    """Brings all that was written to disk; a database has done so already."""
+    close: Callable[[], None]
+
+    @classmethod
+    def open(cls, url: str) -> StudyStorage:
+        """Open a storage for writing.
+
+        Raises:
+            InvalidInputError: Another orchestrator writes it, or it cannot be read.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if url.startswith(_JOURNAL):
+            journal = JournalFile(Path(url.removeprefix(_JOURNAL)))
+            try:
+                replayed = _journal_storage(journal)
+            except (FleetError, OSError):
+                journal.close()
+                raise
+            except Exception as error:
+                journal.close()
+                raise InvalidInputError(
+                    f"{url} cannot be read: {describe_error(error, 200)}; move it away, or mend"
+                    " the line that is no entry of Optuna's journal"
+                ) from error
+            return cls(replayed, journal.sync, journal.close)
+        database = _open_database(url, optuna.storages.RDBStorage)
+        return cls(database, lambda: None, database.remove_session)
+
+    def count_trials(self, name: str) -> int:
+        """How many trials a study has; 0 if there is no such study."""
+        try:
+            study_id = self.storage.get_study_id_from_name(name)
+        except KeyError:
+            return 0
+        return self.storage.get_n_trials(study_id)
+
+
+def open_reader(url: str) -> BaseStorage | None:
+    """A storage to read from, or None if there is no journal (yet) at that path."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not url.startswith(_JOURNAL):
+        from orchestrator.storage.read_only import ReadOnlyDatabase  # it imports SQLAlchemy
+
+        return _open_database(url, ReadOnlyDatabase)
+    path = Path(url.removeprefix(_JOURNAL))
+    return _journal_storage(JournalReader(path)) if path.exists() else None
+
+
+def load_readonly(url: str, name: str) -> optuna.Study:
+    """A study as it is now, not to be written to.
+
+    Raises:
+        InvalidInputError: The storage is not here, or does not know the study.
+    """
+    storage = open_reader(url)
+    if storage is not None:
+        try:
+            return optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            pass
+    raise InvalidInputError(
+        f"study {name!r} is not known: neither a running fleet nor {url} has it; see `trialfleet"
+        " studies`, and set FLEET_HOME or FLEET_STORAGE as the orchestrator has them"
+    )
+
+
+def create_or_load_study(
+    spec: StudySpec, storage: BaseStorage, sampler: BaseSampler, pruner: BasePruner
+) -> optuna.Study:
+    """The study of a specification, made if it is not there.
+
+    Raises:
+        StudyExistsError: The name stands for a study with other settings.
+    """
+    study = optuna.create_study(
+        study_name=spec.name,
+        storage=storage,
+        directions=spec.all_directions,
+        sampler=sampler,
+        pruner=pruner,
+        load_if_exists=True,
+    )
+    known = study.user_attrs.get(IDENTITY_ATTR)
+    if known is None:
+        if study.get_trials(deepcopy=False):
+            raise StudyExistsError(
+                f"study {spec.name!r} was not made by trialfleet; choose another name"
+            )
+        study.set_user_attr(IDENTITY_ATTR, json.dumps(spec.identity()))
+        if len(spec.metrics) == len(spec.all_directions):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(spec.metrics)
+    else:
+        check_same_spec(spec, json.loads(known))
+    return study
+
+
+def stored_identity(url: str, name: str) -> dict[str, Any] | None:
+    """What the storage knows of the study of that name, or None."""
+    storage = open_reader(url)
+    if storage is None:
+        return None
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+    known = study.user_attrs.get(IDENTITY_ATTR)
+    return None if known is None else dict(json.loads(known))
+
+
+def check_same_spec(spec: StudySpec, known: dict[str, Any]) -> None:
+    """Hold a specification against the identity of the study that has its name.
+
+    Raises:
+        StudyExistsError: They differ; the message names the first difference.
+    """
+    wanted = json.loads(json.dumps(spec.identity()))
+    with suppress(ValidationError):  # of a release that is none of ours: as it stands
+        known = json.loads(json.dumps(StudySpec.read(known).identity()))
+    # as text: NaN is unlike itself
+    if json.dumps(wanted, sort_keys=True) != json.dumps(known, sort_keys=True):
+        path, before, now = _first_difference(known, wanted, spec.name)
+        raise StudyExistsError(
+            f"study {spec.name!r} exists with {path} = {json.dumps(before)}, and now it is"
+            f" {json.dumps(now)}; choose another `name`, or set it back"
+        )
+
+
+def _first_difference(before: Any, now: Any, path: str, prefix: str = "") -> tuple[str, Any, Any]:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return prefix or path, before, now
+    for key in [*now, *before]:
+        if before.get(key) != now.get(key):
+            below = f"{prefix}.{key}" if prefix else str(key)
+            return _first_difference(before.get(key), now.get(key), path, below)
+    return prefix or path, before, now
+
+
+def _journal_storage(backend: BaseJournalBackend) -> JournalStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return JournalStorage(backend)
+
+
+def is_database_error(error: Exception) -> bool:
+    """Whether a database failed, and not the study."""
+    if isinstance(error, optuna.exceptions.StorageInternalError):
+        return True
+    return type(error).__module__.startswith("sqlalchemy")  # without importing it
+
+
+def refuses_value(error: BaseException) -> bool:
+    """Whether a storage works, and does not take what it was given."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, (ValueError, TypeError, OverflowError, RecursionError)):
+            return True
+        is_database = type(found).__module__.startswith("sqlalchemy")
+        if is_database and type(found).__name__ in {"DataError", "IntegrityError"}:
+            return True
+        found = found.__cause__
+    return False
+
+
+def _open_database(url: str, kind: type[optuna.storages.RDBStorage]) -> optuna.storages.RDBStorage:
+    try:
+        return kind(url)
+    except ImportError as error:
+        _refuse(url, error, "install the database's driver")
+    except Exception as error:
+        if is_database_error(error):
+            _refuse(url, error, "write an SQLAlchemy URL such as postgresql://user@host/db")
+        raise
+
+
+def _refuse(url: str, error: Exception, way_out: str) -> NoReturn:
+    first = str(error).splitlines()[0]
+    raise InvalidInputError(
+        f"FLEET_STORAGE = {url.partition('@')[2] or url}: {first}; {way_out}"
+    ) from error

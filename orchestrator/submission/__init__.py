@@ -1,0 +1,1 @@
+"""What is handed in, checked before anything is enqueued."""

@@ -1,0 +1,104 @@
+"""What can be known to be wrong with a study of the built-in objective, its data files included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.submission.read_files import ReadFiles
+from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.finetune import METRICS, DataConfig, FinetuneConfig
+from workers.protocol.spec import (
+    FINETUNE,
+    CategoricalDimension,
+    Dimension,
+    StudySpec,
+    merge_params,
+)
+
+
+def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
+    """Refuse settings of the built-in objective that could not be trained.
+
+    Returns:
+        What people should know of the data, a line each.
+
+    Args:
+        spec: The study.
+        home: Where it is kept which data files were read and found good; None keeps nothing.
+
+    Raises:
+        InvalidInputError: The message names the field, or the file and its row, and the way out.
+    """
+    if not spec.metrics:
+        raise InvalidInputError(f"metric is missing; {FINETUNE} reports {', '.join(METRICS)}")
+    for metric in spec.metrics:
+        if metric not in METRICS:
+            raise InvalidInputError(
+                f"metric = {metric!r}: {FINETUNE} reports {', '.join(METRICS)}"
+                f"{nearest(metric, METRICS)}"
+            )
+    for name in spec.space:
+        _check_setting(f"space.{name}", name.split("."), FinetuneConfig)
+    config = _validated(spec.config, "config")
+    for corner, params in _corners(spec.space):
+        _validated(merge_params(spec.config, params), corner)
+    read = ReadFiles(home)
+    found = [read.check(data) for data in _data_variants(spec, config)]
+    return list(dict.fromkeys(chain.from_iterable(found)))
+
+
+def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:
+    """Walk a dotted name down the settings."""
+    head, *rest = path
+    if head not in model.model_fields:
+        if model.model_config.get("extra") == "allow":
+            return
+        raise InvalidInputError(
+            f"{label}: no such setting of {FINETUNE}{nearest(head, model.model_fields)}"
+        )
+    section = model.model_fields[head].annotation
+    is_section = isinstance(section, type) and issubclass(section, BaseModel)
+    if is_section != bool(rest):
+        problem = "is a group of settings; name one in it" if is_section else "has none below it"
+        raise InvalidInputError(f"{label}: {head!r} {problem}")
+    if rest and isinstance(section, type):
+        _check_setting(label, rest, section)
+
+
+def _corners(space: Mapping[str, Dimension]) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Each bound and each choice of each parameter, by itself."""
+    for name, dimension in space.items():
+        values = (
+            dimension.choices
+            if isinstance(dimension, CategoricalDimension)
+            else [dimension.low, dimension.high]
+        )
+        for value in values:
+            yield f"space.{name}", {name: value}
+
+
+def _validated(config: Mapping[str, Any], label: str) -> FinetuneConfig:
+    try:
+        return FinetuneConfig.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        where = label if label.startswith("space.") else ".".join([label, *path])
+        if first["type"] == "extra_forbidden":
+            _check_setting(where, path, FinetuneConfig)
+        message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        raise InvalidInputError(f"{where} = {first['input']!r}: {message}") from error
+
+
+def _data_variants(spec: StudySpec, config: FinetuneConfig) -> Iterable[DataConfig]:
+    """Every data section that a trial may get, as far as sources and columns are varied."""
+    yield config.data
+    for name, dimension in spec.space.items():
+        if name.startswith("data.") and isinstance(dimension, CategoricalDimension):
+            for choice in dimension.choices:
+                yield FinetuneConfig.model_validate(merge_params(spec.config, {name: choice})).data

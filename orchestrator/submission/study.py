@@ -1,0 +1,238 @@
+"""Studies as users write them, in YAML or in a script, read into a checked specification.
+
+Invariant: what cannot be read ends in one line that names the field, the value and the way out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.handle import StudyHandle
+from orchestrator.submission.metric_directions import with_direction
+from orchestrator.submission.objective_reference import reference_to
+from orchestrator.submission.study_file import read_study_file
+from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.finetune import FILE_FORMATS, HUB
+from workers.protocol.spec import (
+    FINETUNE,
+    CategoricalDimension,
+    FloatDimension,
+    IntDimension,
+    ResourcesSpec,
+    StudySpec,
+)
+from workers.settings import Settings
+
+#: The tags of the dimensions, which pydantic puts into the path of an error.
+_TAGS: Final[dict[str, type[BaseModel]]] = {
+    "float": FloatDimension,
+    "int": IntDimension,
+    "categorical": CategoricalDimension,
+}
+
+
+class Study:
+    """A study, as a script makes one.
+
+    Args:
+        objective: `finetune`, `package.module:function`, `file.py:function`, or whatever can be
+            called with a trial and has a name in a module that workers can import.
+        name: By default the objective's.
+        direction: `maximize` or `minimize` (the default, as in Optuna).
+        directions: One for each value, for several objectives.
+        metric: What the value is called; picks it if the objective returns a mapping.
+        trials: How many trials to run in all.
+        timeout: Seconds, or text such as `2h`, after which no further trial is started.
+        max_failures: Failures of one trial after which it is given up.
+        max_losses: Processes that one trial may take down before it is given up.
+        sampler: A short name, or a mapping with `type`, `seed` and options.
+        pruner: A short name, or a mapping with `type` and options.
+        space: Parameters by name, as in YAML; empty where the objective suggests its own.
+        config: The objective's fixed settings.
+        resources: `queue` and `gpus`.
+
+    Raises:
+        InvalidInputError: A field holds what it does not take.
+    """
+
+    def __init__(
+        self,
+        objective: str | Callable[..., Any],
+        *,
+        name: str | None = None,
+        direction: str | None = None,
+        directions: Sequence[str] | None = None,
+        metric: str | Sequence[str] | None = None,
+        trials: int = 20,
+        timeout: float | str | None = None,
+        max_failures: int = 3,
+        max_losses: int = 10,
+        sampler: str | Mapping[str, Any] | None = None,
+        pruner: str | Mapping[str, Any] | None = None,
+        space: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ) -> None:
+        reference = objective if isinstance(objective, str) else reference_to(objective)
+        fields = {
+            "name": name or _name_of(reference),
+            "objective": reference,
+            "direction": direction,
+            "directions": directions,
+            "metric": metric,
+            "trials": trials,
+            "timeout": timeout,
+            "max_failures": max_failures,
+            "max_losses": max_losses,
+            "sampler": sampler,
+            "pruner": pruner,
+            "space": space,
+            "config": config,
+            "resources": resources,
+        }
+        given = {field: value for field, value in fields.items() if value is not None}
+        self.spec = build_spec(given, "Study", base=Path.cwd())
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Study:
+        """The study of a YAML file.
+
+        Raises:
+            InvalidInputError: The file cannot be read as one.
+        """
+        study = cls.__new__(cls)
+        study.spec = load_study(str(path))
+        return study
+
+    def submit(self, settings: Settings | None = None) -> StudyHandle:
+        """Hand the study to the fleet; submitting it again extends it.
+
+        Raises:
+            InvalidInputError: The study cannot run; nothing was enqueued.
+            RedisUnavailableError: The fleet's Redis does not answer.
+        """
+        from orchestrator.submission.submit import submit
+
+        return submit(self.spec, settings, import_directory=import_directory(self.spec.objective))
+
+
+def load_study(reference: str, *, trials: int | None = None) -> StudySpec:
+    """The specification of a YAML file, or of a bare objective.
+
+    Args:
+        reference: A YAML file, `module:objective` or `file.py:objective`.
+        trials: Overrides the study's number of trials.
+
+    Raises:
+        InvalidInputError: It is neither, or a field holds what it does not take.
+    """
+    if _is_objective(reference):
+        fields: dict[str, Any] = {"name": _name_of(reference), "objective": reference}
+        origin, base = reference, Path.cwd()
+    else:
+        path = Path(reference).expanduser()
+        fields, origin, base = read_study_file(path), path.name, path.absolute().parent
+    if trials is not None:
+        fields = {**fields, "trials": trials}
+    return build_spec(fields, origin, base=base)
+
+
+def import_directory(reference: str) -> Path:
+    """The directory whose modules a study may import: its file's, else the current one."""
+    name = reference.rpartition(":")[0] if _is_objective(reference) else reference
+    path = Path(name).expanduser()
+    return path.absolute().parent if path.suffix else Path.cwd()
+
+
+def build_spec(fields: Mapping[str, Any], origin: str, *, base: Path) -> StudySpec:
+    """Check the fields of a study.
+
+    Args:
+        fields: As in YAML.
+        origin: Where they are from, for messages.
+        base: What relative paths of objectives and data are relative to.
+
+    Raises:
+        InvalidInputError: The first field that cannot be used, its value, and the way out.
+    """
+    fields = {"name": Path(origin).stem, **_with_absolute_paths(fields, base)}
+    fields = with_direction(fields)
+    try:
+        return StudySpec.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidInputError(f"{origin}: {_explain(error)}") from error
+
+
+def _is_objective(reference: str) -> bool:
+    """Whether the text is `module:function` or `file.py:function`."""
+    module, _, function = reference.rpartition(":")
+    return bool(module) and all(part.isidentifier() for part in function.split("."))
+
+
+def _name_of(reference: str) -> str:
+    module, _, function = reference.rpartition(":")
+    stem = Path(module).stem if module.endswith(".py") else module
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{stem}-{function}".strip("-"))
+
+
+def _with_absolute_paths(fields: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Workers run elsewhere: objectives in files, and data files, travel as absolute paths."""
+    resolved = dict(fields)
+    objective = resolved.get("objective", FINETUNE)
+    if isinstance(objective, str) and ".py:" in objective:
+        path, _, function = objective.rpartition(":")
+        resolved["objective"] = f"{(base / Path(path).expanduser()).resolve()}:{function}"
+    config = resolved.get("config")
+    data = config.get("data") if isinstance(config, dict) else None
+    if objective == FINETUNE and isinstance(config, dict) and isinstance(data, dict):
+        files = {
+            key: str((base / Path(value).expanduser()).resolve())
+            for key in ("source", "validation")
+            if isinstance(value := data.get(key), str)
+            and not value.startswith(HUB)
+            and Path(value).suffix.lower() in FILE_FORMATS
+        }
+        files |= {
+            key: f"{HUB}{(base / Path(value.removeprefix(HUB)).expanduser()).resolve()}"
+            for key in ("source", "validation")
+            if isinstance(value := data.get(key), str) and value.startswith((f"{HUB}.", f"{HUB}~"))
+        }
+        resolved["config"] = {**config, "data": {**data, **files}}
+    return resolved
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem, in one line; a name that is unknown before what is missing for it."""
+    problems = error.errors()
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    first = [*unknown, *problems][0]
+    path = [str(part) for part in first["loc"]]
+    owner: type[BaseModel] = StudySpec
+    if path[:1] == ["space"] and len(path) > 2 and path[2] in _TAGS:
+        owner = _TAGS[path.pop(2)]
+    elif path[:1] == ["resources"]:
+        owner = ResourcesSpec
+    name, value = ".".join(path), first["input"]
+    if first["type"] == "extra_forbidden":
+        known = list(owner.model_fields)
+        hint = nearest(path[-1], known) or f"; there are {', '.join(known)}"
+        return f"{name} = {value!r}: no such setting{hint}"
+    if first["type"] == "missing":
+        return f"{name} is missing; give it a value"
+    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        given = value.get("type") if isinstance(value, dict) else value
+        return (
+            f"{name}.type = {given!r}{nearest(str(given), _TAGS)}; it is one of {', '.join(_TAGS)}"
+        )
+    if first["type"] == "string_pattern_mismatch":
+        return (
+            f"{name} = {value!r}: use letters, digits, dots, dashes and underscores, with a letter"
+            " or a digit first"
+        )
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    return f"{name} = {value!r}: {message}" if name else message

@@ -1,0 +1,99 @@
+"""Submitting a study: checked as a whole, compared with what is known, then written in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.handle import StudyHandle
+from orchestrator.storage.opening import check_same_spec, storage_url, stored_identity
+from orchestrator.submission.commits import with_commits
+from orchestrator.submission.model_check import kept_checks
+from orchestrator.submission.preflight import check
+from workers.coordination.connection import connect
+from workers.coordination.studies import Studies, ensure_epoch
+from workers.disk.fleet_home import FleetHome
+from workers.importing import refuse_while_importing
+from workers.logs import get_logger
+from workers.protocol.spec import StudySpec
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+
+def submit(
+    spec: StudySpec,
+    settings: Settings | None = None,
+    *,
+    import_directory: Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> StudyHandle:
+    """Hand a study to the fleet; one that is known is extended if it is the same otherwise.
+
+    Args:
+        spec: The study.
+        settings: Where the fleet is; by default the environment's.
+        import_directory: Where the objective's module lies, beside the import path.
+        tell: Told what people should know of the study's data; by default, the log is.
+
+    Raises:
+        InvalidInputError: The study cannot run, or the home belongs to another fleet; nothing was
+            enqueued.
+        StudyExistsError: The name stands for a study with other settings.
+        RedisUnavailableError: The fleet's Redis does not answer.
+    """
+    refuse_while_importing("hands in a study")
+    settings = settings or Settings.from_environment()
+    spec = prepared(spec, settings, import_directory=import_directory, tell=tell)
+    client = connect(settings)
+    try:
+        FleetHome(client, settings.home).join()
+        studies = Studies(client)
+        if studies.exists(spec.name):
+            known = studies.spec(spec.name)
+            spec = with_commits(spec, known.config)
+            check_same_spec(spec, known.identity())
+        ensure_epoch(client)
+        studies.submit(spec, storage_url(settings, spec.name))
+    finally:
+        client.close()
+    return StudyHandle(spec.name, settings)
+
+
+def prepared(
+    spec: StudySpec,
+    settings: Settings,
+    *,
+    import_directory: Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> StudySpec:
+    """A study that was checked, with the commits of what it reads from a hub.
+
+    Args:
+        spec: The study.
+        settings: Where its storage is.
+        import_directory: Where the objective's module lies, beside the import path.
+        tell: Told what people should know of the study's data; by default, the log is.
+
+    Raises:
+        InvalidInputError: It cannot run.
+        StudyExistsError: The storage has another one under its name.
+        RemoteUnavailableError: A hub or a file share did not answer, whatever was tried.
+    """
+    known = stored_identity(storage_url(settings, spec.name), spec.name)
+    spec = with_commits(spec, None if known is None else known.get("config"))
+    findings = check(
+        spec,
+        import_directory=import_directory,
+        home=settings.home,
+        cache=kept_checks(settings),
+    )
+    for finding in findings:
+        (tell or _log)(finding)
+    if known is not None:
+        check_same_spec(spec, known)
+    return spec
+
+
+def _log(finding: str) -> None:
+    log.warning("data_finding", finding=finding)

@@ -1,0 +1,1 @@
+"""How people see studies and processes: text, tables, JSON; nothing here changes anything."""

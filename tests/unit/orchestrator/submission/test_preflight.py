@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from orchestrator.submission.preflight import check
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.spec import StudySpec
+
+
+def finetune(**fields):
+    return StudySpec(**{"name": "s", "metric": "accuracy", **fields})
+
+
+RATE = {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}
+
+
+def test_a_good_study_passes():
+    check(
+        finetune(
+            space={
+                "learning_rate": RATE,
+                "model.num_hidden_layers": {"type": "int", "low": 1, "high": 2},
+                "data.max_length": {"type": "categorical", "choices": [16, 32]},
+            },
+            config={"model": {"architecture": "bert", "hidden_size": 64}, "epochs": 2},
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"metric": None}, "metric is missing; finetune reports accuracy, f1, loss"),
+        ({"metric": "acuracy"}, "metric = 'acuracy': finetune reports accuracy, f1, loss; did you"),
+        ({"space": {"learnig_rate": RATE}}, "space.learnig_rate: no such setting of finetune; did"),
+        ({"space": {"data": RATE}}, "space.data: 'data' is a group of settings"),
+        ({"space": {"epochs.x": RATE}}, "space.epochs.x: 'epochs' has none below it"),
+        ({"space": {"data.sorce": RATE}}, "space.data.sorce: no such setting of finetune; did you"),
+        (
+            {"space": {"learning_rate": {"type": "float", "low": -1.0, "high": 1.0}}},
+            "space.learning_rate = -1.0: it should be greater than 0",
+        ),
+        ({"config": {"epoch": 3}}, "config.epoch: no such setting of finetune; did you mean"),
+        ({"config": {"epochs": 0}}, "config.epochs = 0: it should be greater than or equal to 1"),
+        ({"config": {"data": {"source": "/no/such.csv"}}}, "there is no such file; mend the path"),
+        ({"config": {"data": {"source": "cldr-language"}}}, "did you mean 'cldr-language-id'?"),
+        (
+            {"config": {"model": {"architecture": "bert", "id": "x"}}},
+            "config.model = {'architecture': 'bert', 'id': 'x'}: give either `id`",
+        ),
+        (
+            {"directions": ["maximize", "minimize"], "metric": ["f1", "loss"], "pruner": "median"},
+            "pruner.type = 'median': a study with several directions cannot be pruned",
+        ),
+        ({"objective": "finetun"}, "objective = 'finetun': write finetune, package.module"),
+        ({"objective": "no_such_module:f"}, "No module named 'no_such_module'"),
+        ({"objective": "json:nope"}, "json has no 'nope'"),
+        ({"objective": "json:__name__"}, "it is a str, not a function"),
+        ({"objective": "/no/file.py:f"}, "there is no file /no/file.py"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(fields, message):
+    with pytest.raises(InvalidInputError) as error:
+        check(finetune(**fields))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_objective_is_imported_from_beside_the_study(tmp_path):
+    (tmp_path / "train.py").write_text("def objective(trial):\n    return 0.0\n")
+    check(finetune(objective="train:objective"), import_directory=tmp_path)
+    check(finetune(objective=f"{tmp_path}/train.py:objective"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import sys; sys.exit(3)", "importing train raises SystemExit: 3"),
+        ("import os; os._exit(3)", "importing it ended the process with code 3"),
+        ("def objective(): pass", "it takes no argument"),
+        ("def objective(trial) pass", "importing train raises SyntaxError"),
+    ],
+)
+def test_an_objective_that_does_not_import_is_told_how(tmp_path, source, message):
+    (tmp_path / "train.py").write_text(source)
+    with pytest.raises(InvalidInputError) as error:
+        check(finetune(objective="train:objective"), import_directory=tmp_path)
+    assert message in str(error.value)
+
+
+@pytest.fixture
+def write(tmp_path):
+    rows = [{"text": f"text {number}", "label": number % 2} for number in range(40)]
+
+    def write(name):
+        path = tmp_path / name
+        if path.suffix == ".parquet":
+            pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(rows, indent=1))
+        elif path.suffix == ".jsonl":
+            path.write_text("\n".join(map(json.dumps, rows)))
+        else:
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            lines = [f"{row['text']}{delimiter}{row['label']}\n" for row in rows]
+            path.write_text(f"text{delimiter}label\n" + "".join(lines))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.json", "d.jsonl", "d.parquet"])
+def test_the_columns_of_each_kind_of_file_are_known(write, name):
+    path = write(name)
+    check(finetune(config={"data": {"source": str(path)}}))
+    with pytest.raises(InvalidInputError) as error:
+        check(finetune(config={"data": {"source": str(path), "text": "txt"}}))
+    message = "config.data.text = 'txt': d.* has no such column (it has text, label); did you"
+    assert message.replace("d.*", name) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["d.json", "d.parquet"])
+def test_a_file_of_another_kind_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("neither")
+    with pytest.raises(InvalidInputError, match="cannot be read as|no JSON"):
+        check(finetune(config={"data": {"source": str(tmp_path / name)}}))
+
+
+@pytest.mark.parametrize("field", ["source", "validation"])
+def test_a_data_file_is_read_to_its_end_before_a_study_is_taken(write, tmp_path, field):
+    path = write("d.csv")
+    path.write_text(path.read_text() + "one, two,1\n")
+    data = {"source": str(write("good.csv")), field: str(path)}
+    with pytest.raises(InvalidInputError) as error:
+        check(finetune(config={"data": data}))
+    assert f"config.data.{field} = {str(path)!r}, line 42: 3 columns" in str(error.value)
+
+
+def test_each_data_file_that_a_space_names_is_read(write, tmp_path):
+    bad = write("bad.csv")
+    bad.write_text("text,label\n")
+    choices = [str(write("good.csv")), str(bad)]
+    space = {"data.source": {"type": "categorical", "choices": choices}}
+    with pytest.raises(InvalidInputError, match=r"bad.csv': it holds no rows"):
+        check(finetune(config={"data": {"source": choices[0]}}, space=space))
+
+
+def test_a_data_file_is_read_once_for_each_state_of_it(write, tmp_path, monkeypatch):
+    path, home = write("d.csv"), tmp_path / "home"
+    reads = []
+    monkeypatch.setattr(
+        "orchestrator.submission.read_files.check_rows", lambda data, *_: reads.append(data.text)
+    )
+
+    def hand_in(**data):
+        check(finetune(config={"data": {"source": str(path), **data}}), home=home)
+        return len(reads)
+
+    assert hand_in() == 1
+    assert hand_in() == 1
+    assert hand_in(max_length=16) == 1
+    assert hand_in(text="label") == 2
+    path.write_text(path.read_text() + "a,1\n")
+    assert hand_in() == 3
+    assert len(list((home / "cache" / "checked").iterdir())) == 3
+
+
+def test_what_is_remembered_of_data_files_is_bounded(write, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.submission.read_files._REMEMBERED", 2)
+    path, home = write("d.csv"), tmp_path / "home"
+    for seed in range(5):
+        check(finetune(config={"data": {"source": str(path), "seed": seed}}), home=home)
+    assert len(list((home / "cache" / "checked").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sampler": {"type": "tpe", "n_startup_trials": "5"}}, "TypeError: '<' not supported"),
+        ({"sampler": {"type": "tpe", "gamma": 3}}, "'gamma': 3} does not work with this study"),
+        ({"pruner": {"type": "hyperband", "reduction_factor": 0}}, "pruner = {'type': 'hyperband'"),
+        ({"sampler": "grid", "space": {}}, "sampler.type = 'grid' goes through the points of"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_options_that_fail_when_they_are_used_are_found_by_a_rehearsal(fields, message):
+    with pytest.raises(InvalidInputError, match="mend the option|give it one") as error:
+        check(finetune(**{"space": {"learning_rate": RATE}, "trials": 40, **fields}))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "qmc", "gp"])
+def test_a_sampler_whose_package_is_not_there_is_refused_with_what_to_install(sampler, monkeypatch):
+    package = "cmaes" if sampler == "cmaes" else "scipy"
+    monkeypatch.setitem(sys.modules, package, None)  # as Python marks what cannot be imported
+    with pytest.raises(InvalidInputError, match=rf"pip install {package}.*trialfleet.samplers"):
+        check(finetune(sampler=sampler, space={"learning_rate": RATE}))
+
+
+@pytest.mark.parametrize("sampler", ["random", "cmaes", "nsgaii", "nsgaiii", "qmc", "tpe"])
+def test_each_sampler_plays_a_rehearsal(sampler):
+    check(finetune(sampler=sampler, space={"learning_rate": RATE}))
+
+
+def test_what_people_should_know_of_their_data_is_told_also_when_it_is_not_read_again(
+    write, tmp_path
+):
+    path = write("d.csv")
+    path.write_text(path.read_text() + "\n" + path.read_text().splitlines()[1])
+    spec = finetune(config={"data": {"source": str(path)}})
+    (told,) = check(spec, home=tmp_path / "home")
+    assert told.startswith(
+        f"config.data.source = {str(path)!r}: 1 rows repeat a text and its class"
+    )
+    assert check(spec, home=tmp_path / "home") == [told]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from orchestrator.submission.study import Study, import_directory, load_study
+from workers.protocol.errors import InvalidInputError
+
+GOOD = """
+name: s
+objective: finetune
+metric: accuracy
+trials: 4
+timeout: 2h
+sampler: {type: tpe, seed: 7}
+space:
+  learning_rate: {type: float, low: 1e-5, high: 1.0e-2, log: true}
+  batch_size: {type: categorical, choices: [16, 32]}
+config:
+  data: {source: texts.csv}
+  epochs: 3
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="study.yaml"):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    return write
+
+
+def test_a_study_file_is_read_with_paths_relative_to_it(write, tmp_path):
+    spec = load_study(write(GOOD))
+    assert (spec.name, spec.trials, spec.timeout) == ("s", 4, 7200.0)
+    assert spec.space["learning_rate"].low == 1e-5
+    assert spec.config["data"]["source"] == str(tmp_path / "texts.csv")
+
+
+def test_trials_can_be_overridden(write):
+    assert load_study(write(GOOD), trials=9).trials == 9
+
+
+def test_an_objective_in_a_file_beside_the_study_is_found_from_anywhere(write, tmp_path):
+    spec = load_study(write("{objective: 'train.py:objective'}", "my-study.yaml"))
+    assert spec.objective == f"{tmp_path}/train.py:objective"
+    assert spec.name == "my-study"
+
+
+def test_a_bare_objective_is_a_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_study("train.py:objective").objective == f"{tmp_path}/train.py:objective"
+    assert load_study("train.py:objective").name == "train-objective"
+    assert load_study("package.train:run", trials=3).name == "package.train-run"
+    assert import_directory("train.py:objective") == tmp_path
+    assert import_directory("package.train:run") == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("trials: 4", "trails: 4"), "trails = 4: no such setting; did you mean 'trials'?"),
+        (("low: 1e-5", "lwo: 1e-5"), "space.learning_rate.lwo = 1e-05: no such setting"),
+        (("type: float", "type: flaot"), "space.learning_rate.type = 'flaot'; did you mean"),
+        (("{type: float, ", "{"), "space.learning_rate.type = None"),
+        (("name: s", "name: a b"), "name = 'a b': use letters, digits"),
+        (("trials: 4", "trials: 0"), "trials = 0: it should be greater than or equal to 1"),
+        (("timeout: 2h", "timeout: soon"), "timeout = 'soon': 'soon' is no duration"),
+        (("trials: 4", "trials: 4\ntrials: 5"), "line 6, column 1: not YAML: the key 'trials'"),
+        (("type: float", "type: float: :"), "line 9, column 30: not YAML"),
+        (("objective: finetune", "objective: 3"), "objective = 3: it should be a valid string"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_field_the_value_and_the_way_out(write, change, message):
+    with pytest.raises(InvalidInputError) as error:
+        load_study(write(GOOD.replace(*change)))
+    assert str(error.value).startswith("study.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text"])
+def test_what_is_no_mapping_is_refused(write, text):
+    with pytest.raises(InvalidInputError, match="a study is a mapping"):
+        load_study(write(text))
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(InvalidInputError, match=r"nowhere\.yaml: there is no such study file"):
+        load_study("nowhere.yaml")
+    with pytest.raises(InvalidInputError, match="or write package.train:objective"):
+        load_study("package.train")
+
+
+def test_a_script_meets_the_same_messages():
+    with pytest.raises(InvalidInputError, match="Study: trials = 0"):
+        Study("finetune", trials=0)

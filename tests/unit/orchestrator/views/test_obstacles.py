@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.status import build_status
+from orchestrator.views.obstacles import obstacles
+from workers.processes.registry import ProcessEntry
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import ProcessKind, StudyState
+
+SPEC = StudySpec(
+    name="s", objective="m:f", direction="minimize", trials=2, resources={"queue": "big"}
+)
+STATUS = build_status(SPEC, [], wall_seconds=0.0)
+
+
+def entry(kind, **fields):
+    identity = ("host", "boot", 1, 2)
+    return ProcessEntry(identity=identity, kind=kind, **fields)
+
+
+DRIVER = entry(ProcessKind.ORCHESTRATOR)
+WORKER = entry(ProcessKind.MAIN, queues=["big"], slots=1)
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([DRIVER, WORKER], []),
+        ([WORKER], ["no orchestrator runs: start `trialfleet serve`"]),
+        ([DRIVER], ["no worker runs: start `celery -A workers worker -Q big`"]),
+        ([], ["no orchestrator runs", "no worker runs"]),
+        (
+            [DRIVER, entry(ProcessKind.MAIN, queues=["default", "small"], slots=1)],
+            ["no worker takes trials from queue 'big', and there are workers for default, small"],
+        ),
+        (
+            [DRIVER, entry(ProcessKind.MAIN, queues=["big"], slots=1, is_draining=True)],
+            ["all workers that take trials from queue 'big' are draining"],
+        ),
+    ],
+)
+def test_what_a_study_waits_for_is_said_with_the_way_out(entries, said):
+    found = obstacles(SPEC, STATUS, entries)
+    assert len(found) == len(said)
+    for text, part in zip(found, said, strict=True):
+        assert part in text
+
+
+def test_how_old_a_status_is_shows_when_nobody_drives_the_study():
+    (text,) = obstacles(SPEC, STATUS.model_copy(update={"as_of": 1e9}), [WORKER])
+    assert "as of 2001-09-0" in text
+
+
+def test_a_study_that_is_over_waits_for_nothing():
+    assert obstacles(SPEC, STATUS.model_copy(update={"state": StudyState.FINISHED}), []) == []

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from orchestrator.views.ps import draw_tree
+from workers.processes.registry import ProcessEntry
+
+
+def entry(pid, kind, **facts):
+    identity = {"host": "box", "boot_id": "b", "pid": pid, "start_ticks": 1}
+    return ProcessEntry(identity=identity, kind=kind, **facts)
+
+
+def drawn(*entries):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(draw_tree(entries))
+    return console.file.getvalue()
+
+
+def test_a_slot_that_takes_no_trials_is_shown_with_the_reason():
+    text = drawn(
+        entry(1, "main", slots=2, queues=["default"]),
+        entry(2, "trial", parent=1, gpu="0 (GPU-8f6d4a2e)", aside="put aside: CUDA broke on it"),
+        entry(3, "trial", parent=1, gpu="1 (GPU-c0ffee00)"),
+    )
+    assert "trial 2  gpu 0 (GPU-8f6d4a2e)  takes no trials" in text
+    assert "! put aside: CUDA broke on it" in text
+    assert "trial 3  gpu 1 (GPU-c0ffee00)  idle" in text

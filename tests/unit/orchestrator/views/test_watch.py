@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from orchestrator.status import Best, EndedTrial, RunningTrial, StudyStatus
+from orchestrator.views.watch import LiveView, PlainView, draw, open_view, summary
+
+ENDED = [
+    EndedTrial(number=0, state="complete", value=0.5, params={"lr": 0.001, "c": None}, seconds=3.0),
+    EndedTrial(
+        number=1, state="dead", attempts=3, losses=2, error="ValueError: [bad]\nmore", seconds=1.0
+    ),
+]
+STATUS = StudyStatus(
+    study="s",
+    state="running",
+    objective="finetune",
+    metrics=["accuracy"],
+    directions=["maximize"],
+    wanted=5,
+    trials={
+        "queued": 1, "running": 1, "complete": 1, "pruned": 0, "failed": 0, "dead": 1,
+        "cancelled": 0,
+    },
+    best=Best(number=0, value=0.5, params={"lr": 0.001}),
+    wall_seconds=12.0,
+    busy_seconds=20.0,
+    losses=3,
+    slots=2,
+    top=ENDED[:1],
+    recent=ENDED,
+    running=[RunningTrial(number=2, attempt=2, step=17, value=0.4, params={"lr": 0.01})],
+)  # fmt: skip
+
+
+def text_of(renderable) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_away_from_a_terminal_each_trial_that_ends_is_one_line_once():
+    console = Console(file=io.StringIO(), width=40)
+    view = open_view(console)
+    assert isinstance(view, PlainView)
+    with view:
+        view.update(STATUS)
+        view.update(STATUS)
+    lines = console.file.getvalue().splitlines()
+    assert lines == [
+        "s running  2 slots  12 s  1 queued, 1 running, 1 complete, 1 dead  3 processes lost",
+        "trial 0 complete accuracy=0.5 (3.0 s)  lr=0.001 c=null  [2/5]",
+        "trial 1 dead  (1.0 s, attempt 3, 2 processes lost) ValueError: [bad]  [2/5]",
+    ]
+
+
+def test_what_trials_do_before_their_steps_is_shown_and_said_when_it_is_news():
+    def at(activity):
+        (running,) = STATUS.running
+        return STATUS.model_copy(
+            update={"running": [running.model_copy(update={"activity": activity})]}
+        )
+
+    assert "rows read: 3 of 9" in text_of(draw(at("rows read: 3 of 9"), width=100))
+    console = Console(file=io.StringIO(), width=40)
+    with open_view(console) as view:
+        for activity in (None, "rows read: 3", "rows read: 3", "rows \x1b[2Jread: 4", None):
+            view.update(at(activity))
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("trial 2")] == [
+        "trial 2: rows read: 3",
+        "trial 2: rows \\x1b[2Jread: 4",
+    ]
+
+
+def test_on_a_terminal_the_study_is_drawn_in_place():
+    view = open_view(Console(file=io.StringIO(), force_terminal=True))
+    assert isinstance(view, LiveView)
+    drawn = text_of(draw(STATUS, width=100))
+    for part in ("2/5 trials", "trial 0  accuracy=0.5", "running, attempt 2", "17", "ValueError"):
+        assert part in drawn
+
+
+def test_the_summary_names_the_best_trial_its_parameters_and_the_errors():
+    text = text_of(summary(STATUS))
+    for part in ("best: trial 0  accuracy=0.5", "lr = 0.001", "top trials", "ValueError: [bad]"):
+        assert part in text
+    assert "no trial is complete" in text_of(summary(STATUS.model_copy(update={"best": None})))
+
+
+def test_slots_that_take_no_trials_are_told_once_and_drawn_with_the_reason():
+    refused = STATUS.model_copy(update={"put_aside": ["0 (GPU-1) of box: CUDA does not work here"]})
+    console = Console(file=io.StringIO(), width=200)
+    with open_view(console) as view:
+        view.update(refused)
+        view.update(refused)
+    line = "takes no trials: 0 (GPU-1) of box: CUDA does not work here"
+    assert console.file.getvalue().count(line) == 1
+    assert line in text_of(draw(refused, width=100))
+    assert line in text_of(summary(refused))
