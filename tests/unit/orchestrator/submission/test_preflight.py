@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from orchestrator.submission.preflight import check
+from orchestrator.submission import preflight
+from workers.disk.cache import Cache
+from workers.disk.cache_sweep import CacheLimits
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
 
@@ -19,7 +22,14 @@ def finetune(**fields):
 RATE = {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}
 
 
-def test_a_good_study_passes():
+@pytest.fixture(scope="module")
+def check(tmp_path_factory):
+    """The check with a cache, so that the same models are tried once."""
+    cache = Cache(tmp_path_factory.mktemp("cache"), CacheLimits(2**20, 3600.0))
+    return partial(preflight.check, cache=cache)
+
+
+def test_a_good_study_passes(check):
     check(
         finetune(
             space={
@@ -64,14 +74,14 @@ def test_a_good_study_passes():
         ({"objective": "/no/file.py:f"}, "there is no file /no/file.py"),
     ],
 )
-def test_what_cannot_run_is_refused_in_one_line(fields, message):
+def test_what_cannot_run_is_refused_in_one_line(check, fields, message):
     with pytest.raises(InvalidInputError) as error:
         check(finetune(**fields))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_an_objective_is_imported_from_beside_the_study(tmp_path):
+def test_an_objective_is_imported_from_beside_the_study(check, tmp_path):
     (tmp_path / "train.py").write_text("def objective(trial):\n    return 0.0\n")
     check(finetune(objective="train:objective"), import_directory=tmp_path)
     check(finetune(objective=f"{tmp_path}/train.py:objective"))
@@ -86,7 +96,7 @@ def test_an_objective_is_imported_from_beside_the_study(tmp_path):
         ("def objective(trial) pass", "importing train raises SyntaxError"),
     ],
 )
-def test_an_objective_that_does_not_import_is_told_how(tmp_path, source, message):
+def test_an_objective_that_does_not_import_is_told_how(check, tmp_path, source, message):
     (tmp_path / "train.py").write_text(source)
     with pytest.raises(InvalidInputError) as error:
         check(finetune(objective="train:objective"), import_directory=tmp_path)
@@ -115,7 +125,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.json", "d.jsonl", "d.parquet"])
-def test_the_columns_of_each_kind_of_file_are_known(write, name):
+def test_the_columns_of_each_kind_of_file_are_known(check, write, name):
     path = write(name)
     check(finetune(config={"data": {"source": str(path)}}))
     with pytest.raises(InvalidInputError) as error:
@@ -125,14 +135,14 @@ def test_the_columns_of_each_kind_of_file_are_known(write, name):
 
 
 @pytest.mark.parametrize("name", ["d.json", "d.parquet"])
-def test_a_file_of_another_kind_is_refused(tmp_path, name):
+def test_a_file_of_another_kind_is_refused(check, tmp_path, name):
     (tmp_path / name).write_text("neither")
     with pytest.raises(InvalidInputError, match="cannot be read as|no JSON"):
         check(finetune(config={"data": {"source": str(tmp_path / name)}}))
 
 
 @pytest.mark.parametrize("field", ["source", "validation"])
-def test_a_data_file_is_read_to_its_end_before_a_study_is_taken(write, tmp_path, field):
+def test_a_data_file_is_read_to_its_end_before_a_study_is_taken(check, write, tmp_path, field):
     path = write("d.csv")
     path.write_text(path.read_text() + "one, two,1\n")
     data = {"source": str(write("good.csv")), field: str(path)}
@@ -141,7 +151,7 @@ def test_a_data_file_is_read_to_its_end_before_a_study_is_taken(write, tmp_path,
     assert f"config.data.{field} = {str(path)!r}, line 42: 3 columns" in str(error.value)
 
 
-def test_each_data_file_that_a_space_names_is_read(write, tmp_path):
+def test_each_data_file_that_a_space_names_is_read(check, write, tmp_path):
     bad = write("bad.csv")
     bad.write_text("text,label\n")
     choices = [str(write("good.csv")), str(bad)]
@@ -150,7 +160,7 @@ def test_each_data_file_that_a_space_names_is_read(write, tmp_path):
         check(finetune(config={"data": {"source": choices[0]}}, space=space))
 
 
-def test_a_data_file_is_read_once_for_each_state_of_it(write, tmp_path, monkeypatch):
+def test_a_data_file_is_read_once_for_each_state_of_it(check, write, tmp_path, monkeypatch):
     path, home = write("d.csv"), tmp_path / "home"
     reads = []
     monkeypatch.setattr(
@@ -170,7 +180,7 @@ def test_a_data_file_is_read_once_for_each_state_of_it(write, tmp_path, monkeypa
     assert len(list((home / "cache" / "checked").iterdir())) == 3
 
 
-def test_what_is_remembered_of_data_files_is_bounded(write, tmp_path, monkeypatch):
+def test_what_is_remembered_of_data_files_is_bounded(check, write, tmp_path, monkeypatch):
     monkeypatch.setattr("orchestrator.submission.read_files._REMEMBERED", 2)
     path, home = write("d.csv"), tmp_path / "home"
     for seed in range(5):
@@ -188,7 +198,7 @@ def test_what_is_remembered_of_data_files_is_bounded(write, tmp_path, monkeypatc
     ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_options_that_fail_when_they_are_used_are_found_by_a_rehearsal(fields, message):
+def test_options_that_fail_when_they_are_used_are_found_by_a_rehearsal(check, fields, message):
     with pytest.raises(InvalidInputError, match="mend the option|give it one") as error:
         check(finetune(**{"space": {"learning_rate": RATE}, "trials": 40, **fields}))
     assert message in str(error.value)
@@ -196,7 +206,9 @@ def test_options_that_fail_when_they_are_used_are_found_by_a_rehearsal(fields, m
 
 
 @pytest.mark.parametrize("sampler", ["cmaes", "qmc", "gp"])
-def test_a_sampler_whose_package_is_not_there_is_refused_with_what_to_install(sampler, monkeypatch):
+def test_a_sampler_whose_package_is_not_there_is_refused_with_what_to_install(
+    check, sampler, monkeypatch
+):
     package = "cmaes" if sampler == "cmaes" else "scipy"
     monkeypatch.setitem(sys.modules, package, None)  # as Python marks what cannot be imported
     with pytest.raises(InvalidInputError, match=rf"pip install {package}.*trialfleet.samplers"):
@@ -204,12 +216,12 @@ def test_a_sampler_whose_package_is_not_there_is_refused_with_what_to_install(sa
 
 
 @pytest.mark.parametrize("sampler", ["random", "cmaes", "nsgaii", "nsgaiii", "qmc", "tpe"])
-def test_each_sampler_plays_a_rehearsal(sampler):
+def test_each_sampler_plays_a_rehearsal(check, sampler):
     check(finetune(sampler=sampler, space={"learning_rate": RATE}))
 
 
 def test_what_people_should_know_of_their_data_is_told_also_when_it_is_not_read_again(
-    write, tmp_path
+    check, write, tmp_path
 ):
     path = write("d.csv")
     path.write_text(path.read_text() + "\n" + path.read_text().splitlines()[1])
