@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
 from orchestrator.storage.opening import load_readonly, storage_url
+from orchestrator.storage.tally import Tally
 from orchestrator.views.following import follow
 from orchestrator.views.obstacles import obstacles
 from workers.coordination.connection import connect
@@ -138,7 +139,7 @@ class StudyHandle:
         status: Any = studies.fact(self.name, "status")
         found = (
             # submitted, and no orchestrator has looked at it
-            build_status(studies.spec(self.name), [], wall_seconds=0.0)
+            _not_looked_at(studies.spec(self.name))
             if status is None
             else StudyStatus.model_validate(status)
         )
@@ -169,6 +170,11 @@ class StudyHandle:
         return known or storage_url(self._settings, self.name)
 
 
+def _not_looked_at(spec: StudySpec) -> StudyStatus:
+    """The status of a study that no orchestrator has seen yet."""
+    return build_status(spec, Tally(spec.all_directions), wall_seconds=0.0)
+
+
 def stored_status(name: str, settings: Settings) -> StudyStatus:
     """A study's status from its storage alone; open trials count as queued.
 
@@ -179,9 +185,10 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
     text = study.user_attrs.get(SPEC_ATTR)
     if text is None:
         raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
+    spec = StudySpec.read(text)
     found = build_status(
-        StudySpec.read(text),
-        study.get_trials(deepcopy=False),
+        spec,
+        Tally(spec.all_directions, study.get_trials(deepcopy=False)),
         wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
         results=str(settings.home / "studies" / name / "trials"),
         is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),

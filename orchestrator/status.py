@@ -6,24 +6,18 @@ publishes for those that cannot read the storage.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
-import optuna
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel
 
 from orchestrator.storage.attributes import ATTR
-from orchestrator.storage.best_trials import best_first, is_feasible
+from orchestrator.storage.tally import NUM_TOP, Tally, busy_seconds, state_of
 from workers.coordination.leases import TrialLeases
 from workers.protocol.spec import Direction, StudySpec
 from workers.protocol.states import StudyState, TrialState
-
-#: How many of the best and of the latest trials a status names.
-_TOP: Final = 5
-_RECENT: Final = 20
 
 _COUNTED: Final = ("queued", "running", "complete", "pruned", "failed", "dead", "cancelled")
 
@@ -153,20 +147,16 @@ class UnreadableRecord(NamedTuple):
     reason: str
 
 
-def study_state(
-    spec: StudySpec, trials: Sequence[FrozenTrial], *, starts_no_more: bool
-) -> StudyState:
+def study_state(spec: StudySpec, tally: Tally, *, starts_no_more: bool) -> StudyState:
     """Whether a study runs or how it ended, by its trials."""
-    open_trials = sum(not trial.state.is_finished() for trial in trials)
-    if open_trials or (len(trials) < spec.trials and not starts_no_more):
+    if tally.open or (tally.num_trials < spec.trials and not starts_no_more):
         return StudyState.RUNNING
-    complete = any(trial.state is optuna.trial.TrialState.COMPLETE for trial in trials)
-    return StudyState.FINISHED if complete else StudyState.FAILED
+    return StudyState.FINISHED if tally.num_complete else StudyState.FAILED
 
 
 def build_status(
     spec: StudySpec,
-    trials: Sequence[FrozenTrial],
+    tally: Tally,
     *,
     wall_seconds: float,
     slots: int = 0,
@@ -182,7 +172,7 @@ def build_status(
 
     Args:
         spec: The study.
-        trials: All its trials, as the storage has them.
+        tally: Its trials, as the storage has them, summed up.
         wall_seconds: How long it has been driven.
         slots: Pool processes that take trials from its queue.
         put_aside: Those that read the queue and take none, with the reasons.
@@ -195,32 +185,28 @@ def build_status(
     """
     waiting = [] if leases is None else _waiting(leases)
     running = [] if leases is None else _running(leases, activities)
-    ended = [trial for trial in trials if trial.state.is_finished()]
-    counts = Counter(_state_name(trial) for trial in ended)
+    counts = {state.value.lower(): count for state, count in tally.ended.items()}
     counts["running"] = len(running)
-    counts["queued"] = max(0, len(trials) - len(ended) - len(running))
-    best = best_first(trials, spec.all_directions)
-    complete = [trial for trial in ended if trial.state is optuna.trial.TrialState.COMPLETE]
+    counts["queued"] = max(0, len(tally.open) - len(running))
     out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
     return StudyStatus(
         study=spec.name,
-        state=study_state(spec, trials, starts_no_more=out_of_time or is_exhausted or is_stopped),
+        state=study_state(spec, tally, starts_no_more=out_of_time or is_exhausted or is_stopped),
         objective=spec.objective,
         metrics=spec.metrics,
         directions=spec.all_directions,
         wanted=spec.trials,
-        trials={name: counts[name] for name in _COUNTED},
-        best=_best(best),
-        front=len(best) if len(spec.all_directions) > 1 else None,
-        infeasible=sum(not is_feasible(trial) for trial in complete),
+        trials={name: counts.get(name, 0) for name in _COUNTED},
+        best=_best(tally.best),
+        front=len(tally.best) if len(spec.all_directions) > 1 else None,
+        infeasible=tally.num_infeasible,
         wall_seconds=round(wall_seconds, 3),
-        busy_seconds=round(sum(_seconds(trial) for trial in ended), 3),
-        losses=sum(trial.user_attrs.get(f"{ATTR}losses", 0) for trial in ended)
-        + sum(trial.losses for trial in running),
+        busy_seconds=round(tally.busy_seconds, 3),
+        losses=tally.losses + sum(trial.losses for trial in running),
         slots=slots,
         put_aside=list(put_aside),
-        top=[_describe(trial) for trial in best[:_TOP]],
-        recent=[_describe(trial) for trial in sorted(ended, key=_ended_at)[-_RECENT:]],
+        top=[_describe(trial) for trial in tally.best[:NUM_TOP]],
+        recent=[_describe(trial) for trial in tally.recent],
         running=running,
         waiting=waiting,
         waits_for=_reasons(waiting),
@@ -231,9 +217,8 @@ def build_status(
 
 def _running(leases: TrialLeases, activities: Mapping[str, str]) -> list[RunningTrial]:
     found = []
-    for number in sorted(leases.running()):
-        record = leases.record(number)
-        if record is not None and record.state is TrialState.RUNNING:
+    for number, record in leases.records(sorted(leases.running())).items():
+        if record.state is TrialState.RUNNING:
             found.append(
                 RunningTrial(
                     number=number,
@@ -263,11 +248,10 @@ def _reasons(waiting: Sequence[WaitingTrial]) -> list[str]:
 
 def _waiting(leases: TrialLeases) -> list[WaitingTrial]:
     """The trials that wait for something, each with what; never many: few wait for a slot."""
-    found = ((number, leases.record(number)) for number in sorted(leases.queued()))
     return [
         WaitingTrial(number=number, waits_for=record.waits_for, retry_ms=record.not_before_ms)
-        for number, record in found
-        if record is not None and record.waits_for is not None
+        for number, record in leases.records(sorted(leases.queued())).items()
+        if record.waits_for is not None
     ]
 
 
@@ -281,11 +265,11 @@ def _describe(trial: FrozenTrial) -> EndedTrial:
     attrs: Mapping[str, Any] = trial.user_attrs
     return EndedTrial(
         number=trial.number,
-        state=_state_name(trial),
+        state=state_of(trial).value.lower(),
         params=trial.params,
         attempts=attrs.get(f"{ATTR}attempt", 1),
         losses=attrs.get(f"{ATTR}losses", 0),
-        seconds=_seconds(trial),
+        seconds=busy_seconds(trial),
         error=attrs.get(f"{ATTR}error"),
         **_values(trial),
     )
@@ -294,19 +278,3 @@ def _describe(trial: FrozenTrial) -> EndedTrial:
 def _values(trial: FrozenTrial) -> dict[str, Any]:
     values = trial.values or []
     return {"value": values[0]} if len(values) == 1 else {"values": values or None}
-
-
-def _state_name(trial: FrozenTrial) -> str:
-    told = {
-        optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
-        optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
-    }.get(trial.state, TrialState.FAILED)
-    return TrialState(trial.user_attrs.get(f"{ATTR}state", told)).value.lower()
-
-
-def _seconds(trial: FrozenTrial) -> float:
-    return float(trial.user_attrs.get(f"{ATTR}busy_seconds", 0.0))
-
-
-def _ended_at(trial: FrozenTrial) -> float:
-    return trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0

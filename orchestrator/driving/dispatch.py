@@ -10,6 +10,7 @@ from typing import Final
 from orchestrator.driving.collector import Collector
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reconcile import Instruction, num_to_ask, reconcile
+from orchestrator.storage.tally import state_of
 from orchestrator.submission.space import suggest_all, values_of
 from workers.coordination.leases import CheckpointRef, TrialRecord
 from workers.disk.manifests import last_checkpoint, remove_checkpoints
@@ -36,11 +37,11 @@ class Dispatcher:
 
     def fill(self, slots: int, *, may_start: bool) -> int:
         """Ask for as many trials as `slots` can take, and enqueue them; how many they were."""
-        trials = self._study.trials
+        tally = self._study.tally
         count = num_to_ask(
             wanted=self._study.num_wanted,
-            asked=len(trials),
-            in_flight=sum(not trial.state.is_finished() for trial in trials),
+            asked=tally.num_trials,
+            in_flight=len(tally.open),
             slots=slots,
             surplus=SURPLUS,
             may_start=may_start,
@@ -86,15 +87,14 @@ class Dispatcher:
         # in a queue in which hints wait, a trial's own is likely among them: it is sent again
         # all the same, later and later, since they may all be of other studies
         is_idle = at_start or not self._study.hints_waiting()
-        for trial in self._study.trials:
-            if trial.state.is_finished():
-                if trial.number in held:  # Redis forgot the end that it once had told
-                    ended = self._study.state_attr(trial) or TrialState.FAILED
-                    self._study.leases.settle(trial.number, ended)
-                continue
-            record = self._study.leases.record(trial.number)
-            announced_ms, count = self._announced.get(trial.number, (0, 0))
-            since_ms = max(queued.get(trial.number, now_ms), announced_ms)
+        open_ones = sorted(self._study.tally.open)
+        for number in held.keys() - self._study.tally.open:
+            self._settle(number)
+        records = self._study.leases.records(open_ones)
+        for number in open_ones:
+            record = records.get(number)
+            announced_ms, count = self._announced.get(number, (0, 0))
+            since_ms = max(queued.get(number, now_ms), announced_ms)
             instruction = reconcile(
                 None if record is None else record.state,
                 waited_seconds=(now_ms - since_ms) / 1000,
@@ -102,17 +102,24 @@ class Dispatcher:
                 is_inbox_empty=self._has_no_end_to_come(record),
             )
             if instruction is Instruction.ENQUEUE:
-                suggest_all(self._study.asked(trial.number), self._study.spec)
+                suggest_all(self._study.asked(number), self._study.spec)
                 self._study.sync()
                 # Redis may have lost its data while the trial ran
-                found = last_checkpoint(self._home, self._study.name, trial.number)
-                self._enqueue(trial.number, found)
+                self._enqueue(number, last_checkpoint(self._home, self._study.name, number))
             elif instruction is Instruction.SEND_HINT:
-                self._announced[trial.number] = now_ms, count + 1
-                log.info("announced_again", study=self._study.name, trial=trial.number)
-                self._study.send_hint(trial.number)
+                self._announced[number] = now_ms, count + 1
+                log.info("announced_again", study=self._study.name, trial=number)
+                self._study.send_hint(number)
             elif instruction is Instruction.TELL_LOST and record is not None:
-                self._collector.tell_lost(trial.number, record.state)
+                self._collector.tell_lost(number, record.state)
+
+    def _settle(self, number: int) -> None:
+        """End a trial in Redis that the storage has as ended: Redis forgot the end it had told."""
+        try:
+            stored = self._study.stored(number)
+        except KeyError:
+            return  # the storage never had it
+        self._study.leases.settle(number, state_of(stored))
 
     def _has_no_end_to_come(self, record: TrialRecord | None) -> bool:
         """Whether a trial has ended in Redis and nothing will tell how: asked after it was read."""

@@ -15,12 +15,12 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
+from orchestrator.storage.tally import Tally
 from orchestrator.submission.space import make_pruner, make_sampler, num_points
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.studies import Studies
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import TrialState
 
 
 class DrivenStudy:
@@ -49,10 +49,14 @@ class DrivenStudy:
         except BaseException:
             self._storage.close()
             raise
+        #: All its trials, summed up.
+        self.tally = Tally(self.spec.all_directions, self.study.get_trials(deepcopy=False))
         self._num_points = num_points(self.spec)
         self._asked: dict[int, optuna.Trial] = {}
         self._study_id = self._storage.storage.get_study_id_from_name(name)
         attrs = self.study.user_attrs
+        self._is_stopped = bool(attrs.get(STOPPED_ATTR))
+        self._is_exhausted = bool(attrs.get(EXHAUSTED_ATTR))
         self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
         self._seconds_noted = self._seconds_before
         self._opened_at: float | None = None
@@ -65,24 +69,18 @@ class DrivenStudy:
 
     def take_stop(self, *, is_stopped: bool) -> None:
         """Keep with the results whether somebody asked that no further trial be started."""
-        if bool(self.study.user_attrs.get(STOPPED_ATTR)) != is_stopped:
+        if self._is_stopped != is_stopped:
             self.study.set_user_attr(STOPPED_ATTR, is_stopped)
+            self._is_stopped = is_stopped
 
     def start_epoch(self, epoch: str) -> None:
         """Go on in a Redis that lost its data, and has the study again."""
         self.leases = self._studies.leases(self.name, epoch)
 
     @property
-    def trials(self) -> list[FrozenTrial]:
-        """All trials, by number; not to be changed."""
-        return self.study.get_trials(deepcopy=False)
-
-    @property
     def is_exhausted(self) -> bool:
         """Whether the sampler has nothing more to suggest."""
-        return len(self.trials) >= self._num_points or bool(
-            self.study.user_attrs.get(EXHAUSTED_ATTR)
-        )
+        return self._is_exhausted or self.tally.num_trials >= self._num_points
 
     @property
     def num_wanted(self) -> int:
@@ -130,6 +128,7 @@ class DrivenStudy:
         self.note_clock()  # a time-out holds however often this process is killed
         trial = self.study.ask()
         self._asked[trial.number] = trial
+        self.tally.add([self.stored(trial.number)])
         return trial
 
     def asked(self, number: int) -> optuna.Trial:
@@ -156,11 +155,7 @@ class DrivenStudy:
         """End a trial in the storage."""
         self.study.tell(number, values, state=state)
         self._asked.pop(number, None)
-
-    def state_attr(self, trial: FrozenTrial) -> TrialState | None:
-        """How a finished trial ended, in the fleet's terms."""
-        text = trial.user_attrs.get(f"{ATTR}state")
-        return None if text is None else TrialState(text)
+        self.tally.add([self.stored(number)])
 
     def send_hint(self, number: int, delay_seconds: float = 0.0) -> None:
         """Announce that a trial may be claimed."""
@@ -217,6 +212,7 @@ class DrivenStudy:
 
     def _note_exhausted(self) -> None:
         self.study.set_user_attr(EXHAUSTED_ATTR, value=True)
+        self._is_exhausted = True
 
     def _store_spec(self) -> None:
         """Keep the whole specification with the results, for those who read them without Redis."""

@@ -300,14 +300,16 @@ class Service:
             study,
             Dispatcher(study, collector, self.settings),
             collector,
-            build_status(study.spec, study.trials, wall_seconds=study.wall_seconds),
+            build_status(study.spec, study.tally, wall_seconds=study.wall_seconds),
             num_slots(study.spec.resources.queue, self._entries),
             is_stopped=self._studies.is_stopped(name),
         )
         study.take_stop(is_stopped=lead.is_stopped)
         self._leads[name] = lead
         self._catch_up(lead)
-        log.info("study_driven", study=name, trials=len(study.trials), wanted=study.spec.trials)
+        log.info(
+            "study_driven", study=name, trials=study.tally.num_trials, wanted=study.spec.trials
+        )
 
     def _catch_up(self, lead: _Lead) -> None:
         """Take in what was read and never acknowledged, by whomever, and announce what waits."""
@@ -434,7 +436,7 @@ class Service:
         lead.is_stale = False
         lead.status = build_status(
             study.spec,
-            study.trials,
+            study.tally,
             wall_seconds=study.wall_seconds,
             slots=lead.slots,
             put_aside=lead.put_aside,

@@ -80,8 +80,7 @@ class Bench(OneProcessFleet):
         return self.until(self.ended, "it has ended in the storage")
 
     def ended(self) -> optuna.trial.FrozenTrial | None:
-        trials = self.service._leads["values"].study.trials
-        found = next(trial for trial in trials if trial.number == self.number)
+        found = self.service._leads["values"].study.stored(self.number)
         return found if found.state.is_finished() else None
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.status import build_status
+from orchestrator.storage.tally import Tally
 from orchestrator.views.obstacles import obstacles
 from workers.processes.registry import ProcessEntry
 from workers.protocol.spec import StudySpec
@@ -11,7 +12,7 @@ from workers.protocol.states import ProcessKind, StudyState
 SPEC = StudySpec(
     name="s", objective="m:f", direction="minimize", trials=2, resources={"queue": "big"}
 )
-STATUS = build_status(SPEC, [], wall_seconds=0.0)
+STATUS = build_status(SPEC, Tally(SPEC.all_directions), wall_seconds=0.0)
 
 
 def entry(kind, **fields):

@@ -1,0 +1,102 @@
+"""The trials of a study summed up: what a status tells of them, kept while they come and end.
+
+Invariant: it says what a count over all trials would say, and neither keeping it nor reading it
+costs more in a study of many trials than in one of few.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.best_trials import best_first, is_feasible
+from workers.protocol.spec import Direction
+from workers.protocol.states import TrialState
+
+#: How many of the best and of the latest trials are kept.
+NUM_TOP: Final = 5
+NUM_RECENT: Final = 20
+
+
+class Tally:
+    """Counts and sums over the trials of one study.
+
+    Args:
+        directions: The study's.
+        trials: Those that there are, each once.
+    """
+
+    def __init__(self, directions: Sequence[Direction], trials: Iterable[FrozenTrial] = ()) -> None:
+        self._directions = directions
+        self.open: set[int] = set()
+        """Numbers of trials that have not ended."""
+        self.ended: Counter[TrialState] = Counter()
+        """How many trials ended how, in the fleet's terms."""
+        self.num_complete = 0
+        """Trials that are COMPLETE to Optuna."""
+        self.num_infeasible = 0
+        """Of them, those that violate a constraint."""
+        self.busy_seconds = 0.0
+        self.losses = 0
+        self.best: list[FrozenTrial] = []
+        """The best first; of several directions, the whole Pareto front."""
+        self.recent: list[FrozenTrial] = []
+        """The latest ended, in the order of their end."""
+        self.add(trials)
+
+    @property
+    def num_ended(self) -> int:
+        """Trials that have ended."""
+        return self.ended.total()
+
+    @property
+    def num_trials(self) -> int:
+        """All trials."""
+        return len(self.open) + self.num_ended
+
+    def add(self, trials: Iterable[FrozenTrial]) -> None:
+        """Take trials in: new ones, and such that were open and have ended since."""
+        ended = []
+        for trial in trials:
+            if trial.state.is_finished():
+                self.open.discard(trial.number)
+                ended.append(trial)
+            else:
+                self.open.add(trial.number)
+        self._add_ended(ended)
+
+    def _add_ended(self, trials: Sequence[FrozenTrial]) -> None:
+        if not trials:
+            return
+        complete = [trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE]
+        self.ended.update(state_of(trial) for trial in trials)
+        self.num_complete += len(complete)
+        self.num_infeasible += sum(not is_feasible(trial) for trial in complete)
+        self.busy_seconds += sum(busy_seconds(trial) for trial in trials)
+        self.losses += sum(trial.user_attrs.get(f"{ATTR}losses", 0) for trial in trials)
+        self.recent = sorted([*self.recent, *trials], key=_ended_at)[-NUM_RECENT:]
+        best = best_first([*self.best, *complete], self._directions)
+        self.best = best if len(self._directions) > 1 else best[:NUM_TOP]
+
+
+def state_of(trial: FrozenTrial) -> TrialState:
+    """How a trial that has ended did so, in the fleet's terms."""
+    told = {
+        optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
+        optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
+    }.get(trial.state, TrialState.FAILED)
+    return TrialState(trial.user_attrs.get(f"{ATTR}state", told))
+
+
+def busy_seconds(trial: FrozenTrial) -> float:
+    """From the claim of the last attempt to its commit."""
+    return float(trial.user_attrs.get(f"{ATTR}busy_seconds", 0.0))
+
+
+def _ended_at(trial: FrozenTrial) -> float:
+    return trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState, create_trial
+
+from orchestrator.storage.best_trials import best_first
+from orchestrator.storage.tally import NUM_RECENT, NUM_TOP, Tally
+
+STATES = st.sampled_from([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+VALUES = st.floats(-2.0, 2.0) | st.just(float("inf"))
+
+
+@st.composite
+def trials_of(draw, num_directions):
+    found = []
+    for number in range(draw(st.integers(0, 60))):
+        state = draw(STATES)
+        values = draw(st.lists(VALUES, min_size=num_directions, max_size=num_directions))
+        trial = create_trial(
+            state=state,
+            values=values if state is TrialState.COMPLETE else None,
+            user_attrs={"trialfleet:busy_seconds": 1.5, "trialfleet:losses": number % 2},
+        )
+        if draw(st.booleans()):
+            trial.set_constraint("memory", draw(st.sampled_from([-1.0, 0.0, 1.0])))
+        trial.number = number
+        found.append(trial)
+    return found
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "maximize"]])
+@given(data=st.data())
+def test_what_is_kept_is_what_a_count_over_all_trials_says(directions, data):
+    trials = data.draw(trials_of(len(directions)))
+    kept = Tally(directions)
+    for trial in data.draw(st.permutations(trials)):
+        opened = create_trial(state=TrialState.FAIL)
+        opened.state, opened.number = TrialState.RUNNING, trial.number
+        kept.add([opened])
+        assert trial.number in kept.open
+        kept.add([trial])
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    best = best_first(trials, directions)
+    assert kept.best == (best if len(directions) > 1 else best[:NUM_TOP])
+    assert (kept.num_trials, kept.num_ended, kept.open) == (len(trials), len(trials), set())
+    assert kept.num_complete == len(complete)
+    assert kept.num_infeasible == len(complete) - sum(
+        all(value <= 0 for value in trial.constraints.values()) for trial in complete
+    )
+    assert kept.busy_seconds == pytest.approx(1.5 * len(trials))
+    assert kept.losses == sum(trial.number % 2 for trial in trials)
+    assert kept.ended == Tally(directions, trials).ended
+    assert kept.best == Tally(directions, trials).best
+
+
+def test_the_latest_ended_are_kept_in_the_order_of_their_end():
+    study = optuna.create_study()
+    tally = Tally(["minimize"])
+    asked = [study.ask() for _ in range(NUM_RECENT + 5)]
+    tally.add(study.get_trials())
+    order = [*reversed(range(len(asked)))]
+    for number in order:
+        tally.add([study.tell(number, 0.0)])
+    assert [trial.number for trial in tally.recent] == order[-NUM_RECENT:]
