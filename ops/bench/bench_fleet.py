@@ -60,7 +60,14 @@ def make_study(name: str, trials: int, *, epochs: int = 4) -> Study:
 class BenchFleet:
     """One fleet under a home of its own, whose members are started again when they die."""
 
-    def __init__(self, home: Path, *, slots: int = 2, time_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        slots: int = 2,
+        time_scale: float = 1.0,
+        objective: str = OBJECTIVE,
+    ) -> None:
         self.redis = EmbeddedRedis(home)
         # of its own, and short: sockets are made there
         self.temporary = Path(tempfile.mkdtemp(prefix="trialfleet-"))
@@ -70,7 +77,7 @@ class BenchFleet:
             home=home,
             cache=home / "cache",
             slots=slots,
-            objectives=(OBJECTIVE.rpartition(":")[0],),
+            objectives=(objective.rpartition(":")[0],),
             time_scale=time_scale,
         )
         self.environment = {

@@ -1,0 +1,153 @@
+#!/usr/bin/env python
+"""How many trials of an objective that does nothing a second, beside what its parts do alone.
+
+All sides run one after the other on the same machine, with the same server and the same settings
+of it (append-only file, fsync every second), each in a folder of its own:
+
+- `trialfleet`: `serve` and a `celery worker` of two slots; five float parameters, random sampler,
+  every trial durable: in the journal and fsynced before a worker hears of it, and when it ended;
+- `celery`: two processes of a plain worker on a task that does nothing, acknowledged late, with as
+  many in flight as the fleet has;
+- `optuna`: two processes of plain Optuna on its own Redis journal, five float parameters, random.
+
+Prints one JSON line: trials a second of each side, versions, and what a turn of ours costs where.
+
+    python ops/bench/throughput.py --seconds 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from bench_fleet import BenchFleet
+from nothing import PARAMETERS
+
+from orchestrator.handle import StudyHandle
+from orchestrator.local.servers import EmbeddedRedis
+from orchestrator.status import StudyStatus
+from orchestrator.submission.study import Study
+
+HERE: Final = Path(__file__).parent
+SLOTS: Final = 2
+
+
+def run_fleet(folder: Path, seconds: float) -> dict[str, Any]:
+    """Our side: trials a second while the study runs, and what its processes use."""
+    fleet = BenchFleet(folder, slots=SLOTS, objective=f"{HERE / 'nothing.py'}:objective")
+    fleet.start()
+    try:
+        study = Study(
+            f"{HERE / 'nothing.py'}:objective",
+            name="nothing",
+            direction="minimize",
+            trials=10**6,
+            sampler={"type": "random", "seed": 1},
+            space={name: {"type": "float", "low": 0.0, "high": 1.0} for name in PARAMETERS},
+        )
+        study.submit(fleet.settings)
+        handle = StudyHandle("nothing", fleet.settings)
+        begin = await_trials(handle, 200)
+        orchestrator = psutil.Process(fleet.candidates()["orchestrator"][0])
+        children = psutil.Process(fleet.worker.pid).children(recursive=True)
+        processes = {
+            "orchestrator": [orchestrator],
+            "redis": [psutil.Process(fleet.redis.pid)],
+            "main": [psutil.Process(fleet.worker.pid)],
+            "slots": [each for each in children if "billiard.spawn" in " ".join(each.cmdline())],
+        }
+        before, start = {name: cpu(each) for name, each in processes.items()}, time.monotonic()
+        time.sleep(seconds)
+        wall = time.monotonic() - start
+        used = {name: cpu(each) - before[name] for name, each in processes.items()}
+        end = handle.status()
+        done = end.num_ended - begin.num_ended
+        return {
+            "trials_per_second": round(done / (end.as_of - begin.as_of), 1),
+            "trials": end.num_ended,
+            "cpu_ms_per_trial": {
+                name: round(1000 * each / max(1, done), 2) for name, each in used.items()
+            },
+            "cpu_share": {name: round(each / wall, 2) for name, each in used.items()},
+            "orchestrator_rss_mb": round(orchestrator.memory_info().rss / 2**20),
+        }
+    finally:
+        fleet.stop()
+
+
+def await_trials(handle: StudyHandle, number: int) -> StudyStatus:
+    """The status as soon as so many trials have ended."""
+    while True:
+        status = handle.status()
+        if status.num_ended >= number:
+            return status
+        time.sleep(0.1)
+
+
+def cpu(processes: list[psutil.Process]) -> float:
+    """Seconds of processor time that processes have used."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def run_celery(folder: Path, seconds: float) -> dict[str, Any]:
+    """Plain Celery: tasks a second, with as many in flight as it is given."""
+    with EmbeddedRedis(folder) as server:
+        environment = {**os.environ, "BENCH_BROKER": server.url, "PYTHONPATH": str(HERE)}
+        command = [sys.executable, "-m", "celery", "-A", "plain_celery", "worker", "-c", str(SLOTS)]
+        with (folder / "worker.log").open("wb") as sink:
+            worker = subprocess.Popen(
+                [*command, "--loglevel", "WARNING"], env=environment, stdout=sink, stderr=sink
+            )
+        try:
+            output = subprocess.run(
+                [sys.executable, HERE / "plain_celery.py", str(seconds)],
+                env=environment,
+                check=True,
+                capture_output=True,
+            ).stdout
+        finally:
+            worker.terminate()
+            worker.wait(30)
+        return dict(json.loads(output))
+
+
+def run_optuna(folder: Path, seconds: float) -> dict[str, Any]:
+    """Two processes of plain Optuna on one Redis journal."""
+    with EmbeddedRedis(folder) as server:
+        command = [sys.executable, str(HERE / "plain_optuna.py"), server.url, str(seconds)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(SLOTS)]
+        done = [json.loads(process.communicate()[0]) for process in running]
+        return {
+            "trials_per_second": round(sum(each["trials"] / each["seconds"] for each in done), 1)
+        }
+
+
+SIDES: Final = {"trialfleet": run_fleet, "celery": run_celery, "optuna_redis": run_optuna}
+
+
+def main() -> None:
+    """Run the sides and print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long each side runs")
+    parser.add_argument("--sides", default=",".join(SIDES), help="which, separated by commas")
+    arguments = parser.parse_args()
+    found: dict[str, Any] = {}
+    for side in arguments.sides.split(","):
+        with tempfile.TemporaryDirectory(prefix="trialfleet-") as folder:
+            found[side] = SIDES[side](Path(folder), arguments.seconds)
+    packages = ("trialfleet", "celery", "optuna", "redis")
+    found["versions"] = {name: version(name) for name in packages}
+    print(json.dumps({"bench": "throughput", "cores": psutil.cpu_count(), **found}))
+
+
+if __name__ == "__main__":
+    main()
