@@ -12,14 +12,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final
 
 from optuna.storages.journal import BaseJournalBackend
+from pydantic_core import from_json
 
 from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError, StorageFullError
+
+#: How much of a journal is read at once.
+_READ_BYTES: Final = 1 << 18
 
 
 class JournalReader(BaseJournalBackend):
@@ -33,15 +37,16 @@ class JournalReader(BaseJournalBackend):
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The logs from a number on; a last line that is not whole yet is left for later."""
         number, offset = self._position if self._position[0] <= log_number_from else (0, 0)
+        if self._path.stat().st_size <= offset:
+            return
         with self._path.open("rb") as file:
             file.seek(offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                number, offset = number + 1, offset + len(line)
-                if number > log_number_from:
-                    self._position = (number, offset)
-                    yield json.loads(line)
+            while lines := _whole_lines(file):
+                for line, log in zip(lines, _parse(lines), strict=True):
+                    number, offset = number + 1, offset + len(line)
+                    if number > log_number_from:
+                        self._position = (number, offset)
+                        yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Refuses: the orchestrator is the only writer.
@@ -136,3 +141,20 @@ class JournalFile(JournalReader):
                 end = start
         if end < size:
             self._file.truncate(end)
+
+
+def _whole_lines(file: BinaryIO) -> list[bytes]:
+    """The next lines, without one that is not whole yet."""
+    lines = file.readlines(_READ_BYTES)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    return lines
+
+
+def _parse(lines: list[bytes]) -> Iterable[dict[str, Any]]:
+    """The logs of lines, many at once; one by one where the faster parser takes less than JSON."""
+    try:
+        parsed: list[dict[str, Any]] = from_json(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        parsed = []
+    return parsed if len(parsed) == len(lines) else map(json.loads, lines)

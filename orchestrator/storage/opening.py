@@ -6,6 +6,7 @@ Invariant: only a driving orchestrator opens a storage for writing.
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from optuna.storages.journal import BaseJournalBackend
 from pydantic import ValidationError
 
 from orchestrator.storage.attributes import IDENTITY_ATTR
+from orchestrator.storage.folding import FoldedJournal
 from orchestrator.storage.journal import JournalFile, JournalReader
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
 from workers.protocol.plain import describe_error
@@ -28,6 +30,9 @@ from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
 _JOURNAL: Final = "journal://"
+
+#: How much of a journal's first log is looked at.
+_FIRST_LOG_BYTES: Final = 1000
 
 
 def storage_url(settings: Settings, study: str) -> str:
@@ -43,6 +48,12 @@ def journal_path(home: Path, study: str) -> Path:
 def stored_journals(home: Path) -> list[Path]:
     """The journals of all studies under a home."""
     return sorted(home.glob("studies/*/journal.log"))
+
+
+#: The journal that this process read last, by URL, with its beginning: whoever looks at a study
+#: looks again, and a long journal takes seconds to read.
+_kept: dict[str, tuple[bytes, BaseStorage]] = {}
+_kept_lock: Final = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,8 @@ class StudyStorage:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if url.startswith(_JOURNAL):
+            with _kept_lock:
+                _kept.pop(url, None)  # one copy of a long journal in memory is enough
             journal = JournalFile(Path(url.removeprefix(_JOURNAL)))
             try:
                 replayed = _journal_storage(journal)
@@ -99,13 +112,36 @@ def open_reader(url: str) -> BaseStorage | None:
     return _journal_storage(JournalReader(path)) if path.exists() else None
 
 
+def _kept_reader(url: str) -> BaseStorage | None:
+    """Like `open_reader`, with a journal that this process has just read only read on."""
+    if not url.startswith(_JOURNAL):
+        return open_reader(url)
+    with _kept_lock:
+        try:
+            beginning = _beginning(Path(url.removeprefix(_JOURNAL)))
+        except FileNotFoundError:
+            return None
+        kept = _kept.pop(url, None)
+        storage = kept[1] if kept is not None and kept[0] == beginning else open_reader(url)
+        _kept.clear()
+        if storage is not None and beginning:
+            _kept[url] = (beginning, storage)
+        return storage
+
+
+def _beginning(journal: Path) -> bytes:
+    """What no other journal begins with: its first log has the random id of who wrote it."""
+    with journal.open("rb") as file:
+        return file.readline(_FIRST_LOG_BYTES)
+
+
 def load_readonly(url: str, name: str) -> optuna.Study:
     """A study as it is now, not to be written to.
 
     Raises:
         InvalidInputError: The storage is not here, or does not know the study.
     """
-    storage = open_reader(url)
+    storage = _kept_reader(url)
     if storage is not None:
         try:
             return optuna.load_study(study_name=name, storage=storage)
@@ -151,7 +187,7 @@ def create_or_load_study(
 
 def stored_identity(url: str, name: str) -> dict[str, Any] | None:
     """What the storage knows of the study of that name, or None."""
-    storage = open_reader(url)
+    storage = _kept_reader(url)
     if storage is None:
         return None
     try:
@@ -193,7 +229,7 @@ def _first_difference(before: Any, now: Any, path: str, prefix: str = "") -> tup
 def _journal_storage(backend: BaseJournalBackend) -> JournalStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return JournalStorage(backend)
+        return JournalStorage(FoldedJournal(backend))
 
 
 def is_database_error(error: Exception) -> bool:

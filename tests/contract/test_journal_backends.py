@@ -10,7 +10,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from orchestrator.storage.journal import JournalFile, JournalReader
-from orchestrator.storage.opening import StudyStorage, check_same_spec, load_readonly
+from orchestrator.storage.opening import (
+    StudyStorage,
+    check_same_spec,
+    load_readonly,
+    stored_identity,
+)
 from workers.protocol.errors import (
     FleetError,
     InvalidInputError,
@@ -117,6 +122,30 @@ def test_a_handle_reads_while_the_orchestrator_writes(tmp_path):
     assert opened.count_trials("s") == 3
     assert opened.count_trials("other") == 0
     opened.close()
+
+
+def test_who_looks_again_reads_only_what_was_written_since(tmp_path, monkeypatch):
+    path = tmp_path / "journal.log"
+    url = f"journal://{path}"
+    read, given = JournalReader.read_logs, []
+
+    def counted(self, log_number_from):
+        for log in read(self, log_number_from):
+            given.append(log)
+            yield log
+
+    monkeypatch.setattr(JournalReader, "read_logs", counted)
+    for num_trials in (3, 5):  # and again after the study was deleted, and handed in anew
+        run_study(JournalStorage(optunas(path)), num_trials)
+        given.clear()
+        assert len(load_readonly(url, "s").trials) == num_trials
+        whole = len(given)
+        assert whole == len(path.read_text().splitlines())
+        assert stored_identity(url, "s") is None
+        assert len(load_readonly(url, "s").trials) == num_trials
+        assert len(given) == whole
+        path.unlink()
+    assert stored_identity(url, "s") is None
 
 
 def test_a_study_that_is_nowhere_is_named(tmp_path):
