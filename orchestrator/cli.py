@@ -17,6 +17,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from orchestrator.commands.results import results_app
 from orchestrator.driving.service import Service
 from orchestrator.fleet import connect
 from orchestrator.handle import StudyHandle
@@ -50,6 +51,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(cache_app, name="cache")
+app.add_typer(results_app)
 
 StudyArgument = Annotated[
     str,
@@ -58,6 +60,14 @@ StudyArgument = Annotated[
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", help="Trials in all, instead of the study's own number.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting instead of the study's own, typed as in YAML; may be given again.",
+    ),
 ]
 
 
@@ -68,6 +78,7 @@ def run(
         int | None, typer.Option("--slots", help="Trials at once; by default one a GPU, or two.")
     ] = None,
     trials: TrialsOption = None,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study on this machine: Redis, a worker, the orchestrator, live progress.
@@ -75,12 +86,12 @@ def run(
     Ctrl-C drains: running trials save a checkpoint and stop; so does closing the terminal.
     Running it again resumes.
 
-    Example: trialfleet run ops/studies/language-id.yaml --slots 2
+    Example: trialfleet run ops/studies/language-id.yaml --slots 2 --set config.epochs=1
     """
     from orchestrator.local.run import run as run_study
 
     settings = _with_slots(Settings.from_environment(), slots)
-    spec = load_study(study, trials=trials)
+    spec = load_study(study, trials=trials, overrides=overrides or ())
     log = settings.home / "logs" / "orchestrator.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=as_json)
@@ -115,12 +126,17 @@ def serve(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def submit(study: StudyArgument, trials: TrialsOption = None, as_json: JsonOption = False) -> None:
+def submit(
+    study: StudyArgument,
+    trials: TrialsOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Hand a study to a running fleet; submitting it again extends it.
 
     Example: trialfleet submit study.yaml && trialfleet watch NAME
     """
-    spec = load_study(study, trials=trials)
+    spec = load_study(study, trials=trials, overrides=overrides or ())
     handle = submit_study(spec, import_directory=import_directory(study), tell=_note)
     waits_for = handle.status().waits_for
     if as_json:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.status import StudyStatus, build_status
 from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
+from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
 from orchestrator.storage.tally import Tally
 from orchestrator.views.following import follow
@@ -19,7 +22,13 @@ from orchestrator.views.obstacles import obstacles
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRegistry
-from workers.protocol.errors import FleetError, InvalidInputError, RedisUnavailableError
+from workers.protocol.errors import (
+    FleetError,
+    InvalidInputError,
+    RedisUnavailableError,
+    StudyNotKnownError,
+    nearest,
+)
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import StudyState
@@ -49,7 +58,10 @@ class StudyHandle:
             RedisUnavailableError: `FLEET_REDIS_URL` is set and does not answer.
         """
         published = self._published()
-        return stored_status(self.name, self._settings) if published is None else published
+        if published is not None:
+            return published
+        with self._named():
+            return stored_status(self.name, self._settings)
 
     def wait(self, timeout_seconds: float | None = None) -> StudyStatus:
         """Wait until the study is over; a Redis that is away meanwhile is waited for, too.
@@ -87,7 +99,8 @@ class StudyHandle:
         Raises:
             InvalidInputError: The storage is not on this machine, or does not know the study.
         """
-        return load_readonly(self._storage_url(), self.name)
+        with self._named():
+            return load_readonly(self._storage_url(), self.name)
 
     @property
     def best_trial(self) -> FrozenTrial:
@@ -112,6 +125,24 @@ class StudyHandle:
     def best_trials(self) -> list[FrozenTrial]:
         """The Pareto front: those than which none is better in one value and worse in no other."""
         return self.study.best_trials
+
+    def result_folder(self, number: int) -> Path | None:
+        """What a trial left for people, if that is on this machine."""
+        published = self._published()
+        roots = [self._settings.home / "studies" / self.name / "trials"]
+        if published is not None and published.results is not None:
+            roots.append(Path(published.results))
+        folders = (root / str(number) / "result" for root in roots)
+        return next(filter(Path.is_dir, folders), None)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Where no study has this name, say which one was probably meant."""
+        try:
+            yield
+        except StudyNotKnownError as error:
+            meant = nearest(self.name, known_studies(self._settings))
+            raise StudyNotKnownError(f"{error}{meant}") from None
 
     def _published(self) -> StudyStatus | None:
         try:

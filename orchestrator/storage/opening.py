@@ -24,7 +24,12 @@ from pydantic import ValidationError
 from orchestrator.storage.attributes import IDENTITY_ATTR
 from orchestrator.storage.folding import FoldedJournal
 from orchestrator.storage.journal import JournalFile, JournalReader
-from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
+from workers.protocol.errors import (
+    FleetError,
+    InvalidInputError,
+    StudyExistsError,
+    StudyNotKnownError,
+)
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
@@ -139,7 +144,7 @@ def load_readonly(url: str, name: str) -> optuna.Study:
     """A study as it is now, not to be written to.
 
     Raises:
-        InvalidInputError: The storage is not here, or does not know the study.
+        StudyNotKnownError: The storage is not here, or does not know the study.
     """
     storage = _kept_reader(url)
     if storage is not None:
@@ -147,7 +152,7 @@ def load_readonly(url: str, name: str) -> optuna.Study:
             return optuna.load_study(study_name=name, storage=storage)
         except KeyError:
             pass
-    raise InvalidInputError(
+    raise StudyNotKnownError(
         f"study {name!r} is not known: neither a running fleet nor {url} has it; see `trialfleet"
         " studies`, and set FLEET_HOME or FLEET_STORAGE as the orchestrator has them"
     )

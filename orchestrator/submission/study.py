@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.handle import StudyHandle
 from orchestrator.submission.metric_directions import with_direction
 from orchestrator.submission.objective_reference import reference_to
+from orchestrator.submission.overrides import with_overrides
 from orchestrator.submission.study_file import read_study_file
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS, HUB
@@ -121,12 +122,16 @@ class Study:
         return submit(self.spec, settings, import_directory=import_directory(self.spec.objective))
 
 
-def load_study(reference: str, *, trials: int | None = None) -> StudySpec:
+def load_study(
+    reference: str, *, trials: int | None = None, overrides: Sequence[str] = ()
+) -> StudySpec:
     """The specification of a YAML file, or of a bare objective.
 
     Args:
         reference: A YAML file, `module:objective` or `file.py:objective`.
         trials: Overrides the study's number of trials.
+        overrides: `NAME=VALUE`, laid over the study's own; their paths are relative to the current
+            directory.
 
     Raises:
         InvalidInputError: It is neither, or a field holds what it does not take.
@@ -137,6 +142,9 @@ def load_study(reference: str, *, trials: int | None = None) -> StudySpec:
     else:
         path = Path(reference).expanduser()
         fields, origin, base = read_study_file(path), path.name, path.absolute().parent
+    if overrides:
+        fields = with_overrides(_with_absolute_paths(fields, base), overrides)
+        fields, base = {"name": Path(origin).stem, **fields}, Path.cwd()
     if trials is not None:
         fields = {**fields, "trials": trials}
     return build_spec(fields, origin, base=base)

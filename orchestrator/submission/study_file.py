@@ -9,6 +9,7 @@ Invariant: nothing is built but text, numbers, booleans, None, lists and mapping
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,8 +74,20 @@ _Loader.yaml_constructors = dict(yaml.SafeLoader.yaml_constructors)
 for _name, _pattern, _first in _SCHEMA:
     _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^(?:{_pattern})$"), _first)
 _Loader.add_constructor(f"{_TAG}int", _Loader.construct_integer)
+
 for _unwanted in ("timestamp", "binary", "set", "omap", "pairs"):
     _Loader.yaml_constructors.pop(f"{_TAG}{_unwanted}", None)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 or 1.2 would take for something else than text; no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - they are harder to read
+        return True
+
+
+for _name, _pattern, _first in _SCHEMA:
+    _Dumper.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
@@ -83,22 +96,39 @@ def read_study_file(path: Path) -> dict[str, Any]:
     Raises:
         InvalidInputError: It cannot be read, with the line and the way out.
     """
-    text = _read_text(path)
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        if node is not None:
-            _count_values(node, {})
-        fields = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except RecursionError as error:
-        raise InvalidInputError(f"{path.name}: it is nested too deep; flatten it") from error
-    except yaml.YAMLError as error:
-        raise InvalidInputError(f"{path.name}{_explain(error, text)}") from error
+    fields = read_value(_read_text(path), path.name)
     if not isinstance(fields, dict):
         raise InvalidInputError(
             f"{path.name} holds {'nothing' if fields is None else type(fields).__name__}; a study"
             " is a mapping with `name`, `objective` and so on"
         )
     return fields
+
+
+def write_study_file(fields: Mapping[str, Any]) -> str:
+    """The text of a study file that reads back as these fields."""
+    return str(yaml.dump(dict(fields), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def read_value(text: str, origin: str) -> Any:
+    """One value, as it would be behind a key of a study file.
+
+    Args:
+        text: The value as it is written.
+        origin: Where it is from, for messages.
+
+    Raises:
+        InvalidInputError: It is no YAML.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is not None:
+            _count_values(node, {})
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except RecursionError as error:
+        raise InvalidInputError(f"{origin}: it is nested too deep; flatten it") from error
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"{origin}{_explain(error, text)}") from error
 
 
 def _read_text(path: Path) -> str:

@@ -15,7 +15,7 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination.leases import TrialLeases
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, StudyNotKnownError, nearest
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 
@@ -91,8 +91,9 @@ class Studies:
         """
         text = self.client.hget(keys.study(name), "spec")
         if text is None:
-            known = ", ".join(self.names()) or "none yet"
-            raise InvalidInputError(f"study {name!r}: not known to this fleet; it knows: {known}")
+            names = self.names()
+            known = nearest(name, names) or f"; it knows: {', '.join(names) or 'none yet'}"
+            raise StudyNotKnownError(f"study {name!r}: not known to this fleet{known}")
         try:
             return StudySpec.read(text)
         except ValueError as error:

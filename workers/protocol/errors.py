@@ -40,6 +40,10 @@ class StudyExistsError(InvalidInputError):
     """A study of this name exists with other settings."""
 
 
+class StudyNotKnownError(InvalidInputError):
+    """No study has this name."""
+
+
 class StorageFullError(FleetError):
     """The storage takes no more; what was to be written is not there, and can be written again."""
 

@@ -230,7 +230,9 @@ class StudySpec(_Model):
 
 
 _NUMBER: Final = r"\d+(?:\.\d+)?"
-_DURATION: Final = re.compile(rf"^\s*(?:{_NUMBER}|(?:{_NUMBER}\s*[dhms]\s*)+)\s*$")
+#: What `parse_duration` reads.
+DURATION_PATTERN: Final = rf"^\s*(?:{_NUMBER}|(?:{_NUMBER}\s*[dhms]\s*)+)\s*$"
+_DURATION: Final = re.compile(DURATION_PATTERN)
 _PART: Final = re.compile(rf"({_NUMBER})\s*([dhms]?)")
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -1,0 +1,61 @@
+"""Taking a trial home: its files, what is known of it, and a study file of its parameters.
+
+Invariant: the folder is there whole, or not at all; what was in it before is never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers.disk import durable
+from workers.protocol.errors import FleetError, InvalidInputError
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        InvalidInputError: It does, or it is none.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InvalidInputError(f"--copy {folder}: it is no folder; name one that is new or empty")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InvalidInputError(
+            f"--copy {folder}: the folder is not empty; name one that is new or empty"
+        )
+
+
+def take_home(folder: Path, files: Path | None, about: Mapping[str, Any], study_file: str) -> None:
+    """Make a folder with a trial in it.
+
+    Args:
+        folder: New, or empty.
+        files: What the trial left, if it left something.
+        about: Becomes `trial.json`.
+        study_file: Becomes `study.yaml`.
+
+    Raises:
+        InvalidInputError: The folder holds something.
+        FleetError: The disk takes no more, or what was to be copied is not there any more.
+    """
+    check_target(folder)
+
+    def fill(draft: Path) -> None:
+        if files is None:
+            draft.mkdir()
+        else:
+            shutil.copytree(files, draft)
+        text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
+        (draft / "trial.json").write_text(f"{text}\n")
+        (draft / "study.yaml").write_text(study_file)
+
+    try:
+        is_ours = durable.make_once(folder.absolute(), fill)
+    except (OSError, shutil.Error) as error:
+        raise FleetError(f"--copy {folder}: {error}; nothing was copied") from error
+    if not is_ours:
+        check_target(folder)  # somebody was faster

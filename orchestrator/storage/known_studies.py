@@ -1,0 +1,36 @@
+"""The names of all studies that a fleet and its storage know, for one that was misspelt."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from orchestrator.storage.opening import open_reader, stored_journals
+from workers.coordination.connection import connect
+from workers.coordination.studies import Studies
+from workers.protocol.errors import FleetError
+from workers.settings import Settings
+
+
+def known_studies(settings: Settings) -> list[str]:
+    """The names, as far as Redis and the storage can be read."""
+    found: set[str] = set()
+    with suppress(FleetError):
+        found.update(_in_redis(settings))
+    with suppress(FleetError):
+        found.update(_in_storage(settings))
+    return sorted(found)
+
+
+def _in_redis(settings: Settings) -> list[str]:
+    client = connect(settings)
+    try:
+        return Studies(client).names()
+    finally:
+        client.close()
+
+
+def _in_storage(settings: Settings) -> list[str]:
+    if settings.storage is None:
+        return [path.parent.name for path in stored_journals(settings.home)]
+    storage = open_reader(settings.storage)
+    return [] if storage is None else [each.study_name for each in storage.get_all_studies()]

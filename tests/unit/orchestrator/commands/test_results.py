@@ -1,0 +1,223 @@
+"""`best`, `export` and `schema`, on a study that lies in a home without a fleet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+
+import optuna
+import pandas as pd
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.handle import StudyHandle
+from orchestrator.storage.attributes import ATTR, SPEC_ATTR
+from orchestrator.storage.opening import StudyStorage, create_or_load_study, storage_url
+from orchestrator.submission.study import load_study
+from workers.protocol.errors import FleetError, InvalidInputError, StudyNotKnownError
+from workers.protocol.spec import StudySpec
+from workers.settings import Settings
+
+X = FloatDistribution(-10, 10)
+C = CategoricalDistribution(["no", "1e-5", "0o10", 3, None, True])
+
+
+def trial(x, c="no", state=TrialState.COMPLETE, values=None, **attrs):
+    own = {f"{ATTR}{name}": value for name, value in attrs.pop("own", {}).items()}
+    done = values or [x * x] if state is TrialState.COMPLETE else None
+    return create_trial(
+        state=state,
+        values=done,
+        params={"x": x, "c": c},
+        distributions={"x": X, "c": C},
+        user_attrs={**attrs, **own},
+    )
+
+
+TRIALS = [
+    trial(2.0, "1e-5", own={"attempt": 2, "busy_seconds": 1.5}, note={"a": [1, math.inf]}),
+    trial(0.5, "0o10", flag=True, own={"code": {"sha256": "ab", "git_dirty": False}}),
+    trial(3.0, state=TrialState.FAIL, own={"state": "CANCELLED", "error": "it was stopped"}),
+    trial(4.0, state=TrialState.FAIL, own={"state": "DEAD", "losses": 3}),
+    trial(5.0, state=TrialState.PRUNED),
+    trial(math.pi, None, values=[math.inf]),
+    trial(0.1, 3, state=TrialState.RUNNING),
+]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    for name in ("FLEET_REDIS_URL", "FLEET_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FLEET_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def stored(home):
+    """Puts a study with some trials under the home."""
+
+    def store(trials=TRIALS, **fields):
+        given = {"name": "s", "objective": "/a/train.py:objective", "config": {"epochs": 2}}
+        spec = StudySpec.model_validate({**given, **fields})
+        storage = StudyStorage.open(storage_url(Settings(home=home), spec.name))
+        sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
+        study = create_or_load_study(spec, storage.storage, sampler, pruner)
+        study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
+        study.add_trials(trials)
+        storage.close()
+        return spec
+
+    return store
+
+
+def run(*arguments):
+    """What a command prints."""
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.stdout_bytes
+
+
+def refused(*arguments, by=InvalidInputError):
+    with pytest.raises(by) as error:
+        run(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_best_trial_is_told_with_all_that_it_came_to(stored, home):
+    stored()
+    folder = home / "studies" / "s" / "trials" / "1" / "result"
+    (folder / "model").mkdir(parents=True)
+    told = json.loads(run("best", "s", "--json"))
+    assert (told["trial"], told["values"], told["params"]["x"]) == (1, {"value": 0.25}, 0.5)
+    assert told["user_attrs"] == {"flag": True}
+    assert told["code"]["sha256"] == "ab"
+    assert (told["folder"], told["model"]) == (str(folder), str(folder / "model"))
+    text = run("best", "s").decode()
+    assert "s: trial 1" in text
+    assert f"model: {folder}/model\n" in text
+    assert json.loads(run("best", "s", "--trial", "5", "--json"))["values"] == {"value": "Infinity"}
+
+
+def test_a_trial_taken_home_is_whole_and_its_study_file_has_its_parameters(stored, home, tmp_path):
+    stored(objective="/a/train.py:objective", resources={"gpus": 0}, sampler={"seed": 7})
+    folder = home / "studies" / "s" / "trials" / "1" / "result"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights").write_bytes(b"\x00" * 10)
+    target = tmp_path / "out" / "best"
+    target.mkdir(parents=True)  # an empty one will do
+    run("best", "s", "--copy", str(target))
+    assert (target / "model" / "weights").read_bytes() == b"\x00" * 10
+    assert json.loads((target / "trial.json").read_text())["params"]["x"] == 0.5
+    spec = load_study(str(target / "study.yaml"))
+    assert spec.name == "s-trial-1"
+    assert (spec.objective, spec.trials, spec.config) == ("/a/train.py:objective", 1, {"epochs": 2})
+    fixed = {name: dimension.choices for name, dimension in spec.space.items()}
+    assert fixed == {"x": [0.5], "c": ["0o10"]}
+    assert (spec.resources.gpus, spec.sampler.seed) == (0, 7)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["best"]
+    assert "is not empty" in refused("best", "s", "--copy", str(target))
+    assert "is no folder" in refused("best", "s", "--copy", str(target / "study.yaml"))
+
+
+def test_what_cannot_be_copied_whole_is_not_copied(stored, home, tmp_path):
+    stored(objective="finetune", metric="accuracy")
+    assert "not on this machine" in refused("best", "s", "--copy", str(tmp_path / "out"))
+    folder = home / "studies" / "s" / "trials" / "1" / "result"
+    folder.mkdir(parents=True)
+    (folder / "broken").symlink_to("/nowhere/at/all")
+    said = refused("best", "s", "--copy", str(tmp_path / "out"), by=FleetError)
+    assert "nothing was copied" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
+def test_a_study_file_of_finetune_has_the_parameters_among_its_settings(stored):
+    stored(
+        [create_trial(value=1.0, params={"model.x": 0.5}, distributions={"model.x": X})],
+        objective="finetune",
+        metric="accuracy",
+        direction="maximize",
+        config={"epochs": 2, "model": {"architecture": "bert"}},
+    )
+    text = run("best", "s", "--yaml").decode()
+    assert "space" not in text
+    assert "model:\n    architecture: bert\n    x: 0.5\n" in text
+    assert "direction: maximize\nmetric: accuracy\n" in text
+
+
+def test_of_several_directions_a_trial_of_the_front_is_chosen_by_its_number(stored):
+    front = [trial(1.0, values=[1.0, 5.0]), trial(2.0, values=[2.0, 9.0])]
+    stored(front, directions=["minimize", "maximize"], metric=["loss", "f1"])
+    assert json.loads(run("best", "s", "--json"))["values"] == {"loss": 1.0, "f1": 5.0}
+    assert json.loads(run("best", "s", "--trial", "1", "--json"))["values"]["f1"] == 9.0
+    assert run("export", "s").decode().startswith("number,state,values_loss,values_f1,datetime_")
+    assert "has 2 trials" in refused("best", "s", "--trial", "2")
+
+
+def test_export_has_a_row_a_trial_in_the_fleet_s_own_terms(stored):
+    stored()
+    rows = list(csv.DictReader(io.StringIO(run("export", "s").decode())))
+    states = ["complete", "complete", "cancelled", "dead", "pruned", "complete", "queued"]
+    assert [row["state"] for row in rows] == states
+    assert list(rows[0])[:3] == ["number", "state", "value"]
+    assert rows[0]["user_attrs_note"] == '{"a": [1, "Infinity"]}'
+    assert (rows[0]["attempts"], rows[3]["losses"]) == ("2", "3")
+    assert (rows[2]["error"], rows[2]["value"]) == ("it was stopped", "")
+    assert (rows[1]["code_sha256"], rows[1]["code_git_dirty"]) == ("ab", "false")
+    assert rows[5]["value"] == "inf"
+    document = json.loads(run("export", "s", "--format", "json"), parse_constant=pytest.fail)
+    assert document[5]["value"] == "Infinity"
+    assert document[0]["user_attrs_note"] == {"a": [1, "Infinity"]}
+    assert [row["params_x"] for row in document[:2]] == [2.0, 0.5]
+    assert json.loads(run("export", "s", "--json")) == document
+
+
+def test_every_format_reads_back_in_pandas_with_the_columns_of_optuna(stored, tmp_path):
+    stored()
+    theirs = StudyHandle("s").study.trials_dataframe()
+    run("export", "s", "-o", str(tmp_path / "t.parquet"))
+    ours = pd.read_parquet(tmp_path / "t.parquet")
+    shared = {name for name in theirs.columns if not name.startswith(("user_attrs_", "duration"))}
+    assert shared - {"system_attrs"} <= set(ours.columns) | {"system_attrs"}
+    assert ours["params_x"].tolist() == theirs["params_x"].tolist()
+    assert ours["value"].isna().sum() == 4
+    assert str(ours["datetime_start"].dtype).startswith("datetime64[us, UTC")
+    told = json.loads(run("export", "s", "-o", str(tmp_path / "t.CSV"), "--json"))
+    assert (told["format"], told["trials"]) == ("csv", 7)
+    assert len(pd.read_csv(tmp_path / "t.CSV")) == 7
+
+
+def test_20_000_trials_are_exported_in_seconds(stored):
+    stored([trial(each / 1e4, own={"attempt": 1}, loss=1.0, acc=2.0) for each in range(20_000)])
+    started = time.perf_counter()
+    assert run("export", "s", "--format", "parquet")[:4] == b"PAR1"
+    assert time.perf_counter() - started < 15.0  # some two seconds on an idle machine
+
+
+def test_a_wrong_name_or_format_is_one_line_with_the_nearest(stored):
+    stored()
+    stored(name="language-id")
+    assert "did you mean 'language-id'?" in refused("best", "langage-id", by=StudyNotKnownError)
+    assert "did you mean 'language-id'?" in refused("status", "langage-id", by=StudyNotKnownError)
+    assert "did you mean 'parquet'?" in refused("export", "s", "--format", "parqet")
+    assert "give one of them" in refused("best", "s", "--yaml", "--json")
+    assert "nothing was written" in refused("export", "s", "-o", "/proc/nowhere/t.csv")
+
+
+def test_an_empty_study_has_no_best_and_an_empty_table(stored):
+    stored([])
+    assert "no complete trial" in refused("best", "s", by=FleetError)
+    assert run("export", "s").decode().startswith("number,state,value")
+    assert json.loads(run("export", "s", "--json")) == []
+
+
+def test_the_schema_is_printed_as_json():
+    assert "trials" in json.loads(run("schema"))["properties"]
