@@ -52,6 +52,9 @@ class Settings(BaseModel):
     objectives: tuple[str, ...] = ()
     """`FLEET_OBJECTIVES`: modules and files that a worker may import objectives from: separated by
     commas, or, where a name holds one, a JSON list."""
+    samplers: tuple[str, ...] = ()
+    """`FLEET_SAMPLERS`: modules that the orchestrator, and whoever hands a study in, may import
+    samplers and pruners from (`sampler: {type: "module:Class"}`); written as `FLEET_OBJECTIVES`."""
     time_scale: float = Field(default=1.0, gt=0.0)
     """`FLEET_TIME_SCALE`: multiplies every interval of the protocol; for tests."""
 
@@ -94,8 +97,8 @@ class Settings(BaseModel):
             for name in cls.model_fields
             if environment.get(variable := f"FLEET_{name.upper()}")
         }
-        if "objectives" in given:
-            given["objectives"] = _read_list(given["objectives"])
+        for name in {"objectives", "samplers"} & given.keys():
+            given[name] = _read_list(f"FLEET_{name.upper()}", given[name])
         return cls.build(given)
 
     @classmethod
@@ -125,6 +128,8 @@ class Settings(BaseModel):
         """The variables that make a child process read these settings back."""
         values = {name: value for name, value in self if value not in {None, ()}}
         values["objectives"] = write_list(self.objectives)
+        if self.samplers:
+            values["samplers"] = write_list(self.samplers)
         return {f"FLEET_{name.upper()}": str(value) for name, value in values.items()}
 
 
@@ -142,13 +147,13 @@ def write_list(entries: Sequence[str]) -> str:
     return ",".join(entries)
 
 
-def _read_list(text: str) -> tuple[str, ...]:
+def _read_list(variable: str, text: str) -> tuple[str, ...]:
     if text.lstrip().startswith("["):
         try:
             return tuple(map(str, json.loads(text)))
         except ValueError as error:
             raise InvalidInputError(
-                f"FLEET_OBJECTIVES={text!r} is no JSON list: {error}; write"
+                f"{variable}={text!r} is no JSON list: {error}; write"
                 ' ["/a/train.py"], or names separated by commas'
             ) from error
     return tuple(filter(None, map(str.strip, text.split(","))))

@@ -98,7 +98,7 @@ class Collector:
         if report.step not in stored.intermediate_values:
             with _to_be_taken(f"report of trial {entry.number} at step {report.step}"):
                 self._study.report(entry.number, report.step, report.value)
-        if self._study.spec.pruner.type != "none":
+        if self._study.spec.pruner.prunes:
             answer = {
                 "request": f"report:{report.step}",
                 "prune": self._study.should_prune(entry.number),

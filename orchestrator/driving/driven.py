@@ -6,7 +6,7 @@ Invariant: whoever holds a `DrivenStudy` is the only writer of the study's stora
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import optuna
@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
 from orchestrator.storage.tally import Tally
-from orchestrator.submission.space import make_pruner, make_sampler, num_points
+from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.studies import Studies
@@ -30,13 +30,17 @@ class DrivenStudy:
         client: The fleet's Redis.
         hints: Sends the Celery messages.
         name: The study, as submitted.
+        samplers: Modules that samplers and pruners may be imported from, beside Optuna.
 
     Raises:
         InvalidInputError: Another orchestrator drives the study.
     """
 
-    def __init__(self, client: redis.Redis, hints: Hints, name: str) -> None:
+    def __init__(
+        self, client: redis.Redis, hints: Hints, name: str, samplers: Collection[str] = ()
+    ) -> None:
         self.name = name
+        self._samplers = samplers
         self._hints = hints
         self._studies = Studies(client)
         self.spec: StudySpec = self._studies.spec(name)
@@ -203,8 +207,8 @@ class DrivenStudy:
         study = create_or_load_study(
             self.spec,
             self._storage.storage,
-            make_sampler(self.spec, num_existing=num_existing),
-            make_pruner(self.spec),
+            make_sampler(self.spec, num_existing=num_existing, allowed=self._samplers),
+            make_pruner(self.spec, allowed=self._samplers),
         )
         # what samplers call at their end, and what raises outside of `optimize`
         study.stop = self._note_exhausted  # type: ignore[method-assign]

@@ -289,7 +289,7 @@ class Service:
 
     def _lead(self, name: str, right: StudyLead, held_at: float) -> None:
         try:
-            study = DrivenStudy(self._client, self._hints, name)
+            study = DrivenStudy(self._client, self._hints, name, self.settings.samplers)
         except BaseException:
             right.release()
             raise

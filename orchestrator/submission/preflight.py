@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Final
 
+from orchestrator.submission.algorithms import make_pruner, make_sampler
 from orchestrator.submission.finetune_check import check_finetune
 from orchestrator.submission.model_check import check_models
 from orchestrator.submission.rehearsal import rehearse
-from orchestrator.submission.space import check_space, make_pruner, make_sampler
+from orchestrator.submission.space import check_space
 from workers.disk.cache import Cache
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
@@ -41,6 +43,7 @@ def check(
     import_directory: Path | None = None,
     home: Path | None = None,
     cache: Cache | None = None,
+    samplers: Collection[str] = (),
 ) -> list[str]:
     """Refuse a study that could not run; of one that could, what people should know.
 
@@ -49,13 +52,15 @@ def check(
         import_directory: Where the objective's module lies, beside the import path.
         home: Where it is kept which data files were read and found good.
         cache: Where it is kept which models were tried and found good.
+        samplers: Modules that samplers and pruners may be imported from, beside Optuna.
 
     Raises:
         InvalidInputError: The message names the field, the value and the way out.
     """
     check_space(spec)
-    sampler, pruner = make_sampler(spec), make_pruner(spec)
-    if len(spec.all_directions) > 1 and spec.pruner.type != "none":
+    sampler = make_sampler(spec, allowed=samplers)
+    pruner = make_pruner(spec, allowed=samplers)
+    if len(spec.all_directions) > 1 and spec.pruner.prunes:
         raise InvalidInputError(
             f"pruner.type = {spec.pruner.type!r}: a study with several directions cannot be pruned;"
             " use none"

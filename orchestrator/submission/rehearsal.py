@@ -19,7 +19,8 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from orchestrator.submission.space import num_points, suggest_all
+from orchestrator.submission.algorithms import num_points
+from orchestrator.submission.space import suggest_all
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
@@ -56,7 +57,7 @@ def _play(study: optuna.Study, spec: StudySpec) -> None:
     with _refusing(f"sampler = {spec.sampler.model_dump(exclude_none=True)}"):
         trial = study.ask()
         suggest_all(trial, spec)
-    if spec.pruner.type != "none":
+    if spec.pruner.prunes:
         with _refusing(f"pruner = {spec.pruner.model_dump()}"):
             for step in range(1, _STEPS + 1):
                 trial.report(values[0], step)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator.submission.space import PRUNERS, SAMPLERS
+from orchestrator.submission.algorithms import PRUNERS, SAMPLERS
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.spec import DURATION_PATTERN, FINETUNE, StudySpec
 
@@ -28,7 +28,7 @@ def study_schema() -> dict[str, Any]:
     schema["required"] = []  # a study's name is its file's, where there is none
     for name in _fields_of(_DURATIONS):
         _allow(fields[name], _DURATION)
-    for name, known in zip(("sampler", "pruner"), (SAMPLERS, PRUNERS), strict=True):
+    for name, known in zip(("sampler", "pruner"), (SAMPLERS.classes, PRUNERS.classes), strict=True):
         _restrict_type(schema["$defs"], fields[name], known)
     for name in _fields_of(_SHORT_FORMS):
         _allow(fields[name], {"type": "string"})

@@ -1,16 +1,13 @@
-"""The search space: from the study's dimensions to Optuna's distributions, sampler and pruner."""
+"""The search space: from the study's dimensions to Optuna's distributions, and its points."""
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
 
 import optuna
-from optuna import pruners, samplers
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -27,35 +24,6 @@ from workers.protocol.spec import (
     IntDimension,
     StudySpec,
 )
-
-#: Samplers by short name, with the class in `optuna.samplers`.
-SAMPLERS: Final = {
-    "tpe": "TPESampler",
-    "random": "RandomSampler",
-    "cmaes": "CmaEsSampler",
-    "gp": "GPSampler",
-    "nsgaii": "NSGAIISampler",
-    "nsgaiii": "NSGAIIISampler",
-    "qmc": "QMCSampler",
-    "grid": "GridSampler",
-    "bruteforce": "BruteForceSampler",
-}
-
-#: Samplers that go through a sequence that their seed makes, and so keep it.
-_SEQUENCES: Final = frozenset({"grid", "qmc", "bruteforce"})
-
-#: Packages that a sampler imports when it is first used, none of them Optuna's own need.
-_PACKAGES: Final = {"cmaes": ("cmaes",), "qmc": ("scipy",), "gp": ("scipy", "torch")}
-
-#: Pruners by short name, with the class in `optuna.pruners`.
-PRUNERS: Final = {
-    "none": "NopPruner",
-    "median": "MedianPruner",
-    "percentile": "PercentilePruner",
-    "hyperband": "HyperbandPruner",
-    "successive_halving": "SuccessiveHalvingPruner",
-    "threshold": "ThresholdPruner",
-}
 
 #: How many points of a grid one dimension may have.
 _MAX_GRID: Final = 10_000
@@ -109,7 +77,7 @@ def suggest_all(trial: optuna.Trial, spec: StudySpec) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in suggestion_order(spec):
         dimension = spec.space[name]
-        if all(values.get(other) in allowed for other, allowed in dimension.when.items()):
+        if _exists(dimension, values):
             stored = suggest(trial, name, _distribution(dimension))
             values[name] = _value_of(dimension, name, stored)
     return values
@@ -140,55 +108,76 @@ def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> A
     raise ValueError(f"nothing can be suggested from {type(distribution).__name__}")
 
 
-def make_sampler(spec: StudySpec, *, num_existing: int = 0) -> samplers.BaseSampler:
-    """The study's sampler.
+def stored_value(spec: StudySpec, field: str, name: str, value: Any) -> Any:
+    """A value that a study names for a parameter, as the storage has it.
+
+    Raises:
+        InvalidInputError: The parameter cannot have it.
+    """
+    dimension = spec.space.get(name)
+    if dimension is None:
+        return value
+    try:
+        if isinstance(dimension, CategoricalDimension):
+            return Choices.of(dimension.choices, name).name_of(value)
+    except ValueError as error:
+        raise InvalidInputError(f"{field} = {value!r}: {error}") from error
+    if not _can_be(dimension, value):
+        raise InvalidInputError(f"{field} = {value!r}, which {name} can never be")
+    return value
+
+
+def grid_points(
+    spec: StudySpec, given: Mapping[str, Sequence[Any]] | None = None
+) -> dict[str, list[Any]]:
+    """The points of a grid, by parameter.
 
     Args:
-        spec: Names it and its options.
-        num_existing: Trials there are already: a resumed study must not draw the first ones again.
+        spec: The study.
+        given: Points that it names itself, in place of those of its `space`.
 
     Raises:
-        InvalidInputError: No such sampler or option.
+        InvalidInputError: There are none, too many, or some that a parameter cannot have.
     """
-    options = dict(spec.sampler.model_extra or {})
-    class_name = _find("sampler.type", spec.sampler.type, SAMPLERS)
-    _check_packages(spec.sampler.type)
-    seed = spec.sampler.seed
-    if seed is not None:
-        # a sequence that is drawn in its order must be the same one after a restart
-        options["seed"] = seed if spec.sampler.type in _SEQUENCES else seed + num_existing
-    if spec.sampler.type == "grid":
-        options["search_space"] = _grid(spec)
-    sampler: samplers.BaseSampler = _build("sampler", getattr(samplers, class_name), options)
-    return sampler
+    named = _named_points(spec, given or {})
+    if not (spec.space or named):
+        raise InvalidInputError(
+            "sampler.type = 'grid' goes through the points of `space`, and the study has none;"
+            " give it one, name points as `search_space`, or use another sampler"
+        )
+    own = {
+        name: _points(name, dimension)
+        for name, dimension in spec.space.items()
+        if name not in named
+    }
+    return {**own, **named}
 
 
-def make_pruner(spec: StudySpec) -> pruners.BasePruner:
-    """The study's pruner.
-
-    Raises:
-        InvalidInputError: No such pruner or option.
-    """
-    class_name = _find("pruner.type", spec.pruner.type, PRUNERS)
-    options = dict(spec.pruner.model_extra or {})
-    pruner: pruners.BasePruner = _build("pruner", getattr(pruners, class_name), options)
-    return pruner
-
-
-def num_points(spec: StudySpec) -> float:
-    """How many trials exhaust the study's sampler; infinity if that shows only on the way."""
-    if spec.sampler.type != "grid":
+def count_leaves(spec: StudySpec) -> float:
+    """How many trials of a space there are that differ; infinity if they cannot be counted."""
+    if not spec.space:
         return math.inf
-    return math.prod(len(points) for points in _grid(spec).values())
-
-
-def _check_packages(sampler: str) -> None:
-    for package in _PACKAGES.get(sampler, ()):
-        if importlib.util.find_spec(package) is None:  # found, and not imported: torch takes long
-            raise InvalidInputError(
-                f"sampler.type = {sampler!r} needs the package {package}, which the orchestrator"
-                f" does not have; `pip install {package}`, or `pip install 'trialfleet[samplers]'`"
-            )
+    asked = {other for dimension in spec.space.values() for other in dimension.when}
+    if any(not _num_values(dimension) < math.inf for dimension in spec.space.values()):
+        return math.inf
+    rows: list[dict[str, Any]] = [{}]
+    free = []
+    for name in suggestion_order(spec):
+        dimension = spec.space[name]
+        if name not in asked:
+            free.append(name)
+            continue
+        if len(rows) * _num_values(dimension) > _MAX_GRID:
+            return math.inf
+        rows = [
+            {**row, name: value}
+            for row in rows
+            for value in (_all_values(dimension) if _exists(dimension, row) else [None])
+        ]
+    return sum(
+        math.prod(_num_values(spec.space[name]) for name in free if _exists(spec.space[name], row))
+        for row in rows
+    )
 
 
 def _check_choices(name: str, dimension: CategoricalDimension) -> None:
@@ -274,52 +263,57 @@ def _value_of(dimension: Dimension, name: str, stored: Any) -> Any:
     return stored
 
 
-def _find(field: str, name: str, known: Mapping[str, str]) -> str:
-    if name not in known:
+def _exists(dimension: Dimension, values: Mapping[str, Any]) -> bool:
+    return all(values.get(other) in allowed for other, allowed in dimension.when.items())
+
+
+def _num_values(dimension: Dimension) -> float:
+    """How many values a parameter can have."""
+    if isinstance(dimension, CategoricalDimension):
+        return len(dimension.choices)
+    if dimension.step is None:
+        return math.inf if dimension.low < dimension.high else 1
+    return math.floor((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
+
+
+def _all_values(dimension: Dimension) -> list[Any]:
+    if isinstance(dimension, CategoricalDimension):
+        return list(dimension.choices)
+    step = dimension.step or 0
+    return [dimension.low + index * step for index in range(int(_num_values(dimension)))]
+
+
+def _named_points(spec: StudySpec, given: object) -> dict[str, list[Any]]:
+    """The points that a study names itself."""
+    if not isinstance(given, Mapping):
         raise InvalidInputError(
-            f"{field} = {name!r}: no such {field.partition('.')[0]}{nearest(name, known)}"
-            f" (there are {', '.join(known)})"
+            f"sampler.search_space = {given!r}: give a list of points for each parameter"
         )
-    return known[name]
-
-
-def _build(section: str, factory: Any, options: dict[str, Any]) -> Any:
-    known = [name for name in inspect.signature(factory.__init__).parameters if name != "self"]
-    if "seed" in options and "seed" not in known:
-        del options["seed"]
-    for option, value in options.items():
-        if option not in known:
+    for name, points in given.items():
+        if spec.space and name not in spec.space:
             raise InvalidInputError(
-                f"{section}.{option} = {value!r}: {factory.__name__} has no such"
-                f" option{nearest(option, known)} (it has {', '.join(known)})"
+                f"sampler.search_space.{name}: no such parameter in"
+                f" `space`{nearest(name, spec.space)}"
             )
-    try:
-        return factory(**options)
-    except (TypeError, ValueError, ImportError, ModuleNotFoundError) as error:
-        first = str(error).splitlines()[0]
-        raise InvalidInputError(
-            f"{section}: {factory.__name__} refuses {options}: {first}"
-        ) from error
-
-
-def _grid(spec: StudySpec) -> dict[str, list[Any]]:
-    if not spec.space:
-        raise InvalidInputError(
-            "sampler.type = 'grid' goes through the points of `space`, and the study has none;"
-            " give it one, or use another sampler"
-        )
-    return {name: _points(name, dimension) for name, dimension in spec.space.items()}
+        if not isinstance(points, list) or not points:
+            raise InvalidInputError(
+                f"sampler.search_space.{name} = {points!r}: give a list of points"
+            )
+    return {
+        name: [stored_value(spec, f"sampler.search_space.{name}", name, each) for each in points]
+        for name, points in given.items()
+    }
 
 
 def _points(name: str, dimension: Dimension) -> list[Any]:
     if isinstance(dimension, CategoricalDimension):
         return list(Choices.of(dimension.choices, name).names)
-    step = dimension.step
-    if step is None or dimension.log:
+    if dimension.step is None or dimension.log:
         raise InvalidInputError(
-            f"space.{name}: the grid sampler needs points; give `step`, or `choices`"
+            f"space.{name}: the grid sampler needs points; give `step`, or `choices`, or name them"
+            f" as `sampler.search_space.{name}`"
         )
-    count = math.floor((dimension.high - dimension.low) / step + 1e-9) + 1
+    count = _num_values(dimension)
     if count > _MAX_GRID:
         raise InvalidInputError(f"space.{name}: {count} points are too many for a grid")
-    return [dimension.low + index * step for index in range(count)]
+    return _all_values(dimension)

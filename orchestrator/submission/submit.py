@@ -87,6 +87,7 @@ def prepared(
         import_directory=import_directory,
         home=settings.home,
         cache=kept_checks(settings),
+        samplers=settings.samplers,
     )
     for finding in findings:
         (tell or _log)(finding)

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from orchestrator.driving import service as service_module
 from orchestrator.storage.attributes import ATTR
-from orchestrator.submission.space import make_pruner, make_sampler
+from orchestrator.submission.algorithms import make_pruner, make_sampler
 from workers.protocol.spec import StudySpec
 
 QUADRATIC = '''

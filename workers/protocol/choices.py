@@ -47,6 +47,17 @@ class Choices:
                 names.append(_unlike(json.dumps(item), [*names, *plain[index + 1 :]]))
         return cls(values, tuple(names))
 
+    def name_of(self, value: Any) -> Name:
+        """The name of a choice.
+
+        Raises:
+            ValueError: It is none.
+        """
+        for known, name in zip(self.values, self.names, strict=True):
+            if _same(known, value):
+                return name
+        raise ValueError(f"{value!r} is none of {list(self.values)}")
+
     def value_of(self, name: Any) -> Any:
         """The choice of a name, as it was given.
 

@@ -97,7 +97,7 @@ Dimension = Annotated[
 
 
 class SamplerSpec(BaseModel):
-    """An Optuna sampler by its short name; further keys go to its constructor."""
+    """An Optuna sampler by name, or `module:Class`; further keys go to its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -106,11 +106,16 @@ class SamplerSpec(BaseModel):
 
 
 class PrunerSpec(BaseModel):
-    """An Optuna pruner by its short name; further keys go to its constructor."""
+    """An Optuna pruner by name, or `module:Class`; further keys go to its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str = "none"
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it may give a trial up at all."""
+        return self.type.lower().removesuffix("pruner") not in {"none", "nop"}
 
 
 class ResourcesSpec(_Model):

@@ -254,7 +254,7 @@ class FleetTrial(BaseTrial):
         Waits for the orchestrator's verdict on the last report, so that equal runs prune equally;
         if none comes within some seconds, training goes on.
         """
-        if self.spec.pruner.type == "none" or self._unjudged_step is None:
+        if not self.spec.pruner.prunes or self._unjudged_step is None:
             return False
         request, self._unjudged_step = f"report:{self._unjudged_step}", None
         verdict = self._await_reply(request, self._verdict_seconds)

@@ -191,8 +191,7 @@ def test_what_is_remembered_of_data_files_is_bounded(check, write, tmp_path, mon
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sampler": {"type": "tpe", "n_startup_trials": "5"}}, "TypeError: '<' not supported"),
-        ({"sampler": {"type": "tpe", "gamma": 3}}, "'gamma': 3} does not work with this study"),
+        ({"sampler": {"type": "tpe", "n_ei_candidates": 0}}, "does not work with this study"),
         ({"pruner": {"type": "hyperband", "reduction_factor": 0}}, "pruner = {'type': 'hyperband'"),
         ({"sampler": "grid", "space": {}}, "sampler.type = 'grid' goes through the points of"),
     ],

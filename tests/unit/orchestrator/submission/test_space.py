@@ -8,9 +8,8 @@ import pytest
 
 from orchestrator.submission.space import (
     check_space,
+    count_leaves,
     distributions,
-    make_pruner,
-    make_sampler,
     suggest_all,
     suggestion_order,
     values_of,
@@ -85,61 +84,6 @@ def test_dimensions_become_optunas_distributions():
     }
 
 
-@pytest.mark.parametrize("name", ["tpe", "random", "nsgaii", "nsgaiii", "qmc", "bruteforce"])
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_samplers_are_known_by_short_names(name):
-    sampler = make_sampler(spec({"x": FLOAT}, sampler={"type": name, "seed": 3}))
-    assert isinstance(sampler, optuna.samplers.BaseSampler)
-
-
-@pytest.mark.parametrize(
-    ("pruner", "kind"),
-    [
-        ({"type": "none"}, optuna.pruners.NopPruner),
-        ({"type": "median", "n_startup_trials": 2}, optuna.pruners.MedianPruner),
-        ({"type": "hyperband"}, optuna.pruners.HyperbandPruner),
-        ({"type": "percentile", "percentile": 25.0}, optuna.pruners.PercentilePruner),
-    ],
-)
-def test_pruners_are_known_by_short_names(pruner, kind):
-    assert isinstance(make_pruner(spec({}, pruner=pruner)), kind)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"sampler": "tpee"}, "sampler.type = 'tpee': no such sampler; did you mean 'tpe'?"),
-        ({"sampler": {"type": "tpe", "n_startup": 3}}, "sampler.n_startup = 3: TPESampler has no"),
-        ({"pruner": "medain"}, "pruner.type = 'medain': no such pruner; did you mean 'median'?"),
-        ({"pruner": {"type": "percentile"}}, "pruner: PercentilePruner refuses"),
-    ],
-)
-def test_what_is_no_sampler_or_pruner_is_refused(fields, message):
-    make = make_sampler if "sampler" in fields else make_pruner
-    with pytest.raises(InvalidInputError) as error:
-        make(spec({}, **fields))
-    assert message in str(error.value)
-
-
-def test_the_grid_is_made_of_the_points_of_the_space():
-    space = {"n": LAYERS, "c": {"type": "categorical", "choices": ["a", "b"]}}
-    sampler = make_sampler(spec(space, sampler="grid"))
-    study = optuna.create_study(sampler=sampler)
-    points = {tuple(suggest_all(study.ask(), spec(space)).values()) for _ in range(8)}
-    assert len(points) == 8
-    with pytest.raises(InvalidInputError, match="the grid sampler needs points; give `step`"):
-        make_sampler(spec({"x": FLOAT}, sampler="grid"))
-
-
-def test_a_resumed_study_does_not_draw_the_first_suggestions_again():
-    seeded = spec({"x": FLOAT}, sampler={"type": "random", "seed": 1})
-    first = optuna.create_study(sampler=make_sampler(seeded)).ask()
-    again = optuna.create_study(sampler=make_sampler(seeded)).ask()
-    resumed = optuna.create_study(sampler=make_sampler(seeded, num_existing=1)).ask()
-    values = [suggest_all(trial, seeded)["x"] for trial in (first, again, resumed)]
-    assert values[0] == values[1] != values[2]
-
-
 def test_every_choice_of_a_space_reaches_the_objective_as_it_was_written():
     choices = [0, 1, False, True, 1.5, "1", None, math.inf, -math.inf, "true"]
     made = spec({"c": {"type": "categorical", "choices": choices}})
@@ -152,3 +96,32 @@ def test_every_choice_of_a_space_reaches_the_objective_as_it_was_written():
         assert values_of(made, json.loads(json.dumps(trial.params))) == {"c": value}
         seen.add(repr(value))
     assert seen == {repr(choice) for choice in choices}
+
+
+@pytest.mark.parametrize(
+    ("space", "count"),
+    [
+        ({"n": LAYERS}, 4),
+        ({"n": LAYERS, "c": {"type": "categorical", "choices": ["a", "b"]}}, 8),
+        ({"n": LAYERS, "m": {**LAYERS, "when": {"n": [3, 4]}}}, 2 + 2 * 4),
+        (
+            {
+                "m": {**LAYERS, "when": {"n": [4]}},
+                "n": LAYERS,
+                "k": {**LAYERS, "when": {"m": [1]}},
+            },
+            3 + 3 + 4,
+        ),
+        ({"x": {**FLOAT, "step": 0.25}}, 5),
+        ({"x": FLOAT, "n": LAYERS}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_the_trials_of_a_space_that_differ_are_counted_along_its_conditions(space, count):
+    made = spec(space)
+    assert count_leaves(made) == count
+    if 0 < count < math.inf:
+        sampler = optuna.samplers.BruteForceSampler(seed=0)
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(lambda trial: suggest_all(trial, made) and 0.0)
+        assert len(study.trials) == count
