@@ -17,6 +17,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from orchestrator.commands.control import control_app
 from orchestrator.commands.results import results_app
 from orchestrator.driving.service import Service
 from orchestrator.fleet import connect
@@ -34,7 +35,6 @@ from workers.passwords import hide
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.plain import plain_text
-from workers.protocol.states import StudyState
 from workers.settings import Settings
 
 EXIT_FAILED: Final = 1
@@ -51,6 +51,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(cache_app, name="cache")
+app.add_typer(control_app)
 app.add_typer(results_app)
 
 StudyArgument = Annotated[
@@ -100,7 +101,7 @@ def run(
         with open_view(console) as view:
             status = run_study(spec, import_directory(study), settings, view)
     _end(status, console, as_json=as_json)
-    if status.state is StudyState.RUNNING:
+    if not status.is_over:
         console.print(f"interrupted; resume with: trialfleet run {study}", highlight=False)
         raise typer.Exit(EXIT_INTERRUPTED)
     if status.best is None:

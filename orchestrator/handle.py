@@ -12,8 +12,9 @@ import optuna
 import redis
 from optuna.trial import FrozenTrial
 
-from orchestrator.status import StudyStatus, build_status
-from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
+from orchestrator.control import ControlledStudy
+from orchestrator.status import StudyStatus, build_status, unfinished_state
+from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, WISH_ATTR
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
 from orchestrator.storage.tally import Tally
@@ -31,21 +32,17 @@ from workers.protocol.errors import (
 )
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import StudyState
+from workers.protocol.states import Wish
 from workers.settings import Settings
 
 
-class StudyHandle:
+class StudyHandle(ControlledStudy):
     """A study by its name; everything is read anew at each call.
 
     Args:
         name: The study.
         settings: Where the fleet is; by default the environment's.
     """
-
-    def __init__(self, name: str, settings: Settings | None = None) -> None:
-        self.name = name
-        self._settings = settings or Settings.from_environment()
 
     def __repr__(self) -> str:
         return f"StudyHandle({self.name!r})"
@@ -174,9 +171,11 @@ class StudyHandle:
             if status is None
             else StudyStatus.model_validate(status)
         )
-        if found.is_over and studies.fact(self.name, "over") is None:
-            # handed in again, and no orchestrator has looked at it since
-            found = found.model_copy(update={"state": StudyState.RUNNING})
+        wish = studies.wish(self.name)
+        if not found.is_over or studies.fact(self.name, "over") is None:
+            # what was asked is seen at once, also where no orchestrator has looked at it since
+            state = unfinished_state(wish)
+            found = found.model_copy(update={"state": state, "wish": wish})
         stalled = studies.fact(self.name, "stalled")
         entries = list(ProcessRegistry(client, self._settings.times).entries())
         return found.model_copy(
@@ -223,7 +222,7 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
         results=str(settings.home / "studies" / name / "trials"),
         is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
-        is_stopped=bool(study.user_attrs.get(STOPPED_ATTR)),
+        wish=Wish(study.user_attrs.get(WISH_ATTR, Wish.RUN)),
     )
     if found.is_over:
         return found

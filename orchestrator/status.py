@@ -17,7 +17,7 @@ from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.tally import NUM_TOP, Tally, busy_seconds, state_of
 from workers.coordination.leases import TrialLeases
 from workers.protocol.spec import Direction, StudySpec
-from workers.protocol.states import StudyState, TrialState
+from workers.protocol.states import StudyState, TrialState, Wish
 
 _COUNTED: Final = ("queued", "running", "complete", "pruned", "failed", "dead", "cancelled")
 
@@ -80,6 +80,8 @@ class StudyStatus(BaseModel):
 
     study: str
     state: StudyState
+    wish: Wish = Wish.RUN
+    """What people want of it; `state` tells how far that is done."""
     objective: str
     metrics: list[str]
     directions: list[Direction]
@@ -147,11 +149,21 @@ class UnreadableRecord(NamedTuple):
     reason: str
 
 
-def study_state(spec: StudySpec, tally: Tally, *, starts_no_more: bool) -> StudyState:
+def study_state(spec: StudySpec, tally: Tally, *, starts_no_more: bool, wish: Wish) -> StudyState:
     """Whether a study runs or how it ended, by its trials."""
-    if tally.open or (tally.num_trials < spec.trials and not starts_no_more):
-        return StudyState.RUNNING
+    may_start = not starts_no_more and not wish.is_end
+    if tally.open or (tally.num_trials < spec.trials and may_start):
+        return unfinished_state(wish)
+    if wish is Wish.CANCEL:
+        return StudyState.CANCELLED
     return StudyState.FINISHED if tally.num_complete else StudyState.FAILED
+
+
+def unfinished_state(wish: Wish) -> StudyState:
+    """The state of a study that is not over."""
+    if wish is Wish.CANCEL:
+        return StudyState.CANCELLING
+    return StudyState.PAUSED if wish.is_pause else StudyState.RUNNING
 
 
 def build_status(
@@ -165,7 +177,7 @@ def build_status(
     results: str | None = None,
     set_aside: Sequence[str] = (),
     is_exhausted: bool = False,
-    is_stopped: bool = False,
+    wish: Wish = Wish.RUN,
     activities: Mapping[str, str] = MappingProxyType({}),
 ) -> StudyStatus:
     """Put a status together.
@@ -178,7 +190,7 @@ def build_status(
         put_aside: Those that read the queue and take none, with the reasons.
         leases: Tells running trials from queued ones; without, all open ones count as queued.
         results: Where its trials leave their results.
-        is_stopped: Whether somebody asked that no further trial be started.
+        wish: What people want of it.
         set_aside: Why entries of its inbox could not be taken in.
         is_exhausted: Whether its sampler has nothing more to suggest.
         activities: What processes, by identity, do before or between the steps of their trials.
@@ -191,7 +203,8 @@ def build_status(
     out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
     return StudyStatus(
         study=spec.name,
-        state=study_state(spec, tally, starts_no_more=out_of_time or is_exhausted or is_stopped),
+        state=study_state(spec, tally, starts_no_more=out_of_time or is_exhausted, wish=wish),
+        wish=wish,
         objective=spec.objective,
         metrics=spec.metrics,
         directions=spec.all_directions,

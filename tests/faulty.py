@@ -204,6 +204,12 @@ def stay_until_go(training: Training) -> None:
         time.sleep(0.02)
 
 
+def leave_something(training: Training) -> None:
+    training.trial.set_user_attr("made", training.step)
+    training.trial.result_directory.mkdir(parents=True, exist_ok=True)
+    (training.trial.result_directory / "made").write_text("something")
+
+
 def make_scratch(training: Training) -> None:
     (HERE / "scratch").write_text(str(get_directory_manager().scratch()))
     wait_for_go(training)
@@ -230,4 +236,5 @@ ORDERS = {
     "wait for go": wait_for_go,
     "stay until go": stay_until_go,
     "make scratch": make_scratch,
+    "leave something": leave_something,
 }

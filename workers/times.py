@@ -31,6 +31,9 @@ class Times(BaseModel):
     """After which a queued trial is announced again."""
     backoff: float = 2.0
     """Before a failed trial may be claimed again; doubled with each failure, up to 64 times."""
+    cancel_grace: float = 30.0
+    """What an objective has from hearing that its study is cancelled, or paused at once, to its
+    end; then its session is ended."""
     verdict: float = 5.0
     """How long `should_prune` waits for the orchestrator before it goes on training."""
 

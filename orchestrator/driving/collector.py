@@ -24,6 +24,7 @@ from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.opening import refuses_value
 from orchestrator.submission.space import suggest
 from workers.coordination.inbox import Entry
+from workers.coordination.leases import TrialRecord
 from workers.logs import get_logger
 from workers.protocol.errors import UnreadableEntryError
 from workers.protocol.messages import BrokenEntry, End, InboxEntry, Question, Report, Result
@@ -65,9 +66,15 @@ class Collector:
         self._study.sync()
         self._study.leases.settle(number, state)
 
-    def tell_cancelled(self, number: int, reason: str) -> None:
-        """End a trial that nobody has started, and that nobody is to start."""
-        self._tell_failed(number, f"{reason} before it began", TrialState.CANCELLED)
+    def tell_cancelled(self, number: int, reason: str, record: TrialRecord | None) -> None:
+        """End a trial that nobody runs, and that nobody is to run."""
+        attempts = 0 if record is None else record.attempt
+        when = "while it waited for another attempt" if attempts else "before it began"
+        if record is not None and attempts:
+            self._study.set_attr(number, f"{ATTR}attempt", attempts)
+            if record.losses:
+                self._study.set_attr(number, f"{ATTR}losses", record.losses)
+        self._tell_failed(number, f"{reason} {when}", TrialState.CANCELLED)
         self._study.sync()
 
     def _take(self, entry: Entry) -> TrialState | None:

@@ -59,20 +59,21 @@ class Dispatcher:
             self._enqueue(number)
         return count
 
-    def withdraw(self, reason: str) -> None:
+    def withdraw(self, reason: str, *, has_begun: bool = False) -> None:
         """Cancel the trials that no worker has begun: nothing of the study is to be started.
 
         One that lost its worker goes on: it has begun, and its checkpoint is there.
 
         Args:
             reason: Why, for the trial's error.
+            has_begun: Cancel such a one, too.
         """
         leases = self._study.leases
         for number in leases.queued():
             record = leases.record(number)
-            has_begun = record is not None and record.attempt > 0
-            if not has_begun and leases.settle(number, TrialState.CANCELLED, only_queued=True):
-                self._collector.tell_cancelled(number, reason)
+            is_kept = record is not None and record.attempt > 0 and not has_begun
+            if not is_kept and leases.settle(number, TrialState.CANCELLED, only_queued=True):
+                self._collector.tell_cancelled(number, reason, record)
 
     def reconcile(self, now_ms: int, *, at_start: bool = False) -> None:
         """Bring Redis and the storage together for every trial that has not ended.

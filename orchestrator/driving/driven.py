@@ -13,7 +13,7 @@ import optuna
 import redis
 from optuna.trial import FrozenTrial
 
-from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
+from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, WISH_ATTR
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
 from orchestrator.storage.tally import Tally
 from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
@@ -21,6 +21,7 @@ from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.studies import Studies
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import Wish
 
 
 class DrivenStudy:
@@ -59,7 +60,7 @@ class DrivenStudy:
         self._asked: dict[int, optuna.Trial] = {}
         self._study_id = self._storage.storage.get_study_id_from_name(name)
         attrs = self.study.user_attrs
-        self._is_stopped = bool(attrs.get(STOPPED_ATTR))
+        self._wish = Wish(attrs.get(WISH_ATTR, Wish.RUN))
         self._is_exhausted = bool(attrs.get(EXHAUSTED_ATTR))
         self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
         self._seconds_noted = self._seconds_before
@@ -71,11 +72,13 @@ class DrivenStudy:
             self.spec = spec
             self._store_spec()
 
-    def take_stop(self, *, is_stopped: bool) -> None:
-        """Keep with the results whether somebody asked that no further trial be started."""
-        if self._is_stopped != is_stopped:
-            self.study.set_user_attr(STOPPED_ATTR, is_stopped)
-            self._is_stopped = is_stopped
+    def take_wish(self, wish: Wish) -> Wish:
+        """Keep with the results what people want of the study; what they wanted before."""
+        before = self._wish
+        if wish is not before:
+            self.study.set_user_attr(WISH_ATTR, wish.value)
+            self._wish = wish
+        return before
 
     def start_epoch(self, epoch: str) -> None:
         """Go on in a Redis that lost its data, and has the study again."""
@@ -101,6 +104,10 @@ class DrivenStudy:
         """Count time from now on: the first slot is there."""
         if self._opened_at is None:
             self._opened_at = time.monotonic()
+
+    def stop_clock(self) -> None:
+        """Count no time until `start_clock`: the study is paused."""
+        self._seconds_before, self._opened_at = self.wall_seconds, None
 
     @property
     def is_out_of_time(self) -> bool:

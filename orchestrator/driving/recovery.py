@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import optuna
 
-from orchestrator.storage.attributes import EXHAUSTED_ATTR, SPEC_ATTR, STOPPED_ATTR
+from orchestrator.storage.attributes import EXHAUSTED_ATTR, SPEC_ATTR, WISH_ATTR
 from orchestrator.storage.opening import open_reader, storage_url, stored_journals
 from workers.coordination.address import redact
 from workers.coordination.studies import Studies, Submitted
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import Wish
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -22,7 +23,7 @@ def resubmit_forgotten(settings: Settings, studies: Studies) -> list[str]:
     """Write studies that Redis lost there again; their names.
 
     Those of `FLEET_STORAGE`, or those with a journal under `FLEET_HOME`. A finished study is left
-    where it is: the storage alone tells about it. One that was stopped stays stopped.
+    where it is: the storage alone tells about it. One that was paused or stopped stays so.
     """
     found = []
     for submitted in _unfinished(settings):
@@ -47,7 +48,7 @@ def _unfinished(settings: Settings) -> Iterator[Submitted]:
         trials = study.get_trials(deepcopy=False)
         if sum(trial.state.is_finished() for trial in trials) < spec.trials:
             url = storage_url(settings, spec.name)
-            yield Submitted(spec, url, bool(study.user_attrs.get(STOPPED_ATTR)))
+            yield Submitted(spec, url, Wish(study.user_attrs.get(WISH_ATTR, Wish.RUN)))
 
 
 def _stored_studies(settings: Settings) -> Iterator[optuna.Study]:

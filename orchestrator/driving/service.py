@@ -19,6 +19,7 @@ from typing import Final, Self
 import redis
 
 from orchestrator.driving.collector import Collector
+from orchestrator.driving.control import obey
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reaper import Reaper
@@ -40,7 +41,7 @@ from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegis
 from workers.processes.slots import num_slots, refusing_slots
 from workers.protocol.errors import InvalidInputError, StorageFullError, StudyStalledError
 from workers.protocol.plain import describe_error
-from workers.protocol.states import ProcessKind
+from workers.protocol.states import ProcessKind, Wish
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -80,8 +81,8 @@ class _Lead:
     """Whether the status must be built anew."""
     is_disturbed: bool = False
     """Whether a turn was broken off: what it had read or begun is to be done again."""
-    is_stopped: bool = False
-    """Whether somebody asked that no further trial be started."""
+    wish: Wish = Wish.RUN
+    """What people want of it."""
 
 
 @dataclass
@@ -302,9 +303,8 @@ class Service:
             collector,
             build_status(study.spec, study.tally, wall_seconds=study.wall_seconds),
             num_slots(study.spec.resources.queue, self._entries),
-            is_stopped=self._studies.is_stopped(name),
+            wish=self._studies.wish(name),
         )
-        study.take_stop(is_stopped=lead.is_stopped)
         self._leads[name] = lead
         self._catch_up(lead)
         log.info(
@@ -373,15 +373,12 @@ class Service:
                 lead.study.note_clock(at_most_every=self.settings.times.beat)
                 self._submitted[name] = submitted = self._studies.submitted(name)
                 lead.study.take_spec(submitted.spec)
-                lead.is_stopped = submitted.is_stopped
-                lead.study.take_stop(is_stopped=lead.is_stopped)
-                if lead.is_stopped:
-                    lead.dispatcher.withdraw("the study was stopped")
-                elif lead.study.is_out_of_time:
-                    lead.dispatcher.withdraw("the study's time was up")
+                lead.wish = submitted.wish
+                obey(lead.study, lead.dispatcher, lead.wish, now_ms)
                 if reap:
                     self._reaper.sweep(lead.study, now_ms)
-                    lead.dispatcher.reconcile(now_ms)
+                    if not lead.wish.is_pause:  # nobody could claim what is announced
+                        lead.dispatcher.reconcile(now_ms)
                 lead.is_stale = True
 
     def _count_slots(self, lead: _Lead) -> None:
@@ -427,7 +424,7 @@ class Service:
                 self._leads.pop(name).study.abandon()
 
     def _may_start(self, lead: _Lead) -> bool:
-        if self.is_draining or lead.is_stopped or lead.study.is_exhausted:
+        if self.is_draining or lead.wish is not Wish.RUN or lead.study.is_exhausted:
             return False
         return not lead.study.is_out_of_time
 
@@ -444,7 +441,7 @@ class Service:
             results=str(self.settings.home / "studies" / study.name / "trials"),
             set_aside=lead.collector.set_aside,
             is_exhausted=study.is_exhausted,
-            is_stopped=lead.is_stopped,
+            wish=lead.wish,
             activities={str(e.identity): e.activity for e in self._entries if e.activity},
         ).model_copy(update={"as_of": time.time()})
         study.publish(

@@ -12,8 +12,8 @@ ATTR: Final = OWN_PREFIX
 #: The study attribute that says that its sampler has nothing more to suggest.
 EXHAUSTED_ATTR: Final = f"{ATTR}exhausted"
 
-#: The study attribute that says that no further trial is to be started, for when Redis forgot it.
-STOPPED_ATTR: Final = f"{ATTR}stopped"
+#: The study attribute that says what people want of it (a `Wish`), for when Redis forgot it.
+WISH_ATTR: Final = f"{ATTR}wish"
 
 #: The study attribute that holds the whole specification.
 SPEC_ATTR: Final = f"{ATTR}spec"

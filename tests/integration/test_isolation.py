@@ -19,7 +19,7 @@ from workers.coordination.studies import Studies
 from workers.protocol.errors import StudyStalledError
 from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import TrialState
+from workers.protocol.states import TrialState, Wish
 
 #: What no preflight has seen: an option of a wrong type, found when the sampler uses it.
 WRONG_OPTION = {"type": "tpe", "n_startup_trials": "5"}
@@ -131,7 +131,7 @@ def test_a_redis_that_loses_its_data_at_any_moment_gets_every_study_back(fleet, 
         turn_until(service, lambda: not studies.leases("s").queued(), "what waits is cancelled")
         countdown[0] = 1
         turn_until(service, lambda: service.status("s") is None, "what ran is not started again")
-        assert studies.is_stopped("s")
+        assert studies.wish("s") is Wish.STOP
 
 
 def test_an_orchestrator_of_one_study_alone_gives_up_after_a_few_tries(fleet):

@@ -11,6 +11,7 @@ from one_process_fleet import OneProcessFleet
 from optuna.trial import TrialState
 
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import Wish
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_model_that_no_trial_could_train_ends_its_study_once_with_the_reason(f
     assert "hidden_size = 66" in errors[0]
     assert len(told.trials) < 20
     assert set(ends(told)) == {TrialState.FAIL}
-    assert fleet.studies.is_stopped("unfit")
+    assert fleet.studies.wish("unfit") is Wish.STOP
 
 
 def test_where_parameters_decide_the_model_the_other_trials_go_on(fleet, tmp_path):
@@ -69,4 +70,4 @@ def test_where_parameters_decide_the_model_the_other_trials_go_on(fleet, tmp_pat
     )
     told = fleet.run_studies([spec])["varied"]
     assert sorted(ends(told)) == [TrialState.COMPLETE, TrialState.FAIL]
-    assert not fleet.studies.is_stopped("varied")
+    assert fleet.studies.wish("varied") is Wish.RUN

@@ -38,6 +38,7 @@ _KEYS: Final[dict[str, Callable[[str, int], str]]] = {
     "leases": lambda study, _number: keys.leases(study),
     "queued": lambda study, _number: keys.queued(study),
     "inbox": lambda study, _number: keys.inbox(study),
+    "study": lambda study, _number: keys.study(study),
 }
 
 
@@ -134,7 +135,7 @@ class Grant:
 class Refusal:
     """Why a trial cannot be claimed; `retry_ms` tells when asking again may help."""
 
-    reason: Literal["HELD", "NOT_YET", "ELSEWHERE", "DONE", "UNKNOWN"]
+    reason: Literal["HELD", "NOT_YET", "ELSEWHERE", "WITHHELD", "DONE", "UNKNOWN"]
     retry_ms: int = 0
 
 
@@ -183,7 +184,8 @@ class TrialLeases:
             lease_seconds: How long the grant is to last.
             nonce: Drawn anew by default.
             device: Where it would run; refused (ELSEWHERE) if that broke under it before.
-            insists: Whether to have it on that device all the same.
+            insists: Whether to have it on that device all the same, and whatever is wanted of the
+                study (WITHHELD).
         """
         status, *rest = self._call(
             "claim",

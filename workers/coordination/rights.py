@@ -94,7 +94,7 @@ _PARTS: Final = {
         verbs=(
             "claim", "renew", "report", "suggest", "checkpoint", "commit", "release", "fail",
             "reap", "process_register", "process_beat", "process_gone",
-            "cleanup_acquire", "cleanup_renew", "cleanup_done",
+            "cleanup_acquire", "cleanup_renew", "cleanup_done", "wish",
         ),
         # gossip, by which a worker that takes no message notices that its connection is lost
         channels=(keys.GOSSIP,),
@@ -111,9 +111,10 @@ _PARTS: Final = {
         ),
     ),
     Role.USER: _Part(
-        commands="ping info time multi exec"
+        commands="ping info time multi exec evalsha script|load"
         " get set hget hset hsetnx hdel hgetall sismember smembers sadd zrangebyscore zscore zrem",
         keys=_SHARED,
+        verbs=("wish", "respec"),
     ),
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ import redis
 Verb: TypeAlias = Literal[
     "enqueue", "claim", "renew", "report", "suggest", "reply", "checkpoint", "commit", "release",
     "fail", "reap", "settle", "process_register", "process_beat", "process_gone",
-    "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead",
+    "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead", "wish", "respec",
 ]  # fmt: skip
 
 Value: TypeAlias = str | int | float

@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import redis
 
 from workers.coordination import keys
 from workers.coordination.leases import TrialLeases
+from workers.coordination.scripts import call
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, nearest
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import Wish
+
+#: What was wished of a study, for a sentence about it.
+WISHED: Final = {
+    Wish.RUN: "it runs",
+    Wish.PAUSE: "it is paused",
+    Wish.PAUSE_NOW: "it is paused",
+    Wish.STOP: "it was stopped",
+    Wish.CANCEL: "it was cancelled",
+}
 
 
 def ensure_epoch(client: redis.Redis) -> str:
@@ -31,8 +42,28 @@ class Submitted(NamedTuple):
 
     spec: StudySpec
     storage_url: str
-    is_stopped: bool
-    """Whether somebody asked that no further trial be started."""
+    wish: Wish
+    """What they want of it now."""
+
+
+class Answer(NamedTuple):
+    """What became of a wish."""
+
+    status: Literal["OK", "REFUSED", "OVER"]
+    """Refused by what was wanted before; or too late: the study is over."""
+    before: Wish
+    """What was wanted before."""
+
+
+#: The wishes that each may follow upon. Of a study whose end was asked for, only going on can be
+#: asked; a cancelled one cannot be stopped more gently.
+_FOLLOWS: Final = {
+    Wish.RUN: frozenset(Wish),
+    Wish.PAUSE: frozenset({Wish.RUN, Wish.PAUSE, Wish.PAUSE_NOW}),
+    Wish.PAUSE_NOW: frozenset({Wish.RUN, Wish.PAUSE, Wish.PAUSE_NOW}),
+    Wish.STOP: frozenset({Wish.RUN, Wish.PAUSE, Wish.PAUSE_NOW, Wish.STOP}),
+    Wish.CANCEL: frozenset(Wish),
+}
 
 
 @dataclass(frozen=True)
@@ -43,19 +74,17 @@ class Studies:
 
     def submit(self, spec: StudySpec, storage_url: str) -> None:
         """Write or extend a study; the caller has checked that it is the same one."""
-        self.restore(Submitted(spec, storage_url, is_stopped=False))
+        self.restore(Submitted(spec, storage_url, Wish.RUN))
 
     def restore(self, submitted: Submitted) -> None:
         """Write a study as it was in a Redis that lost its data."""
-        spec, storage_url, is_stopped = submitted
-        fields = {"spec": spec.model_dump_json(), "storage": storage_url}
+        spec, storage_url, wish = submitted
+        fields = {"spec": spec.model_dump_json(), "storage": storage_url, "wish": wish.value}
         pipeline = self.client.pipeline()
         pipeline.hset(keys.study(spec.name), mapping=fields)
         pipeline.hsetnx(keys.study(spec.name), "state", "running")
-        if is_stopped:
-            pipeline.hset(keys.study(spec.name), "stopped", "1")
-        else:
-            pipeline.hdel(keys.study(spec.name), "stopped", "fact:over")
+        if not wish.is_end:
+            pipeline.hdel(keys.study(spec.name), "fact:over")
         pipeline.sadd(keys.STUDIES, spec.name)
         pipeline.execute()
 
@@ -65,15 +94,27 @@ class Studies:
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
         """
-        return Submitted(self.spec(name), str(self.storage_url(name)), self.is_stopped(name))
+        return Submitted(self.spec(name), str(self.storage_url(name)), self.wish(name))
 
     def ask_to_stop(self, name: str) -> None:
         """Have no further trial of a study started; handing it in again revokes it."""
-        self.client.hset(keys.study(name), "stopped", "1")
+        self.want(name, Wish.STOP)
 
-    def is_stopped(self, name: str) -> bool:
-        """Whether somebody asked that no further trial be started."""
-        return bool(self.client.hexists(keys.study(name), "stopped"))
+    def want(self, name: str, wish: Wish) -> Answer:
+        """Note what is wanted of a study; workers learn of it with their next beat.
+
+        Raises:
+            InvalidInputError: There is no such study.
+        """
+        arguments = {"wish": wish.value, "follows": " ".join(_FOLLOWS[wish])}
+        answer = call(self.client, "wish", {"study": keys.study(name)}, arguments)
+        if answer[0] == "UNKNOWN":
+            raise self._unknown(name)
+        return Answer(answer[0], Wish(answer[1]))  # type: ignore[arg-type]
+
+    def wish(self, name: str) -> Wish:
+        """What is wanted of a study now."""
+        return Wish(self.client.hget(keys.study(name), "wish") or Wish.RUN)
 
     def names(self) -> list[str]:
         """All studies, in alphabetical order."""
@@ -91,9 +132,10 @@ class Studies:
         """
         text = self.client.hget(keys.study(name), "spec")
         if text is None:
-            names = self.names()
-            known = nearest(name, names) or f"; it knows: {', '.join(names) or 'none yet'}"
-            raise StudyNotKnownError(f"study {name!r}: not known to this fleet{known}")
+            raise self._unknown(name)
+        return self._read(name, text)
+
+    def _read(self, name: str, text: str) -> StudySpec:
         try:
             return StudySpec.read(text)
         except ValueError as error:
@@ -101,6 +143,36 @@ class Studies:
                 f"study {name!r}: its specification in Redis cannot be read"
                 f" ({describe_error(error, 200)}); submit it again, with this release"
             ) from error
+
+    def change_spec(self, name: str, change: Callable[[StudySpec], StudySpec]) -> StudySpec:
+        """Change a study's specification, whoever else changes it at the same time.
+
+        Args:
+            name: The study.
+            change: Gives the new specification for the one that there is; may be called again.
+
+        Raises:
+            InvalidInputError: There is no such study, or its end was asked for.
+        """
+        while True:
+            read = self.client.hget(keys.study(name), "spec")
+            spec = change(self.spec(name) if read is None else self._read(name, read))
+            arguments = {"read": str(read), "written": spec.model_dump_json()}
+            status, *rest = call(self.client, "respec", {"study": keys.study(name)}, arguments)
+            if status == "OK":
+                return spec
+            if status == "UNKNOWN":
+                raise self._unknown(name)
+            if status == "ENDING":
+                raise InvalidInputError(
+                    f"study {name!r}: {WISHED[Wish(rest[0])]}; `trialfleet resume {name}` lets it"
+                    " go on, then change it"
+                )
+
+    def _unknown(self, name: str) -> StudyNotKnownError:
+        names = self.names()
+        known = nearest(name, names) or f"; it knows: {', '.join(names) or 'none yet'}"
+        return StudyNotKnownError(f"study {name!r}: not known to this fleet{known}")
 
     def publish(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what the orchestrator wants seen, each fact as JSON; orchestrator only."""

@@ -179,7 +179,9 @@ class Outbox:
             return self.commit(entry, leases)
         leases = leases_of(entry.study, None)
         # by its name: whoever asks again, for the same entry, gets the same grant
-        grant = leases.claim(entry.number, str(entry.owner), lease_seconds, nonce=entry.name)
+        grant = leases.claim(
+            entry.number, str(entry.owner), lease_seconds, nonce=entry.name, insists=True
+        )
         if isinstance(grant, Refusal):
             if grant.reason == "DONE":
                 (self._folder / entry.name).unlink(missing_ok=True)

@@ -100,7 +100,7 @@ class TrialInterrupt(BaseException):
 
 
 class DrainRequested(TrialInterrupt):
-    """This worker is shutting down: the trial goes back to the queue, and it is not a failure."""
+    """This worker is shutting down, or the study was paused: the trial goes back, uncounted."""
 
 
 class LeaseLost(TrialInterrupt):

@@ -36,18 +36,51 @@ class StudyState(StrEnum):
 
     RUNNING = "running"
     PAUSED = "paused"
+    CANCELLING = "cancelling"
+    """It was cancelled, and some of its trials have not ended yet."""
     FINISHED = "finished"
     CANCELLED = "cancelled"
     FAILED = "failed"
 
 
+class Wish(StrEnum):
+    """What people want of a study; kept in Redis, and with its results."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    """Nothing is begun; what runs goes back to the queue, or to its end if it never asks."""
+    PAUSE_NOW = "pause_now"
+    """Likewise, and what never asks is ended after a grace, to begin again later."""
+    STOP = "stop"
+    """No further trial is begun; what has begun goes to its end."""
+    CANCEL = "cancel"
+    """All trials end, those that run as CANCELLED."""
+
+    @property
+    def is_pause(self) -> bool:
+        """Whether the study stands still, and can go on."""
+        return self in {Wish.PAUSE, Wish.PAUSE_NOW}
+
+    @property
+    def is_end(self) -> bool:
+        """Whether no trial is begun any more."""
+        return self in {Wish.STOP, Wish.CANCEL}
+
+
 class Command(StrEnum):
-    """What a holder is told when it renews its lease."""
+    """What a holder is told when it renews its lease: of its trial, or of the whole study."""
 
     NONE = "NONE"
     PRUNE = "PRUNE"
     DRAIN = "DRAIN"
+    PAUSE = "PAUSE"
+    PAUSE_NOW = "PAUSE_NOW"
     CANCEL = "CANCEL"
+
+    @property
+    def is_pressing(self) -> bool:
+        """Whether an objective that does not obey is ended after a grace."""
+        return self in {Command.PAUSE_NOW, Command.CANCEL}
 
 
 class ProcessKind(StrEnum):

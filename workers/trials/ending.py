@@ -7,7 +7,8 @@ on without a lease.
 A result survives this process and a Redis that is away: it lies in the outbox before it is
 committed, and what Redis was not there to take is told as soon as it is back.
 
-Invariant: an attempt comes to exactly one end.
+Invariant: an attempt comes to exactly one end, said by one thread: the objective's own, or, where
+that does not do what is asked of its study, the one that renews the lease.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -30,10 +32,17 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox, OutboxEntry
 from workers.logs import get_logger, traceback_of
 from workers.passwords import hide
-from workers.protocol.errors import DrainRequested, FleetError, LeaseLost, TransientError
+from workers.protocol.errors import (
+    DrainRequested,
+    FleetError,
+    LeaseLost,
+    TransientError,
+    TrialCancelled,
+    TrialInterrupt,
+)
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
-from workers.protocol.states import Charge, TrialState
+from workers.protocol.states import Charge, Command, TrialState
 from workers.times import Times
 from workers.trials.advice import advice_on
 from workers.trials.cuda_errors import CudaTrouble
@@ -137,6 +146,8 @@ class AttemptEnd:
         self._times = times
         self._is_draining = is_draining
         self._outcome = Outcome.ENDED
+        #: held from the first word on by the thread that says it, to the process's end
+        self._has_the_word = threading.RLock()
         #: whether the attempt was counted as a loss
         self.is_loss = False
         self._entry: OutboxEntry | None = None
@@ -151,6 +162,7 @@ class AttemptEnd:
         self, state: TrialState, values: list[float] | None = None, error: str | None = None
     ) -> None:
         """End the trial for good."""
+        self._has_the_word.acquire()
         result = self._result(values, error)
         held, trial = self._held, self._trial
         if state in {TrialState.COMPLETE, TrialState.PRUNED}:
@@ -191,7 +203,11 @@ class AttemptEnd:
             error: What the objective raised.
             may_be_sick: Whether a fresh process might do better in this one's place.
         """
-        if self._is_draining() or _is_of_a_drain(error):
+        self._has_the_word.acquire()
+        if _is_of(error, TrialCancelled):
+            self.cancel()
+            return
+        if self._is_draining() or _is_of(error, DrainRequested):
             log.warning("failed_while_draining", error=describe_error(error, _ERROR_CHARACTERS))
             self.release()
             return
@@ -223,8 +239,9 @@ class AttemptEnd:
             error: What the objective raised.
             is_suspect: Whether the device broke under trials that succeeded elsewhere.
         """
+        self._has_the_word.acquire()
         self._outcome = Outcome.CUDA_BROKEN
-        if self._is_draining() or _is_of_a_drain(error):
+        if self._is_draining() or _is_of(error, TrialInterrupt):
             self.release()
             return
         cause = f" ({trouble.cause})"
@@ -256,14 +273,38 @@ class AttemptEnd:
             self._is_to_be_announced = True
 
     def refuse(self, error: Exception) -> None:
-        """End the trial as FAILED: the same would go wrong again. Not so, if a drain led to it."""
-        if _is_of_a_drain(error):
+        """End the trial as FAILED: the same would go wrong again.
+
+        Not so, if what was asked of the objective led to it.
+        """
+        if _is_of(error, TrialInterrupt):
             self.fail(error)
         else:
             self.commit(TrialState.FAILED, error=hide(plain_text(error, _ERROR_CHARACTERS)))
 
+    def cancel(self) -> None:
+        """End the trial for good, since its study was cancelled; what it made is kept."""
+        self.commit(TrialState.CANCELLED, error="the study was cancelled")
+
+    def in_place_of_objective(self, command: Command) -> bool:
+        """Do what is asked of an objective that does not; the process must end then.
+
+        To be called by the thread that renews the lease.
+
+        Returns:
+            False if the objective has ended, and its own end is being told.
+        """
+        if not self._has_the_word.acquire(blocking=False):
+            return False
+        if command is Command.CANCEL:
+            self.cancel()
+        else:
+            self.release()
+        return True
+
     def release(self) -> None:
         """Give the trial back, uncounted, and the message with it."""
+        self._has_the_word.acquire()
         held = self._held
         self._outcome = Outcome.GOES_BACK
         self._say(lambda: "OK" if held.leases.release(held.number, held.token) else "LOST")
@@ -271,6 +312,7 @@ class AttemptEnd:
 
     def give_back(self, error: TransientError) -> None:
         """Give the trial back, uncounted, until what it lacks may be there."""
+        self._has_the_word.acquire()
         held, backoff = self._held, self._times.backoff
         reason = hide(plain_text(error, _REASON_CHARACTERS))
         log.warning("given_back", reason=reason)
@@ -291,6 +333,7 @@ class AttemptEnd:
 
     def fall_silent(self, error: LeaseLost) -> None:
         """Write nothing more for the trial: somebody else may run it now."""
+        self._has_the_word.acquire()
         log.warning("lost", reason=str(error))
 
     def leave(self) -> Outcome:
@@ -367,10 +410,10 @@ def _fingerprint(error: BaseException) -> str | None:
     return hashlib.sha256("\n".join([*where, text]).encode()).hexdigest()[:16]
 
 
-def _is_of_a_drain(error: BaseException | None) -> bool:
-    """Whether an error was raised by what an objective did about a drain."""
+def _is_of(error: BaseException | None, interrupt: type[TrialInterrupt]) -> bool:
+    """Whether an error was raised by what an objective did about an interrupt."""
     while error is not None:
-        if isinstance(error, DrainRequested):
+        if isinstance(error, interrupt):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -5,6 +5,7 @@ Invariant: the holder falls silent before the server's deadline, by a clock that
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -29,6 +30,13 @@ EXIT_HUNG: Final = 72
 
 #: The exit code of a pool process whose objective went on without a lease.
 EXIT_LEASE_LOST: Final = 73
+
+#: The exit code of a pool process whose study was cancelled, or paused at once, and whose objective
+#: did not end.
+EXIT_NOT_OBEYED: Final = 77
+
+#: What a pause means for a trial, for its log.
+_PAUSED: Final = "the study was paused"
 
 #: Between two attempts to reach a Redis that is away.
 _RETRY_SECONDS: Final = 0.2
@@ -67,6 +75,10 @@ class HeldLease:
         #: after so many seconds without a step, the process ends: it must not look alive
         self.progress_timeout: float | None = None
         self._progressed_at: float | None = None
+        #: ends the attempt in place of an objective that does not; False if it ends at this moment
+        self.end_in_place: Callable[[Command], bool] = lambda _command: False
+        #: since when something pressing is asked of the objective
+        self._pressed_at: float | None = None
         self._times = times
         self._is_draining = is_draining
         self._leave_word = leave_word
@@ -96,12 +108,14 @@ class HeldLease:
         Raises:
             LeaseLost: Somebody else may run the trial now.
             TrialCancelled: The study was cancelled.
-            DrainRequested: This worker is shutting down.
+            DrainRequested: This worker is shutting down, or the study was paused.
         """
         if self.is_lost:
             raise LeaseLost(f"trial {self.number}: token {self.token} is no longer valid")
         if self.command is Command.CANCEL:
             raise TrialCancelled(f"trial {self.number}: the study was cancelled")
+        if self.command in {Command.PAUSE, Command.PAUSE_NOW}:
+            raise DrainRequested(f"trial {self.number}: {_PAUSED}")
         if self.command is Command.DRAIN or self._is_draining():
             raise DrainRequested(f"trial {self.number}: this worker is shutting down")
 
@@ -150,6 +164,8 @@ class HeldLease:
             self._end_if_hung()
             # while Redis is away, ask more often: what is left of the lease is short
             pause = self._times.beat if self._renew() else self._times.beat / 10
+            self._end_if_not_obeyed()
+            pause = min(pause, max(self._grace_left(), self._times.beat / 10))
         if not self._ended.wait(self._times.grace):
             log.error("ending_process", reason="the lease is lost, and the objective goes on")
             os._exit(EXIT_LEASE_LOST)
@@ -166,6 +182,26 @@ class HeldLease:
                 " trial.progress, report or save_checkpoint more often"
             )
             os._exit(EXIT_HUNG)
+
+    def _grace_left(self) -> float:
+        """How long the objective may still take to do what is asked of it."""
+        if not self.command.is_pressing:
+            self._pressed_at = None
+            return math.inf
+        now = lease_clock()
+        self._pressed_at = self._pressed_at or now
+        return max(0.0, self._pressed_at + self._times.cancel_grace - now)
+
+    def _end_if_not_obeyed(self) -> None:
+        if self._grace_left() > 0 or self.is_lost or not self.end_in_place(self.command):
+            return
+        log.error(
+            "ending_process",
+            reason="the objective goes on, and its study is not to",
+            asked=self.command.value,
+            hint="call trial.report or trial.progress now and then",
+        )
+        os._exit(EXIT_NOT_OBEYED)
 
     def _renew(self) -> bool:
         sent_at = lease_clock()

@@ -158,9 +158,6 @@ class TrialRunner:
             log.warning("unknown_study")
             return Outcome.ENDED
         leases = TrialLeases(self._client, hint.study, hint.epoch)
-        if self._studies.is_stopped(hint.study) and not _has_begun(leases, hint.number):
-            log.info("study_stopped")  # the orchestrator cancels what waits
-            return Outcome.ENDED
         spec = self._studies.spec(hint.study)
         left_as = self._leave_to_others(leases, spec, hint)
         if left_as is not None:
@@ -286,6 +283,7 @@ class TrialRunner:
             times=self._settings.times,
             is_draining=self._is_draining,
         )
+        held.end_in_place = end.in_place_of_objective
         surroundings = Surroundings()
         with held:
             self._train(trial, end, surroundings)
@@ -331,8 +329,8 @@ class TrialRunner:
         except StaleExtensionError as error:
             surroundings.spoil(str(error))
             end.hand_over()
-        except TrialCancelled as error:
-            end.commit(TrialState.CANCELLED, error=str(error))
+        except TrialCancelled:
+            end.cancel()
         except DrainRequested:
             end.release()
         except LeaseLost as error:
@@ -428,9 +426,3 @@ class TrialRunner:
     def _is_draining(self) -> bool:
         # asked at every training step
         return self._is_terminated or os.path.exists(self._drain_file)  # noqa: PTH110
-
-
-def _has_begun(leases: TrialLeases, number: int) -> bool:
-    """Whether a trial was claimed before: it goes on, whoever lost it."""
-    record = leases.record(number)
-    return record is not None and record.attempt > 0

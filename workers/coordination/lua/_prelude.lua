@@ -26,6 +26,19 @@ local function holds(trial, token)
   return record[1] == 'RUNNING' and record[2] == token
 end
 
+-- What is asked of a holder: what is wanted of its study, else what is asked of its trial alone.
+local function command_of(trial, study)
+  local wish = redis.call('HGET', study, 'wish')
+  if wish == 'pause' or wish == 'pause_now' or wish == 'cancel' then return string.upper(wish) end
+  return redis.call('HGET', trial, 'command')
+end
+
+-- Whether what is wanted of a study lets no holder have one of its trials.
+local function is_withheld(study, attempt)
+  local wish = redis.call('HGET', study, 'wish') or 'run'
+  return wish ~= 'run' and (wish ~= 'stop' or attempt == '0')
+end
+
 local function tell_inbox(inbox, kind, number, token, attempt, subject, body, ...)
   return redis.call('XADD', inbox, '*', 'kind', kind, 'number', number, 'token', token,
     'attempt', attempt, 'subject', subject, 'body', body, ...)

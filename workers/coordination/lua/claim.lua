@@ -1,10 +1,12 @@
 -- claim: grant a trial to one holder, if it may run now. The same nonce gets the same grant.
--- KEYS: epoch trial leases queued
+-- KEYS: epoch trial leases queued study
 -- ARGV: epoch number owner nonce ttl_ms device insists now_ms
--- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | ELSEWHERE | DONE state | UNKNOWN
--- A trial that was lost on `device` is refused there, unless the caller `insists`: it knows no other.
+-- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | DONE state | UNKNOWN
+-- A trial that was lost on `device` is refused there, and one of a study that is paused, stopped or
+-- cancelled everywhere, unless the caller `insists`: it knows no other device, or has the result.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'UNKNOWN'} end
-local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'nonce', 'deadline', 'not_before')
+local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'nonce', 'deadline', 'not_before',
+  'attempt')
 local state, now = record[1], now_ms(ARGV[8])
 if not state then return {'UNKNOWN'} end
 if state == 'RUNNING' and record[3] ~= ARGV[4] then
@@ -12,6 +14,7 @@ if state == 'RUNNING' and record[3] ~= ARGV[4] then
 end
 if state ~= 'RUNNING' and state ~= 'QUEUED' then return {'DONE', state} end
 if state == 'QUEUED' then
+  if ARGV[7] == '' and is_withheld(KEYS[5], record[6]) then return {'WITHHELD'} end
   if tonumber(record[5]) > now then
     return {'NOT_YET', integer(tonumber(record[5]) - now)}
   end

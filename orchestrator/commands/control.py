@@ -1,0 +1,97 @@
+"""Commands that act on a live study: pause, resume, stop, cancel, extend.
+
+Each may be given twice, or by two people at once: the second one sees what the first one did.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.handle import StudyHandle
+from orchestrator.status import StudyStatus
+from orchestrator.views.json_output import JsonOption, print_json
+
+control_app = typer.Typer()
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+
+
+@control_app.command()
+def pause(
+    name: NameArgument,
+    now: Annotated[
+        bool,
+        typer.Option(
+            "--now", help="End also trials that never report, after 30 s; they begin again later."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pause a study: its trials save a checkpoint and go back to the queue; nothing is lost.
+
+    A trial whose objective never reports runs to its end, unless you say --now. The time that a
+    study is paused does not count against its `timeout`.
+
+    Example: trialfleet pause language-id && trialfleet resume language-id
+    """
+    _tell(StudyHandle(name).pause(now=now), as_json=as_json)
+
+
+@control_app.command()
+def resume(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Go on with a study that was paused, stopped or cancelled; trials that ended stay so.
+
+    Example: trialfleet resume language-id
+    """
+    _tell(StudyHandle(name).resume(), as_json=as_json)
+
+
+@control_app.command()
+def stop(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Begin no further trial of a study; those that have begun go to their end.
+
+    Example: trialfleet stop language-id && trialfleet watch language-id
+    """
+    _tell(StudyHandle(name).stop(), as_json=as_json)
+
+
+@control_app.command()
+def cancel(name: NameArgument, as_json: JsonOption = False) -> None:
+    """End a study now: running trials end as cancelled, and what they made is kept.
+
+    A trial whose objective does not end within 30 s is ended.
+
+    Example: trialfleet cancel language-id
+    """
+    _tell(StudyHandle(name).cancel(), as_json=as_json)
+
+
+@control_app.command()
+def extend(
+    name: NameArgument,
+    trials: Annotated[int | None, typer.Option("--trials", help="Trials in all.")] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", help="Of all its time: 90m, 2h, 1h30m, 1d.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a study run for longer, also one that is over.
+
+    Example: trialfleet extend language-id --trials 80 --timeout 4h
+    """
+    handle = StudyHandle(name)
+    handle.extend(trials=trials, timeout=timeout)
+    _tell(handle.status(), as_json=as_json)
+
+
+def _tell(status: StudyStatus, *, as_json: bool) -> None:
+    if as_json:
+        print_json(status.model_dump(mode="json"))
+        return
+    running = status.trials["running"]
+    still = f", {running} trial{'' if running == 1 else 's'} still running" if running else ""
+    print(f"{status.study!r} is {status.state}: {status.num_ended}/{status.wanted} trials{still}")
+    for reason in status.waits_for:
+        print(f"waits: {reason}")

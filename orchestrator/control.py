@@ -1,0 +1,154 @@
+"""What people ask of a live study: to pause, to go on, to stop, to end, to run for longer.
+
+Each is one write on the server, which sees what was asked before; asking twice is asking once.
+Workers learn of it with their next beat, `status` at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from orchestrator.status import StudyStatus
+from workers.coordination.connection import connect
+from workers.coordination.studies import WISHED, Studies
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.plain import describe_error
+from workers.protocol.spec import StudySpec, parse_duration
+from workers.protocol.states import Wish
+from workers.settings import Settings
+
+
+class ControlledStudy:
+    """A study by its name, and what can be asked of it while a fleet has it.
+
+    Every method raises `InvalidInputError` for a study that the fleet does not know, and
+    `RedisUnavailableError` where its Redis does not answer.
+    """
+
+    def __init__(self, name: str, settings: Settings | None = None) -> None:
+        self.name = name
+        self._settings = settings or Settings.from_environment()
+
+    def status(self) -> StudyStatus:
+        """The study now."""
+        raise NotImplementedError
+
+    def pause(self, *, now: bool = False) -> StudyStatus:
+        """Begin nothing more; running trials save a checkpoint and go back to the queue, uncounted.
+
+        A study that is over is left so.
+
+        Args:
+            now: End also trials whose objectives never report, after a grace of 30 s; they begin
+                again later. By default, these run to their end.
+
+        Raises:
+            InvalidInputError: The study was stopped or cancelled.
+        """
+        return self._want(Wish.PAUSE_NOW if now else Wish.PAUSE)
+
+    def resume(self) -> StudyStatus:
+        """Go on with a study that was paused; also with one that was stopped or cancelled.
+
+        Trials that have ended stay so: `retry` runs their parameters again.
+
+        Raises:
+            InvalidInputError: All its trials have ended.
+        """
+        return self._want(Wish.RUN)
+
+    def stop(self) -> StudyStatus:
+        """Begin no further trial; those that have begun go to their end.
+
+        Raises:
+            InvalidInputError: The study was cancelled.
+        """
+        return self._want(Wish.STOP)
+
+    def cancel(self) -> StudyStatus:
+        """End the study: running trials end as CANCELLED, and what they made is kept.
+
+        An objective that does not end within 30 s is ended.
+        """
+        return self._want(Wish.CANCEL)
+
+    def extend(self, *, trials: int | None = None, timeout: float | str | None = None) -> StudySpec:
+        """Have the study run for longer; one that is over goes on.
+
+        Args:
+            trials: Trials in all.
+            timeout: Of all its time: seconds, or a text such as `2h`.
+
+        Returns:
+            The specification as it is now, with what others changed at the same time.
+
+        Raises:
+            InvalidInputError: It is no more than there was, or the study was stopped or cancelled.
+        """
+        seconds = _seconds(timeout)
+        if trials is None and seconds is None:
+            raise InvalidInputError(
+                f"study {self.name!r}: extend it by what? Give trials, or timeout"
+            )
+        with self._studies() as studies:
+            return studies.change_spec(
+                self.name, lambda spec: _extended(spec, trials=trials, timeout=seconds)
+            )
+
+    def _want(self, wish: Wish) -> StudyStatus:
+        with self._studies() as studies:
+            answer = studies.want(self.name, wish)
+        if answer.status == "REFUSED":
+            raise InvalidInputError(
+                f"study {self.name!r}: {WISHED[answer.before]}, and cannot be asked to"
+                f" {wish.value.replace('_', ' ')}; `trialfleet resume {self.name}` lets it go on"
+            )
+        if answer.status == "OVER" and wish is Wish.RUN:
+            self._refuse_to_resume()
+        return self.status()
+
+    def _refuse_to_resume(self) -> NoReturn:
+        status = self.status()
+        raise InvalidInputError(
+            f"study {self.name!r} is over ({status.state}, {status.num_ended} of {status.wanted}"
+            f" trials ended): there is nothing to resume; `trialfleet extend {self.name} --trials"
+            f" {2 * status.wanted}` has it run more"
+        )
+
+    @contextmanager
+    def _studies(self) -> Iterator[Studies]:
+        client = connect(self._settings)
+        try:
+            yield Studies(client)
+        finally:
+            client.close()
+
+
+def _seconds(timeout: float | str | None) -> float | None:
+    if not isinstance(timeout, str):
+        return timeout
+    try:
+        return parse_duration(timeout)
+    except ValueError as error:
+        raise InvalidInputError(f"timeout: {error}") from error
+
+
+def _extended(spec: StudySpec, **changes: Any) -> StudySpec:
+    """A specification with what is to be more of it, if it is more."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    for name, value in given.items():
+        before = getattr(spec, name)
+        if before is None:
+            raise InvalidInputError(f"study {spec.name!r} has no {name}: there is none to extend")
+        if not value >= before:
+            raise InvalidInputError(
+                f"study {spec.name!r}: {name} = {value:g} is less than it has, {before:g}; to end"
+                f" it sooner, `trialfleet stop {spec.name}`"
+            )
+    try:
+        return StudySpec.read({**json.loads(spec.model_dump_json()), **given})
+    except ValueError as error:
+        raise InvalidInputError(f"study {spec.name!r}: {describe_error(error, 300)}") from error

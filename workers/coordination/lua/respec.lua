@@ -1,0 +1,13 @@
+-- respec: put another specification of a study in the place of the one that the caller has read.
+-- KEYS: study
+-- ARGV: read written
+-- RETURNS: OK | CHANGED | ENDING wish | UNKNOWN
+-- One whose end was asked for is left: it would end again at once. It asks for no epoch: what was read
+-- is of the Redis that has the study.
+local record = redis.call('HMGET', KEYS[1], 'spec', 'wish')
+if not record[1] then return {'UNKNOWN'} end
+if record[2] == 'stop' or record[2] == 'cancel' then return {'ENDING', record[2]} end
+if record[1] ~= ARGV[1] then return {'CHANGED'} end
+redis.call('HSET', KEYS[1], 'spec', ARGV[2])
+redis.call('HDEL', KEYS[1], 'fact:over')
+return {'OK'}
