@@ -17,6 +17,7 @@ from orchestrator.status import StudyStatus, build_status, unfinished_state
 from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, WISH_ATTR
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
+from orchestrator.storage.place import locate
 from orchestrator.storage.tally import Tally
 from orchestrator.views.following import follow
 from orchestrator.views.obstacles import obstacles
@@ -194,10 +195,9 @@ class StudyHandle(ControlledStudy):
         except RedisUnavailableError:
             return storage_url(self._settings, self.name)
         try:
-            known = Studies(client).storage_url(self.name)
+            return locate(self._settings, self.name, Studies(client).origin(self.name))
         finally:
             client.close()
-        return known or storage_url(self._settings, self.name)
 
 
 def _not_looked_at(spec: StudySpec) -> StudyStatus:

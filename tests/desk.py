@@ -26,7 +26,7 @@ class Desk:
         self.container = container
         self.spec = spec
         self.studies = Studies(client)
-        self.studies.submit(spec, "journal:///nowhere")
+        self.studies.submit(spec)
         self.leases = self.studies.leases(spec.name)
         self.drain = threading.Event()
 

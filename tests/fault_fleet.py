@@ -25,7 +25,6 @@ from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import EmbeddedRedis, LocalWorker, start_process, stop_process
-from orchestrator.storage.opening import storage_url
 from orchestrator.submission.study import build_spec
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import TrialLeases, TrialRecord
@@ -123,7 +122,7 @@ class FaultFleet:
         }
         spec = build_spec(given, "test", base=self.folder)
         self.study = spec.name
-        Studies(self.client).submit(spec, storage_url(self.settings, spec.name))
+        Studies(self.client).submit(spec)
 
     def order(self, what: str, number: int = 0, attempt: int | str = 1, step: int = 4) -> None:
         """Have the objective do something at a step, by its name in `faulty.ORDERS`."""

@@ -13,7 +13,6 @@ from waiting import wait_until
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.storage.opening import storage_url
 from workers.containers import Container
 from workers.coordination import keys
 from workers.coordination.inbox import Inbox
@@ -81,7 +80,7 @@ class OneProcessFleet:
         """Hand studies in, and run whatever becomes due of them until they are over."""
         handles = [StudyHandle(spec.name, self.config) for spec in specs]
         for spec in specs:
-            self.studies.submit(spec, storage_url(self.config, spec.name))
+            self.studies.submit(spec)
 
         def are_over() -> bool:
             for handle in handles:

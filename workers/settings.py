@@ -80,6 +80,10 @@ class Settings(BaseModel):
     def _parse_age(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
 
+    def storage_of(self, study: str) -> str:
+        """The Optuna storage of a study's results, where these settings are the orchestrator's."""
+        return self.storage or f"journal://{self.home / 'studies' / study / 'journal.log'}"
+
     @property
     def times(self) -> Times:
         """The protocol's intervals."""

@@ -6,15 +6,24 @@ Invariant: whoever holds a `DrivenStudy` is the only writer of the study's stora
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 import redis
 from optuna.trial import FrozenTrial
 
-from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, WISH_ATTR
+from orchestrator.driving.generation import prepare, stored_generation
+from orchestrator.storage.attributes import (
+    ATTR,
+    BY_RUN_ATTR,
+    EXHAUSTED_ATTR,
+    GENERATION_ATTR,
+    SPEC_ATTR,
+    WISH_ATTR,
+)
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
+from orchestrator.storage.place import is_found_by_place, locate, place_of
 from orchestrator.storage.tally import Tally
 from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
 from workers.coordination.hints import Hints
@@ -22,6 +31,7 @@ from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_asid
 from workers.coordination.studies import Studies
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
+from workers.settings import Settings
 
 
 class DrivenStudy:
@@ -31,36 +41,37 @@ class DrivenStudy:
         client: The fleet's Redis.
         hints: Sends the Celery messages.
         name: The study, as submitted.
-        samplers: Modules that samplers and pruners may be imported from, beside Optuna.
+        settings: Say where this orchestrator keeps results, and which modules samplers may be of.
 
     Raises:
-        InvalidInputError: Another orchestrator drives the study.
+        InvalidInputError: Another orchestrator drives the study, or keeps its results.
     """
 
-    def __init__(
-        self, client: redis.Redis, hints: Hints, name: str, samplers: Collection[str] = ()
-    ) -> None:
+    def __init__(self, client: redis.Redis, hints: Hints, name: str, settings: Settings) -> None:
         self.name = name
-        self._samplers = samplers
+        self._samplers = settings.samplers
         self._hints = hints
         self._studies = Studies(client)
         self.spec: StudySpec = self._studies.spec(name)
-        self.leases = self._studies.leases(name)
-        self._url = str(self._studies.storage_url(name))
-        self._storage = StudyStorage.open(self._url)
+        origin = self._studies.origin(name)
+        url = locate(settings, name, origin)
+        self._place = place_of(url)
+        self._storage = StudyStorage.open(url)
         try:
-            self.study = self._open_study()
-            self._store_spec()
+            self._begin()
         except BaseException:
             self._storage.close()
             raise
         #: All its trials, summed up.
         self.tally = Tally(self.spec.all_directions, self.study.get_trials(deepcopy=False))
+        if origin.earlier_url is not None and is_found_by_place(settings, name, url):
+            self._studies.drop_earlier_url(name)
         self._num_points = num_points(self.spec)
         self._asked: dict[int, optuna.Trial] = {}
         self._study_id = self._storage.storage.get_study_id_from_name(name)
         attrs = self.study.user_attrs
         self._wish = Wish(attrs.get(WISH_ATTR, Wish.RUN))
+        self._is_by_run = bool(attrs.get(BY_RUN_ATTR))
         self._is_exhausted = bool(attrs.get(EXHAUSTED_ATTR))
         self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
         self._seconds_noted = self._seconds_before
@@ -80,9 +91,15 @@ class DrivenStudy:
             self._wish = wish
         return before
 
+    def take_owner(self, *, is_by_run: bool) -> None:
+        """Keep with the results whether `trialfleet run` alone is to go on with the study."""
+        if is_by_run != self._is_by_run:
+            self.study.set_user_attr(BY_RUN_ATTR, is_by_run)
+            self._is_by_run = is_by_run
+
     def start_epoch(self, epoch: str) -> None:
         """Go on in a Redis that lost its data, and has the study again."""
-        self.leases = self._studies.leases(self.name, epoch)
+        self.leases = self._studies.leases(self.name, epoch, self.generation)
 
     @property
     def is_exhausted(self) -> bool:
@@ -208,6 +225,20 @@ class DrivenStudy:
     def abandon(self) -> None:
         """Write nothing more: another orchestrator drives the study."""
         self._storage.close()
+
+    def _begin(self) -> None:
+        """Open the study, as the same one in the storage and in Redis."""
+        stored = stored_generation(self._storage.storage, self.name)
+        self.generation = prepare(self._studies, self.name, stored)
+        if stored is not None:  # else, were this process killed here, nothing of it would be left
+            self._studies.begin(self.name, self.generation, self._place)
+        self.study = self._open_study()
+        if stored != self.generation:
+            self.study.set_user_attr(GENERATION_ATTR, self.generation)
+            self.sync()
+            self._studies.begin(self.name, self.generation, self._place)
+        self._store_spec()
+        self.leases = self._studies.leases(self.name, generation=self.generation)
 
     def _open_study(self) -> optuna.Study:
         num_existing = self._storage.count_trials(self.name)

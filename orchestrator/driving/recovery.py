@@ -6,10 +6,17 @@ from collections.abc import Iterator
 
 import optuna
 
-from orchestrator.storage.attributes import EXHAUSTED_ATTR, SPEC_ATTR, WISH_ATTR
+from orchestrator.storage.attributes import (
+    BY_RUN_ATTR,
+    EXHAUSTED_ATTR,
+    GENERATION_ATTR,
+    SPEC_ATTR,
+    WISH_ATTR,
+)
 from orchestrator.storage.opening import open_reader, storage_url, stored_journals
+from orchestrator.storage.place import place_of
 from workers.coordination.address import redact
-from workers.coordination.studies import Studies, Submitted
+from workers.coordination.studies import Origin, Studies, Submitted
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
@@ -37,9 +44,10 @@ def resubmit_forgotten(settings: Settings, studies: Studies) -> list[str]:
 
 def _unfinished(settings: Settings) -> Iterator[Submitted]:
     for study in _stored_studies(settings):
-        text = study.user_attrs.get(SPEC_ATTR)
-        if text is None or study.user_attrs.get(EXHAUSTED_ATTR):
-            continue  # not made by trialfleet, or over
+        attrs = study.user_attrs
+        text = attrs.get(SPEC_ATTR)
+        if text is None or attrs.get(EXHAUSTED_ATTR) or attrs.get(BY_RUN_ATTR):
+            continue  # not made by trialfleet, or over, or interrupted and not handed in
         try:
             spec = StudySpec.read(text)
         except ValueError as error:
@@ -47,8 +55,9 @@ def _unfinished(settings: Settings) -> Iterator[Submitted]:
             continue
         trials = study.get_trials(deepcopy=False)
         if sum(trial.state.is_finished() for trial in trials) < spec.trials:
-            url = storage_url(settings, spec.name)
-            yield Submitted(spec, url, Wish(study.user_attrs.get(WISH_ATTR, Wish.RUN)))
+            generation = attrs.get(GENERATION_ATTR)
+            origin = Origin(generation, place_of(storage_url(settings, spec.name)))
+            yield Submitted(spec, Wish(attrs.get(WISH_ATTR, Wish.RUN)), origin=origin)
 
 
 def _stored_studies(settings: Settings) -> Iterator[optuna.Study]:

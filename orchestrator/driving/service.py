@@ -265,7 +265,7 @@ class Service:
 
     def _join(self, name: str) -> None:
         right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
-        if self._is_over(name):
+        if not self._is_to_be_driven(name):
             return
         self._submitted[name] = self._studies.submitted(name)
         held_at = lease_clock()
@@ -283,14 +283,16 @@ class Service:
 
     def _is_over(self, name: str) -> bool:
         """Whether a study ended and nobody extended it since."""
-        if self.only:
-            return False
         over = self._studies.fact(name, "over")
-        return over is not None and over == self._studies.spec(name).digest()
+        return over is not None and over in self._studies.digests(name)
+
+    def _is_to_be_driven(self, name: str) -> bool:
+        """Whether this orchestrator is asked to drive a study that waits for one."""
+        return bool(self.only) or not (self._studies.is_by_run(name) or self._is_over(name))
 
     def _lead(self, name: str, right: StudyLead, held_at: float) -> None:
         try:
-            study = DrivenStudy(self._client, self._hints, name, self.settings.samplers)
+            study = DrivenStudy(self._client, self._hints, name, self.settings)
         except BaseException:
             right.release()
             raise
@@ -305,6 +307,8 @@ class Service:
             num_slots(study.spec.resources.queue, self._entries),
             wish=self._studies.wish(name),
         )
+        study.take_owner(is_by_run=self._studies.is_by_run(name))
+        self._submitted[name] = self._studies.submitted(name)  # with where it was begun
         self._leads[name] = lead
         self._catch_up(lead)
         log.info(
@@ -374,6 +378,7 @@ class Service:
                 self._submitted[name] = submitted = self._studies.submitted(name)
                 lead.study.take_spec(submitted.spec)
                 lead.wish = submitted.wish
+                lead.study.take_owner(is_by_run=submitted.is_by_run)
                 obey(lead.study, lead.dispatcher, lead.wish, now_ms)
                 if reap:
                     self._reaper.sweep(lead.study, now_ms)

@@ -66,7 +66,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         if settings.redis_url is None:
             redis = stack.enter_context(EmbeddedRedis(settings.home))
             settings = settings.model_copy(update={"redis_url": redis.url})
-        submit(spec, settings, import_directory=import_directory)
+        submit(spec, settings, import_directory=import_directory, by_run=True)
         service = stack.enter_context(Service(settings, only=spec.name, on_status=view.update))
         worker = LocalWorker(
             _environment(spec, import_directory, settings),

@@ -20,3 +20,9 @@ SPEC_ATTR: Final = f"{ATTR}spec"
 
 #: The study attribute that holds what makes two submissions the same study.
 IDENTITY_ATTR: Final = f"{ATTR}identity"
+
+#: The study attribute that tells a study from an earlier one of its name that was removed.
+GENERATION_ATTR: Final = f"{ATTR}generation"
+
+#: The study attribute that says that `trialfleet run` alone is to go on with it.
+BY_RUN_ATTR: Final = f"{ATTR}by_run"

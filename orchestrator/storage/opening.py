@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from orchestrator.storage.attributes import IDENTITY_ATTR
 from orchestrator.storage.folding import FoldedJournal
 from orchestrator.storage.journal import JournalFile, JournalReader
+from workers.coordination.address import redact
 from workers.protocol.errors import (
     FleetError,
     InvalidInputError,
@@ -42,7 +43,7 @@ _FIRST_LOG_BYTES: Final = 1000
 
 def storage_url(settings: Settings, study: str) -> str:
     """Where a study's results go: `FLEET_STORAGE`, else a journal of its own under the home."""
-    return settings.storage or f"{_JOURNAL}{journal_path(settings.home, study)}"
+    return settings.storage_of(study)
 
 
 def journal_path(home: Path, study: str) -> Path:
@@ -270,6 +271,4 @@ def _open_database(url: str, kind: type[optuna.storages.RDBStorage]) -> optuna.s
 
 def _refuse(url: str, error: Exception, way_out: str) -> NoReturn:
     first = str(error).splitlines()[0]
-    raise InvalidInputError(
-        f"FLEET_STORAGE = {url.partition('@')[2] or url}: {first}; {way_out}"
-    ) from error
+    raise InvalidInputError(f"FLEET_STORAGE = {redact(url)}: {first}; {way_out}") from error

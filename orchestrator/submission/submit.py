@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.opening import check_same_spec, storage_url, stored_identity
+from orchestrator.storage.place import is_gone as is_gone_from_here
 from orchestrator.submission.commits import with_commits
 from orchestrator.submission.model_check import kept_checks
 from orchestrator.submission.preflight import check
@@ -27,6 +28,7 @@ def submit(
     *,
     import_directory: Path | None = None,
     tell: Callable[[str], None] | None = None,
+    by_run: bool = False,
 ) -> StudyHandle:
     """Hand a study to the fleet; one that is known is extended if it is the same otherwise.
 
@@ -35,6 +37,7 @@ def submit(
         settings: Where the fleet is; by default the environment's.
         import_directory: Where the objective's module lies, beside the import path.
         tell: Told what people should know of the study's data; by default, the log is.
+        by_run: For `trialfleet run` alone, until somebody submits it otherwise.
 
     Raises:
         InvalidInputError: The study cannot run, or the home belongs to another fleet; nothing was
@@ -49,12 +52,15 @@ def submit(
     try:
         FleetHome(client, settings.home).join()
         studies = Studies(client)
-        if studies.exists(spec.name):
+        is_gone = is_gone_from_here(settings, spec.name, studies.origin(spec.name))
+        if studies.exists(spec.name) and not is_gone:
             known = studies.spec(spec.name)
             spec = with_commits(spec, known.config)
             check_same_spec(spec, known.identity())
         ensure_epoch(client)
-        studies.submit(spec, storage_url(settings, spec.name))
+        studies.submit(spec, by_run=by_run)
+        if is_gone:
+            studies.forget_facts(spec.name)
     finally:
         client.close()
     return StudyHandle(spec.name, settings)

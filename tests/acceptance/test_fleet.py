@@ -80,7 +80,7 @@ def test_a_worker_that_cannot_build_its_managers_takes_nothing_and_starts_no_sto
     machine, server, client
 ):
     studies = Studies(client)
-    studies.submit(StudySpec(name="s"), "journal:///nowhere")
+    studies.submit(StudySpec(name="s"))
     leases = studies.leases("s")
     leases.enqueue(0, {})
     hints = Hints(server.url)

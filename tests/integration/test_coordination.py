@@ -102,10 +102,10 @@ def test_a_hint_lies_in_its_queue_until_a_worker_fetches_it(client, server):
 def test_a_study_is_written_extended_and_read(client):
     studies = Studies(client)
     spec = StudySpec(name="s", trials=5)
-    studies.submit(spec, "journal:///j")
+    studies.submit(spec)
     assert studies.exists("s")
     assert studies.spec("s") == spec
-    studies.submit(StudySpec(name="s", trials=9), "journal:///j")
+    studies.submit(StudySpec(name="s", trials=9))
     assert studies.spec("s").trials == 9
     assert studies.names() == ["s"]
     studies.publish("s", {"best_value": 0.5, "status": {"a": None}})
@@ -114,7 +114,7 @@ def test_a_study_is_written_extended_and_read(client):
 
 
 def test_an_unknown_study_is_an_error_that_lists_the_known_ones(client):
-    Studies(client).submit(StudySpec(name="known"), "journal:///j")
+    Studies(client).submit(StudySpec(name="known"))
     with pytest.raises(InvalidInputError, match="'unknown'.*it knows: known"):
         Studies(client).spec("unknown")
 

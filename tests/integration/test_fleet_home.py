@@ -133,7 +133,7 @@ def test_a_second_fleet_in_a_home_removes_nothing_of_the_firsts(home, led, other
     checkpoint.mkdir(parents=True)
     other.set(keys.FLEET, "f" * 32)
     studies = Studies(other)
-    studies.submit(StudySpec(name="s"), "journal:///nowhere")
+    studies.submit(StudySpec(name="s"))
     leases = studies.leases("s")
     leases.enqueue(0, {})
     grant = leases.claim(0, "o", 45.0)

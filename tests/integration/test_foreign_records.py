@@ -114,7 +114,7 @@ def abandoned(leases, owner, home, number):
 
 def submitted(client):
     studies = Studies(client)
-    studies.submit(StudySpec(name="s"), "journal:///nowhere")
+    studies.submit(StudySpec(name="s"))
     return studies.leases("s")
 
 

@@ -13,7 +13,7 @@ from hand_fleet import SPACE, Fleet, turn_until
 from orchestrator.driving import service as service_module
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.storage.opening import journal_path, storage_url
+from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
 from workers.coordination.studies import Studies
 from workers.protocol.errors import StudyStalledError
@@ -34,7 +34,7 @@ def put(fleet, name, **fields):
     """Submit a study that nobody has checked."""
     given = {"name": name, "objective": fleet.objective, "space": SPACE, "trials": 2}
     spec = StudySpec(**{**given, **fields})
-    Studies(fleet.client).submit(spec, storage_url(fleet.settings, name))
+    Studies(fleet.client).submit(spec)
 
 
 def work(fleet, name):
@@ -60,10 +60,9 @@ def test_what_fails_in_a_study_stalls_it_with_the_reason_and_the_others_go_on(fl
     put(fleet, "corrupt")
     journal_path(home, "corrupt").parent.mkdir(parents=True)
     journal_path(home, "corrupt").write_text('{"op_code": 77, "worker_id": "x"}\n{"op_code":\n{}\n')
-    put(fleet, "inbox")
-    fleet.client.set(keys.inbox("inbox"), "no stream")
-    put(fleet, "leases")
-    fleet.client.set(keys.queued("leases"), "no set")
+    wrong = {"inbox": keys.inbox("inbox"), "leases": keys.queued("leases")}
+    for name in wrong:
+        put(fleet, name)
     put(fleet, "url")
     fleet.client.hset(keys.study("url"), "storage", "mysterious://user:secret@nowhere/x")
     put(fleet, "good")
@@ -76,6 +75,10 @@ def test_what_fails_in_a_study_stalls_it_with_the_reason_and_the_others_go_on(fl
             return status is not None and status["state"] == "finished"
 
         turn_until(service, good_is_over, "the good one is driven to its end")
+        for name, key in wrong.items():
+            turn_until(service, lambda n=name: studies.fact(n, "status"), "it is driven, too")
+            fleet.client.delete(key)
+            fleet.client.set(key, "something else")
         turn_until(service, lambda: all(stalled(fleet, n) for n in bad), "each bad one says why")
         deadline = time.monotonic() + 3.0
         turn_until(service, lambda: time.monotonic() > deadline, "they are tried again")

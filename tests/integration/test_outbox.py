@@ -27,7 +27,7 @@ LEASE = 45.0
 @pytest.fixture
 def leases(client):
     studies = Studies(client)
-    studies.submit(StudySpec(name="s"), "journal:///nowhere")
+    studies.submit(StudySpec(name="s"))
     return studies.leases("s")
 
 

@@ -13,7 +13,6 @@ import pytest
 from one_process_fleet import OneProcessFleet
 
 from orchestrator.handle import StudyHandle
-from orchestrator.storage.opening import storage_url
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.managers import ModelManager, TokenizerManager
@@ -78,7 +77,7 @@ def test_a_hub_that_is_away_burns_no_trial_and_status_says_what_is_waited_for(
     fleet, hub, published, spec
 ):
     study = spec({"id": "me/tiny"}, max_failures=1, max_losses=1)
-    fleet.studies.submit(study, storage_url(fleet.service.settings, "s"))
+    fleet.studies.submit(study)
     handle = StudyHandle("s", fleet.service.settings)
     for fault in ("reset", 503, (429, {"Retry-After": "600"})):
         hub.always = fault
@@ -127,7 +126,7 @@ def test_a_file_share_that_is_away_burns_no_trial(fleet, spec, monkeypatch):
     read, look = builtins.open, Path.open
     monkeypatch.setattr(builtins, "open", lambda p, *a, **k: refuse(p) or read(p, *a, **k))
     monkeypatch.setattr(Path, "open", lambda p, *a, **k: refuse(p) or look(p, *a, **k))
-    fleet.studies.submit(study, storage_url(fleet.service.settings, "s"))
+    fleet.studies.submit(study)
     record = run_once(fleet)
     assert (record.state, record.failures) == ("QUEUED", 0)
     assert "Stale file handle" in record.waits_for

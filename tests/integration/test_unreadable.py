@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from orchestrator.storage.opening import storage_url
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.studies import Studies
@@ -59,7 +58,7 @@ def command(settings):
 
 def submit(client, settings, name):
     spec = StudySpec(name=name, objective="a.py:b", space=SPACE, trials=3)
-    Studies(client).submit(spec, storage_url(settings, name))
+    Studies(client).submit(spec)
 
 
 def test_an_unreadable_study_is_listed_with_its_reason_and_hides_no_other(

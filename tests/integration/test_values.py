@@ -62,7 +62,7 @@ class Bench(OneProcessFleet):
         self.spec = StudySpec(
             name="values", objective="value_hook:objective", **{**fields, **study}
         )
-        self.studies.submit(self.spec, f"journal://{folder}/journal.log")
+        self.studies.submit(self.spec)
         self.leases = self.studies.leases("values")
         self.number = -1
 

@@ -80,6 +80,8 @@ class TrialRecord:
     error: str | None = None
     error_fingerprint: str | None = None
     """Of the last failure: what tells the same traceback from another one."""
+    generation: str | None = None
+    """Of its study; None in a record of a release before."""
 
     @classmethod
     def parse(cls, fields: Mapping[str, str]) -> TrialRecord:
@@ -118,6 +120,7 @@ class TrialRecord:
             result_id=fields.get("result_id"),
             error=None if failure is None else failure.error,
             error_fingerprint=None if failure is None else failure.fingerprint,
+            generation=fields.get("generation"),
         )
 
 
@@ -149,6 +152,8 @@ class TrialLeases:
     client: redis.Redis
     study: str
     epoch: str
+    #: The study's, written into each record: a trial of an earlier study of the name is no other's.
+    generation: str = field(default="", compare=False)
     #: Milliseconds that stand in for the server's clock; for tests only.
     now_ms: int | None = field(default=None, compare=False)
 
@@ -164,7 +169,10 @@ class TrialLeases:
         """
         pairs = [item for name, value in params.items() for item in (name, json.dumps(value))]
         last = checkpoint or CheckpointRef(0, "", "")
-        return self._call("enqueue", number, rest=pairs, **last._asdict())[0] == "OK"
+        answer = self._call(
+            "enqueue", number, rest=pairs, generation=self.generation, **last._asdict()
+        )
+        return answer[0] == "OK"
 
     def claim(
         self,

@@ -101,8 +101,8 @@ _PARTS: Final = {
     ),
     Role.ORCHESTRATOR: _Part(
         commands="ping info time multi exec evalsha script|load"
-        " get set hget hset hsetnx hdel hexists hgetall sismember smembers sadd llen lpush lrange"
-        " ltrim pexpire zrange zrangebyscore zrem zscore"
+        " get set del exists scan hget hset hsetnx hdel hexists hgetall sismember smembers sadd"
+        " llen lpush lrange ltrim pexpire zrange zrangebyscore zrem zscore"
         " xreadgroup xautoclaim xack xdel xlen xgroup|create xgroup|delconsumer xinfo|consumers",
         keys=(*_SHARED, *_TRIALS, keys.set_aside("*"), keys.lead("*"), _CELERY),
         verbs=(
@@ -112,7 +112,8 @@ _PARTS: Final = {
     ),
     Role.USER: _Part(
         commands="ping info time multi exec evalsha script|load"
-        " get set hget hset hsetnx hdel hgetall sismember smembers sadd zrangebyscore zscore zrem",
+        " get set hget hset hsetnx hdel hexists hgetall sismember smembers sadd zrangebyscore"
+        " zscore zrem",
         keys=_SHARED,
         verbs=("wish", "respec"),
     ),
@@ -125,6 +126,7 @@ _CALLS: Final = {
     "del": "KEY",
     "evalsha": f"{'0' * 40} 1 KEY",
     "exec": "",
+    "exists": "KEY",
     "get": "KEY",
     "hdel": "KEY -",
     "hexists": "KEY -",
@@ -147,6 +149,7 @@ _CALLS: Final = {
     "punsubscribe": "CHANNEL",
     "rpush": "KEY -",
     "sadd": "KEY -",
+    "scan": "0",
     "script|exists": "0" * 40,
     "script|load": "return",
     "set": "KEY -",

@@ -5,6 +5,7 @@ Invariant: a study's specification changes only in what may be extended; its nam
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -30,6 +31,12 @@ WISHED: Final = {
     Wish.CANCEL: "it was cancelled",
 }
 
+#: The fields that `Origin` holds, in its order.
+_ORIGIN: Final = ("generation", "place", "storage")
+
+#: How many keys one call looks at for those of a study.
+_SCANNED: Final = 1000
+
 
 def ensure_epoch(client: redis.Redis) -> str:
     """The epoch of this Redis; the first orchestrator or submitter draws it."""
@@ -37,13 +44,26 @@ def ensure_epoch(client: redis.Redis) -> str:
     return str(client.get(keys.EPOCH))
 
 
+class Origin(NamedTuple):
+    """Where and when a study's results were begun, as its orchestrator noted it."""
+
+    generation: str | None = None
+    """Tells the study from an earlier one of its name; None before it was opened."""
+    place: str | None = None
+    """The storage of its results, for people: no URL that somebody could open."""
+    earlier_url: str | None = None
+    """The storage's URL, as a submitter of an earlier release wrote it."""
+
+
 class Submitted(NamedTuple):
-    """A study as people handed it in."""
+    """A study as people handed it in, and as it was begun."""
 
     spec: StudySpec
-    storage_url: str
-    wish: Wish
+    wish: Wish = Wish.RUN
     """What they want of it now."""
+    is_by_run: bool = False
+    """Whether `trialfleet run` began it, and nobody handed it to an orchestrator that serves."""
+    origin: Origin = Origin()
 
 
 class Answer(NamedTuple):
@@ -72,19 +92,30 @@ class Studies:
 
     client: redis.Redis
 
-    def submit(self, spec: StudySpec, storage_url: str) -> None:
-        """Write or extend a study; the caller has checked that it is the same one."""
-        self.restore(Submitted(spec, storage_url, Wish.RUN))
+    def submit(self, spec: StudySpec, *, by_run: bool = False) -> None:
+        """Write or extend a study; the caller has checked that it is the same one.
+
+        Args:
+            spec: The study.
+            by_run: For `trialfleet run` alone; one that was handed in before stays everybody's.
+        """
+        is_everybodys = self.exists(spec.name) and not self.is_by_run(spec.name)
+        self.restore(Submitted(spec, is_by_run=by_run and not is_everybodys))
 
     def restore(self, submitted: Submitted) -> None:
         """Write a study as it was in a Redis that lost its data."""
-        spec, storage_url, wish = submitted
-        fields = {"spec": spec.model_dump_json(), "storage": storage_url, "wish": wish.value}
+        spec, wish, is_by_run, origin = submitted
+        noted = zip(_ORIGIN, origin, strict=True)
+        fields = {name: value for name, value in noted if value is not None}
+        fields |= {"by_run": "1"} if is_by_run else {}
+        fields |= {"spec": spec.model_dump_json(), "wish": wish.value}
+        unset = [] if is_by_run else ["by_run"]
+        unset += [] if wish.is_end else ["fact:over"]
         pipeline = self.client.pipeline()
         pipeline.hset(keys.study(spec.name), mapping=fields)
         pipeline.hsetnx(keys.study(spec.name), "state", "running")
-        if not wish.is_end:
-            pipeline.hdel(keys.study(spec.name), "fact:over")
+        if unset:
+            pipeline.hdel(keys.study(spec.name), *unset)
         pipeline.sadd(keys.STUDIES, spec.name)
         pipeline.execute()
 
@@ -94,7 +125,49 @@ class Studies:
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
         """
-        return Submitted(self.spec(name), str(self.storage_url(name)), self.wish(name))
+        return Submitted(self.spec(name), self.wish(name), self.is_by_run(name), self.origin(name))
+
+    def origin(self, name: str) -> Origin:
+        """Where and when a study's results were begun."""
+        return Origin(*(self.client.hget(keys.study(name), field) for field in _ORIGIN))
+
+    def begin(self, name: str, generation: str, place: str) -> None:
+        """Note where and when a study's results were begun; orchestrator only."""
+        key = keys.study(name)
+        self.client.hset(key, mapping={"generation": generation, "place": place})
+
+    def drop_earlier_url(self, name: str) -> None:
+        """Forget what an earlier release wrote, passwords included."""
+        self.client.hdel(keys.study(name), "storage")
+
+    def forget(self, name: str) -> None:
+        """Drop all that Redis holds of a study's trials and results: those are gone, or others.
+
+        Its specification stays, and whether it is to be stopped.
+        """
+        # records first: without its own, no trial is claimed, reaped or ended any more
+        for found in self.client.scan_iter(match=keys.trial(name, "*"), count=_SCANNED):
+            self.client.delete(found)
+        self.client.delete(
+            keys.leases(name), keys.queued(name), keys.inbox(name), keys.set_aside(name)
+        )
+        self.client.hdel(keys.study(name), *_ORIGIN)
+        self.forget_facts(name)
+
+    def forget_facts(self, name: str) -> None:
+        """Drop what an orchestrator published of a study whose results were removed."""
+        found = [each for each in self.client.hgetall(keys.study(name)) if each.startswith("fact:")]
+        if found:
+            self.client.hdel(keys.study(name), *found)
+
+    def has_trials(self, name: str) -> bool:
+        """Whether Redis holds anything of a study's trials, as far as it was ever driven."""
+        known = keys.leases(name), keys.queued(name), keys.inbox(name)
+        return bool(self.client.exists(*known)) or self.fact(name, "status") is not None
+
+    def is_by_run(self, name: str) -> bool:
+        """Whether `trialfleet run` alone is to go on with a study."""
+        return bool(self.client.hexists(keys.study(name), "by_run"))
 
     def ask_to_stop(self, name: str) -> None:
         """Have no further trial of a study started; handing it in again revokes it."""
@@ -174,6 +247,11 @@ class Studies:
         known = nearest(name, names) or f"; it knows: {', '.join(names) or 'none yet'}"
         return StudyNotKnownError(f"study {name!r}: not known to this fleet{known}")
 
+    def digests(self, name: str) -> set[str]:
+        """What identifies a study's specification now, as this and earlier releases wrote it."""
+        text = self.client.hget(keys.study(name), "spec") or ""
+        return {self.spec(name).digest(), hashlib.sha256(text.encode()).hexdigest()}
+
     def publish(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what the orchestrator wants seen, each fact as JSON; orchestrator only."""
         encoded = {f"fact:{key}": json.dumps(value) for key, value in facts.items()}
@@ -193,11 +271,6 @@ class Studies:
         value = self.client.hget(keys.study(name), f"fact:{key}")
         return None if value is None else json.loads(value)
 
-    def storage_url(self, name: str) -> str | None:
-        """The Optuna storage that holds the study's results."""
-        url: str | None = self.client.hget(keys.study(name), "storage")
-        return url
-
-    def leases(self, name: str, epoch: str | None = None) -> TrialLeases:
-        """The study's trials."""
-        return TrialLeases(self.client, name, epoch or ensure_epoch(self.client))
+    def leases(self, name: str, epoch: str | None = None, generation: str = "") -> TrialLeases:
+        """The study's trials; those who enqueue some name its generation."""
+        return TrialLeases(self.client, name, epoch or ensure_epoch(self.client), generation)

@@ -43,6 +43,8 @@ class OutboxEntry(BaseModel):
     study: str
     number: int
     epoch: str
+    generation: str | None = None
+    """Of the study; None in what a release before wrote."""
     token: int
     state: TrialState
     result: Result
@@ -178,6 +180,10 @@ class Outbox:
         if leases.is_current():
             return self.commit(entry, leases)
         leases = leases_of(entry.study, None)
+        record = leases.record(entry.number)
+        if record is not None and entry.generation not in {None, record.generation}:
+            (self._folder / entry.name).unlink(missing_ok=True)
+            return "LOST"  # that study was removed, and another one has its name
         # by its name: whoever asks again, for the same entry, gets the same grant
         grant = leases.claim(
             entry.number, str(entry.owner), lease_seconds, nonce=entry.name, insists=True

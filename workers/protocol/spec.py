@@ -225,8 +225,9 @@ class StudySpec(_Model):
         return {"name": self.name, **identity}
 
     def digest(self) -> str:
-        """A sha256 over the whole specification."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """A sha256 over the specification without defaults: a field that is added alters none."""
+        text = self.model_dump_json(exclude_defaults=True)
+        return f"v2:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def trial_seed(self, number: int) -> int:
         """The seed of trial `number`: the same for each of its attempts, in [0, 2**31)."""

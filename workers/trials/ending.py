@@ -172,6 +172,7 @@ class AttemptEnd:
             study=trial.study_name,
             number=held.number,
             epoch=held.leases.epoch,
+            generation=held.grant.record.generation,
             token=held.token,
             state=state,
             result=result,

@@ -56,8 +56,10 @@ class FleetTrial(BaseTrial):
         verdict_seconds: float,
         on_first_step: Callable[[], None] = lambda: None,
         preparation: Preparation | None = None,
+        storage_url: str = "",
     ) -> None:
         self.spec = spec
+        self._storage_url = storage_url
         self.study_name = spec.name
         self.attempt = lease.grant.attempt
         #: Seeds this trial, the same in each attempt; in [0, 2**31).
@@ -87,7 +89,7 @@ class FleetTrial(BaseTrial):
     @property
     def study(self) -> StudyView:
         """The study, to look at and to stop."""
-        return StudyView(self.spec, self._studies)
+        return StudyView(self.spec, self._studies, self._storage_url)
 
     @property
     def relative_params(self) -> dict[str, Any]:

@@ -407,6 +407,7 @@ class TrialRunner:
             self._settings.times.verdict,
             note_first_step,
             Preparation(self._show_activity, self._settings.times.beat / 2),
+            self._settings.storage_of(spec.name),
         )
         return trial
 

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from workers.coordination.address import redact
 from workers.coordination.studies import Studies
 from workers.protocol.errors import ObjectiveError
 from workers.protocol.spec import StudySpec
@@ -26,11 +27,18 @@ _JOURNAL: Final = "journal://"
 
 
 class StudyView:
-    """A study, read anew at each call; it cannot be changed, only asked to stop."""
+    """A study, read anew at each call; it cannot be changed, only asked to stop.
 
-    def __init__(self, spec: StudySpec, studies: Studies) -> None:
+    Args:
+        spec: The study.
+        studies: The studies of this fleet.
+        storage_url: Where its results lie by this worker's settings.
+    """
+
+    def __init__(self, spec: StudySpec, studies: Studies, storage_url: str) -> None:
         self._spec = spec
         self._studies = studies
+        self._storage_url = storage_url
 
     @property
     def study_name(self) -> str:
@@ -125,16 +133,32 @@ class StudyView:
         )
 
     def _stored(self) -> optuna.Study:
-        url = self._studies.storage_url(self._spec.name) or ""
-        path = Path(url.removeprefix(_JOURNAL))
-        if url.startswith(_JOURNAL) and not path.exists():
-            raise ObjectiveError(
-                f"trial.study: the results of {self._spec.name!r} are in {path}, which is not on"
-                " this machine; put FLEET_HOME on a shared file system, or use FLEET_STORAGE"
-            )
+        url = self._url()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.load_study(study_name=self._spec.name, storage=_open(url))
+
+    def _url(self) -> str:
+        """The storage as it can be read here.
+
+        Raises:
+            ObjectiveError: It cannot.
+        """
+        origin = self._studies.origin(self._spec.name)
+        begun = (origin.place or "").partition(" on ")[0]
+        known = [origin.earlier_url or "", self._storage_url, begun]
+        for url in known[:2] if not begun.startswith(_JOURNAL) else known:
+            if url and _is_here(url):
+                return url
+        raise ObjectiveError(
+            f"trial.study: the results of {self._spec.name!r} are in"
+            f" {origin.place or redact(self._storage_url)}, which is not on this machine; put"
+            " FLEET_HOME on a shared file system, or set FLEET_STORAGE as the orchestrator has it"
+        )
+
+
+def _is_here(url: str) -> bool:
+    return not url.startswith(_JOURNAL) or Path(url.removeprefix(_JOURNAL)).exists()
 
 
 @functools.lru_cache(maxsize=2)

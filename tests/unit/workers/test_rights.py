@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 OTHERS = {"close", "execute", "pipeline", "register_script"}
 
 #: Those that have the name of no command.
-NAMES = {"delete": "del"}
+NAMES = {"delete": "del", "scan_iter": "scan"}
 
 
 def test_whatever_a_client_is_asked_for_in_the_code_is_among_the_stated_commands():

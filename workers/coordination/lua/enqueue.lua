@@ -1,6 +1,6 @@
 -- enqueue: write the record of a trial that may then be claimed.
 -- KEYS: epoch trial queued
--- ARGV: epoch number step uri sha256 now_ms params...
+-- ARGV: epoch number step uri sha256 generation now_ms params...
 -- RETURNS: OK | EXISTS state | EPOCH
 -- `params` are pairs of a name and a value in JSON; an empty `uri` means no checkpoint.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'EPOCH'} end
@@ -12,8 +12,9 @@ if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[2], 'checkpoint', ARGV[4], 'checkpoint_step', ARGV[3],
     'checkpoint_sha256', ARGV[5])
 end
-for i = 7, #ARGV, 2 do
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], 'generation', ARGV[6]) end
+for i = 8, #ARGV, 2 do
   redis.call('HSET', KEYS[2], 'param:' .. ARGV[i], ARGV[i + 1])
 end
-redis.call('ZADD', KEYS[3], integer(now_ms(ARGV[6])), ARGV[2])
+redis.call('ZADD', KEYS[3], integer(now_ms(ARGV[7])), ARGV[2])
 return {'OK'}
