@@ -115,7 +115,7 @@ def test_a_study_is_written_extended_and_read(client):
 
 def test_an_unknown_study_is_an_error_that_lists_the_known_ones(client):
     Studies(client).submit(StudySpec(name="known"))
-    with pytest.raises(InvalidInputError, match="'unknown'.*it knows: known"):
+    with pytest.raises(InvalidInputError, match="'unknown'.*did you mean 'known'"):
         Studies(client).spec("unknown")
 
 
