@@ -108,8 +108,10 @@ class FaultFleet:
         return made
 
     def environment(self) -> dict[str, str]:
-        inherited = {key: value for key, value in os.environ.items() if "FLEET_" not in key}
-        own = {"WANDB_MODE": "disabled", "TMPDIR": str(self.temporary)}
+        foreign = ("FLEET_", "WANDB_")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        # W&B is off, whoever runs the tests
+        own = {"FLEET_LOG_LEVEL": "debug", "NETRC": os.devnull, "TMPDIR": str(self.temporary)}
         return {**inherited, **self.settings.to_environment(), **own}
 
     def submit(self, trials: int = 1, objective: str = "train", **fields: Any) -> None:

@@ -39,7 +39,8 @@ for path in sorted(Path(sys.argv[1]).glob("wandb/offline-run-*/run-*.wandb")):
     run = next((record.run for record in records if record.HasField("run")), None)
     if run is None:
         continue  # killed before it began
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    updates = [run.config, *(record.config for record in records if record.HasField("config"))]
+    config = {key(item): json.loads(item.value_json) for each in updates for item in each.update}
     rows = [
         {key(item): json.loads(item.value_json) for item in record.history.item}
         for record in records
@@ -50,6 +51,8 @@ for path in sorted(Path(sys.argv[1]).glob("wandb/offline-run-*/run-*.wandb")):
     found[run.run_id] = {
         "group": run.run_group,
         "exits": before["exits"] + exits,
+        **{"project": run.project, "entity": run.entity, "tags": list(run.tags)},
+        "late": config.get("late", before.get("late")),
         "attempt": config.get("attempt", before.get("attempt")),
         "accuracy": before["accuracy"] + [row["accuracy"] for row in rows if "accuracy" in row],
     }

@@ -6,6 +6,7 @@ Invariant: a pool process takes tasks only after all its managers are open.
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import multiprocessing.process
 import os
@@ -62,7 +63,8 @@ def trial_runner() -> TrialRunner:
 
 @signals.setup_logging.connect
 def _set_up_logging(**_: Any) -> None:
-    configure_logging()
+    level = Settings.from_environment().log_level
+    configure_logging(level=logging.getLevelNamesMapping()[level.upper()])
     guard_tracebacks()
 
 

@@ -27,8 +27,20 @@ _SHARED: list[Any] = [
 ]
 
 
+#: The packages whose events are ours, at whatever level is asked for.
+_OURS: Final = ("workers", "orchestrator")
+
+#: What tells something of each message, beside what a worker tells of each trial.
+_OF_EACH_MESSAGE: Final = ("celery.worker.strategy", "celery.app.trace")
+
+
 def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Send structlog and the standard library's logging through one formatter, to stderr."""
+    """Send structlog and the standard library's logging through one formatter, to stderr.
+
+    Args:
+        level: From which on events are told; of libraries never more than from INFO on.
+        stream: By default stderr.
+    """
     stream = stream or sys.stderr
     renderer: Any = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -56,7 +68,11 @@ def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(max(level, logging.INFO))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
+    for name in _OF_EACH_MESSAGE:
+        logging.getLogger(name).setLevel(logging.WARNING if level >= logging.INFO else logging.INFO)
 
 
 def guard_tracebacks() -> None:

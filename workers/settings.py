@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 from pydantic import (
@@ -55,6 +55,9 @@ class Settings(BaseModel):
     samplers: tuple[str, ...] = ()
     """`FLEET_SAMPLERS`: modules that the orchestrator, and whoever hands a study in, may import
     samplers and pruners from (`sampler: {type: "module:Class"}`); written as `FLEET_OBJECTIVES`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """`FLEET_LOG_LEVEL`: at `info` a worker tells of each trial how it ended, at `debug` all it
+    does."""
     time_scale: float = Field(default=1.0, gt=0.0)
     """`FLEET_TIME_SCALE`: multiplies every interval of the protocol; for tests."""
 
@@ -74,6 +77,11 @@ class Settings(BaseModel):
                 f"this user has no home directory; set FLEET_{str(info.field_name).upper()} to a"
                 " directory"
             ) from error
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("cache_age", mode="before")
     @classmethod

@@ -79,6 +79,7 @@ class BenchFleet:
             slots=slots,
             objectives=(objective.rpartition(":")[0],),
             time_scale=time_scale,
+            log_level="debug",
         )
         self.environment = {
             **os.environ,

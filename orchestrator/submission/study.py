@@ -26,6 +26,7 @@ from workers.protocol.spec import (
     IntDimension,
     ResourcesSpec,
     StudySpec,
+    WandbSpec,
 )
 from workers.settings import Settings
 
@@ -56,6 +57,8 @@ class Study:
         space: Parameters by name, as in YAML; empty where the objective suggests its own.
         config: The objective's fixed settings.
         resources: `queue` and `gpus`.
+        wandb: `mode`, `project`, `entity` and `tags` of a Weights & Biases run a trial, or the
+            mode alone.
 
     Raises:
         InvalidInputError: A field holds what it does not take.
@@ -78,6 +81,7 @@ class Study:
         space: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         resources: Mapping[str, Any] | None = None,
+        wandb: str | bool | Mapping[str, Any] | None = None,
     ) -> None:
         reference = objective if isinstance(objective, str) else reference_to(objective)
         fields = {
@@ -95,6 +99,7 @@ class Study:
             "space": space,
             "config": config,
             "resources": resources,
+            "wandb": wandb,
         }
         given = {field: value for field, value in fields.items() if value is not None}
         self.spec = build_spec(given, "Study", base=Path.cwd())
@@ -225,6 +230,8 @@ def _explain(error: ValidationError) -> str:
         owner = _TAGS[path.pop(2)]
     elif path[:1] == ["resources"]:
         owner = ResourcesSpec
+    elif path[:1] == ["wandb"]:
+        owner = WandbSpec
     name, value = ".".join(path), first["input"]
     if first["type"] == "extra_forbidden":
         known = list(owner.model_fields)

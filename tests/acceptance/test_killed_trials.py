@@ -137,9 +137,9 @@ def test_a_trial_that_always_kills_its_process_is_dead_and_the_others_go_on(flee
 
 def test_the_wandb_run_of_a_dead_trial_is_ended_and_no_service_is_left(fleet):
     fleet.order("kill", number=0, attempt="*", step=4)
-    fleet.submit(max_losses=2)
+    fleet.submit(max_losses=2, wandb={"mode": "offline"})
     fleet.serve()
-    worker = fleet.worker(WANDB_MODE="offline")
+    worker = fleet.worker()
     fleet.await_over(90)
     home = fleet.settings.home
     wait_until(

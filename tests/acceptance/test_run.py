@@ -23,7 +23,7 @@ def assert_nothing_runs(machine):
 
 
 def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machine):
-    study = machine.write_study(config={"epochs": 4})
+    study = machine.write_study(config={"epochs": 4}, wandb={"mode": "offline"})
     process = machine.start("trialfleet", "run", study, "--slots", 2, "--json")
     victim = machine.suspend_training()
     main = machine.processes("main")[0]["identity"]["pid"]

@@ -34,7 +34,7 @@ def for_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> Checkpoint:
     """
     per_class = weights_per_class(checkpoint.config) - checkpoint.lacking
     if not per_class:
-        log.info("head_new", model=checkpoint.name, reason="it was saved without one")
+        log.debug("head_new", model=checkpoint.name, reason="it was saved without one")
         return checkpoint
     names = checkpoint.config.id2label
     rows = rows_of(names, classes)
@@ -52,7 +52,7 @@ def for_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> Checkpoint:
         return dataclasses.replace(checkpoint, weights=weights, lacking=lacking)
     if rows == list(range(len(names))):
         return checkpoint
-    log.info("head_kept", model=checkpoint.name, rows=rows, saved=list(names.values())[:_QUOTED])
+    log.debug("head_kept", model=checkpoint.name, rows=rows, saved=list(names.values())[:_QUOTED])
     order = torch.tensor(rows)
     weights |= {name: weights[name].index_select(0, order) for name in per_class}
     return dataclasses.replace(checkpoint, weights=weights)

@@ -187,5 +187,5 @@ def _grow(model: Any, texts: TextFormat) -> None:
     """Have a pretrained model embed what was added to its tokenizer, too."""
     before = getattr(model.config.get_text_config(), "vocab_size", texts.vocab_size)
     if before < texts.vocab_size:
-        log.info("embeddings_added", model=model.name_or_path, before=before, now=texts.vocab_size)
+        log.debug("embeddings_added", model=model.name_or_path, before=before, now=texts.vocab_size)
         model.resize_token_embeddings(texts.vocab_size)

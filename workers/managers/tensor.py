@@ -16,6 +16,7 @@ import torch
 
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
+from workers.managers.memory_use import MemoryUse
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class TensorManager(BaseProcessManager):
     def __init__(self, cuda: CUDAManager) -> None:
         super().__init__()
         self._cuda = cuda
+        self._use = MemoryUse(self._has_device)
 
     @property
     def device(self) -> torch.device:
@@ -67,8 +69,19 @@ class TensorManager(BaseProcessManager):
     def clear_memory(self) -> None:
         """Collect garbage, circular references included, and give cached GPU memory back."""
         gc.collect()
-        if self._cuda.is_cuda and self._cuda.trouble is None:
+        if self._has_device():
             torch.cuda.empty_cache()
+
+    def tidy(self) -> bool:
+        """`clear_memory`, if what ran since it was last tidied used some; whether it did."""
+        if not self._use.is_worth_tidying():
+            return False
+        self.clear_memory()
+        self._use.note_tidied()
+        return True
+
+    def _has_device(self) -> bool:
+        return self._cuda.is_cuda and self._cuda.trouble is None
 
     @contextmanager
     def measure_leak(self) -> Iterator[Leak]:

@@ -1,7 +1,7 @@
 """WandbManager: one W&B run a trial, grouped by study, resumed by the next attempt.
 
 Invariant: W&B never fails, slows down or outlives a trial: all of it happens in one thread, and
-what goes wrong there is logged.
+what goes wrong there is logged. Where nobody asked for it, it is not even imported.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.run_directories import DirectoryManager
+from workers.protocol.spec import WandbSpec
 from workers.wandb_run import mode, start_run
 
 log = get_logger(__name__)
@@ -26,6 +28,19 @@ MAX_WAITING: Final = 10_000
 _CLOSE_SECONDS: Final = 20.0
 
 
+@dataclass
+class _Announced:
+    """The trial that what is logged now belongs to."""
+
+    study: str
+    number: int
+    params: Callable[[], Mapping[str, Any]]
+    attempt: int
+    asked: WandbSpec | None
+    has_begun: bool = False
+    """Whether its run was asked for."""
+
+
 class WandbManager(BaseProcessManager):
     """Starts, feeds and finishes runs, in the order of the calls, without making them wait."""
 
@@ -34,15 +49,14 @@ class WandbManager(BaseProcessManager):
         self._directories = directories
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._trial: _Announced | None = None
         self._run: Any = None
-        self._is_started = False
         self._num_dropped = 0
 
     def open(self) -> None:
-        """Load the library while the other managers open."""
+        """Load the library while the other managers open, where each trial is to have a run."""
         if mode() != "disabled":
-            self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-            self._thread.start()
+            self._prepare()
 
     def close(self) -> None:
         """Finish a run that is still open, and wait for what is left to be written."""
@@ -52,24 +66,34 @@ class WandbManager(BaseProcessManager):
             self._thread.join(_CLOSE_SECONDS)
             self._thread = None
 
-    def start(self, study: str, number: int, params: Mapping[str, Any], attempt: int) -> None:
-        """Start the run of a trial, or go on with the one of an earlier attempt.
+    def start(
+        self,
+        study: str,
+        number: int,
+        params: Callable[[], Mapping[str, Any]],
+        attempt: int,
+        asked: WandbSpec | None = None,
+    ) -> None:
+        """Say which trial begins: its run starts with what it logs first, or else at its end.
 
-        Does nothing while a run is open.
+        Does nothing while another one goes on, and where the trial is to have no run.
 
         Args:
             study: Becomes the run's group.
             number: The trial's number.
-            params: Become the run's configuration.
+            params: Asked for what the trial has drawn, when its run starts and when it ends.
             attempt: From 1.
+            asked: What the study says of W&B.
         """
-        if not self._is_started:
-            self._is_started = True
-            config = {**params, "trial": number, "attempt": attempt}
-            self._put(lambda: self._start(study, number, config))
+        if self._trial is None and mode(asked) != "disabled":
+            self._prepare()
+            self._trial = _Announced(study, number, params, attempt, asked)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Log values at a step of the training; dropped where W&B is far behind."""
+        if self._trial is None:
+            return
+        self._begin(self._trial)
         if self._jobs.qsize() > MAX_WAITING:
             self._num_dropped += 1
             return
@@ -77,9 +101,24 @@ class WandbManager(BaseProcessManager):
         self._put(lambda: self._log(copied, step))
 
     def finish(self, exit_code: int = 0) -> None:
-        """Finish the run, if one is open; 0 is success."""
-        self._is_started = False
-        self._put(lambda: self._finish(exit_code))
+        """Finish the trial's run, if it is to have one; 0 is success."""
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            self._begin(trial)
+            drawn = dict(trial.params())
+            self._put(lambda: self._finish(exit_code, drawn))
+
+    def _begin(self, trial: _Announced) -> None:
+        if not trial.has_begun:
+            trial.has_begun = True
+            config = {**trial.params(), "trial": trial.number, "attempt": trial.attempt}
+            self._put(lambda: self._start(trial, config))
+
+    def _prepare(self) -> None:
+        """Start the thread, which loads the library first."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+            self._thread.start()
 
     def flush(self, timeout_seconds: float = _CLOSE_SECONDS) -> bool:
         """Wait until all that was asked so far is done; False if it took too long."""
@@ -104,21 +143,26 @@ class WandbManager(BaseProcessManager):
         except Exception as error:  # noqa: BLE001 - no trial is worth less than its curve
             log.warning("wandb_failed", error=f"{type(error).__name__}: {error}")
 
-    def _start(self, study: str, number: int, config: dict[str, Any]) -> None:
+    def _start(self, trial: _Announced, config: dict[str, Any]) -> None:
         self._run = None
-        self._run = start_run(self._directories.home, study, number, config)
+        self._run = start_run(
+            self._directories.home, trial.study, trial.number, config, trial.asked
+        )
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if self._run is not None:
             self._run.log(values, step=step)
 
-    def _finish(self, exit_code: int) -> None:
+    def _finish(self, exit_code: int, drawn: dict[str, Any]) -> None:
         run, self._run = self._run, None
         if self._num_dropped:
             log.warning("wandb_points_dropped", points=self._num_dropped, hint="W&B is too slow")
             self._num_dropped = 0
         if run is not None:
             started = time.perf_counter()
+            later = {name: each for name, each in drawn.items() if name not in run.config}
+            if later:
+                run.config.update(later)
             run.finish(exit_code=exit_code)
             log.debug("wandb_finished", seconds=round(time.perf_counter() - started, 3))
 

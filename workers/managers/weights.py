@@ -160,7 +160,7 @@ def build(config: Any, checkpoint: Checkpoint | None = None) -> Any:
         )
     drawn = _drawn(info)
     _refuse_foreign(checkpoint, model, drawn)
-    log.info("weights_taken", model=checkpoint.name, drawn=sorted(drawn))
+    log.debug("weights_taken", model=checkpoint.name, drawn=sorted(drawn))
     _fill_what_is_left(model, config, drawn, before)
     return model
 

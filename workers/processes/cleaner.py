@@ -11,7 +11,6 @@ session that the dead process led.
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -34,8 +33,9 @@ from workers.processes.cleanup_lease import CleanupLease
 from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.processes.session import end_session
 from workers.protocol.errors import FleetError
+from workers.protocol.spec import StudySpec
 from workers.settings import Settings
-from workers.wandb_run import mode
+from workers.wandb_run import command_to_end, mode
 
 log = get_logger(__name__)
 
@@ -171,14 +171,13 @@ class Cleaner:
             pause = leases.pause_seconds(trial)
             self._hints.send(study, trial, leases.epoch, spec.resources.queue, pause)
         if ended == "DEAD":
-            self._end_wandb_run(study, trial)
+            self._end_wandb_run(spec, trial)
 
-    def _end_wandb_run(self, study: str, trial: int) -> None:
+    def _end_wandb_run(self, spec: StudySpec, trial: int) -> None:
         """Mark the run of a trial that nobody will go on with as failed; takes some seconds."""
         self._helpers = [helper for helper in self._helpers if helper.poll() is None]
-        if mode() != "disabled":
-            command = [sys.executable, "-m", "workers.wandb_run"]
-            command += [str(self._settings.home), study, str(trial)]
+        if mode(spec.wandb) != "disabled":
+            command = command_to_end(self._settings.home, spec.name, trial, spec.wandb)
             self._helpers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
 

@@ -40,6 +40,7 @@ from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
+from workers.wandb_run import mode
 
 log = get_logger(__name__)
 
@@ -62,6 +63,11 @@ _AT_ONCE_SECONDS: Final = 3.0
 #: takes.
 _STUCK_SECONDS: Final = 25.0
 _LEAST_STUCK_SECONDS: Final = 5.0  # whatever the scale of time: a pool process takes one to end
+
+_WANDB_HINT: Final = (
+    "neither WANDB_API_KEY nor a netrc entry nor WANDB_MODE; a study gets runs all the same that"
+    " says `wandb: offline`, or `wandb: {mode: online, ...}`"
+)
 
 #: Between two looks for new children; a death is told by the kernel.
 _LOOK_SECONDS: Final = 0.5
@@ -145,6 +151,8 @@ class HostAgent(bootsteps.StartStopStep):
             DeviceMarks(client, device_name(gpu)).clear()
         if not self._gpus:
             log.info("no_gpu", hint="this worker's trials run on the CPU")
+        if mode() == "disabled":
+            log.info("wandb_off", hint=_WANDB_HINT)
         registry = ProcessRegistry(client, self._settings.times)
         fields = {
             "slots": worker.concurrency,

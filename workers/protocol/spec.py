@@ -25,7 +25,7 @@ FINETUNE: Final = "finetune"
 
 #: Settings that may change between two submissions of one study: they alter no trial's meaning.
 EXTENDABLE: Final = frozenset(
-    {"trials", "timeout", "max_failures", "max_losses", "progress_timeout", "resources"}
+    {"trials", "timeout", "max_failures", "max_losses", "progress_timeout", "resources", "wandb"}
 )
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -127,6 +127,19 @@ class ResourcesSpec(_Model):
     """GPUs a trial uses where there are any: each pool process owns at most one."""
 
 
+class WandbSpec(_Model):
+    """What a study asks of Weights & Biases."""
+
+    mode: Literal["online", "offline", "disabled"] | None = None
+    """By default online where there are credentials, and offline elsewhere."""
+    project: str | None = Field(default=None, pattern=r"^[^/\\#?%:\n]{1,128}$")
+    """By default `WANDB_PROJECT`, else `trialfleet`."""
+    entity: str | None = Field(default=None, min_length=1)
+    """A team or a user; by default `WANDB_ENTITY`, else the credentials'."""
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = []
+    """Of each run."""
+
+
 class StudySpec(_Model):
     """A study: what to run, over which space, towards what."""
 
@@ -156,6 +169,8 @@ class StudySpec(_Model):
     config: dict[str, Any] = {}
     """The objective's fixed settings."""
     resources: ResourcesSpec = ResourcesSpec()
+    wandb: WandbSpec | None = None
+    """A run a trial; without it, where the worker has credentials or `WANDB_MODE`."""
 
     @field_validator("timeout", "progress_timeout", mode="before")
     @classmethod
@@ -166,6 +181,13 @@ class StudySpec(_Model):
     @classmethod
     def _expand_name(cls, value: Any) -> Any:
         return {"type": value} if isinstance(value, str) else value
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _expand_mode(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {} if value else {"mode": "disabled"}
+        return {"mode": value} if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod

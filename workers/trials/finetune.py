@@ -256,7 +256,7 @@ class Training:
         self._watch.forget_mean()
         self._history.append(entry)
         self._managers.wandb.log(entry, step=self._step)
-        log.info("evaluated", evaluation=number, **entry)
+        log.debug("evaluated", evaluation=number, **entry)
         if self._trial.should_prune():
             raise optuna.TrialPruned(f"pruned after evaluation {number}")
         self._throughput.take()
@@ -346,13 +346,13 @@ class Training:
         }
         self._trial.save_checkpoint(self._step, state)
         self._saved_at = time.monotonic()
-        log.info("checkpoint_saved", step=self._step)
+        log.debug("checkpoint_saved", step=self._step)
 
     def _resume(self) -> None:
         state = self._trial.load_checkpoint()
         if state is not None:
             self._restore(state)
-            log.info("resumed", step=self._step, of=self._num_steps)
+            log.debug("resumed", step=self._step, of=self._num_steps)
         elif self._config.on_divergence == "rollback":
             self._save_as_it_is()  # something to roll back to
 

@@ -37,7 +37,7 @@ class Preparation:
             return
         self._said_at = now
         self._is_shown = True
-        log.info("preparing", what=what, done=done, of=total or None)
+        log.debug("preparing", what=what, done=done, of=total or None)
         self._show(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")
 
     def end(self) -> None:

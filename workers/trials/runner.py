@@ -168,7 +168,7 @@ class TrialRunner:
             return self._refused(grant, leases, spec, hint)
         structlog.contextvars.bind_contextvars(attempt=grant.attempt)
         self._record.update(study=spec.name, trial=hint.number, token=grant.token)
-        log.info("claimed", token=grant.token)
+        log.debug("claimed", token=grant.token)
         held = HeldLease(
             leases,
             hint.number,
@@ -183,7 +183,7 @@ class TrialRunner:
             return self._run_attempt(spec, held, hint, sent_at)
         finally:
             self._num_trials += 1
-            self._container.get(TensorManager).clear_memory()
+            self._container.get(TensorManager).tidy()
 
     def _leave_to_others(
         self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
@@ -257,7 +257,7 @@ class TrialRunner:
     def _refused(
         self, refusal: Refusal, leases: TrialLeases, spec: StudySpec, hint: RunTrial
     ) -> Outcome:
-        log.info("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
+        log.debug("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
         if refusal.reason == "NOT_YET":
             self._announce(spec, hint, refusal.retry_ms / 1000)
         if refusal.reason == "ELSEWHERE":
@@ -284,6 +284,8 @@ class TrialRunner:
             is_draining=self._is_draining,
         )
         held.end_in_place = end.in_place_of_objective
+        wandb = self._container.get(WandbManager)
+        wandb.start(spec.name, held.number, lambda: trial.params, trial.attempt, spec.wandb)
         surroundings = Surroundings()
         with held:
             self._train(trial, end, surroundings)
@@ -292,8 +294,7 @@ class TrialRunner:
             outcome = end.leave()
             lasting = surroundings.restore()
         finally:
-            self._start_wandb_run(trial)
-            self._container.get(WandbManager).finish(end.exit_code)
+            wandb.finish(end.exit_code)
             self._record.update(study=None, trial=None, token=None, activity=None)
         self._judge_device(end, held)
         if outcome is Outcome.ENDED and self._cuda.check() is not None:
@@ -390,15 +391,13 @@ class TrialRunner:
         directories = self._container.get(DirectoryManager)
 
         def note_first_step() -> None:
-            log.info(
+            log.debug(
                 "first_training_step",
                 seconds=round(lease_clock() - sent_at, 4),
                 warm=self._num_trials > 0,
             )
-            # not before: its start would compete with the trial's for the interpreter
-            self._start_wandb_run(trial)
 
-        trial = FleetTrial(
+        return FleetTrial(
             spec,
             held,
             self._studies,
@@ -409,15 +408,10 @@ class TrialRunner:
             Preparation(self._show_activity, self._settings.times.beat / 2),
             self._settings.storage_of(spec.name),
         )
-        return trial
 
     def _show_activity(self, activity: str | None) -> None:
         with suppress(redis.RedisError):  # the lease tells that it is away
             self._record.update(activity=activity)
-
-    def _start_wandb_run(self, trial: FleetTrial) -> None:
-        wandb = self._container.get(WandbManager)
-        wandb.start(trial.study_name, trial.number, trial.params, trial.attempt)
 
     def _announce(self, spec: StudySpec, hint: RunTrial, delay_seconds: float) -> None:
         self._hints.send(
