@@ -53,7 +53,9 @@ class Fleet:
 
     def commit(self, number, value, state=TrialState.COMPLETE) -> None:
         values = None if value is None else [value]
-        self.leases.commit(number, self.claim(number).token, state, Result(values=values))
+        self.leases.commit(
+            number, self.claim(number).token, state, Result(values=values, busy_seconds=60.0)
+        )
 
     def stored(self) -> list[optuna.trial.FrozenTrial]:
         return StudyHandle("s", self.settings).study.trials

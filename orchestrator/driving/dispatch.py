@@ -5,11 +5,12 @@ Invariant: a trial is in the storage, on disk, before a worker can hear of it.
 
 from __future__ import annotations
 
-from typing import Final
+import time
+from collections.abc import Mapping
 
 from orchestrator.driving.collector import Collector
 from orchestrator.driving.driven import DrivenStudy
-from orchestrator.driving.reconcile import Instruction, num_to_ask, reconcile
+from orchestrator.driving.reconcile import Instruction, reconcile
 from orchestrator.storage.tally import state_of
 from orchestrator.submission.space import suggest_all, values_of
 from workers.coordination.leases import CheckpointRef, TrialRecord
@@ -19,9 +20,6 @@ from workers.protocol.states import TrialState
 from workers.settings import Settings
 
 log = get_logger(__name__)
-
-#: Trials that wait for a slot to come free, beyond those that run.
-SURPLUS: Final = 1
 
 
 class Dispatcher:
@@ -34,30 +32,30 @@ class Dispatcher:
         self._home = settings.home
         #: trial -> when it was last announced again, on the server's clock, ms, and how often
         self._announced: dict[int, tuple[int, int]] = {}
+        #: trial -> until when it may not be claimed, by the monotonic clock
+        self._resting: dict[int, float] = {}
 
-    def fill(self, slots: int, *, may_start: bool) -> int:
-        """Ask for as many trials as `slots` can take, and enqueue them; how many they were."""
-        tally = self._study.tally
-        count = num_to_ask(
-            wanted=self._study.num_wanted,
-            asked=tally.num_trials,
-            in_flight=len(tally.open),
-            slots=slots,
-            surplus=SURPLUS,
-            may_start=may_start,
-        )
+    @property
+    def num_resting(self) -> int:
+        """Trials that wait for a later time, and so for no slot."""
+        now, open_ones = time.monotonic(), self._study.tally.open
+        return sum(at > now and number in open_ones for number, at in self._resting.items())
+
+    def ask(self, count: int) -> int:
+        """Ask for trials and enqueue them; how many they were."""
         numbers = []
         for _ in range(count):
             trial = self._study.ask()
             suggest_all(trial, self._study.spec)
             numbers.append(trial.number)
-        if numbers:
-            self._study.sync()
+            if self._study.is_exhausted:
+                break
+        self._study.sync()
         for number in numbers:
             # what lies there is of a study of this name that somebody has removed
             remove_checkpoints(self._home, self._study.name, number)
             self._enqueue(number)
-        return count
+        return len(numbers)
 
     def withdraw(self, reason: str, *, has_begun: bool = False) -> None:
         """Cancel the trials that no worker has begun: nothing of the study is to be started.
@@ -92,6 +90,7 @@ class Dispatcher:
         for number in held.keys() - self._study.tally.open:
             self._settle(number)
         records = self._study.leases.records(open_ones)
+        self._note_resting(records, now_ms)
         for number in open_ones:
             record = records.get(number)
             announced_ms, count = self._announced.get(number, (0, 0))
@@ -113,6 +112,14 @@ class Dispatcher:
                 self._study.send_hint(number)
             elif instruction is Instruction.TELL_LOST and record is not None:
                 self._collector.tell_lost(number, record.state)
+
+    def _note_resting(self, records: Mapping[int, TrialRecord], now_ms: int) -> None:
+        now = time.monotonic()
+        self._resting = {
+            number: now + (record.not_before_ms - now_ms) / 1000
+            for number, record in records.items()
+            if record.state is TrialState.QUEUED and record.not_before_ms > now_ms
+        }
 
     def _settle(self, number: int) -> None:
         """End a trial in Redis that the storage has as ended: Redis forgot the end it had told."""

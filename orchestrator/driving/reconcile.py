@@ -59,23 +59,3 @@ def reconcile(
     if state.is_terminal and is_inbox_empty:
         return Instruction.TELL_LOST
     return Instruction.LEAVE
-
-
-def num_to_ask(
-    *, wanted: int, asked: int, in_flight: int, slots: int, surplus: int, may_start: bool
-) -> int:
-    """How many trials to ask the sampler for now.
-
-    Never the whole study: a suggestion that is made early is made blind.
-
-    Args:
-        wanted: Trials of the whole study.
-        asked: Trials that exist.
-        in_flight: Those of them that have not ended.
-        slots: Pool processes that read the study's queue.
-        surplus: Trials that wait so that a free slot need not.
-        may_start: Whether the study is neither out of time, paused nor cancelled.
-    """
-    if not may_start or slots == 0:
-        return 0
-    return max(0, min(wanted - asked, slots + surplus - in_flight))

@@ -1,7 +1,8 @@
-"""The orchestrator's loop: inbox, dispatch, reaper and status, for all studies it drives.
+"""The orchestrator's loop: it hands each study what its trials told, its share, and its turns.
 
-Each study is driven on its own: what fails in its sampler, its pruner, its storage or its inbox
-stalls that study with a reason that is published, and the others go on.
+Each study is driven by a driver of its own, in turns that run off the loop: what is slow in its
+sampler, its storage or its inbox delays nobody else's, and what fails stalls that study with a
+reason that is published.
 
 Invariant: one turn of the loop never waits longer than a fraction of a second, and neither a fault
 of Redis nor one of a study ends the loop: what was read and not acknowledged is read again.
@@ -11,22 +12,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Self
 
 import redis
 
-from orchestrator.driving.collector import Collector
-from orchestrator.driving.control import obey
-from orchestrator.driving.dispatch import Dispatcher
-from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.catalogue import Catalogue
+from orchestrator.driving.driver import StudyDriver, Surroundings
+from orchestrator.driving.queues import Queues
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
 from orchestrator.driving.redis_watch import RedisWatch
+from orchestrator.driving.shares import Demand, Shares
 from orchestrator.driving.stalls import Stalls
-from orchestrator.status import StudyStatus, build_status
+from orchestrator.status import StudyStatus
 from orchestrator.storage.opening import is_database_error
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, resolve_url
@@ -37,19 +40,24 @@ from workers.coordination.studies import Studies, Submitted
 from workers.coordination.study_lead import StudyLead
 from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger, traceback_of
-from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegistry
-from workers.processes.slots import num_slots, refusing_slots
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError, StorageFullError, StudyStalledError
 from workers.protocol.plain import describe_error
-from workers.protocol.states import ProcessKind, Wish
+from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 
 log = get_logger(__name__)
 
-#: How long one read of the inbox waits, and so how soon a new slot or study is seen.
+#: How long one read of the inbox waits.
 _BLOCK_MS: Final = 250
 
-#: Between two looks at the registry's slots, and two publications of an unchanged status.
+#: For how long a turn of the loop waits for the turns of the studies; slower ones go on beside it.
+_PATIENCE_SECONDS: Final = 0.25
+
+#: How many studies have their turns at the same time.
+_MAX_TURNING: Final = 8
+
+#: Between two looks at the registry's slots and at what was handed in.
 _LOOK_SECONDS: Final = 1.0
 
 #: Between two attempts to drive a study that is refused, or that another orchestrator holds.
@@ -60,29 +68,6 @@ _GIVE_UP_AFTER: Final = 3
 
 #: How much of an error is published as the reason of a stall.
 _MAX_REASON: Final = 500
-
-
-@dataclass
-class _Lead:
-    """One driven study with those who work on it."""
-
-    right: StudyLead
-    held_at: float
-    """When the right was last renewed, by `lease_clock`."""
-    study: DrivenStudy
-    dispatcher: Dispatcher
-    collector: Collector
-    status: StudyStatus
-    slots: int = 0
-    opened_at: float = field(default_factory=time.monotonic)
-    put_aside: list[str] = field(default_factory=list)
-    """Slots of its queue that take no trials, each with the reason."""
-    is_stale: bool = True
-    """Whether the status must be built anew."""
-    is_disturbed: bool = False
-    """Whether a turn was broken off: what it had read or begun is to be done again."""
-    wish: Wish = Wish.RUN
-    """What people want of it."""
 
 
 @dataclass
@@ -100,14 +85,24 @@ class Service:
     on_status: Callable[[StudyStatus], None] = lambda _status: None
     is_draining: bool = False
     """Whether no further trial may be asked for."""
-    _leads: dict[str, _Lead] = field(default_factory=dict)
+    _drivers: dict[str, StudyDriver] = field(default_factory=dict)
+    _ending: list[StudyDriver] = field(default_factory=list)
+    """Drivers that write nothing more, and whose last turn has not returned yet."""
+    _demands: dict[str, Demand] = field(default_factory=dict)
+    """What each study was last seen to want, with what it was granted since."""
+    _shares: dict[str, Shares] = field(default_factory=dict)
+    """By queue."""
+    _told: dict[str, StudyStatus] = field(default_factory=dict)
+    """The statuses that `on_status` was last called with."""
     _refused_at: dict[str, float] = field(default_factory=dict)
     _looked_at: float = 0.0
     _beat_at: float = 0.0
     _submitted: dict[str, Submitted] = field(default_factory=dict)
     """The studies that are not over, as Redis had them: it may lose its data."""
-    _entries: list[ProcessEntry] = field(default_factory=list)
-    """The processes of the fleet, as last seen."""
+    _queues: Queues = field(default_factory=Queues)
+    """The slots of the fleet, as last seen."""
+    _changed: set[str] = field(default_factory=set)
+    """Studies whose demand is to be looked at anew."""
     _stalls: Stalls = field(default_factory=Stalls)
 
     def __enter__(self) -> Self:
@@ -116,19 +111,24 @@ class Service:
         self._home.lead()
         self._redis = RedisWatch(self._client, self._home, self.settings)
         self._studies = Studies(self._client)
+        self._catalogue = Catalogue(self._studies)
         self._hints = Hints(resolve_url(self.settings))
         self._registry = ProcessRegistry(self._client, self.settings.times)
         self._record = ProcessRecord(self._registry, ProcessKind.ORCHESTRATOR)
         self._record.register()
         self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")
         self._reaper = Reaper(self.settings.times)
+        self._pool = ThreadPoolExecutor(_MAX_TURNING, thread_name_prefix="study")
         if self.only is None:
             resubmit_forgotten(self.settings, self._studies)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in list(self._leads):
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for name in list(self._drivers):
             self._leave(name)
+        for driver in self._ending:
+            driver.abandon()
         with suppress(redis.RedisError):
             self._record.gone()
         self._hints.close()
@@ -152,16 +152,16 @@ class Service:
             if reason is not None and self._redis.is_refused:
                 self._show_refusal(reason)
             self._reaper.be_patient()
-            for lead in self._leads.values():
-                lead.is_disturbed = True
+            for driver in self._drivers.values():
+                driver.is_disturbed = True
             self._looked_at = 0.0
             time.sleep(_BLOCK_MS / 1000)
 
     def _show_refusal(self, reason: str) -> None:
         """Say what Redis refuses us where people look at studies."""
-        for name, lead in self._leads.items():
-            lead.status = lead.status.model_copy(update={"stalled": reason})
-            self.on_status(lead.status)
+        for name, driver in self._drivers.items():
+            driver.show_stall(reason)
+            self._tell(driver)
             with suppress(redis.RedisError):
                 self._studies.publish(name, {"stalled": reason})
 
@@ -186,7 +186,9 @@ class Service:
                 raise
             if self._redis.has_lost_data():
                 raise redis.ConnectionError("it lost its data") from error
-            is_refused = isinstance(error, InvalidInputError) and name not in self._leads
+            driver = self._drivers.get(name)
+            is_open = driver is not None and driver.is_open
+            is_refused = isinstance(error, InvalidInputError) and not is_open
             if is_refused and self.only:
                 raise
             self._stall(name, f"{doing}: {describe_error(error, _MAX_REASON)}", error)
@@ -196,12 +198,12 @@ class Service:
         stall, is_new = self._stalls.note(name, reason)
         if is_new:
             log.error("study_stalled", study=name, reason=reason, exception=traceback_of(error))
-        lead = self._leads.get(name)
+        driver = self._drivers.get(name)
         is_awaited = isinstance(error, StorageFullError) or is_database_error(error)
-        if lead is not None:
-            lead.is_disturbed = True
-            lead.status = lead.status.model_copy(update={"stalled": reason})
-            self.on_status(lead.status)
+        if driver is not None:
+            driver.is_disturbed = True
+            driver.show_stall(reason)
+            self._tell(driver)
         if not is_awaited:
             self._abandon(name)  # whatever state it is in: it is opened anew
         with suppress(redis.RedisError):
@@ -214,63 +216,140 @@ class Service:
 
     def _abandon(self, name: str) -> None:
         """Drop a study whose storage may not be written any more."""
-        lead = self._leads.pop(name, None)
-        if lead is None:
+        driver = self._drivers.pop(name, None)
+        if driver is None:
             return
-        try:
-            lead.study.abandon()
-        except Exception:
-            log.exception("storage_not_closed", study=name)
+        self._ending.append(driver)
         with suppress(redis.RedisError):
-            lead.right.release()
+            driver.release()
 
-    def _driven(self) -> list[tuple[str, _Lead]]:
-        """The studies that are to be seen to in this turn."""
-        return [each for each in self._leads.items() if not self._stalls.holds(each[0])]
+    def _end_abandoned(self) -> None:
+        """Close what abandoned studies had open, as soon as nobody is at it."""
+        left = self._ending
+        self._ending = [each for each in left if each.turning and not each.turning.done()]
+        for driver in left:
+            if driver not in self._ending:
+                try:
+                    driver.abandon()
+                except Exception:
+                    log.exception("storage_not_closed", study=driver.name)
 
     def status(self, name: str) -> StudyStatus | None:
         """The latest status of a study that is driven."""
-        lead = self._leads.get(name)
-        return None if lead is None else lead.status
+        driver = self._drivers.get(name)
+        return None if driver is None else driver.status
 
     def _turn(self) -> None:
         # first: what Redis lost must be there again before anything is read from it
         self._look()
-        for name, lead in self._driven():
-            if lead.is_disturbed:
-                with self._alone(name, "going on after a failure"):
-                    self._catch_up(lead)
         self._join_new()
-        self._collect()
-        self._keep_leads(only_old=True)
-        for name, lead in self._driven():
-            with self._alone(name, "asking for trials"):
-                self._fill(name, lead)
+        self._hand_out()
+        self._keep_rights(older_than=self.settings.times.lease / 2)
+        self._run({name: driver.take_in for name, driver in self._idle() if driver.has_news})
+        granted = self._share()
+        self._run(
+            {
+                name: partial(driver.go_on, granted.get(name, 0))
+                for name, driver in self._idle()
+                if driver.is_due(granted.get(name, 0))
+            }
+        )
+        self._leave_over()
+        self._end_abandoned()
 
-    def _fill(self, name: str, lead: _Lead) -> None:
-        if lead.dispatcher.fill(lead.slots, may_start=self._may_start(lead)):
-            lead.is_stale = True
-        if lead.is_stale:
-            self._publish(lead)
-        if lead.status.is_over and self.only is None:
-            self._leave(name)
+    def _idle(self) -> list[tuple[str, StudyDriver]]:
+        """The studies that are to be seen to, and whose driver is not at a turn."""
+        return [
+            (name, driver)
+            for name, driver in self._drivers.items()
+            if driver.turning is None and not self._stalls.holds(name)
+        ]
+
+    def _run(self, turns: Mapping[str, Callable[[], None]]) -> None:
+        """Run turns of some studies beside one another, and see what has become of earlier ones.
+
+        Raises:
+            redis.RedisError: By one of them, when all have been seen to.
+        """
+        begun = [self._drivers[name].begin(self._pool, turn) for name, turn in turns.items()]
+        wait(begun, timeout=_PATIENCE_SECONDS)
+        trouble: redis.RedisError | None = None
+        for name, driver in list(self._drivers.items()):
+            turning = driver.turning
+            if turning is None or not turning.done():
+                continue
+            driver.turning = None
+            self._changed.add(name)
+            try:
+                with self._alone(name, driver.doing):
+                    turning.result()
+            except redis.RedisError as error:
+                trouble = error
+            self._tell(driver)
+        if trouble is not None:
+            raise trouble
+
+    def _tell(self, driver: StudyDriver) -> None:
+        """Show a status that nobody was shown yet."""
+        status = driver.status
+        if status is not None and status is not self._told.get(driver.name):
+            self._told[driver.name] = status
+            self.on_status(status)
+
+    def _share(self) -> dict[str, int]:
+        """How many trials each study may ask for now."""
+        if self.is_draining:
+            self._changed |= self._drivers.keys()
+        idle = dict(self._idle())
+        for name in self._changed & idle.keys():
+            self._demands[name] = idle[name].demand(is_draining=self.is_draining)
+        self._changed -= idle.keys()
+        by_queue: dict[str, dict[str, Demand]] = {}
+        for name, driver in self._drivers.items():
+            if driver.is_open:
+                queue = driver.study.spec.resources.queue
+                by_queue.setdefault(queue, {})[name] = self._demands[name]
+        granted: dict[str, int] = {}
+        for queue, demands in by_queue.items():
+            # what a driver at its turn is granted now would be lost
+            wants = {
+                name: demand if name in idle else replace(demand, wanted=0)
+                for name, demand in demands.items()
+            }
+            shares = self._shares.setdefault(queue, Shares())
+            granted |= shares.allot(self._queues.slots(queue), wants)
+        for name, count in granted.items():
+            if count:
+                self._demands[name] = self._demands[name].granted(count)
+                self._changed.add(name)
+        return granted
+
+    def _leave_over(self) -> None:
+        if self.only is not None:
+            return
+        for name, driver in self._idle():
+            if driver.status is not None and driver.status.is_over:
+                with self._alone(name, "closing it"):
+                    self._leave(name)
+                    self._catalogue.look_again(name)
 
     def _join_new(self) -> None:
-        for name in [self.only] if self.only else self._studies.names():
+        for name in [self.only] if self.only else self._catalogue.names():
             too_soon = time.monotonic() - self._refused_at.get(name, -1e9) < _RETRY_SECONDS
-            if name in self._leads or too_soon or self._stalls.holds(name):
+            is_open = name in self._drivers or any(name == each.name for each in self._ending)
+            if is_open or too_soon or self._stalls.holds(name):
                 continue
             with self._alone(name, "opening it"):
                 self._join(name)
 
     def _join(self, name: str) -> None:
-        right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
-        if not self._is_to_be_driven(name):
+        if self.only is None and not self._catalogue.waits_for_service(name):
             return
-        self._submitted[name] = self._studies.submitted(name)
+        right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
+        self._submitted[name] = self._catalogue.submitted(name)
         held_at = lease_clock()
         if right.hold():
-            self._lead(name, right, held_at)
+            self._drive(right, held_at)
             return
         refusal = (
             f"study {name!r} is driven by another orchestrator, {right.holder()};"
@@ -281,80 +360,61 @@ class Service:
         self._refused_at[name] = time.monotonic()
         log.warning("study_not_driven", study=name, error=refusal)
 
-    def _is_over(self, name: str) -> bool:
-        """Whether a study ended and nobody extended it since."""
-        over = self._studies.fact(name, "over")
-        return over is not None and over in self._studies.digests(name)
-
-    def _is_to_be_driven(self, name: str) -> bool:
-        """Whether this orchestrator is asked to drive a study that waits for one."""
-        return bool(self.only) or not (self._studies.is_by_run(name) or self._is_over(name))
-
-    def _lead(self, name: str, right: StudyLead, held_at: float) -> None:
-        try:
-            study = DrivenStudy(self._client, self._hints, name, self.settings)
-        except BaseException:
-            right.release()
-            raise
-        collector = Collector(study)
-        lead = _Lead(
-            right,
-            held_at,
-            study,
-            Dispatcher(study, collector, self.settings),
-            collector,
-            build_status(study.spec, study.tally, wall_seconds=study.wall_seconds),
-            num_slots(study.spec.resources.queue, self._entries),
-            wish=self._studies.wish(name),
+    def _drive(self, right: StudyLead, held_at: float) -> None:
+        name = right.study
+        self._drivers[name] = driver = StudyDriver(
+            self._client, self._hints, self.settings, self._inbox, right, held_at
         )
-        study.take_owner(is_by_run=self._studies.is_by_run(name))
-        self._submitted[name] = self._studies.submitted(name)  # with where it was begun
-        self._leads[name] = lead
-        self._catch_up(lead)
-        log.info(
-            "study_driven", study=name, trials=study.tally.num_trials, wanted=study.spec.trials
-        )
+        driver.look_at(self._surroundings(self._submitted[name]), None)
+        self._demands[name] = Demand.nothing()
 
-    def _catch_up(self, lead: _Lead) -> None:
-        """Take in what was read and never acknowledged, by whomever, and announce what waits."""
-        pending = self._inbox.join(lead.study.name)
-        lead.collector.collect(pending)
-        self._inbox.acknowledge(lead.study.name, [entry.id for entry in pending])
-        lead.dispatcher.reconcile(server_time_ms(self._client), at_start=True)
-        lead.is_stale, lead.is_disturbed = True, False
+    def _surroundings(self, submitted: Submitted) -> Surroundings:
+        queue = submitted.spec.resources.queue
+        return Surroundings(
+            submitted,
+            self._queues.slots(queue),
+            self._queues.put_aside(queue),
+            self._queues.activities,
+        )
 
     def _leave(self, name: str) -> None:
-        lead = self._leads.pop(name)
+        driver = self._drivers.pop(name)
         self._submitted.pop(name, None)
-        lead.study.close()
+        self._told.pop(name, None)
+        driver.close()
         with suppress(redis.RedisError):  # it runs out by itself
-            lead.right.release()
-        log.info("study_left", study=name, state=lead.status.state.value)
+            driver.release()
+        state = None if driver.status is None else driver.status.state.value
+        log.info("study_left", study=name, state=state)
 
-    def _collect(self) -> None:
-        driven = dict(self._driven())
+    def _hand_out(self) -> None:
+        """Read the inboxes, and give each study what is its own."""
+        driven = [
+            name
+            for name, driver in self._drivers.items()
+            if driver.is_open and not self._stalls.holds(name)
+        ]
         if not driven:
-            time.sleep(_BLOCK_MS / 1000)
+            time.sleep(self._block_ms() / 1000)
             return
         try:
-            entries = self._inbox.read(list(driven), _BLOCK_MS)
+            entries = self._inbox.read(driven, self._block_ms())
         except redis.exceptions.NoPermissionError:
             raise
         except redis.ResponseError:  # of one of them, and it names none: each is to be asked
-            for lead in driven.values():
-                lead.is_disturbed = True
+            for name in driven:
+                self._drivers[name].is_disturbed = True
             return
-        self._keep_leads(only_old=True)
-        for name in dict.fromkeys(study for study, _ in entries if study in self._leads):
-            lead = self._leads[name]
-            own = [entry for study, entry in entries if study == name]
-            with self._alone(name, "taking in what its trials told"):
-                lead.collector.collect(own)
-                lead.is_stale = True
-                self._inbox.acknowledge(name, [entry.id for entry in own])
+        for name in driven:
+            if own := [entry for study, entry in entries if study == name]:
+                self._drivers[name].hand(own)
+
+    def _block_ms(self) -> int:
+        """How long to wait for entries: not at all while something else is to be done."""
+        return 1 if any(driver.has_news for _, driver in self._idle()) else _BLOCK_MS
 
     def _look(self) -> None:
-        """What need not be done in each turn: beat, count slots, reap, reconcile."""
+        """What need not be done in each turn: beat, see who is there and what was handed in."""
         now = time.monotonic()
         if now - self._looked_at < _LOOK_SECONDS * min(1.0, self.settings.time_scale):
             return
@@ -365,103 +425,41 @@ class Service:
         if self._redis.has_restarted():
             self._reaper.be_patient()  # it may have forgotten holders' last renewals
         self._restore_lost()
-        self._keep_leads()
-        self._entries = list(self._registry.entries())
-        now_ms = server_time_ms(self._client)
-        reap = self._reaper.is_due(now_ms)
-        for name, lead in self._driven():
-            with self._alone(name, "looking after it"):
-                self._count_slots(lead)
-                if lead.slots or now - lead.opened_at > self.settings.times.lease:
-                    lead.study.start_clock()  # of a study without workers, too
-                lead.study.note_clock(at_most_every=self.settings.times.beat)
-                self._submitted[name] = submitted = self._studies.submitted(name)
-                lead.study.take_spec(submitted.spec)
-                lead.wish = submitted.wish
-                lead.study.take_owner(is_by_run=submitted.is_by_run)
-                obey(lead.study, lead.dispatcher, lead.wish, now_ms)
-                if reap:
-                    self._reaper.sweep(lead.study, now_ms)
-                    if not lead.wish.is_pause:  # nobody could claim what is announced
-                        lead.dispatcher.reconcile(now_ms)
-                lead.is_stale = True
-
-    def _count_slots(self, lead: _Lead) -> None:
-        queue = lead.study.spec.resources.queue
-        lead.slots = num_slots(queue, self._entries)
-        lead.put_aside = [
-            f"{slot.gpu} of {slot.identity.host}: {slot.aside}"
-            for slot in refusing_slots(queue, self._entries)
-        ]
+        self._keep_rights(older_than=self.settings.times.lease / 4)
+        self._queues = Queues(list(self._registry.entries()))
+        self._catalogue.look(self.only)
+        is_due = self._reaper.is_due(server_time_ms(self._client))
+        for name, driver in list(self._drivers.items()):
+            with self._alone(name, "reading what was handed in"):
+                self._submitted[name] = submitted = self._catalogue.submitted(name)
+                driver.look_at(self._surroundings(submitted), self._reaper if is_due else None)
+                self._changed.add(name)
 
     def _restore_lost(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
-        epoch = self._redis.take_epoch()
+        epoch, there = self._redis.take_epoch(), set(self._studies.names())
         for name, submitted in list(self._submitted.items()):
-            lead = self._leads.get(name)
-            is_there = self._studies.exists(name)
-            if is_there and (lead is None or lead.study.leases.epoch == epoch):
+            driver = self._drivers.get(name)
+            study = driver.study if driver is not None and driver.is_open else None
+            if name in there and (study is None or study.leases.epoch == epoch):
                 continue
             log.error("redis_lost_its_data", study=name, epoch=epoch)
             self._record.register()
             self._reaper.be_patient()
             with self._alone(name, "writing it again into a Redis that lost its data"):
                 self._studies.restore(submitted)
-                if lead is not None:
-                    lead.study.start_epoch(epoch)
-                    self._catch_up(lead)
+                if driver is not None and study is not None:
+                    study.start_epoch(epoch)
+                    driver.is_disturbed = True
 
-    def _keep_leads(self, *, only_old: bool = False) -> None:
+    def _keep_rights(self, older_than: float) -> None:
         """Stay the orchestrator of each study, or leave it to the one that took over.
 
         Args:
-            only_old: Leave rights that were just renewed. To be asked before each write: this
-                process may have been stopped for any time.
+            older_than: Leave rights that were renewed in so many seconds. To be asked before each
+                write: this process may have been stopped for any time.
         """
-        for name, lead in list(self._leads.items()):
-            now = lease_clock()
-            if only_old and now - lead.held_at < self.settings.times.lease / 2:
-                continue
-            if lead.right.hold():
-                lead.held_at = now
-            else:
+        for name, driver in list(self._drivers.items()):
+            if not driver.keep_right(older_than):
                 log.error("study_taken_over", study=name)
-                self._leads.pop(name).study.abandon()
-
-    def _may_start(self, lead: _Lead) -> bool:
-        if self.is_draining or lead.wish is not Wish.RUN or lead.study.is_exhausted:
-            return False
-        return not lead.study.is_out_of_time
-
-    def _publish(self, lead: _Lead) -> None:
-        study = lead.study
-        lead.is_stale = False
-        lead.status = build_status(
-            study.spec,
-            study.tally,
-            wall_seconds=study.wall_seconds,
-            slots=lead.slots,
-            put_aside=lead.put_aside,
-            leases=study.leases,
-            results=str(self.settings.home / "studies" / study.name / "trials"),
-            set_aside=lead.collector.set_aside,
-            is_exhausted=study.is_exhausted,
-            wish=lead.wish,
-            activities={str(e.identity): e.activity for e in self._entries if e.activity},
-        ).model_copy(update={"as_of": time.time()})
-        study.publish(
-            {
-                "status": lead.status.model_dump(mode="json"),
-                "best_value": _first_value(lead.status),
-                "over": study.spec.digest() if lead.status.is_over else None,
-                "stalled": None,
-            }
-        )
-        self.on_status(lead.status)
-
-
-def _first_value(status: StudyStatus) -> float | None:
-    best = status.best
-    if best is None or best.value is not None:
-        return None if best is None else best.value
-    return best.values[0] if best.values else None
+                self._ending.append(self._drivers.pop(name))

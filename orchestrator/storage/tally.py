@@ -59,6 +59,13 @@ class Tally:
         """All trials."""
         return len(self.open) + self.num_ended
 
+    @property
+    def trial_seconds(self) -> float | None:
+        """The mean over the latest trials of what each took; None before any has ended."""
+        if not self.recent:
+            return None
+        return sum(busy_seconds(trial) for trial in self.recent) / len(self.recent)
+
     def add(self, trials: Iterable[FrozenTrial]) -> None:
         """Take trials in: new ones, and such that were open and have ended since."""
         ended = []

@@ -103,7 +103,9 @@ def test_a_paused_study_stands_still_and_goes_on_where_it_was(fleet):
         assert handle.pause().state == "paused"
         assert handle.pause().state == "paused"
         turn_until(service, lambda: fleet.statuses[-1].state == "paused", "it is taken")
-        fleet.leases.commit(0, running.token, TrialState.COMPLETE, Result(values=[0.5]))
+        fleet.leases.commit(
+            0, running.token, TrialState.COMPLETE, Result(values=[0.5], busy_seconds=60.0)
+        )
         turn_until(service, lambda: handle.status().trials["complete"] == 1, "it is told")
         seconds = handle.status().wall_seconds
         settle(service)

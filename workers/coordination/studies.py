@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -84,6 +84,25 @@ _FOLLOWS: Final = {
     Wish.STOP: frozenset({Wish.RUN, Wish.PAUSE, Wish.PAUSE_NOW, Wish.STOP}),
     Wish.CANCEL: frozenset(Wish),
 }
+
+
+#: The fields of a study that say how it was handed in and begun.
+_HANDED: Final = ("spec", "wish", "by_run", *_ORIGIN)
+
+
+class Handed(NamedTuple):
+    """The fields of a study in Redis, not read yet."""
+
+    fields: tuple[str | None, ...] = (None,) * len(_HANDED)
+    over: Any = None
+    """Of what specification the orchestrator last said that it is over."""
+    error: redis.ResponseError | None = None
+    """Why they cannot be had."""
+
+    @property
+    def digest(self) -> str:
+        """What identifies its specification, as earlier releases wrote it."""
+        return hashlib.sha256((self.fields[0] or "").encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -169,6 +188,24 @@ class Studies:
         """Whether `trialfleet run` alone is to go on with a study."""
         return bool(self.client.hexists(keys.study(name), "by_run"))
 
+    def handed(self, names: Sequence[str]) -> dict[str, Handed]:
+        """The fields of some studies, in one round trip."""
+        pipeline = self.client.pipeline(transaction=False)
+        for name in names:
+            pipeline.hmget(keys.study(name), *_HANDED, "fact:over")
+        found = zip(names, pipeline.execute(raise_on_error=False), strict=True)
+        return {name: _handed(answer) for name, answer in found}
+
+    def read(self, name: str, handed: Handed) -> Submitted:
+        """What the fields of a study say.
+
+        Raises:
+            InvalidInputError: There is no such study, or what lies there is no specification.
+        """
+        spec, wish, by_run, *origin = handed.fields
+        read = self._read_spec(name, spec)
+        return Submitted(read, Wish(wish or Wish.RUN), by_run is not None, Origin(*origin))
+
     def ask_to_stop(self, name: str) -> None:
         """Have no further trial of a study started; handing it in again revokes it."""
         self.want(name, Wish.STOP)
@@ -203,7 +240,9 @@ class Studies:
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
         """
-        text = self.client.hget(keys.study(name), "spec")
+        return self._read_spec(name, self.client.hget(keys.study(name), "spec"))
+
+    def _read_spec(self, name: str, text: str | None) -> StudySpec:
         if text is None:
             raise self._unknown(name)
         return self._read(name, text)
@@ -247,11 +286,6 @@ class Studies:
         known = nearest(name, names) or f"; it knows: {', '.join(names) or 'none yet'}"
         return StudyNotKnownError(f"study {name!r}: not known to this fleet{known}")
 
-    def digests(self, name: str) -> set[str]:
-        """What identifies a study's specification now, as this and earlier releases wrote it."""
-        text = self.client.hget(keys.study(name), "spec") or ""
-        return {self.spec(name).digest(), hashlib.sha256(text.encode()).hexdigest()}
-
     def publish(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what the orchestrator wants seen, each fact as JSON; orchestrator only."""
         encoded = {f"fact:{key}": json.dumps(value) for key, value in facts.items()}
@@ -274,3 +308,12 @@ class Studies:
     def leases(self, name: str, epoch: str | None = None, generation: str = "") -> TrialLeases:
         """The study's trials; those who enqueue some name its generation."""
         return TrialLeases(self.client, name, epoch or ensure_epoch(self.client), generation)
+
+
+def _handed(answer: Any) -> Handed:
+    if isinstance(answer, redis.ResponseError):
+        return Handed(error=answer)
+    if isinstance(answer, Exception):
+        raise answer
+    *fields, over = answer
+    return Handed(tuple(fields), None if over is None else json.loads(over))

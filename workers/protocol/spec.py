@@ -25,7 +25,16 @@ FINETUNE: Final = "finetune"
 
 #: Settings that may change between two submissions of one study: they alter no trial's meaning.
 EXTENDABLE: Final = frozenset(
-    {"trials", "timeout", "max_failures", "max_losses", "progress_timeout", "resources", "wandb"}
+    {
+        "trials",
+        "timeout",
+        "max_failures",
+        "max_losses",
+        "progress_timeout",
+        "resources",
+        "share",
+        "wandb",
+    }
 )
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -140,6 +149,18 @@ class WandbSpec(_Model):
     """Of each run."""
 
 
+class ShareSpec(_Model):
+    """Which part of a queue's slots a study gets while others want them, too."""
+
+    weight: float = Field(default=1.0, gt=0.0, le=1e6)
+    """A study of weight 2 gets twice the slot-seconds of one of weight 1."""
+    priority: int = Field(default=0, ge=-5, le=5)
+    """A study gets twenty times the slot-seconds of one that stands one step lower; none gets
+    nothing."""
+    max_slots: int | None = Field(default=None, ge=1)
+    """At most so many of its trials run at once."""
+
+
 class StudySpec(_Model):
     """A study: what to run, over which space, towards what."""
 
@@ -169,6 +190,7 @@ class StudySpec(_Model):
     config: dict[str, Any] = {}
     """The objective's fixed settings."""
     resources: ResourcesSpec = ResourcesSpec()
+    share: ShareSpec = ShareSpec()
     wandb: WandbSpec | None = None
     """A run a trial; without it, where the worker has credentials or `WANDB_MODE`."""
 

@@ -118,11 +118,14 @@ class ObjectiveModules:
         below, found = os.path.join(self._folder, ""), {}  # noqa: PTH118 - with its separator
         # a copy is made in one go: during a list of items, other code may run, and import something
         for name, module in sys.modules.copy().items():
+            # first what is quick to tell: thousands were imported before any objective
+            if name in self._before or name.partition(".")[0] in _FRAMEWORK:
+                continue
             place = _place_of(module)
             if place is None or not place.startswith(below):
                 continue
-            path, is_ours = Path(place), name.partition(".")[0] in _FRAMEWORK
-            if name not in self._before and not is_ours and "site-packages" not in path.parts:
+            path = Path(place)
+            if "site-packages" not in path.parts:
                 found[name] = path
         return found
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.driving.reconcile import TOLD_AS, Instruction, num_to_ask, reconcile
+from orchestrator.driving.reconcile import TOLD_AS, Instruction, reconcile
 from workers.protocol.states import TrialState
 
 
@@ -19,29 +19,6 @@ from workers.protocol.states import TrialState
 def test_storage_and_redis_are_brought_together(state, waited, instruction):
     found = reconcile(state, waited_seconds=waited, patience_seconds=60)
     assert found is instruction
-
-
-@pytest.mark.parametrize(
-    ("asked", "in_flight", "slots", "may_start", "count"),
-    [
-        (0, 0, 2, True, 3),
-        (3, 3, 2, True, 0),
-        (3, 2, 2, True, 1),
-        (9, 2, 2, True, 1),
-        (10, 0, 2, True, 0),
-        (0, 0, 0, True, 0),
-        (0, 0, 2, False, 0),
-        (8, 0, 4, True, 2),
-        (5, 5, 2, True, 0),
-    ],
-)
-def test_only_so_many_trials_are_asked_for_as_slots_can_take(
-    asked, in_flight, slots, may_start, count
-):
-    found = num_to_ask(
-        wanted=10, asked=asked, in_flight=in_flight, slots=slots, surplus=1, may_start=may_start
-    )
-    assert found == count
 
 
 def test_every_terminal_state_has_a_telling():

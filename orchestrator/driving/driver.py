@@ -1,0 +1,342 @@
+"""One study with all that works on it: its right, storage, sampler, collector, and clock.
+
+The service has its turns run off its own loop, one at a time: what is slow or fails in one study
+delays and ends no other.
+
+Invariant: nothing is written to the study's storage by one that has lost the right to drive it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+
+from orchestrator.driving.collector import Collector
+from orchestrator.driving.control import obey
+from orchestrator.driving.dispatch import Dispatcher
+from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.reaper import Reaper
+from orchestrator.driving.shares import MIN_TRIAL_SECONDS, Demand
+from orchestrator.status import StudyStatus, build_status, study_state
+from workers.coordination.clock import lease_clock, server_time_ms
+from workers.coordination.hints import Hints
+from workers.coordination.inbox import Entry, Inbox
+from workers.coordination.studies import Submitted
+from workers.coordination.study_lead import StudyLead
+from workers.logs import get_logger
+from workers.protocol.states import Wish
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+#: Between two publications of a status that tells nothing new of the study's state.
+_PUBLISH_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """How things stand around a study."""
+
+    submitted: Submitted | None = None
+    """The study, as it stands in Redis."""
+    slots: int = 0
+    """Pool processes that take trials from its queue."""
+    put_aside: tuple[str, ...] = ()
+    """Those that take none, each with the reason."""
+    activities: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What processes do before or between the steps of their trials, by identity."""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A study whose storage is open, and who works on it."""
+
+    study: DrivenStudy
+    collector: Collector
+    dispatcher: Dispatcher
+    opened_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds_open(self) -> float:
+        return time.monotonic() - self.opened_at
+
+
+class StudyDriver:
+    """Drives one study, turn by turn.
+
+    Args:
+        client: The fleet's Redis.
+        hints: Sends the Celery messages.
+        settings: This orchestrator's.
+        inbox: Reads what trials tell, and drops it.
+        right: Held since `held_at`, by `lease_clock`.
+        held_at: Likewise.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        hints: Hints,
+        settings: Settings,
+        inbox: Inbox,
+        right: StudyLead,
+        held_at: float,
+    ) -> None:
+        self.name = right.study
+        self._client = client
+        self._hints = hints
+        self._settings = settings
+        self._inbox = inbox
+        self._right = right
+        self._held_at = held_at
+        self._opened: _Opened | None = None
+        self._entries: deque[Entry] = deque()
+        self._surroundings = Surroundings()
+        self._sweep: Reaper | None = None
+        self._looked_after_at = 0.0
+        self._published_at = 0.0
+        self._is_stale = True
+        self._is_to_be_looked_after = True
+        self.doing = "opening it"
+        """What is done for it now, for the reason of a stall."""
+        self.is_disturbed = True
+        """Whether what was read or begun is to be done again."""
+        self.turning: Future[None] | None = None
+        """A turn that a thread of the service is at."""
+        self.status: StudyStatus | None = None
+        """The latest; None until its storage was opened."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its storage was opened."""
+        return self._opened is not None
+
+    @property
+    def study(self) -> DrivenStudy:
+        """The study, once it is open."""
+        return self._parts.study
+
+    @property
+    def _parts(self) -> _Opened:
+        if self._opened is None:
+            raise RuntimeError(f"study {self.name!r} was not opened")
+        return self._opened
+
+    def begin(self, pool: Executor, turn: Callable[[], None]) -> Future[None]:
+        """Have one of its turns run by a pool; none is running."""
+        self.turning = pool.submit(turn)
+        return self.turning
+
+    # What the service's loop tells it, between turns or beside one.
+
+    def hand(self, entries: Sequence[Entry]) -> None:
+        """Give it what its trials told."""
+        self._entries.extend(entries)
+
+    def look_at(self, surroundings: Surroundings, sweep: Reaper | None) -> None:
+        """Have it see to what need not be done in each turn, if there is any of that.
+
+        Args:
+            surroundings: How things stand around it.
+            sweep: Ends leases that ran out, if it is time for that.
+        """
+        is_idle = self._opened is not None and not self.study.tally.open and not self._has_turned()
+        is_same = surroundings == self._surroundings
+        since = time.monotonic() - self._looked_after_at
+        if is_idle and is_same and since < self._settings.times.beat:
+            return
+        self._surroundings = surroundings
+        self._sweep = sweep or self._sweep
+        self._is_to_be_looked_after = True
+
+    def keep_right(self, older_than: float) -> bool:
+        """Stay the study's orchestrator; False if another one has taken over.
+
+        Args:
+            older_than: Leave a right that was renewed in so many seconds.
+        """
+        now = lease_clock()
+        if now - self._held_at < older_than:
+            return True
+        if not self._right.hold():
+            return False
+        self._held_at = now
+        return True
+
+    def release(self) -> None:
+        """Let another orchestrator drive the study at once."""
+        self._right.release()
+
+    # Its turns.
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to take in."""
+        return bool(self._entries) or self._is_to_be_looked_after or self.is_disturbed
+
+    def take_in(self) -> None:
+        """Take in what its trials told, and see to what has changed around it.
+
+        Raises:
+            InvalidInputError: Its storage is written by another, or cannot be read.
+        """
+        if self._opened is None:
+            self._open()
+        if self.is_disturbed:
+            self.doing = "going on after a failure"
+            self._catch_up()
+        self.doing = "taking in what its trials told"
+        self._collect()
+        if self._is_to_be_looked_after:
+            self.doing = "looking after it"
+            self._look_after()
+
+    def _open(self) -> None:
+        study = DrivenStudy(self._client, self._hints, self.name, self._settings)
+        collector = Collector(study)
+        self._opened = _Opened(study, collector, Dispatcher(study, collector, self._settings))
+        self.status = self._build_status()
+        num_trials = study.tally.num_trials
+        log.info("study_driven", study=self.name, trials=num_trials, wanted=study.spec.trials)
+
+    def _catch_up(self) -> None:
+        """Take in what was read and never acknowledged, by whomever, and announce what waits."""
+        self._entries.clear()  # they are among those
+        pending = self._inbox.join(self.name)
+        self._parts.collector.collect(pending)
+        self._inbox.acknowledge(self.name, [entry.id for entry in pending])
+        self._parts.dispatcher.reconcile(server_time_ms(self._client), at_start=True)
+        self._is_stale, self.is_disturbed = True, False
+
+    def is_due(self, granted: int) -> bool:
+        """Whether there is something to ask for or to publish."""
+        return self._opened is not None and (granted > 0 or self._is_to_be_published())
+
+    def go_on(self, granted: int) -> None:
+        """Ask for so many trials, and show how the study stands."""
+        self.doing = "asking for trials"
+        if granted and self._parts.dispatcher.ask(granted):
+            self._is_stale = True
+        if self._is_to_be_published():
+            self._publish()
+
+    def demand(self, *, is_draining: bool) -> Demand:
+        """What it has in flight, and wants."""
+        if self._opened is None:
+            return Demand.nothing()
+        tally, share = self.study.tally, self.study.spec.share
+        left = max(0, self.study.num_wanted - tally.num_trials)
+        return Demand(
+            wanted=left if self._may_start(is_draining=is_draining) else 0,
+            in_flight=max(0, len(tally.open) - self._parts.dispatcher.num_resting),
+            trial_seconds=tally.trial_seconds,
+            used_seconds=max(tally.busy_seconds, MIN_TRIAL_SECONDS * tally.num_ended),
+            weight=share.weight,
+            priority=share.priority,
+            max_slots=share.max_slots,
+        )
+
+    def show_stall(self, reason: str) -> None:
+        """Say why it does not get on."""
+        if self.status is not None:
+            self.status = self.status.model_copy(update={"stalled": reason})
+
+    def close(self) -> None:
+        """Write down what is to be known of it, and let another orchestrator drive it."""
+        if self._opened is not None:
+            self._opened.study.close()
+
+    def abandon(self) -> None:
+        """Write nothing more."""
+        if self._opened is not None:
+            self._opened.study.abandon()
+
+    def _collect(self) -> None:
+        entries = list(self._entries)
+        if entries:
+            self._parts.collector.collect(entries)
+            self._is_stale = True
+            self._inbox.acknowledge(self.name, [entry.id for entry in entries])
+            for _ in entries:
+                self._entries.popleft()
+
+    def _look_after(self) -> None:
+        times, study, submitted = self._settings.times, self.study, self._surroundings.submitted
+        sweep, self._sweep = self._sweep, None
+        self._is_to_be_looked_after = False
+        self._looked_after_at = time.monotonic()
+        if self._surroundings.slots or self._parts.seconds_open > times.lease:
+            study.start_clock()  # of a study without workers, too
+        study.note_clock(at_most_every=times.beat)
+        now_ms = server_time_ms(self._client)
+        if submitted is not None:
+            study.take_spec(submitted.spec)
+            study.take_owner(is_by_run=submitted.is_by_run)
+            obey(study, self._parts.dispatcher, submitted.wish, now_ms)
+        if sweep is not None:
+            sweep.sweep(study, now_ms)
+            if not self._wish.is_pause:  # nobody could claim what is announced
+                self._parts.dispatcher.reconcile(now_ms)
+        self._is_stale = True
+
+    @property
+    def _wish(self) -> Wish:
+        submitted = self._surroundings.submitted
+        return Wish.RUN if submitted is None else submitted.wish
+
+    def _may_start(self, *, is_draining: bool) -> bool:
+        if is_draining or self._wish is not Wish.RUN or self.study.is_exhausted:
+            return False
+        return not self.study.is_out_of_time
+
+    def _is_to_be_published(self) -> bool:
+        is_time = time.monotonic() - self._published_at >= _PUBLISH_SECONDS
+        return self._is_stale and (is_time or self._has_turned())
+
+    def _has_turned(self) -> bool:
+        """Whether the study is in another state than its status says."""
+        study = self.study
+        starts_no_more = study.is_out_of_time or study.is_exhausted
+        state = study_state(study.spec, study.tally, starts_no_more=starts_no_more, wish=self._wish)
+        return self.status is None or state is not self.status.state
+
+    def _build_status(self) -> StudyStatus:
+        study = self.study
+        return build_status(
+            study.spec,
+            study.tally,
+            wall_seconds=study.wall_seconds,
+            slots=self._surroundings.slots,
+            put_aside=self._surroundings.put_aside,
+            leases=study.leases,
+            results=str(self._settings.home / "studies" / study.name / "trials"),
+            set_aside=self._parts.collector.set_aside,
+            is_exhausted=study.is_exhausted,
+            wish=self._wish,
+            activities=self._surroundings.activities,
+        ).model_copy(update={"as_of": time.time()})
+
+    def _publish(self) -> None:
+        self._is_stale = False
+        self._published_at = time.monotonic()
+        self.status = self._build_status()
+        facts: dict[str, Any] = {
+            "status": self.status.model_dump(mode="json"),
+            "best_value": _first_value(self.status),
+            "over": self.study.spec.digest() if self.status.is_over else None,
+            "stalled": None,
+        }
+        self.study.publish(facts)
+
+
+def _first_value(status: StudyStatus) -> float | None:
+    best = status.best
+    if best is None or best.value is not None:
+        return None if best is None else best.value
+    return best.values[0] if best.values else None

@@ -1,0 +1,42 @@
+"""The slots of a fleet by queue, as the registry had them at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from workers.processes.registry import ProcessEntry
+from workers.processes.slots import num_slots, refusing_slots
+
+
+class Queues:
+    """Counts slots, once for each queue.
+
+    Args:
+        processes: All of the fleet.
+    """
+
+    def __init__(self, processes: Sequence[ProcessEntry] = ()) -> None:
+        self._processes = processes
+        self._slots: dict[str, int] = {}
+        self._put_aside: dict[str, tuple[str, ...]] = {}
+
+    def slots(self, queue: str) -> int:
+        """How many pool processes take trials from a queue."""
+        if queue not in self._slots:
+            self._slots[queue] = num_slots(queue, self._processes)
+        return self._slots[queue]
+
+    def put_aside(self, queue: str) -> tuple[str, ...]:
+        """The slots of a queue that take no trials, each with the reason."""
+        if queue not in self._put_aside:
+            self._put_aside[queue] = tuple(
+                f"{slot.gpu} of {slot.identity.host}: {slot.aside}"
+                for slot in refusing_slots(queue, self._processes)
+            )
+        return self._put_aside[queue]
+
+    @cached_property
+    def activities(self) -> dict[str, str]:
+        """What processes do before or between the steps of their trials, by identity."""
+        return {str(each.identity): each.activity for each in self._processes if each.activity}

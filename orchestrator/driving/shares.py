@@ -1,0 +1,140 @@
+"""Whose trial is next: how the slots of a queue are shared out among the studies that want them.
+
+Each study has used so many slot-seconds for its weight; the one with the least is next, which is
+deficit round robin over what is in flight. A study that comes, or that wants trials again after a
+while, starts level with the one that has the least: it has its share at once, and no more than it.
+
+Source: Shreedhar and Varghese, "Efficient fair queuing using deficit round-robin" (1996).
+
+Invariant: pure; a study that wants trials and may have them is never passed over for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+#: By how much one step of priority outweighs: the lower one still gets one slot-second in so many.
+PRIORITY_FACTOR: Final = 20.0
+
+#: What every trial counts as at least, in slot-seconds: one that does nothing costs something, too.
+MIN_TRIAL_SECONDS: Final = 0.001
+
+#: For so long short trials wait ready for a slot, so that none waits for the orchestrator.
+READY_SECONDS: Final = 0.25
+
+#: Of short trials, at most so many a slot wait ready: each suggestion is made without the ones
+#: before it.
+MAX_READY_PER_SLOT: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one study has in flight, has used, and wants."""
+
+    wanted: int
+    """Trials that it would have asked for now, if all slots were its own."""
+    in_flight: int
+    """Trials that were asked for and have not ended, but those that wait for a later time."""
+    trial_seconds: float | None
+    """How long its latest trials took; None before any has ended."""
+    used_seconds: float
+    """Slot-seconds of its ended trials."""
+    weight: float = 1.0
+    priority: int = 0
+    max_slots: int | None = None
+    """At most so many of its trials in flight; None for no bound."""
+
+    @classmethod
+    def nothing(cls) -> Demand:
+        """Of a study that was not looked at yet."""
+        return cls(wanted=0, in_flight=0, trial_seconds=None, used_seconds=0.0)
+
+    def granted(self, count: int) -> Demand:
+        """After so many trials were granted."""
+        return replace(self, wanted=self.wanted - count, in_flight=self.in_flight + count)
+
+    @property
+    def seconds(self) -> float:
+        """What one more trial of it is taken to cost."""
+        return max(MIN_TRIAL_SECONDS, self.trial_seconds or 0.0)
+
+    @property
+    def charged(self) -> float:
+        """Slot-seconds that it has used, those in flight included."""
+        return self.used_seconds + self.in_flight * self.seconds
+
+    @property
+    def pull(self) -> float:
+        """Its weight with its priority."""
+        return self.weight * PRIORITY_FACTOR**self.priority
+
+
+def num_ready(slots: int, trial_seconds: float | None) -> int:
+    """How many trials are to wait ready beside those that run.
+
+    One, so that a slot that comes free need not wait; of short trials as many as the slots run
+    through in `READY_SECONDS`.
+    """
+    if trial_seconds is None:
+        return 1
+    seconds = max(MIN_TRIAL_SECONDS, trial_seconds)
+    return max(1, min(MAX_READY_PER_SLOT * slots, math.ceil(slots * READY_SECONDS / seconds) - 1))
+
+
+class Shares:
+    """Shares out the slots of one queue, from turn to turn."""
+
+    def __init__(self) -> None:
+        #: study -> what its use is counted from, and the pull by which
+        self._bases: dict[str, tuple[float, float]] = {}
+
+    def allot(self, slots: int, demands: Mapping[str, Demand]) -> dict[str, int]:
+        """How many trials each study may ask for now.
+
+        Args:
+            slots: Pool processes that take trials from the queue.
+            demands: What each study of the queue has and wants.
+        """
+        self._follow(demands)
+        granted = dict.fromkeys(demands, 0)
+        if slots == 0:
+            return granted
+        in_flight = sum(demand.in_flight for demand in demands.values())
+        while takers := [
+            name for name in demands if self._may_have(slots, demands[name], granted[name])
+        ]:
+            name = min(takers, key=lambda each: (self._level(each, demands, granted), each))
+            if in_flight >= slots + num_ready(slots, demands[name].trial_seconds):
+                break
+            granted[name] += 1
+            in_flight += 1
+        return granted
+
+    def _may_have(self, slots: int, demand: Demand, granted: int) -> bool:
+        in_flight = demand.in_flight + granted
+        most = slots + num_ready(slots, demand.trial_seconds)
+        if demand.max_slots is not None:
+            most = min(most, demand.max_slots)
+        return granted < demand.wanted and in_flight < most
+
+    def _level(self, name: str, demands: Mapping[str, Demand], granted: Mapping[str, int]) -> float:
+        """How much a study has used for its weight."""
+        demand, (base, pull) = demands[name], self._bases[name]
+        return (demand.charged + granted[name] * demand.seconds - base) / pull
+
+    def _follow(self, demands: Mapping[str, Demand]) -> None:
+        """Keep the level of studies that go on; set the others level with the lowest."""
+        active = {name for name, each in demands.items() if each.wanted or each.in_flight}
+        known = {name: base for name, base in self._bases.items() if name in active}
+        levels = [(demands[name].charged - base) / pull for name, (base, pull) in known.items()]
+        lowest = min(levels, default=0.0)
+        self._bases = {}
+        for name, demand in demands.items():
+            level = lowest
+            if name in known:
+                base, pull = known[name]
+                level = (demand.charged - base) / pull
+            self._bases[name] = demand.charged - level * demand.pull, demand.pull
