@@ -7,14 +7,21 @@ Workers learn of it with their next beat, `status` at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import optuna
+from optuna.trial import FrozenTrial
+
 from orchestrator.status import StudyStatus
+from orchestrator.storage.attributes import ORDER_ATTR, RETRIES_ATTR
+from orchestrator.storage.retriable import retriable, state_name
 from workers.coordination.connection import connect
 from workers.coordination.studies import WISHED, Studies
 from workers.protocol.errors import InvalidInputError
+from workers.protocol.given import stored_params
+from workers.protocol.orders import Given, Retry
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec, parse_duration
 from workers.protocol.states import Wish
@@ -34,6 +41,11 @@ class ControlledStudy:
 
     def status(self) -> StudyStatus:
         """The study now."""
+        raise NotImplementedError
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study in Optuna's own terms; it cannot be written to."""
         raise NotImplementedError
 
     def pause(self, *, now: bool = False) -> StudyStatus:
@@ -97,6 +109,81 @@ class ControlledStudy:
             return studies.change_spec(
                 self.name, lambda spec: _extended(spec, trials=trials, timeout=seconds)
             )
+
+    def enqueue(self, *given: Mapping[str, Any]) -> int:
+        """Have trials run with these parameters, on top of the study's `trials`.
+
+        What a mapping leaves open, the sampler draws. The same parameters are run once, however
+        often they are enqueued. They are run before what the sampler would draw next.
+
+        Args:
+            given: For each trial, values by the names of the study's space.
+
+        Returns:
+            How many of them are new, as far as that can be told: a machine that has not the
+            results knows only what waits for the orchestrator.
+
+        Raises:
+            InvalidInputError: One is not of the space (none is enqueued then), or the study was
+                stopped or cancelled.
+        """
+        with self._studies() as studies:
+            spec = studies.spec(self.name)
+            orders = [Given(params=stored_params(spec, each)) for each in given]
+            known = {trial.user_attrs.get(ORDER_ATTR) for trial in self._trials() or ()}
+            return studies.order(self.name, [each for each in orders if each.id not in known])
+
+    def retry(self, *numbers: int) -> int | None:
+        """Have the parameters of failed and dead trials run again, as new trials on top.
+
+        Each is retried once; if that fails, too, its retry can be retried. A retry has the number
+        of the trial in its attribute `trialfleet:retries`.
+
+        Args:
+            numbers: Of trials that failed, died or were cancelled; by default all that failed or
+                died.
+
+        Returns:
+            How many are to run, where the results are on this machine; else None.
+
+        Raises:
+            InvalidInputError: A trial of these cannot be retried, or the study was stopped or
+                cancelled.
+        """
+        count = self._count_retries(numbers)
+        with self._studies() as studies:
+            studies.order(self.name, [Retry(numbers=sorted(set(numbers)) if numbers else None)])
+        return count
+
+    def _count_retries(self, numbers: Sequence[int]) -> int | None:
+        """How many trials will be retried, as far as that can be told from here."""
+        trials = self._trials()
+        if trials is None:
+            return None
+        again = {trial.user_attrs.get(RETRIES_ATTR) for trial in trials}
+        found = {trial.number for trial in retriable(trials, numbers or None)}
+        for number in numbers:
+            if number not in found:
+                state = "not there"
+                if 0 <= number < len(trials):
+                    state = state_name(trials[number])
+                raise InvalidInputError(
+                    f"trial {number} of study {self.name!r} is {state}: only trials that failed,"
+                    f" died or were cancelled can be retried"
+                )
+        return len(found - again)
+
+    def _trials(self) -> list[FrozenTrial] | None:
+        """The study's trials, where its results are on this machine and it has begun."""
+        try:
+            return self.study.get_trials(deepcopy=False)
+        except InvalidInputError:
+            return None
+
+    def spec(self) -> StudySpec:
+        """The study as it was handed in, with what it was extended by."""
+        with self._studies() as studies:
+            return studies.spec(self.name)
 
     def _want(self, wish: Wish) -> StudyStatus:
         with self._studies() as studies:

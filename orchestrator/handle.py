@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.control import ControlledStudy
 from orchestrator.status import StudyStatus, build_status, unfinished_state
 from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, WISH_ATTR
+from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
 from orchestrator.storage.place import locate
@@ -31,8 +32,9 @@ from workers.protocol.errors import (
     StudyNotKnownError,
     nearest,
 )
+from workers.protocol.given import given_params
 from workers.protocol.plain import describe_error
-from workers.protocol.spec import StudySpec
+from workers.protocol.spec import Direction, StudySpec
 from workers.protocol.states import Wish
 from workers.settings import Settings
 
@@ -118,6 +120,26 @@ class StudyHandle(ControlledStudy):
                 f"study {self.name!r} has several directions, and no one trial is the best; see"
                 " `best_trials`"
             ) from error
+
+    def best_params(self, count: int) -> list[dict[str, Any]]:
+        """The parameters of the best trials, as `enqueue` of this or another study takes them.
+
+        Raises:
+            InvalidInputError: No trial is complete, or the storage is not on this machine.
+        """
+        study = self.study
+        text = study.user_attrs.get(SPEC_ATTR)
+        trials = study.get_trials(deepcopy=False)
+        directions: list[Direction] = [
+            "maximize" if each is optuna.study.StudyDirection.MAXIMIZE else "minimize"
+            for each in study.directions
+        ]
+        best = best_first(trials, directions)[:count]
+        if not best:
+            raise InvalidInputError(f"study {self.name!r} has no complete trial to take from")
+        if text is None:
+            return [dict(trial.params) for trial in best]
+        return [given_params(StudySpec.read(text), trial.params) for trial in best]
 
     @property
     def best_trials(self) -> list[FrozenTrial]:

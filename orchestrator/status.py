@@ -86,7 +86,9 @@ class StudyStatus(BaseModel):
     metrics: list[str]
     directions: list[Direction]
     wanted: int
-    """Trials that the study is to run in all."""
+    """Trials that the study is to run in all, with those of given parameters."""
+    given: int = 0
+    """Of them, those with given parameters: they come on top of the study's `trials`."""
     trials: dict[str, int]
     best: Best | None = None
     wall_seconds: float
@@ -152,7 +154,7 @@ class UnreadableRecord(NamedTuple):
 def study_state(spec: StudySpec, tally: Tally, *, starts_no_more: bool, wish: Wish) -> StudyState:
     """Whether a study runs or how it ended, by its trials."""
     may_start = not starts_no_more and not wish.is_end
-    if tally.open or (tally.num_trials < spec.trials and may_start):
+    if tally.open or (tally.num_sampled < spec.trials and may_start):
         return unfinished_state(wish)
     if wish is Wish.CANCEL:
         return StudyState.CANCELLED
@@ -208,7 +210,8 @@ def build_status(
         objective=spec.objective,
         metrics=spec.metrics,
         directions=spec.all_directions,
-        wanted=spec.trials,
+        wanted=spec.trials + tally.num_given,
+        given=tally.num_given,
         trials={name: counts.get(name, 0) for name in _COUNTED},
         best=_best(tally.best),
         front=len(tally.best) if len(spec.all_directions) > 1 else None,

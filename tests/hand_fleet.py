@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import optuna
 from waiting import wait_until
 
@@ -67,3 +69,9 @@ def turn_until(service, condition, what):
         return condition()
 
     return wait_until(turned, what, 20.0)
+
+
+def look_around(service, seconds=0.5):
+    """Turn for a while: nothing more is to happen."""
+    until = time.monotonic() + seconds
+    turn_until(service, lambda: time.monotonic() > until, "it has looked around")

@@ -1,4 +1,4 @@
-"""Commands that act on a live study: pause, resume, stop, cancel, extend.
+"""Commands that act on a live study: pause, resume, stop, cancel, extend, enqueue, retry.
 
 Each may be given twice, or by two people at once: the second one sees what the first one did.
 """
@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.points import best_points, read_points
 from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus
 from orchestrator.views.json_output import JsonOption, print_json
+from workers.protocol.errors import InvalidInputError
 
 control_app = typer.Typer()
 
@@ -84,6 +86,69 @@ def extend(
     handle = StudyHandle(name)
     handle.extend(trials=trials, timeout=timeout)
     _tell(handle.status(), as_json=as_json)
+
+
+@control_app.command()
+def enqueue(
+    name: NameArgument,
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE...] [FILE...]",
+            help="One trial's parameters, or YAML or JSON files with a mapping for each trial.",
+        ),
+    ] = None,
+    best: Annotated[
+        int, typer.Option("--best", help="The parameters of so many best trials of --from.")
+    ] = 0,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="OTHER", help="The study whose best to take.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have trials run with parameters of yours, on top of the study's `trials`.
+
+    What you leave open, the sampler draws. The same parameters are run once, however often they are
+    enqueued; if one of them does not suit the study's space, none is.
+
+    Example: trialfleet enqueue language-id learning_rate=3e-4 batch_size=32
+
+    Example: trialfleet enqueue language-id points.yaml --best 3 --from earlier-study
+    """
+    handle = StudyHandle(name)
+    points = [*read_points(given or []), *best_points(handle, best, source)]
+    if not points:
+        raise InvalidInputError(
+            "enqueue what? Give NAME=VALUE, a YAML or JSON file, or --best K --from OTHER"
+        )
+    count = handle.enqueue(*points)
+    if as_json:
+        print_json({"study": name, "given": len(points), "new": count})
+    else:
+        known = "" if count == len(points) else f" ({len(points) - count} known already)"
+        print(f"{name!r}: {count} trial{'' if count == 1 else 's'} enqueued{known}")
+
+
+@control_app.command()
+def retry(
+    name: NameArgument,
+    trials: Annotated[
+        list[int] | None,
+        typer.Option("--trial", help="This one, also if it was cancelled; may be given again."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the parameters of failed and dead trials again, as new trials; each once.
+
+    Example: trialfleet retry language-id --trial 7 --trial 12
+    """
+    count = StudyHandle(name).retry(*(trials or []))
+    if as_json:
+        print_json({"study": name, "retried": count})
+    elif count is None:
+        print(f"{name!r}: its orchestrator retries what failed; trialfleet watch {name}")
+    else:
+        print(f"{name!r}: {count} trial{'' if count == 1 else 's'} to be retried")
 
 
 def _tell(status: StudyStatus, *, as_json: bool) -> None:

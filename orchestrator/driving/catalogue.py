@@ -56,6 +56,7 @@ class Catalogue:
         """
         entry = self._entry(name)
         is_over = entry.handed.over in {entry.digest, entry.handed.digest}
+        is_over = is_over and not entry.submitted.has_orders
         return not (entry.submitted.is_by_run or is_over)
 
     def _entry(self, name: str) -> _Read:

@@ -62,7 +62,7 @@ class Collector:
     def tell_lost(self, number: int, state: TrialState) -> None:
         """End a trial that Redis has as ended, and of whose end no entry is left."""
         log.error("result_lost", study=self._study.name, trial=number, state=state)
-        self._tell_failed(number, f"its result was lost: Redis has it as {state}, and no more")
+        self.tell_failed(number, f"its result was lost: Redis has it as {state}, and no more")
         self._study.sync()
         self._study.leases.settle(number, state)
 
@@ -74,7 +74,7 @@ class Collector:
             self._study.set_attr(number, f"{ATTR}attempt", attempts)
             if record.losses:
                 self._study.set_attr(number, f"{ATTR}losses", record.losses)
-        self._tell_failed(number, f"{reason} {when}", TrialState.CANCELLED)
+        self.tell_failed(number, f"{reason} {when}", TrialState.CANCELLED)
         self._study.sync()
 
     def _take(self, entry: Entry) -> TrialState | None:
@@ -208,7 +208,7 @@ class Collector:
         self.set_aside.append(reason)
         if entry.number is None or not self._is_end_of(entry.number, entry.id):
             return None
-        self._tell_failed(entry.number, f"its result could not be taken in: {reason}")
+        self.tell_failed(entry.number, f"its result could not be taken in: {reason}")
         return TrialState.FAILED
 
     def _is_end_of(self, number: int, entry_id: str) -> bool:
@@ -216,7 +216,8 @@ class Collector:
         record = self._study.leases.record(number)
         return record is not None and record.result_id == entry_id
 
-    def _tell_failed(self, number: int, error: str, state: TrialState = TrialState.FAILED) -> None:
+    def tell_failed(self, number: int, error: str, state: TrialState = TrialState.FAILED) -> None:
+        """End a trial of which nobody will tell how it ended."""
         try:
             stored = self._study.stored(number)
         except KeyError:

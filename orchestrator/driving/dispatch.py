@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+import optuna
+
 from orchestrator.driving.collector import Collector
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reconcile import Instruction, reconcile
@@ -16,6 +18,7 @@ from orchestrator.submission.space import suggest_all, values_of
 from workers.coordination.leases import CheckpointRef, TrialRecord
 from workers.disk.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
+from workers.protocol.plain import describe_error
 from workers.protocol.states import TrialState
 from workers.settings import Settings
 
@@ -46,9 +49,9 @@ class Dispatcher:
         numbers = []
         for _ in range(count):
             trial = self._study.ask()
-            suggest_all(trial, self._study.spec)
-            numbers.append(trial.number)
-            if self._study.is_exhausted:
+            if self._suggest_all(trial):
+                numbers.append(trial.number)
+            if self._study.is_exhausted and not self._study.tally.waiting:
                 break
         self._study.sync()
         for number in numbers:
@@ -72,6 +75,21 @@ class Dispatcher:
             is_kept = record is not None and record.attempt > 0 and not has_begun
             if not is_kept and leases.settle(number, TrialState.CANCELLED, only_queued=True):
                 self._collector.tell_cancelled(number, reason, record)
+        for number in sorted(self._study.tally.waiting):
+            self._collector.tell_cancelled(number, reason, None)
+
+    def _suggest_all(self, trial: optuna.Trial) -> bool:
+        """Suggest a trial's parameters; False if those that somebody gave it cannot be."""
+        is_given = "fixed_params" in self._study.stored(trial.number).system_attrs
+        try:
+            suggest_all(trial, self._study.spec)
+        except (ValueError, TypeError) as error:
+            if not is_given:
+                raise
+            problem = describe_error(error, 300)
+            self._collector.tell_failed(trial.number, f"its given parameters: {problem}")
+            return False
+        return True
 
     def reconcile(self, now_ms: int, *, at_start: bool = False) -> None:
         """Bring Redis and the storage together for every trial that has not ended.
@@ -86,7 +104,7 @@ class Dispatcher:
         # in a queue in which hints wait, a trial's own is likely among them: it is sent again
         # all the same, later and later, since they may all be of other studies
         is_idle = at_start or not self._study.hints_waiting()
-        open_ones = sorted(self._study.tally.open)
+        open_ones = sorted(self._study.tally.open - self._study.tally.waiting)
         for number in held.keys() - self._study.tally.open:
             self._settle(number)
         records = self._study.leases.records(open_ones)

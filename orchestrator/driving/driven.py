@@ -6,7 +6,7 @@ Invariant: whoever holds a `DrivenStudy` is the only writer of the study's stora
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -104,12 +104,14 @@ class DrivenStudy:
     @property
     def is_exhausted(self) -> bool:
         """Whether the sampler has nothing more to suggest."""
-        return self._is_exhausted or self.tally.num_trials >= self._num_points
+        return self._is_exhausted or self.tally.num_sampled >= self._num_points
 
     @property
     def num_wanted(self) -> int:
-        """How many trials to run in all: never more than the sampler has points."""
-        return int(min(self.spec.trials, self._num_points))
+        """How many trials to run in all: those that people gave, and what the sampler has."""
+        if self.is_exhausted:
+            return self.tally.num_trials
+        return self.tally.num_given + int(min(self.spec.trials, self._num_points))
 
     @property
     def wall_seconds(self) -> float:
@@ -159,6 +161,28 @@ class DrivenStudy:
         self.tally.add([self.stored(trial.number)])
         return trial
 
+    def enqueue(self, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
+        """Have a trial with given parameters be among the next that are asked for."""
+        self.study.enqueue_trial(dict(params), user_attrs=dict(attrs))
+        waiting = (optuna.trial.TrialState.WAITING,)
+        self.tally.add(self.study.get_trials(deepcopy=False, states=waiting))
+
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, by number, not to be changed; it takes longer the more there are."""
+        return self.study.get_trials(deepcopy=False)
+
+    def orders(self) -> dict[str, str]:
+        """What people ordered and is not carried out, by id."""
+        return self._studies.orders(self.name)
+
+    def num_ordered(self) -> str | None:
+        """How often people left orders."""
+        return self._studies.num_ordered(self.name)
+
+    def drop_orders(self, ids: Iterable[str], num_ordered: str | None) -> None:
+        """Forget orders that are in the storage, of those that were left so often."""
+        self._studies.drop_orders(self.name, ids, num_ordered)
+
     def asked(self, number: int) -> optuna.Trial:
         """A trial that suggestions can be asked of."""
         if number not in self._asked:
@@ -181,6 +205,9 @@ class DrivenStudy:
         self, number: int, state: optuna.trial.TrialState, values: Sequence[float] | None
     ) -> None:
         """End a trial in the storage."""
+        if number in self.tally.waiting:  # Optuna ends none that nobody has asked for
+            running = optuna.trial.TrialState.RUNNING
+            self._storage.storage.set_trial_state_values(self._trial_id(number), running)
         self.study.tell(number, values, state=state)
         self._asked.pop(number, None)
         self.tally.add([self.stored(number)])

@@ -18,7 +18,7 @@ from typing import Any, Final
 import redis
 
 from orchestrator.driving.collector import Collector
-from orchestrator.driving.control import obey
+from orchestrator.driving.control import Control
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reaper import Reaper
@@ -60,6 +60,7 @@ class _Opened:
     study: DrivenStudy
     collector: Collector
     dispatcher: Dispatcher
+    control: Control
     opened_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -200,7 +201,8 @@ class StudyDriver:
     def _open(self) -> None:
         study = DrivenStudy(self._client, self._hints, self.name, self._settings)
         collector = Collector(study)
-        self._opened = _Opened(study, collector, Dispatcher(study, collector, self._settings))
+        dispatcher = Dispatcher(study, collector, self._settings)
+        self._opened = _Opened(study, collector, dispatcher, Control(study, dispatcher))
         self.status = self._build_status()
         num_trials = study.tally.num_trials
         log.info("study_driven", study=self.name, trials=num_trials, wanted=study.spec.trials)
@@ -231,10 +233,12 @@ class StudyDriver:
         if self._opened is None:
             return Demand.nothing()
         tally, share = self.study.tally, self.study.spec.share
-        left = max(0, self.study.num_wanted - tally.num_trials)
+        num_asked = tally.num_trials - len(tally.waiting)
+        left = max(0, self.study.num_wanted - num_asked)
+        num_open = len(tally.open) - len(tally.waiting)
         return Demand(
             wanted=left if self._may_start(is_draining=is_draining) else 0,
-            in_flight=max(0, len(tally.open) - self._parts.dispatcher.num_resting),
+            in_flight=max(0, num_open - self._parts.dispatcher.num_resting),
             trial_seconds=tally.trial_seconds,
             used_seconds=max(tally.busy_seconds, MIN_TRIAL_SECONDS * tally.num_ended),
             weight=share.weight,
@@ -278,7 +282,7 @@ class StudyDriver:
         if submitted is not None:
             study.take_spec(submitted.spec)
             study.take_owner(is_by_run=submitted.is_by_run)
-            obey(study, self._parts.dispatcher, submitted.wish, now_ms)
+            self._parts.control.obey(submitted, now_ms)
         if sweep is not None:
             sweep.sweep(study, now_ms)
             if not self._wish.is_pause:  # nobody could claim what is announced
@@ -291,7 +295,7 @@ class StudyDriver:
         return Wish.RUN if submitted is None else submitted.wish
 
     def _may_start(self, *, is_draining: bool) -> bool:
-        if is_draining or self._wish is not Wish.RUN or self.study.is_exhausted:
+        if is_draining or self._wish is not Wish.RUN:
             return False
         return not self.study.is_out_of_time
 

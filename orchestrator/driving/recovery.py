@@ -15,6 +15,7 @@ from orchestrator.storage.attributes import (
 )
 from orchestrator.storage.opening import open_reader, storage_url, stored_journals
 from orchestrator.storage.place import place_of
+from orchestrator.storage.tally import Tally
 from workers.coordination.address import redact
 from workers.coordination.studies import Origin, Studies, Submitted
 from workers.logs import get_logger
@@ -54,7 +55,8 @@ def _unfinished(settings: Settings) -> Iterator[Submitted]:
             log.warning("stored_spec_unreadable", study=study.study_name, error=str(error))
             continue
         trials = study.get_trials(deepcopy=False)
-        if sum(trial.state.is_finished() for trial in trials) < spec.trials:
+        tally = Tally(spec.all_directions, trials)
+        if tally.open or tally.num_sampled < spec.trials:
             generation = attrs.get(GENERATION_ATTR)
             origin = Origin(generation, place_of(storage_url(settings, spec.name)))
             yield Submitted(spec, Wish(attrs.get(WISH_ATTR, Wish.RUN)), origin=origin)

@@ -123,7 +123,8 @@ def _finished_before(spec: StudySpec, settings: Settings) -> StudyStatus | None:
     if stored_identity(storage_url(settings, spec.name), spec.name) is None:
         return None
     status = stored_status(spec.name, settings)
-    return status if status.num_ended >= spec.trials and not status.trials["queued"] else None
+    is_done = status.num_ended - status.given >= spec.trials and not status.trials["queued"]
+    return status if is_done else None
 
 
 def _environment(spec: StudySpec, import_directory: Path, settings: Settings) -> dict[str, str]:

@@ -12,6 +12,12 @@ ATTR: Final = OWN_PREFIX
 #: The study attribute that says that its sampler has nothing more to suggest.
 EXHAUSTED_ATTR: Final = f"{ATTR}exhausted"
 
+#: The trial attribute that says which order asked for it, so that none is carried out twice.
+ORDER_ATTR: Final = f"{ATTR}order"
+
+#: The trial attribute that says which trial it retries.
+RETRIES_ATTR: Final = f"{ATTR}retries"
+
 #: The study attribute that says what people want of it (a `Wish`), for when Redis forgot it.
 WISH_ATTR: Final = f"{ATTR}wish"
 

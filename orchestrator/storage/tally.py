@@ -35,6 +35,10 @@ class Tally:
         self._directions = directions
         self.open: set[int] = set()
         """Numbers of trials that have not ended."""
+        self.waiting: set[int] = set()
+        """Of them, those with given parameters that have not been asked for."""
+        self.num_given = 0
+        """Trials whose parameters people gave."""
         self.ended: Counter[TrialState] = Counter()
         """How many trials ended how, in the fleet's terms."""
         self.num_complete = 0
@@ -66,10 +70,20 @@ class Tally:
             return None
         return sum(busy_seconds(trial) for trial in self.recent) / len(self.recent)
 
+    @property
+    def num_sampled(self) -> int:
+        """Trials that the sampler was asked for."""
+        return self.num_trials - self.num_given
+
     def add(self, trials: Iterable[FrozenTrial]) -> None:
         """Take trials in: new ones, and such that were open and have ended since."""
         ended = []
         for trial in trials:
+            if trial.number not in self.open and "fixed_params" in trial.system_attrs:
+                self.num_given += 1
+            self.waiting.discard(trial.number)
+            if trial.state is optuna.trial.TrialState.WAITING:
+                self.waiting.add(trial.number)
             if trial.state.is_finished():
                 self.open.discard(trial.number)
                 ended.append(trial)

@@ -183,6 +183,9 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     fleet.go()
     members.serve()
     members.worker(slots=2)
+    members.command("resume", "fault")
+    members.command("enqueue", "fault", "x=0.5")
+    fleet.await_over()
     for words in (["status", "fault"], ["studies"], ["watch", "fault", "--json"]):
         members.command(*words)
     told = [trial.user_attrs["trialfleet:state"] for trial in fleet.trials()]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 
 import pytest
-from hand_fleet import Fleet, turn_until
+from hand_fleet import Fleet, look_around, turn_until
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
@@ -21,12 +20,6 @@ from workers.protocol.states import Command, TrialState, Wish
 @pytest.fixture
 def fleet(client, settings, tmp_path):
     return Fleet(client, settings, tmp_path)
-
-
-def settle(service):
-    """Some looks of the orchestrator."""
-    until = time.monotonic() + 0.5
-    turn_until(service, lambda: time.monotonic() > until, "it has looked around")
 
 
 #: what is wanted -> what may be asked then
@@ -108,12 +101,12 @@ def test_a_paused_study_stands_still_and_goes_on_where_it_was(fleet):
         )
         turn_until(service, lambda: handle.status().trials["complete"] == 1, "it is told")
         seconds = handle.status().wall_seconds
-        settle(service)
+        look_around(service)
         assert len(fleet.stored()) == 3, "nothing is asked for"
         assert handle.status().wall_seconds - seconds < 0.1, "its clock stands"
         assert (handle.status().state, handle.status().wish) == ("paused", "pause")
     with fleet.service() as service:
-        settle(service)
+        look_around(service)
         assert len(fleet.stored()) == 3, "another orchestrator leaves it so"
         sent = []
         service._hints.send = lambda _study, number, *_: sent.append(number)
@@ -179,12 +172,12 @@ def test_what_is_wanted_outlives_a_redis_that_loses_its_data(fleet, wish, state,
             fleet.client.flushall()
             turn_until(service, lambda: Studies(fleet.client).exists("s"), "it is there again")
             turn_until(service, lambda: handle.status().state == state, "it stays so")
-            settle(service)
+            look_around(service)
     if by == "the next one":
         fleet.client.flushall()
     fleet.pretend_worker()
     with Service(fleet.settings) as service:
-        settle(service)
+        look_around(service)
         assert handle.status().state == state
         assert len(fleet.stored()) == 3
 

@@ -59,6 +59,11 @@ def reply(name: str, number: Number, token: Number) -> str:
     return f"fleet:{{{name}}}:reply:{number}:{token}"
 
 
+def orders(name: str) -> str:
+    """Hash: id -> a trial that people want and that the orchestrator has not taken in."""
+    return f"fleet:{{{name}}}:orders"
+
+
 def process(identity: object) -> str:
     """Hash with an expiry: a registered process."""
     return f"fleet:process:{identity}"

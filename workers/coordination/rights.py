@@ -87,7 +87,7 @@ _CELERY: Final = f"{keys.CELERY_PREFIX}*"
 _PARTS: Final = {
     Role.WORKER: _Part(
         commands="ping info time multi exec watch evalsha script|load script|exists"
-        " get set del hget hset hdel hexists hgetall sismember smembers sadd srem llen lpush rpush"
+        " get set del hget hset hdel hgetall sismember smembers sadd srem llen lpush rpush"
         " brpop blpop zadd zrange zrem zscore zrangebyscore zremrangebyscore"
         " psubscribe punsubscribe",
         keys=(*_SHARED, *_TRIALS, keys.device("*"), keys.cleanup("*"), _CELERY),
@@ -104,7 +104,7 @@ _PARTS: Final = {
         " get set del exists scan hget hset hsetnx hdel hexists hgetall sismember smembers sadd"
         " llen lpush lrange ltrim pexpire zrange zrangebyscore zrem zscore"
         " xreadgroup xautoclaim xack xdel xlen xgroup|create xgroup|delconsumer xinfo|consumers",
-        keys=(*_SHARED, *_TRIALS, keys.set_aside("*"), keys.lead("*"), _CELERY),
+        keys=(*_SHARED, *_TRIALS, keys.set_aside("*"), keys.orders("*"), keys.lead("*"), _CELERY),
         verbs=(
             "enqueue", "reply", "settle", "reap", "lead", "unlead",
             "process_register", "process_beat", "process_gone",
@@ -114,8 +114,8 @@ _PARTS: Final = {
         commands="ping info time multi exec evalsha script|load"
         " get set hget hset hsetnx hdel hexists hgetall sismember smembers sadd zrangebyscore"
         " zscore zrem",
-        keys=_SHARED,
-        verbs=("wish", "respec"),
+        keys=(*_SHARED, keys.orders("*")),
+        verbs=("wish", "respec", "order"),
     ),
 }  # fmt: skip
 
@@ -133,6 +133,7 @@ _CALLS: Final = {
     "hget": "KEY -",
     "hgetall": "KEY",
     "hincrby": "KEY - 1",
+    "hlen": "KEY",
     "hmget": "KEY -",
     "hset": "KEY - -",
     "hsetnx": "KEY - -",

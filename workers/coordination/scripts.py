@@ -17,7 +17,7 @@ import redis
 Verb: TypeAlias = Literal[
     "enqueue", "claim", "renew", "report", "suggest", "reply", "checkpoint", "commit", "release",
     "fail", "reap", "settle", "process_register", "process_beat", "process_gone",
-    "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead", "wish", "respec",
+    "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead", "wish", "respec", "order",
 ]  # fmt: skip
 
 Value: TypeAlias = str | int | float
@@ -28,6 +28,9 @@ NOW: Final = "now_ms"
 _HEAD = re.compile(r"^-- (KEYS|ARGV|RETURNS): (.*)$", re.MULTILINE)
 
 _CALL = re.compile(r"redis\.call\('(\w+)'")
+
+#: A function of the prelude: its name, and all of it.
+_FUNCTION = re.compile(r"^local function (\w+)\((?:[^\n]* end$|.*?^end$)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,14 @@ class Script:
 
     @property
     def commands(self) -> frozenset[str]:
-        """The commands of Redis that it calls, in lower case."""
-        return frozenset(name.lower() for name in _CALL.findall(self.source))
+        """The commands of Redis that it calls, by itself and by the prelude, in lower case."""
+        unused = {found[1]: found[0] for found in _FUNCTION.finditer(self.source)}
+        left, called = [_FUNCTION.sub("", self.source)], set[str]()
+        while left:
+            text = left.pop()
+            called.update(name.lower() for name in _CALL.findall(text))
+            left += [unused.pop(name) for name in list(unused) if f"{name}(" in text]
+        return frozenset(called)
 
     @property
     def takes_rest(self) -> bool:

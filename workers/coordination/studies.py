@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 import redis
 
 from workers.coordination import keys
+from workers.coordination.clock import server_time_ms
 from workers.coordination.leases import TrialLeases
 from workers.coordination.scripts import call
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, nearest
+from workers.protocol.orders import Order
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
@@ -36,6 +39,8 @@ _ORIGIN: Final = ("generation", "place", "storage")
 
 #: How many keys one call looks at for those of a study.
 _SCANNED: Final = 1000
+#: How many orders of one study may wait for its orchestrator.
+MAX_ORDERS: Final = 10_000
 
 
 def ensure_epoch(client: redis.Redis) -> str:
@@ -64,6 +69,8 @@ class Submitted(NamedTuple):
     is_by_run: bool = False
     """Whether `trialfleet run` began it, and nobody handed it to an orchestrator that serves."""
     origin: Origin = Origin()
+    has_orders: bool = False
+    """Whether trials were ordered that the orchestrator has not taken in."""
 
 
 class Answer(NamedTuple):
@@ -87,7 +94,7 @@ _FOLLOWS: Final = {
 
 
 #: The fields of a study that say how it was handed in and begun.
-_HANDED: Final = ("spec", "wish", "by_run", *_ORIGIN)
+_HANDED: Final = ("spec", "wish", "by_run", "ordered", "taken", *_ORIGIN)
 
 
 class Handed(NamedTuple):
@@ -123,7 +130,7 @@ class Studies:
 
     def restore(self, submitted: Submitted) -> None:
         """Write a study as it was in a Redis that lost its data."""
-        spec, wish, is_by_run, origin = submitted
+        spec, wish, is_by_run, origin, _ = submitted
         noted = zip(_ORIGIN, origin, strict=True)
         fields = {name: value for name, value in noted if value is not None}
         fields |= {"by_run": "1"} if is_by_run else {}
@@ -144,7 +151,13 @@ class Studies:
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
         """
-        return Submitted(self.spec(name), self.wish(name), self.is_by_run(name), self.origin(name))
+        return Submitted(
+            self.spec(name),
+            self.wish(name),
+            self.is_by_run(name),
+            self.origin(name),
+            self.num_ordered(name) != self.client.hget(keys.study(name), "taken"),
+        )
 
     def origin(self, name: str) -> Origin:
         """Where and when a study's results were begun."""
@@ -202,13 +215,17 @@ class Studies:
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
         """
-        spec, wish, by_run, *origin = handed.fields
+        spec, wish, by_run, ordered, taken, *origin = handed.fields
         read = self._read_spec(name, spec)
-        return Submitted(read, Wish(wish or Wish.RUN), by_run is not None, Origin(*origin))
+        has_orders = ordered != taken
+        return Submitted(
+            read, Wish(wish or Wish.RUN), by_run is not None, Origin(*origin), has_orders
+        )
 
     def ask_to_stop(self, name: str) -> None:
         """Have no further trial of a study started; handing it in again revokes it."""
-        self.want(name, Wish.STOP)
+        with suppress(StudyNotKnownError):  # somebody has deleted it
+            self.want(name, Wish.STOP)
 
     def want(self, name: str, wish: Wish) -> Answer:
         """Note what is wanted of a study; workers learn of it with their next beat.
@@ -276,10 +293,57 @@ class Studies:
             if status == "UNKNOWN":
                 raise self._unknown(name)
             if status == "ENDING":
-                raise InvalidInputError(
-                    f"study {name!r}: {WISHED[Wish(rest[0])]}; `trialfleet resume {name}` lets it"
-                    " go on, then change it"
-                )
+                raise _ending(name, Wish(rest[0]))
+
+    def order(self, name: str, orders: Sequence[Order]) -> int:
+        """Leave orders for the orchestrator; how many of them were not waiting already.
+
+        Raises:
+            InvalidInputError: There is no such study, its end was asked for, or too many wait.
+        """
+        now = server_time_ms(self.client)
+        placed = [
+            order.model_copy(update={"asked_ms": now, "place": place})
+            for place, order in enumerate(orders)
+        ]
+        pairs = [text for order in placed for text in (order.id, order.model_dump_json())]
+        names = {"study": keys.study(name), "orders": keys.orders(name)}
+        status, *rest = call(self.client, "order", names, {"most": MAX_ORDERS}, pairs)
+        if status == "UNKNOWN":
+            raise self._unknown(name)
+        if status == "ENDING":
+            raise _ending(name, Wish(rest[0]))
+        if status == "FULL":
+            raise InvalidInputError(
+                f"study {name!r}: {len(orders)} orders are too many at once: with those that wait,"
+                f" {MAX_ORDERS} are the most; start its orchestrator, or give fewer"
+            )
+        return int(rest[0])
+
+    def orders(self, name: str) -> dict[str, str]:
+        """The orders that wait for the orchestrator, by their ids."""
+        found: dict[str, str] = self.client.hgetall(keys.orders(name))
+        return found
+
+    def num_ordered(self, name: str) -> str | None:
+        """How often orders were left; None if never."""
+        count: str | None = self.client.hget(keys.study(name), "ordered")
+        return count
+
+    def drop_orders(self, name: str, ids: Iterable[str], num_ordered: str | None) -> None:
+        """Forget orders that the storage has; orchestrator only.
+
+        Args:
+            name: The study.
+            ids: The orders'.
+            num_ordered: How often some had been left before they were read.
+        """
+        pipeline = self.client.pipeline()
+        for each in ids:
+            pipeline.hdel(keys.orders(name), each)
+        if num_ordered is not None:
+            pipeline.hset(keys.study(name), "taken", num_ordered)
+        pipeline.execute()
 
     def _unknown(self, name: str) -> StudyNotKnownError:
         names = self.names()
@@ -317,3 +381,9 @@ def _handed(answer: Any) -> Handed:
         raise answer
     *fields, over = answer
     return Handed(tuple(fields), None if over is None else json.loads(over))
+
+
+def _ending(name: str, wish: Wish) -> InvalidInputError:
+    return InvalidInputError(
+        f"study {name!r}: {WISHED[wish]}; `trialfleet resume {name}` lets it go on first"
+    )

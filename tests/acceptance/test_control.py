@@ -1,0 +1,135 @@
+"""Studies that are paused and cancelled while real workers train, and killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from fault_fleet import is_gone, tree_of
+from waiting import wait_until
+
+from orchestrator.handle import StudyHandle
+from workers.protocol.states import TrialState
+
+pytestmark = pytest.mark.timeout(200)
+
+
+@pytest.fixture
+def study(fleet):
+    return StudyHandle("fault", fleet.settings)
+
+
+def run(fleet, trials=1, slots=1, **fields):
+    fleet.submit(trials, **fields)
+    fleet.serve()
+    return fleet.worker(slots)
+
+
+def is_queued(fleet, number=0):
+    return lambda: fleet.record(number).state is TrialState.QUEUED
+
+
+def test_a_pause_reaches_a_training_within_a_beat_and_nothing_is_lost_whoever_is_killed(
+    fleet, study
+):
+    fleet.order("stay until go", step=4)
+    fleet.order("stay until go", attempt=2, step=7)
+    worker = run(fleet)
+    fleet.await_note("stay until go")
+    asked_at = time.monotonic()
+    assert study.pause().state == "paused"
+    assert time.monotonic() - asked_at < 1.0
+    assert fleet.await_note("drained").step == 4
+    print(f"the training heard of it after {time.monotonic() - asked_at:.2f} s")
+    wait_until(is_queued(fleet), "it is given back")
+    fleet.orchestrators[-1].kill()
+    os.kill(fleet.processes("trial")[0].identity.pid, signal.SIGKILL)
+    fleet.orchestrators[-1].wait()
+    fleet.serve()
+    fleet.go()
+    wait_until(lambda: study.status().stalled is None and study.status().slots, "all are back")
+    assert study.status().state == "paused"
+    fleet.halt()
+    study.resume()
+    pid = fleet.await_note("stay until go", attempt=2).pid
+    study.pause()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(is_queued(fleet), "it is taken from the dead process")
+    assert len(fleet.notes("starts")) == 2
+    fleet.go()
+    study.resume()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 3})
+    record = fleet.record()
+    assert (record.failures, record.losses) == (0, int(pid in (e["died"] for e in died(fleet))))
+    assert worker.poll() is None
+
+
+def died(fleet):
+    return [event for event in fleet.events("process_died") if event["trial"] is not None]
+
+
+def test_who_never_asks_runs_to_its_end_in_a_pause_and_begins_again_in_one_that_is_pressing(
+    fleet, study
+):
+    fleet.order("wait for go", number=0)
+    fleet.order("wait for go", number=1)
+    run(fleet, trials=2)
+    pid = fleet.await_note("wait for go").pid
+    study.pause()
+    grace = fleet.settings.times.cancel_grace + 2 * fleet.settings.times.beat
+    until = time.monotonic() + grace
+    wait_until(lambda: time.monotonic() > until, "the grace is over", 20.0)
+    assert fleet.record().state is TrialState.RUNNING
+    fleet.go()
+    wait_until(is_queued(fleet), "it hears of the pause when it goes on")
+    fleet.halt()
+    study.resume()
+    hung = wait_until(lambda: [n for n in fleet.notes("wait for go") if n.number == 1], "the other")
+    assert hung[0].pid == pid, "the process was kept"
+    study.pause(now=True)
+    wait_until(is_gone(pid), "its process is ended", 30.0)
+    assert is_queued(fleet, 1)()
+    assert not is_gone(tree_of(fleet.workers[0].pid)[0].pid)()
+    fleet.go()
+    study.resume()
+    fleet.await_over()
+    fleet.assert_sound(2)
+    assert [fleet.record(number).losses for number in (0, 1)] == [0, 0]
+
+
+@pytest.mark.parametrize("order", ["stay until go", "wait for go"])
+def test_a_cancelled_trial_ends_as_such_and_what_it_made_is_kept(fleet, study, order):
+    fleet.order("leave something", step=3)
+    fleet.order(order)
+    worker = run(fleet, trials=5)
+    pid = fleet.await_note(order).pid
+    assert study.cancel().state == "cancelling"
+    fleet.await_over()
+    status = study.status()
+    assert (status.state, status.trials["cancelled"]) == ("cancelled", sum(status.trials.values()))
+    trial = fleet.trials()[0]
+    assert trial.user_attrs["trialfleet:error"] == "the study was cancelled"
+    assert trial.user_attrs["made"] == 3
+    kept = fleet.settings.home / "studies" / "fault" / "trials" / "0" / "result" / "made"
+    wait_until(kept.exists, "its files are kept")
+    if order == "wait for go":
+        wait_until(is_gone(pid), "its process is ended")
+    assert worker.poll() is None
+    assert study.cancel().state == "cancelled"
+
+
+def test_a_cancelled_study_ends_though_the_holder_of_its_trial_is_killed(fleet, study):
+    fleet.order("wait for go")
+    run(fleet, trials=3)
+    pid = fleet.await_note("wait for go").pid
+    fleet.orchestrators[-1].kill()
+    fleet.orchestrators[-1].wait()
+    assert study.cancel().state == "cancelling"
+    os.kill(pid, signal.SIGKILL)
+    fleet.serve()
+    fleet.await_over()
+    assert study.status().state == "cancelled"
+    assert len(fleet.notes("starts")) == 1
