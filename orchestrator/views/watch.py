@@ -18,6 +18,7 @@ from rich.text import Text
 
 from orchestrator.status import EndedTrial, RunningTrial, StudyStatus, UnreadableStudy
 from orchestrator.views.ps import printable
+from workers.protocol.states import Wish
 
 _STYLES = {
     "complete": "green",
@@ -54,6 +55,7 @@ class PlainView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._shown: set[int] | None = None
+        self._state = ""
         self._stalled: str | None = None
         self._waits_for: set[str] = set()
         self._activities: dict[int, str] = {}
@@ -70,6 +72,9 @@ class PlainView:
         if self._shown is None:
             self._shown = set()
             self._console.print(headline(status), highlight=False, soft_wrap=True)
+        elif state_text(status) != self._state:
+            self.say(f"{status.study} is {state_text(status)}")
+        self._state = state_text(status)
         if status.stalled not in {None, self._stalled}:
             self.say(f"stalled: {status.stalled}")
         self._stalled = status.stalled
@@ -172,7 +177,7 @@ def _study_row(found: StudyStatus | UnreadableStudy) -> tuple[str, ...]:
     best = found.best
     return (
         found.study,
-        found.state,
+        state_text(found),
         f"{found.num_ended}/{found.wanted}",
         str(found.trials["running"]),
         "" if best is None else format_values(best.value, best.values, found),
@@ -230,6 +235,13 @@ def _of_front(status: StudyStatus) -> str:
     return f"  (in the first value; {status.front} on the Pareto front)"
 
 
+def state_text(status: StudyStatus) -> str:
+    """What a study does, and what it was asked to do where that takes a while."""
+    if status.wish is Wish.STOP and not status.is_over:
+        return f"{status.state}, stopping"
+    return status.state.value
+
+
 def headline(status: StudyStatus) -> str:
     """One line on the study as a whole."""
     counted = ", ".join(f"{count} {name}" for name, count in status.trials.items() if count)
@@ -237,7 +249,7 @@ def headline(status: StudyStatus) -> str:
     losses = f"  {_count_losses(status.losses)}" if status.losses else ""
     infeasible = f" ({status.infeasible} infeasible)" if status.infeasible else ""
     return (
-        f"[bold]{status.study}[/bold] {status.state}  {slots}  {status.wall_seconds:.0f} s"
+        f"[bold]{status.study}[/bold] {state_text(status)}  {slots}  {status.wall_seconds:.0f} s"
         f"  {counted or 'no trials yet'}{infeasible}{losses}"
     )
 

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from orchestrator.status import Best, EndedTrial, RunningTrial, StudyStatus
 from orchestrator.views.watch import LiveView, PlainView, draw, open_view, summary
+from workers.protocol.states import StudyState, Wish
 
 ENDED = [
     EndedTrial(number=0, state="complete", value=0.5, params={"lr": 0.001, "c": None}, seconds=3.0),
@@ -100,3 +101,19 @@ def test_slots_that_take_no_trials_are_told_once_and_drawn_with_the_reason():
     assert console.file.getvalue().count(line) == 1
     assert line in text_of(draw(refused, width=100))
     assert line in text_of(summary(refused))
+
+
+def test_what_was_asked_of_a_study_is_shown_and_said_once():
+    console = Console(file=io.StringIO(), width=100)
+    states = [
+        ("running", "run"), ("running", "stop"), ("paused", "pause"), ("paused", "pause_now"),
+        ("cancelling", "cancel"), ("cancelled", "cancel"),
+    ]  # fmt: skip
+    shown = [STATUS.model_copy(update={"state": StudyState(s), "wish": Wish(w)}) for s, w in states]
+    with open_view(console) as view:
+        for status in shown:
+            view.update(status)
+    lines = [line for line in console.file.getvalue().splitlines() if " is " in line]
+    assert lines == ["s is running, stopping", "s is paused", "s is cancelling", "s is cancelled"]
+    assert "running, stopping" in text_of(draw(shown[1], width=100))
+    assert "paused" in text_of(draw(shown[2], width=100))
