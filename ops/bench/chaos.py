@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Kills a random process of a working fleet every few seconds, and counts what is lost.
 
+Among the kills, people pause the study, resume, extend and cancel it, and order trials of it.
+
 The fleet is real: a Redis with an append-only file, `trialfleet serve`, a `celery worker` with two
 slots, and trials that train, checkpoint, log to W&B (offline, where there is no key) and, half of
 them, load through DataLoader processes. What is killed (SIGKILL) is started again, as a service
@@ -8,10 +10,11 @@ manager would, and nothing else is done about it. When the time is up, the study
 second study then runs undisturbed.
 
 Prints one JSON line: `lost` trials without a complete result, `doubled` ends in the storage,
-`orphans` (processes) and `leftovers` (shared memory, directories, keys) after the fleet was
-stopped, `wasted` steps trained twice by steps trained (`most_steps_at_once` by one attempt,
-where an undisturbed one makes `steps_between_checkpoints`), and `slowdown`, the seconds that a
-trial took against those of the undisturbed study.
+`wrong_orders` (ordered trials that are missing, or there twice), `orphans` (processes) and
+`leftovers` (shared memory, directories, keys) after the fleet was stopped, `wasted` steps trained
+twice by steps trained (`most_steps_at_once` by one attempt, where an undisturbed one makes
+`steps_between_checkpoints`), and `slowdown`, the seconds that a trial took against those of the
+undisturbed study. Trials that were cancelled with their study count as no loss.
 
     python ops/bench/chaos.py --minutes 2 --seed 1
 """
@@ -34,6 +37,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench_fleet import CHECKPOINT_SECONDS, BenchFleet, make_study
+from commands import Commands
 from counted import Steps, count_steps
 from remains import ends_in_journal, files_of, keys_of, processes_of, shared_memory
 
@@ -44,9 +48,14 @@ from workers.coordination.connection import connect
 #: How often each kind of process is chosen.
 KINDS: Final = {"child": 8, "loader": 4, "main": 3, "orchestrator": 3, "redis": 2}
 
+#: How often people command something where else a process would be killed.
+COMMANDED: Final = 0.35
 
-def torment(bench: BenchFleet, minutes: float, pick: random.Random) -> Counter[str]:
-    """Kill a random process every few seconds; how many of each kind were."""
+
+def torment(
+    bench: BenchFleet, minutes: float, pick: random.Random, commands: Commands
+) -> Counter[str]:
+    """Kill a random process, or command something, every few seconds; whom that took."""
     killed: Counter[str] = Counter()
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
@@ -54,6 +63,9 @@ def torment(bench: BenchFleet, minutes: float, pick: random.Random) -> Counter[s
         while time.monotonic() < min(pause, end):
             bench.revive()
             time.sleep(0.1)
+        if pick.random() < COMMANDED:
+            say(f"asked: {commands.ask()}; {dict(commands.asked)}")
+            continue
         there = {kind: pids for kind, pids in bench.candidates().items() if pids}
         kind = pick.choices(list(there), [KINDS[kind] for kind in there])[0]
         with suppress(ProcessLookupError):
@@ -75,6 +87,8 @@ class Outcome:
     status: StudyStatus
     seconds: float
     steps: Steps
+    cancels: int = 0
+    """How often it was cancelled, and resumed."""
 
     @property
     def num_trials(self) -> int:
@@ -83,8 +97,9 @@ class Outcome:
 
     @property
     def lost(self) -> int:
-        """Trials without a result."""
-        return self.num_trials - self.status.trials["complete"]
+        """Trials without a result, but for those that were cancelled with their study."""
+        trials = self.status.trials
+        return self.num_trials - trials["complete"] - (trials["cancelled"] if self.cancels else 0)
 
     @property
     def seconds_per_trial(self) -> float:
@@ -92,16 +107,22 @@ class Outcome:
         return self.seconds / max(1, self.num_trials)
 
 
-def run_tormented(bench: BenchFleet, minutes: float, seed: int) -> tuple[Outcome, Counter[str]]:
-    """A study while processes are killed, then left to end; and whom that took."""
+def run_tormented(
+    bench: BenchFleet, minutes: float, seed: int
+) -> tuple[Outcome, Counter[str], Commands]:
+    """A study while processes are killed and people command, then left to end; whom that took."""
     started = time.monotonic()
     make_study("chaos", 100_000).submit(bench.settings)
-    killed = torment(bench, minutes, random.Random(seed))
-    asked = bench_trials(bench, "chaos")
+    pick = random.Random(seed)
+    commands = Commands(bench, "chaos", pick)
+    killed = torment(bench, minutes, pick, commands)
+    asked = sampled_trials(bench, "chaos")
     # no more than were asked for by now
     make_study("chaos", max(asked, 1)).submit(bench.settings)
     say(f"left alone, with {asked} trials to end")
-    return finish(bench, "chaos", started), killed
+    outcome = finish(bench, "chaos", started)
+    outcome.cancels = commands.asked["cancel"]
+    return outcome, killed, commands
 
 
 def run_undisturbed(bench: BenchFleet, trials: int) -> Outcome:
@@ -129,7 +150,8 @@ def measure(
     with ExitStack() as stack:
         stack.callback(bench.stop)
         bench.start()
-        chaos, killed = run_tormented(bench, minutes, seed)
+        chaos, killed, commands = run_tormented(bench, minutes, seed)
+        wrong_orders = commands.wrong_orders()
         undisturbed = run_undisturbed(bench, undisturbed_trials)
         client = connect(bench.settings)
         leftovers = keys_of(client, "chaos") + keys_of(client, "undisturbed")
@@ -146,6 +168,9 @@ def measure(
         "minutes": minutes,
         "time_scale": time_scale,
         "kills": dict(killed),
+        "commands": dict(commands.asked),
+        "cancelled": chaos.status.trials["cancelled"],
+        "wrong_orders": wrong_orders,
         "lost": chaos.lost + undisturbed.lost,
         "doubled": sum(count - 1 for count in ends.values()),
         "orphans": len(orphans),
@@ -180,18 +205,21 @@ def costs(chaos: Outcome, undisturbed: Outcome) -> dict[str, Any]:
     }
 
 
-def bench_trials(bench: BenchFleet, name: str) -> int:
-    """How many trials of a study were asked for, as soon as somebody answers."""
+def sampled_trials(bench: BenchFleet, name: str) -> int:
+    """How many trials of a study its sampler was asked for, as soon as somebody answers."""
     while True:
         bench.revive()
         with suppress(Exception), Fleet(bench.settings, connect(bench.settings)) as fleet:
-            return len(fleet.study(name).study.trials)
+            trials = fleet.study(name).study.trials
+            return sum("fixed_params" not in trial.system_attrs for trial in trials)
         time.sleep(0.2)
 
 
 def is_clean(result: dict[str, Any]) -> bool:
     """Whether nothing was lost, doubled or left behind."""
-    return not any(result[key] for key in ("lost", "doubled", "orphans", "leftovers"))
+    return not any(
+        result[key] for key in ("lost", "doubled", "wrong_orders", "orphans", "leftovers")
+    )
 
 
 def main() -> int:
