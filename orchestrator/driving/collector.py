@@ -56,8 +56,7 @@ class Collector:
             if state is not None and entry.number is not None:
                 ended[entry.number] = state
         self._study.sync()
-        for number, state in ended.items():
-            self._study.leases.settle(number, state)
+        self._study.leases.settle_all(ended)
 
     def tell_lost(self, number: int, state: TrialState) -> None:
         """End a trial that Redis has as ended, and of whose end no entry is left."""

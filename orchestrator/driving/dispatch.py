@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import optuna
 
@@ -54,10 +55,14 @@ class Dispatcher:
             if self._study.is_exhausted and not self._study.tally.waiting:
                 break
         self._study.sync()
+        params = {number: self._params(number) for number in numbers}
         for number in numbers:
             # what lies there is of a study of this name that somebody has removed
             remove_checkpoints(self._home, self._study.name, number)
-            self._enqueue(number)
+        self._study.leases.enqueue_all(params)
+        for number in numbers:
+            self._study.send_hint(number)
+            log.info("enqueued", study=self._study.name, trial=number, params=params[number])
         return len(numbers)
 
     def withdraw(self, reason: str, *, has_begun: bool = False) -> None:
@@ -152,7 +157,10 @@ class Dispatcher:
         return record is not None and record.state.is_terminal and self._study.has_empty_inbox()
 
     def _enqueue(self, number: int, checkpoint: CheckpointRef | None = None) -> None:
-        params = values_of(self._study.spec, self._study.stored(number).params)
+        params = self._params(number)
         self._study.leases.enqueue(number, params, checkpoint)
         self._study.send_hint(number)
         log.info("enqueued", study=self._study.name, trial=number, params=params)
+
+    def _params(self, number: int) -> dict[str, Any]:
+        return values_of(self._study.spec, self._study.stored(number).params)

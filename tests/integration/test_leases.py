@@ -50,6 +50,24 @@ def test_a_trial_is_enqueued_once(clock):
     assert clock.leases.queued() == {0: START_MS}
 
 
+@pytest.mark.parametrize("knows_the_scripts", [True, False])
+def test_many_are_enqueued_and_settled_in_one_round_trip(clock, knows_the_scripts):
+    clock.leases.enqueue(9, {"x": 9})
+    clock.leases.settle(8, TrialState.FAILED)
+    if not knows_the_scripts:
+        clock.client.script_flush()
+    clock.leases.enqueue_all({number: {"x": number} for number in (0, 1, 9)})
+    assert {
+        number: record.params for number, record in clock.leases.records([0, 1, 9]).items()
+    } == {number: {"x": number} for number in (0, 1, 9)}
+    if not knows_the_scripts:
+        clock.client.script_flush()
+    clock.leases.settle_all({0: TrialState.COMPLETE, 7: TrialState.FAILED, 1: TrialState.PRUNED})
+    assert clock.leases.records([0, 1, 7, 9]).keys() == {0, 1, 9}
+    assert clock.leases.record(1).state is TrialState.PRUNED
+    assert clock.leases.queued().keys() == {9}
+
+
 def test_a_claim_grants_a_token_and_the_parameters(clock):
     clock.leases.enqueue(0, {"x": 1.5, "name": "ä", "none": None})
     grant = clock.leases.claim(0, "owner", LEASE)

@@ -16,7 +16,7 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
-from workers.coordination.scripts import NOW, Script, Value, Verb, call, script
+from workers.coordination.scripts import NOW, Call, Script, Value, Verb, call, call_all, script
 from workers.protocol.messages import Result
 from workers.protocol.states import Charge, Command, TrialState
 
@@ -167,12 +167,21 @@ class TrialLeases:
 
         False if there is a record already, or if Redis has lost its data since the epoch.
         """
-        pairs = [item for name, value in params.items() for item in (name, json.dumps(value))]
         last = checkpoint or CheckpointRef(0, "", "")
         answer = self._call(
-            "enqueue", number, rest=pairs, generation=self.generation, **last._asdict()
+            "enqueue", number, rest=_pairs(params), generation=self.generation, **last._asdict()
         )
         return answer[0] == "OK"
+
+    def enqueue_all(self, params: Mapping[int, Mapping[str, Any]]) -> None:
+        """Write the records of some trials, each with its parameters, in one round trip."""
+        none = CheckpointRef(0, "", "")._asdict()
+        calls = [
+            self._prepare("enqueue", number, rest=_pairs(each), generation=self.generation, **none)
+            for number, each in params.items()
+        ]
+        if calls:
+            call_all(self.client, "enqueue", calls)
 
     def claim(
         self,
@@ -369,6 +378,17 @@ class TrialLeases:
         )
         return answer[0] == "OK"
 
+    def settle_all(self, ended: Mapping[int, TrialState]) -> None:
+        """Make Redis agree with the storage on some trials, in one round trip."""
+        calls = [
+            self._prepare(
+                "settle", number, state=state.value, keep_ms=KEEP_SETTLED_MS, only_queued=""
+            )
+            for number, state in ended.items()
+        ]
+        if calls:
+            call_all(self.client, "settle", calls)
+
     def is_current(self) -> bool:
         """Whether Redis still has the data of this epoch."""
         return bool(self.client.get(keys.EPOCH) == self.epoch)
@@ -410,6 +430,20 @@ class TrialLeases:
         extra_keys: Mapping[str, str] | None = None,
         **arguments: Value,
     ) -> list[str]:
+        names, given, pairs = self._prepare(
+            verb, number, rest=rest, extra_keys=extra_keys, **arguments
+        )
+        return call(self.client, verb, names, given, pairs)
+
+    def _prepare(
+        self,
+        verb: Verb,
+        number: int,
+        *,
+        rest: list[str] | None = None,
+        extra_keys: Mapping[str, str] | None = None,
+        **arguments: Value,
+    ) -> Call:
         definition: Script = script(verb)
         names = {"epoch": keys.EPOCH, **(extra_keys or {})}
         for name in definition.keys:
@@ -418,7 +452,11 @@ class TrialLeases:
         given: dict[str, Value] = {"epoch": self.epoch, "number": number, **arguments}
         if self.now_ms is not None and NOW in definition.arguments:
             given[NOW] = self.now_ms
-        return call(self.client, verb, names, given, rest or [])
+        return Call(names, given, rest or [])
+
+
+def _pairs(params: Mapping[str, Any]) -> list[str]:
+    return [item for name, value in params.items() for item in (name, json.dumps(value))]
 
 
 def _charged(result: Result, charge: Charge) -> Result:

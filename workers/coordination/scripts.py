@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import redis
 
@@ -114,3 +114,28 @@ def call(
     registered = client.register_script(definition.source)
     answer: list[str] = registered(keys=ordered_keys, args=ordered_arguments)
     return answer
+
+
+class Call(NamedTuple):
+    """One call of a script."""
+
+    keys: Mapping[str, str]
+    arguments: Mapping[str, Value]
+    rest: Sequence[Value] = ()
+
+
+def call_all(client: redis.Redis, verb: Verb, calls: Sequence[Call]) -> list[list[str]]:
+    """Run a script several times in one round trip; the answers, in the order of the calls."""
+    definition = script(verb)
+    sha = client.register_script(definition.source).sha
+    pipeline = client.pipeline(transaction=False)
+    for each in calls:
+        ordered_keys, ordered_arguments = definition.order(*each)
+        pipeline.evalsha(sha, len(ordered_keys), *ordered_keys, *ordered_arguments)
+    answers: list[Any] = pipeline.execute(raise_on_error=False)
+    for index, answer in enumerate(answers):
+        if isinstance(answer, redis.exceptions.NoScriptError):  # a server that is new to it
+            answers[index] = call(client, verb, *calls[index])
+        elif isinstance(answer, Exception):
+            raise answer
+    return answers
