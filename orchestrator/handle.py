@@ -14,7 +14,13 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.control import ControlledStudy
 from orchestrator.status import StudyStatus, build_status, unfinished_state
-from orchestrator.storage.attributes import ATTR, EXHAUSTED_ATTR, SPEC_ATTR, WISH_ATTR
+from orchestrator.storage.attributes import (
+    ATTR,
+    ENDED_BY_ATTR,
+    EXHAUSTED_ATTR,
+    SPEC_ATTR,
+    WISH_ATTR,
+)
 from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
@@ -238,6 +244,7 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
     if text is None:
         raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
     spec = StudySpec.read(text)
+    ended_by = study.user_attrs.get(ENDED_BY_ATTR) or {}
     found = build_status(
         spec,
         Tally(spec.all_directions, study.get_trials(deepcopy=False)),
@@ -245,6 +252,8 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         results=str(settings.home / "studies" / name / "trials"),
         is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
         wish=Wish(study.user_attrs.get(WISH_ATTR, Wish.RUN)),
+        ended_by=ended_by.get("reason"),
+        traceback=ended_by.get("traceback"),
     )
     if found.is_over:
         return found

@@ -75,6 +75,13 @@ class Best(BaseModel):
     params: dict[str, Any]
 
 
+class Budget(BaseModel):
+    """How much of a budget is used up, and how much there is, both in its unit."""
+
+    used: float
+    allowed: float
+
+
 class StudyStatus(BaseModel):
     """A study at one moment."""
 
@@ -95,6 +102,14 @@ class StudyStatus(BaseModel):
     """How long the study has been driven."""
     busy_seconds: float
     """Training time of all ended trials, summed over slots."""
+    budgets: dict[str, Budget] = {}
+    """By name (`trials`, `wall_seconds`, `slot_hours`, `gpu_hours`), those that the study has."""
+    ended_by: str | None = None
+    """Why no further trial is started, if that is for a budget, a target or failures."""
+    traceback: str | None = None
+    """That of the failures in a row that ended the study."""
+    out_of_memory: int = 0
+    """Pruned trials that ran out of memory."""
     losses: int = 0
     """Processes that its trials took down, or lost with their hosts."""
     slots: int
@@ -180,6 +195,9 @@ def build_status(
     set_aside: Sequence[str] = (),
     is_exhausted: bool = False,
     wish: Wish = Wish.RUN,
+    ended_by: str | None = None,
+    traceback: str | None = None,
+    budgets: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     activities: Mapping[str, str] = MappingProxyType({}),
 ) -> StudyStatus:
     """Put a status together.
@@ -193,6 +211,9 @@ def build_status(
         leases: Tells running trials from queued ones; without, all open ones count as queued.
         results: Where its trials leave their results.
         wish: What people want of it.
+        ended_by: Why no further trial is started, beside that.
+        traceback: That of the failures that ended it.
+        budgets: How much of each is used, and how much there is.
         set_aside: Why entries of its inbox could not be taken in.
         is_exhausted: Whether its sampler has nothing more to suggest.
         activities: What processes, by identity, do before or between the steps of their trials.
@@ -203,9 +224,10 @@ def build_status(
     counts["running"] = len(running)
     counts["queued"] = max(0, len(tally.open) - len(running))
     out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
+    starts_no_more = out_of_time or is_exhausted or ended_by is not None
     return StudyStatus(
         study=spec.name,
-        state=study_state(spec, tally, starts_no_more=out_of_time or is_exhausted, wish=wish),
+        state=study_state(spec, tally, starts_no_more=starts_no_more, wish=wish),
         wish=wish,
         objective=spec.objective,
         metrics=spec.metrics,
@@ -218,6 +240,12 @@ def build_status(
         infeasible=tally.num_infeasible,
         wall_seconds=round(wall_seconds, 3),
         busy_seconds=round(tally.busy_seconds, 3),
+        budgets={
+            name: Budget(used=used, allowed=allowed) for name, (used, allowed) in budgets.items()
+        },
+        ended_by=ended_by,
+        traceback=traceback,
+        out_of_memory=tally.num_out_of_memory,
         losses=tally.losses + sum(trial.losses for trial in running),
         slots=slots,
         put_aside=list(put_aside),

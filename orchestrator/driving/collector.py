@@ -178,8 +178,11 @@ class Collector:
             f"{ATTR}state": state.value,
             f"{ATTR}attempt": entry.attempt,
             f"{ATTR}busy_seconds": round(result.busy_seconds, 3),
+            f"{ATTR}slot_seconds": entry.held_ms / 1000 or None,
+            f"{ATTR}gpu_seconds": entry.gpu_ms / 1000 or None,
             f"{ATTR}losses": entry.losses or None,
             f"{ATTR}error": _explain_end(entry, state, result),
+            f"{ATTR}traceback": _traceback(state, result),
             f"{ATTR}result_error": problem,
             f"{ATTR}reports_left_out": result.num_reports_left_out or None,
         }
@@ -225,6 +228,13 @@ class Collector:
             self._study.set_attr(number, f"{ATTR}state", state.value)
             self._study.set_attr(number, f"{ATTR}error", error)
             self._study.tell(number, TOLD_AS[state], None)
+
+
+def _traceback(state: TrialState, result: Result) -> str | None:
+    """What speaks against the objective; nothing where its process or its host was lost."""
+    if state not in {TrialState.FAILED, TrialState.DEAD} or result.is_loss:
+        return None
+    return result.traceback or (result.error if state is TrialState.DEAD else None)
 
 
 def _explain_end(entry: InboxEntry, state: TrialState, result: Result) -> str | None:

@@ -44,12 +44,11 @@ class Control:
         before = self._study.take_wish(wish)
         if wish is not before:
             log.info("wish_taken", study=self._study.name, wish=wish.value, before=before.value)
+        reason = self._study.limits.look(self._study.leases, now_ms)
         if wish is Wish.CANCEL:
             self._dispatcher.withdraw("the study was cancelled", has_begun=True)
-        elif wish is Wish.STOP:
-            self._dispatcher.withdraw("the study was stopped")
-        elif self._study.is_out_of_time:
-            self._dispatcher.withdraw("the study's time was up")
+        elif reason is not None or wish is Wish.STOP:
+            self._dispatcher.withdraw(reason or "the study was stopped")
         if wish.is_pause:
             self._study.stop_clock()
         elif before.is_pause:

@@ -14,6 +14,7 @@ import redis
 from optuna.trial import FrozenTrial
 
 from orchestrator.driving.generation import prepare, stored_generation
+from orchestrator.driving.limits import Limits
 from orchestrator.storage.attributes import (
     ATTR,
     BY_RUN_ATTR,
@@ -76,11 +77,16 @@ class DrivenStudy:
         self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
         self._seconds_noted = self._seconds_before
         self._opened_at: float | None = None
+        #: Holds it to its budgets and stops.
+        self.limits = Limits(self.study, self.spec, self.tally, lambda: self.wall_seconds)
+        if not self._studies.wish(name).is_end:
+            self.limits.resume()
 
     def take_spec(self, spec: StudySpec) -> None:
         """Go on by a specification that somebody may have extended."""
         if spec != self.spec:
             self.spec = spec
+            self.limits.take_spec(spec)
             self._store_spec()
 
     def take_wish(self, wish: Wish) -> Wish:
@@ -89,7 +95,18 @@ class DrivenStudy:
         if wish is not before:
             self.study.set_user_attr(WISH_ATTR, wish.value)
             self._wish = wish
+            if before.is_end and not wish.is_end:
+                self.limits.forgive()
         return before
+
+    def keep_limits(self) -> None:
+        """Keep with the results what ends the study, if something does.
+
+        One that fails again and again is stopped until somebody hands it in again.
+        """
+        if self.limits.is_failing_alike and not self._wish.is_end:
+            self._studies.ask_to_stop(self.name)
+        self.limits.keep()
 
     def take_owner(self, *, is_by_run: bool) -> None:
         """Keep with the results whether `trialfleet run` alone is to go on with the study."""
@@ -127,11 +144,6 @@ class DrivenStudy:
     def stop_clock(self) -> None:
         """Count no time until `start_clock`: the study is paused."""
         self._seconds_before, self._opened_at = self.wall_seconds, None
-
-    @property
-    def is_out_of_time(self) -> bool:
-        """Whether the study's `timeout` has passed."""
-        return self.spec.timeout is not None and self.wall_seconds >= self.spec.timeout
 
     def note_clock(self, *, at_most_every: float = 0.0) -> None:
         """Write down how long the study has been driven, for an orchestrator after this one.
@@ -211,6 +223,7 @@ class DrivenStudy:
         self.study.tell(number, values, state=state)
         self._asked.pop(number, None)
         self.tally.add([self.stored(number)])
+        self.limits.note(self.stored(number))
 
     def send_hint(self, number: int, delay_seconds: float = 0.0) -> None:
         """Announce that a trial may be claimed."""

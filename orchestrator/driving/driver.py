@@ -213,7 +213,9 @@ class StudyDriver:
         pending = self._inbox.join(self.name)
         self._parts.collector.collect(pending)
         self._inbox.acknowledge(self.name, [entry.id for entry in pending])
-        self._parts.dispatcher.reconcile(server_time_ms(self._client), at_start=True)
+        now_ms = server_time_ms(self._client)
+        self.study.limits.look(self.study.leases, now_ms)  # before anything is asked for
+        self._parts.dispatcher.reconcile(now_ms, at_start=True)
         self._is_stale, self.is_disturbed = True, False
 
     def is_due(self, granted: int) -> bool:
@@ -297,7 +299,7 @@ class StudyDriver:
     def _may_start(self, *, is_draining: bool) -> bool:
         if is_draining or self._wish is not Wish.RUN:
             return False
-        return not self.study.is_out_of_time
+        return self.study.limits.reason is None
 
     def _is_to_be_published(self) -> bool:
         is_time = time.monotonic() - self._published_at >= _PUBLISH_SECONDS
@@ -306,7 +308,7 @@ class StudyDriver:
     def _has_turned(self) -> bool:
         """Whether the study is in another state than its status says."""
         study = self.study
-        starts_no_more = study.is_out_of_time or study.is_exhausted
+        starts_no_more = study.limits.reason is not None or study.is_exhausted
         state = study_state(study.spec, study.tally, starts_no_more=starts_no_more, wish=self._wish)
         return self.status is None or state is not self.status.state
 
@@ -323,12 +325,16 @@ class StudyDriver:
             set_aside=self._parts.collector.set_aside,
             is_exhausted=study.is_exhausted,
             wish=self._wish,
+            ended_by=study.limits.reason,
+            traceback=study.limits.traceback,
+            budgets=study.limits.budgets,
             activities=self._surroundings.activities,
         ).model_copy(update={"as_of": time.time()})
 
     def _publish(self) -> None:
         self._is_stale = False
         self._published_at = time.monotonic()
+        self.study.keep_limits()
         self.status = self._build_status()
         facts: dict[str, Any] = {
             "status": self.status.model_dump(mode="json"),

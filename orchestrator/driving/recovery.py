@@ -8,6 +8,7 @@ import optuna
 
 from orchestrator.storage.attributes import (
     BY_RUN_ATTR,
+    ENDED_BY_ATTR,
     EXHAUSTED_ATTR,
     GENERATION_ATTR,
     SPEC_ATTR,
@@ -56,7 +57,8 @@ def _unfinished(settings: Settings) -> Iterator[Submitted]:
             continue
         trials = study.get_trials(deepcopy=False)
         tally = Tally(spec.all_directions, trials)
-        if tally.open or tally.num_sampled < spec.trials:
+        has_more = tally.num_sampled < spec.trials and not attrs.get(ENDED_BY_ATTR)
+        if tally.open or has_more:
             generation = attrs.get(GENERATION_ATTR)
             origin = Origin(generation, place_of(storage_url(settings, spec.name)))
             yield Submitted(spec, Wish(attrs.get(WISH_ATTR, Wish.RUN)), origin=origin)

@@ -21,6 +21,12 @@ RETRIES_ATTR: Final = f"{ATTR}retries"
 #: The study attribute that says what people want of it (a `Wish`), for when Redis forgot it.
 WISH_ATTR: Final = f"{ATTR}wish"
 
+#: The study attribute that says why no further trial is started, and with which traceback.
+ENDED_BY_ATTR: Final = f"{ATTR}ended_by"
+
+#: The study attribute that says how many trials had ended when somebody went on with the study.
+FORGIVEN_ATTR: Final = f"{ATTR}forgiven"
+
 #: The study attribute that holds the whole specification.
 SPEC_ATTR: Final = f"{ATTR}spec"
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.best_trials import best_first, is_feasible
 from workers.protocol.spec import Direction
-from workers.protocol.states import TrialState
+from workers.protocol.states import OUT_OF_MEMORY, TrialState
 
 #: How many of the best and of the latest trials are kept.
 NUM_TOP: Final = 5
@@ -46,6 +46,12 @@ class Tally:
         self.num_infeasible = 0
         """Of them, those that violate a constraint."""
         self.busy_seconds = 0.0
+        self.slot_seconds = 0.0
+        """How long they held slots, over all their attempts."""
+        self.gpu_seconds = 0.0
+        """Likewise, slots with a GPU."""
+        self.num_out_of_memory = 0
+        """Pruned trials that ran out of memory."""
         self.losses = 0
         self.best: list[FrozenTrial] = []
         """The best first; of several directions, the whole Pareto front."""
@@ -99,6 +105,9 @@ class Tally:
         self.num_complete += len(complete)
         self.num_infeasible += sum(not is_feasible(trial) for trial in complete)
         self.busy_seconds += sum(busy_seconds(trial) for trial in trials)
+        self.slot_seconds += sum(_attr(trial, "slot_seconds") for trial in trials)
+        self.gpu_seconds += sum(_attr(trial, "gpu_seconds") for trial in trials)
+        self.num_out_of_memory += sum(ran_out_of_memory(trial) for trial in trials)
         self.losses += sum(trial.user_attrs.get(f"{ATTR}losses", 0) for trial in trials)
         self.recent = sorted([*self.recent, *trials], key=_ended_at)[-NUM_RECENT:]
         best = best_first([*self.best, *complete], self._directions)
@@ -116,7 +125,17 @@ def state_of(trial: FrozenTrial) -> TrialState:
 
 def busy_seconds(trial: FrozenTrial) -> float:
     """From the claim of the last attempt to its commit."""
-    return float(trial.user_attrs.get(f"{ATTR}busy_seconds", 0.0))
+    return _attr(trial, "busy_seconds")
+
+
+def ran_out_of_memory(trial: FrozenTrial) -> bool:
+    """Whether a trial was given up since it ran out of memory."""
+    is_pruned = trial.state is optuna.trial.TrialState.PRUNED
+    return is_pruned and trial.constraints.get(OUT_OF_MEMORY, 0.0) > 0
+
+
+def _attr(trial: FrozenTrial, name: str) -> float:
+    return float(trial.user_attrs.get(f"{ATTR}{name}", 0.0))
 
 
 def _ended_at(trial: FrozenTrial) -> float:

@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Final
 
 from workers.protocol.errors import InvalidInputError
@@ -35,10 +35,12 @@ def reference_to(objective: Callable[..., Any]) -> str:
         raise InvalidInputError(
             f"objective = {_shown(objective)}: give a function, or the text `module:function`"
         )
+    if _is_typed(objective):
+        raise _typed(_shown(objective))
     problem = InvalidInputError(
-        f"objective {_shown(objective)}: a worker imports an objective by a name of its module, and"
-        " this one has none; define it with `def` at the top of a module, or give it a name there"
-        " (`objective = Model().fit`) and hand in that"
+        f"objective {_shown(objective)}{_place(objective)}: a worker imports an objective by a name"
+        " of its module, and this one has none; define it with `def` at the top of a module, or"
+        " give it a name there (`objective = Model().fit`) and hand in that"
     )
     for module, name in _candidates(objective):
         if _is_found(module, name, objective):
@@ -91,9 +93,7 @@ def _module_reference(module: ModuleType, name: str) -> str:
         return module.__name__
     file = _file_of_main()
     if file is None:
-        raise InvalidInputError(
-            f"objective {name!r} was typed into an interactive session; put it into a file"
-        )
+        raise _typed(name)
     if name.partition(".")[0] in names_below_guard(file):
         raise InvalidInputError(
             f'objective {name!r} is set below `if __name__ == "__main__":`, which a worker does'
@@ -102,6 +102,34 @@ def _module_reference(module: ModuleType, name: str) -> str:
     # `python -m package.module`: by its file, its package could not be imported
     started_as = getattr(getattr(module, "__spec__", None), "name", "")
     return started_as if "." in started_as else str(file)
+
+
+def _typed(name: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"objective {name!r} was typed into an interactive session or a notebook, and workers"
+        " import objectives; put it into a file, and hand in what that has, or the text"
+        " `that_file.py:function`"
+    )
+
+
+def _code_of(objective: object) -> CodeType | None:
+    """What a function, or that of a method or a partial, was compiled to."""
+    function = inspect.unwrap(getattr(objective, "func", objective))  # type: ignore[arg-type]
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def _is_typed(objective: object) -> bool:
+    """Whether it is a function of the main program's that no file holds: a cell, a console line."""
+    code = _code_of(objective)
+    own = getattr(objective, "__module__", _MAIN)
+    return code is not None and own == _MAIN and not Path(code.co_filename).is_file()
+
+
+def _place(objective: object) -> str:
+    """The file and the line of a function, for a message: of anonymous ones there are many."""
+    code = _code_of(objective)
+    return "" if code is None else f" ({Path(code.co_filename).name}:{code.co_firstlineno})"
 
 
 def _file_of_main() -> Path | None:

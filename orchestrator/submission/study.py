@@ -21,10 +21,12 @@ from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS, HUB
 from workers.protocol.spec import (
     FINETUNE,
+    BudgetSpec,
     CategoricalDimension,
     FloatDimension,
     IntDimension,
     ResourcesSpec,
+    StopSpec,
     StudySpec,
     WandbSpec,
 )
@@ -35,6 +37,13 @@ _TAGS: Final[dict[str, type[BaseModel]]] = {
     "float": FloatDimension,
     "int": IntDimension,
     "categorical": CategoricalDimension,
+}
+
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "resources": ResourcesSpec,
+    "budget": BudgetSpec,
+    "stop": StopSpec,
+    "wandb": WandbSpec,
 }
 
 
@@ -50,6 +59,9 @@ class Study:
         metric: What the value is called; picks it if the objective returns a mapping.
         trials: How many trials to run in all.
         timeout: Seconds, or text such as `2h`, after which no further trial is started.
+        trial_timeout: Likewise, for which one trial may hold slots, all its attempts together.
+        budget: `slot_hours` and `gpu_hours`, after which no further trial is started.
+        stop: `target`, `patience` with `min_delta`, `equal_failures`: what ends the study earlier.
         max_failures: Failures of one trial after which it is given up.
         max_losses: Processes that one trial may take down before it is given up.
         sampler: A short name, or a mapping with `type`, `seed` and options.
@@ -74,6 +86,9 @@ class Study:
         metric: str | Sequence[str] | None = None,
         trials: int = 20,
         timeout: float | str | None = None,
+        trial_timeout: float | str | None = None,
+        budget: Mapping[str, float] | None = None,
+        stop: Mapping[str, float] | None = None,
         max_failures: int = 3,
         max_losses: int = 10,
         sampler: str | Mapping[str, Any] | None = None,
@@ -92,6 +107,9 @@ class Study:
             "metric": metric,
             "trials": trials,
             "timeout": timeout,
+            "trial_timeout": trial_timeout,
+            "budget": budget,
+            "stop": stop,
             "max_failures": max_failures,
             "max_losses": max_losses,
             "sampler": sampler,
@@ -228,10 +246,8 @@ def _explain(error: ValidationError) -> str:
     owner: type[BaseModel] = StudySpec
     if path[:1] == ["space"] and len(path) > 2 and path[2] in _TAGS:
         owner = _TAGS[path.pop(2)]
-    elif path[:1] == ["resources"]:
-        owner = ResourcesSpec
-    elif path[:1] == ["wandb"]:
-        owner = WandbSpec
+    elif len(path) > 1 and path[0] in _SECTIONS:
+        owner = _SECTIONS[path[0]]
     name, value = ".".join(path), first["input"]
     if first["type"] == "extra_forbidden":
         known = list(owner.model_fields)

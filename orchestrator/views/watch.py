@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.status import EndedTrial, RunningTrial, StudyStatus, UnreadableStudy
+from orchestrator.views.limits import limit_lines
 from orchestrator.views.ps import printable
 from workers.protocol.states import Wish
 
@@ -60,6 +61,7 @@ class PlainView:
         self._waits_for: set[str] = set()
         self._activities: dict[int, str] = {}
         self._put_aside: list[str] = []
+        self._ended_by: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +84,9 @@ class PlainView:
             self.say(f"waits: {printable(reason)}")
         self._waits_for = set(status.waits_for)
         self._tell_activities(status)
+        if status.ended_by not in {None, self._ended_by}:
+            self.say(f"no further trial begins: {printable(str(status.ended_by))}")
+        self._ended_by = status.ended_by
         for reason in status.put_aside:
             if reason not in self._put_aside:
                 self.say(f"takes no trials: {reason}")
@@ -158,7 +163,9 @@ def draw(status: StudyStatus, *, width: int) -> Group:
     for ended in reversed(status.recent[-5:]):
         table.add_row(*_ended_row(ended, status))
     parts.append(table)
-    return Group(*parts, *_refusing(status), *_stalled(status), *_set_aside(status))
+    return Group(
+        *parts, *limit_lines(status), *_refusing(status), *_stalled(status), *_set_aside(status)
+    )
 
 
 def draw_studies(found: Sequence[StudyStatus | UnreadableStudy]) -> Table:
@@ -203,6 +210,7 @@ def summary(status: StudyStatus) -> Group:
             *parts,
             Text(none if status.infeasible else "no trial is complete", style="red"),
             *_errors(status),
+            *limit_lines(status),
             *_refusing(status),
             *_stalled(status),
             *_set_aside(status),
@@ -222,7 +230,8 @@ def summary(status: StudyStatus) -> Group:
             f"{trial.seconds:.1f}",
             format_params(trial.params),
         )
-    parts += [Text(""), table, *_errors(status), *_refusing(status), *_set_aside(status)]
+    parts += [Text(""), table, *_errors(status), *limit_lines(status), *_refusing(status)]
+    parts += _set_aside(status)
     if status.results is not None and Path(status.results).is_dir():
         parts += [Text(""), Text(f"results: {status.results}/<trial>/result")]
     return Group(*parts)
@@ -247,10 +256,11 @@ def headline(status: StudyStatus) -> str:
     counted = ", ".join(f"{count} {name}" for name, count in status.trials.items() if count)
     slots = f"{status.slots} slot{'' if status.slots == 1 else 's'}"
     losses = f"  {_count_losses(status.losses)}" if status.losses else ""
+    memory = f"  {status.out_of_memory} out of memory" if status.out_of_memory else ""
     infeasible = f" ({status.infeasible} infeasible)" if status.infeasible else ""
     return (
         f"[bold]{status.study}[/bold] {state_text(status)}  {slots}  {status.wall_seconds:.0f} s"
-        f"  {counted or 'no trials yet'}{infeasible}{losses}"
+        f"  {counted or 'no trials yet'}{infeasible}{memory}{losses}"
     )
 
 

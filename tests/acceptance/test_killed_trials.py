@@ -118,6 +118,19 @@ def test_a_step_that_hangs_is_noticed_and_its_process_ends(fleet):
     assert (fleet.record().failures, fleet.record().losses) == (1, 0), "the objective's own fault"
 
 
+def test_a_trial_that_takes_no_notice_of_its_time_is_ended_with_its_process(fleet):
+    fleet.order("hang", number=0, step=4)
+    run(
+        fleet, trials=2, trial_timeout=30.0
+    )  # times the scale: 3 s; and as much again for a stubborn one
+    fleet.await_over()
+    status = StudyHandle("fault", fleet.settings).status()
+    assert (status.trials["failed"], status.trials["complete"], status.losses) == (1, 1, 0)
+    attrs = fleet.trials()[0].user_attrs
+    assert attrs["trialfleet:error"].startswith("trial_timeout: it held slots for 30 s, in 1 att")
+    assert attrs["trialfleet:attempt"] == 1
+
+
 @pytest.mark.fault(31)
 def test_a_trial_that_always_kills_its_process_is_dead_and_the_others_go_on(fleet):
     fleet.order("segmentation fault", number=1, attempt="*", step=0)

@@ -193,6 +193,32 @@ def test_a_release_is_no_failure(clock):
     assert clock.leases.claim(0, "owner", LEASE).attempt == 2
 
 
+def test_a_trial_counts_how_long_its_attempts_held_slots_and_which_of_these_had_a_gpu(clock):
+    clock.leases.enqueue(0, {})
+
+    def attempt(device, seconds, end):
+        grant = clock.leases.claim(0, "owner", LEASE, device=device, insists=True)
+        clock.now_ms += int(seconds * 1000)
+        for _ in range(2):  # an answer that was lost makes no attempt count twice
+            end(grant)
+        return clock.leases.record(0)
+
+    lost = {"most": 9, "backoff_seconds": 0.0}
+    attempt("box/7/cpu-0", 5, lambda grant: clock.leases.release(0, grant.token))
+    failed = Result(error="boom")
+    attempt("box/GPU-1", 7, lambda grant: clock.leases.fail(0, grant.token, failed, 9, 0.0))
+    record = attempt(
+        "box/MIG-2", 2, lambda grant: clock.leases.reap(0, "gone", dead_token=grant.token, **lost)
+    )
+    assert (record.held_ms, record.gpu_ms) == (14_000, 9_000)
+    # nobody looked for an hour: the lease had ended long before
+    late = attempt("", LEASE + 3600, lambda _: clock.leases.reap(0, "gone", **lost))
+    assert late.held_ms == 14_000 + LEASE * 1000
+    attempt("", 1, lambda grant: clock.leases.commit(0, grant.token, TrialState.COMPLETE, Result()))
+    (entry,) = clock.entries()
+    assert (entry.held_ms, entry.gpu_ms) == (15_000 + LEASE * 1000, 9_000)
+
+
 def test_failures_wait_twice_as_long_each_time_and_end_in_dead(clock):
     clock.leases.enqueue(0, {})
     for failures, wait_ms in ((1, 2000), (2, 4000)):

@@ -11,6 +11,7 @@ import optuna
 import pytest
 import torch
 from desk import StepTrial, run, study_of
+from waiting import wait_until
 
 from workers.containers import Container
 from workers.coordination.clock import lease_clock
@@ -211,7 +212,7 @@ from pathlib import Path
 import optuna
 import torch
 from workers.managers import MetricsManager
-from workers.protocol.errors import TransientError
+from workers.protocol.errors import TransientError, TrialTimedOut
 
 def good(trial):
     trial.set_user_attr("k", [1])
@@ -255,6 +256,37 @@ def exits(trial):
 
 def exhausts(trial):
     raise MemoryError("no more")
+
+def exhausts_the_device(trial):
+    trial.report(0.5, 1)
+    try:
+        raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {trial.attempt} GiB.")
+    except RuntimeError as error:
+        raise ValueError("training failed") from error
+
+def prunes_what_exhausts(trial):
+    try:
+        raise MemoryError
+    except MemoryError:
+        raise optuna.TrialPruned
+
+def deals_with_memory(trial):
+    try:
+        raise MemoryError
+    except MemoryError:
+        pass
+    raise ValueError("boom")
+
+def goes_on_and_on(trial):
+    for step in range(10**9):
+        trial.progress(step)
+        time.sleep(0.01)
+
+def ends_in_time(trial):
+    try:
+        goes_on_and_on(trial)
+    except TrialTimedOut:
+        return 0.5
 
 def returns_nothing(trial):
     return None
@@ -306,7 +338,10 @@ def runner(client, settings, container, server, tmp_path):
         ("exits", ["DEAD"], "SystemExit: 3"),
         ("says_it_is_done", ["FAILED"], "SystemExit: 0"),
         ("interrupts", ["DEAD"], "KeyboardInterrupt"),
-        ("exhausts", ["FAILED"], "MemoryError: no more"),
+        ("exhausts", ["PRUNED"], "out of memory: MemoryError: no more"),
+        ("exhausts_the_device", ["PRUNED"], "out of memory: ValueError: training failed"),
+        ("prunes_what_exhausts", ["PRUNED"], None),
+        ("deals_with_memory", ["FAILED"], "ValueError: boom"),
         ("returns_nothing", ["FAILED"], "returned None, which is no number"),
         ("measures_no_numbers", ["FAILED"], "metric 'value' is nan, which cannot be compared"),
         ("is_a_coroutine", ["FAILED"], "returned a coroutine, which never ran"),
@@ -336,6 +371,48 @@ def test_every_way_out_of_an_objective_is_one_end(
         )  # fmt: skip
     if objective == "prunes":
         assert result.values == [0.25]
+    ran_out = {"exhausts", "exhausts_the_device", "prunes_what_exhausts"}
+    assert (result.constraints == {"oom": 1.0}) == (objective in ran_out)
+    if objective == "exhausts_the_device":
+        assert result.values == [0.5]
+    if objective == "raises":
+        last, *_ = reversed(result.traceback.splitlines())
+        assert (last, result.traceback.count("File ")) == ("ValueError: boom", 1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "end"), [("goes_on_and_on", "FAILED"), ("ends_in_time", "COMPLETE")]
+)
+def test_a_trial_ends_when_its_attempts_have_held_slots_for_so_long(
+    desk, runner, settings, tmp_path, objective, end
+):
+    path = f"{tmp_path}/runner_objectives.py:{objective}"
+    place = desk(objective=path, trial_timeout=2.0 / settings.time_scale)
+    place.leases.enqueue(0, {})
+    first = place.leases.claim(0, "another", 45.0)
+    wait_until(lambda: time.time() * 1000 > first.record.claimed_at_ms + 400, "it holds it")
+    place.leases.release(0, first.token)
+    assert runner.run(RunTrial(study="s", number=0, epoch=place.leases.epoch)) is Outcome.ENDED
+    (entry,) = place.inbox()
+    assert entry.subject == end
+    assert 1.9 <= entry.held_ms / 1000 < 6.0
+    result = Result.model_validate(entry.payload)
+    if end == "FAILED":
+        assert result.error.startswith("trial_timeout: it held slots for ")
+        assert "in 2 attempts, and did not end" in result.error
+
+
+def test_a_trial_whose_time_is_up_is_not_begun_again(desk, runner, settings, tmp_path):
+    place = desk(
+        objective=f"{tmp_path}/runner_objectives.py:good", trial_timeout=0.1 / settings.time_scale
+    )
+    place.leases.enqueue(0, {})
+    first = place.leases.claim(0, "another", 45.0)
+    wait_until(lambda: time.time() * 1000 > first.record.claimed_at_ms + 100, "it holds it")
+    place.leases.release(0, first.token)
+    runner.run(RunTrial(study="s", number=0, epoch=place.leases.epoch))
+    (entry,) = place.inbox()
+    assert entry.subject == "FAILED"
 
 
 def test_a_hint_that_grants_nothing_ends_quietly(desk, runner, client):

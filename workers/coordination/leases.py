@@ -7,6 +7,7 @@ write refuses any other. Losing a race is a return value, never an exception.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ MAX_ENTRIES_WITH_REPORTS: Final = 100_000
 
 _PARAM: Final = "param:"
 _LOST_ON: Final = "lost_on:"
+
+#: How the name of a device ends that is no GPU; `count_time` in Lua has the same.
+_CPU_SLOT: Final = re.compile(r"/cpu-\d+$")
 
 _KEYS: Final[dict[str, Callable[[str, int], str]]] = {
     "trial": keys.trial,
@@ -73,6 +77,10 @@ class TrialRecord:
     waits_for: str | None = None
     """Of a trial that was given back: what it lacked."""
     claimed_at_ms: int = 0
+    held_ms: int = 0
+    """How long its attempts that have ended held a slot, together."""
+    gpu_ms: int = 0
+    """Likewise, a slot with a GPU."""
     result_token: int | None = None
     """Of a trial that has ended: the attempt whose end counts."""
     result_id: str | None = None
@@ -82,6 +90,13 @@ class TrialRecord:
     """Of the last failure: what tells the same traceback from another one."""
     generation: str | None = None
     """Of its study; None in a record of a release before."""
+
+    def held_seconds(self, now_ms: int) -> tuple[float, float]:
+        """How long its attempts have held slots until now, and slots with a GPU."""
+        is_running = self.state is TrialState.RUNNING
+        now_held = max(now_ms - self.claimed_at_ms, 0) if is_running else 0
+        has_gpu = self.device is not None and _CPU_SLOT.search(self.device) is None
+        return (self.held_ms + now_held) / 1000, (self.gpu_ms + now_held * has_gpu) / 1000
 
     @classmethod
     def parse(cls, fields: Mapping[str, str]) -> TrialRecord:
@@ -116,6 +131,8 @@ class TrialRecord:
             not_before_ms=int(fields.get("not_before", 0)),
             waits_for=fields.get("waits_for"),
             claimed_at_ms=int(fields.get("claimed_at", 0)),
+            held_ms=int(fields.get("held_ms", 0)),
+            gpu_ms=int(fields.get("gpu_ms", 0)),
             result_token=int(fields["result_token"]) if "result_token" in fields else None,
             result_id=fields.get("result_id"),
             error=None if failure is None else failure.error,

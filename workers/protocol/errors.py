@@ -103,6 +103,13 @@ class DrainRequested(TrialInterrupt):
     """This worker is shutting down, or the study was paused: the trial goes back, uncounted."""
 
 
+class TrialTimedOut(TrialInterrupt):
+    """The trial has held slots for its study's `trial_timeout`; it ends here as FAILED.
+
+    An objective that catches it may return what it has; for that it has `cancel_grace` (30 s).
+    """
+
+
 class LeaseLost(TrialInterrupt):
     """Another process may own this trial now; nothing may be written for it from here."""
 

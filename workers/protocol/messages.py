@@ -60,6 +60,8 @@ class Result(BaseModel):
     user_attrs: dict[str, Any] = {}
     constraints: dict[str, float] = {}
     error: str | None = None
+    #: Where it was raised, for people; its end, if it is long.
+    traceback: str | None = None
     #: Tells failures with the same traceback from others.
     fingerprint: str | None = None
     #: Whether the process, or its host, ended under the attempt.
@@ -136,6 +138,9 @@ class InboxEntry(BaseModel):
     body: str
     #: Of an end: how many processes the trial has lost, this one included.
     losses: int = 0
+    #: Of an end: how long all attempts together held a slot, and one with a GPU.
+    held_ms: int = 0
+    gpu_ms: int = 0
 
     @classmethod
     def from_stream(cls, entry_id: str, fields: Mapping[str, str]) -> InboxEntry:

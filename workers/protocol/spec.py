@@ -28,6 +28,9 @@ EXTENDABLE: Final = frozenset(
     {
         "trials",
         "timeout",
+        "trial_timeout",
+        "budget",
+        "stop",
         "max_failures",
         "max_losses",
         "progress_timeout",
@@ -161,6 +164,28 @@ class ShareSpec(_Model):
     """At most so many of its trials run at once."""
 
 
+class BudgetSpec(_Model):
+    """What a study may use up beside `trials` and `timeout`; then no further trial is started."""
+
+    slot_hours: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """Hours for which its trials may hold slots, all attempts of all trials together."""
+    gpu_hours: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """Likewise, slots with a GPU."""
+
+
+class StopSpec(_Model):
+    """What ends a study before its budgets do: no further trial is started, those that run end."""
+
+    target: float | None = Field(default=None, allow_inf_nan=False)
+    """A value that is good enough."""
+    patience: int | None = Field(default=None, ge=1)
+    """Trials in a row, complete or pruned, of which none was better than the best before."""
+    min_delta: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    """By how much a trial must be better to count as better."""
+    equal_failures: int = Field(default=10, ge=0)
+    """Trials in a row that failed with the same traceback; 0 for never."""
+
+
 class StudySpec(_Model):
     """A study: what to run, over which space, towards what."""
 
@@ -177,6 +202,10 @@ class StudySpec(_Model):
     """How many trials to run in all."""
     timeout: float | None = Field(default=None, gt=0.0)
     """Seconds after which no further trial is started."""
+    trial_timeout: float | None = Field(default=None, gt=0.0)
+    """Seconds for which one trial may hold slots, all its attempts together, before it FAILED."""
+    budget: BudgetSpec = BudgetSpec()
+    stop: StopSpec = StopSpec()
     max_failures: int = Field(default=3, ge=1)
     """Failures of one trial (exceptions, exits, no progress) after which it is DEAD."""
     max_losses: int = Field(default=10, ge=1)
@@ -194,7 +223,7 @@ class StudySpec(_Model):
     wandb: WandbSpec | None = None
     """A run a trial; without it, where the worker has credentials or `WANDB_MODE`."""
 
-    @field_validator("timeout", "progress_timeout", mode="before")
+    @field_validator("timeout", "trial_timeout", "progress_timeout", mode="before")
     @classmethod
     def _parse_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
@@ -230,6 +259,19 @@ class StudySpec(_Model):
                 f"`metric` names {len(self.metrics)} values and `directions`"
                 f" {len(self.all_directions)}; give one metric for each direction"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _stops_make_sense(self) -> StudySpec:
+        if len(self.all_directions) > 1:
+            for name in ("target", "patience"):
+                if getattr(self.stop, name) is not None:
+                    raise ValueError(
+                        f"stop.{name} needs one value, and the study has several directions; leave"
+                        " it out"
+                    )
+        if self.stop.min_delta and self.stop.patience is None:
+            raise ValueError("stop.min_delta says nothing without stop.patience; give both")
         return self
 
     def limit(self, charge: Charge) -> int:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
+
+#: The constraint that a trial violates which ran out of memory.
+OUT_OF_MEMORY: Final = "oom"
 
 
 class TrialState(StrEnum):
@@ -76,11 +80,13 @@ class Command(StrEnum):
     PAUSE = "PAUSE"
     PAUSE_NOW = "PAUSE_NOW"
     CANCEL = "CANCEL"
+    TIME_OUT = "TIME_OUT"
+    """Not sent: by its holder's own clock, the trial's time is up."""
 
     @property
     def is_pressing(self) -> bool:
         """Whether an objective that does not obey is ended after a grace."""
-        return self in {Command.PAUSE_NOW, Command.CANCEL}
+        return self in {Command.PAUSE_NOW, Command.CANCEL, Command.TIME_OUT}
 
 
 class ProcessKind(StrEnum):

@@ -15,14 +15,14 @@ from workers.protocol.guarded_names import names_below_guard
 
 def advice_on(error: BaseException) -> str:
     """The way out of an error, to follow its text; empty where there is none to tell."""
-    for each in _chain(error):
+    for each in shown_chain(error):
         advice = _on_file(each) or _on_name(each) or _on_module(each)
         if advice:
             return f" ({advice})"
     return ""
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def shown_chain(error: BaseException) -> Iterator[BaseException]:
     """An error, and those that led to it, as a traceback shows them."""
     seen: set[int] = set()
     current: BaseException | None = error

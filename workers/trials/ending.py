@@ -13,16 +13,14 @@ that does not do what is asked of its study, the one that renews the lease.
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
+import optuna
 import redis
 
 from workers.coordination.clock import lease_clock
@@ -39,16 +37,19 @@ from workers.protocol.errors import (
     TransientError,
     TrialCancelled,
     TrialInterrupt,
+    TrialTimedOut,
 )
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
-from workers.protocol.states import Charge, Command, TrialState
+from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
 from workers.times import Times
 from workers.trials.advice import advice_on
 from workers.trials.cuda_errors import CudaTrouble
 from workers.trials.failure_streak import FailureStreak
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
+from workers.trials.out_of_memory import ran_out_of_memory
+from workers.trials.tracebacks import EXITED, fingerprint, objective_traceback
 
 log = get_logger(__name__)
 
@@ -58,10 +59,8 @@ _ERROR_CHARACTERS: Final = 2000
 #: How much of what a trial waits for travels with it.
 _REASON_CHARACTERS: Final = 300
 
-#: The fingerprint of an objective that said it was done, and returned nothing.
-_EXITED: Final = "exit 0"
-
-_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{6,}")
+#: The fingerprint of an objective that ran out of memory: how much was missing differs.
+_OUT_OF_MEMORY: Final = "out of memory"
 
 
 class Outcome(Enum):
@@ -159,13 +158,22 @@ class AttemptEnd:
         self.exit_code = 1
 
     def commit(
-        self, state: TrialState, values: list[float] | None = None, error: str | None = None
+        self,
+        state: TrialState,
+        values: list[float] | None = None,
+        error: str | None = None,
+        traceback: str | None = None,
+        *,
+        is_out_of_memory: bool = False,
     ) -> None:
         """End the trial for good."""
         self._has_the_word.acquire()
         result = self._result(values, error)
+        result.traceback = traceback
+        if is_out_of_memory:
+            result.constraints[OUT_OF_MEMORY] = 1.0
         held, trial = self._held, self._trial
-        if state in {TrialState.COMPLETE, TrialState.PRUNED}:
+        if state in {TrialState.COMPLETE, TrialState.PRUNED} and not is_out_of_memory:
             self.exit_code = 0
             self._streak.end()
         self._entry = OutboxEntry(
@@ -194,6 +202,35 @@ class AttemptEnd:
             busy_seconds=round(result.busy_seconds, 3),
         )
 
+    def prune(self, error: optuna.TrialPruned) -> None:
+        """End the trial as the objective asked, with the last value that it reported."""
+        # to prune what did not fit is an objective's own way to say that it did not
+        self._prune(is_out_of_memory=ran_out_of_memory(error))
+
+    def _prune(self, error: str | None = None, *, is_out_of_memory: bool) -> None:
+        value = self._trial.last_value
+        values = None if value is None else [value]
+        self.commit(TrialState.PRUNED, values, error, is_out_of_memory=is_out_of_memory)
+
+    def run_out_of_memory(self, error: BaseException) -> None:
+        """Give a trial up that needs more memory than there is: PRUNED, and no point to go near.
+
+        It is tried once more before: what others had left in the memory may be gone by then.
+        """
+        self._has_the_word.acquire()
+        if self._is_draining() or _is_of(error, TrialInterrupt):
+            self.fail(error)
+            return
+        log.warning("out_of_memory", exception=traceback_of(error))
+        record, spec = self._held.grant.record, self._trial.spec
+        result = self._result(error=f"out of memory: {describe_error(error, _ERROR_CHARACTERS)}")
+        result.fingerprint = _OUT_OF_MEMORY
+        is_repeated = record.error_fingerprint == _OUT_OF_MEMORY
+        if is_repeated or record.failures + 1 >= spec.max_failures:
+            self._prune(result.error, is_out_of_memory=True)
+        else:
+            self._count(result, Charge.FAILURE)
+
     def fail(self, error: BaseException, *, may_be_sick: bool = True) -> None:
         """Count a failure of the attempt; the trial is tried again, or DEAD.
 
@@ -208,6 +245,9 @@ class AttemptEnd:
         if _is_of(error, TrialCancelled):
             self.cancel()
             return
+        if _is_of(error, TrialTimedOut):
+            self.time_out()
+            return
         if self._is_draining() or _is_of(error, DrainRequested):
             log.warning("failed_while_draining", error=describe_error(error, _ERROR_CHARACTERS))
             self.release()
@@ -217,15 +257,16 @@ class AttemptEnd:
         advice = "" if isinstance(error, FleetError) else advice_on(error)
         text = describe_error(error, _ERROR_CHARACTERS - len(advice))
         result = self._result(error=f"{text}{advice}")
-        result.fingerprint = _fingerprint(error)
-        is_repeated = result.fingerprint in {_EXITED, held.grant.record.error_fingerprint} - {None}
+        result.fingerprint = fingerprint(error)
+        result.traceback = objective_traceback(error)
+        is_repeated = result.fingerprint in {EXITED, held.grant.record.error_fingerprint} - {None}
         doubt = self._streak.add(spec.name, held.number, is_repeated=is_repeated)
         if doubt is not None and may_be_sick:
             log.error("process_sick", reason=doubt, hint="a fresh one takes its place")
             self.hand_over(Outcome.SICK)
         elif is_repeated:
             # once more, the same would go wrong in the same way
-            self.commit(TrialState.FAILED, error=result.error)
+            self.commit(TrialState.FAILED, error=result.error, traceback=result.traceback)
         else:
             self._count(result, Charge.FAILURE)
 
@@ -281,11 +322,16 @@ class AttemptEnd:
         if _is_of(error, TrialInterrupt):
             self.fail(error)
         else:
-            self.commit(TrialState.FAILED, error=hide(plain_text(error, _ERROR_CHARACTERS)))
+            text = hide(plain_text(error, _ERROR_CHARACTERS))
+            self.commit(TrialState.FAILED, error=text, traceback=text)
 
     def cancel(self) -> None:
         """End the trial for good, since its study was cancelled; what it made is kept."""
         self.commit(TrialState.CANCELLED, error="the study was cancelled")
+
+    def time_out(self) -> None:
+        """End the trial as FAILED, since it has held slots for as long as it may."""
+        self.commit(TrialState.FAILED, error=self._held.timeout_text)
 
     def in_place_of_objective(self, command: Command) -> bool:
         """Do what is asked of an objective that does not; the process must end then.
@@ -299,6 +345,8 @@ class AttemptEnd:
             return False
         if command is Command.CANCEL:
             self.cancel()
+        elif command is Command.TIME_OUT:
+            self.time_out()
         else:
             self.release()
         return True
@@ -397,18 +445,6 @@ class AttemptEnd:
             num_reports_left_out=self._trial.num_reports_left_out,
         )
         return result.sendable()
-
-
-def _fingerprint(error: BaseException) -> str | None:
-    """What two failures with the same traceback have in common; None for what may be luck."""
-    if isinstance(error, SystemExit) and error.code in {None, 0}:
-        return _EXITED
-    if not isinstance(error, Exception):
-        return None  # an exit code
-    frames = traceback.extract_tb(error.__traceback__)
-    where = [f"{frame.filename}:{frame.lineno}" for frame in frames]
-    text = _ADDRESS.sub("", describe_error(error, _ERROR_CHARACTERS))
-    return hashlib.sha256("\n".join([*where, text]).encode()).hexdigest()[:16]
 
 
 def _is_of(error: BaseException | None, interrupt: type[TrialInterrupt]) -> bool:

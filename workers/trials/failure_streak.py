@@ -73,6 +73,8 @@ class FailureStreak:
     def _num_succeeded(self, study: str) -> int:
         """As the orchestrator last published it; none while Redis is away."""
         with suppress(redis.RedisError, LookupError, TypeError):
-            counts = self._studies.fact(study, "status")["trials"]
-            return int(counts["complete"]) + int(counts["pruned"])
+            status = self._studies.fact(study, "status")
+            counts = status["trials"]
+            pruned = int(counts["pruned"]) - int(status.get("out_of_memory", 0))
+            return int(counts["complete"]) + pruned
         return 0

@@ -17,7 +17,7 @@ import redis
 from workers.coordination.clock import lease_clock
 from workers.coordination.leases import Grant, TrialLeases
 from workers.logs import get_logger
-from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled
+from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled, TrialTimedOut
 from workers.protocol.states import Command
 from workers.times import Times
 
@@ -75,6 +75,9 @@ class HeldLease:
         #: after so many seconds without a step, the process ends: it must not look alive
         self.progress_timeout: float | None = None
         self._progressed_at: float | None = None
+        self._times_out_at = math.inf
+        #: what is told of a trial that ends for its time
+        self.timeout_text = ""
         #: ends the attempt in place of an objective that does not; False if it ends at this moment
         self.end_in_place: Callable[[Command], bool] = lambda _command: False
         #: since when something pressing is asked of the objective
@@ -107,17 +110,43 @@ class HeldLease:
 
         Raises:
             LeaseLost: Somebody else may run the trial now.
+            TrialTimedOut: Its time is up.
             TrialCancelled: The study was cancelled.
             DrainRequested: This worker is shutting down, or the study was paused.
         """
         if self.is_lost:
             raise LeaseLost(f"trial {self.number}: token {self.token} is no longer valid")
+        self.check_time()
         if self.command is Command.CANCEL:
             raise TrialCancelled(f"trial {self.number}: the study was cancelled")
         if self.command in {Command.PAUSE, Command.PAUSE_NOW}:
             raise DrainRequested(f"trial {self.number}: {_PAUSED}")
         if self.command is Command.DRAIN or self._is_draining():
             raise DrainRequested(f"trial {self.number}: this worker is shutting down")
+
+    def time_out(self, seconds: float, scale: float = 1.0) -> None:
+        """Have the trial end when all its attempts together have held slots for so long.
+
+        Args:
+            seconds: What one trial may take; what its attempts before held is taken off.
+            scale: Multiplies it, as it does all intervals.
+        """
+        record = self.grant.record
+        self._times_out_at = lease_clock() + seconds * scale - record.held_ms / 1000
+        attempts = "1 attempt" if self.grant.attempt == 1 else f"{self.grant.attempt} attempts"
+        self.timeout_text = (
+            f"trial_timeout: it held slots for {seconds:g} s, in {attempts}, and did not end; where"
+            " a trial may take longer, raise `trial_timeout`"
+        )
+
+    def check_time(self) -> None:
+        """Return if the trial may go on, by its time.
+
+        Raises:
+            TrialTimedOut: Its time is up.
+        """
+        if lease_clock() >= self._times_out_at:
+            raise TrialTimedOut(self.timeout_text)
 
     def note_progress(self, step: int) -> None:
         """Note that training is about to make a step; from the first on, hanging is noticed."""
@@ -159,13 +188,14 @@ class HeldLease:
         self._thread.join()
 
     def _beat(self) -> None:
-        pause = self._times.beat
+        pause = min(self._times.beat, max(0.0, self._times_out_at - lease_clock()))
         while not self._ended.wait(pause) and not self.is_lost:
             self._end_if_hung()
             # while Redis is away, ask more often: what is left of the lease is short
             pause = self._times.beat if self._renew() else self._times.beat / 10
             self._end_if_not_obeyed()
-            pause = min(pause, max(self._grace_left(), self._times.beat / 10))
+            soon = min(self._grace_left(), self._times_out_at - lease_clock())
+            pause = min(pause, max(soon, self._times.beat / 10))
         if not self._ended.wait(self._times.grace):
             log.error("ending_process", reason="the lease is lost, and the objective goes on")
             os._exit(EXIT_LEASE_LOST)
@@ -183,9 +213,14 @@ class HeldLease:
             )
             os._exit(EXIT_HUNG)
 
+    @property
+    def _asked(self) -> Command:
+        """What is asked of the objective: by the server, or by the trial's own time."""
+        return Command.TIME_OUT if lease_clock() >= self._times_out_at else self.command
+
     def _grace_left(self) -> float:
         """How long the objective may still take to do what is asked of it."""
-        if not self.command.is_pressing:
+        if not self._asked.is_pressing:
             self._pressed_at = None
             return math.inf
         now = lease_clock()
@@ -193,12 +228,12 @@ class HeldLease:
         return max(0.0, self._pressed_at + self._times.cancel_grace - now)
 
     def _end_if_not_obeyed(self) -> None:
-        if self._grace_left() > 0 or self.is_lost or not self.end_in_place(self.command):
+        if self._grace_left() > 0 or self.is_lost or not self.end_in_place(self._asked):
             return
         log.error(
             "ending_process",
-            reason="the objective goes on, and its study is not to",
-            asked=self.command.value,
+            reason="the objective goes on, and is not to",
+            asked=self._asked.value,
             hint="call trial.report or trial.progress now and then",
         )
         os._exit(EXIT_NOT_OBEYED)

@@ -39,6 +39,7 @@ from workers.protocol.errors import (
     ObjectiveNotLoadedError,
     TransientError,
     TrialCancelled,
+    TrialTimedOut,
     UnfitStudyError,
 )
 from workers.protocol.messages import RunTrial
@@ -52,6 +53,7 @@ from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
 from workers.trials.objectives import call_objective, load_objective
+from workers.trials.out_of_memory import ran_out_of_memory
 from workers.trials.preparation import Preparation
 from workers.trials.returned import read_values
 from workers.trials.slot_health import SlotHealth
@@ -179,6 +181,8 @@ class TrialRunner:
             leave_word=self._leave_word,
         )
         held.progress_timeout = spec.progress_timeout * self._settings.time_scale
+        if spec.trial_timeout is not None:
+            held.time_out(spec.trial_timeout, self._settings.time_scale)
         try:
             return self._run_attempt(spec, held, hint, sent_at)
         finally:
@@ -288,7 +292,7 @@ class TrialRunner:
         wandb.start(spec.name, held.number, lambda: trial.params, trial.attempt, spec.wandb)
         surroundings = Surroundings()
         with held:
-            self._train(trial, end, surroundings)
+            self._train(trial, held, end, surroundings)
         try:
             # first: what is to be told and kept does not wait for what an objective left running
             outcome = end.leave()
@@ -312,10 +316,13 @@ class TrialRunner:
         elif end.exit_code == 0:
             self._health.note_success()
 
-    def _train(self, trial: FleetTrial, end: AttemptEnd, surroundings: Surroundings) -> None:
+    def _train(
+        self, trial: FleetTrial, held: HeldLease, end: AttemptEnd, surroundings: Surroundings
+    ) -> None:
         """Call the objective, and say how that ended."""
         try:
             with surroundings.watched():
+                held.check_time()  # attempts before this one may have used it up
                 self._seed_module(trial)
                 objective = load_objective(
                     trial.spec.objective, self._settings.objectives, self._modules
@@ -332,6 +339,8 @@ class TrialRunner:
             end.hand_over()
         except TrialCancelled:
             end.cancel()
+        except TrialTimedOut:
+            end.time_out()
         except DrainRequested:
             end.release()
         except LeaseLost as error:
@@ -350,8 +359,7 @@ class TrialRunner:
             self._cuda.note_broken(trouble.kind)
             end.lose(trouble, error, is_suspect=self._health.is_suspect())
         elif isinstance(error, optuna.TrialPruned):
-            value = trial.last_value
-            end.commit(TrialState.PRUNED, None if value is None else [value])
+            end.prune(error)
         elif isinstance(error, ObjectiveNotLoadedError) and self._health.has_other(
             trial.spec.resources.queue
         ):
@@ -361,6 +369,8 @@ class TrialRunner:
             self._give_up(trial, end, error)
         elif isinstance(error, TransientError):
             end.give_back(error)
+        elif ran_out_of_memory(error):
+            end.run_out_of_memory(error)
         else:
             end.fail(error)
 

@@ -44,11 +44,24 @@ local function tell_inbox(inbox, kind, number, token, attempt, subject, body, ..
     'attempt', attempt, 'subject', subject, 'body', body, ...)
 end
 
+-- Adds how long the attempt that holds a trial held its slot to the trial's own clock: to now, or to
+-- the end of its lease if that came before.
+local function count_time(trial, now)
+  local record = redis.call('HMGET', trial, 'claimed_at', 'deadline', 'device')
+  local until_ms = math.min(now, tonumber(record[2] or now))
+  local held = integer(math.max(0, until_ms - tonumber(record[1] or until_ms)))
+  redis.call('HINCRBY', trial, 'held_ms', held)
+  if (record[3] or '') ~= '' and not string.find(record[3], '/cpu%-%d+$') then
+    redis.call('HINCRBY', trial, 'gpu_ms', held)
+  end
+end
+
 -- Ends a trial for good; the caller has checked that it may.
 local function finish(trial, leases, queued, inbox, number, state, payload, now)
-  local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses')
+  count_time(trial, now)
+  local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses', 'held_ms', 'gpu_ms')
   local id = tell_inbox(inbox, 'terminal', number, record[1], record[2], state, payload,
-    'losses', record[3] or '0')
+    'losses', record[3] or '0', 'held_ms', record[4] or '0', 'gpu_ms', record[5] or '0')
   redis.call('HSET', trial, 'state', state, 'result_token', record[1], 'result_id', id,
     'ended_at', integer(now))
   redis.call('HDEL', trial, 'nonce', 'deadline')
@@ -58,6 +71,7 @@ local function finish(trial, leases, queued, inbox, number, state, payload, now)
 end
 
 local function requeue(trial, leases, queued, number, not_before, now)
+  count_time(trial, now)
   redis.call('HSET', trial, 'state', 'QUEUED', 'not_before', integer(not_before))
   redis.call('HDEL', trial, 'nonce', 'owner', 'deadline', 'waits_for')
   redis.call('ZREM', leases, number)

@@ -90,6 +90,12 @@ def test_what_no_module_has_a_name_for_is_refused_with_the_way_out(objective, sh
     assert shown in str(refused.value)
 
 
+def test_the_place_of_an_anonymous_function_is_told():
+    file = __file__.rpartition("/")[2]
+    with pytest.raises(InvalidInputError, match=rf"<lambda> \({file}:\d+\): a worker"):
+        Study(lambda trial: 0.0)
+
+
 def test_what_cannot_be_called_is_refused():
     with pytest.raises(InvalidInputError, match=r"objective = 5: give a function"):
         Study(5)
@@ -163,3 +169,20 @@ def test_what_was_typed_is_refused_and_what_was_imported_is_not(tmp_path):
     imported, refused = run_in(tmp_path, typed=typed)
     assert imported == "library:shared"
     assert "typed into an interactive session" in refused
+
+
+CELL = "def objective(trial): return 0\\ncell_lambda = lambda trial: 0"
+
+
+@pytest.mark.parametrize("name", ["objective", "cell_lambda"])
+def test_functions_of_a_notebook_are_refused_by_name_also_where_it_has_a_file(tmp_path, name):
+    # as kernels run cells: compiled under a name of their own, in the main program's namespace
+    (tmp_path / "notebook.py").write_text(
+        "from orchestrator.submission.study import Study\n"
+        f"exec(compile('{CELL}', '/tmp/ipykernel_7/1234.py', 'exec'))\n"
+        f"try: Study({name})\n"
+        "except Exception as error: print(error)\n"
+    )
+    (told,) = run_in(tmp_path, "notebook.py")
+    assert "was typed into an interactive session or a notebook" in told
+    assert ("<lambda>" if "lambda" in name else name) in told
