@@ -150,13 +150,15 @@ class ControlledStudy:
             InvalidInputError: A trial of these cannot be retried, or the study was stopped or
                 cancelled.
         """
-        count = self._count_retries(numbers)
-        with self._studies() as studies:
-            studies.order(self.name, [Retry(numbers=sorted(set(numbers)) if numbers else None)])
-        return count
+        found = self._retried(numbers)
+        wanted = found if found is not None else sorted(set(numbers)) or None
+        if wanted != []:  # these, and none that fails before the order is read
+            with self._studies() as studies:
+                studies.order(self.name, [Retry(numbers=wanted)])
+        return None if found is None else len(found)
 
-    def _count_retries(self, numbers: Sequence[int]) -> int | None:
-        """How many trials will be retried, as far as that can be told from here."""
+    def _retried(self, numbers: Sequence[int]) -> list[int] | None:
+        """The trials that will be retried, as far as that can be told from here."""
         trials = self._trials()
         if trials is None:
             return None
@@ -171,7 +173,7 @@ class ControlledStudy:
                     f"trial {number} of study {self.name!r} is {state}: only trials that failed,"
                     f" died or were cancelled can be retried"
                 )
-        return len(found - again)
+        return sorted(found - again)
 
     def _trials(self) -> list[FrozenTrial] | None:
         """The study's trials, where its results are on this machine and it has begun."""

@@ -290,6 +290,12 @@ class DrivenStudy:
         )
         # what samplers call at their end, and what raises outside of `optimize`
         study.stop = self._note_exhausted  # type: ignore[method-assign]
+        if self._storage.is_ours_alone:
+            # each `ask` would look at all trials for one that waits: it is known if there is any
+            look = study._pop_waiting_trial_id
+            study._pop_waiting_trial_id = (  # type: ignore[method-assign]
+                lambda: look() if self.tally.waiting else None
+            )
         return study
 
     def _note_exhausted(self) -> None:

@@ -70,6 +70,8 @@ class StudyStorage:
     sync: Callable[[], None]
     """Brings all that was written to disk; a database has done so already."""
     close: Callable[[], None]
+    is_ours_alone: bool = False
+    """Whether nobody else can write it meanwhile, as anybody can a database."""
 
     @classmethod
     def open(cls, url: str) -> StudyStorage:
@@ -94,7 +96,7 @@ class StudyStorage:
                     f"{url} cannot be read: {describe_error(error, 200)}; move it away, or mend"
                     " the line that is no entry of Optuna's journal"
                 ) from error
-            return cls(replayed, journal.sync, journal.close)
+            return cls(replayed, journal.sync, journal.close, is_ours_alone=True)
         database = _open_database(url, optuna.storages.RDBStorage)
         return cls(database, lambda: None, database.remove_session)
 

@@ -218,6 +218,7 @@ def test_what_optunas_own_enqueue_left_in_a_database_is_run_or_failed_and_stalls
         theirs.enqueue_trial({"c": "none of them"})
         work_off(fleet, service)
     with fleet.service() as service:
+        turn_until(service, lambda: service.status("s"), "it is open")
         work_off(fleet, service)
     assert handle.status().stalled is None
     found = {json.dumps(each.system_attrs.get("fixed_params")): each for each in fleet.stored()}
