@@ -18,7 +18,10 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from orchestrator.commands.control import control_app
+from orchestrator.commands.deleting import deleting_app
+from orchestrator.commands.options import NameArgument, SetOption, StudyArgument, TrialsOption
 from orchestrator.commands.results import results_app
+from orchestrator.commands.trying import trying_app
 from orchestrator.driving.service import Service
 from orchestrator.fleet import connect
 from orchestrator.handle import StudyHandle
@@ -52,24 +55,9 @@ app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 app.add_typer(control_app)
+app.add_typer(deleting_app)
 app.add_typer(results_app)
-
-StudyArgument = Annotated[
-    str,
-    typer.Argument(metavar="STUDY", help="A YAML file, or module:objective, or file.py:objective."),
-]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
-TrialsOption = Annotated[
-    int | None, typer.Option("--trials", help="Trials in all, instead of the study's own number.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="A setting instead of the study's own, typed as in YAML; may be given again.",
-    ),
-]
+app.add_typer(trying_app)
 
 
 @app.command()

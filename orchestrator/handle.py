@@ -28,6 +28,7 @@ from orchestrator.storage.place import locate
 from orchestrator.storage.tally import Tally
 from orchestrator.views.following import follow
 from orchestrator.views.obstacles import obstacles
+from orchestrator.views.other_code import other_code
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRegistry
@@ -209,6 +210,7 @@ class StudyHandle(ControlledStudy):
         entries = list(ProcessRegistry(client, self._settings.times).entries())
         return found.model_copy(
             update={
+                "other_code": other_code(studies.spec(self.name), entries),
                 "stalled": None if stalled is None else str(stalled),
                 "waits_for": [
                     *found.waits_for,

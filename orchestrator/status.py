@@ -130,6 +130,10 @@ class StudyStatus(BaseModel):
     """Trials that were given back uncounted, and what each waits for."""
     results: str | None = None
     """Where trials leave their results."""
+    end_problem: str | None = None
+    """Why the study's `on_end` failed."""
+    other_code: list[str] = []
+    """Workers whose file of the objective is not the submitter's, and what follows."""
     set_aside: list[str] = []
     """Why entries of the study's inbox could not be taken in, the latest last."""
     as_of: float | None = None

@@ -58,6 +58,9 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`FLEET_LOG_LEVEL`: at `info` a worker tells of each trial how it ended, at `debug` all it
     does."""
+    on_end: tuple[str, ...] = ()
+    """`FLEET_ON_END`: commands that the orchestrator may run where a study has ended, beginnings of
+    URLs that it may post to, or `*` for whatever studies name; written as `FLEET_OBJECTIVES`."""
     time_scale: float = Field(default=1.0, gt=0.0)
     """`FLEET_TIME_SCALE`: multiplies every interval of the protocol; for tests."""
 
@@ -109,7 +112,7 @@ class Settings(BaseModel):
             for name in cls.model_fields
             if environment.get(variable := f"FLEET_{name.upper()}")
         }
-        for name in {"objectives", "samplers"} & given.keys():
+        for name in {"objectives", "samplers", "on_end"} & given.keys():
             given[name] = _read_list(f"FLEET_{name.upper()}", given[name])
         return cls.build(given)
 
@@ -140,8 +143,9 @@ class Settings(BaseModel):
         """The variables that make a child process read these settings back."""
         values = {name: value for name, value in self if value not in {None, ()}}
         values["objectives"] = write_list(self.objectives)
-        if self.samplers:
-            values["samplers"] = write_list(self.samplers)
+        for name, given in {"samplers": self.samplers, "on_end": self.on_end}.items():
+            if given:
+                values[name] = write_list(given)
         return {f"FLEET_{name.upper()}": str(value) for name, value in values.items()}
 
 

@@ -72,6 +72,7 @@ def start_run(
     number: int,
     config: Mapping[str, Any],
     asked: WandbSpec | None = None,
+    generation: str | None = None,
 ) -> Any:
     """Start the run of a trial, or go on with the one of an earlier attempt.
 
@@ -81,6 +82,7 @@ def start_run(
         number: The trial's number.
         config: Becomes the run's configuration.
         asked: What the study asks of W&B.
+        generation: Tells the study from a deleted one of its name, whose runs stay as they are.
 
     Returns:
         A `wandb.Run`.
@@ -94,7 +96,7 @@ def start_run(
         tags=asked.tags or None,
         group=study,
         name=f"{study}-{number}",
-        id=f"{study}-{number}",
+        id=f"{study}-{number}{f'-{generation[:8]}' if generation else ''}",
         resume="allow",
         config=dict(config),
         dir=str(home),  # it appends its own `wandb/`
@@ -109,16 +111,20 @@ def start_run(
     )
 
 
-def command_to_end(home: Path, study: str, number: int, asked: WandbSpec | None) -> list[str]:
+def command_to_end(
+    home: Path, study: str, number: int, asked: WandbSpec | None, generation: str | None
+) -> list[str]:
     """The command that ends the run of a trial as a failure."""
     words = [str(home), study, str(number), (asked or WandbSpec()).model_dump_json()]
+    words.append(generation or "")
     return [sys.executable, "-m", "workers.wandb_run", *words]
 
 
 def main() -> None:
     """End the run of a trial as a failure."""
-    home, study, number, asked = sys.argv[1:]
-    run = start_run(Path(home), study, int(number), {}, WandbSpec.model_validate_json(asked))
+    home, study, number, asked_json, generation = sys.argv[1:]
+    asked = WandbSpec.model_validate_json(asked_json)
+    run = start_run(Path(home), study, int(number), {}, asked, generation)
     run.finish(exit_code=1)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.options import NameArgument
 from orchestrator.commands.points import best_points, read_points
 from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus
@@ -16,8 +17,6 @@ from orchestrator.views.json_output import JsonOption, print_json
 from workers.protocol.errors import InvalidInputError
 
 control_app = typer.Typer()
-
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 
 
 @control_app.command()

@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial
 from rich.console import Console, Group
 from rich.text import Text
 
+from orchestrator.commands.options import NameArgument
 from orchestrator.handle import StudyHandle
 from orchestrator.local.taking_home import check_target, take_home
-from orchestrator.storage.attributes import ATTR, SPEC_ATTR
+from orchestrator.storage.attributes import ATTR, SPEC_ATTR, code_of
 from orchestrator.storage.best_trials import best_first
 from orchestrator.submission.fixed_study import fixed_fields
 from orchestrator.submission.schema import study_schema
@@ -31,8 +32,6 @@ from workers.protocol.plain import strict_json
 from workers.protocol.spec import FINETUNE, StudySpec
 
 results_app = typer.Typer()
-
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 
 _FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
@@ -205,7 +204,7 @@ def _table(found: _Found) -> TrialTable:
     if any(not trial.state.is_finished() for trial in trials):
         running = {each.number for each in found.handle.status().running}
     columns = value_columns(found.spec.metrics, len(found.spec.all_directions))
-    return TrialTable.of(trials, columns, running)
+    return TrialTable.of(trials, columns, running, found.study.user_attrs)
 
 
 def _refuse_without_files(found: _Found, trial: FrozenTrial, folder: Path | None) -> None:
@@ -234,7 +233,7 @@ def _describe(found: _Found, trial: FrozenTrial, folder: Path | None) -> dict[st
         "params": trial.params,
         "user_attrs": own,
         "constraints": trial.constraints,
-        "code": trial.user_attrs.get(f"{ATTR}code"),
+        "code": code_of(trial.user_attrs, found.study.user_attrs) or None,
         "folder": None if folder is None else str(folder),
         "model": _model_folder(folder),
     }

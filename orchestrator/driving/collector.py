@@ -185,6 +185,7 @@ class Collector:
             f"{ATTR}traceback": _traceback(state, result),
             f"{ATTR}result_error": problem,
             f"{ATTR}reports_left_out": result.num_reports_left_out or None,
+            f"{ATTR}code": self._study.code_id(result.code),
         }
         for key, value in facts.items():
             if value is not None:

@@ -15,14 +15,22 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.driving.generation import prepare, stored_generation
 from orchestrator.driving.limits import Limits
+from orchestrator.driving.on_end import EndHook
+from orchestrator.driving.warm_sampler import with_former
+from orchestrator.status import StudyStatus
 from orchestrator.storage.attributes import (
     ATTR,
     BY_RUN_ATTR,
+    CODE_ATTR,
+    END_TOLD_ATTR,
     EXHAUSTED_ATTR,
     GENERATION_ATTR,
     SPEC_ATTR,
     WISH_ATTR,
+    code_id,
+    told_end,
 )
+from orchestrator.storage.former_trials import former_trials
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
 from orchestrator.storage.place import is_found_by_place, locate, place_of
 from orchestrator.storage.tally import Tally
@@ -50,7 +58,8 @@ class DrivenStudy:
 
     def __init__(self, client: redis.Redis, hints: Hints, name: str, settings: Settings) -> None:
         self.name = name
-        self._samplers = settings.samplers
+        self._settings = settings
+        self._end_hook = EndHook(name, settings.on_end)
         self._hints = hints
         self._studies = Studies(client)
         self.spec: StudySpec = self._studies.spec(name)
@@ -74,6 +83,8 @@ class DrivenStudy:
         self._wish = Wish(attrs.get(WISH_ATTR, Wish.RUN))
         self._is_by_run = bool(attrs.get(BY_RUN_ATTR))
         self._is_exhausted = bool(attrs.get(EXHAUSTED_ATTR))
+        #: the code that is known with the study
+        self._codes = {name.removeprefix(CODE_ATTR) for name in attrs if name.startswith(CODE_ATTR)}
         self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
         self._seconds_noted = self._seconds_before
         self._opened_at: float | None = None
@@ -145,6 +156,37 @@ class DrivenStudy:
         """Count no time until `start_clock`: the study is paused."""
         self._seconds_before, self._opened_at = self.wall_seconds, None
 
+    @property
+    def is_end_told(self) -> bool:
+        """Whether nothing is left to be done about this end of the study, by its `on_end`."""
+        return self.spec.on_end is None or self._told_end() is not None
+
+    @property
+    def end_problem(self) -> str | None:
+        """Why `on_end` failed, if it did."""
+        told = None if self.spec.on_end is None else self._told_end()
+        return None if told is None else told["problem"]
+
+    def _told_end(self) -> dict[str, Any] | None:
+        return told_end(self.study.user_attrs, self.tally.num_trials)
+
+    def tell_end(self, status: StudyStatus) -> bool:
+        """See to the study's `on_end`, without waiting; whether that is done.
+
+        Args:
+            status: The study, which is over.
+        """
+        if self.spec.on_end is None or self.is_end_told:
+            return True
+        told = self._end_hook.tell(self.spec.on_end, status)
+        if told is None:
+            return False
+        self.study.set_user_attr(
+            END_TOLD_ATTR, {"trials": self.tally.num_trials, "problem": told.problem}
+        )
+        self.sync()
+        return True
+
     def note_clock(self, *, at_most_every: float = 0.0) -> None:
         """Write down how long the study has been driven, for an orchestrator after this one.
 
@@ -205,6 +247,16 @@ class DrivenStudy:
         """Attach a fact to a trial."""
         self._storage.storage.set_trial_user_attr(self._trial_id(number), key, value)
 
+    def code_id(self, facts: dict[str, Any]) -> str | None:
+        """The name under which facts about code lie with the study: once, however many trials."""
+        if not facts:
+            return None
+        name = code_id(facts)
+        if name not in self._codes:
+            self.study.set_user_attr(f"{CODE_ATTR}{name}", facts)
+            self._codes.add(name)
+        return name
+
     def report(self, number: int, step: int, value: float) -> None:
         """Store an intermediate value."""
         self._storage.storage.set_trial_intermediate_value(self._trial_id(number), step, value)
@@ -258,12 +310,14 @@ class DrivenStudy:
 
     def close(self) -> None:
         """Let another orchestrator drive the study."""
+        self._end_hook.close()
         self.note_clock()
         self._storage.sync()
         self._storage.close()
 
     def abandon(self) -> None:
         """Write nothing more: another orchestrator drives the study."""
+        self._end_hook.close()
         self._storage.close()
 
     def _begin(self) -> None:
@@ -285,8 +339,12 @@ class DrivenStudy:
         study = create_or_load_study(
             self.spec,
             self._storage.storage,
-            make_sampler(self.spec, num_existing=num_existing, allowed=self._samplers),
-            make_pruner(self.spec, allowed=self._samplers),
+            with_former(
+                make_sampler(self.spec, num_existing=num_existing, allowed=self._settings.samplers),
+                former_trials(self.spec, self._storage.storage, self._settings),
+                self.spec,
+            ),
+            make_pruner(self.spec, allowed=self._settings.samplers),
         )
         # what samplers call at their end, and what raises outside of `optimize`
         study.stop = self._note_exhausted  # type: ignore[method-assign]

@@ -110,6 +110,8 @@ class StudyDriver:
         """Whether what was read or begun is to be done again."""
         self.turning: Future[None] | None = None
         """A turn that a thread of the service is at."""
+        self.is_done = False
+        """Whether it is over, and its `on_end` was told."""
         self.status: StudyStatus | None = None
         """The latest; None until its storage was opened."""
 
@@ -332,14 +334,17 @@ class StudyDriver:
         ).model_copy(update={"as_of": time.time()})
 
     def _publish(self) -> None:
-        self._is_stale = False
         self._published_at = time.monotonic()
         self.study.keep_limits()
         self.status = self._build_status()
+        # who waits for the study waits for this, too
+        self.is_done = self.status.is_over and self.study.tell_end(self.status)
+        self._is_stale = self.status.is_over and not self.is_done
+        self.status = self.status.model_copy(update={"end_problem": self.study.end_problem})
         facts: dict[str, Any] = {
             "status": self.status.model_dump(mode="json"),
             "best_value": _first_value(self.status),
-            "over": self.study.spec.digest() if self.status.is_over else None,
+            "over": self.study.spec.digest() if self.is_done else None,
             "stalled": None,
         }
         self.study.publish(facts)

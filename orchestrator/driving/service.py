@@ -22,6 +22,7 @@ from typing import Final, Self
 import redis
 
 from orchestrator.driving.catalogue import Catalogue
+from orchestrator.driving.deletion import has_running, try_delete
 from orchestrator.driving.driver import StudyDriver, Surroundings
 from orchestrator.driving.queues import Queues
 from orchestrator.driving.reaper import Reaper
@@ -33,11 +34,13 @@ from orchestrator.status import StudyStatus
 from orchestrator.storage.opening import is_database_error
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, resolve_url
+from workers.coordination.deletions import Deletions
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies, Submitted
 from workers.coordination.study_lead import StudyLead
+from workers.disk.deleted_studies import remove_aside
 from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger, traceback_of
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -99,6 +102,8 @@ class Service:
     _beat_at: float = 0.0
     _submitted: dict[str, Submitted] = field(default_factory=dict)
     """The studies that are not over, as Redis had them: it may lose its data."""
+    _deleting: set[str] = field(default_factory=set)
+    """Those that are being deleted: they are not driven any more."""
     _queues: Queues = field(default_factory=Queues)
     """The slots of the fleet, as last seen."""
     _changed: set[str] = field(default_factory=set)
@@ -112,6 +117,8 @@ class Service:
         self._redis = RedisWatch(self._client, self._home, self.settings)
         self._studies = Studies(self._client)
         self._catalogue = Catalogue(self._studies)
+        self._deletions = Deletions(self._client)
+        remove_aside(self.settings.home)
         self._hints = Hints(resolve_url(self.settings))
         self._registry = ProcessRegistry(self._client, self.settings.times)
         self._record = ProcessRecord(self._registry, ProcessKind.ORCHESTRATOR)
@@ -234,6 +241,11 @@ class Service:
                 except Exception:
                     log.exception("storage_not_closed", study=driver.name)
 
+    def is_done(self, name: str) -> bool:
+        """Whether a study is over, and whoever is to know of it was told."""
+        driver = self._drivers.get(name)
+        return driver is not None and driver.is_done
+
     def status(self, name: str) -> StudyStatus | None:
         """The latest status of a study that is driven."""
         driver = self._drivers.get(name)
@@ -328,7 +340,7 @@ class Service:
         if self.only is not None:
             return
         for name, driver in self._idle():
-            if driver.status is not None and driver.status.is_over:
+            if driver.is_done:
                 with self._alone(name, "closing it"):
                     self._leave(name)
                     self._catalogue.look_again(name)
@@ -336,6 +348,8 @@ class Service:
     def _join_new(self) -> None:
         for name in [self.only] if self.only else self._catalogue.names():
             too_soon = time.monotonic() - self._refused_at.get(name, -1e9) < _RETRY_SECONDS
+            if name in self._deleting:
+                continue
             is_open = name in self._drivers or any(name == each.name for each in self._ending)
             if is_open or too_soon or self._stalls.holds(name):
                 continue
@@ -425,6 +439,7 @@ class Service:
         if self._redis.has_restarted():
             self._reaper.be_patient()  # it may have forgotten holders' last renewals
         self._restore_lost()
+        self._delete_begun()
         self._keep_rights(older_than=self.settings.times.lease / 4)
         self._queues = Queues(list(self._registry.entries()))
         self._catalogue.look(self.only)
@@ -435,6 +450,20 @@ class Service:
                 driver.look_at(self._surroundings(submitted), self._reaper if is_due else None)
                 self._changed.add(name)
 
+    def _delete_begun(self) -> None:
+        """Delete what people asked to have deleted, once nobody runs a trial of it."""
+        self._deleting.clear()
+        for name in [] if self.only else self._deletions.begun():
+            with self._alone(name, "deleting it"):
+                if self._stalls.holds(name) or has_running(self._client, name):
+                    continue  # they were cancelled, and end first
+                self._deleting.add(name)
+                self._abandon(name)
+                self._submitted.pop(name, None)
+                self._end_abandoned()
+                if not any(name == each.name for each in self._ending):
+                    try_delete(self._client, self.settings, name, self._record.identity)
+
     def _restore_lost(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
         epoch, there = self._redis.take_epoch(), set(self._studies.names())
@@ -442,6 +471,10 @@ class Service:
             driver = self._drivers.get(name)
             study = driver.study if driver is not None and driver.is_open else None
             if name in there and (study is None or study.leases.epoch == epoch):
+                continue
+            if name in self._deletions.done():  # by another orchestrator
+                self._submitted.pop(name)
+                self._abandon(name)
                 continue
             log.error("redis_lost_its_data", study=name, epoch=epoch)
             self._record.register()

@@ -22,7 +22,8 @@ from orchestrator.handle import stored_status
 from orchestrator.local.log_files import keep_short
 from orchestrator.local.servers import EmbeddedRedis, LocalWorker
 from orchestrator.status import StudyStatus
-from orchestrator.storage.opening import storage_url, stored_identity
+from orchestrator.storage.attributes import told_end
+from orchestrator.storage.opening import load_readonly, storage_url, stored_identity
 from orchestrator.submission.metric_directions import say_direction
 from orchestrator.submission.preflight import import_path
 from orchestrator.submission.submit import prepared, submit
@@ -61,15 +62,17 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         view.say(f"study {spec.name!r} was finished before; raise `trials` to extend it")
         return finished
     with ExitStack() as stack:
-        stack.enter_context(_exclusive(settings.home))
+        stack.enter_context(exclusive(settings.home))
         redis = None
         if settings.redis_url is None:
             redis = stack.enter_context(EmbeddedRedis(settings.home))
             settings = settings.model_copy(update={"redis_url": redis.url})
+        if spec.on_end is not None:  # whoever runs it has written it
+            settings = settings.model_copy(update={"on_end": (*settings.on_end, spec.on_end)})
         submit(spec, settings, import_directory=import_directory, by_run=True)
         service = stack.enter_context(Service(settings, only=spec.name, on_status=view.update))
         worker = LocalWorker(
-            _environment(spec, import_directory, settings),
+            worker_environment(spec, import_directory, settings),
             settings.home / "logs" / "worker.log",
             spec.resources.queue,
         )
@@ -105,7 +108,7 @@ def _drive(name: str, service: Service, fleet: _Fleet, interrupted: threading.Ev
         service.turn()
         keep_short(service.settings.home)
         status = service.status(name)
-        if status is not None and status.is_over:
+        if status is not None and service.is_done(name):
             return status
         if has_ended and interrupted.is_set():
             if status is None:
@@ -123,11 +126,16 @@ def _finished_before(spec: StudySpec, settings: Settings) -> StudyStatus | None:
     if stored_identity(storage_url(settings, spec.name), spec.name) is None:
         return None
     status = stored_status(spec.name, settings)
+    stored = load_readonly(storage_url(settings, spec.name), spec.name).user_attrs
+    if spec.on_end is not None and told_end(stored, sum(status.trials.values())) is None:
+        return None
     is_done = status.num_ended - status.given >= spec.trials and not status.trials["queued"]
     return status if is_done else None
 
 
-def _environment(spec: StudySpec, import_directory: Path, settings: Settings) -> dict[str, str]:
+def worker_environment(
+    spec: StudySpec, import_directory: Path, settings: Settings
+) -> dict[str, str]:
     """What the worker and all its processes see."""
     environment = {**os.environ, **settings.to_environment()}
     if spec.objective != FINETUNE:
@@ -138,7 +146,7 @@ def _environment(spec: StudySpec, import_directory: Path, settings: Settings) ->
 
 
 @contextmanager
-def _exclusive(home: Path) -> Iterator[None]:
+def exclusive(home: Path) -> Iterator[None]:
     """Hold the one lock of a home: two fleets in one would share queue and Redis."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "run.lock").open("a") as file:

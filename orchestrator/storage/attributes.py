@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
 
 from workers.protocol.plain import OWN_PREFIX
 
@@ -38,3 +41,31 @@ GENERATION_ATTR: Final = f"{ATTR}generation"
 
 #: The study attribute that says that `trialfleet run` alone is to go on with it.
 BY_RUN_ATTR: Final = f"{ATTR}by_run"
+
+#: The study attribute that says of which end its `on_end` was told, and how that went.
+END_TOLD_ATTR: Final = f"{ATTR}end_told"
+
+#: The study attributes that hold the code that trials ran; a trial's own names the one it ran.
+CODE_ATTR: Final = f"{ATTR}code:"
+
+
+def code_id(facts: Mapping[str, Any]) -> str:
+    """A short name for facts about code, the same for the same facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def code_of(trial_attrs: Mapping[str, Any], study_attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The code that a trial ran; empty where it was not recorded."""
+    found: dict[str, Any] = study_attrs.get(f"{CODE_ATTR}{trial_attrs.get(f'{ATTR}code')}", {})
+    return found
+
+
+def former_name(study: str) -> str:
+    """The study, beside another one, that holds the trials which that one was given."""
+    return f"{study}@from"
+
+
+def told_end(study_attrs: Mapping[str, Any], num_trials: int) -> dict[str, Any] | None:
+    """How `on_end` was told of the end of a study with so many trials; None if it was not."""
+    told: dict[str, Any] | None = study_attrs.get(END_TOLD_ATTR)
+    return told if told is not None and told["trials"] == num_trials else None

@@ -18,7 +18,7 @@ def known_studies(settings: Settings) -> list[str]:
         found.update(_in_redis(settings))
     with suppress(FleetError):
         found.update(_in_storage(settings))
-    return sorted(found)
+    return sorted(name for name in found if "@" not in name)  # that is beside a study
 
 
 def _in_redis(settings: Settings) -> list[str]:

@@ -32,7 +32,7 @@ from workers.protocol.errors import (
     StudyNotKnownError,
 )
 from workers.protocol.plain import describe_error
-from workers.protocol.spec import StudySpec
+from workers.protocol.spec import StudySpec, WarmStart
 from workers.settings import Settings
 
 _JOURNAL: Final = "journal://"
@@ -44,6 +44,15 @@ _FIRST_LOG_BYTES: Final = 1000
 def storage_url(settings: Settings, study: str) -> str:
     """Where a study's results go: `FLEET_STORAGE`, else a journal of its own under the home."""
     return settings.storage_of(study)
+
+
+def source_url(source: WarmStart, settings: Settings) -> str:
+    """Where a study lies that another one starts from."""
+    if source.storage is not None:
+        return source.storage
+    if source.home is not None:
+        return f"{_JOURNAL}{journal_path(Path(source.home).expanduser(), source.study)}"
+    return storage_url(settings, source.study)
 
 
 def journal_path(home: Path, study: str) -> Path:

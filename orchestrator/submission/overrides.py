@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from orchestrator.submission.study_file import read_value
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.spec import (
@@ -24,8 +26,8 @@ from workers.protocol.spec import (
 #: Names that are so alike are taken for one that was misspelt.
 _ALIKE: Final = 0.85
 
-#: Settings whose short form is their `type` alone.
-_TYPED: Final = frozenset({"sampler", "pruner"})
+#: Settings whose short form is one of their fields alone.
+_SHORT_FORMS: Final = {"sampler": "type", "pruner": "type", "from": "study"}
 
 _DIMENSION_FIELDS: Final = frozenset().union(
     *(kind.model_fields for kind in (FloatDimension, IntDimension, CategoricalDimension))
@@ -54,9 +56,9 @@ def with_overrides(fields: Mapping[str, Any], texts: Sequence[str]) -> dict[str,
     return found
 
 
-def setting_names() -> list[str]:
-    """The names of a study's settings, as they are written."""
-    return [each.alias or name for name, each in StudySpec.model_fields.items()]
+def setting_names(owner: type[BaseModel] = StudySpec) -> list[str]:
+    """The names of a study's settings, or of a part of them, as they are written."""
+    return [each.alias or name for name, each in owner.model_fields.items()]
 
 
 def _override(fields: dict[str, Any], text: str, path: list[str], value: Any) -> None:
@@ -70,8 +72,8 @@ def _override(fields: dict[str, Any], text: str, path: list[str], value: Any) ->
     elif head == "space":
         _set_dimension(_mapping_at(fields, head, text), text, rest, value)
     else:
-        if head in _TYPED and isinstance(fields.get(head), str):
-            fields[head] = {"type": fields[head]}
+        if head in _SHORT_FORMS and isinstance(fields.get(head), str):
+            fields[head] = {_SHORT_FORMS[head]: fields[head]}
         # the settings of the built-in objective are known, and checked as such
         is_open = head == "config" and fields.get("objective", FINETUNE) != FINETUNE
         _set_below(_mapping_at(fields, head, text), text, [head], rest, value, is_open=is_open)

@@ -12,6 +12,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Final
 
+from optuna import samplers
+
 from orchestrator.submission.algorithms import make_pruner, make_sampler
 from orchestrator.submission.finetune_check import check_finetune
 from orchestrator.submission.model_check import check_models
@@ -24,6 +26,17 @@ from workers.protocol.spec import FINETUNE, StudySpec
 
 #: How long importing an objective may take; torch and transformers need some seconds.
 _IMPORT_SECONDS: Final = 120.0
+
+#: Samplers that look at no trials, or only at those that they drew themselves.
+_BLIND: Final = (
+    samplers.RandomSampler,
+    samplers.GridSampler,
+    samplers.BruteForceSampler,
+    samplers.QMCSampler,
+    samplers.CmaEsSampler,
+    samplers.NSGAIISampler,
+    samplers.NSGAIIISampler,
+)
 
 #: What workers import by name beyond what is loaded here: a file of that name beside an
 #: objective's would be taken for it.
@@ -64,6 +77,11 @@ def check(
         raise InvalidInputError(
             f"pruner.type = {spec.pruner.type!r}: a study with several directions cannot be pruned;"
             " use none"
+        )
+    if spec.warm_start is not None and isinstance(sampler, _BLIND):
+        raise InvalidInputError(
+            f"from = {spec.warm_start.study!r}: sampler.type = {spec.sampler.type!r} learns nothing"
+            " from trials of another study; use tpe or gp, or leave `from` out"
         )
     rehearse(spec, sampler, pruner)
     if spec.objective == FINETUNE:

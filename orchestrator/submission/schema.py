@@ -32,6 +32,7 @@ def study_schema() -> dict[str, Any]:
         _restrict_type(schema["$defs"], fields[name], known)
     for name in _fields_of(_SHORT_FORMS):
         _allow(fields[name], {"type": "string"})
+    _allow(fields["from"], {"type": "string"})
     for definition in schema["$defs"].values():
         _allow_short_conditions(definition)
     for field in fields.values():

@@ -15,20 +15,23 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.handle import StudyHandle
 from orchestrator.submission.metric_directions import with_direction
 from orchestrator.submission.objective_reference import reference_to
-from orchestrator.submission.overrides import with_overrides
+from orchestrator.submission.overrides import setting_names, with_overrides
 from orchestrator.submission.study_file import read_study_file
+from workers.passwords import hide
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS, HUB
 from workers.protocol.spec import (
     FINETUNE,
     BudgetSpec,
     CategoricalDimension,
+    CodeSpec,
     FloatDimension,
     IntDimension,
     ResourcesSpec,
     StopSpec,
     StudySpec,
     WandbSpec,
+    WarmStart,
 )
 from workers.settings import Settings
 
@@ -44,6 +47,8 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "budget": BudgetSpec,
     "stop": StopSpec,
     "wandb": WandbSpec,
+    "code": CodeSpec,
+    "from": WarmStart,
 }
 
 
@@ -71,6 +76,9 @@ class Study:
         resources: `queue` and `gpus`.
         wandb: `mode`, `project`, `entity` and `tags` of a Weights & Biases run a trial, or the
             mode alone.
+        warm_start: A study whose complete trials the sampler learns from, as `from` in YAML.
+        on_end: A command, or the URL of a web hook, that gets the status as JSON at the end.
+        code: `must_match: true` leaves trials to workers whose file of the objective is this one.
 
     Raises:
         InvalidInputError: A field holds what it does not take.
@@ -97,6 +105,9 @@ class Study:
         config: Mapping[str, Any] | None = None,
         resources: Mapping[str, Any] | None = None,
         wandb: str | bool | Mapping[str, Any] | None = None,
+        warm_start: str | Mapping[str, Any] | None = None,
+        on_end: str | None = None,
+        code: Mapping[str, Any] | None = None,
     ) -> None:
         reference = objective if isinstance(objective, str) else reference_to(objective)
         fields = {
@@ -118,6 +129,9 @@ class Study:
             "config": config,
             "resources": resources,
             "wandb": wandb,
+            "from": warm_start,
+            "on_end": on_end,
+            "code": code,
         }
         given = {field: value for field, value in fields.items() if value is not None}
         self.spec = build_spec(given, "Study", base=Path.cwd())
@@ -249,10 +263,11 @@ def _explain(error: ValidationError) -> str:
     elif len(path) > 1 and path[0] in _SECTIONS:
         owner = _SECTIONS[path[0]]
     name, value = ".".join(path), first["input"]
+    shown = hide(repr(value))
     if first["type"] == "extra_forbidden":
-        known = list(owner.model_fields)
+        known = setting_names(owner)
         hint = nearest(path[-1], known) or f"; there are {', '.join(known)}"
-        return f"{name} = {value!r}: no such setting{hint}"
+        return f"{name} = {shown}: no such setting{hint}"
     if first["type"] == "missing":
         return f"{name} is missing; give it a value"
     if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
@@ -262,8 +277,8 @@ def _explain(error: ValidationError) -> str:
         )
     if first["type"] == "string_pattern_mismatch":
         return (
-            f"{name} = {value!r}: use letters, digits, dots, dashes and underscores, with a letter"
+            f"{name} = {shown}: use letters, digits, dots, dashes and underscores, with a letter"
             " or a digit first"
         )
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    return f"{name} = {value!r}: {message}" if name else message
+    return f"{name} = {shown}: {message}" if name else message

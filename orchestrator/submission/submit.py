@@ -6,16 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.handle import StudyHandle
+from orchestrator.storage.former_trials import complete_trials
 from orchestrator.storage.opening import check_same_spec, storage_url, stored_identity
 from orchestrator.storage.place import is_gone as is_gone_from_here
 from orchestrator.submission.commits import with_commits
 from orchestrator.submission.model_check import kept_checks
 from orchestrator.submission.preflight import check
+from orchestrator.submission.submitted_code import with_code
 from workers.coordination.connection import connect
+from workers.coordination.deletions import Deletions
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.disk.fleet_home import FleetHome
 from workers.importing import refuse_while_importing
 from workers.logs import get_logger
+from workers.protocol.errors import InvalidInputError, StudyNotKnownError
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
@@ -51,13 +55,20 @@ def submit(
     client = connect(settings)
     try:
         FleetHome(client, settings.home).join()
-        studies = Studies(client)
+        studies, deletions = Studies(client), Deletions(client)
+        if deletions.is_begun(spec.name):
+            raise InvalidInputError(
+                f"study {spec.name!r} is being deleted; wait for that, or have it completed by"
+                f" `trialfleet delete {spec.name}`"
+            )
         is_gone = is_gone_from_here(settings, spec.name, studies.origin(spec.name))
         if studies.exists(spec.name) and not is_gone:
             known = studies.spec(spec.name)
             spec = with_commits(spec, known.config)
             check_same_spec(spec, known.identity())
+        _check_source(spec, settings, studies)
         ensure_epoch(client)
+        deletions.revoke(spec.name)
         studies.submit(spec, by_run=by_run)
         if is_gone:
             studies.forget_facts(spec.name)
@@ -88,6 +99,7 @@ def prepared(
     """
     known = stored_identity(storage_url(settings, spec.name), spec.name)
     spec = with_commits(spec, None if known is None else known.get("config"))
+    spec = with_code(spec, import_directory)
     findings = check(
         spec,
         import_directory=import_directory,
@@ -100,6 +112,23 @@ def prepared(
     if known is not None:
         check_same_spec(spec, known)
     return spec
+
+
+def _check_source(spec: StudySpec, settings: Settings, studies: Studies) -> None:
+    """Refuse a warm start from a study that is not there, or goes elsewhere.
+
+    Where the results are on another machine, its orchestrator looks.
+    """
+    source = spec.warm_start
+    if source is None:
+        return
+    if source.home is not None and not Path(source.home).expanduser().exists():
+        return
+    try:
+        complete_trials(spec, settings)
+    except StudyNotKnownError:
+        if source.home or source.storage or not studies.exists(source.study):
+            raise
 
 
 def _log(finding: str) -> None:

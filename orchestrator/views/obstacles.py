@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from orchestrator.status import StudyStatus
+from orchestrator.views.other_code import is_without_its_code
 from workers.processes.registry import ProcessEntry
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind
@@ -27,6 +28,11 @@ def obstacles(spec: StudySpec, status: StudyStatus, entries: Sequence[ProcessEnt
     without_worker = _without_worker(spec.resources.queue, entries)
     if without_worker is not None:
         found.append(without_worker)
+    if is_without_its_code(spec, entries):
+        found.append(
+            "no worker has the objective's file as it was submitted, and `code.must_match` is set:"
+            " bring it to the workers, or submit the study with theirs"
+        )
     return found
 
 

@@ -22,11 +22,12 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 from optuna.trial import FrozenTrial
 
-from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.attributes import ATTR, code_of
 from orchestrator.storage.tally import state_of
 from workers.protocol.plain import strict_json
 
@@ -45,11 +46,8 @@ _OWN: Final = {
 #: The state of a trial that has not ended, by whether a worker holds it.
 _OPEN: Final = {False: "queued", True: "running"}
 
-#: Attributes of a trial whose value is a mapping of facts, a column each.
-_GROUPS: Final = ("code",)
-
 #: What stands in another column.
-_SHOWN_ELSEWHERE: Final = frozenset({"state"})
+_SHOWN_ELSEWHERE: Final = frozenset({"state", "code"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,11 @@ class TrialTable:
 
     @classmethod
     def of(
-        cls, trials: Iterable[FrozenTrial], metrics: Sequence[str], running: Collection[int]
+        cls,
+        trials: Iterable[FrozenTrial],
+        metrics: Sequence[str],
+        running: Collection[int],
+        study_attrs: Mapping[str, Any] = MappingProxyType({}),
     ) -> TrialTable:
         """The table of a study.
 
@@ -69,8 +71,15 @@ class TrialTable:
             trials: Its trials.
             metrics: The columns of its values.
             running: The numbers of those that a worker holds.
+            study_attrs: The study's attributes: they hold the code that ran.
         """
-        rows = [_row(trial, metrics, trial.number in running) for trial in trials]
+        rows = [
+            {
+                **_row(trial, metrics, trial.number in running),
+                **_prefixed("code_", code_of(trial.user_attrs, study_attrs)),
+            }
+            for trial in trials
+        ]
         fixed = ["number", "state", *metrics, "datetime_start", "datetime_complete"]
         fixed += ["duration_seconds", *_OWN.values()]
         found = dict.fromkeys(name for row in rows for name in row)
@@ -127,13 +136,17 @@ def _row(trial: FrozenTrial, metrics: Sequence[str], is_running: bool) -> dict[s
         own = name.removeprefix(ATTR)
         if own == name:
             row[f"user_attrs_{name}"] = value
-        elif own in _GROUPS and isinstance(value, Mapping):
-            row |= {f"{own}_{fact}": each for fact, each in value.items()}
         elif own not in _SHOWN_ELSEWHERE:
             row[_OWN.get(own, f"fleet_{own}")] = value
-    row |= {f"params_{name}": value for name, value in trial.params.items()}
-    row |= {f"constraints_{name}": value for name, value in trial.constraints.items()}
-    return row
+    return {
+        **row,
+        **_prefixed("params_", trial.params),
+        **_prefixed("constraints_", trial.constraints),
+    }
+
+
+def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in values.items()}
 
 
 def _by_kind(name: str) -> tuple[int, str]:

@@ -331,8 +331,12 @@ def _stalled(status: StudyStatus) -> list[RenderableType]:
 
 
 def _refusing(status: StudyStatus) -> list[RenderableType]:
-    """Slots that take no trials, one line each."""
-    return [Text(f"takes no trials: {reason}", style="red") for reason in status.put_aside]
+    """Slots that take no trials, and workers with other code, one line each."""
+    return [
+        *(Text(f"takes no trials: {reason}", style="red") for reason in status.put_aside),
+        *(Text(f"other code: {reason}", style="yellow") for reason in status.other_code),
+        *(Text(f"on_end: {reason}", style="red") for reason in [status.end_problem] if reason),
+    ]
 
 
 def _set_aside(status: StudyStatus) -> list[RenderableType]:

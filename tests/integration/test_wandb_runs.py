@@ -24,7 +24,7 @@ drawn["late"] = 7
 wandb.finish(0)
 wandb.start("s", 1, lambda: {"x": 0.7}, 2, asked)
 wandb.finish(1)
-wandb.start("s", 2, dict, 1, asked)
+wandb.start("s", 2, dict, 1, asked, "0123456789abcdef")  # its study was deleted before, and is anew
 wandb.log({"accuracy": 0.75}, step=1)
 # and the process ends, with a run open
 """
@@ -52,7 +52,7 @@ def test_each_trial_is_one_run_of_its_studys_group_finished_on_every_way_out(tmp
     assert {name: {key: run[key] for key in wanted} for name, run in runs.items()} == {
         "s-0": {"group": "s", "exits": [0], "attempt": 1, "accuracy": [0.25]},
         "s-1": {"group": "s", "exits": [1], "attempt": 2, "accuracy": []},
-        "s-2": {"group": "s", "exits": [1], "attempt": 1, "accuracy": [0.75]},
+        "s-2-01234567": {"group": "s", "exits": [1], "attempt": 1, "accuracy": [0.75]},
     }
 
 
@@ -82,7 +82,7 @@ def test_a_study_that_asks_for_runs_has_them_as_it_says(tmp_path):
     run(PROGRAM, tmp_path, asked)
     found = offline_runs(tmp_path)
     assert {name: run["exits"] for name, run in found.items()} == {
-        "s-0": [0], "s-1": [1], "s-2": [1],
+        "s-0": [0], "s-1": [1], "s-2-01234567": [1],
     }  # fmt: skip
     about = found["s-0"]
     assert (about["project"], about["entity"], about["tags"]) == ("names", "we", ["a", "b"])

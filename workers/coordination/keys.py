@@ -16,6 +16,10 @@ EPOCH: Final = "fleet:epoch"
 FLEET: Final = "fleet:id"
 #: Set of the names of all studies.
 STUDIES: Final = "fleet:studies"
+#: Set of the names of studies that somebody asked to delete, until that is done.
+DELETING: Final = "fleet:deleting"
+#: Sorted set: study that was deleted -> when, ms; for hosts that may hold something of it.
+DELETED: Final = "fleet:deleted"
 #: Sorted set: process record -> when it expires, ms.
 PROCESSES: Final = "fleet:processes"
 #: Prefix of all that Celery keeps: its queues and its unacknowledged messages.

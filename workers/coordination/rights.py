@@ -77,7 +77,10 @@ class _Part:
 
 #: Of all that a fleet keeps, any study's, trial's, process's.
 _STUDY: Final = keys.study("*")
-_SHARED: Final = (keys.EPOCH, keys.FLEET, keys.STUDIES, keys.PROCESSES, keys.process("*"), _STUDY)
+_SHARED: Final = (
+    keys.EPOCH, keys.FLEET, keys.STUDIES, keys.DELETING, keys.DELETED, keys.PROCESSES,
+    keys.process("*"), _STUDY,
+)  # fmt: skip
 _TRIALS: Final = (
     keys.trial("*", "*"), keys.leases("*"), keys.queued("*"), keys.inbox("*"),
     keys.reply("*", "*", "*"),
@@ -102,7 +105,7 @@ _PARTS: Final = {
     Role.ORCHESTRATOR: _Part(
         commands="ping info time multi exec evalsha script|load"
         " get set del exists scan hget hset hsetnx hdel hexists hgetall sismember smembers sadd"
-        " llen lpush lrange ltrim pexpire zrange zrangebyscore zrem zscore"
+        " srem zremrangebyscore llen lpush lrange ltrim pexpire zrange zrangebyscore zrem zscore"
         " xreadgroup xautoclaim xack xdel xlen xgroup|create xgroup|delconsumer xinfo|consumers",
         keys=(*_SHARED, *_TRIALS, keys.set_aside("*"), keys.orders("*"), keys.lead("*"), _CELERY),
         verbs=(

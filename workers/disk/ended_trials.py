@@ -14,8 +14,10 @@ from pathlib import Path
 
 import redis
 
+from workers.coordination.deletions import Deletions
 from workers.coordination.leases import TrialRecord
 from workers.coordination.studies import Studies
+from workers.disk.deleted_studies import remove_study, studies_in
 from workers.disk.manifests import checkpoint_root, remove_checkpoints
 from workers.disk.results import Draft, drafts, earlier_drafts
 from workers.logs import get_logger
@@ -29,11 +31,13 @@ class EndedTrials:
 
     def __init__(self, client: redis.Redis, home: Path) -> None:
         self._studies = Studies(client)
+        self._deletions = Deletions(client)
         self._home = home
         self._is_first = True
 
     def remove(self) -> list[Path]:
         """Remove what is left now; what it was."""
+        self._remove_deleted()
         removed = self._remove_checkpoints() + self._remove_drafts(drafts(self._home))
         if self._is_first:  # an earlier release may have run here, and runs no more
             removed += self._remove_drafts(earlier_drafts(self._home))
@@ -41,6 +45,12 @@ class EndedTrials:
         if removed:
             log.info("ended_trials_cleaned", paths=len(removed))
         return removed
+
+    def _remove_deleted(self) -> None:
+        """Remove what lies here of studies that were deleted, maybe on another host."""
+        for study in studies_in(self._home, self._deletions.done()):
+            remove_study(self._home, study)
+            log.info("deleted_study_removed", study=study)
 
     def _remove_checkpoints(self) -> list[Path]:
         removed = []

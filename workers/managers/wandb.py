@@ -37,6 +37,7 @@ class _Announced:
     params: Callable[[], Mapping[str, Any]]
     attempt: int
     asked: WandbSpec | None
+    generation: str | None = None
     has_begun: bool = False
     """Whether its run was asked for."""
 
@@ -73,6 +74,7 @@ class WandbManager(BaseProcessManager):
         params: Callable[[], Mapping[str, Any]],
         attempt: int,
         asked: WandbSpec | None = None,
+        generation: str | None = None,
     ) -> None:
         """Say which trial begins: its run starts with what it logs first, or else at its end.
 
@@ -84,10 +86,11 @@ class WandbManager(BaseProcessManager):
             params: Asked for what the trial has drawn, when its run starts and when it ends.
             attempt: From 1.
             asked: What the study says of W&B.
+            generation: Tells the study from a deleted one of its name.
         """
         if self._trial is None and mode(asked) != "disabled":
             self._prepare()
-            self._trial = _Announced(study, number, params, attempt, asked)
+            self._trial = _Announced(study, number, params, attempt, asked, generation)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Log values at a step of the training; dropped where W&B is far behind."""
@@ -146,7 +149,12 @@ class WandbManager(BaseProcessManager):
     def _start(self, trial: _Announced, config: dict[str, Any]) -> None:
         self._run = None
         self._run = start_run(
-            self._directories.home, trial.study, trial.number, config, trial.asked
+            self._directories.home,
+            trial.study,
+            trial.number,
+            config,
+            trial.asked,
+            trial.generation,
         )
 
     def _log(self, values: dict[str, float], step: int) -> None:

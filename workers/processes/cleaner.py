@@ -171,13 +171,14 @@ class Cleaner:
             pause = leases.pause_seconds(trial)
             self._hints.send(study, trial, leases.epoch, spec.resources.queue, pause)
         if ended == "DEAD":
-            self._end_wandb_run(spec, trial)
+            record = leases.record(trial)
+            self._end_wandb_run(spec, trial, None if record is None else record.generation)
 
-    def _end_wandb_run(self, spec: StudySpec, trial: int) -> None:
+    def _end_wandb_run(self, spec: StudySpec, trial: int, generation: str | None) -> None:
         """Mark the run of a trial that nobody will go on with as failed; takes some seconds."""
         self._helpers = [helper for helper in self._helpers if helper.poll() is None]
         if mode(spec.wandb) != "disabled":
-            command = command_to_end(self._settings.home, spec.name, trial, spec.wandb)
+            command = command_to_end(self._settings.home, spec.name, trial, spec.wandb, generation)
             self._helpers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
 

@@ -53,6 +53,8 @@ class ProcessEntry(BaseModel):
     device: str | None = None
     #: Why its slot takes no trials.
     aside: str | None = None
+    #: Studies whose objective is another one here than the submitter's: the sum of its file.
+    other_code: dict[str, str] = {}
     #: Pool processes of a main process.
     slots: int = 0
     queues: list[str] = []
@@ -238,6 +240,12 @@ class ProcessRecord:
     def device(self) -> str:
         """The name of what its trials run on; empty outside a fleet."""
         return str(self._fields.get("device", ""))
+
+    @property
+    def gpu(self) -> str | None:
+        """What its trials run on, as people are shown it."""
+        shown: str | None = self._fields.get("gpu")
+        return shown
 
     @property
     def aside(self) -> str | None:

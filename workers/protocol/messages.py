@@ -70,6 +70,8 @@ class Result(BaseModel):
     result_error: str | None = None
     #: Seconds this attempt held a slot, from the claim to the commit.
     busy_seconds: float = 0.0
+    #: The code that ran, with packages and host; empty where no attempt ended by itself.
+    code: dict[str, Any] = {}
     #: Reports of this attempt that are in no storage: the inbox was full of unread ones.
     num_reports_left_out: int = 0
 

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from workers.passwords import learn_from
 from workers.protocol.states import Charge
 
 #: The name of the built-in objective.
@@ -37,8 +38,13 @@ EXTENDABLE: Final = frozenset(
         "resources",
         "share",
         "wandb",
+        "code",
+        "on_end",
     }
 )
+
+#: A user and a password in a URL.
+_PASSWORD: Final = re.compile(r"://[^/@]*:[^/@]*@")
 
 Scalar: TypeAlias = str | int | float | bool | None
 Direction: TypeAlias = Literal["maximize", "minimize"]
@@ -186,6 +192,38 @@ class StopSpec(_Model):
     """Trials in a row that failed with the same traceback; 0 for never."""
 
 
+class WarmStart(_Model):
+    """Another study, whose complete trials the sampler learns from."""
+
+    study: str
+    """Its name, as Optuna or this fleet knows it."""
+    home: str | None = None
+    """Another `FLEET_HOME` that it lies in; by default that of this fleet's orchestrator."""
+    storage: str | None = None
+    """An Optuna storage URL that it lies in, without a password."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> WarmStart:
+        if self.home is not None and self.storage is not None:
+            raise ValueError("give `home` or `storage`, not both")
+        if self.storage is not None and _PASSWORD.search(self.storage):
+            learn_from(self.storage)
+            raise ValueError(
+                "a password would be kept with the study; leave it to the database's own means,"
+                " such as ~/.pgpass"
+            )
+        return self
+
+
+class CodeSpec(_Model):
+    """Which code the trials run."""
+
+    must_match: bool = False
+    """Whether workers whose objective's file differs from the submitter's leave it to others."""
+    sha256: str | None = None
+    """Of that file; filled in at submission."""
+
+
 class StudySpec(_Model):
     """A study: what to run, over which space, towards what."""
 
@@ -222,11 +260,25 @@ class StudySpec(_Model):
     share: ShareSpec = ShareSpec()
     wandb: WandbSpec | None = None
     """A run a trial; without it, where the worker has credentials or `WANDB_MODE`."""
+    code: CodeSpec = CodeSpec()
+    on_end: str | None = None
+    """Run once when the study has ended, with its status as JSON: a command of a shell, on standard
+    input, or the URL of a web hook, as the body of a POST."""
+    warm_start: WarmStart | None = Field(default=None, alias="from")
+    """`from`: a study, or `study` with its `home` or `storage`, whose complete trials the sampler
+    learns from."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     @field_validator("timeout", "trial_timeout", "progress_timeout", mode="before")
     @classmethod
     def _parse_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _expand_study(cls, value: Any) -> Any:
+        return {"study": value} if isinstance(value, str) else value
 
     @field_validator("sampler", "pruner", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import optuna
 import redis
@@ -113,6 +113,7 @@ class AttemptEnd:
         checkpoints: What is dropped when the trial has ended.
         hints: Announces the trial where another attempt is to come.
         times: The protocol's intervals.
+        code: What ran, to be recorded with the end.
         is_draining: Whether this worker is shutting down.
     """
 
@@ -130,6 +131,7 @@ class AttemptEnd:
         checkpoints: CheckpointStore,
         hints: Hints,
         times: Times,
+        code: dict[str, Any],
         is_draining: Callable[[], bool],
     ) -> None:
         self._trial = trial
@@ -143,6 +145,7 @@ class AttemptEnd:
         self._checkpoints = checkpoints
         self._hints = hints
         self._times = times
+        self._code = code
         self._is_draining = is_draining
         self._outcome = Outcome.ENDED
         #: held from the first word on by the thread that says it, to the process's end
@@ -443,6 +446,7 @@ class AttemptEnd:
             error=error,
             busy_seconds=lease_clock() - self._started_at,
             num_reports_left_out=self._trial.num_reports_left_out,
+            code=self._code,
         )
         return result.sendable()
 

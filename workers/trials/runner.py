@@ -46,6 +46,7 @@ from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Charge, TrialState
 from workers.settings import Settings
+from workers.trials.code_that_ran import CodeThatRan
 from workers.trials.cuda_errors import CudaTrouble, cuda_trouble
 from workers.trials.ending import AttemptEnd, Outcome
 from workers.trials.failure_streak import FailureStreak
@@ -102,6 +103,7 @@ class TrialRunner:
         self._cuda = container.get(CUDAManager)
         self._health = SlotHealth(client, settings.times, record, self._cuda)
         self._streak = FailureStreak(self._studies)
+        self._code = CodeThatRan(record)
         #: studies whose objective this process has imported
         self._loaded: set[str] = set()
         self._num_trials = 0
@@ -190,6 +192,25 @@ class TrialRunner:
             self._container.get(TensorManager).tidy()
 
     def _leave_to_others(
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+    ) -> Outcome | None:
+        """Leave a trial to another process, if this one is not to run it."""
+        if self._code.differs(spec) and spec.code.must_match:
+            return self._leave_other_code(leases, spec, hint)
+        return self._leave_failed_here(leases, spec, hint)
+
+    def _leave_other_code(
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+    ) -> Outcome | None:
+        """Leave a trial to processes with the submitter's code; where there is none, it waits."""
+        elsewhere = self._health.devices_with_other_code(spec.name)
+        if leases.is_queued(hint.number) and self._health.has_other(
+            spec.resources.queue, elsewhere
+        ):
+            self._pass_on(leases, spec, hint)
+        return Outcome.ENDED
+
+    def _leave_failed_here(
         self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
     ) -> Outcome | None:
         """Leave a trial that failed in this process to another one, if there is one.
@@ -285,11 +306,19 @@ class TrialRunner:
             checkpoints=self._checkpoints,
             hints=self._hints,
             times=self._settings.times,
+            code=self._code.facts(spec),
             is_draining=self._is_draining,
         )
         held.end_in_place = end.in_place_of_objective
         wandb = self._container.get(WandbManager)
-        wandb.start(spec.name, held.number, lambda: trial.params, trial.attempt, spec.wandb)
+        wandb.start(
+            spec.name,
+            held.number,
+            lambda: trial.params,
+            trial.attempt,
+            spec.wandb,
+            held.grant.record.generation,
+        )
         surroundings = Surroundings()
         with held:
             self._train(trial, held, end, surroundings)

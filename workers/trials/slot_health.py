@@ -68,6 +68,11 @@ class SlotHealth:
             return has_slot_elsewhere(queue, entries, excluded)
         return False
 
+    def devices_with_other_code(self, study: str) -> set[str]:
+        """The devices of all processes whose objective is not the one that was submitted."""
+        entries = self._registry.entries() if self._record.is_registered else ()
+        return {entry.device or "" for entry in entries if study in entry.other_code}
+
     def is_suspect(self) -> bool:
         """Whether this slot's device broke under a trial that succeeded elsewhere."""
         with suppress(redis.RedisError):

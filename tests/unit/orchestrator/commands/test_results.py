@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.handle import StudyHandle
-from orchestrator.storage.attributes import ATTR, SPEC_ATTR
+from orchestrator.storage.attributes import ATTR, CODE_ATTR, SPEC_ATTR
 from orchestrator.storage.opening import StudyStorage, create_or_load_study, storage_url
 from orchestrator.submission.study import load_study
 from workers.protocol.errors import FleetError, InvalidInputError, StudyNotKnownError
@@ -42,7 +42,7 @@ def trial(x, c="no", state=TrialState.COMPLETE, values=None, **attrs):
 
 TRIALS = [
     trial(2.0, "1e-5", own={"attempt": 2, "busy_seconds": 1.5}, note={"a": [1, math.inf]}),
-    trial(0.5, "0o10", flag=True, own={"code": {"sha256": "ab", "git_dirty": False}}),
+    trial(0.5, "0o10", flag=True, own={"code": "c0de"}),
     trial(3.0, state=TrialState.FAIL, own={"state": "CANCELLED", "error": "it was stopped"}),
     trial(4.0, state=TrialState.FAIL, own={"state": "DEAD", "losses": 3}),
     trial(5.0, state=TrialState.PRUNED),
@@ -70,6 +70,7 @@ def stored(home):
         sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
         study = create_or_load_study(spec, storage.storage, sampler, pruner)
         study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
+        study.set_user_attr(f"{CODE_ATTR}c0de", {"sha256": "ab", "git_dirty": False})
         study.add_trials(trials)
         storage.close()
         return spec
