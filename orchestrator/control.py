@@ -7,7 +7,7 @@ Workers learn of it with their next beat, `status` at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -15,13 +15,19 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from orchestrator.status import StudyStatus
-from orchestrator.storage.attributes import ORDER_ATTR, RETRIES_ATTR
+from orchestrator.storage.attributes import RETRIES_ATTR, SPEC_ATTR
+from orchestrator.storage.opening import storage_url
+from orchestrator.storage.orders import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
 from workers.coordination.connection import connect
 from workers.coordination.studies import WISHED, Studies
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import (
+    InvalidInputError,
+    RedisUnavailableError,
+    StudyAtRestError,
+)
 from workers.protocol.given import stored_params
-from workers.protocol.orders import Given, Retry
+from workers.protocol.orders import Given, Order, Retry
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec, parse_duration
 from workers.protocol.states import Wish
@@ -127,11 +133,7 @@ class ControlledStudy:
             InvalidInputError: One is not of the space (none is enqueued then), or the study was
                 stopped or cancelled.
         """
-        with self._studies() as studies:
-            spec = studies.spec(self.name)
-            orders = [Given(params=stored_params(spec, each)) for each in given]
-            known = {trial.user_attrs.get(ORDER_ATTR) for trial in self._trials() or ()}
-            return studies.order(self.name, [each for each in orders if each.id not in known])
+        return self._order(lambda spec: [Given(params=stored_params(spec, each)) for each in given])
 
     def retry(self, *numbers: int) -> int | None:
         """Have the parameters of failed and dead trials run again, as new trials on top.
@@ -153,8 +155,7 @@ class ControlledStudy:
         found = self._retried(numbers)
         wanted = found if found is not None else sorted(set(numbers)) or None
         if wanted != []:  # these, and none that fails before the order is read
-            with self._studies() as studies:
-                studies.order(self.name, [Retry(numbers=wanted)])
+            self._order(lambda _spec: [Retry(numbers=wanted)])
         return None if found is None else len(found)
 
     def _retried(self, numbers: Sequence[int]) -> list[int] | None:
@@ -174,6 +175,18 @@ class ControlledStudy:
                     f" died or were cancelled can be retried"
                 )
         return sorted(found - again)
+
+    def _order(self, orders_for: Callable[[StudySpec], Sequence[Order]]) -> int:
+        """Leave orders for the orchestrator; where no fleet runs, for the next one."""
+        try:
+            with self._studies() as studies:
+                orders = orders_for(studies.spec(self.name))
+                known = carried_out(self.study) if self._trials() is not None else set()
+                return studies.order(self.name, [each for each in orders if each.id not in known])
+        except StudyAtRestError:
+            spec = StudySpec.read(self.study.user_attrs[SPEC_ATTR])
+            url = storage_url(self._settings, self.name)
+            return order_at_rest(url, self.name, orders_for(spec))
 
     def _trials(self) -> list[FrozenTrial] | None:
         """The study's trials, where its results are on this machine and it has begun."""
@@ -209,7 +222,15 @@ class ControlledStudy:
 
     @contextmanager
     def _studies(self) -> Iterator[Studies]:
-        client = connect(self._settings)
+        try:
+            client = connect(self._settings)
+        except RedisUnavailableError as error:
+            if self._settings.redis_url or SPEC_ATTR not in self.study.user_attrs:
+                raise
+            raise StudyAtRestError(
+                f"study {self.name!r}: no fleet runs here; `trialfleet run` goes on with it, and"
+                " with --trials N for longer"
+            ) from error
         try:
             yield Studies(client)
         finally:

@@ -6,7 +6,7 @@ Invariant: whoever holds a `DrivenStudy` is the only writer of the study's stora
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -32,12 +32,14 @@ from orchestrator.storage.attributes import (
 )
 from orchestrator.storage.former_trials import former_trials
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
+from orchestrator.storage.orders import carry_out
 from orchestrator.storage.place import is_found_by_place, locate, place_of
 from orchestrator.storage.tally import Tally
 from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.studies import Studies
+from workers.protocol.orders import Order
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
 from workers.settings import Settings
@@ -215,15 +217,11 @@ class DrivenStudy:
         self.tally.add([self.stored(trial.number)])
         return trial
 
-    def enqueue(self, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
-        """Have a trial with given parameters be among the next that are asked for."""
-        self.study.enqueue_trial(dict(params), user_attrs=dict(attrs))
-        waiting = (optuna.trial.TrialState.WAITING,)
-        self.tally.add(self.study.get_trials(deepcopy=False, states=waiting))
-
-    def trials(self) -> list[FrozenTrial]:
-        """All of them, by number, not to be changed; it takes longer the more there are."""
-        return self.study.get_trials(deepcopy=False)
+    def carry_out(self, orders: Sequence[Order], done: set[str]) -> None:
+        """Have the trials that people ordered be the next that are asked for."""
+        if carry_out(self.study, orders, done):
+            waiting = (optuna.trial.TrialState.WAITING,)
+            self.tally.add(self.study.get_trials(deepcopy=False, states=waiting))
 
     def orders(self) -> dict[str, str]:
         """What people ordered and is not carried out, by id."""

@@ -150,7 +150,8 @@ class StudyDriver:
             sweep: Ends leases that ran out, if it is time for that.
         """
         is_idle = self._opened is not None and not self.study.tally.open and not self._has_turned()
-        is_same = surroundings == self._surroundings
+        has_orders = surroundings.submitted is not None and surroundings.submitted.has_orders
+        is_same = surroundings == self._surroundings and not has_orders
         since = time.monotonic() - self._looked_after_at
         if is_idle and is_same and since < self._settings.times.beat:
             return

@@ -59,7 +59,13 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
     view.say(say_direction(spec))
     finished = _finished_before(spec, settings)
     if finished is not None:
-        view.say(f"study {spec.name!r} was finished before; raise `trials` to extend it")
+        name = spec.name
+        view.say(
+            f"study {name!r} was finished before: --trials {2 * spec.trials} runs more of it;"
+            f" `trialfleet retry {name}` and `enqueue {name}`, then running it again, run failed"
+            f" trials and points of yours; `best {name}` and `export {name}` take home what it"
+            " came to"
+        )
         return finished
     with ExitStack() as stack:
         stack.enter_context(exclusive(settings.home))

@@ -159,6 +159,7 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
 ):
     members.allow(write_objective(fleet))
     members.command("submit", "study.yaml")
+    members.command("enqueue", "fault", "x=0.5")
     fleet.study = "fault"
     members.admin.xadd(keys.inbox("fault"), {"kind": "nobody knows"})
     members.admin.zadd(keys.PROCESSES, {"nobody": 4e12})
@@ -183,9 +184,6 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     fleet.go()
     members.serve()
     members.worker(slots=2)
-    members.command("resume", "fault")
-    members.command("enqueue", "fault", "x=0.5")
-    fleet.await_over()
     for words in (["status", "fault"], ["studies"], ["watch", "fault", "--json"]):
         members.command(*words)
     told = [trial.user_attrs["trialfleet:state"] for trial in fleet.trials()]

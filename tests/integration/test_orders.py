@@ -9,6 +9,7 @@ import pytest
 from hand_fleet import Fleet, look_around, turn_until
 
 from orchestrator.driving.service import Service
+from orchestrator.handle import StudyHandle
 from workers.coordination.studies import MAX_ORDERS, Studies
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.messages import Result
@@ -156,7 +157,8 @@ def test_a_failed_trial_is_retried_once_with_its_parameters_and_its_number(fleet
         turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
     trials = fleet.stored()
     retries = {each.number: each.user_attrs.get("trialfleet:retries") for each in trials}
-    assert retries == {0: None, 1: None, 2: None, 3: None, 4: 0, 5: 1, 6: 3, 7: 5}
+    assert [retries[number] for number in range(6)] == [None, None, None, None, 0, 1]
+    assert {retries[6], retries[7]} == {3, 5}, "asked for within a moment"
     for number, retried in list(retries.items())[4:]:
         assert trials[number].params == trials[retried].params
 
@@ -239,3 +241,32 @@ def test_the_best_of_another_study_are_given_to_this_one(fleet, settings):
     assert best[0]["c"] in SPACE["c"]["choices"], "as people name it"
     other = fleet.submit(name="other", space=SPACE)
     assert other.enqueue(*best) == 1
+
+
+def test_a_study_that_no_fleet_has_takes_orders_for_the_next_run_and_nothing_else(fleet):
+    fleet.submit(trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
+        fleet.commit(0, None, TrialState.FAILED)
+        fleet.commit(1, 0.5)
+        turn_until(service, lambda: service.status("s").is_over, "it is over")
+    alone = fleet.settings.model_copy(update={"redis_url": None})
+    handle = StudyHandle("s", alone)
+    assert handle.enqueue({"x": 0.25}) == 1
+    assert handle.enqueue({"x": 0.25}) == 0
+    assert handle.retry() == 1
+    assert handle.retry() == 0
+    with pytest.raises(InvalidInputError, match="within"):
+        handle.enqueue({"x": 2.0})
+    for ask in (handle.pause, handle.resume, handle.cancel, lambda: handle.extend(trials=9)):
+        with pytest.raises(InvalidInputError, match="no fleet runs here; `trialfleet run`"):
+            ask()
+    assert handle.status().trials["queued"] == 2
+    fleet.submit(trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: service.status("s") is not None, "it is driven")
+        with pytest.raises(InvalidInputError, match="another"):
+            handle.enqueue({"x": 0.75})
+        work_off(fleet, service)
+    first, second = fleet.stored()[2:]
+    assert (first.params["x"], second.user_attrs["trialfleet:retries"]) == (0.25, 0)

@@ -32,6 +32,10 @@ class RedisUnavailableError(InvalidInputError):
     """Redis does not answer, or refuses us."""
 
 
+class StudyAtRestError(RedisUnavailableError):
+    """No fleet runs that has the study; its results are here."""
+
+
 class RightsMissingError(InvalidInputError):
     """The user of Redis may not do all that its role in the fleet does; what, and the way out."""
 
