@@ -13,6 +13,7 @@ from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import EmbeddedRedis
+from workers.coordination.studies import Studies
 from workers.protocol.errors import InvalidInputError, RedisUnavailableError
 
 
@@ -67,7 +68,7 @@ def test_a_study_that_redis_forgot_is_waited_for_and_not_for_ever(client, settin
     wait_until(follower.last, "it is followed")
     client.flushall()
     wait_until(lambda: "not known" in (follower.last().stalled or ""), "it is said")
-    fleet.submit(trials=1)
+    Studies(client).submit(fleet.spec)  # at once: it is not waited for very long
     wait_until(lambda: follower.last().stalled is None, "it is there again")
     client.flushall()
     follower.join(20.0)
