@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import time
@@ -147,6 +148,50 @@ def test_an_orchestrator_of_one_study_alone_gives_up_after_a_few_tries(fleet):
     ):
         turn_until(service, lambda: False, "it gives up")
     assert any("ValueError" in (status.stalled or "") for status in fleet.statuses)
+
+
+GATED = """
+import threading
+from optuna.samplers import RandomSampler
+
+gate, asked = threading.Event(), threading.Event()
+
+class Gated(RandomSampler):
+    def infer_relative_search_space(self, study, trial):
+        asked.set()
+        assert gate.wait(60)
+        return {}
+"""
+
+
+def test_a_sampler_that_takes_its_time_holds_up_no_other_study_and_keeps_its_right(
+    fleet, tmp_path, monkeypatch
+):
+    (tmp_path / "gated_sampler.py").write_text(GATED)
+    monkeypatch.syspath_prepend(tmp_path)
+    fleet.settings = fleet.settings.model_copy(update={"samplers": ("gated_sampler",)})
+    put(fleet, "slow", sampler={"type": "gated_sampler:Gated"})
+    put(fleet, "quick", trials=5)
+    lease = fleet.settings.times.lease
+    with Service(fleet.settings) as service:
+        gated = importlib.import_module("gated_sampler")
+        try:
+            turn_until(service, gated.asked.is_set, "the slow one is asked")
+            begun = time.monotonic()
+
+            def quick_is_over():
+                work(fleet, "quick")
+                over = Studies(fleet.client).fact("quick", "over") is not None
+                return over and time.monotonic() - begun > 1.5 * lease
+
+            turn_until(service, quick_is_over, "the quick one is over")
+            assert fleet.client.get(keys.lead("slow")) is not None
+            assert not Studies(fleet.client).leases("slow").queued()
+        finally:
+            gated.gate.set()
+        slow = Studies(fleet.client).leases("slow")
+        turn_until(service, slow.queued, "the slow one goes on")
+    assert stalled(fleet, "slow") is None
 
 
 @pytest.mark.parametrize("sampler", ["grid", "bruteforce"])
