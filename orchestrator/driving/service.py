@@ -318,7 +318,8 @@ class Service:
         self._changed -= idle.keys()
         by_queue: dict[str, dict[str, Demand]] = {}
         for name, driver in self._drivers.items():
-            if driver.is_open:
+            # what a study that does not get on has in flight would keep slots from the others
+            if driver.is_open and not driver.is_disturbed and not self._stalls.holds(name):
                 queue = driver.study.spec.resources.queue
                 by_queue.setdefault(queue, {})[name] = self._demands[name]
         granted: dict[str, int] = {}
