@@ -345,6 +345,6 @@ def _set_aside(status: StudyStatus) -> list[RenderableType]:
 
 
 def _errors(status: StudyStatus) -> list[RenderableType]:
-    """The last few errors, one line each."""
-    failed = [trial for trial in status.recent if trial.error is not None]
+    """The last few errors, one line each; not of trials that never began."""
+    failed = [each for each in status.recent if each.error and each.state != "cancelled"]
     return [Text(ended_line(trial, status), style="red") for trial in failed[-3:]]
