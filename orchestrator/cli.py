@@ -10,9 +10,8 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
-import redis
 import typer
 from pydantic import BaseModel
 from rich.console import Console
@@ -30,19 +29,15 @@ from orchestrator.status import StudyStatus
 from orchestrator.submission.metric_directions import say_direction
 from orchestrator.submission.study import import_directory, load_study
 from orchestrator.submission.submit import submit as submit_study
+from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED, run_command
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import draw_tree
 from orchestrator.views.watch import draw, draw_studies, open_view, summary
 from workers.logs import configure_logging, guard_tracebacks
-from workers.passwords import hide
 from workers.processes.hangup import on_hangup
-from workers.protocol.errors import FleetError, InvalidInputError
+from workers.protocol.errors import InvalidInputError
 from workers.protocol.plain import plain_text
 from workers.settings import Settings
-
-EXIT_FAILED: Final = 1
-EXIT_BAD_INPUT: Final = 2
-EXIT_INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="trialfleet",
@@ -193,20 +188,14 @@ def ps(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """The console script: one clear line for what went wrong, and the exit code that says so."""
+    sys.exit(run_command(_run))
+
+
+def _run() -> Any:
     # what a command has to say is its answer; the long-running ones log more
     configure_logging(level=logging.ERROR)
     guard_tracebacks()
-    try:
-        app()
-    except InvalidInputError as error:
-        _complain(error)
-        sys.exit(EXIT_BAD_INPUT)
-    except FleetError as error:
-        _complain(error)
-        sys.exit(EXIT_FAILED)
-    except redis.RedisError as error:
-        _complain(FleetError(f"Redis failed in the middle of it: {error}; try again"))
-        sys.exit(EXIT_FAILED)
+    return app(prog_name="trialfleet", standalone_mode=False)
 
 
 def _with_slots(settings: Settings, slots: int | None) -> Settings:
@@ -236,13 +225,6 @@ def _entry_document(entry: Any) -> dict[str, Any]:
 
 def _note(finding: str) -> None:
     print(f"note: {plain_text(finding)}", file=sys.stderr)
-
-
-def _complain(error: FleetError) -> None:
-    text = hide(str(error))
-    if "--json" in sys.argv[1:]:
-        print_json({"error": text})
-    print(f"trialfleet: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

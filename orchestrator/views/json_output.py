@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,20 @@ from workers.protocol.plain import strict_json
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 
 
+#: Whether this process has printed its document.
+_printed = False
+
+
 def print_json(document: Any) -> None:
     """Print a document by JSON's standard, which has no infinity, and many readers refuse it."""
-    print(json.dumps(strict_json(document), indent=2, ensure_ascii=False, allow_nan=False))
+    global _printed
+    # an escape of any other encoding is none of JSON's
+    is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(strict_json(document), indent=2, ensure_ascii=not is_utf8, allow_nan=False)
+    _printed = True
+    print(text)
+
+
+def has_printed() -> bool:
+    """Whether this process has printed its document."""
+    return _printed

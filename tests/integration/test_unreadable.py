@@ -85,7 +85,7 @@ def test_an_unreadable_study_is_listed_with_its_reason_and_hides_no_other(
         assert f"{name} " in table.stdout
     shown = command("status", "no-hash", "--json")
     assert shown.returncode == 2
-    assert "WRONGTYPE" in json.loads(shown.stdout)["error"]
+    assert "WRONGTYPE" in json.loads(shown.stdout)["error"]["message"]
     assert shown.stderr.startswith("trialfleet: study 'no-hash': what Redis holds of it cannot be")
 
 
