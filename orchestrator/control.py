@@ -25,11 +25,12 @@ from workers.protocol.errors import (
     InvalidInputError,
     RedisUnavailableError,
     StudyAtRestError,
+    StudyNotKnownError,
 )
 from workers.protocol.given import stored_params
 from workers.protocol.orders import Given, Order, Retry
 from workers.protocol.plain import describe_error
-from workers.protocol.spec import StudySpec, parse_duration
+from workers.protocol.spec import StudySpec, is_study_name, parse_duration
 from workers.protocol.states import Wish
 from workers.settings import Settings
 
@@ -39,9 +40,17 @@ class ControlledStudy:
 
     Every method raises `InvalidInputError` for a study that the fleet does not know, and
     `RedisUnavailableError` where its Redis does not answer.
+
+    Raises:
+        StudyNotKnownError: No study can have this name.
     """
 
     def __init__(self, name: str, settings: Settings | None = None) -> None:
+        if not is_study_name(name):
+            raise StudyNotKnownError(
+                f"study {name!r}: no study has such a name: names are letters, digits, dots, dashes"
+                " and underscores; see `trialfleet studies`"
+            )
         self.name = name
         self._settings = settings or Settings.from_environment()
 

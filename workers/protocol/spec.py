@@ -53,6 +53,13 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 #: The validation context of what was stored, by whatever release; what users write is checked.
 _STORED: Final = "stored"
 
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+
+
+def is_study_name(text: str) -> bool:
+    """Whether a study can have this name."""
+    return re.fullmatch(_NAME.strip("^$"), text) is not None
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(
@@ -228,7 +235,7 @@ class StudySpec(_Model):
     """A study: what to run, over which space, towards what."""
 
     version: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    name: str = Field(pattern=_NAME)
     """Letters, digits, dot, dash, underscore; names keys in Redis and a directory."""
     objective: str = FINETUNE
     """`finetune`, `package.module:function` or `/path/file.py:function`."""

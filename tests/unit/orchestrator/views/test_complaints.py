@@ -16,6 +16,7 @@ import yaml
 from sqlalchemy.exc import OperationalError
 
 from orchestrator import cli
+from orchestrator.handle import StudyHandle
 from orchestrator.views import json_output
 from orchestrator.views.complaints import complaint_of
 from workers.protocol.errors import FleetError, InvalidInputError, StudyNotKnownError
@@ -127,6 +128,8 @@ def test_whatever_is_the_matter_each_command_answers_in_strict_json(say, path):
 def test_a_name_of_odd_characters_is_a_name_that_is_not_known(say, path, name):
     error = assert_candid(say(*path, "--json", "--", name), 2)
     assert error["kind"] != "UnicodeEncodeError"
+    with pytest.raises(StudyNotKnownError, match="no study has such a name"):
+        StudyHandle(name)
 
 
 ERRORS = {
