@@ -25,7 +25,8 @@ class Trial:
     deadline: int | None = None
     nonce: str | None = None
     checkpoint: int | None = None
-    reported: int | None = None
+    reported: str | None = None
+    """The last report: its attempt's token, and its step."""
     result_token: int | None = None
 
 
@@ -95,10 +96,10 @@ class Model:
         if not self.holds(number, token, epoch):
             return "LOST", self
         trial = self.trials[number]
-        if trial.reported is not None and step <= trial.reported:
+        if trial.reported == f"{token}:{step}":
             return "OLD", self
         entry = Entry("report", number, token, str(step))
-        return "OK", self.put(number, replace(trial, reported=step), entry)
+        return "OK", self.put(number, replace(trial, reported=f"{token}:{step}"), entry)
 
     def checkpoint(self, number: int, epoch: str, token: int, step: int) -> tuple[str, Model]:
         if not self.holds(number, token, epoch):

@@ -325,6 +325,7 @@ class DrivenStudy:
         if stored is not None:  # else, were this process killed here, nothing of it would be left
             self._studies.begin(self.name, self.generation, self._place)
         self.study = self._open_study()
+        self._storage.raise_fence(self.name)
         if stored != self.generation:
             self.study.set_user_attr(GENERATION_ATTR, self.generation)
             self.sync()

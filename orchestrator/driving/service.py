@@ -44,7 +44,12 @@ from workers.disk.deleted_studies import remove_aside
 from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger, traceback_of
 from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.protocol.errors import InvalidInputError, StorageFullError, StudyStalledError
+from workers.protocol.errors import (
+    InvalidInputError,
+    StorageFullError,
+    StudyStalledError,
+    StudyTakenOverError,
+)
 from workers.protocol.plain import describe_error
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
@@ -193,6 +198,9 @@ class Service:
                 raise
             if self._redis.has_lost_data():
                 raise redis.ConnectionError("it lost its data") from error
+            if isinstance(error, StudyTakenOverError):
+                self._leave_to_another(name)
+                return
             driver = self._drivers.get(name)
             is_open = driver is not None and driver.is_open
             is_refused = isinstance(error, InvalidInputError) and not is_open
@@ -495,5 +503,9 @@ class Service:
         """
         for name, driver in list(self._drivers.items()):
             if not driver.keep_right(older_than):
-                log.error("study_taken_over", study=name)
-                self._ending.append(self._drivers.pop(name))
+                self._leave_to_another(name)
+
+    def _leave_to_another(self, name: str) -> None:
+        """Write nothing more of a study: another orchestrator has taken it over."""
+        log.error("study_taken_over", study=name)
+        self._ending.append(self._drivers.pop(name))

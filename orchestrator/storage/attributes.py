@@ -42,6 +42,9 @@ GENERATION_ATTR: Final = f"{ATTR}generation"
 #: The study attribute that says that `trialfleet run` alone is to go on with it.
 BY_RUN_ATTR: Final = f"{ATTR}by_run"
 
+#: The study attribute that marks which opening of a database may write.
+WRITER_ATTR: Final = f"{ATTR}writer"
+
 #: The study attribute that says of which end its `on_end` was told, and how that went.
 END_TOLD_ATTR: Final = f"{ATTR}end_told"
 

@@ -109,6 +109,13 @@ class StudyStorage:
         database = _open_database(url, optuna.storages.RDBStorage)
         return cls(database, lambda: None, database.remove_session)
 
+    def raise_fence(self, name: str) -> None:
+        """Have no other opening of a study's storage write any more; a journal has its lock."""
+        if isinstance(self.storage, optuna.storages.RDBStorage):
+            from orchestrator.storage.fence import raise_fence  # it imports SQLAlchemy
+
+            raise_fence(self.storage, self.storage.get_study_id_from_name(name), name)
+
     def count_trials(self, name: str) -> int:
         """How many trials a study has; 0 if there is no such study."""
         try:

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 
+import psutil
 import pytest
 from waiting import wait_until
 
@@ -117,6 +118,41 @@ def test_an_orchestrator_that_was_stopped_writes_nothing_when_it_comes_back(flee
     storage = StudyStorage.open(database)
     assert storage.count_trials(fleet.study) == 2, "none was asked for twice"
     storage.close()
+
+
+STOPS_IN_AN_ASK = """
+import os, signal, sys, optuna
+ask, asked = optuna.Study.ask, []
+def stop_and_ask(self, *args, **options):
+    asked.append(1)
+    if len(asked) == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)  # it holds the right, and has counted the trials
+    return ask(self, *args, **options)
+optuna.Study.ask = stop_and_ask
+"""
+
+
+@pytest.mark.fault(26)
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_an_orchestrator_that_is_suspended_in_an_ask_does_not_ask_beside_the_next(fleet, storage):
+    if storage == "sqlite":
+        database = f"sqlite:///{fleet.folder}/studies.db"
+        fleet.settings = fleet.settings.model_copy(update={"storage": database})
+    fleet.submit(5)
+    fleet.pretend_slots(3)
+    first = fleet.serve(STOPS_IN_AN_ASK + SERVE)
+    wait_until(lambda: psutil.Process(first.pid).status() == "stopped", "it is suspended", 40.0)
+    fleet.worker(slots=2)
+    fleet.serve()
+    if storage == "sqlite":
+        fleet.await_over()
+        os.kill(first.pid, signal.SIGCONT)
+        wait_until(lambda: fleet.events("study_taken_over"), "the first one leaves it", 20.0)
+    else:  # its lock is held by whoever is suspended: the other one waits, and says so
+        wait_until(lambda: "another orchestrator" in str(fleet.events("study_stalled")), "it waits")
+        os.kill(first.pid, signal.SIGCONT)
+        fleet.await_over()
+    assert [trial.state.name for trial in fleet.trials()] == ["COMPLETE"] * 5
 
 
 DIES_AFTER_TELL = """

@@ -102,13 +102,18 @@ def test_a_renewal_moves_the_deadline_and_notes_the_step(clock):
     assert clock.leases.record(0).step == 17
 
 
-def test_each_step_is_reported_once(clock):
+def test_reports_are_told_in_the_order_of_their_calls_and_a_call_that_is_made_again_once(clock):
     grant = clock.claimed()
-    assert clock.leases.report(0, grant.token, 1, 0.5) == "OK"
-    assert clock.leases.report(0, grant.token, 1, 0.7) == "OLD"
+    assert clock.leases.report(0, grant.token, 5, 0.5) == "OK"
+    assert clock.leases.report(0, grant.token, 5, 0.7) == "OLD"
     assert clock.leases.report(0, grant.token, 2, float("inf")) == "OK"
+    record = clock.leases.record(0)
+    assert (record.reported_step, record.reported_value) == (5, 0.5), "of the highest step"
+    clock.leases.release(0, grant.token)
+    again = clock.claimed()
+    assert clock.leases.report(0, again.token, 2, 0.1) == "OK", "another attempt's is another call"
     reports = [(entry.subject, entry.payload) for entry in clock.entries()]
-    assert reports == [("1", 0.5), ("2", float("inf"))]
+    assert reports == [("5", 0.5), ("2", float("inf")), ("2", 0.1)]
 
 
 def test_reports_that_nobody_reads_have_an_end_and_what_trials_need_has_not(clock, monkeypatch):

@@ -180,7 +180,7 @@ class Bench:
                 deadline=number(fields, "deadline"),
                 nonce=fields.get("nonce"),
                 checkpoint=number(fields, "checkpoint_step"),
-                reported=number(fields, "reported_step"),
+                reported=fields.get("reported"),
                 result_token=number(fields, "result_token"),
             )
             for key, fields in raw["records"].items()

@@ -13,6 +13,7 @@ import enum
 import math
 import operator
 import random
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,7 +33,7 @@ from orchestrator.driving import service as service_module
 from workers.coordination import keys
 from workers.coordination.inbox import KEEP_SET_ASIDE, entries_set_aside
 from workers.coordination.leases import TrialLeases
-from workers.protocol.errors import UnsuitableValueError
+from workers.protocol.errors import TransientError, UnsuitableValueError
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 
@@ -319,6 +320,51 @@ def test_a_trial_that_is_pruned_at_whatever_value_is_pruned(bench):
         assert stored.value == (None if math.isnan(last) else last)
 
     pruned()
+
+
+some_reports = st.lists(st.tuples(st.integers(0, 6), st.floats(-1, 3)), max_size=5)
+
+
+@pytest.mark.parametrize("pruner", ["none", {"type": "threshold", "upper": 2.0}], ids=str)
+def test_reports_of_any_order_and_attempt_are_stored_and_judged_as_optuna_does(bench, pruner):
+    study = bench(pruner=pruner)
+    none = optuna.pruners.NopPruner()
+    judge = none if pruner == "none" else optuna.pruners.ThresholdPruner(upper=2.0)
+
+    @examples(20)
+    @given(some_reports, some_reports)
+    def reports(first, second):
+        reference = optuna.create_study(pruner=judge).ask()
+        verdicts: list[bool] = []
+        expected: list[bool] = []
+
+        def report(trial, pairs):
+            for step, value in pairs:
+                trial.report(value, step)
+                verdicts.append(trial.should_prune())
+
+        def fail(trial):
+            report(trial, first)
+            raise TransientError("a first attempt")
+
+        def succeed(trial):
+            report(trial, second)
+            return 0.5
+
+        stored = study.run(fail, succeed)
+        before = None
+        for number, (step, value) in enumerate([*first, *second]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a step was reported before
+                reference.report(value, step)
+            is_again = before == step and number != len(first)  # and was judged a moment ago
+            expected.append(False if is_again else reference.should_prune())
+            before = step
+        storage = reference.study._storage
+        assert stored.intermediate_values == storage.get_trial(0).intermediate_values
+        assert verdicts == expected
+
+    reports()
 
 
 # --- choices

@@ -72,6 +72,7 @@ class TrialRecord:
     """Devices that broke under it."""
     step: int = 0
     reported_step: int | None = None
+    """The highest one."""
     reported_value: float | None = None
     not_before_ms: int = 0
     waits_for: str | None = None
@@ -248,7 +249,8 @@ class TrialLeases:
     def report(self, number: int, token: int, step: int, value: float) -> str:
         """Hand in an intermediate value.
 
-        OK, OLD (the step was reported before), FULL (left out: nobody reads the inbox) or LOST.
+        OK, OLD (this attempt's last report was of this step), FULL (left out: nobody reads the
+        inbox) or LOST.
         """
         text = json.dumps(value)
         most = MAX_ENTRIES_WITH_REPORTS

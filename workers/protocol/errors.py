@@ -56,6 +56,10 @@ class StudyStalledError(FleetError):
     """Something of one study fails again and again; what is done is kept."""
 
 
+class StudyTakenOverError(FleetError):
+    """Another orchestrator drives the study by now; nothing may be written for it from here."""
+
+
 class ObjectiveError(FleetError):
     """An objective broke its contract; trying the same trial again would not help."""
 

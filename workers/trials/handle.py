@@ -83,8 +83,9 @@ class FleetTrial(BaseTrial):
         self._unjudged_step: int | None = None
         #: Reports that found the inbox full, since no orchestrator reads it.
         self.num_reports_left_out = 0
-        #: The last reported value, which stands for a pruned trial.
+        #: The value of the highest reported step, which stands for a pruned trial.
         self.last_value = lease.grant.record.reported_value
+        self._last_step = lease.grant.record.reported_step
 
     @property
     def study(self) -> StudyView:
@@ -218,7 +219,7 @@ class FleetTrial(BaseTrial):
         return self.suggest_float(name, low, high, step=q)
 
     def report(self, value: float, step: int) -> None:
-        """Report an intermediate value; a step that an earlier attempt reported is skipped.
+        """Report an intermediate value, in any order of steps; the first one of a step counts.
 
         Args:
             value: A Python, NumPy or torch number; NaN and infinity are left to the pruner.
@@ -242,8 +243,10 @@ class FleetTrial(BaseTrial):
             self._give_up()
         if status == "FULL":
             self._leave_out(whole)
-        self.last_value = number
-        self._unjudged_step = whole if status == "OK" else None
+        if self._last_step is None or whole > self._last_step:
+            self._last_step, self.last_value = whole, number
+        if status != "OLD":  # of which the verdict was asked before
+            self._unjudged_step = whole if status == "OK" else None
 
     def _leave_out(self, step: int) -> None:
         if not self.num_reports_left_out:
