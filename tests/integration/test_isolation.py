@@ -77,11 +77,11 @@ def test_what_fails_in_a_study_stalls_it_with_the_reason_and_the_others_go_on(fl
             status = studies.fact("good", "status")
             return status is not None and status["state"] == "finished"
 
-        turn_until(service, good_is_over, "the good one is driven to its end")
         for name, key in wrong.items():
             turn_until(service, lambda n=name: studies.fact(n, "status"), "it is driven, too")
             fleet.client.delete(key)
             fleet.client.set(key, "something else")
+        turn_until(service, good_is_over, "the good one is driven to its end")
         turn_until(service, lambda: all(stalled(fleet, n) for n in bad), "each bad one says why")
         deadline = time.monotonic() + 3.0
         turn_until(service, lambda: time.monotonic() > deadline, "they are tried again")
