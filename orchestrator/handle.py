@@ -214,10 +214,20 @@ class StudyHandle(ControlledStudy):
                 "stalled": None if stalled is None else str(stalled),
                 "waits_for": [
                     *found.waits_for,
-                    *obstacles(studies.spec(self.name), found, entries),
+                    *obstacles(
+                        studies.spec(self.name),
+                        found,
+                        entries,
+                        left_by_run=studies.is_by_run(self.name) and self._is_left(found),
+                    ),
                 ],
             }
         )
+
+    def _is_left(self, status: StudyStatus) -> bool:
+        """Whether an orchestrator has looked at a study, and does not look any more."""
+        age = 0.0 if status.as_of is None else time.time() - status.as_of
+        return age > self._settings.times.lease
 
     def _storage_url(self) -> str:
         try:

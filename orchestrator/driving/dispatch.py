@@ -148,8 +148,9 @@ class Dispatcher:
         """End a trial in Redis that the storage has as ended: Redis forgot the end it had told."""
         try:
             stored = self._study.stored(number)
-        except KeyError:
-            return  # the storage never had it
+        except KeyError:  # the storage has lost it
+            self._study.leases.settle(number, TrialState.CANCELLED)
+            return
         self._study.leases.settle(number, state_of(stored))
 
     def _has_no_end_to_come(self, record: TrialRecord | None) -> bool:

@@ -12,16 +12,27 @@ from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind
 
 
-def obstacles(spec: StudySpec, status: StudyStatus, entries: Sequence[ProcessEntry]) -> list[str]:
+def obstacles(
+    spec: StudySpec,
+    status: StudyStatus,
+    entries: Sequence[ProcessEntry],
+    *,
+    left_by_run: bool = False,
+) -> list[str]:
     """What a study that is not over waits for, each with what to do about it.
 
     Args:
         spec: The study.
         status: As the orchestrator last published it.
         entries: The live processes of the fleet.
+        left_by_run: Whether `trialfleet run`, which began it, was interrupted.
     """
     if status.is_over:
         return []
+    if left_by_run:
+        interrupted = "`trialfleet run` began it and was interrupted"
+        way_out = "run it again, or hand it to an orchestrator by `trialfleet submit`"
+        return [f"{interrupted}: {way_out}{_as_of(status)}"]
     found = []
     if not any(entry.kind is ProcessKind.ORCHESTRATOR for entry in entries):
         found.append(f"no orchestrator runs: start `trialfleet serve`{_as_of(status)}")

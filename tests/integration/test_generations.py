@@ -267,3 +267,30 @@ def test_an_earlier_releases_place_is_gone_on_with(fleet, tmp_path):
     ).trials]  # fmt: skip
     assert found.count(1.0) >= 2
     assert len(found) == WANTED
+
+
+@pytest.mark.parametrize("fleet", ["journal"], indirect=True)
+def test_a_storage_that_lost_its_tail_asks_anew_for_what_redis_has_as_ended(fleet):
+    submit(fleet)
+    serve_until(fleet, 3, 1.0)
+    running = fleet.claim(3)
+    path = journal_path(fleet.settings.home, "s")
+    lines = path.read_text().splitlines(keepends=True)
+    creations = [at for at, line in enumerate(lines) if json.loads(line)["op_code"] == 4]
+    path.write_text("".join(lines[: creations[2]]))
+    assert len(values(fleet)) == 2
+    studies = Studies(fleet.client)
+    with Service(fleet.settings) as service:
+
+        def is_over():
+            for number in fleet.leases.queued():
+                fleet.commit(number, 2.0)
+            status = studies.fact("s", "status")
+            return len(values(fleet)) == WANTED and status["state"] == "finished"
+
+        turn_until(service, is_over, "it is over")
+    late = Result(values=[9.0])
+    assert fleet.leases.commit(3, running.token, TrialState.COMPLETE, late) == "LOST"
+    assert values(fleet)[2:] == [2.0, 2.0]
+    lost = [trial for trial in fleet.stored()[:2] if trial.value is None]
+    assert all("result was lost" in trial.user_attrs["trialfleet:error"] for trial in lost)

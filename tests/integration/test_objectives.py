@@ -12,10 +12,7 @@ import pytest
 
 from orchestrator.submission.preflight import check
 from orchestrator.submission.submit import submit
-from workers.containers import Container
 from workers.importing import IMPORTING
-from workers.managers import MANAGERS
-from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import InvalidInputError, ObjectiveError
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
@@ -60,13 +57,6 @@ bound = instance.method
 number = 9
 fast = max
 """
-
-
-@pytest.fixture
-def container(settings, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    with Container(MANAGERS, [settings, ProcessRecord()]) as opened:
-        yield opened
 
 
 @pytest.fixture

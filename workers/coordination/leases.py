@@ -187,15 +187,31 @@ class TrialLeases:
         """
         last = checkpoint or CheckpointRef(0, "", "")
         answer = self._call(
-            "enqueue", number, rest=_pairs(params), generation=self.generation, **last._asdict()
+            "enqueue",
+            number,
+            rest=_pairs(params),
+            generation=self.generation,
+            asked_as="",
+            **last._asdict(),
         )
         return answer[0] == "OK"
 
     def enqueue_all(self, params: Mapping[int, Mapping[str, Any]]) -> None:
-        """Write the records of some trials, each with its parameters, in one round trip."""
+        """Write the records of trials that were asked just now, in one round trip.
+
+        What lies there under their numbers is of trials that the storage has lost.
+        """
         none = CheckpointRef(0, "", "")._asdict()
+        asked_as = uuid.uuid4().hex
         calls = [
-            self._prepare("enqueue", number, rest=_pairs(each), generation=self.generation, **none)
+            self._prepare(
+                "enqueue",
+                number,
+                rest=_pairs(each),
+                generation=self.generation,
+                asked_as=asked_as,
+                **none,
+            )
             for number, each in params.items()
         ]
         if calls:

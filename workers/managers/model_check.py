@@ -21,10 +21,12 @@ from torch.nn import functional
 from transformers import AutoConfig
 
 from workers.managers import model_fit, weights
+from workers.managers.hub import HubManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import read, refuse_foreign, train_on
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, RemoteUnavailableError
 from workers.protocol.finetune import FinetuneConfig
+from workers.settings import Settings
 
 #: A larger model is looked at without memory for its weights: its shapes, and no text.
 _MOST_TRIED: Final = 150_000_000
@@ -39,20 +41,26 @@ _LONGEST: Final = 512
 _LABELS: Final = ("a", "b", "c")
 
 
-def find_problem(config: FinetuneConfig) -> str | None:
-    """What keeps a study's model, with these settings, from being trained, if anything."""
+def find_problem(config: FinetuneConfig, hub: HubManager | None = None) -> str | None:
+    """What keeps a study's model, with these settings, from being trained, if anything.
+
+    Args:
+        config: The settings; ids of a hub are read at the commit that they are pinned to.
+        hub: Asks a hub again that is away for a moment; by default one is made.
+    """
+    hub = hub or HubManager(Settings())
     try:
         if config.model.id is not None:
-            _check_saved(config, config.model.id)
+            _check_saved(config, config.model.id, hub)
         else:
-            _check_architecture(config)
+            _check_architecture(config, hub)
     except InvalidInputError as error:
         return str(error)
     return None
 
 
-def _check_architecture(config: FinetuneConfig) -> None:
-    texts = _texts(config, config.tokenizer.id)
+def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
+    texts = _texts(config, config.tokenizer.pinned_id, hub)
     if texts is None:
         return
     built = model_fit.configuration(config.model, texts, _LABELS, config.dropout)
@@ -77,10 +85,10 @@ def _learn(model: Any, texts: TextFormat) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _check_saved(config: FinetuneConfig, name: str) -> None:
+def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
     try:
-        saved = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        saved = AutoConfig.from_pretrained(_files_of(config.model.pinned_id or name, hub))
+    except (OSError, ValueError, KeyError, RemoteUnavailableError) as error:
         if _is_local(name):
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InvalidInputError(f"model.id = {name!r} does not load ({first})") from error
@@ -90,7 +98,7 @@ def _check_saved(config: FinetuneConfig, name: str) -> None:
             f"model.id = {name!r} is a {saved.model_type}, which has no sequence classifier in"
             " transformers; take one such as bert, distilbert, roberta or modernbert"
         )
-    texts = _texts(config, config.tokenizer.id or name)
+    texts = _texts(config, config.tokenizer.pinned_id or config.model.pinned_id, hub)
     if texts is None:
         return
     built = model_fit.configuration(config.model, texts, _LABELS, config.dropout, saved)
@@ -113,37 +121,42 @@ def _with_labels(saved: Any) -> Any:
     return saved
 
 
-def _texts(config: FinetuneConfig, tokenizer_id: str | None) -> TextFormat | None:
+def _texts(config: FinetuneConfig, tokenizer_id: str | None, hub: HubManager) -> TextFormat | None:
     """The format of the texts; None where the tokenizer cannot be had here."""
     max_length = config.data.max_length
     if tokenizer_id is None:
         texts = TextFormat.of(train_on(["An example."], config.tokenizer.vocab_size), max_length)
         return dataclasses.replace(texts, vocab_size=config.tokenizer.vocab_size)
-    if (tokenizer := _read(tokenizer_id)) is None:
+    if (tokenizer := _read(tokenizer_id, hub)) is None:
         return None
-    if config.model.id not in {None, tokenizer_id}:
-        _check_words(tokenizer, str(config.model.id))
+    if config.model.pinned_id not in {None, tokenizer_id}:
+        _check_words(tokenizer, str(config.model.pinned_id), hub)
     return TextFormat.of(tokenizer, max_length)
 
 
-def _read(tokenizer_id: str) -> Any:
+def _files_of(name: str, hub: HubManager) -> str:
+    """Where a model's configuration and its tokenizer lie; its weights are left where they are."""
+    return hub.model_files(f"the configuration and tokenizer of {name!r}", name, with_weights=False)
+
+
+def _read(tokenizer_id: str, hub: HubManager) -> Any:
     """A tokenizer; None where it cannot be had here.
 
     Raises:
         InvalidInputError: It ought to lie here, and cannot be used.
     """
     try:
-        return read(tokenizer_id)
-    except InvalidInputError:
+        return read(tokenizer_id, _files_of(tokenizer_id, hub))
+    except (InvalidInputError, OSError, RemoteUnavailableError):
         if _is_local(tokenizer_id):
             raise
         return None
 
 
-def _check_words(tokenizer: Any, model_id: str) -> None:
+def _check_words(tokenizer: Any, model_id: str, hub: HubManager) -> None:
     try:
-        own = read(model_id)
-    except InvalidInputError:
+        own = read(model_id, _files_of(model_id, hub))
+    except (InvalidInputError, OSError, RemoteUnavailableError):
         return  # it has none, or cannot be had here
     refuse_foreign(tokenizer, own, model_id)
 
@@ -156,9 +169,10 @@ def _is_local(name: str) -> bool:
 def main(request: Path, answer: Path) -> None:
     """Try models until one is wrong; which is tried is written down, in case that it kills us."""
     transformers.utils.logging.set_verbosity_error()
+    hub = HubManager(Settings.from_environment())
     for number, fields in enumerate(json.loads(request.read_text())):
         answer.write_text(json.dumps({"trying": number}))
-        problem = find_problem(FinetuneConfig.model_validate(fields))
+        problem = find_problem(FinetuneConfig.model_validate(fields), hub)
         if problem is not None:
             answer.write_text(json.dumps({"problem": problem}))
             return

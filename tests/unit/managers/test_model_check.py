@@ -162,3 +162,15 @@ def test_texts_are_described_as_the_tokenizer_puts_them(container):
     assert texts.example[0] == texts.token_ids["bos_token_id"] == tokenizer.cls_token_id
     assert texts.example[-1] == texts.token_ids["eos_token_id"] == tokenizer.sep_token_id
     assert len(texts.example) == 5
+
+
+def test_a_model_of_a_hub_is_read_at_its_commit_and_asked_for_again(hub, saved):
+    repo = hub.repo("models", "me/tiny")
+    files = {path.name: path.read_bytes() for path in saved.iterdir()}
+    commit = repo.commit({name: text for name, text in files.items() if "safetensors" not in name})
+    repo.commit({"config.json": '{"model_type": "vit"}'})
+    pinned = {"id": "me/tiny", "commits": {"me/tiny": commit}}
+    hub.faults += [503, "reset"]
+    assert problem(pinned) is None
+    assert "vit, which has no sequence classifier" in problem({"id": "me/tiny"})
+    assert problem({"id": "me/none"}) is None, "what cannot be had here is left to the trials"
