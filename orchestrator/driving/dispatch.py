@@ -38,12 +38,18 @@ class Dispatcher:
         self._announced: dict[int, tuple[int, int]] = {}
         #: trial -> until when it may not be claimed, by the monotonic clock
         self._resting: dict[int, float] = {}
+        self._stuck: set[int] = set()
 
     @property
     def num_resting(self) -> int:
         """Trials that wait for a later time, and so for no slot."""
         now, open_ones = time.monotonic(), self._study.tally.open
         return sum(at > now and number in open_ones for number, at in self._resting.items())
+
+    @property
+    def num_stuck(self) -> int:
+        """Trials that have waited for long, and that no worker takes."""
+        return len(self._stuck & self._study.tally.open)
 
     def ask(self, count: int) -> int:
         """Ask for trials and enqueue them; how many they were."""
@@ -113,7 +119,7 @@ class Dispatcher:
         for number in held.keys() - self._study.tally.open:
             self._settle(number)
         records = self._study.leases.records(open_ones)
-        self._note_resting(records, now_ms)
+        self._note_waiting(records, queued, now_ms)
         for number in open_ones:
             record = records.get(number)
             announced_ms, count = self._announced.get(number, (0, 0))
@@ -136,12 +142,24 @@ class Dispatcher:
             elif instruction is Instruction.TELL_LOST and record is not None:
                 self._collector.tell_lost(number, record.state)
 
-    def _note_resting(self, records: Mapping[int, TrialRecord], now_ms: int) -> None:
-        now = time.monotonic()
-        self._resting = {
-            number: now + (record.not_before_ms - now_ms) / 1000
+    def _note_waiting(
+        self, records: Mapping[int, TrialRecord], queued: Mapping[int, int], now_ms: int
+    ) -> None:
+        now, long_ago_ms = time.monotonic(), now_ms - 1000 * self._times.beat
+        waits = {
+            number: record.not_before_ms
             for number, record in records.items()
-            if record.state is TrialState.QUEUED and record.not_before_ms > now_ms
+            if record.state is TrialState.QUEUED
+        }
+        self._resting = {
+            number: now + (until_ms - now_ms) / 1000
+            for number, until_ms in waits.items()
+            if until_ms > now_ms
+        }
+        self._stuck = {
+            number
+            for number, until_ms in waits.items()
+            if max(until_ms, queued.get(number, now_ms)) < long_ago_ms
         }
 
     def _settle(self, number: int) -> None:

@@ -249,6 +249,8 @@ class StudyDriver:
             weight=share.weight,
             priority=share.priority,
             max_slots=share.max_slots,
+            running=0 if self.status is None else self.status.trials["running"],
+            stuck=self._parts.dispatcher.num_stuck,
         )
 
     def show_stall(self, reason: str) -> None:

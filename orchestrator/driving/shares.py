@@ -46,6 +46,10 @@ class Demand:
     priority: int = 0
     max_slots: int | None = None
     """At most so many of its trials in flight; None for no bound."""
+    running: int = 0
+    """Of those in flight, how many a worker holds."""
+    stuck: int = 0
+    """Of those in flight, how many have waited for long without a worker that takes them."""
 
     @classmethod
     def nothing(cls) -> Demand:
@@ -103,6 +107,9 @@ class Shares:
         if slots == 0:
             return granted
         in_flight = sum(demand.in_flight for demand in demands.values())
+        if sum(demand.running for demand in demands.values()) < slots:
+            # a slot is idle, and takes none of these: they are to keep it from no other study
+            in_flight -= sum(demand.stuck for demand in demands.values())
         while takers := [
             name for name in demands if self._may_have(slots, demands[name], granted[name])
         ]:
