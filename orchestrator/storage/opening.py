@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import optuna
 from optuna.pruners import BasePruner
@@ -36,6 +36,8 @@ from workers.protocol.spec import StudySpec, WarmStart
 from workers.settings import Settings
 
 _JOURNAL: Final = "journal://"
+
+T = TypeVar("T")
 
 #: How much of a journal's first log is looked at.
 _FIRST_LOG_BYTES: Final = 1000
@@ -106,8 +108,15 @@ class StudyStorage:
                     " the line that is no entry of Optuna's journal"
                 ) from error
             return cls(replayed, journal.sync, journal.close, is_ours_alone=True)
-        database = _open_database(url, optuna.storages.RDBStorage)
-        return cls(database, lambda: None, database.remove_session)
+        from orchestrator.storage.databases import open_to_write  # it imports SQLAlchemy
+
+        database = _open_database(url, open_to_write)
+
+        def close() -> None:
+            database.remove_session()
+            database.engine.dispose()  # servers count connections
+
+        return cls(database, lambda: None, close)
 
     def raise_fence(self, name: str) -> None:
         """Have no other opening of a study's storage write any more; a journal has its lock."""
@@ -126,12 +135,12 @@ class StudyStorage:
 
 
 def open_reader(url: str) -> BaseStorage | None:
-    """A storage to read from, or None if there is no journal (yet) at that path."""
+    """A storage to read from, or None if there is none (yet): no journal, no tables."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not url.startswith(_JOURNAL):
-        from orchestrator.storage.read_only import ReadOnlyDatabase  # it imports SQLAlchemy
+        from orchestrator.storage.databases import open_to_read  # it imports SQLAlchemy
 
-        return _open_database(url, ReadOnlyDatabase)
+        return _open_database(url, open_to_read)
     path = Path(url.removeprefix(_JOURNAL))
     return _journal_storage(JournalReader(path)) if path.exists() else None
 
@@ -276,14 +285,16 @@ def refuses_value(error: BaseException) -> bool:
     return False
 
 
-def _open_database(url: str, kind: type[optuna.storages.RDBStorage]) -> optuna.storages.RDBStorage:
+def _open_database(url: str, open_it: Callable[[str], T]) -> T:
     try:
-        return kind(url)
+        return open_it(url)
     except ImportError as error:
         _refuse(url, error, "install the database's driver")
     except Exception as error:
         if is_database_error(error):
             _refuse(url, error, "write an SQLAlchemy URL such as postgresql://user@host/db")
+        if isinstance(error, RuntimeError):  # tables of another release of Optuna's
+            _refuse(url, error, "or set FLEET_STORAGE to another database")
         raise
 
 
