@@ -84,7 +84,7 @@ class FaultFleet:
         record.identity = record.identity._replace(host="elsewhere")
         record.register()
 
-    def serve(self, program: str | None = None) -> subprocess.Popen[bytes]:
+    def serve(self, program: str | None = None, **variables: str) -> subprocess.Popen[bytes]:
         """Start one more orchestrator, or a program in its place."""
         what = ["-m", "orchestrator.cli", "serve"] if program is None else ["-c", program]
         log = self.settings.home / "logs" / f"orchestrator-{len(self.orchestrators)}.log"
@@ -92,7 +92,7 @@ class FaultFleet:
         with log.open("ab") as sink:
             process = start_process(
                 [sys.executable, *what],
-                env=self.environment(),
+                env={**self.environment(), **variables},
                 stdin=subprocess.DEVNULL,
                 output=sink,
             )

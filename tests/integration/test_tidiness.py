@@ -78,7 +78,7 @@ class Slot:
     def run(self, objective, num_trials):
         """Run the trials of a new study, and wait for nothing in between."""
         spec = StudySpec(name=objective, objective=f"{self.path}:{objective}")
-        self.studies.submit(spec, "journal:///nowhere")
+        self.studies.submit(spec)
         leases = self.studies.leases(spec.name)
         for number in range(num_trials):
             leases.enqueue(number, {})

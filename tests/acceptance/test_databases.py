@@ -1,0 +1,59 @@
+"""Orchestrators of several hosts, which share a PostgreSQL."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import redis
+from fault_fleet import undisturbed_loss
+from postgres import PASSWORD, Postgres
+from waiting import wait_until
+
+
+def test_an_orchestrator_of_another_host_takes_over_within_a_lease_and_loses_nothing(fleet):
+    with Postgres() as postgres:
+        fleet.settings = fleet.settings.model_copy(update={"storage": postgres.url})
+        fleet.submit(6)
+        first = fleet.serve()
+        fleet.worker(slots=2)
+        fleet.await_note("starts", number=1)
+        second = fleet.serve(FLEET_HOME=str(fleet.folder / "of the other host"))
+        wait_until(lambda: fleet.events("study_not_driven"), "the other one waits", 30.0)
+        told = shown(first.pid), shown(second.pid)
+        first.send_signal(signal.SIGKILL)
+        killed_at = time.monotonic()
+        wait_until(lambda: len(fleet.events("study_driven")) == 2, "it takes over", 40.0)
+        seconds = time.monotonic() - killed_at
+        assert seconds < fleet.settings.times.lease + 6.0, "it looks every five seconds"
+        fleet.await_note("starts", number=3)
+        postgres.stop()
+        wait_until(lambda: fleet.events("study_stalled"), "it misses the database", 40.0)
+        postgres.start()
+        fleet.await_over(120)
+        found = fleet.trials()
+        assert [trial.state.name for trial in found] == ["COMPLETE"] * 6, "none asked for twice"
+        assert [trial.value for trial in found] == [undisturbed_loss()] * 6
+        attempts = [trial.user_attrs["trialfleet:attempt"] for trial in found]
+        assert attempts == [1] * 6, "no trial noticed"
+        assert PASSWORD not in " ".join(told)
+        assert PASSWORD not in all_that_is_known(fleet)
+        fleet.orchestrators[1].terminate()
+        fleet.orchestrators[1].wait(20)
+
+
+def shown(pid: int) -> str:
+    """What a look at a process shows anybody."""
+    process = psutil.Process(pid)
+    return f"{process.name()} {' '.join(process.cmdline())}"
+
+
+def all_that_is_known(fleet) -> str:
+    """All that Redis holds, and that the members told."""
+    with redis.Redis.from_url(fleet.redis.url) as client:
+        held = b" ".join(client.dump(key) or b"" for key in client.scan_iter())
+    logs = [path.read_bytes() for path in Path(fleet.folder).rglob("*.log")]
+    journals = [path.read_bytes() for path in Path(fleet.folder).rglob("appendonly*/*")]
+    return b" ".join([held, *logs, *journals]).decode(errors="replace")
