@@ -157,12 +157,19 @@ class WandbSpec(_Model):
 
     mode: Literal["online", "offline", "disabled"] | None = None
     """By default online where there are credentials, and offline elsewhere."""
-    project: str | None = Field(default=None, pattern=r"^[^/\\#?%:\n]{1,128}$")
+    project: str | None = None
     """By default `WANDB_PROJECT`, else `trialfleet`."""
     entity: str | None = Field(default=None, min_length=1)
     """A team or a user; by default `WANDB_ENTITY`, else the credentials'."""
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = []
     """Of each run."""
+
+    @field_validator("project")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[^/\\#?%:\r\n]{1,128}", value):
+            raise ValueError("write up to 128 characters, and none of / \\ # ? % :")
+        return value
 
 
 class ShareSpec(_Model):
