@@ -33,7 +33,6 @@ from nothing import PARAMETERS
 
 from orchestrator.driving.service import Service
 from orchestrator.local.servers import EmbeddedRedis
-from orchestrator.storage.opening import storage_url
 from workers.coordination import keys
 from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies
@@ -101,7 +100,7 @@ def submit(settings: Settings, name: str, trials: int, **fields: Any) -> None:
         **fields,
     )
     with redis.Redis.from_url(str(settings.redis_url), decode_responses=True) as client:
-        Studies(client).submit(spec, storage_url(settings, name))
+        Studies(client).submit(spec)
 
 
 def num_trials(service: Service, name: str) -> int:

@@ -38,7 +38,7 @@ from orchestrator.storage.tally import Tally
 from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
-from workers.coordination.studies import Studies
+from workers.coordination.studies import Origin, Studies
 from workers.protocol.orders import Order
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
@@ -71,16 +71,20 @@ class DrivenStudy:
         self._storage = StudyStorage.open(url)
         try:
             self._begin()
+            self._read(origin, url)
         except BaseException:
             self._storage.close()
             raise
+
+    def _read(self, origin: Origin, url: str) -> None:
+        """Take up what the storage holds of the study."""
         #: All its trials, summed up.
         self.tally = Tally(self.spec.all_directions, self.study.get_trials(deepcopy=False))
-        if origin.earlier_url is not None and is_found_by_place(settings, name, url):
-            self._studies.drop_earlier_url(name)
+        if origin.earlier_url is not None and is_found_by_place(self._settings, self.name, url):
+            self._studies.drop_earlier_url(self.name)
         self._num_points = num_points(self.spec)
         self._asked: dict[int, optuna.Trial] = {}
-        self._study_id = self._storage.storage.get_study_id_from_name(name)
+        self._study_id = self._storage.storage.get_study_id_from_name(self.name)
         attrs = self.study.user_attrs
         self._wish = Wish(attrs.get(WISH_ATTR, Wish.RUN))
         self._is_by_run = bool(attrs.get(BY_RUN_ATTR))
@@ -92,8 +96,12 @@ class DrivenStudy:
         self._opened_at: float | None = None
         #: Holds it to its budgets and stops.
         self.limits = Limits(self.study, self.spec, self.tally, lambda: self.wall_seconds)
-        if not self._studies.wish(name).is_end:
+        if not self._studies.wish(self.name).is_end:
             self.limits.resume()
+
+    def recount(self) -> None:
+        """Sum the trials up anew: the storage may have taken what it gave no answer to."""
+        self.tally.recount(self.study.get_trials(deepcopy=False))
 
     def take_spec(self, spec: StudySpec) -> None:
         """Go on by a specification that somebody may have extended."""

@@ -108,6 +108,8 @@ class StudyDriver:
         """What is done for it now, for the reason of a stall."""
         self.is_disturbed = True
         """Whether what was read or begun is to be done again."""
+        self.is_doubtful = False
+        """Whether its storage may hold what it did not answer for."""
         self.turning: Future[None] | None = None
         """A turn that a thread of the service is at."""
         self.is_done = False
@@ -203,7 +205,11 @@ class StudyDriver:
 
     def _open(self) -> None:
         study = DrivenStudy(self._client, self._hints, self.name, self._settings)
-        collector = Collector(study)
+        try:
+            collector = Collector(study)
+        except BaseException:
+            study.abandon()
+            raise
         dispatcher = Dispatcher(study, collector, self._settings)
         self._opened = _Opened(study, collector, dispatcher, Control(study, dispatcher))
         self.status = self._build_status()
@@ -212,14 +218,18 @@ class StudyDriver:
 
     def _catch_up(self) -> None:
         """Take in what was read and never acknowledged, by whomever, and announce what waits."""
+        self.is_disturbed = False  # what disturbs from here on is another time
         self._entries.clear()  # they are among those
+        if self.is_doubtful:
+            self.study.recount()
+            self.is_doubtful = False
         pending = self._inbox.join(self.name)
         self._parts.collector.collect(pending)
         self._inbox.acknowledge(self.name, [entry.id for entry in pending])
         now_ms = server_time_ms(self._client)
         self.study.limits.look(self.study.leases, now_ms)  # before anything is asked for
         self._parts.dispatcher.reconcile(now_ms, at_start=True)
-        self._is_stale, self.is_disturbed = True, False
+        self._is_stale = True
 
     def is_due(self, granted: int) -> bool:
         """Whether there is something to ask for or to publish."""
@@ -241,15 +251,18 @@ class StudyDriver:
         num_asked = tally.num_trials - len(tally.waiting)
         left = max(0, self.study.num_wanted - num_asked)
         num_open = len(tally.open) - len(tally.waiting)
+        running = 0 if self.status is None else self.status.trials["running"]
+        in_flight = max(0, num_open - self._parts.dispatcher.num_resting)
         return Demand(
             wanted=left if self._may_start(is_draining=is_draining) else 0,
-            in_flight=max(0, num_open - self._parts.dispatcher.num_resting),
+            # what waits in a paused study keeps no slot from the others
+            in_flight=min(running, in_flight) if self._wish.is_pause else in_flight,
             trial_seconds=tally.trial_seconds,
             used_seconds=max(tally.busy_seconds, MIN_TRIAL_SECONDS * tally.num_ended),
             weight=share.weight,
             priority=share.priority,
             max_slots=share.max_slots,
-            running=0 if self.status is None else self.status.trials["running"],
+            running=running,
             stuck=self._parts.dispatcher.num_stuck,
         )
 
@@ -308,7 +321,13 @@ class StudyDriver:
 
     def _is_to_be_published(self) -> bool:
         is_time = time.monotonic() - self._published_at >= _PUBLISH_SECONDS
-        return self._is_stale and (is_time or self._has_turned())
+        return self._is_stale and (is_time or self._has_turned() or self._has_new_best())
+
+    def _has_new_best(self) -> bool:
+        """Whether another trial is the best than the status says: running ones look at it."""
+        best = self.study.tally.best
+        shown = None if self.status is None else self.status.best
+        return bool(best) and (shown is None or shown.number != best[0].number)
 
     def _has_turned(self) -> bool:
         """Whether the study is in another state than its status says."""

@@ -31,6 +31,9 @@ class Reaper:
             study: A driven study.
             now_ms: The server's clock.
         """
+        now = lease_clock()
+        if now < self._quiet_until or now - self._swept_at > self._times.lease / 2:
+            return  # asked for before Redis was away, or this host stood still
         for number, deadline_ms in study.leases.running().items():
             if deadline_ms + self._times.grace * 1000 > now_ms:
                 continue

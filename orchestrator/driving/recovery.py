@@ -48,8 +48,8 @@ def _unfinished(settings: Settings) -> Iterator[Submitted]:
     for study in _stored_studies(settings):
         attrs = study.user_attrs
         text = attrs.get(SPEC_ATTR)
-        if text is None or attrs.get(EXHAUSTED_ATTR) or attrs.get(BY_RUN_ATTR):
-            continue  # not made by trialfleet, or over, or interrupted and not handed in
+        if text is None or attrs.get(BY_RUN_ATTR):
+            continue  # not made by trialfleet, or interrupted and not handed in
         try:
             spec = StudySpec.read(text)
         except ValueError as error:
@@ -57,7 +57,8 @@ def _unfinished(settings: Settings) -> Iterator[Submitted]:
             continue
         trials = study.get_trials(deepcopy=False)
         tally = Tally(spec.all_directions, trials)
-        has_more = tally.num_sampled < spec.trials and not attrs.get(ENDED_BY_ATTR)
+        is_over = attrs.get(ENDED_BY_ATTR) or attrs.get(EXHAUSTED_ATTR)
+        has_more = tally.num_sampled < spec.trials and not is_over
         if tally.open or has_more:
             generation = attrs.get(GENERATION_ATTR)
             origin = Origin(generation, place_of(storage_url(settings, spec.name)))

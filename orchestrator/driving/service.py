@@ -139,8 +139,7 @@ class Service:
         self._pool.shutdown(wait=True, cancel_futures=True)
         for name in list(self._drivers):
             self._leave(name)
-        for driver in self._ending:
-            driver.abandon()
+        self._end_abandoned()
         with suppress(redis.RedisError):
             self._record.gone()
         self._hints.close()
@@ -216,7 +215,7 @@ class Service:
         driver = self._drivers.get(name)
         is_awaited = isinstance(error, StorageFullError) or is_database_error(error)
         if driver is not None:
-            driver.is_disturbed = True
+            driver.is_disturbed = driver.is_doubtful = True
             driver.show_stall(reason)
             self._tell(driver)
         if not is_awaited:
@@ -402,9 +401,13 @@ class Service:
 
     def _leave(self, name: str) -> None:
         driver = self._drivers.pop(name)
-        self._submitted.pop(name, None)
-        self._told.pop(name, None)
-        driver.close()
+        for kept in (self._submitted, self._told, self._demands, self._refused_at):
+            kept.pop(name, None)
+        try:
+            driver.close()
+        except Exception:  # nothing is lost but the time since the clock was last written down
+            log.exception("storage_not_closed", study=name)
+            self._ending.append(driver)
         with suppress(redis.RedisError):  # it runs out by itself
             driver.release()
         state = None if driver.status is None else driver.status.state.value
@@ -508,4 +511,6 @@ class Service:
     def _leave_to_another(self, name: str) -> None:
         """Write nothing more of a study: another orchestrator has taken it over."""
         log.error("study_taken_over", study=name)
-        self._ending.append(self._drivers.pop(name))
+        driver = self._drivers.pop(name, None)
+        if driver is not None:
+            self._ending.append(driver)

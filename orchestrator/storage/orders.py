@@ -53,8 +53,8 @@ def carry_out(study: optuna.Study, orders: Iterable[Order], done: set[str]) -> i
     for order in orders:
         for order_id, params, attrs in _trials_of(study, order):
             if order_id not in done:
-                done.add(order_id)
                 study.enqueue_trial(dict(params), user_attrs={ORDER_ATTR: order_id, **attrs})
+                done.add(order_id)
                 log.info("ordered", study=study.study_name, order=order_id, params=params)
                 count += 1
     return count

@@ -81,6 +81,14 @@ class Tally:
         """Trials that the sampler was asked for."""
         return self.num_trials - self.num_given
 
+    def recount(self, trials: Iterable[FrozenTrial]) -> None:
+        """Sum up anew.
+
+        Args:
+            trials: All that there are now.
+        """
+        vars(self).update(vars(Tally(self._directions, trials)))
+
     def add(self, trials: Iterable[FrozenTrial]) -> None:
         """Take trials in: new ones, and such that were open and have ended since."""
         ended = []

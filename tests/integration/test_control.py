@@ -214,6 +214,7 @@ def test_a_study_is_extended_by_several_people_at_once_and_goes_on(fleet):
 )
 def test_an_extension_that_is_none_is_refused_and_changes_nothing(fleet, given, message):
     handle = fleet.submit(trials=4)
+    submitted = Studies(fleet.client).spec("s")
     with pytest.raises(InvalidInputError, match=message):
         handle.extend(**given)
-    assert Studies(fleet.client).spec("s") == fleet.spec
+    assert Studies(fleet.client).spec("s") == submitted

@@ -10,8 +10,10 @@ import time
 import pytest
 import redis
 from hand_fleet import SPACE, Fleet, turn_until
+from optuna.exceptions import StorageInternalError
 
 from orchestrator.driving import service as service_module
+from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.opening import journal_path
@@ -233,3 +235,41 @@ def test_a_study_that_was_stopped_is_asked_for_nothing_when_it_is_opened_again(f
         for _ in range(3):
             service.turn()
     assert fleet.stored() == []
+
+
+def test_what_waits_in_a_paused_study_keeps_no_slot_from_another(fleet):
+    put(fleet, "paused", trials=9)
+    studies = Studies(fleet.client)
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: len(studies.leases("paused").queued()) == 3, "it has all")
+        studies.want("paused", Wish.PAUSE)
+        put(fleet, "other", trials=9)
+        turn_until(service, lambda: len(studies.leases("other").queued()) == 3, "the other has")
+
+
+def test_an_end_that_a_database_took_and_did_not_answer_for_is_counted(
+    fleet, tmp_path, monkeypatch
+):
+    fleet.settings = fleet.settings.model_copy(update={"storage": f"sqlite:///{tmp_path}/s.db"})
+    put(fleet, "s", trials=2)
+    tell, broken = DrivenStudy.tell, []
+
+    def tell_and_break(study, *arguments):
+        tell(study, *arguments)
+        if not broken:
+            broken.append(study.name)
+            study.tally.open.add(arguments[0])  # as if this process had not heard of it
+            study.tally.ended.clear()
+            raise StorageInternalError("the connection was lost after the commit")
+
+    monkeypatch.setattr(DrivenStudy, "tell", tell_and_break)
+    with Service(fleet.settings) as service:
+
+        def is_over():
+            work(fleet, "s")
+            return Studies(fleet.client).fact("s", "over") is not None
+
+        turn_until(service, is_over, "it is over all the same")
+    assert broken == ["s"]
+    status = StudyHandle("s", fleet.settings).status()
+    assert (status.trials["complete"], status.trials["queued"]) == (2, 0)

@@ -19,7 +19,7 @@ from workers.trials.failure_streak import FailureStreak
 @pytest.fixture
 def studies(client):
     made = Studies(client)
-    made.submit(StudySpec(name="s"), "journal")
+    made.submit(StudySpec(name="s"))
     return made
 
 

@@ -81,7 +81,7 @@ class Bench(OneProcessFleet):
         return self.until(self.ended, "it has ended in the storage")
 
     def ended(self) -> optuna.trial.FrozenTrial | None:
-        found = self.service._leads["values"].study.stored(self.number)
+        found = self.service._drivers["values"].study.stored(self.number)
         return found if found.state.is_finished() else None
 
 
@@ -748,5 +748,5 @@ def test_an_objective_looks_at_its_study_and_may_stop_it(bench):
         lambda: (found := opened.service.status("values")).is_over and found, "it is over"
     )
     assert status.state == "finished"
-    assert status.trials["cancelled"] <= 2, "those that waited for a slot"
+    assert status.trials["cancelled"] <= 16, "short ones that waited ready for a slot"
     assert status.trials["queued"] == status.trials["running"] == 0
