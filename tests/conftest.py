@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+import structlog
 from hub_server import HubServer
 from isolation import isolated
 from waiting import wait_until
@@ -92,6 +93,14 @@ def no_password_of_another_test() -> Iterator[None]:
     """What one test calls a password is a word in the next."""
     yield
     passwords._known.clear()
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """What one test sets of the log, such as its level, hides nothing from the next."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(autouse=True)

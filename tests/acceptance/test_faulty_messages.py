@@ -168,8 +168,8 @@ Collector.collect = collect_and_die
 
 DIES_AFTER_ASK = """
 import os, signal, sys
-from orchestrator.driving.dispatch import Dispatcher
-Dispatcher._enqueue = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from workers.coordination.leases import TrialLeases
+TrialLeases.enqueue_all = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 SERVE = """

@@ -155,12 +155,14 @@ def test_the_wandb_run_of_a_dead_trial_is_ended_and_no_service_is_left(fleet):
     worker = fleet.worker()
     fleet.await_over(90)
     home = fleet.settings.home
-    wait_until(
-        lambda: 1 in offline_runs(home).get("fault-0", {"exits": []})["exits"],
-        "the run is ended, as a failure",
-        60.0,
-    )
-    run = offline_runs(home)["fault-0"]
+
+    def dead():
+        """The runs of the trial; their names end with the study's generation."""
+        found = offline_runs(home).items()
+        return [run for name, run in found if name.startswith("fault-0-")]
+
+    wait_until(lambda: any(1 in run["exits"] for run in dead()), "it is ended, as a failure", 60.0)
+    (run,) = dead()
     assert (run["group"], run["exits"]) == ("fault", [1])
     worker.stop(30.0)
     wait_until(

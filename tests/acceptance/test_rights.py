@@ -131,11 +131,12 @@ CALLED = {
 
 
 #: What is sent where something is found amiss, which is not done to this fleet: an ended trial
-#: of whose end nothing is left, a study that vanishes while its hint is read; and what kombu says
+#: of whose end nothing is left, a host that vanishes, so that the
+#: orchestrator reaps its trials, a study that vanishes while its hint is read; and what kombu says
 #: when it closes a connection, if it is in time.
 RARE = {
     Role.WORKER: {"smembers", "punsubscribe"},
-    Role.ORCHESTRATOR: {"xlen"},
+    Role.ORCHESTRATOR: {"xlen", "hincrby", "xadd"},
     Role.USER: set[str](),
 }
 
@@ -161,13 +162,13 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     members.command("submit", "study.yaml")
     members.command("enqueue", "fault", "x=0.5")
     fleet.study = "fault"
-    members.admin.xadd(keys.inbox("fault"), {"kind": "nobody knows"})
     members.admin.zadd(keys.PROCESSES, {"nobody": 4e12})
     members.command("ps")
     fleet.order("stay until go", attempt="*")
     members.serve()
     worker = members.worker(slots=2)
     os.kill(fleet.await_note("stay until go").pid, signal.SIGKILL)
+    members.admin.xadd(keys.inbox("fault"), {"kind": "nobody knows"})
     fleet.await_note("stay until go", attempt=2)
     fleet.orchestrators[-1].kill()
     members.serve()
@@ -189,6 +190,9 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     told = [trial.user_attrs["trialfleet:state"] for trial in fleet.trials()]
     assert told[0] == "COMPLETE"
     assert set(told) <= {"COMPLETE", "CANCELLED"}, "the objective stops its study"
+    members.command("delete", "fault", "--yes")
+    wait_until(lambda: not fleet.client.exists(keys.study("fault")), "it is deleted", 30.0)
+    wait_until(lambda: keys.DELETED in members.sent(Role.WORKER)[1], "its host hears of it", 30.0)
     for role in Role:
         names, places = members.sent(role)
         stated = rights_of(role)

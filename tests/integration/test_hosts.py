@@ -45,9 +45,11 @@ NEIGHBOUR = CONTAINER + "os.waitpid(child(use), 0)\n"
 CLEANER = (
     CONTAINER
     + """
-pid = child(use)
+known, tell = os.pipe()
+pid = child(lambda: os.read(known, 1) and use())
 identity = ProcessIdentity.of(pid)
 scratch = name_scratch(identity)
+os.write(tell, b"!")
 os.waitpid(pid, 0)
 assert identity.is_dead()
 remove_stale_scratch()

@@ -78,9 +78,14 @@ class _Part:
 #: Of all that a fleet keeps, any study's, trial's, process's.
 _STUDY: Final = keys.study("*")
 _SHARED: Final = (
-    keys.EPOCH, keys.FLEET, keys.STUDIES, keys.DELETING, keys.DELETED, keys.PROCESSES,
-    keys.process("*"), _STUDY,
-)  # fmt: skip
+    keys.EPOCH,
+    keys.FLEET,
+    keys.STUDIES,
+    keys.DELETED,
+    keys.PROCESSES,
+    keys.process("*"),
+    _STUDY,
+)
 _TRIALS: Final = (
     keys.trial("*", "*"), keys.leases("*"), keys.queued("*"), keys.inbox("*"),
     keys.reply("*", "*", "*"),
@@ -104,10 +109,13 @@ _PARTS: Final = {
     ),
     Role.ORCHESTRATOR: _Part(
         commands="ping info time multi exec evalsha script|load"
-        " get set del exists scan hget hset hsetnx hdel hexists hgetall sismember smembers sadd"
+        " get set del exists scan hget hset hsetnx hdel hgetall sismember smembers sadd"
         " srem zremrangebyscore llen lpush lrange ltrim pexpire zrange zrangebyscore zrem zscore"
         " xreadgroup xautoclaim xack xdel xlen xgroup|create xgroup|delconsumer xinfo|consumers",
-        keys=(*_SHARED, *_TRIALS, keys.set_aside("*"), keys.orders("*"), keys.lead("*"), _CELERY),
+        keys=(
+            *_SHARED, *_TRIALS, keys.DELETING, keys.set_aside("*"), keys.orders("*"),
+            keys.lead("*"), _CELERY,
+        ),
         verbs=(
             "enqueue", "reply", "settle", "reap", "lead", "unlead",
             "process_register", "process_beat", "process_gone",
@@ -117,7 +125,7 @@ _PARTS: Final = {
         commands="ping info time multi exec evalsha script|load"
         " get set hget hset hsetnx hdel hexists hgetall sismember smembers sadd zrangebyscore"
         " zscore zrem",
-        keys=(*_SHARED, keys.orders("*")),
+        keys=(*_SHARED, keys.DELETING, keys.orders("*")),
         verbs=("wish", "respec", "order"),
     ),
 }  # fmt: skip
