@@ -353,6 +353,16 @@ def test_a_stopped_study_stays_stopped_in_a_redis_that_lost_its_data(fleet):
         turn_until(service, lambda: len(fleet.stored()) > asked, "handed in again, it goes on")
 
 
+def test_trials_that_wait_for_a_later_time_keep_no_slot_idle(fleet):
+    fleet.submit(trials=9, max_failures=9)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are in flight")
+        for number in (0, 1):
+            token = fleet.claim(number).token
+            fleet.leases.fail(number, token, Result(error="boom"), 9, 1000.0)
+        turn_until(service, lambda: len(fleet.leases.queued()) == 5, "two more are asked for")
+
+
 def test_the_status_can_be_had_without_redis(fleet):
     fleet.submit(trials=2)
     with fleet.service() as service:

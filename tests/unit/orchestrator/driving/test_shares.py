@@ -124,11 +124,6 @@ def test_no_more_of_a_study_runs_than_its_most_slots_and_the_others_have_the_res
     assert queue.seconds["b"] / queue.seconds["a"] == pytest.approx(3.0, rel=0.2)
 
 
-def test_what_waits_for_a_later_time_keeps_no_slot_idle():
-    asked = Shares().allot(2, {"s": replace(ONE, in_flight=0, wanted=5)})
-    assert asked == {"s": 3}
-
-
 def test_trials_that_no_worker_takes_keep_idle_slots_from_no_other_study():
     nobodys = replace(ONE, in_flight=3, stuck=3)
     assert Shares().allot(2, {"nobodys": nobodys, "good": ONE}) == {"nobodys": 0, "good": 3}
