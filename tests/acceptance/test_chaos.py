@@ -37,4 +37,7 @@ def test_nothing_is_lost_doubled_or_left_behind_while_processes_are_killed(minut
     found = {key: result[key] for key in ("lost", "doubled", "orphans", "leftovers")}
     assert found == dict.fromkeys(found, 0), finished.stderr[-3000:]
     assert result["trials"] > 3
-    assert sum(result["kills"].values()) >= 5 * minutes, "one every 6 s, give or take"
+    # one every 6 s, give or take, and a third of them commands, as the seed has it
+    disturbances = sum(result["kills"].values()) + sum(result["commands"].values())
+    assert disturbances >= 5 * minutes, "too few to tell anything"
+    assert sum(result["kills"].values()) >= 2 * minutes
