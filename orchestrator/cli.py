@@ -6,11 +6,13 @@ Exit codes: 0 done; 1 the study ended without a complete trial, or the command f
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -22,6 +24,7 @@ from orchestrator.commands.options import NameArgument, SetOption, StudyArgument
 from orchestrator.commands.results import results_app
 from orchestrator.commands.trying import trying_app
 from orchestrator.driving.service import Service
+from orchestrator.driving.turns import studies_at_turns
 from orchestrator.fleet import connect
 from orchestrator.handle import StudyHandle
 from orchestrator.local.cache_commands import cache_app
@@ -188,7 +191,21 @@ def ps(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """The console script: one clear line for what went wrong, and the exit code that says so."""
-    sys.exit(run_command(_run))
+    _exit(run_command(_run))
+
+
+def _exit(code: int) -> NoReturn:
+    """End this process; a turn that hangs is not joined, nor torn down in its midst."""
+    if hung := studies_at_turns():
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            _note(
+                f"left in the midst of a turn that does not end: {', '.join(hung)}; what was"
+                " acknowledged is kept, and the next orchestrator goes on from there"
+            )
+            sys.stdout.flush()
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run() -> Any:

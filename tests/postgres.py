@@ -41,14 +41,9 @@ _OPTIONS: Final = {
 
 
 class Postgres:
-    """A server that a test can take away, and bring back with all that it held.
+    """A server that a test can take away, and bring back with all that it held."""
 
-    Args:
-        is_durable: Whether what it has committed is on disk, as outside tests.
-    """
-
-    def __init__(self, *, is_durable: bool = False) -> None:
-        self._options = {**_OPTIONS, "fsync": "on"} if is_durable else _OPTIONS
+    def __init__(self) -> None:
         self._user = "nobody" if os.geteuid() == 0 else None
         # a test's own directory for temporary files is closed to other users
         shared = None if self._user is None else "/tmp"
@@ -75,7 +70,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
-        options = [f"--{name}={value}" for name, value in self._options.items()]
+        options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
         command = [
             *(str(_BIN / "postgres"), "-D", str(self._folder / "data")),
             *("-p", str(self._port), "-k", str(self._folder), *options),

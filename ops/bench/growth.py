@@ -2,9 +2,8 @@
 """What a trial costs the orchestrator, in a study that grows, and beside many studies.
 
 The workers are one process that claims and commits by hand what is announced, so that all that is
-timed is the orchestrator's. First one study grows to `--trials` (random sampler, five parameters):
-around the marks it is taken how much processor time a trial costs, and how many slots of trials of
-one second could be fed; then it is opened anew. The same with TPE, to `--tpe`. Then `--studies`
+timed is the orchestrator's. First one study grows to `--trials` (random sampler, five parameters),
+and a trial's processor time is taken around the marks; then it is opened anew. Then `--studies`
 studies wait for two slots, and the turns of the loop are timed, and after that some studies of
 different weights share them.
 
@@ -37,7 +36,6 @@ from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination import keys
 from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies
-from workers.logs import configure_logging
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
@@ -98,7 +96,8 @@ def submit(settings: Settings, name: str, trials: int, **fields: Any) -> None:
         objective="nothing:objective",
         trials=trials,
         space=dict.fromkeys(PARAMETERS, dimension),
-        **{"sampler": {"type": "random", "seed": 1}, **fields},
+        sampler={"type": "random", "seed": 1},
+        **fields,
     )
     with redis.Redis.from_url(str(settings.redis_url), decode_responses=True) as client:
         Studies(client).submit(spec)
@@ -110,23 +109,20 @@ def num_trials(service: Service, name: str) -> int:
     return 0 if status is None else status.num_ended
 
 
-def measure_growth(settings: Settings, trials: int, sampler: str = "random") -> dict[str, Any]:
-    """One study that grows; trials are as many a second as the orchestrator feeds."""
-    submit(settings, "grows", trials + WINDOW, sampler={"type": sampler, "seed": 1})
+def measure_growth(settings: Settings, trials: int) -> dict[str, Any]:
+    """One study that grows."""
+    submit(settings, "grows", trials + WINDOW)
     marks = [mark for mark in (1000, 5000, 20000, 100000) if mark <= trials]
     cost: dict[str, float] = {}
-    fed: dict[str, float] = {}
     with worker(settings, 0.0), Service(settings) as service:
         for mark in marks:
             while num_trials(service, "grows") < mark - WINDOW:
                 service.turn()
             before, begun = time.process_time(), num_trials(service, "grows")
-            start = time.perf_counter()
             while num_trials(service, "grows") < mark:
                 service.turn()
             done = num_trials(service, "grows") - begun
             cost[str(mark)] = round(1000 * (time.process_time() - before) / done, 3)
-            fed[str(mark)] = round(done / (time.perf_counter() - start), 1)
     rss = psutil.Process().memory_info().rss
     start = time.perf_counter()
     with Service(settings) as service:
@@ -135,7 +131,6 @@ def measure_growth(settings: Settings, trials: int, sampler: str = "random") -> 
         opened = time.perf_counter() - start
     return {
         "cpu_ms_per_trial": cost,
-        "slots_of_1_s_trials_fed": fed,
         "ratio": round(cost[str(marks[-1])] / cost[str(marks[0])], 2),
         "rss_mb": round(rss / 2**20),
         "restart_seconds": round(opened, 2),
@@ -189,20 +184,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=20000, help="how far the one study grows")
     parser.add_argument("--studies", type=int, default=1000, help="how many wait for two slots")
-    parser.add_argument("--tpe", type=int, default=5000, help="how far one with TPE grows")
-    parser.add_argument("--parts", help="which of growth, tpe, shares, many; all by default")
     arguments = parser.parse_args()
-    configure_logging(level=logging.WARNING)
+    logging.disable(logging.INFO)
     found: dict[str, Any] = {"bench": "growth", "cores": psutil.cpu_count()}
     parts: dict[str, Callable[[Settings], dict[str, Any]]] = {
         "growth": lambda settings: measure_growth(settings, arguments.trials),
-        "tpe": lambda settings: measure_growth(settings, arguments.tpe, "tpe"),
         "shares": lambda settings: measure_shares(settings, 20, 2000),
         "many": lambda settings: measure_many(settings, arguments.studies),
     }
     for part, measure in parts.items():
-        if arguments.parts is not None and part not in arguments.parts.split(","):
-            continue
         with (
             tempfile.TemporaryDirectory(prefix="trialfleet-") as folder,
             EmbeddedRedis(Path(folder)) as server,

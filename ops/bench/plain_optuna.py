@@ -1,4 +1,4 @@
-"""One process of plain Optuna on a storage that others write, too: a Redis journal, a database."""
+"""One process of plain Optuna on a Redis journal that others write, too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 
 import optuna
 from nothing import PARAMETERS
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalRedisBackend
 
 
@@ -17,10 +17,7 @@ def main() -> None:
     """Optimize for some seconds; how many trials this process ended."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = sys.argv[1]
-    storage: BaseStorage = (
-        JournalStorage(JournalRedisBackend(url)) if url.startswith("redis") else RDBStorage(url)
-    )
+    storage = JournalStorage(JournalRedisBackend(sys.argv[1]))
     study = optuna.create_study(
         study_name="plain",
         storage=storage,

@@ -8,10 +8,7 @@ of it (append-only file, fsync every second), each in a folder of its own:
   every trial durable: in the journal and fsynced before a worker hears of it, and when it ended;
 - `celery`: two processes of a plain worker on a task that does nothing, acknowledged late, with as
   many in flight as the fleet has;
-- `optuna_redis`, `optuna_postgres`: two processes of plain Optuna on its own Redis journal, and on
-  PostgreSQL; five float parameters, random;
-- `ray`: Ray Tune, two trials at a time, with actors reused and fresh; it is installed into an
-  environment of its own beside this script (600 MB).
+- `optuna`: two processes of plain Optuna on its own Redis journal, five float parameters, random.
 
 Prints one JSON line: trials a second of each side, versions, and what a turn of ours costs where.
 
@@ -27,12 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import optuna
 import psutil
 from bench_fleet import BenchFleet
 from nothing import PARAMETERS
@@ -44,11 +39,6 @@ from orchestrator.submission.study import Study
 
 HERE: Final = Path(__file__).parent
 SLOTS: Final = 2
-
-#: The release of Ray that is compared with.
-RAY: Final = "2.60.0"
-
-sys.path.append(str(HERE.parents[1] / "tests"))  # postgres.py
 
 
 def run_fleet(folder: Path, seconds: float) -> dict[str, Any]:
@@ -130,58 +120,18 @@ def run_celery(folder: Path, seconds: float) -> dict[str, Any]:
         return dict(json.loads(output))
 
 
-def run_optuna_redis(folder: Path, seconds: float) -> dict[str, Any]:
+def run_optuna(folder: Path, seconds: float) -> dict[str, Any]:
     """Two processes of plain Optuna on one Redis journal."""
     with EmbeddedRedis(folder) as server:
-        return run_optuna(server.url, seconds)
+        command = [sys.executable, str(HERE / "plain_optuna.py"), server.url, str(seconds)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(SLOTS)]
+        done = [json.loads(process.communicate()[0]) for process in running]
+        return {
+            "trials_per_second": round(sum(each["trials"] / each["seconds"] for each in done), 1)
+        }
 
 
-def run_optuna_postgres(_folder: Path, seconds: float) -> dict[str, Any]:
-    """Two processes of plain Optuna on one PostgreSQL, which brings to disk what it commits."""
-    from postgres import Postgres
-
-    with Postgres(is_durable=True) as server:
-        optuna.create_study(study_name="plain", storage=server.url)  # its tables, by one process
-        return run_optuna(server.url, seconds)
-
-
-def run_optuna(url: str, seconds: float) -> dict[str, Any]:
-    """Two processes of plain Optuna on one storage."""
-    command = [sys.executable, str(HERE / "plain_optuna.py"), url, str(seconds)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(SLOTS)]
-    done = [json.loads(process.communicate()[0]) for process in running]
-    rates = [each["trials"] / each["seconds"] for each in done]
-    return {"trials_per_second": round(sum(rates), 1)}
-
-
-def run_ray(_folder: Path, seconds: float) -> dict[str, Any]:
-    """Ray Tune, two trials at a time, with actors that are reused and with fresh ones."""
-    python = peers_python()
-    found = {}
-    for actors in ("reuse", "fresh"):
-        command = [python, HERE / "plain_ray.py", str(seconds), actors]
-        output = subprocess.run(command, check=True, capture_output=True).stdout
-        found[actors] = json.loads(output.splitlines()[-1])
-    return found
-
-
-def peers_python() -> Path:
-    """The Python of an environment of its own for peers, made here if there is none yet."""
-    python = HERE / ".peers" / "bin" / "python"
-    if not python.exists():
-        venv.create(python.parents[1], with_pip=True)
-    install = [python, "-m", "pip", "install", "--quiet", f"ray[tune]=={RAY}"]
-    subprocess.run(install, check=True, stdout=sys.stderr)
-    return python
-
-
-SIDES: Final = {
-    "trialfleet": run_fleet,
-    "celery": run_celery,
-    "optuna_redis": run_optuna_redis,
-    "optuna_postgres": run_optuna_postgres,
-    "ray": run_ray,
-}
+SIDES: Final = {"trialfleet": run_fleet, "celery": run_celery, "optuna_redis": run_optuna}
 
 
 def main() -> None:

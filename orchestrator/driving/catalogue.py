@@ -55,7 +55,7 @@ class Catalogue:
         extended since.
         """
         entry = self._entry(name)
-        is_over = entry.handed.over in {entry.digest, entry.handed.digest}
+        is_over = entry.handed.is_over(entry.digest, entry.handed.digest)
         is_over = is_over and not entry.submitted.has_orders
         return not (entry.submitted.is_by_run or is_over)
 

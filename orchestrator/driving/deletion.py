@@ -6,8 +6,14 @@ of it; a deletion that is broken off anywhere is done by whoever tries it next.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+
 import redis
 
+from orchestrator.driving.turns import TurnPool
 from orchestrator.storage.removal import remove_results
 from workers.coordination.clock import server_time_ms
 from workers.coordination.deletions import Deletions
@@ -38,11 +44,9 @@ def try_delete(client: redis.Redis, settings: Settings, name: str, owner: Proces
     right = StudyLead(client, name, owner, settings.times.lease)
     if not right.hold():
         return False
-    try:
+    with _kept(right):
         remove_results(settings, name, studies.origin(name))
         Deletions(client).finish(name)
-    finally:
-        right.release()
     log.info("study_deleted", study=name)
     return True
 
@@ -51,3 +55,67 @@ def has_running(client: redis.Redis, name: str) -> bool:
     """Whether somebody may be running a trial of a study."""
     now_ms = server_time_ms(client)
     return any(deadline > now_ms for deadline in Studies(client).leases(name).running().values())
+
+
+@contextmanager
+def _kept(right: StudyLead) -> Iterator[None]:
+    """Hold a right that one has for as long as it takes, and release it."""
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(right.lease_seconds / 4):
+            with suppress(redis.RedisError):  # a later one may do
+                right.hold()
+
+    keeper = threading.Thread(target=keep, name=f"right-{right.study}", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join()
+        right.release()
+
+
+class DeletionJobs:
+    """The deletions that an orchestrator is at, off its loop.
+
+    Args:
+        client: The fleet's Redis.
+        settings: This orchestrator's.
+        owner: This process.
+        pool: Has the threads for it.
+    """
+
+    def __init__(
+        self, client: redis.Redis, settings: Settings, owner: ProcessIdentity, pool: TurnPool
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._owner = owner
+        self._pool = pool
+        self._jobs: dict[str, Future[None]] = {}
+
+    def names(self) -> set[str]:
+        """The studies that something is being deleted of, or that it failed for."""
+        return set(self._jobs)
+
+    def go_on(self, name: str, *, may_begin: bool) -> None:
+        """Begin to delete a study, or see how that went; what failed may be begun again.
+
+        Args:
+            name: The study; nothing of this orchestrator writes of it.
+            may_begin: Whether to begin, if it is not under way.
+
+        Raises:
+            Exception: What it failed with.
+        """
+        job = self._jobs.get(name)
+        if job is not None and job.done():
+            del self._jobs[name]
+            job.result()
+        elif job is None and may_begin:
+            self._jobs[name] = self._pool.submit(name, lambda: self._delete(name))
+
+    def _delete(self, name: str) -> None:
+        try_delete(self._client, self._settings, name, self._owner)

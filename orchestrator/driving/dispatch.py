@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import optuna
 
@@ -24,6 +24,9 @@ from workers.protocol.states import TrialState
 from workers.settings import Settings
 
 log = get_logger(__name__)
+
+#: After which no further trial is asked for in the same turn.
+_ASK_SECONDS: Final = 0.25
 
 
 class Dispatcher:
@@ -52,9 +55,16 @@ class Dispatcher:
         return len(self._stuck & self._study.tally.open)
 
     def ask(self, count: int) -> int:
-        """Ask for trials and enqueue them; how many they were."""
+        """Ask for trials and enqueue them; how many they were.
+
+        Of a slow sampler they are fewer than `count`, and at least one: what its trials tell is
+        taken in between, and the rest is asked for in the next turn.
+        """
         numbers = []
-        for _ in range(count):
+        until = time.monotonic() + _ASK_SECONDS
+        for asked in range(count):
+            if asked and time.monotonic() > until:
+                break
             trial = self._study.ask()
             if self._suggest_all(trial):
                 numbers.append(trial.number)

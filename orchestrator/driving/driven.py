@@ -317,9 +317,11 @@ class DrivenStudy:
     def close(self) -> None:
         """Let another orchestrator drive the study."""
         self._end_hook.close()
-        self.note_clock()
-        self._storage.sync()
-        self._storage.close()
+        try:
+            self.note_clock()
+            self._storage.sync()
+        finally:
+            self._storage.close()
 
     def abandon(self) -> None:
         """Write nothing more: another orchestrator drives the study."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.shares import MIN_TRIAL_SECONDS, Demand
+from orchestrator.driving.turns import TurnPool
 from orchestrator.status import StudyStatus, build_status, study_state
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.hints import Hints
@@ -133,9 +134,9 @@ class StudyDriver:
             raise RuntimeError(f"study {self.name!r} was not opened")
         return self._opened
 
-    def begin(self, pool: Executor, turn: Callable[[], None]) -> Future[None]:
+    def begin(self, pool: TurnPool, turn: Callable[[], None]) -> Future[None]:
         """Have one of its turns run by a pool; none is running."""
-        self.turning = pool.submit(turn)
+        self.turning = pool.submit(self.name, turn)
         return self.turning
 
     # What the service's loop tells it, between turns or beside one.
@@ -223,9 +224,7 @@ class StudyDriver:
         if self.is_doubtful:
             self.study.recount()
             self.is_doubtful = False
-        pending = self._inbox.join(self.name)
-        self._parts.collector.collect(pending)
-        self._inbox.acknowledge(self.name, [entry.id for entry in pending])
+        self._take(self._inbox.join(self.name))
         now_ms = server_time_ms(self._client)
         self.study.limits.look(self.study.leases, now_ms)  # before anything is asked for
         self._parts.dispatcher.reconcile(now_ms, at_start=True)
@@ -283,12 +282,21 @@ class StudyDriver:
 
     def _collect(self) -> None:
         entries = list(self._entries)
+        self._take(entries)
+        for _ in entries:
+            self._entries.popleft()
+
+    def _take_back(self) -> None:
+        """Take in what Redis gave out long ago, and what never came here."""
+        handed = {entry.id for entry in self._entries}
+        found = self._inbox.take_back(self.name, int(self._settings.times.lease * 1000))
+        self._take([entry for entry in found if entry.id not in handed])
+
+    def _take(self, entries: Sequence[Entry]) -> None:
         if entries:
             self._parts.collector.collect(entries)
             self._is_stale = True
             self._inbox.acknowledge(self.name, [entry.id for entry in entries])
-            for _ in entries:
-                self._entries.popleft()
 
     def _look_after(self) -> None:
         times, study, submitted = self._settings.times, self.study, self._surroundings.submitted
@@ -304,6 +312,7 @@ class StudyDriver:
             study.take_owner(is_by_run=submitted.is_by_run)
             self._parts.control.obey(submitted, now_ms)
         if sweep is not None:
+            self._take_back()
             sweep.sweep(study, now_ms)
             if not self._wish.is_pause:  # nobody could claim what is announced
                 self._parts.dispatcher.reconcile(now_ms)

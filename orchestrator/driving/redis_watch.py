@@ -13,6 +13,7 @@ from workers.coordination.rights import Role, missing_rights
 from workers.coordination.studies import ensure_epoch
 from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger
+from workers.protocol.errors import HomeRefusedError, InvalidInputError
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -44,12 +45,15 @@ class RedisWatch:
             self.is_refused = bool(missing_rights(self._client, Role.ORCHESTRATOR))
         return not self.is_refused
 
-    def failed(self, error: redis.RedisError) -> str | None:
+    def failed(self, error: redis.RedisError | HomeRefusedError) -> str | None:
         """Take note of an error; what to tell people of it, the first time."""
         self.is_refused = isinstance(error, redis.exceptions.NoPermissionError)
         if str(error) == self._trouble:
             return None
         self._trouble = str(error)
+        if isinstance(error, HomeRefusedError):
+            log.error("home_refused", error=str(error), hint="nothing is driven until then")
+            return str(error)
         reason = describe_trouble(error, self._client, Role.ORCHESTRATOR, self._settings)
         log.warning("redis_lost", error=reason, hint="waiting for it to come back")
         return reason
@@ -76,8 +80,13 @@ class RedisWatch:
 
         Raises:
             redis.ConnectionError: It lost its data, and is not the fleet's own again yet.
+            HomeRefusedError: The home is another fleet's, or its id cannot be read or written.
         """
-        if self._home.try_lead() is None:
+        try:
+            fleet = self._home.try_lead()
+        except (InvalidInputError, OSError) as error:
+            raise HomeRefusedError(str(error)) from error
+        if fleet is None:
             raise redis.ConnectionError("it lost its data, and the fleet's id is not back yet")
         self.epoch = ensure_epoch(self._client)
         return self.epoch

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,18 +22,20 @@ from typing import Final, Self
 import redis
 
 from orchestrator.driving.catalogue import Catalogue
-from orchestrator.driving.deletion import has_running, try_delete
+from orchestrator.driving.deletion import DeletionJobs, has_running
 from orchestrator.driving.driver import StudyDriver, Surroundings
+from orchestrator.driving.endings import Endings
 from orchestrator.driving.queues import Queues
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
 from orchestrator.driving.redis_watch import RedisWatch
 from orchestrator.driving.shares import Demand, Shares
 from orchestrator.driving.stalls import Stalls
+from orchestrator.driving.turns import TurnPool
 from orchestrator.status import StudyStatus
 from orchestrator.storage.opening import is_database_error
 from workers.coordination.clock import lease_clock, server_time_ms
-from workers.coordination.connection import connect, resolve_url
+from workers.coordination.connection import connect, is_general, resolve_url
 from workers.coordination.deletions import Deletions
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox
@@ -45,6 +47,8 @@ from workers.disk.fleet_home import FleetHome
 from workers.logs import get_logger, traceback_of
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import (
+    FleetError,
+    HomeRefusedError,
     InvalidInputError,
     StorageFullError,
     StudyStalledError,
@@ -62,9 +66,6 @@ _BLOCK_MS: Final = 250
 #: For how long a turn of the loop waits for the turns of the studies; slower ones go on beside it.
 _PATIENCE_SECONDS: Final = 0.25
 
-#: How many studies have their turns at the same time.
-_MAX_TURNING: Final = 8
-
 #: Between two looks at the registry's slots and at what was handed in.
 _LOOK_SECONDS: Final = 1.0
 
@@ -73,6 +74,9 @@ _RETRY_SECONDS: Final = 5.0
 
 #: After so many failures in a row, an orchestrator of one study alone gives up.
 _GIVE_UP_AFTER: Final = 3
+
+#: How long the turns that are under way at the end are waited for.
+_END_SECONDS: Final = 10.0
 
 #: How much of an error is published as the reason of a stall.
 _MAX_REASON: Final = 500
@@ -94,8 +98,6 @@ class Service:
     is_draining: bool = False
     """Whether no further trial may be asked for."""
     _drivers: dict[str, StudyDriver] = field(default_factory=dict)
-    _ending: list[StudyDriver] = field(default_factory=list)
-    """Drivers that write nothing more, and whose last turn has not returned yet."""
     _demands: dict[str, Demand] = field(default_factory=dict)
     """What each study was last seen to want, with what it was granted since."""
     _shares: dict[str, Shares] = field(default_factory=dict)
@@ -130,27 +132,42 @@ class Service:
         self._record.register()
         self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")
         self._reaper = Reaper(self.settings.times)
-        self._pool = ThreadPoolExecutor(_MAX_TURNING, thread_name_prefix="study")
+        self._pool = TurnPool()
+        self._endings = Endings(self._pool)
+        self._deletion_jobs = DeletionJobs(
+            self._client, self.settings, self._record.identity, self._pool
+        )
         if self.only is None:
             resubmit_forgotten(self.settings, self._studies)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
         for name in list(self._drivers):
             self._leave(name)
-        self._end_abandoned()
+        self._await_endings()
+        self._pool.close()
         with suppress(redis.RedisError):
             self._record.gone()
         self._hints.close()
         self._home.close()
         self._client.close()
 
+    def _await_endings(self) -> None:
+        """Wait until all is closed, but not for ever: what hangs was not acknowledged."""
+        deadline = time.monotonic() + _END_SECONDS
+        while (left := self._endings.unfinished()) and time.monotonic() < deadline:
+            self._endings.look()
+            self._pool.relieve()
+            time.sleep(0.02)
+        for driver in left:
+            log.error("study_left_in_the_midst", study=driver.name, doing=driver.doing)
+
     def turn(self) -> None:
         """One turn of the loop: at most about a quarter of a second.
 
         Raises:
             StudyStalledError: The one study of this orchestrator fails again and again.
+            HomeRefusedError: The home of this orchestrator of one study is another fleet's by now.
         """
         try:
             if not self._redis.has_rights():
@@ -158,9 +175,11 @@ class Service:
                 return
             self._turn()
             self._redis.went_well()
-        except redis.RedisError as error:
+        except (redis.RedisError, HomeRefusedError) as error:
+            if self.only and isinstance(error, HomeRefusedError):
+                raise
             reason = self._redis.failed(error)
-            if reason is not None and self._redis.is_refused:
+            if reason is not None and (self._redis.is_refused or isinstance(error, FleetError)):
                 self._show_refusal(reason)
             self._reaper.be_patient()
             for driver in self._drivers.values():
@@ -192,8 +211,7 @@ class Service:
         try:
             yield
         except Exception as error:
-            # a key of this study that holds something else is the study's trouble, and no more
-            if isinstance(error, redis.RedisError) and "WRONGTYPE" not in str(error):
+            if isinstance(error, redis.RedisError) and is_general(error):
                 raise
             if self._redis.has_lost_data():
                 raise redis.ConnectionError("it lost its data") from error
@@ -231,22 +249,8 @@ class Service:
     def _abandon(self, name: str) -> None:
         """Drop a study whose storage may not be written any more."""
         driver = self._drivers.pop(name, None)
-        if driver is None:
-            return
-        self._ending.append(driver)
-        with suppress(redis.RedisError):
-            driver.release()
-
-    def _end_abandoned(self) -> None:
-        """Close what abandoned studies had open, as soon as nobody is at it."""
-        left = self._ending
-        self._ending = [each for each in left if each.turning and not each.turning.done()]
-        for driver in left:
-            if driver not in self._ending:
-                try:
-                    driver.abandon()
-                except Exception:
-                    log.exception("storage_not_closed", study=driver.name)
+        if driver is not None:
+            self._endings.begin(driver, writes=False)
 
     def is_done(self, name: str) -> bool:
         """Whether a study is over, and whoever is to know of it was told."""
@@ -262,6 +266,7 @@ class Service:
         # first: what Redis lost must be there again before anything is read from it
         self._look()
         self._join_new()
+        self._keep_rights(older_than=self.settings.times.lease / 2)
         self._hand_out()
         self._keep_rights(older_than=self.settings.times.lease / 2)
         self._run({name: driver.take_in for name, driver in self._idle() if driver.has_news})
@@ -274,7 +279,8 @@ class Service:
             }
         )
         self._leave_over()
-        self._end_abandoned()
+        self._endings.look()
+        self._pool.relieve()
 
     def _idle(self) -> list[tuple[str, StudyDriver]]:
         """The studies that are to be seen to, and whose driver is not at a turn."""
@@ -358,7 +364,7 @@ class Service:
             too_soon = time.monotonic() - self._refused_at.get(name, -1e9) < _RETRY_SECONDS
             if name in self._deleting:
                 continue
-            is_open = name in self._drivers or any(name == each.name for each in self._ending)
+            is_open = name in self._drivers or name in self._endings
             if is_open or too_soon or self._stalls.holds(name):
                 continue
             with self._alone(name, "opening it"):
@@ -403,13 +409,7 @@ class Service:
         driver = self._drivers.pop(name)
         for kept in (self._submitted, self._told, self._demands, self._refused_at):
             kept.pop(name, None)
-        try:
-            driver.close()
-        except Exception:  # nothing is lost but the time since the clock was last written down
-            log.exception("storage_not_closed", study=name)
-            self._ending.append(driver)
-        with suppress(redis.RedisError):  # it runs out by itself
-            driver.release()
+        self._endings.begin(driver, writes=True)
         state = None if driver.status is None else driver.status.state.value
         log.info("study_left", study=name, state=state)
 
@@ -425,10 +425,10 @@ class Service:
             return
         try:
             entries = self._inbox.read(driven, self._block_ms())
-        except redis.exceptions.NoPermissionError:
-            raise
-        except redis.ResponseError:  # of one of them, and it names none: each is to be asked
-            for name in driven:
+        except redis.ResponseError as error:
+            if is_general(error):
+                raise
+            for name in driven:  # it is of one of them, and names none: each is to be asked
                 self._drivers[name].is_disturbed = True
             return
         for name in driven:
@@ -464,17 +464,20 @@ class Service:
 
     def _delete_begun(self) -> None:
         """Delete what people asked to have deleted, once nobody runs a trial of it."""
-        self._deleting.clear()
-        for name in [] if self.only else self._deletions.begun():
+        begun = set() if self.only else set(self._deletions.begun())
+        self._deleting = self._deletion_jobs.names()
+        for name in sorted(begun | self._deleting):
             with self._alone(name, "deleting it"):
-                if self._stalls.holds(name) or has_running(self._client, name):
-                    continue  # they were cancelled, and end first
-                self._deleting.add(name)
-                self._abandon(name)
-                self._submitted.pop(name, None)
-                self._end_abandoned()
-                if not any(name == each.name for each in self._ending):
-                    try_delete(self._client, self.settings, name, self._record.identity)
+                self._deletion_jobs.go_on(name, may_begin=name in begun and self._may_delete(name))
+
+    def _may_delete(self, name: str) -> bool:
+        """Whether a study may be deleted now: nothing of this orchestrator writes of it then."""
+        if self._stalls.holds(name) or has_running(self._client, name):
+            return False  # they were cancelled, and end first
+        self._deleting.add(name)
+        self._abandon(name)
+        self._submitted.pop(name, None)
+        return name not in self._endings
 
     def _restore_lost(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
@@ -505,12 +508,14 @@ class Service:
                 write: this process may have been stopped for any time.
         """
         for name, driver in list(self._drivers.items()):
-            if not driver.keep_right(older_than):
-                self._leave_to_another(name)
+            with self._alone(name, "keeping the right to drive it"):
+                if not driver.keep_right(older_than):
+                    self._leave_to_another(name)
+        self._endings.keep_rights(older_than)
 
     def _leave_to_another(self, name: str) -> None:
         """Write nothing more of a study: another orchestrator has taken it over."""
         log.error("study_taken_over", study=name)
         driver = self._drivers.pop(name, None)
         if driver is not None:
-            self._ending.append(driver)
+            self._endings.begin(driver, writes=False)

@@ -123,8 +123,10 @@ class JournalFile(JournalReader):
     def close(self) -> None:
         """Bring all to disk, and let another process write."""
         if not self._file.closed:
-            self.sync()
-            self._file.close()
+            try:
+                self.sync()
+            finally:
+                self._file.close()
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that a crash left unfinished: nobody was told of it."""

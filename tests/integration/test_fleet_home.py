@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from hand_fleet import Fleet, is_over, put, turn_until
 
 from orchestrator.driving.service import Service
 from orchestrator.submission.submit import submit
@@ -99,6 +100,35 @@ def test_one_that_stands_by_brings_the_id_back_when_the_first_has_gone(client, h
     led.close()
     assert second.try_lead() == before
     second.close()
+
+
+@pytest.mark.parametrize("spoilt", ["a directory", "no id"])
+def test_an_id_that_cannot_be_read_is_one_clear_error_or_waited_for(
+    client, home, settings, spoilt, tmp_path
+):
+    settings = settings.model_copy(update={"home": home})
+    fleet, file, id_of_it = Fleet(client, settings, tmp_path), home / "fleet.id", home / "kept"
+    put(fleet, "s")
+    with Service(settings) as service:
+        turn_until(service, Studies(client).leases("s").queued, "it is driven")
+        file.rename(id_of_it)
+        if spoilt == "a directory":
+            file.mkdir()
+        else:
+            file.write_text("what is this")
+
+        def said():
+            return "fleet.id" in (Studies(client).fact("s", "stalled") or "")
+
+        turn_until(service, said, "it is said")
+        for start in (Service(settings).__enter__, FleetHome(client, home).join):
+            with pytest.raises(InvalidInputError, match="fleet.id.*FLEET_HOME"):
+                start()
+        assert not FleetHome(client, home).is_ours()
+        if spoilt == "a directory":
+            file.rmdir()
+        id_of_it.rename(file)
+        turn_until(service, lambda: is_over(fleet, "s"), "it goes on")
 
 
 def test_an_empty_redis_gets_no_home_that_an_orchestrator_on_another_one_leads(

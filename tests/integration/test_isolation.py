@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import time
 
+import gated_sampler
 import pytest
 import redis
-from hand_fleet import SPACE, Fleet, turn_until
+from hand_fleet import Fleet, is_over, put, turn_until, work
 from optuna.exceptions import StorageInternalError
 
 from orchestrator.driving import service as service_module
@@ -19,10 +19,8 @@ from orchestrator.handle import StudyHandle
 from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
 from workers.coordination.studies import Studies
-from workers.protocol.errors import StudyStalledError
-from workers.protocol.messages import Result
-from workers.protocol.spec import StudySpec
-from workers.protocol.states import TrialState, Wish
+from workers.protocol.errors import InvalidInputError, StudyStalledError
+from workers.protocol.states import Wish
 
 #: What no preflight has seen: an option that is found to be wrong when the sampler uses it.
 WRONG_OPTION = {"type": "tpe", "n_startup_trials": 0, "n_ei_candidates": 0}
@@ -33,21 +31,10 @@ def fleet(client, settings, tmp_path):
     return Fleet(client, settings, tmp_path)
 
 
-def put(fleet, name, **fields):
-    """Submit a study that nobody has checked."""
-    given = {"name": name, "objective": fleet.objective, "space": SPACE, "trials": 2}
-    spec = StudySpec(**{**given, **fields})
-    Studies(fleet.client).submit(spec)
-
-
-def work(fleet, name):
-    """End all that is queued in a study."""
-    leases = Studies(fleet.client).leases(name)
-    for number in leases.queued():
-        grant = leases.claim(number, "hand", 45.0)
-        leases.commit(
-            number, grant.token, TrialState.COMPLETE, Result(values=[0.5], busy_seconds=60.0)
-        )
+@pytest.fixture
+def gated():
+    with gated_sampler.closed():
+        yield gated_sampler
 
 
 def stalled(fleet, name):
@@ -92,6 +79,56 @@ def test_what_fails_in_a_study_stalls_it_with_the_reason_and_the_others_go_on(fl
     assert "secret" not in json.dumps(reasons)
     assert reasons["unreadable"].startswith("opening it: InvalidInputError: study 'unreadable'")
     assert ": ValueError: " in reasons["sampler"]
+
+
+def test_what_nobody_can_read_of_one_study_ends_no_orchestrator(client, settings, tmp_path):
+    fleet = Fleet(client, settings.model_copy(update={"time_scale": 0.02}), tmp_path)
+    studies = Studies(client)
+    names = ("lead-at-start", "lead-amid-it", "lead-of-a-kind", "over", "record")
+    for name in names:
+        put(fleet, name)
+    client.set(keys.lead("lead-at-start"), "what is this")
+    client.hset(keys.study("over"), "fact:over", '{"')
+    with Service(fleet.settings) as service:
+        driven = [studies.leases(name).queued for name in names[1:]]
+        turn_until(service, lambda: all(queued() for queued in driven), "the others are driven")
+        client.set(keys.lead("lead-amid-it"), "what is this")
+        client.delete(keys.lead("lead-of-a-kind"))
+        client.hset(keys.lead("lead-of-a-kind"), "a", "b")
+        studies.leases("record").claim(0, "hand", 0.1)
+        client.hset(keys.trial("record", 0), "losses", " 1")  # no integer to a script
+        bad = ("lead-at-start", "lead-amid-it", "lead-of-a-kind", "record")
+        turn_until(service, lambda: all(stalled(fleet, name) for name in bad), "each says why")
+        turn_until(service, lambda: is_over(fleet, "over"), "the good one is driven to its end")
+        reasons = {name: stalled(fleet, name) for name in bad}
+        client.hset(keys.trial("record", 0), "losses", 1)
+        client.delete(*(keys.lead(name) for name in bad[:3]))
+        turn_until(service, lambda: all(is_over(fleet, name) for name in names), "mended, all are")
+    for name in bad[:2]:
+        assert f"DEL {keys.lead(name)}" in reasons[name]
+    assert "WRONGTYPE" in reasons["lead-of-a-kind"]
+    assert "not an integer" in reasons["record"]
+
+
+def test_an_orchestrator_of_one_study_says_what_its_lead_record_holds(fleet):
+    fleet.submit()
+    fleet.client.set(keys.lead("s"), "what is this")
+    with fleet.service() as service, pytest.raises(InvalidInputError, match="'what is this'.*DEL"):
+        turn_until(service, lambda: False, "it says so")
+
+
+def test_a_redis_that_takes_no_writes_is_nobody_s_fault(fleet):
+    put(fleet, "s")
+    with Service(fleet.settings) as service:
+        turn_until(service, Studies(fleet.client).leases("s").queued, "it is driven")
+        fleet.client.config_set("maxmemory", 1)
+        try:
+            seconds = time.monotonic() + 2.0
+            turn_until(service, lambda: time.monotonic() > seconds, "it is waited for")
+        finally:
+            fleet.client.config_set("maxmemory", 0)
+        assert stalled(fleet, "s") is None
+        turn_until(service, lambda: is_over(fleet, "s"), "it goes on")
 
 
 def test_a_study_that_is_mended_goes_on(fleet):
@@ -152,45 +189,24 @@ def test_an_orchestrator_of_one_study_alone_gives_up_after_a_few_tries(fleet):
     assert any("ValueError" in (status.stalled or "") for status in fleet.statuses)
 
 
-GATED = """
-import threading
-from optuna.samplers import RandomSampler
-
-gate, asked = threading.Event(), threading.Event()
-
-class Gated(RandomSampler):
-    def infer_relative_search_space(self, study, trial):
-        asked.set()
-        assert gate.wait(60)
-        return {}
-"""
-
-
-def test_a_sampler_that_takes_its_time_holds_up_no_other_study_and_keeps_its_right(
-    fleet, tmp_path, monkeypatch
-):
-    (tmp_path / "gated_sampler.py").write_text(GATED)
-    monkeypatch.syspath_prepend(tmp_path)
-    fleet.settings = fleet.settings.model_copy(update={"samplers": ("gated_sampler",)})
-    put(fleet, "slow", sampler={"type": "gated_sampler:Gated"})
+def test_a_sampler_that_takes_its_time_holds_up_no_other_study_and_keeps_its_right(fleet, gated):
+    fleet.settings = gated.allowed(fleet.settings)
+    put(fleet, "slow", sampler=gated.SAMPLER)
     put(fleet, "quick", trials=5)
     lease = fleet.settings.times.lease
     with Service(fleet.settings) as service:
-        gated = importlib.import_module("gated_sampler")
-        try:
-            turn_until(service, gated.asked.is_set, "the slow one is asked")
-            begun = time.monotonic()
+        turn_until(service, gated.asked, "the slow one is asked")
+        begun = time.monotonic()
 
-            def quick_is_over():
-                work(fleet, "quick")
-                over = Studies(fleet.client).fact("quick", "over") is not None
-                return over and time.monotonic() - begun > 1.5 * lease
+        def quick_is_over():
+            work(fleet, "quick")
+            over = Studies(fleet.client).fact("quick", "over") is not None
+            return over and time.monotonic() - begun > 1.5 * lease
 
-            turn_until(service, quick_is_over, "the quick one is over")
-            assert fleet.client.get(keys.lead("slow")) is not None
-            assert not Studies(fleet.client).leases("slow").queued()
-        finally:
-            gated.gate.set()
+        turn_until(service, quick_is_over, "the quick one is over")
+        assert fleet.client.get(keys.lead("slow")) is not None
+        assert not Studies(fleet.client).leases("slow").queued()
+        gated.gate.set()
         slow = Studies(fleet.client).leases("slow")
         turn_until(service, slow.queued, "the slow one goes on")
     assert stalled(fleet, "slow") is None

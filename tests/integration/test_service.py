@@ -14,6 +14,7 @@ from hand_fleet import Fleet, turn_until
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from workers.coordination import keys
+from workers.coordination.inbox import Inbox
 from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -114,6 +115,20 @@ def test_an_entry_that_comes_twice_counts_once(fleet):
     with fleet.service() as service:
         turn_until(service, lambda: not fleet.client.xlen(keys.inbox("s")), "it is acknowledged")
     assert [trial.values for trial in fleet.stored()] == [[0.5]]
+
+
+def test_an_entry_that_redis_gave_out_with_an_answer_that_was_lost_is_taken_back(
+    client, settings, tmp_path
+):
+    fleet = Fleet(client, settings.model_copy(update={"time_scale": 0.02}), tmp_path)
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "it is in flight")
+        fleet.commit(0, 0.5)
+        # as what redis-py sends again once it has lost the answer
+        assert Inbox(client, service._inbox.consumer).read(["s"], 1)
+        turn_until(service, lambda: service.status("s").is_over, "it is told all the same")
+    assert fleet.client.xlen(keys.inbox("s")) == 0
 
 
 def test_a_trial_that_was_asked_for_and_never_enqueued_is_enqueued_by_the_next(fleet):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -38,11 +39,24 @@ GENERAL_ERRORS: Final = (
     redis.exceptions.NoPermissionError,
 )
 
+#: What a server answers to whatever it is asked, or to all that writes; also out of a script.
+_GENERAL_ANSWER: Final = re.compile(
+    r"\b(OOM|READONLY|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|NOAUTH|NOPERM)\b"
+)
+
 #: Between two attempts to reach a Redis that is waited for.
 _RETRY_SECONDS: Final = 0.5
 
 #: Longer than any blocking read (5 s), shorter than the holder's patience (40 s).
 _SOCKET_TIMEOUT_SECONDS: Final = 10.0
+
+
+def is_general(error: redis.RedisError) -> bool:
+    """Whether an error concerns all that is done with Redis, and not the one thing asked for."""
+    is_of_what_was_asked = isinstance(error, (redis.ResponseError, redis.DataError))
+    if isinstance(error, GENERAL_ERRORS) or not is_of_what_was_asked:
+        return True
+    return _GENERAL_ANSWER.search(str(error)) is not None
 
 
 def endpoint_file(home: Path) -> Path:

@@ -45,15 +45,26 @@ class Inbox:
     def join(self, study: str) -> list[Entry]:
         """Start to read a study; returns what any orchestrator before had not acknowledged."""
         self._make_group(study)
+        entries = self.take_back(study)
+        self._forget_others(study)
+        return entries
+
+    def take_back(self, study: str, idle_ms: int = 0) -> list[Entry]:
+        """What was read and never acknowledged, by whomever.
+
+        Args:
+            study: One that somebody has joined.
+            idle_ms: Leave what was read since: whoever read it may be at it. What Redis gave out
+                with an answer that was lost is not among what the next read gives.
+        """
         entries: list[Entry] = []
         start = "0-0"
         while True:
             start, claimed, *_ = self.client.xautoclaim(
-                keys.inbox(study), _GROUP, self.consumer, min_idle_time=0, start_id=start, count=500
+                keys.inbox(study), _GROUP, self.consumer, idle_ms, start_id=start, count=500
             )
             entries += _entries(claimed)
             if start == "0-0":
-                self._forget_others(study)
                 return entries
 
     def _forget_others(self, study: str) -> None:

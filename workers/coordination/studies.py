@@ -101,8 +101,8 @@ class Handed(NamedTuple):
     """The fields of a study in Redis, not read yet."""
 
     fields: tuple[str | None, ...] = (None,) * len(_HANDED)
-    over: Any = None
-    """Of what specification the orchestrator last said that it is over."""
+    over: str | None = None
+    """Of what specification the orchestrator last said that it is over, in JSON."""
     error: redis.ResponseError | None = None
     """Why they cannot be had."""
 
@@ -110,6 +110,11 @@ class Handed(NamedTuple):
     def digest(self) -> str:
         """What identifies its specification, as earlier releases wrote it."""
         return hashlib.sha256((self.fields[0] or "").encode()).hexdigest()
+
+    def is_over(self, *digests: str) -> bool:
+        """Whether an orchestrator said so of one of these specifications."""
+        # what nobody can read says nothing: the study is looked at, and it is said again
+        return self.over is not None and self.over in map(json.dumps, digests)
 
 
 @dataclass(frozen=True)
@@ -380,7 +385,7 @@ def _handed(answer: Any) -> Handed:
     if isinstance(answer, Exception):
         raise answer
     *fields, over = answer
-    return Handed(tuple(fields), None if over is None else json.loads(over))
+    return Handed(tuple(fields), over)
 
 
 def _ending(name: str, wish: Wish) -> InvalidInputError:

@@ -9,6 +9,7 @@ import redis
 from workers.coordination import keys
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import Value, call
+from workers.protocol.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,11 @@ class StudyLead:
     lease_seconds: float
 
     def hold(self) -> bool:
-        """Become or stay the study's orchestrator; False if another one is."""
+        """Become or stay the study's orchestrator; False if another one is.
+
+        Raises:
+            InvalidInputError: Who it is cannot be read.
+        """
         if self._try():
             return True
         holder = self.holder()
@@ -32,9 +37,20 @@ class StudyLead:
         return False
 
     def holder(self) -> ProcessIdentity | None:
-        """The orchestrator that drives the study now."""
-        owner = self.client.get(keys.lead(self.study))
-        return None if owner is None else ProcessIdentity.parse(owner)
+        """The orchestrator that drives the study now.
+
+        Raises:
+            InvalidInputError: What lies there names none.
+        """
+        key = keys.lead(self.study)
+        owner = self.client.get(key)
+        try:
+            return None if owner is None else ProcessIdentity.parse(owner)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"study {self.study!r}: {key} in Redis holds {owner[:40]!r}, which names no"
+                f" orchestrator; if none drives the study, delete that key: DEL {key}"
+            ) from error
 
     def _try(self) -> bool:
         ttl_ms = int(self.lease_seconds * 1000)

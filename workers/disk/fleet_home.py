@@ -130,6 +130,11 @@ class FleetHome:
             text = self._file.read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise InvalidInputError(
+                f"{self._file}, which says whose this FLEET_HOME is, cannot be read:"
+                f" {error.strerror}; mend that, or set FLEET_HOME to another directory"
+            ) from error
         if not _ID.fullmatch(text):
             raise InvalidInputError(
                 f"{self._file} holds {text[:40]!r}, which is no fleet's id; if no other fleet uses"

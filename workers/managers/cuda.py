@@ -6,7 +6,6 @@ imported), so its device is `cuda:0` or the CPU; on the CPU although it was give
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,12 +35,6 @@ class DeviceMemory:
     free: int = 0
     """Free for any process."""
     total: int = 0
-
-
-@functools.cache
-def _has_accelerator() -> bool:
-    """Whether torch finds a device besides the CPU in this process."""
-    return torch.accelerator.is_available()
 
 
 class CUDAManager(BaseProcessManager):
@@ -140,10 +133,7 @@ class CUDAManager(BaseProcessManager):
         """
         random.seed(seed)
         np.random.seed(seed)
-        if _has_accelerator():
-            torch.manual_seed(seed)
-        else:  # for devices that may come, the other keeps a traceback of each call: 0.2 ms
-            torch.default_generator.manual_seed(seed)
+        torch.manual_seed(seed)
 
     def rng_state(self) -> dict[str, torch.Tensor]:
         """The states of torch's generators, as `uint8` tensors on the CPU."""

@@ -36,6 +36,10 @@ class StudyAtRestError(RedisUnavailableError):
     """No fleet runs that has the study; its results are here."""
 
 
+class HomeRefusedError(InvalidInputError):
+    """For now it cannot be told that the home is this fleet's, or it is another one's."""
+
+
 class RightsMissingError(InvalidInputError):
     """The user of Redis may not do all that its role in the fleet does; what, and the way out."""
 

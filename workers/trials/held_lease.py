@@ -10,14 +10,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Self, TypeVar
 
 import redis
 
 from workers.coordination.clock import lease_clock
 from workers.coordination.leases import Grant, TrialLeases
-from workers.logs import get_logger, traceback_of
+from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled, TrialTimedOut
 from workers.protocol.states import Command
 from workers.times import Times
@@ -35,9 +34,6 @@ EXIT_LEASE_LOST: Final = 73
 #: The exit code of a pool process whose study was cancelled, or paused at once, and whose objective
 #: did not end.
 EXIT_NOT_OBEYED: Final = 77
-
-#: Threads that renew leases, one a lease; a process that runs trial after trial keeps one.
-_RENEWERS: Final = ThreadPoolExecutor(64, thread_name_prefix="lease")
 
 #: What a pause means for a trial, for its log.
 _PAUSED: Final = "the study was paused"
@@ -92,7 +88,7 @@ class HeldLease:
         self._silent_from = sent_at + times.holder
         self._is_refused = False
         self._ended = threading.Event()
-        self._beating: Future[None] | None = None
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     @property
     def token(self) -> int:
@@ -184,14 +180,12 @@ class HeldLease:
         self._is_refused = True
 
     def __enter__(self) -> Self:
-        self._beating = _RENEWERS.submit(self._beat)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        # one that broke leaves a lease that runs out: the trial's own end is told all the same
-        if self._beating is not None and (error := self._beating.exception()) is not None:
-            log.error("lease_thread_broke", exception=traceback_of(error))
+        self._thread.join()
 
     def _beat(self) -> None:
         pause = min(self._times.beat, max(0.0, self._times_out_at - lease_clock()))

@@ -56,8 +56,6 @@ class ObjectiveModules:
     """Whether it was here that the folder was put on the import path."""
     #: what was there before the first objective: none of a study's
     _before: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules))
-    #: that, and what was found to lie elsewhere than in the study's folder: it is looked at once
-    _elsewhere: set[str] = field(default_factory=lambda: set(sys.modules))
 
     def load(self, name: str) -> ModuleType:
         """Import a module by dotted name, or a file by its path under its own stem.
@@ -86,16 +84,15 @@ class ObjectiveModules:
         It is put back after the trial, and a module that is loaded does not run again.
         """
         dotted = Path(name).stem if name.endswith(".py") else name
-        if dotted in sys.modules:
-            yield
+        loaded, before = sys.modules.get(dotted), remember_settings()
+        yield
+        if sys.modules.get(dotted) is loaded:
             for each in self._settings.get(dotted, []):
                 each.restore()
-            return
-        before = remember_settings()
-        yield
-        after = remember_settings()
-        changed = {each.what for each in before if not each.is_unchanged()}
-        self._settings[dotted] = [each for each in after if each.what in changed]
+        else:
+            after = remember_settings()
+            changed = {each.what for each in before if not each.is_unchanged()}
+            self._settings[dotted] = [each for each in after if each.what in changed]
 
     def note(self) -> None:
         """Take note of what was imported since: an objective may import in its body."""
@@ -119,18 +116,17 @@ class ObjectiveModules:
         if self._folder is None:
             return {}
         below, found = os.path.join(self._folder, ""), {}  # noqa: PTH118 - with its separator
-        # names are taken in one go: meanwhile other code may run, and import something
-        for name in sys.modules.keys() - self._elsewhere:
-            place = _place_of(sys.modules.get(name))
-            if (
-                place is not None
-                and place.startswith(below)
-                and name.partition(".")[0] not in _FRAMEWORK
-                and "site-packages" not in Path(place).parts
-            ):
-                found[name] = Path(place)
-            elif place is not None:
-                self._elsewhere.add(name)
+        # a copy is made in one go: during a list of items, other code may run, and import something
+        for name, module in sys.modules.copy().items():
+            # first what is quick to tell: thousands were imported before any objective
+            if name in self._before or name.partition(".")[0] in _FRAMEWORK:
+                continue
+            place = _place_of(module)
+            if place is None or not place.startswith(below):
+                continue
+            path = Path(place)
+            if "site-packages" not in path.parts:
+                found[name] = path
         return found
 
     def _has_changed(self) -> bool:
@@ -153,7 +149,6 @@ class ObjectiveModules:
         for name, file in own.items():
             del sys.modules[name]
             _drop_young_bytecode(file)
-        self._elsewhere = set(self._before)
         if own:
             log.info("modules_dropped", folder=str(self._folder), modules=sorted(own))
         self._seen.clear()
@@ -163,7 +158,7 @@ class ObjectiveModules:
         importlib.invalidate_caches()
 
 
-def _place_of(module: ModuleType | None) -> str | None:
+def _place_of(module: ModuleType) -> str | None:
     """A module's file; of a package without one, its folder."""
     place = getattr(module, "__file__", None)
     if place is None:

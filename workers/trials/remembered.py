@@ -325,8 +325,6 @@ def _remember_loggers() -> Callable[[], None]:
         logging.disable(disabled)
         for logger in [root, *_loggers()]:
             before, threshold = known.get(logger, ([], logging.NOTSET))
-            if logger.handlers == before and logger.level == threshold:
-                continue
             added = [handler for handler in logger.handlers if handler not in before]
             logger.handlers[:] = before
             if logger.level != threshold:

@@ -8,7 +8,6 @@ fresh one takes its place.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import sysconfig
 import threading
@@ -132,8 +131,7 @@ def _children() -> list[psutil.Process]:
 def _child_pids() -> list[int]:
     """Asked of the kernel, which knows; looking through all processes takes milliseconds."""
     try:
-        tasks = os.listdir("/proc/self/task")  # noqa: PTH208 - before each trial, and after
-        lists = [Path(f"/proc/self/task/{task}/children").read_text() for task in tasks]
+        lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
     except OSError:
         lists = []
     if not lists:

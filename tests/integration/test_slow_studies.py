@@ -1,0 +1,122 @@
+"""What takes its time in one study, or never ends, holds up no other one, and loses nothing."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+
+import gated_sampler
+import pytest
+from hand_fleet import Fleet, is_over, look_around, put, turn_until
+
+from orchestrator.driving import deletion
+from orchestrator.driving.deletion import try_delete
+from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.service import Service
+from workers.coordination import keys
+from workers.coordination.deletions import Deletions
+from workers.coordination.identity import ProcessIdentity
+from workers.coordination.studies import Studies
+
+
+@pytest.fixture
+def fleet(client, settings, tmp_path):
+    return Fleet(client, gated_sampler.allowed(settings), tmp_path)
+
+
+@contextmanager
+def held_up(monkeypatch, where, name, study):
+    """Have a function wait where it is called for a study; gives whether it does, and a gate."""
+    gate, has_come, function = threading.Event(), threading.Event(), getattr(where, name)
+
+    def waits(*arguments):
+        if study in {
+            each if isinstance(each, str) else getattr(each, "name", "") for each in arguments
+        }:
+            has_come.set()
+            gate.wait(60)
+        return function(*arguments)
+
+    monkeypatch.setattr(where, name, waits)
+    try:
+        yield has_come, gate
+    finally:
+        gate.set()
+
+
+def test_a_big_deletion_holds_up_no_other_study(fleet, monkeypatch):
+    put(fleet, "big")
+    with Service(fleet.settings) as service:
+        studies = Studies(fleet.client)
+        turn_until(service, studies.leases("big").queued, "it is driven")
+        Deletions(fleet.client).begin("big")
+        with held_up(monkeypatch, deletion, "remove_results", "big") as (has_come, gate):
+            turn_until(service, has_come.is_set, "it is being deleted")
+            put(fleet, "other")
+            turn_until(service, lambda: is_over(fleet, "other"), "the other one is over")
+            assert not gate.is_set()
+            assert studies.exists("big")
+        turn_until(service, lambda: not studies.exists("big"), "it is deleted")
+        put(fleet, "big")
+        turn_until(service, studies.leases("big").queued, "a new one of its name is driven")
+        turn_until(service, lambda: fleet.client.get(keys.lead("big")), "with the right to it")
+
+
+def test_closing_a_study_holds_up_no_other_one(fleet, monkeypatch):
+    put(fleet, "big")
+    with (
+        Service(fleet.settings) as service,
+        held_up(monkeypatch, DrivenStudy, "close", "big") as (has_come, gate),
+    ):
+        turn_until(service, lambda: is_over(fleet, "big") and has_come.is_set(), "it is closed")
+        put(fleet, "other")
+        turn_until(service, lambda: is_over(fleet, "other"), "the other one is over")
+        assert not gate.is_set()
+        assert fleet.client.get(keys.lead("big")), "nobody else may have it yet"
+        Studies(fleet.client).submit(
+            Studies(fleet.client).spec("big").model_copy(update={"trials": 3})
+        )
+        look_around(service, 1.5)
+        gate.set()
+        turn_until(service, lambda: is_over(fleet, "big"), "it goes on where it was")
+    assert len(Studies(fleet.client).fact("big", "status")["recent"]) == 3
+
+
+def test_studies_with_slow_samplers_however_many_hold_up_no_other_one(fleet):
+    for index in range(20):
+        put(fleet, f"slow-{index}", sampler=gated_sampler.SAMPLER)
+    fleet.pretend_worker(slots=40)
+    with gated_sampler.closed(), Service(fleet.settings) as service:
+        turn_until(service, lambda: len(set(gated_sampler.asked_of)) == 20, "all are asked")
+        put(fleet, "quick")
+        turn_until(service, lambda: is_over(fleet, "quick"), "the quick one is over")
+        assert not gated_sampler.gate.is_set()
+        gated_sampler.gate.set()
+        leases = [Studies(fleet.client).leases(f"slow-{index}") for index in range(20)]
+        turn_until(service, lambda: all(each.queued() for each in leases), "they go on")
+
+
+def test_a_slow_sampler_does_not_hold_up_what_its_own_trials_tell(fleet):
+    fleet.pretend_worker(slots=64)
+    put(fleet, "slow", sampler=gated_sampler.SAMPLER, trials=1000)
+    leases = Studies(fleet.client).leases("slow")
+    with gated_sampler.closed(patience=0.3), Service(fleet.settings) as service:
+        turn_until(service, leases.queued, "the first is enqueued")
+        assert len(gated_sampler.asked_of) < 64, "and not all of them are asked for by then"
+        gated_sampler.gate.set()
+        turn_until(service, lambda: len(leases.queued()) == 65, "all are in the end")
+
+
+def test_the_right_to_a_study_is_held_until_its_last_turn_has_returned(fleet):
+    put(fleet, "s", sampler=gated_sampler.SAMPLER)
+    stranger = ProcessIdentity.current()._replace(host="elsewhere")
+    with gated_sampler.closed(), Service(fleet.settings) as service:
+        turn_until(service, gated_sampler.asked, "it is at a turn")
+        Deletions(fleet.client).begin("s")
+        look_around(service, 2.5)
+        assert fleet.client.get(keys.lead("s")) is not None
+        assert not try_delete(fleet.client, fleet.settings, "s", stranger)
+        assert Studies(fleet.client).exists("s")
+        gated_sampler.gate.set()
+        turn_until(service, lambda: not Studies(fleet.client).exists("s"), "it is deleted")
+    assert [key for key in fleet.client.keys("*") if "{s}" in key] == []
