@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -27,7 +27,15 @@ from workers.coordination.inbox import Entry
 from workers.coordination.leases import TrialRecord
 from workers.logs import get_logger
 from workers.protocol.errors import UnreadableEntryError
-from workers.protocol.messages import BrokenEntry, End, InboxEntry, Question, Report, Result
+from workers.protocol.messages import (
+    BrokenEntry,
+    Drawn,
+    End,
+    InboxEntry,
+    Question,
+    Report,
+    Result,
+)
 from workers.protocol.plain import describe_error
 from workers.protocol.states import TrialState
 
@@ -96,9 +104,17 @@ class Collector:
         if not stored.state.is_finished():
             if isinstance(told, Report):
                 self._report(entry, told, stored)
-            else:
+            elif isinstance(told, Question):
                 self._answer(entry, told)
+            else:
+                self._hold(entry.number, told.params)
         return None
+
+    def _hold(self, number: int, params: Mapping[str, Drawn]) -> None:
+        """Store parameters that were drawn before, and that the objective has asked for."""
+        if params:
+            with _to_be_taken(f"parameters of trial {number}"):
+                self._study.take(number, params)
 
     def _report(self, entry: InboxEntry, report: Report, stored: FrozenTrial) -> None:
         if report.step not in stored.intermediate_values:
@@ -139,6 +155,7 @@ class Collector:
         values = result.values if state is TrialState.COMPLETE else None
         if state is TrialState.COMPLETE:
             self._check_values(entry.number, values)
+        self._hold(entry.number, result.params)
         self._attach(entry, state, result)
         self._study.tell(entry.number, TOLD_AS[state], values)
         log.info(

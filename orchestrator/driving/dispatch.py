@@ -19,6 +19,7 @@ from orchestrator.submission.space import suggest_all, values_of
 from workers.coordination.leases import CheckpointRef, TrialRecord
 from workers.disk.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
+from workers.protocol.messages import Drawn
 from workers.protocol.plain import describe_error
 from workers.protocol.states import TrialState
 from workers.settings import Settings
@@ -60,26 +61,26 @@ class Dispatcher:
         Of a slow sampler they are fewer than `count`, and at least one: what its trials tell is
         taken in between, and the rest is asked for in the next turn.
         """
-        numbers = []
+        drawn: dict[int, Mapping[str, Drawn]] = {}
         until = time.monotonic() + _ASK_SECONDS
         for asked in range(count):
             if asked and time.monotonic() > until:
                 break
             trial = self._study.ask()
             if self._suggest_all(trial):
-                numbers.append(trial.number)
+                drawn[trial.number] = self._study.draw(trial.number)
             if self._study.is_exhausted and not self._study.tally.waiting:
                 break
         self._study.sync()
-        params = {number: self._params(number) for number in numbers}
-        for number in numbers:
+        params = {number: self._params(number) for number in drawn}
+        for number in drawn:
             # what lies there is of a study of this name that somebody has removed
             remove_checkpoints(self._home, self._study.name, number)
-        self._study.leases.enqueue_all(params)
-        for number in numbers:
+        self._study.leases.enqueue_all(params, drawn)
+        for number in drawn:
             self._study.send_hint(number)
             log.info("enqueued", study=self._study.name, trial=number, params=params[number])
-        return len(numbers)
+        return len(drawn)
 
     def withdraw(self, reason: str, *, has_begun: bool = False) -> None:
         """Cancel the trials that no worker has begun: nothing of the study is to be started.
@@ -187,7 +188,7 @@ class Dispatcher:
 
     def _enqueue(self, number: int, checkpoint: CheckpointRef | None = None) -> None:
         params = self._params(number)
-        self._study.leases.enqueue(number, params, checkpoint)
+        self._study.leases.enqueue(number, params, checkpoint, self._study.drawn(number))
         self._study.send_hint(number)
         log.info("enqueued", study=self._study.name, trial=number, params=params)
 

@@ -6,13 +6,15 @@ Invariant: whoever holds a `DrivenStudy` is the only writer of the study's stora
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
 import redis
+from optuna.distributions import json_to_distribution
 from optuna.trial import FrozenTrial
 
+from orchestrator.driving.foresight import Foresight, take
 from orchestrator.driving.generation import prepare, stored_generation
 from orchestrator.driving.limits import Limits
 from orchestrator.driving.on_end import EndHook
@@ -39,6 +41,7 @@ from orchestrator.submission.algorithms import make_pruner, make_sampler, num_po
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.studies import Origin, Studies
+from workers.protocol.messages import Drawn
 from workers.protocol.orders import Order
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
@@ -79,7 +82,10 @@ class DrivenStudy:
     def _read(self, origin: Origin, url: str) -> None:
         """Take up what the storage holds of the study."""
         #: All its trials, summed up.
-        self.tally = Tally(self.spec.all_directions, self.study.get_trials(deepcopy=False))
+        trials = self.study.get_trials(deepcopy=False)
+        self.tally = Tally(self.spec.all_directions, trials)
+        is_seeded = self.spec.sampler.seed is not None
+        self._foresight = Foresight(self.study, is_seeded=is_seeded, trials=trials)
         if origin.earlier_url is not None and is_found_by_place(self._settings, self.name, url):
             self._studies.drop_earlier_url(self.name)
         self._num_points = num_points(self.spec)
@@ -245,9 +251,32 @@ class DrivenStudy:
 
     def asked(self, number: int) -> optuna.Trial:
         """A trial that suggestions can be asked of."""
+        # Optuna keeps what a thread saw of the trials until that thread asks for a new one: here
+        # turns are run by several
+        self.study._thread_local.cached_all_trials = None
         if number not in self._asked:
             self._asked[number] = optuna.Trial(self.study, self._trial_id(number))
         return self._asked[number]
+
+    def draw(self, number: int) -> Mapping[str, Drawn]:
+        """What a trial that was just asked for may ask for, drawn now."""
+        return self._foresight.draw(self.asked(number))
+
+    def drawn(self, number: int) -> Mapping[str, Drawn]:
+        """What was drawn for a trial, and is not its own yet."""
+        has = self.asked(number).params
+        return {
+            name: each for name, each in self._foresight.drawn(number).items() if name not in has
+        }
+
+    def take(self, number: int, params: Mapping[str, Drawn]) -> None:
+        """Have a trial hold what was drawn for it, and what its objective has asked for.
+
+        Raises:
+            ValueError: Trials have such a parameter from another kind of distribution.
+        """
+        for name, each in params.items():
+            take(self.asked(number), name, json_to_distribution(each.distribution), each.value)
 
     def set_attr(self, number: int, key: str, value: Any) -> None:
         """Attach a fact to a trial."""
@@ -280,8 +309,10 @@ class DrivenStudy:
             self._storage.storage.set_trial_state_values(self._trial_id(number), running)
         self.study.tell(number, values, state=state)
         self._asked.pop(number, None)
-        self.tally.add([self.stored(number)])
-        self.limits.note(self.stored(number))
+        told = self.stored(number)
+        self.tally.add([told])
+        self.limits.note(told)
+        self._foresight.note(told)
 
     def send_hint(self, number: int, delay_seconds: float = 0.0) -> None:
         """Announce that a trial may be claimed."""

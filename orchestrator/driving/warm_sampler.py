@@ -74,20 +74,20 @@ class WarmSampler(BaseSampler):
     """
 
     def __init__(self, sampler: BaseSampler, former: Sequence[FrozenTrial]) -> None:
-        self._sampler = sampler
+        self.inner = sampler
         self._former = list(former)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Of the former trials and the study's own."""
-        return self._sampler.infer_relative_search_space(self._seen(study), self._after(trial))
+        return self.inner.infer_relative_search_space(self._seen(study), self._after(trial))
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """What the sampler draws together."""
-        return self._sampler.sample_relative(self._seen(study), self._after(trial), search_space)
+        return self.inner.sample_relative(self._seen(study), self._after(trial), search_space)
 
     def sample_independent(
         self,
@@ -97,13 +97,13 @@ class WarmSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """What the sampler draws for one parameter."""
-        return self._sampler.sample_independent(
+        return self.inner.sample_independent(
             self._seen(study), self._after(trial), param_name, param_distribution
         )
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """As the sampler does; it writes to the study's own trial."""
-        self._sampler.before_trial(study, trial)
+        self.inner.before_trial(study, trial)
 
     def after_trial(
         self,
@@ -113,11 +113,11 @@ class WarmSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """As the sampler does; it writes to the study's own trial."""
-        self._sampler.after_trial(study, trial, state, values)
+        self.inner.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
         """As the sampler does."""
-        self._sampler.reseed_rng()
+        self.inner.reseed_rng()
 
     def _seen(self, study: optuna.Study) -> optuna.Study:
         return cast("optuna.Study", _SeenStudy(study, self._former))

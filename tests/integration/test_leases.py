@@ -8,7 +8,7 @@ from workers.coordination import leases as leases_module
 from workers.coordination.inbox import Inbox
 from workers.coordination.leases import CheckpointRef, Grant, Refusal, TrialLeases
 from workers.coordination.studies import ensure_epoch
-from workers.protocol.messages import Result
+from workers.protocol.messages import Drawn, Result, Taken
 from workers.protocol.states import Charge, Command, TrialState
 
 START_MS = 1_700_000_000_000
@@ -161,6 +161,19 @@ def test_a_suggestion_is_asked_for_once_and_then_known(clock):
     assert clock.leases.reply(0, grant.token, answer, param=("y", 3))
     assert clock.leases.await_reply(0, grant.token, 1.0) == answer
     assert clock.leases.suggest(0, grant.token, "y", "{}") == ["VALUE", "3"]
+
+
+def test_what_was_drawn_before_is_told_once_when_it_is_used_and_then_the_trials_own(clock):
+    drawn = {name: Drawn(distribution="{}", value=2.5, is_joint=True) for name in ("a", "b")}
+    clock.leases.enqueue(0, {"x": 1.5}, drawn=drawn)
+    grant = clock.leases.claim(0, "owner", LEASE)
+    assert (grant.record.params, grant.record.drawn) == ({"x": 1.5}, drawn)
+    used = {"a": drawn["a"]}
+    assert clock.leases.take(0, grant.token, used)
+    assert clock.leases.take(0, grant.token, used), "the answer to the first call was lost"
+    (entry,) = clock.entries()
+    assert entry.decode() == Taken(params=used)
+    assert clock.leases.record(0).params == {"x": 1.5, "a": 2.5}
 
 
 def test_a_holder_learns_of_a_command_when_it_renews(clock):
@@ -333,6 +346,10 @@ OLD_TOKEN_CALLS = {
     "renew": (lambda leases, token: leases.renew(0, token, LEASE, 5), None),
     "report": (lambda leases, token: leases.report(0, token, 9, 1.0), "LOST"),
     "suggest": (lambda leases, token: leases.suggest(0, token, "z", "{}"), ["LOST"]),
+    "take": (
+        lambda leases, token: leases.take(0, token, {"z": Drawn(distribution="{}", value=1)}),
+        False,
+    ),
     "reply": (lambda leases, token: leases.reply(0, token, {"request": "r"}), False),
     "checkpoint": (
         lambda leases, token: leases.checkpoint(0, token, CheckpointRef(99, "/x", "x")),

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import redis
+from pydantic import TypeAdapter
 
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import NOW, Call, Script, Value, Verb, call, call_all, script
-from workers.protocol.messages import Result
+from workers.protocol.messages import Drawn, Result
 from workers.protocol.states import Charge, Command, TrialState
 
 #: How long the record of a settled trial stays, for people who look: 3 days.
@@ -30,6 +31,8 @@ KEEP_REPLY_MS: Final = 60_000
 #: How many entries an inbox takes with reports among them: some 20 MB. Ends and questions, of
 #: which each trial has few, are always taken.
 MAX_ENTRIES_WITH_REPORTS: Final = 100_000
+
+_DRAWN: Final = TypeAdapter(dict[str, Drawn])
 
 _PARAM: Final = "param:"
 _LOST_ON: Final = "lost_on:"
@@ -64,6 +67,8 @@ class TrialRecord:
     failures: int
     losses: int
     params: dict[str, Any]
+    drawn: Mapping[str, Drawn] = field(default_factory=dict)
+    """Values that its objective may ask for."""
     checkpoint: CheckpointRef | None = None
     owner: str | None = None
     device: str | None = None
@@ -120,6 +125,7 @@ class TrialRecord:
                 for name, value in fields.items()
                 if name.startswith(_PARAM)
             },
+            drawn=_DRAWN.validate_json(fields["drawn"]) if "drawn" in fields else {},
             checkpoint=checkpoint,
             owner=fields.get("owner"),
             device=fields.get("device") or None,
@@ -180,6 +186,7 @@ class TrialLeases:
         number: int,
         params: Mapping[str, Any],
         checkpoint: CheckpointRef | None = None,
+        drawn: Mapping[str, Drawn] | None = None,
     ) -> bool:
         """Write a trial's record, to go on from a checkpoint if there is one.
 
@@ -192,14 +199,23 @@ class TrialLeases:
             rest=_pairs(params),
             generation=self.generation,
             asked_as="",
+            drawn=_encode_drawn(drawn or {}),
             **last._asdict(),
         )
         return answer[0] == "OK"
 
-    def enqueue_all(self, params: Mapping[int, Mapping[str, Any]]) -> None:
+    def enqueue_all(
+        self,
+        params: Mapping[int, Mapping[str, Any]],
+        drawn: Mapping[int, Mapping[str, Drawn]] | None = None,
+    ) -> None:
         """Write the records of trials that were asked just now, in one round trip.
 
         What lies there under their numbers is of trials that the storage has lost.
+
+        Args:
+            params: Of each trial.
+            drawn: Values that the objective of a trial may ask for.
         """
         none = CheckpointRef(0, "", "")._asdict()
         asked_as = uuid.uuid4().hex
@@ -210,6 +226,7 @@ class TrialLeases:
                 rest=_pairs(each),
                 generation=self.generation,
                 asked_as=asked_as,
+                drawn=_encode_drawn((drawn or {}).get(number, {})),
                 **none,
             )
             for number, each in params.items()
@@ -275,6 +292,17 @@ class TrialLeases:
     def suggest(self, number: int, token: int, name: str, distribution: str) -> list[str]:
         """Ask for a parameter: VALUE with its JSON, OK (asked; await the reply) or LOST."""
         return self._call("suggest", number, token=token, name=name, distribution=distribution)
+
+    def take(self, number: int, token: int, params: Mapping[str, Drawn]) -> bool:
+        """Tell which drawn parameters the objective asked for; False if the lease is lost."""
+        answer = self._call(
+            "take",
+            number,
+            token=token,
+            body=_encode_drawn(params),
+            rest=_pairs({name: each.value for name, each in params.items()}),
+        )
+        return answer[0] == "OK"
 
     def reply(
         self,
@@ -488,6 +516,10 @@ class TrialLeases:
         if self.now_ms is not None and NOW in definition.arguments:
             given[NOW] = self.now_ms
         return Call(names, given, rest or [])
+
+
+def _encode_drawn(drawn: Mapping[str, Drawn]) -> str:
+    return _DRAWN.dump_json(dict(drawn)).decode() if drawn else ""
 
 
 def _pairs(params: Mapping[str, Any]) -> list[str]:

@@ -100,8 +100,8 @@ _PARTS: Final = {
         " psubscribe punsubscribe",
         keys=(*_SHARED, *_TRIALS, keys.device("*"), keys.cleanup("*"), _CELERY),
         verbs=(
-            "claim", "renew", "report", "suggest", "checkpoint", "commit", "release", "fail",
-            "reap", "process_register", "process_beat", "process_gone",
+            "claim", "renew", "report", "suggest", "take", "checkpoint", "commit", "release",
+            "fail", "reap", "process_register", "process_beat", "process_gone",
             "cleanup_acquire", "cleanup_renew", "cleanup_done", "wish",
         ),
         # gossip, by which a worker that takes no message notices that its connection is lost

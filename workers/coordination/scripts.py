@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import redis
 
 Verb: TypeAlias = Literal[
-    "enqueue", "claim", "renew", "report", "suggest", "reply", "checkpoint", "commit", "release",
-    "fail", "reap", "settle", "process_register", "process_beat", "process_gone",
+    "enqueue", "claim", "renew", "report", "suggest", "take", "reply", "checkpoint", "commit",
+    "release", "fail", "reap", "settle", "process_register", "process_beat", "process_gone",
     "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead", "wish", "respec", "order",
 ]  # fmt: skip
 

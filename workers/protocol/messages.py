@@ -50,6 +50,19 @@ class RunTrial(BaseModel):
             ) from error
 
 
+class Drawn(BaseModel):
+    """A parameter's value, and what it was drawn from."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    #: Optuna's own JSON.
+    distribution: str
+    #: As the storage has it.
+    value: Any
+    #: Whether the sampler drew it together with others.
+    is_joint: bool = False
+
+
 class Result(BaseModel):
     """The payload of a terminal entry."""
 
@@ -57,6 +70,9 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="ignore", ser_json_inf_nan="constants")
 
     values: list[float] | None = None
+    #: Parameters that were drawn before the trial began, that its objective asked for, and that
+    #: were not told before.
+    params: dict[str, Drawn] = {}
     user_attrs: dict[str, Any] = {}
     constraints: dict[str, float] = {}
     error: str | None = None
@@ -108,6 +124,14 @@ class Question(BaseModel):
     distribution: str
 
 
+class Taken(BaseModel):
+    """Parameters that were drawn before the trial began, and that its objective has asked for."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    params: dict[str, Drawn]
+
+
 class End(BaseModel):
     """How a trial ended."""
 
@@ -130,13 +154,14 @@ class InboxEntry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    kind: Literal["report", "suggest", "terminal"]
+    kind: Literal["report", "suggest", "taken", "terminal"]
     number: int
     token: int
     attempt: int
-    #: report: the step; suggest: the parameter's name; terminal: the state
+    #: report: the step; suggest: the parameter's name; taken: nothing; terminal: the state
     subject: str
-    #: JSON; report: the value; suggest: the distribution; terminal: values, attributes, error
+    #: JSON; report: the value; suggest: the distribution; taken: the parameters; terminal: values,
+    #: attributes, error
     body: str
     #: Of an end: how many processes the trial has lost, this one included.
     losses: int = 0
@@ -154,7 +179,7 @@ class InboxEntry(BaseModel):
         """The decoded body."""
         return json.loads(self.body) if self.body else None
 
-    def decode(self) -> Report | Question | End:
+    def decode(self) -> Report | Question | Taken | End:
         """What the entry tells.
 
         Raises:
@@ -165,6 +190,8 @@ class InboxEntry(BaseModel):
                 return Report(step=int(self.subject), value=self.payload)
             if self.kind == "suggest":
                 return Question(name=self.subject, distribution=self.body)
+            if self.kind == "taken":
+                return Taken(params=self.payload)
             return End(state=TrialState(self.subject), result=Result.model_validate(self.payload))
         except (ValueError, RecursionError) as error:  # pydantic's and json's own are of the first
             raise UnreadableEntryError(

@@ -441,6 +441,7 @@ class AttemptEnd:
         """What this attempt came to, with what it attached to the trial."""
         result = Result(
             values=values,
+            params=self._trial.untold_params,
             user_attrs=self._trial.user_attrs,
             constraints=self._trial.constraints,
             error=error,

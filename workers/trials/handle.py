@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, Final
 
 from optuna import distributions
 from optuna._warnings import optuna_warn
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
 
 from workers.coordination.studies import Studies
@@ -21,11 +20,13 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
 from workers.protocol.choices import Choices
 from workers.protocol.errors import LeaseLost, ObjectiveError, UnsuitableValueError
-from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step, plain_text
+from workers.protocol.messages import Drawn
+from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step
 from workers.protocol.spec import StudySpec, merge_params
 from workers.trials.held_lease import HeldLease
 from workers.trials.preparation import Preparation
 from workers.trials.study_view import StudyView
+from workers.trials.suggestions import Suggestions
 
 log = get_logger(__name__)
 
@@ -73,10 +74,7 @@ class FleetTrial(BaseTrial):
         self._on_first_step: Callable[[], None] | None = on_first_step
         self._preparation = preparation or Preparation()
         self._checkpoint = lease.grant.record.checkpoint
-        self._params = dict(lease.grant.record.params)
-        self._distributions: dict[str, BaseDistribution] = {}
-        #: parameters as the objective's own objects; `_params` holds them as they are stored
-        self._values: dict[str, Any] = {}
+        self._suggestions = Suggestions(lease, self._ask)
         self._user_attrs: dict[str, Any] = {}
         self._attr_sizes: dict[str, int] = {}
         self._constraints: dict[str, float] = {}
@@ -95,7 +93,9 @@ class FleetTrial(BaseTrial):
     @property
     def relative_params(self) -> dict[str, Any]:
         """The parameters that were drawn together, before the objective began."""
-        return dict(self._lease.grant.record.params)
+        record = self._lease.grant.record
+        joint = {name: each.value for name, each in record.drawn.items() if each.is_joint}
+        return {**joint, **record.params}
 
     @property
     def number(self) -> int:
@@ -105,17 +105,22 @@ class FleetTrial(BaseTrial):
     @property
     def config(self) -> dict[str, Any]:
         """The study's `config`, with this trial's parameters laid over it by dotted name."""
-        return merge_params(self.spec.config, self._params)
+        return merge_params(self.spec.config, self._suggestions.stored)
 
     @property
     def params(self) -> dict[str, Any]:
         """The parameters known so far."""
-        return {**self._params, **self._values}
+        return self._suggestions.values
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """The distributions that this objective has asked for."""
-        return dict(self._distributions)
+        return self._suggestions.distributions
+
+    @property
+    def untold_params(self) -> dict[str, Drawn]:
+        """What the objective asked for of what was drawn before, and was not told yet."""
+        return self._suggestions.untold
 
     @property
     def user_attrs(self) -> dict[str, Any]:
@@ -178,7 +183,7 @@ class FleetTrial(BaseTrial):
         """
         low, high = _bounds(name, low, high)
         distribution = distributions.FloatDistribution(low, high, bool(log), step)
-        return float(self._suggest(name, distribution))
+        return float(self._suggestions.suggest(name, distribution))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
@@ -190,7 +195,7 @@ class FleetTrial(BaseTrial):
         """
         _bounds(name, low, high)
         distribution = distributions.IntDistribution(low, high, bool(log), step)
-        return int(self._suggest(name, distribution))
+        return int(self._suggestions.suggest(name, distribution))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Suggest one of `choices`: the very object that was given.
@@ -204,7 +209,7 @@ class FleetTrial(BaseTrial):
         """
         named = Choices.of(choices, name)
         distribution = distributions.CategoricalDistribution(named.names)
-        return self._suggest(name, distribution, named.value_of)
+        return self._suggestions.suggest(name, distribution, named.value_of)
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
         """Optuna's deprecated spelling of `suggest_float`."""
@@ -350,55 +355,6 @@ class FleetTrial(BaseTrial):
         if callback is not None:
             callback()
 
-    def _suggest(
-        self,
-        name: str,
-        distribution: BaseDistribution,
-        read: Callable[[Any], Any] = lambda value: value,
-    ) -> Any:
-        """The trial's value of a parameter, asked for where it has none yet.
-
-        Args:
-            name: The parameter.
-            distribution: What to suggest from.
-            read: From the value as it is stored to the objective's own.
-        """
-        if not isinstance(name, str) or plain_text(name) != name:
-            raise UnsuitableValueError(f"parameter {name!r:.80}: give its name as plain text")
-        known = self._distributions.get(name)
-        if known is not None:
-            return self._suggested_before(name, known, distribution)
-        if name not in self._params:
-            self._params[name] = self._ask(name, distribution)
-        stored = self._params[name]
-        try:
-            value = read(stored)
-        except ValueError as error:
-            raise _disagreement(name, stored, distribution) from error
-        if not isinstance(distribution, CategoricalDistribution) and not _contains(
-            distribution, value
-        ):
-            raise _disagreement(name, stored, distribution)
-        self._distributions[name] = distribution
-        self._values[name] = value
-        return value
-
-    def _suggested_before(
-        self, name: str, known: BaseDistribution, distribution: BaseDistribution
-    ) -> Any:
-        """The value that the trial has, as in Optuna: whatever is asked for now.
-
-        Raises:
-            ValueError: It was of another kind, or had other choices.
-        """
-        distributions.check_distribution_compatibility(known, distribution)
-        if known != distribution:
-            optuna_warn(
-                f"parameter {name!r} was suggested from {known}, and now from {distribution}; it"
-                f" stays {self._values[name]!r}"
-            )
-        return self._values[name]
-
     def _ask(self, name: str, distribution: BaseDistribution) -> Any:
         text = distributions.distribution_to_json(distribution)
         while True:
@@ -442,18 +398,3 @@ def _bounds(name: str, low: Any, high: Any) -> tuple[float, float]:
     bounds = as_finite(low, f"{name}: low"), as_finite(high, f"{name}: high")
     as_finite(bounds[1] - bounds[0], f"{name}: high - low")
     return bounds
-
-
-def _disagreement(name: str, value: Any, distribution: BaseDistribution) -> ObjectiveError:
-    return ObjectiveError(
-        f"{name}: this trial has {value!r}, which the objective's {distribution} does not hold;"
-        " let the study's space and the objective agree"
-    )
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        internal = distribution.to_internal_repr(value)
-    except ValueError:
-        return False
-    return not math.isnan(internal) and distribution._contains(internal)

@@ -80,6 +80,9 @@ class HeldLease:
         self.timeout_text = ""
         #: ends the attempt in place of an objective that does not; False if it ends at this moment
         self.end_in_place: Callable[[Command], bool] = lambda _command: False
+        #: done once, soon after the lease began, and then with each renewal
+        self._errand: Callable[[], None] = lambda: None
+        self._errand_seconds = math.inf
         #: since when something pressing is asked of the objective
         self._pressed_at: float | None = None
         self._times = times
@@ -139,6 +142,15 @@ class HeldLease:
             " a trial may take longer, raise `trial_timeout`"
         )
 
+    def ripen(self, seconds: float, errand: Callable[[], None]) -> None:
+        """Have something done beside the objective: so long after the beginning, and later on.
+
+        Args:
+            seconds: After the beginning of the `with` block.
+            errand: Is quick, raises nothing, and may be called with nothing to do.
+        """
+        self._errand_seconds, self._errand = seconds, errand
+
     def check_time(self) -> None:
         """Return if the trial may go on, by its time.
 
@@ -189,10 +201,15 @@ class HeldLease:
 
     def _beat(self) -> None:
         pause = min(self._times.beat, max(0.0, self._times_out_at - lease_clock()))
+        early = min(self._errand_seconds, pause)
+        if not self._ended.wait(early):
+            self._errand()
+        pause -= early
         while not self._ended.wait(pause) and not self.is_lost:
             self._end_if_hung()
             # while Redis is away, ask more often: what is left of the lease is short
             pause = self._times.beat if self._renew() else self._times.beat / 10
+            self._errand()
             self._end_if_not_obeyed()
             soon = min(self._grace_left(), self._times_out_at - lease_clock())
             pause = min(pause, max(soon, self._times.beat / 10))

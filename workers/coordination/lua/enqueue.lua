@@ -1,9 +1,10 @@
 -- enqueue: write the record of a trial that may then be claimed.
 -- KEYS: epoch trial leases queued
--- ARGV: epoch number step uri sha256 generation asked_as now_ms params...
+-- ARGV: epoch number step uri sha256 generation asked_as drawn now_ms params...
 -- RETURNS: OK | EXISTS state | EPOCH
 -- `asked_as` is an ask's own: a record that another one left is of a trial that the storage lost.
--- `params` are pairs of a name and a value in JSON; an empty `uri` means no checkpoint.
+-- `params` are pairs of a name and a value in JSON; an empty `uri` means no checkpoint. `drawn` are
+-- values that the objective may ask for, in JSON, or empty.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'EPOCH'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'asked_as')
 if record[1] and (ARGV[7] == '' or record[2] == ARGV[7]) then return {'EXISTS', record[1]} end
@@ -17,8 +18,9 @@ if ARGV[4] ~= '' then
 end
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], 'generation', ARGV[6]) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[2], 'asked_as', ARGV[7]) end
-for i = 9, #ARGV, 2 do
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'drawn', ARGV[8]) end
+for i = 10, #ARGV, 2 do
   redis.call('HSET', KEYS[2], 'param:' .. ARGV[i], ARGV[i + 1])
 end
-redis.call('ZADD', KEYS[4], integer(now_ms(ARGV[8])), ARGV[2])
+redis.call('ZADD', KEYS[4], integer(now_ms(ARGV[9])), ARGV[2])
 return {'OK'}
