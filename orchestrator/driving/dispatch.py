@@ -95,7 +95,9 @@ class Dispatcher:
         for number in leases.queued():
             record = leases.record(number)
             is_kept = record is not None and record.attempt > 0 and not has_begun
-            if not is_kept and leases.settle(number, TrialState.CANCELLED, only_queued=True):
+            if not is_kept and leases.settle(
+                number, TrialState.CANCELLED, only_queued=True, reason=reason
+            ):
                 self._collector.tell_cancelled(number, reason, record)
         for number in sorted(self._study.tally.waiting):
             self._collector.tell_cancelled(number, reason, None)

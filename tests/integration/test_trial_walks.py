@@ -21,6 +21,7 @@ from trial_model import TERMINAL, Entry, Model, Trial
 
 from workers.coordination import keys, scripts
 from workers.coordination.leases import CheckpointRef, Grant, TrialLeases
+from workers.protocol.events import Event, EventKind, decode, line_of
 from workers.protocol.messages import Result
 from workers.protocol.states import Charge, TrialState
 from workers.times import Times
@@ -106,6 +107,20 @@ def in_model(call: Call, model: Model, drawn: int) -> tuple[str, Model]:
     return made[call.verb]()
 
 
+def read_event(found: object) -> Event:
+    ((event_id, fields),) = found
+    event = decode(line_of(event_id, fields["event"]))
+    assert event is not None, f"no event: {fields}"
+    return event
+
+
+def told_by(was: Trial | None, now: Trial) -> EventKind:
+    """The event of a trial that got from one state to another."""
+    if now.state == "QUEUED":
+        return EventKind.ASKED if was is None else EventKind.REQUEUED
+    return EventKind.CLAIMED if now.state == "RUNNING" else EventKind.ENDED
+
+
 class Bench:
     """One study on the server, and the model that it must agree with."""
 
@@ -136,6 +151,7 @@ class Bench:
             assert raw == raw_before, f"I3/I8: {call} answered {status} and changed something"
         self._check_membership(raw)
         self._check_history(call, before, status)
+        self._check_event(call, before, raw_before["event"], raw["event"])
         if grant is not None:
             self._check_grant(call, before, grant)
         if call.verb == "renew" and status == "OK":
@@ -149,13 +165,15 @@ class Bench:
         pipeline.zrange(keys.leases(STUDY), 0, -1, withscores=True)
         pipeline.zrange(keys.queued(STUDY), 0, -1, withscores=True)
         pipeline.xrange(keys.inbox(STUDY))
+        pipeline.xrevrange(keys.events(STUDY), count=1)
         for number in numbers:
             pipeline.hgetall(keys.trial(STUDY, number))
-        leases, queued, inbox, *records = pipeline.execute()
+        leases, queued, inbox, event, *records = pipeline.execute()
         return {
             "leases": {int(number): int(score) for number, score in leases},
             "queued": {int(number): int(score) for number, score in queued},
             "inbox": inbox,
+            "event": event,
             "records": {
                 number: fields for number, fields in zip(numbers, records, strict=True) if fields
             },
@@ -215,6 +233,21 @@ class Bench:
             holder = before.trials[call.number].token
             silent_from = self.sent_at[call.number, holder] + HOLDER_MS
             assert silent_from + GRACE_MS <= before.now, "I12: reaped while it might still write"
+
+    def _check_event(self, call: Call, before: Model, earlier: object, latest: object) -> None:
+        was, now = before.trials.get(call.number), self.model.trials.get(call.number)
+        if now is None or (
+            was is not None and (was.state, was.attempt) == (now.state, now.attempt)
+        ):
+            told = {read_event(latest).kind} if latest != earlier else set()
+            assert told <= {EventKind.REPORTED, EventKind.CHECKPOINT}, f"{call} told {told}"
+            return
+        assert latest != earlier, f"{call} told nothing"
+        event = read_event(latest)
+        assert event.kind == told_by(was, now), f"{call}: {event}"
+        assert (event.trial, event.attempt or 0) == (call.number, now.attempt), f"{call}: {event}"
+        assert event.kind != "claimed" or event.token == now.token, f"{call}: {event}"
+        assert event.kind != "ended" or event.state == now.state, f"{call}: {event}"
 
     def _check_grant(self, call: Call, before: Model, grant: Grant) -> None:
         trial, token = before.trials[call.number], grant.token
@@ -539,6 +572,16 @@ MUTATIONS = {
     "no look at the deadline in reap": (["reap"], "if left > 0", "if false"),
     "a pointer that moves back": (["checkpoint"], "tonumber(ARGV[4]) <= tonumber(step)", "false"),
     "failures without a bound": (["fail", "reap"], "count >= tonumber(most)", "false"),
+    "an event of a claim that was made before": (
+        ["claim"],
+        "local grant = redis",
+        "tell_event(KEYS[6], 'claimed', 'trial', ARGV[2])\nlocal grant = redis",
+    ),
+    "an end that is told nowhere": (
+        ["commit"],
+        "tell_event(told.events, 'ended'",
+        "pcall(tostring, 'ended'",
+    ),
 }
 
 

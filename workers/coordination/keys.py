@@ -22,6 +22,8 @@ DELETING: Final = "fleet:deleting"
 DELETED: Final = "fleet:deleted"
 #: Sorted set: process record -> when it expires, ms.
 PROCESSES: Final = "fleet:processes"
+#: Stream: how the fleet's processes came and went.
+FLEET_EVENTS: Final = "fleet:events"
 #: Prefix of all that Celery keeps: its queues and its unacknowledged messages.
 CELERY_PREFIX: Final = "fleet:celery:"
 #: The pattern of channels that Celery's gossip subscribes to.
@@ -51,6 +53,11 @@ def queued(name: str) -> str:
 def inbox(name: str) -> str:
     """Stream: what trials ask and report, and how they end."""
     return f"fleet:{{{name}}}:inbox"
+
+
+def events(name: str) -> str:
+    """Stream: what became of the study and its trials, as long as it is news."""
+    return f"fleet:{{{name}}}:events"
 
 
 def set_aside(name: str) -> str:

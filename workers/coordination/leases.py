@@ -19,8 +19,9 @@ from pydantic import TypeAdapter
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import NOW, Call, Script, Value, Verb, call, call_all, script
+from workers.protocol.events import Cause, brief
 from workers.protocol.messages import Drawn, Result
-from workers.protocol.states import Charge, Command, TrialState
+from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
 
 #: How long the record of a settled trial stays, for people who look: 3 days.
 KEEP_SETTLED_MS: Final = 3 * 24 * 3600 * 1000
@@ -46,6 +47,7 @@ _KEYS: Final[dict[str, Callable[[str, int], str]]] = {
     "queued": lambda study, _number: keys.queued(study),
     "inbox": lambda study, _number: keys.inbox(study),
     "study": lambda study, _number: keys.study(study),
+    "events": lambda study, _number: keys.events(study),
 }
 
 
@@ -272,10 +274,27 @@ class TrialLeases:
             return Refusal(status, int(rest[0]))  # type: ignore[arg-type]
         return Refusal(status)  # type: ignore[arg-type]
 
-    def renew(self, number: int, token: int, lease_seconds: float, step: int) -> Command | None:
-        """Extend a lease; what is asked of the holder, or None if the lease is lost."""
+    def renew(
+        self,
+        number: int,
+        token: int,
+        lease_seconds: float,
+        step: int,
+        first_step_seconds: float | None = None,
+    ) -> Command | None:
+        """Extend a lease; what is asked of the holder, or None if the lease is lost.
+
+        Args:
+            number: The trial.
+            token: Its holder's.
+            lease_seconds: For how long.
+            step: How far the training is.
+            first_step_seconds: How long after the claim it made its first step; None before.
+        """
+        first_step_ms = "" if first_step_seconds is None else int(first_step_seconds * 1000)
+        ttl_ms = int(lease_seconds * 1000)
         answer = self._call(
-            "renew", number, token=token, ttl_ms=int(lease_seconds * 1000), step=step
+            "renew", number, token=token, ttl_ms=ttl_ms, step=step, first_step_ms=first_step_ms
         )
         return Command(answer[2]) if answer[0] == "OK" else None
 
@@ -332,10 +351,27 @@ class TrialLeases:
         """Move the checkpoint pointer forward: OK, OLD or LOST."""
         return self._call("checkpoint", number, token=token, **ref._asdict())[0]
 
-    def commit(self, number: int, token: int, state: TrialState, result: Result) -> str:
+    def commit(
+        self,
+        number: int,
+        token: int,
+        state: TrialState,
+        result: Result,
+        cause: Cause | None = None,
+    ) -> str:
         """End a trial: OK, DUP (this very commit was made before) or LOST."""
-        payload = result.model_dump_json()
-        return self._call("commit", number, token=token, state=state.value, payload=payload)[0]
+        if OUT_OF_MEMORY in result.constraints:
+            cause = Cause.OUT_OF_MEMORY
+        return self._call(
+            "commit",
+            number,
+            token=token,
+            state=state.value,
+            payload=result.model_dump_json(),
+            value=json.dumps(result.values[0]) if result.values else "",
+            cause=cause or "",
+            detail=brief(result.error),
+        )[0]
 
     def release(
         self,
@@ -344,6 +380,7 @@ class TrialLeases:
         backoff_seconds: float = 0.0,
         pause_seconds: float = 0.0,
         reason: str = "",
+        cause: Cause = Cause.DRAINED,
     ) -> bool:
         """Give a trial back, uncounted; False if it was not held.
 
@@ -353,6 +390,7 @@ class TrialLeases:
             backoff_seconds: How long another attempt waits; doubled with each time.
             pause_seconds: How long it waits at least.
             reason: For what, if anything, for people.
+            cause: Why it is given back.
         """
         answer = self._call(
             "release",
@@ -361,6 +399,7 @@ class TrialLeases:
             backoff_ms=int(backoff_seconds * 1000),
             pause_ms=int(pause_seconds * 1000),
             reason=reason,
+            cause=cause,
         )
         return answer[0] == "OK"
 
@@ -373,8 +412,10 @@ class TrialLeases:
         backoff_seconds: float,
         charge: Charge = Charge.FAILURE,
         lost_on: str = "",
+        cause: Cause | None = None,
     ) -> Ended:
         """Count this attempt as a failure, or as a loss: REQUEUED, DEAD (after `most`) or LOST."""
+        cause = cause or (Cause.FAILED if charge is Charge.FAILURE else Cause.BROKE)
         return self._call(  # type: ignore[return-value]
             "fail",
             number,
@@ -385,6 +426,8 @@ class TrialLeases:
             most=most,
             backoff_ms=int(backoff_seconds * 1000),
             lost_on=lost_on,
+            cause=cause,
+            detail=brief(result.error),
         )[0]
 
     def reap(
@@ -411,6 +454,7 @@ class TrialLeases:
             charge=charge.value,
             most=most,
             backoff_ms=int(backoff_seconds * 1000),
+            detail=brief(error),
         )[0]
 
     def pause_seconds(self, number: int) -> float:
@@ -424,13 +468,16 @@ class TrialLeases:
         score = self.client.zscore(keys.queued(self.study), str(number))
         return score is not None
 
-    def settle(self, number: int, state: TrialState, *, only_queued: bool = False) -> bool:
+    def settle(
+        self, number: int, state: TrialState, *, only_queued: bool = False, reason: str = ""
+    ) -> bool:
         """Make Redis agree with the storage; False if there was nothing to settle.
 
         Args:
             number: The trial.
             state: How it ended.
             only_queued: Leave a trial alone that somebody runs.
+            reason: Why, for people.
         """
         answer = self._call(
             "settle",
@@ -438,6 +485,7 @@ class TrialLeases:
             state=state.value,
             keep_ms=KEEP_SETTLED_MS,
             only_queued="1" if only_queued else "",
+            detail=brief(reason),
         )
         return answer[0] == "OK"
 
@@ -445,7 +493,12 @@ class TrialLeases:
         """Make Redis agree with the storage on some trials, in one round trip."""
         calls = [
             self._prepare(
-                "settle", number, state=state.value, keep_ms=KEEP_SETTLED_MS, only_queued=""
+                "settle",
+                number,
+                state=state.value,
+                keep_ms=KEEP_SETTLED_MS,
+                only_queued="",
+                detail="",
             )
             for number, state in ended.items()
         ]

@@ -84,6 +84,8 @@ _SHARED: Final = (
     keys.DELETED,
     keys.PROCESSES,
     keys.process("*"),
+    keys.FLEET_EVENTS,
+    keys.events("*"),
     _STUDY,
 )
 _TRIALS: Final = (
@@ -111,7 +113,8 @@ _PARTS: Final = {
         commands="ping info time multi exec evalsha script|load"
         " get set del exists scan hget hset hsetnx hdel hgetall sismember smembers sadd"
         " srem zremrangebyscore llen lpush lrange ltrim pexpire zrange zrangebyscore zrem zscore"
-        " xreadgroup xautoclaim xack xdel xlen xgroup|create xgroup|delconsumer xinfo|consumers",
+        " xadd xrange persist xreadgroup xautoclaim xack xdel xlen xgroup|create"
+        " xgroup|delconsumer xinfo|consumers",
         keys=(
             *_SHARED, *_TRIALS, keys.DELETING, keys.set_aside("*"), keys.orders("*"),
             keys.lead("*"), _CELERY,
@@ -124,7 +127,7 @@ _PARTS: Final = {
     Role.USER: _Part(
         commands="ping info time multi exec evalsha script|load"
         " get set hget hset hsetnx hdel hexists hgetall sismember smembers sadd zrangebyscore"
-        " zscore zrem",
+        " zscore zrem xadd xrange",
         keys=(*_SHARED, keys.DELETING, keys.orders("*")),
         verbs=("wish", "respec", "order"),
     ),
@@ -154,6 +157,7 @@ _CALLS: Final = {
     "lrange": "KEY 0 0",
     "ltrim": "KEY 0 0",
     "multi": "",
+    "persist": "KEY",
     "pexpire": "KEY 1",
     "ping": "",
     "psubscribe": "CHANNEL",

@@ -27,7 +27,7 @@ NOW: Final = "now_ms"
 
 _HEAD = re.compile(r"^-- (KEYS|ARGV|RETURNS): (.*)$", re.MULTILINE)
 
-_CALL = re.compile(r"redis\.call\('(\w+)'")
+_CALL = re.compile(r"redis\.p?call\('(\w+)'")
 
 #: A function of the prelude: its name, and all of it.
 _FUNCTION = re.compile(r"^local function (\w+)\((?:[^\n]* end$|.*?^end$)", re.MULTILINE | re.DOTALL)

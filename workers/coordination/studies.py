@@ -17,9 +17,11 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
+from workers.coordination.event_stream import EventStream
 from workers.coordination.leases import TrialLeases
 from workers.coordination.scripts import call
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, nearest
+from workers.protocol.events import EventKind
 from workers.protocol.orders import Order
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
@@ -132,6 +134,7 @@ class Studies:
         """
         is_everybodys = self.exists(spec.name) and not self.is_by_run(spec.name)
         self.restore(Submitted(spec, is_by_run=by_run and not is_everybodys))
+        EventStream(self.client, spec.name).tell(EventKind.SUBMITTED)
 
     def restore(self, submitted: Submitted) -> None:
         """Write a study as it was in a Redis that lost its data."""
@@ -186,8 +189,9 @@ class Studies:
         for found in self.client.scan_iter(match=keys.trial(name, "*"), count=_SCANNED):
             self.client.delete(found)
         self.client.delete(
-            keys.leases(name), keys.queued(name), keys.inbox(name), keys.set_aside(name)
-        )
+            keys.leases(name), keys.queued(name), keys.inbox(name), keys.set_aside(name),
+            keys.events(name),
+        )  # fmt: skip
         self.client.hdel(keys.study(name), *_ORIGIN)
         self.forget_facts(name)
 
@@ -239,7 +243,7 @@ class Studies:
             InvalidInputError: There is no such study.
         """
         arguments = {"wish": wish.value, "follows": " ".join(_FOLLOWS[wish])}
-        answer = call(self.client, "wish", {"study": keys.study(name)}, arguments)
+        answer = call(self.client, "wish", _speaking_of(name), arguments)
         if answer[0] == "UNKNOWN":
             raise self._unknown(name)
         return Answer(answer[0], Wish(answer[1]))  # type: ignore[arg-type]
@@ -292,7 +296,7 @@ class Studies:
             read = self.client.hget(keys.study(name), "spec")
             spec = change(self.spec(name) if read is None else self._read(name, read))
             arguments = {"read": str(read), "written": spec.model_dump_json()}
-            status, *rest = call(self.client, "respec", {"study": keys.study(name)}, arguments)
+            status, *rest = call(self.client, "respec", _speaking_of(name), arguments)
             if status == "OK":
                 return spec
             if status == "UNKNOWN":
@@ -312,7 +316,7 @@ class Studies:
             for place, order in enumerate(orders)
         ]
         pairs = [text for order in placed for text in (order.id, order.model_dump_json())]
-        names = {"study": keys.study(name), "orders": keys.orders(name)}
+        names = {**_speaking_of(name), "orders": keys.orders(name)}
         status, *rest = call(self.client, "order", names, {"most": MAX_ORDERS}, pairs)
         if status == "UNKNOWN":
             raise self._unknown(name)
@@ -377,6 +381,11 @@ class Studies:
     def leases(self, name: str, epoch: str | None = None, generation: str = "") -> TrialLeases:
         """The study's trials; those who enqueue some name its generation."""
         return TrialLeases(self.client, name, epoch or ensure_epoch(self.client), generation)
+
+
+def _speaking_of(name: str) -> dict[str, str]:
+    """The keys of the scripts by which people speak of a study."""
+    return {"study": keys.study(name), "events": keys.events(name)}
 
 
 def _handed(answer: Any) -> Handed:

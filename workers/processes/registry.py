@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.scripts import call
+from workers.coordination.scripts import Value, Verb, call, script
 from workers.disk.shared_memory import shared_memory_prefixes
 from workers.logs import get_logger
+from workers.protocol.events import EventKind
 from workers.protocol.plain import plain_text
 from workers.protocol.states import Charge, ProcessKind
 from workers.times import Times
@@ -89,14 +90,15 @@ class ProcessRegistry:
         """Renew a record's lease; False if it is gone and must be registered again."""
         return self._call("process_beat", identity)[0] == "OK"
 
-    def gone(self, identity: ProcessIdentity) -> None:
-        """Drop a record."""
-        call(
-            self._client,
-            "process_gone",
-            {"process": keys.process(identity), "processes": keys.PROCESSES},
-            {"identity": str(identity)},
-        )
+    def gone(self, identity: ProcessIdentity, kind: EventKind = EventKind.DIED) -> None:
+        """Drop the record of a process that was found dead, or that leaves by itself (LEFT)."""
+        names = {
+            "process": keys.process(identity),
+            "processes": keys.PROCESSES,
+            "events": keys.FLEET_EVENTS,
+        }
+        arguments = {"identity": str(identity), "kind": kind.value}
+        call(self._client, "process_gone", names, arguments)
 
     def find(self, identity: ProcessIdentity) -> ProcessEntry | None:
         """The record of one process, also of one that stopped beating within the last day."""
@@ -148,19 +150,21 @@ class ProcessRegistry:
             yield entry
 
     def _call(
-        self, verb: Any, identity: ProcessIdentity, rest: list[str] | None = None
+        self, verb: Verb, identity: ProcessIdentity, rest: list[str] | None = None
     ) -> list[str]:
-        return call(
-            self._client,
-            verb,
-            {
-                "epoch": keys.EPOCH,
-                "process": keys.process(identity),
-                "processes": keys.PROCESSES,
-            },
-            {"identity": str(identity), "ttl_ms": self._ttl_ms, "keep_ms": KEEP_LAPSED_MS},
-            rest or [],
-        )
+        named = {
+            "epoch": keys.EPOCH,
+            "process": keys.process(identity),
+            "processes": keys.PROCESSES,
+            "events": keys.FLEET_EVENTS,
+        }
+        names = {name: named[name] for name in script(verb).keys}
+        given: dict[str, Value] = {
+            "identity": str(identity),
+            "ttl_ms": self._ttl_ms,
+            "keep_ms": KEEP_LAPSED_MS,
+        }
+        return call(self._client, verb, names, given, rest or [])
 
 
 def _identity(member: str) -> ProcessIdentity | None:
@@ -275,9 +279,9 @@ class ProcessRecord:
             self.register()
 
     def gone(self) -> None:
-        """Drop the record."""
+        """Drop the record: this process leaves."""
         if self._registry is not None:
-            self._registry.gone(self.identity)
+            self._registry.gone(self.identity, EventKind.LEFT)
 
     def add_scratch(self, path: Path) -> None:
         """Name a scratch directory; to be called before it is made."""

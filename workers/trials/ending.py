@@ -39,6 +39,7 @@ from workers.protocol.errors import (
     TrialInterrupt,
     TrialTimedOut,
 )
+from workers.protocol.events import Cause
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import describe_error, plain_text
 from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
@@ -168,6 +169,7 @@ class AttemptEnd:
         traceback: str | None = None,
         *,
         is_out_of_memory: bool = False,
+        cause: Cause | None = None,
     ) -> None:
         """End the trial for good."""
         self._has_the_word.acquire()
@@ -195,7 +197,7 @@ class AttemptEnd:
             self._outbox.write(self._entry)
         except OSError as problem:
             log.warning("outbox_not_written", error=str(problem), hint="make room on the disk")
-        self._say(lambda: held.leases.commit(held.number, held.token, state, result))
+        self._say(lambda: held.leases.commit(held.number, held.token, state, result, cause))
         log.info(
             "ended",
             state=state.value,
@@ -232,7 +234,7 @@ class AttemptEnd:
         if is_repeated or record.failures + 1 >= spec.max_failures:
             self._prune(result.error, is_out_of_memory=True)
         else:
-            self._count(result, Charge.FAILURE)
+            self._count(result, Charge.FAILURE, cause=Cause.OUT_OF_MEMORY)
 
     def fail(self, error: BaseException, *, may_be_sick: bool = True) -> None:
         """Count a failure of the attempt; the trial is tried again, or DEAD.
@@ -269,7 +271,10 @@ class AttemptEnd:
             self.hand_over(Outcome.SICK)
         elif is_repeated:
             # once more, the same would go wrong in the same way
-            self.commit(TrialState.FAILED, error=result.error, traceback=result.traceback)
+            error_text, traceback = result.error, result.traceback
+            self.commit(
+                TrialState.FAILED, error=error_text, traceback=traceback, cause=Cause.FAILED
+            )
         else:
             self._count(result, Charge.FAILURE)
 
@@ -302,17 +307,21 @@ class AttemptEnd:
         result.fingerprint = trouble.fingerprint
         is_repeated = trouble.fingerprint == self._held.grant.record.error_fingerprint
         if trouble.is_of_code and is_repeated and not is_suspect:
-            self.commit(TrialState.FAILED, error=result.error)
+            self.commit(TrialState.FAILED, error=result.error, cause=Cause.BROKE)
             return
         self.is_loss = True
         self._count(result, Charge.LOSS, self._device)
 
-    def _count(self, result: Result, charge: Charge, lost_on: str = "") -> None:
+    def _count(
+        self, result: Result, charge: Charge, lost_on: str = "", cause: Cause | None = None
+    ) -> None:
         """Have the attempt counted, and the trial tried again unless that was the last time."""
         held, most = self._held, self._trial.spec.limit(charge)
         number, token, backoff = held.number, held.token, self._times.backoff
         self._leaves_files = True
-        self._say(lambda: held.leases.fail(number, token, result, most, backoff, charge, lost_on))
+        self._say(
+            lambda: held.leases.fail(number, token, result, most, backoff, charge, lost_on, cause)
+        )
         # LOST, too, where only the answer to the first call was lost
         if self._status not in {"DEAD", None}:
             self._is_to_be_announced = True
@@ -326,15 +335,15 @@ class AttemptEnd:
             self.fail(error)
         else:
             text = hide(plain_text(error, _ERROR_CHARACTERS))
-            self.commit(TrialState.FAILED, error=text, traceback=text)
+            self.commit(TrialState.FAILED, error=text, traceback=text, cause=Cause.FAILED)
 
     def cancel(self) -> None:
         """End the trial for good, since its study was cancelled; what it made is kept."""
-        self.commit(TrialState.CANCELLED, error="the study was cancelled")
+        self.commit(TrialState.CANCELLED, error="the study was cancelled", cause=Cause.CANCELLED)
 
     def time_out(self) -> None:
         """End the trial as FAILED, since it has held slots for as long as it may."""
-        self.commit(TrialState.FAILED, error=self._held.timeout_text)
+        self.commit(TrialState.FAILED, error=self._held.timeout_text, cause=Cause.TIMED_OUT)
 
     def in_place_of_objective(self, command: Command) -> bool:
         """Do what is asked of an objective that does not; the process must end then.
@@ -354,12 +363,21 @@ class AttemptEnd:
             self.release()
         return True
 
-    def release(self) -> None:
-        """Give the trial back, uncounted, and the message with it."""
+    def release(self, cause: Cause | None = None) -> None:
+        """Give the trial back, uncounted, and the message with it.
+
+        Args:
+            cause: Why; by default, what was asked of the objective.
+        """
         self._has_the_word.acquire()
         held = self._held
+        if cause is None:
+            is_paused = held.command in {Command.PAUSE, Command.PAUSE_NOW}
+            cause = Cause.PAUSED if is_paused else Cause.DRAINED
         self._outcome = Outcome.GOES_BACK
-        self._say(lambda: "OK" if held.leases.release(held.number, held.token) else "LOST")
+        self._say(
+            lambda: "OK" if held.leases.release(held.number, held.token, cause=cause) else "LOST"
+        )
         log.info("released", status=self._status)
 
     def give_back(self, error: TransientError) -> None:
@@ -371,7 +389,7 @@ class AttemptEnd:
 
         def release() -> str:
             was_held = held.leases.release(
-                held.number, held.token, backoff, error.pause_seconds, reason
+                held.number, held.token, backoff, error.pause_seconds, reason, Cause.LACKING
             )
             return "OK" if was_held else "LOST"
 
@@ -380,7 +398,7 @@ class AttemptEnd:
 
     def hand_over(self, outcome: Outcome = Outcome.ENDED) -> None:
         """Give the trial back, uncounted, to another process: this one cannot run it."""
-        self.release()
+        self.release(Cause.HANDED_OVER)
         self._outcome, self._is_to_be_announced = outcome, True
 
     def fall_silent(self, error: LeaseLost) -> None:
@@ -429,7 +447,7 @@ class AttemptEnd:
                         entry.number, entry.token, entry.state, entry.result
                     )
                     log.info("committed_late", status=self._status)
-                elif held.leases.release(held.number, held.token):
+                elif held.leases.release(held.number, held.token, cause=Cause.REDIS_AWAY):
                     log.info("given_back")
                     self._is_to_be_announced = True
             except redis.RedisError:

@@ -75,6 +75,9 @@ class HeldLease:
         #: after so many seconds without a step, the process ends: it must not look alive
         self.progress_timeout: float | None = None
         self._progressed_at: float | None = None
+        #: when training made its first step
+        self._began_at: float | None = None
+        self._claimed_at = sent_at
         self._times_out_at = math.inf
         #: what is told of a trial that ends for its time
         self.timeout_text = ""
@@ -164,6 +167,12 @@ class HeldLease:
         """Note that training is about to make a step; from the first on, hanging is noticed."""
         self.step = step
         self._progressed_at = lease_clock()
+        self._began_at = self._began_at or self._progressed_at
+
+    @property
+    def first_step_seconds(self) -> float | None:
+        """How long after the claim training made its first step; None before."""
+        return None if self._began_at is None else self._began_at - self._claimed_at
 
     def note_sign_of_life(self) -> None:
         """Note that training does something, such as a report; it need not make steps."""
@@ -258,7 +267,9 @@ class HeldLease:
     def _renew(self) -> bool:
         sent_at = lease_clock()
         try:
-            command = self.leases.renew(self.number, self.token, self._times.lease, self.step)
+            command = self.leases.renew(
+                self.number, self.token, self._times.lease, self.step, self.first_step_seconds
+            )
         except redis.RedisError as error:
             log.warning("lease_not_renewed", error=str(error))
             return False

@@ -44,8 +44,46 @@ local function tell_inbox(inbox, kind, number, token, attempt, subject, body, ..
     'attempt', attempt, 'subject', subject, 'body', body, ...)
 end
 
+-- How many events a stream keeps while they are news.
+local NEWS = 10000
+
+-- The fields of an event that are numbers; all others are text.
+local NUMBERS = {trial = 1, attempt = 1, token = 1, step = 1, value = 1, after_ms = 1, held_ms = 1,
+  wait_ms = 1, count = 1, parent = 1}
+
+-- Tells an event (workers/protocol/events.py): `...` are pairs of a field and a value; those without
+-- a value are left out.
+local function tell_event(events, kind, ...)
+  local given, parts = {...}, {'{"kind":"' .. kind .. '"'}
+  for i = 1, select('#', ...), 2 do
+    local name, value = given[i], given[i + 1]
+    if value and value ~= '' then
+      local is_number = NUMBERS[name] and string.find(value, '^%-?%d')
+      parts[#parts + 1] = ',"' .. name .. '":' .. (is_number and value or cjson.encode(value))
+    end
+  end
+  redis.call('XADD', events, 'MAXLEN', '~', NEWS, '*', 'event', table.concat(parts) .. '}')
+end
+
+-- A field of a process's record, which is JSON, as an event tells it: text, a number, or nothing.
+local function plain(field)
+  local is_read, value = pcall(cjson.decode, field or '')
+  if not is_read then return nil end
+  if type(value) == 'number' then return integer(value) end
+  return type(value) == 'string' and value
+end
+
+-- Of what a trial tells again and again, an event tells the first of each second: whether this is
+-- one. `at` is the field of its record that says when there was one last.
+local function is_news(trial, at, now)
+  local told = redis.call('HGET', trial, at)
+  if told and tonumber(told) + 1000 > now and tonumber(told) <= now then return false end
+  redis.call('HSET', trial, at, integer(now))
+  return true
+end
+
 -- Adds how long the attempt that holds a trial held its slot to the trial's own clock: to now, or to
--- the end of its lease if that came before.
+-- the end of its lease if that came before; how long that was.
 local function count_time(trial, now)
   local record = redis.call('HMGET', trial, 'claimed_at', 'deadline', 'device')
   local until_ms = math.min(now, tonumber(record[2] or now))
@@ -54,12 +92,14 @@ local function count_time(trial, now)
   if (record[3] or '') ~= '' and not string.find(record[3], '/cpu%-%d+$') then
     redis.call('HINCRBY', trial, 'gpu_ms', held)
   end
+  return held
 end
 
--- Ends a trial for good; the caller has checked that it may.
-local function finish(trial, leases, queued, inbox, number, state, payload, now)
-  count_time(trial, now)
-  local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses', 'held_ms', 'gpu_ms')
+-- Ends a trial for good; the caller has checked that it may. `told` is for its event: the stream, and
+-- cause, value and detail.
+local function finish(trial, leases, queued, inbox, number, state, payload, now, told)
+  local held = count_time(trial, now)
+  local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses', 'held_ms', 'gpu_ms', 'step')
   local id = tell_inbox(inbox, 'terminal', number, record[1], record[2], state, payload,
     'losses', record[3] or '0', 'held_ms', record[4] or '0', 'gpu_ms', record[5] or '0')
   redis.call('HSET', trial, 'state', state, 'result_token', record[1], 'result_id', id,
@@ -67,15 +107,23 @@ local function finish(trial, leases, queued, inbox, number, state, payload, now)
   redis.call('HDEL', trial, 'nonce', 'deadline')
   redis.call('ZREM', leases, number)
   redis.call('ZREM', queued, number)
+  tell_event(told.events, 'ended', 'trial', number, 'attempt', record[2], 'state', state,
+    'value', told.value, 'cause', told.cause, 'count', told.count, 'held_ms', held,
+    'step', record[6], 'detail', told.detail)
   return id
 end
 
-local function requeue(trial, leases, queued, number, not_before, now)
-  count_time(trial, now)
+-- Gives a trial back to the queue; `told` as above.
+local function requeue(trial, leases, queued, number, not_before, now, told)
+  local held = count_time(trial, now)
   redis.call('HSET', trial, 'state', 'QUEUED', 'not_before', integer(not_before))
   redis.call('HDEL', trial, 'nonce', 'owner', 'deadline', 'waits_for')
   redis.call('ZREM', leases, number)
   redis.call('ZADD', queued, integer(now), number)
+  local record, wait = redis.call('HMGET', trial, 'attempt', 'step'), math.max(0, not_before - now)
+  tell_event(told.events, 'requeued', 'trial', number, 'attempt', record[1], 'cause', told.cause,
+    'count', told.count, 'held_ms', held, 'step', record[2], 'wait_ms', wait > 0 and integer(wait),
+    'detail', told.detail)
 end
 
 -- The longest pause before another attempt, in times of the first one.
@@ -89,14 +137,15 @@ end
 -- back to the queue, or DEAD after `most` of them.
 -- `error` stays with the record; `payload` tells all that the attempt came to, if it was the last.
 local function fail_attempt(trial, leases, queued, inbox, number, charge, most, backoff, error,
-    payload, now)
+    payload, now, told)
   local count = redis.call('HINCRBY', trial, charge, 1)
+  told.count = integer(count)
   redis.call('HSET', trial, 'error', error)
   if count >= tonumber(most) then
-    return {'DEAD', finish(trial, leases, queued, inbox, number, 'DEAD', payload, now)}
+    return {'DEAD', finish(trial, leases, queued, inbox, number, 'DEAD', payload, now, told)}
   end
   local counts = redis.call('HMGET', trial, 'failures', 'losses')
   local attempts = tonumber(counts[1]) + tonumber(counts[2] or 0)
-  requeue(trial, leases, queued, number, now + pause_after(attempts, backoff), now)
+  requeue(trial, leases, queued, number, now + pause_after(attempts, backoff), now, told)
   return {'REQUEUED', integer(count)}
 end

@@ -1,5 +1,5 @@
 -- claim: grant a trial to one holder, if it may run now. The same nonce gets the same grant.
--- KEYS: epoch trial leases queued study
+-- KEYS: epoch trial leases queued study events
 -- ARGV: epoch number owner nonce ttl_ms device insists now_ms
 -- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | DONE state | UNKNOWN
 -- A trial that was lost on `device` is refused there, and one of a study that is paused, stopped or
@@ -30,6 +30,9 @@ if state == 'QUEUED' then
     'device', ARGV[6])
   redis.call('ZREM', KEYS[4], ARGV[2])
   redis.call('ZADD', KEYS[3], deadline, ARGV[2])
+  local from = redis.call('HMGET', KEYS[2], 'attempt', 'checkpoint_step')
+  tell_event(KEYS[6], 'claimed', 'trial', ARGV[2], 'attempt', from[1], 'token', token,
+    'process', ARGV[3], 'device', ARGV[6], 'step', from[2])
 end
 local grant = redis.call('HMGET', KEYS[2], 'token', 'attempt', 'deadline')
 local answer = {'OK', grant[1], grant[2], grant[3]}

@@ -1,5 +1,5 @@
 -- enqueue: write the record of a trial that may then be claimed.
--- KEYS: epoch trial leases queued
+-- KEYS: epoch trial leases queued events
 -- ARGV: epoch number step uri sha256 generation asked_as drawn now_ms params...
 -- RETURNS: OK | EXISTS state | EPOCH
 -- `asked_as` is an ask's own: a record that another one left is of a trial that the storage lost.
@@ -23,4 +23,5 @@ for i = 10, #ARGV, 2 do
   redis.call('HSET', KEYS[2], 'param:' .. ARGV[i], ARGV[i + 1])
 end
 redis.call('ZADD', KEYS[4], integer(now_ms(ARGV[9])), ARGV[2])
+tell_event(KEYS[5], 'asked', 'trial', ARGV[2], 'step', ARGV[4] ~= '' and ARGV[3])
 return {'OK'}

@@ -1,5 +1,5 @@
 -- order: leave orders for the orchestrator of a study; one that waits there already is left.
--- KEYS: study orders
+-- KEYS: study orders events
 -- ARGV: most orders...
 -- RETURNS: OK new | ENDING wish | FULL | UNKNOWN
 -- `orders` are pairs of an id and an order. It asks for no epoch: it is of the Redis that has the study.
@@ -11,4 +11,5 @@ local new = 0
 for i = 2, #ARGV, 2 do new = new + redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1]) end
 redis.call('HINCRBY', KEYS[1], 'ordered', 1)
 redis.call('HDEL', KEYS[1], 'fact:over')
+if new > 0 then tell_event(KEYS[3], 'ordered', 'count', integer(new)) end
 return {'OK', integer(new)}

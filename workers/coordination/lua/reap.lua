@@ -1,12 +1,12 @@
 -- reap: end the attempt of a holder that is gone: its lease ended, or its process is known dead.
--- KEYS: epoch trial leases queued inbox
--- ARGV: epoch number dead_token grace_ms error charge most backoff_ms now_ms
+-- KEYS: epoch trial leases queued inbox events
+-- ARGV: epoch number dead_token grace_ms error charge most backoff_ms detail now_ms
 -- RETURNS: REQUEUED count | DEAD id | LIVE ms | SKIP
--- With `dead_token`, that token is reaped at once and no other; without, the deadline decides.
+-- With `dead_token`, that token is reaped at once and no other; without, the deadline decides. `detail` is for the event.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'SKIP'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'deadline')
 if record[1] ~= 'RUNNING' then return {'SKIP'} end
-local now = now_ms(ARGV[9])
+local now = now_ms(ARGV[10])
 if ARGV[3] ~= '' then
   if record[2] ~= ARGV[3] then return {'SKIP'} end
 else
@@ -14,4 +14,5 @@ else
   if left > 0 then return {'LIVE', integer(left)} end
 end
 return fail_attempt(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], ARGV[6], ARGV[7], ARGV[8],
-  ARGV[5], ARGV[5], now)
+  ARGV[5], ARGV[5], now,
+  {events = KEYS[6], cause = ARGV[3] ~= '' and 'died' or 'lease_lost', detail = ARGV[9]})

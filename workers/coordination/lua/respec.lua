@@ -1,5 +1,5 @@
 -- respec: put another specification of a study in the place of the one that the caller has read.
--- KEYS: study
+-- KEYS: study events
 -- ARGV: read written
 -- RETURNS: OK | CHANGED | ENDING wish | UNKNOWN
 -- One whose end was asked for is left: it would end again at once. It asks for no epoch: what was read
@@ -10,4 +10,5 @@ if record[2] == 'stop' or record[2] == 'cancel' then return {'ENDING', record[2]
 if record[1] ~= ARGV[1] then return {'CHANGED'} end
 redis.call('HSET', KEYS[1], 'spec', ARGV[2])
 redis.call('HDEL', KEYS[1], 'fact:over')
+tell_event(KEYS[2], 'extended')
 return {'OK'}

@@ -1,5 +1,5 @@
 -- wish: note what people want of a study, where what they wanted before allows it.
--- KEYS: study
+-- KEYS: study events
 -- ARGV: wish follows
 -- RETURNS: OK before | REFUSED before | OVER before | UNKNOWN
 -- `follows` names the wishes that it may follow upon. A study that is over by itself is left so; one
@@ -13,5 +13,6 @@ if not string.find(' ' .. ARGV[2] .. ' ', ' ' .. before .. ' ', 1, true) then
   return {'REFUSED', before}
 end
 redis.call('HSET', KEYS[1], 'wish', ARGV[1])
+if before ~= ARGV[1] then tell_event(KEYS[2], 'wished', 'wish', ARGV[1]) end
 if is_over then redis.call('HDEL', KEYS[1], 'fact:over') end
 return {'OK', before}
