@@ -328,6 +328,11 @@ class DrivenStudy:
         """Show facts to workers and to people."""
         self._studies.publish(self.name, facts)
 
+    def published_state(self) -> str | None:
+        """The study's state, as an orchestrator showed it last."""
+        status = self._studies.fact(self.name, "status")
+        return status.get("state") if isinstance(status, dict) else None
+
     def has_empty_inbox(self) -> bool:
         """Whether nothing that the study's trials told waits to be taken in."""
         return Inbox(self._studies.client, "").is_empty(self.name)

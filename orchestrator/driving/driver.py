@@ -21,6 +21,7 @@ from orchestrator.driving.collector import Collector
 from orchestrator.driving.control import Control
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.event_filing import EventFiling
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.shares import MIN_TRIAL_SECONDS, Demand
 from orchestrator.driving.turns import TurnPool
@@ -62,6 +63,7 @@ class _Opened:
     collector: Collector
     dispatcher: Dispatcher
     control: Control
+    events: EventFiling
     opened_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -208,11 +210,14 @@ class StudyDriver:
         study = DrivenStudy(self._client, self._hints, self.name, self._settings)
         try:
             collector = Collector(study)
+            events = EventFiling(self._client, self._settings.home, self.name)
+            events.begin(self._right.owner, study.generation, study.published_state())
         except BaseException:
             study.abandon()
             raise
         dispatcher = Dispatcher(study, collector, self._settings)
-        self._opened = _Opened(study, collector, dispatcher, Control(study, dispatcher))
+        control = Control(study, dispatcher)
+        self._opened = _Opened(study, collector, dispatcher, control, events)
         self.status = self._build_status()
         num_trials = study.tally.num_trials
         log.info("study_driven", study=self.name, trials=num_trials, wanted=study.spec.trials)
@@ -274,6 +279,7 @@ class StudyDriver:
         """Write down what is to be known of it, and let another orchestrator drive it."""
         if self._opened is not None:
             self._opened.study.close()
+            self._opened.events.end(is_over=self.is_done)
 
     def abandon(self) -> None:
         """Write nothing more."""
@@ -372,6 +378,7 @@ class StudyDriver:
         self.is_done = self.status.is_over and self.study.tell_end(self.status)
         self._is_stale = self.status.is_over and not self.is_done
         self.status = self.status.model_copy(update={"end_problem": self.study.end_problem})
+        self._parts.events.turn(self.status)
         facts: dict[str, Any] = {
             "status": self.status.model_dump(mode="json"),
             "best_value": _first_value(self.status),
@@ -379,6 +386,7 @@ class StudyDriver:
             "stalled": None,
         }
         self.study.publish(facts)
+        self._parts.events.file()
 
 
 def _first_value(status: StudyStatus) -> float | None:

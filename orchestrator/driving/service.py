@@ -25,6 +25,7 @@ from orchestrator.driving.catalogue import Catalogue
 from orchestrator.driving.deletion import DeletionJobs, has_running
 from orchestrator.driving.driver import StudyDriver, Surroundings
 from orchestrator.driving.endings import Endings
+from orchestrator.driving.event_filing import EventFiling, tell_stalled
 from orchestrator.driving.queues import Queues
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
@@ -132,6 +133,7 @@ class Service:
         self._record.register()
         self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")
         self._reaper = Reaper(self.settings.times)
+        self._events = EventFiling(self._client, self.settings.home)
         self._pool = TurnPool()
         self._endings = Endings(self._pool)
         self._deletion_jobs = DeletionJobs(
@@ -148,6 +150,7 @@ class Service:
         self._pool.close()
         with suppress(redis.RedisError):
             self._record.gone()
+            self._events.file_all()
         self._hints.close()
         self._home.close()
         self._client.close()
@@ -240,6 +243,8 @@ class Service:
             self._abandon(name)  # whatever state it is in: it is opened anew
         with suppress(redis.RedisError):
             self._studies.publish(name, {"stalled": reason})
+            if is_new:
+                tell_stalled(self._client, name, reason)
         if self.only and not is_awaited and stall.count >= _GIVE_UP_AFTER:
             raise StudyStalledError(
                 f"study {name!r} does not get on: {reason}; the log has the traceback, and what"
@@ -454,6 +459,7 @@ class Service:
         self._delete_begun()
         self._keep_rights(older_than=self.settings.times.lease / 4)
         self._queues = Queues(list(self._registry.entries()))
+        self._events.file()
         self._catalogue.look(self.only)
         is_due = self._reaper.is_due(server_time_ms(self._client))
         for name, driver in list(self._drivers.items()):

@@ -10,6 +10,7 @@ is no event is passed over.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -57,12 +58,15 @@ class EventStream:
     def tell(self, kind: EventKind, **fields: str | float | None) -> None:
         """Tell an event that no script tells."""
         told = {"event": encode(kind, **fields)}
-        self.client.xadd(self._key, told, maxlen=MAX_NEWS, approximate=True)
+        with suppress(redis.ResponseError):  # a key that is no stream, or a Redis that is full
+            self.client.xadd(self._key, told, maxlen=MAX_NEWS, approximate=True)
 
     def after(self, place: str) -> Iterator[list[Told]]:
         """What was told after an event, in batches, to its end."""
         while True:
-            found: Any = self.client.xrange(self._key, min=f"({place}", count=_READ_AT_ONCE)
+            found: Any = ()
+            with suppress(redis.ResponseError):
+                found = self.client.xrange(self._key, min=f"({place}", count=_READ_AT_ONCE)
             batch = [Told(event_id, fields.get("event", "")) for event_id, fields in found]
             if batch:
                 yield [each for each in batch if is_one_line(each.text)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from enum import StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -105,16 +105,13 @@ class Cause(StrEnum):
     """The storage had it as ended."""
 
 
-Number: TypeAlias = int
-
-
 class Event(BaseModel):
     """One event, as it is read."""
 
     model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
 
-    id: str = Field(pattern=r"^\d{1,20}-\d{1,20}$")
-    kind: EventKind | str
+    id: str = Field(pattern=r"^\d{1,14}-\d{1,20}$")
+    kind: EventKind | str = Field(union_mode="left_to_right")
     version: int = 1
     study: str | None = None
     """Where it was read; of a process's death, what it worked on."""
@@ -128,7 +125,7 @@ class Event(BaseModel):
     role: str | None = None
     device: str | None = None
     state: str | None = None
-    cause: Cause | str | None = None
+    cause: Cause | str | None = Field(default=None, union_mode="left_to_right")
     value: float | None = None
     step: int | None = None
     after_ms: int | None = None

@@ -52,7 +52,7 @@ local NUMBERS = {trial = 1, attempt = 1, token = 1, step = 1, value = 1, after_m
   wait_ms = 1, count = 1, parent = 1}
 
 -- Tells an event (workers/protocol/events.py): `...` are pairs of a field and a value; those without
--- a value are left out.
+-- a value are left out. A stream that takes none holds nothing up.
 local function tell_event(events, kind, ...)
   local given, parts = {...}, {'{"kind":"' .. kind .. '"'}
   for i = 1, select('#', ...), 2 do
@@ -62,7 +62,7 @@ local function tell_event(events, kind, ...)
       parts[#parts + 1] = ',"' .. name .. '":' .. (is_number and value or cjson.encode(value))
     end
   end
-  redis.call('XADD', events, 'MAXLEN', '~', NEWS, '*', 'event', table.concat(parts) .. '}')
+  redis.pcall('XADD', events, 'MAXLEN', '~', NEWS, '*', 'event', table.concat(parts) .. '}')
 end
 
 -- A field of a process's record, which is JSON, as an event tells it: text, a number, or nothing.

@@ -32,7 +32,7 @@ if state == 'QUEUED' then
   redis.call('ZADD', KEYS[3], deadline, ARGV[2])
   local from = redis.call('HMGET', KEYS[2], 'attempt', 'checkpoint_step')
   tell_event(KEYS[6], 'claimed', 'trial', ARGV[2], 'attempt', from[1], 'token', token,
-    'process', ARGV[3], 'device', ARGV[6], 'step', from[2])
+    'process', ARGV[3], 'device', string.match(ARGV[6], '/(.*)') or ARGV[6], 'step', from[2])
 end
 local grant = redis.call('HMGET', KEYS[2], 'token', 'attempt', 'deadline')
 local answer = {'OK', grant[1], grant[2], grant[3]}

@@ -10,8 +10,9 @@ stamp_epoch(KEYS[2], KEYS[1])
 for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
 local record = redis.call('HMGET', KEYS[2], 'kind', 'device', 'parent', 'is_draining')
 if not before[1] then
+  local device = plain(record[2])
   tell_event(KEYS[4], 'born', 'process', ARGV[1], 'role', plain(record[1]),
-    'device', plain(record[2]), 'parent', plain(record[3]))
+    'device', device and string.match(device, '/(.*)') or device, 'parent', plain(record[3]))
 end
 if record[4] == 'true' and before[2] ~= 'true' then
   tell_event(KEYS[4], 'drained', 'process', ARGV[1])

@@ -1,0 +1,93 @@
+"""Files a study's events for good, and tells those that its orchestrator alone knows.
+
+Invariant: it fails for itself alone: a disk that takes no events holds up no study, and what was
+not filed is filed later, as long as Redis has it.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from orchestrator.status import StudyStatus
+from orchestrator.storage.event_file import EventFile, events_file
+from workers.coordination.event_stream import EventStream
+from workers.logs import get_logger
+from workers.protocol.events import EventKind, brief
+
+log = get_logger(__name__)
+
+#: Between two looks at what is new: a look is a round trip, for however many events.
+_LOOK_SECONDS: Final = 1.0
+
+
+class EventFiling:
+    """The events of one study that is driven, or, without one, of the fleet's processes.
+
+    Args:
+        client: The fleet's Redis.
+        home: The orchestrator's.
+        study: The study's name.
+    """
+
+    def __init__(self, client: redis.Redis, home: Path, study: str | None = None) -> None:
+        self._stream = EventStream(client, study)
+        self._file = EventFile(events_file(home, study))
+        self._study = study
+        self._state: str | None = None
+        self._looked_at = -_LOOK_SECONDS
+        self._trouble: str | None = None
+
+    def begin(self, process: object, generation: str, state: str | None) -> None:
+        """Tell that an orchestrator drives the study.
+
+        Args:
+            process: Which one.
+            generation: The study's.
+            state: As it was published last, by whomever.
+        """
+        self._stream.keep()
+        self._stream.tell(EventKind.DRIVEN, process=str(process), generation=generation)
+        self._state = state
+
+    def turn(self, status: StudyStatus) -> None:
+        """Tell if the study is in another state than before; to be called before it is shown."""
+        if status.state.value != self._state:
+            ended_by = brief(status.ended_by)
+            self._stream.tell(EventKind.TURNED, state=status.state.value, detail=ended_by)
+            self._state = status.state.value
+
+    def file(self) -> None:
+        """File what is new, if it is time for that."""
+        if time.monotonic() - self._looked_at >= _LOOK_SECONDS:
+            self.file_all()
+
+    def file_all(self) -> None:
+        """File what is new."""
+        self._looked_at = time.monotonic()
+        try:
+            for told in self._stream.after(self._file.place()):
+                if not self._file.add(told):
+                    return  # another orchestrator files them
+        except OSError as error:
+            if str(error) != self._trouble:
+                log.warning("events_not_filed", study=self._study, error=str(error))
+            self._trouble = str(error)
+        else:
+            self._trouble = None
+
+    def end(self, *, is_over: bool) -> None:
+        """File the last; what is news of a study that is over goes some time after."""
+        with suppress(redis.RedisError):  # whoever drives it next files them
+            self.file_all()
+            if is_over:
+                self._stream.expire()
+
+
+def tell_stalled(client: redis.Redis, study: str, reason: str) -> None:
+    """Tell that a study does not get on."""
+    EventStream(client, study).tell(EventKind.STALLED, detail=brief(reason))

@@ -1,0 +1,66 @@
+"""All that is known of a study's events, or the fleet's: the file on this host, and what is news.
+
+Invariant: each event comes once, and in order, whichever of the two has it; one that cannot be read
+is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from orchestrator.storage.event_file import EventFile
+from workers.coordination.event_stream import BEGINNING, EventStream
+from workers.protocol.events import Event, EventKind, decode, place_of
+
+#: What a line has in it that tells of an orchestrator that began.
+_DRIVEN: Final = f'"kind":"{EventKind.DRIVEN}"'.encode()
+
+
+@dataclass
+class EventHistory:
+    """Reads the events of one study, or of the fleet; to be read again for what came since.
+
+    Args:
+        file: Of this host; on others than the orchestrator's there is none.
+        stream: None where Redis does not answer.
+        study: Named in each event.
+    """
+
+    file: EventFile
+    stream: EventStream | None
+    study: str | None = None
+    _place: str = BEGINNING
+    _generation: str | None = field(default=None, init=False)
+
+    def read(self) -> Iterator[Event]:
+        """What was told since the last time: at first, all of the study's latest generation."""
+        if self._place == BEGINNING:
+            yield from self._read_file(self._find_generation())
+        if self.stream is not None:
+            for batch in self.stream.after(self._place):
+                yield from self._take(told.line.encode() for told in batch)
+
+    def _find_generation(self) -> int:
+        """At which line of the file the latest generation begins: an earlier study had the name."""
+        first, generation = 0, None
+        for number, line in enumerate(self.file.lines()):
+            if _DRIVEN in line and (event := decode(line)) is not None:
+                if generation is not None and event.generation != generation:
+                    first = number
+                generation = event.generation
+        return first
+
+    def _read_file(self, first: int) -> Iterator[Event]:
+        lines = (line for number, line in enumerate(self.file.lines()) if number >= first)
+        yield from self._take(lines)
+
+    def _take(self, lines: Iterator[bytes]) -> Iterator[Event]:
+        for line in lines:
+            event = decode(line, study=self.study, generation=self._generation)
+            # beside a rotation, or in a stream of a Redis that was taken back, some come again
+            if event is None or event.place <= place_of(self._place):
+                continue
+            self._place, self._generation = event.id, event.generation
+            yield event
