@@ -20,6 +20,7 @@ from rich.console import Console
 
 from orchestrator.commands.control import control_app
 from orchestrator.commands.deleting import deleting_app
+from orchestrator.commands.events import events_app
 from orchestrator.commands.options import NameArgument, SetOption, StudyArgument, TrialsOption
 from orchestrator.commands.results import results_app
 from orchestrator.commands.trying import trying_app
@@ -54,6 +55,7 @@ app = typer.Typer(
 app.add_typer(cache_app, name="cache")
 app.add_typer(control_app)
 app.add_typer(deleting_app)
+app.add_typer(events_app)
 app.add_typer(results_app)
 app.add_typer(trying_app)
 

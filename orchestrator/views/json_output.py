@@ -1,4 +1,7 @@
-"""The option `--json` of every command: one document on stdout, and nothing else there."""
+"""The option `--json` of every command: one document on stdout, and nothing else there.
+
+Of a command that tells events, it is one document a line.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,22 @@ _printed = False
 
 def print_json(document: Any) -> None:
     """Print a document by JSON's standard, which has no infinity, and many readers refuse it."""
+    _print(document, indent=2)
+
+
+def print_json_line(document: Any) -> None:
+    """Print a document on one line, for whoever reads it as it comes."""
+    _print(document, indent=None)
+    sys.stdout.flush()
+
+
+def _print(document: Any, indent: int | None) -> None:
     global _printed
     # an escape of any other encoding is none of JSON's
     is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(strict_json(document), indent=2, ensure_ascii=not is_utf8, allow_nan=False)
+    text = json.dumps(
+        strict_json(document), indent=indent, ensure_ascii=not is_utf8, allow_nan=False
+    )
     _printed = True
     print(text)
 

@@ -95,11 +95,19 @@ local function count_time(trial, now)
   return held
 end
 
+-- The last step that is known of the attempt that holds a trial, by its beats or its reports.
+local function last_step(trial)
+  local record = redis.call('HMGET', trial, 'token', 'step', 'reported')
+  local reported = record[3] and string.match(record[3], '^' .. record[1] .. ':(%d+)$')
+  local step = math.max(tonumber(record[2] or 0), tonumber(reported or 0))
+  return (reported or step > 0) and integer(step)
+end
+
 -- Ends a trial for good; the caller has checked that it may. `told` is for its event: the stream, and
 -- cause, value and detail.
 local function finish(trial, leases, queued, inbox, number, state, payload, now, told)
   local held = count_time(trial, now)
-  local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses', 'held_ms', 'gpu_ms', 'step')
+  local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses', 'held_ms', 'gpu_ms')
   local id = tell_inbox(inbox, 'terminal', number, record[1], record[2], state, payload,
     'losses', record[3] or '0', 'held_ms', record[4] or '0', 'gpu_ms', record[5] or '0')
   redis.call('HSET', trial, 'state', state, 'result_token', record[1], 'result_id', id,
@@ -109,7 +117,7 @@ local function finish(trial, leases, queued, inbox, number, state, payload, now,
   redis.call('ZREM', queued, number)
   tell_event(told.events, 'ended', 'trial', number, 'attempt', record[2], 'state', state,
     'value', told.value, 'cause', told.cause, 'count', told.count, 'held_ms', held,
-    'step', record[6], 'detail', told.detail)
+    'step', last_step(trial), 'detail', told.detail)
   return id
 end
 
@@ -120,10 +128,11 @@ local function requeue(trial, leases, queued, number, not_before, now, told)
   redis.call('HDEL', trial, 'nonce', 'owner', 'deadline', 'waits_for')
   redis.call('ZREM', leases, number)
   redis.call('ZADD', queued, integer(now), number)
-  local record, wait = redis.call('HMGET', trial, 'attempt', 'step'), math.max(0, not_before - now)
-  tell_event(told.events, 'requeued', 'trial', number, 'attempt', record[1], 'cause', told.cause,
-    'count', told.count, 'held_ms', held, 'step', record[2], 'wait_ms', wait > 0 and integer(wait),
-    'detail', told.detail)
+  local wait = math.max(0, not_before - now)
+  local attempt = redis.call('HGET', trial, 'attempt')
+  tell_event(told.events, 'requeued', 'trial', number, 'attempt', attempt, 'cause', told.cause,
+    'count', told.count, 'held_ms', held, 'step', last_step(trial),
+    'wait_ms', wait > 0 and integer(wait), 'detail', told.detail)
 end
 
 -- The longest pause before another attempt, in times of the first one.

@@ -24,15 +24,15 @@ if state == 'QUEUED' then
   -- never behind the clock nor behind the last token: a rollback of Redis repeats neither
   local token = integer(math.max(tonumber(record[2]) + 1, now_us(ARGV[8])))
   local deadline = integer(now + tonumber(ARGV[5]))
-  redis.call('HINCRBY', KEYS[2], 'attempt', 1)
+  local attempt = redis.call('HINCRBY', KEYS[2], 'attempt', 1)
+  local from = redis.call('HGET', KEYS[2], 'checkpoint_step')
   redis.call('HSET', KEYS[2], 'state', 'RUNNING', 'token', token, 'owner', ARGV[3],
     'nonce', ARGV[4], 'deadline', deadline, 'command', 'NONE', 'claimed_at', integer(now),
-    'device', ARGV[6])
+    'device', ARGV[6], 'step', from or '0')
   redis.call('ZREM', KEYS[4], ARGV[2])
   redis.call('ZADD', KEYS[3], deadline, ARGV[2])
-  local from = redis.call('HMGET', KEYS[2], 'attempt', 'checkpoint_step')
-  tell_event(KEYS[6], 'claimed', 'trial', ARGV[2], 'attempt', from[1], 'token', token,
-    'process', ARGV[3], 'device', string.match(ARGV[6], '/(.*)') or ARGV[6], 'step', from[2])
+  tell_event(KEYS[6], 'claimed', 'trial', ARGV[2], 'attempt', integer(attempt), 'token', token,
+    'process', ARGV[3], 'device', string.match(ARGV[6], '/(.*)') or ARGV[6], 'step', from)
 end
 local grant = redis.call('HMGET', KEYS[2], 'token', 'attempt', 'deadline')
 local answer = {'OK', grant[1], grant[2], grant[3]}

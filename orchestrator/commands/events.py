@@ -1,0 +1,247 @@
+"""What has happened, for people and programs: `events` of a study or the fleet, `explain` a trial.
+
+Invariant: nothing is changed, and it works without an orchestrator: from the file beside the
+study's results where this machine has it, and from Redis where that answers.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated
+
+import redis
+import typer
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+from orchestrator.commands.options import NameArgument
+from orchestrator.handle import StudyHandle
+from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.event_file import EventFile, events_file
+from orchestrator.storage.event_history import EventHistory
+from orchestrator.storage.known_studies import known_studies
+from orchestrator.storage.tally import state_of
+from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED
+from orchestrator.views.event_lines import line_of
+from orchestrator.views.explain import explain as explain_life
+from orchestrator.views.following import LOOK_SECONDS
+from orchestrator.views.json_output import JsonOption, print_json, print_json_line
+from orchestrator.views.trial_life import TrialLife, life_of
+from workers.coordination.connection import connect
+from workers.coordination.event_stream import EventStream
+from workers.protocol.errors import (
+    FleetError,
+    InvalidInputError,
+    RedisUnavailableError,
+    StudyNotKnownError,
+    nearest,
+)
+from workers.protocol.events import Event, EventKind
+from workers.protocol.spec import parse_duration
+from workers.settings import Settings
+
+events_app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which events are asked for."""
+
+    trial: int | None
+    kinds: frozenset[str]
+    since: float
+
+    @classmethod
+    def read(cls, trial: int | None, kinds: list[str], since: str | None) -> _Wanted:
+        """What the options say.
+
+        Raises:
+            InvalidInputError: One of them says nothing that can be.
+        """
+        if trial is not None and trial < 0:
+            raise InvalidInputError(f"--trial {trial}: trials are numbered from 0")
+        for kind in kinds:
+            if kind not in set(EventKind):
+                known = nearest(kind, EventKind) or f"; there are: {', '.join(EventKind)}"
+                raise InvalidInputError(f"--kind {kind!r}: no kind of event{known}")
+        return cls(trial, frozenset(kinds), 0.0 if since is None else _read_since(since))
+
+    def __contains__(self, event: Event) -> bool:
+        return (
+            (self.trial is None or event.trial == self.trial)
+            and (not self.kinds or event.kind in self.kinds)
+            and event.seconds >= self.since
+        )
+
+
+@events_app.command()
+def events(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="A study; without one, the fleet's processes."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with what happens, until the study is over.")
+    ] = False,
+    trial: Annotated[int | None, typer.Option("--trial", help="Of this trial alone.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help=f"One of {', '.join(EventKind)}; may be given again."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="For so long (10m, 2h), or from a time (2026-11-26T08:00)."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document a line, nothing else.")
+    ] = False,
+) -> None:
+    """Show what has happened: to a study and its trials, or to the fleet's processes.
+
+    Asked, claimed, first step, reports, checkpoints, why an attempt ended, who wanted what. With
+    --follow, lines are JSON where they do not go to a terminal.
+
+    Example: trialfleet events language-id --follow --kind requeued --kind ended
+    """
+    wanted = _Wanted.read(trial, kind or [], since)
+    console = Console()
+    is_json = as_json or (follow and not console.is_terminal)
+    try:
+        with _history(name, must_answer=follow) as history:
+            for event in _follow(history, name) if follow else history.read():
+                if event not in wanted:
+                    continue
+                if is_json:
+                    print_json_line(event.document())
+                else:
+                    console.print(line_of(event), soft_wrap=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:  # whoever read it has seen enough
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+@events_app.command()
+def explain(
+    name: NameArgument,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Tell one trial's life: each attempt, where it ran, why it ended, and what it cost.
+
+    Example: trialfleet explain language-id 7
+    """
+    with _history(name) as history:
+        life = life_of(name, trial, history.read())
+    life = _with_results(life, StudyHandle(name))
+    if as_json:
+        found = {"held_seconds": life.held_seconds, "steps_lost": life.steps_lost}
+        print_json({**life.model_dump(mode="json"), **found})
+        return
+    console = Console(highlight=False)
+    for line in explain_life(life):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _read_since(text: str) -> float:
+    """From when on, in seconds since 1970.
+
+    Raises:
+        InvalidInputError: It is neither a duration nor a time.
+    """
+    with suppress(ValueError):
+        return time.time() - parse_duration(text)
+    try:
+        return dt.datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidInputError(
+            f"--since {text!r}: neither a duration such as 10m or 2h nor a time such as"
+            " 2026-11-26T08:00"
+        ) from error
+
+
+@contextmanager
+def _history(name: str | None, *, must_answer: bool = False) -> Iterator[EventHistory]:
+    """What is known of a study's events, or the fleet's.
+
+    Args:
+        name: The study.
+        must_answer: Whether Redis is needed.
+
+    Raises:
+        StudyNotKnownError: Nobody knows it.
+        RedisUnavailableError: Redis does not answer, and this machine has no file of its events.
+    """
+    settings = Settings.from_environment()
+    path = events_file(settings.home, name)
+    try:
+        client = connect(settings)
+    except RedisUnavailableError:
+        if must_answer or (settings.redis_url is not None and not path.exists()):
+            raise
+        client = None
+    stream = None if client is None else EventStream(client, name)
+    try:
+        if name is not None and not path.exists():
+            _refuse_unknown(name, settings)
+        yield EventHistory(EventFile(path), stream, name)
+    finally:
+        if client is not None:
+            client.close()
+
+
+def _refuse_unknown(name: str, settings: Settings) -> None:
+    known = known_studies(settings)
+    if name not in known:
+        told = nearest(name, known) or f"; it knows: {', '.join(known) or 'none yet'}"
+        raise StudyNotKnownError(f"study {name!r}: not known to this fleet{told}")
+
+
+def _follow(history: EventHistory, name: str | None) -> Iterator[Event]:
+    """Events as they come, until the study is over; a Redis that is away is waited for."""
+    while True:
+        # asked first: what is told before a study's end is read after it
+        is_over = name is not None and _is_over(name)
+        with suppress(redis.RedisError):
+            yield from history.read()
+        if is_over:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _is_over(name: str) -> bool:
+    with suppress(RedisUnavailableError, redis.RedisError):
+        return StudyHandle(name).status().is_over
+    return False
+
+
+def _stored(handle: StudyHandle) -> list[FrozenTrial] | None:
+    """The trials in a study's results; None where those are on another machine."""
+    with suppress(FleetError):
+        return handle.study.get_trials(deepcopy=False)
+    return None
+
+
+def _with_results(life: TrialLife, handle: StudyHandle) -> TrialLife:
+    """Add what the study's results say of a trial, where they are on this machine.
+
+    Raises:
+        InvalidInputError: There is no such trial.
+    """
+    has_events = bool(life.num_asked or life.attempts or life.ended_at or life.unknown)
+    trials = _stored(handle)
+    if trials is None or not 0 <= life.trial < len(trials):
+        if has_events:
+            return life
+        has = "tells nothing of it" if trials is None else f"has {len(trials)} trials, from 0"
+        raise InvalidInputError(f"trial {life.trial}: study {life.study!r} {has}")
+    stored = trials[life.trial]
+    told = {"params": stored.params, "error": stored.user_attrs.get(f"{ATTR}error")}
+    if not has_events:
+        values = stored.values or [None]
+        told |= {"state": state_of(stored).value, "value": values[0], "is_without_events": True}
+    return life.model_copy(update=told)

@@ -1,0 +1,177 @@
+"""A trial's life in sentences: each attempt, where it ran, why it ended, and what it cost.
+
+Invariant: what is not known is not said, and nothing that a user wrote reaches a terminal raw.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from orchestrator.views.ps import printable
+from orchestrator.views.trial_life import Attempt, TrialLife
+from workers.protocol.events import Cause
+from workers.protocol.states import TrialState
+
+#: What ended an attempt. `{detail}` is what was told beside it.
+_CAUSES: Final[dict[str, str]] = {
+    Cause.FAILED: "the objective failed",
+    Cause.OUT_OF_MEMORY: "it ran out of memory",
+    Cause.BROKE: "a CUDA error broke its process",
+    Cause.DIED: "its process died under it",
+    Cause.LEASE_LOST: "its lease ran out: the worker, its host or the network was gone",
+    Cause.DRAINED: "its worker shut down, and it gave the trial back",
+    Cause.PAUSED: "the study was paused, and it gave the trial back",
+    Cause.HANDED_OVER: "its process could not run it, and left it to another one",
+    Cause.LACKING: "it lacked something",
+    Cause.REDIS_AWAY: "Redis was away for longer than its lease",
+    Cause.CANCELLED: "the study was cancelled",
+    Cause.TIMED_OUT: "it held slots for as long as it may",
+    Cause.WITHDRAWN: "nobody is to begin it any more",
+    Cause.SETTLED: "the study's results had it as ended",
+}
+
+#: What each counts as, where it is counted.
+_COUNTED: Final = {
+    Cause.FAILED: "failure",
+    Cause.OUT_OF_MEMORY: "failure",
+    Cause.BROKE: "loss",
+    Cause.DIED: "loss",
+    Cause.LEASE_LOST: "loss",
+}
+
+#: Causes whose detail tells no more than they do.
+_SAID: Final = {Cause.CANCELLED, Cause.LEASE_LOST}
+
+_CPU_SLOT: Final = re.compile(r"(?:^|/)cpu-(\d+)$")
+
+
+def explain(life: TrialLife) -> Iterator[str]:
+    """The sentences, a line each: the trial first, then its attempts, then what they cost."""
+    yield f"trial {life.trial} of {life.study}: {_state(life)}"
+    if life.params:
+        told = ", ".join(f"{name}={value}" for name, value in life.params.items())
+        yield printable(f"parameters: {told}")
+    if life.is_without_events:
+        yield "no event of it is left; this is what the study's results say"
+    if life.error is not None:
+        yield printable(f"error: {life.error}")
+    if life.asked_at is not None:
+        yield f"asked for at {clock(life.asked_at)}{_waited(life)}"
+    if life.num_asked > 1:
+        yield f"its record was written {life.num_asked} times: Redis had lost its data"
+    for attempt in life.attempts:
+        yield from _attempt(attempt)
+    if life.ended_at is not None and all(each.ended_as != life.state for each in life.attempts):
+        yield f"ended at {clock(life.ended_at)}: {reason(life.cause, life.detail)}"
+    if len(life.attempts) > 1 and life.held_seconds:
+        yield f"cost: {span(life.held_seconds)} of a slot in all{_repeated(life)}"
+    for event in life.unknown:
+        told = ", ".join(f"{name}={value}" for name, value in event.items())
+        yield printable(f"told by a newer release: {told}")
+
+
+def reason(cause: str | None, detail: str | None, count: int | None = None) -> str:
+    """Why an attempt ended."""
+    said = _CAUSES.get(cause or "", printable(cause or ""))
+    if detail and cause not in _SAID:
+        said = f"{said}: {printable(detail)}" if said else printable(detail)
+    if count and cause in _COUNTED:
+        said += f" ({_COUNTED[Cause(cause)]} {count})"
+    return said
+
+
+def place(host: str | None, pid: int | None, device: str | None) -> str:
+    """Where something ran."""
+    parts = [] if host is None else [f"on {printable(host)}"]
+    if pid is not None:
+        parts.append(f"in process {pid}")
+    if device:
+        slot = _CPU_SLOT.search(device)
+        parts.append(f"on CPU slot {slot[1]}" if slot else f"on {printable(device)}")
+    return " ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """A time of day here."""
+    return dt.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def span(seconds: float) -> str:
+    """How long something took."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _state(life: TrialLife) -> str:
+    attempts = f"{len(life.attempts)} attempts" if len(life.attempts) > 1 else ""
+    if life.state == TrialState.QUEUED:
+        return f"waits for attempt {len(life.attempts) + 1}" if life.attempts else "waits to begin"
+    if life.state == TrialState.RUNNING:
+        return f"runs, in attempt {life.attempts[-1].number}" if life.attempts else "runs"
+    value = "" if life.value is None else f" with {life.value:g}"
+    return f"{life.state}{value}" + (f" after {attempts}" if attempts else "")
+
+
+def _waited(life: TrialLife) -> str:
+    begun = life.attempts[0].claimed_at if life.attempts else None
+    if begun is None or life.asked_at is None or life.attempts[0].number != 1:
+        return ""
+    return f", begun {span(max(0.0, begun - life.asked_at))} later"
+
+
+def _attempt(attempt: Attempt) -> Iterator[str]:
+    where = place(attempt.host, attempt.pid, attempt.device)
+    began = "began" if attempt.claimed_at is None else f"began at {clock(attempt.claimed_at)}"
+    start = (
+        "" if attempt.from_step is None else f", from the checkpoint of step {attempt.from_step}"
+    )
+    yield f"attempt {attempt.number} {began}{where and ' '}{where}{start}"
+    if training := list(_training(attempt)):
+        yield f"  it {', '.join(training)}"
+    if attempt.ended_at is not None:
+        yield f"  {_end(attempt)}"
+    if attempt.ended_as == TrialState.QUEUED:
+        yield f"  {_going_on(attempt)}"
+
+
+def _training(attempt: Attempt) -> Iterator[str]:
+    if attempt.first_step_seconds is not None:
+        yield f"made its first step after {span(attempt.first_step_seconds)}"
+    if attempt.reported_step is not None and attempt.ended_at is None:
+        value = "a value" if attempt.reported_value is None else f"{attempt.reported_value:g}"
+        yield f"reported {value} at step {attempt.reported_step}"
+    if attempt.checkpoint_step is not None:
+        yield f"saved a checkpoint at step {attempt.checkpoint_step}"
+    if attempt.last_step and attempt.ended_at is not None:
+        yield f"got to step {attempt.last_step}"
+
+
+def _end(attempt: Attempt) -> str:
+    held = "" if attempt.held_seconds is None else f" after {span(attempt.held_seconds)}"
+    why = reason(attempt.cause, attempt.detail, attempt.count)
+    as_what = "" if attempt.ended_as == TrialState.QUEUED else f" {attempt.ended_as}"
+    return f"ended{as_what}{held}" + (f": {why}" if why else "")
+
+
+def _going_on(attempt: Attempt) -> str:
+    wait = "" if not attempt.wait_seconds else f", for {span(attempt.wait_seconds)} at least"
+    lost = ""
+    if attempt.steps_lost:
+        lost = f"; the next attempt made {_steps(attempt.steps_lost)} again"
+    return f"the trial went back to the queue{wait}{lost}"
+
+
+def _repeated(life: TrialLife) -> str:
+    return f"; {_steps(life.steps_lost)} made twice" if life.steps_lost else ""
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"

@@ -1,0 +1,144 @@
+"""One trial's life, put together from its events: its attempts, and what became of each.
+
+Invariant: pure, and total: events that are missing, since the oldest were dropped, leave fields
+empty, and nothing is made up for them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+
+from workers.protocol.events import Event, EventKind
+from workers.protocol.states import TrialState
+
+
+class Attempt(BaseModel):
+    """One attempt at a trial; times in seconds since 1970."""
+
+    number: int
+    claimed_at: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    process: str | None = None
+    device: str | None = None
+    from_step: int | None = None
+    """Of the checkpoint that it went on from."""
+    first_step_seconds: float | None = None
+    """How long after the claim."""
+    last_step: int | None = None
+    """As far as anything told of it."""
+    checkpoint_step: int | None = None
+    """The last that it saved, as far as events tell."""
+    reported_step: int | None = None
+    reported_value: float | None = None
+    ended_at: float | None = None
+    held_seconds: float | None = None
+    """How long it held its slot, to the end of its lease at most."""
+    ended_as: str | None = None
+    """The trial's state after it: QUEUED, or how the trial ended."""
+    cause: str | None = None
+    count: int | None = None
+    """Of failures, or of losses, with this one."""
+    detail: str | None = None
+    wait_seconds: float | None = None
+    """How long the trial had to wait for another one."""
+    steps_lost: int | None = None
+    """How many steps the next attempt makes again."""
+
+
+class TrialLife(BaseModel):
+    """What is known of one trial."""
+
+    study: str
+    trial: int
+    state: str = TrialState.QUEUED.value
+    asked_at: float | None = None
+    num_asked: int = 0
+    """More than once, if Redis lost its record."""
+    attempts: list[Attempt] = []
+    ended_at: float | None = None
+    value: float | None = None
+    cause: str | None = None
+    detail: str | None = None
+    unknown: list[dict[str, Any]] = []
+    """Events of a newer release."""
+    params: dict[str, Any] = {}
+    """As the study's results have them, where those are at hand."""
+    error: str | None = None
+    """Likewise."""
+    is_without_events: bool = False
+
+    @property
+    def held_seconds(self) -> float:
+        """How long its attempts that have ended held slots, together."""
+        return sum(attempt.held_seconds or 0.0 for attempt in self.attempts)
+
+    @property
+    def steps_lost(self) -> int:
+        """How many steps were, or are to be, made again."""
+        return sum(attempt.steps_lost or 0 for attempt in self.attempts)
+
+
+def life_of(study: str, trial: int, events: Iterable[Event]) -> TrialLife:
+    """Put a trial's events together; those of others are passed over."""
+    life, attempts = TrialLife(study=study, trial=trial), dict[int, Attempt]()
+    for event in events:
+        if event.trial != trial:
+            continue
+        if not isinstance(event.kind, EventKind):
+            life.unknown.append(event.document())
+        elif event.kind is EventKind.ASKED:
+            life.num_asked += 1
+            life.asked_at = life.asked_at or event.seconds
+            life.state = TrialState.QUEUED.value
+        elif event.attempt:
+            _note(attempts.setdefault(event.attempt, Attempt(number=event.attempt)), event)
+        if event.kind is EventKind.ENDED:
+            life.state = event.state or life.state
+            life.ended_at, life.value = event.seconds, event.value
+            life.cause, life.detail = event.cause, event.detail
+        elif event.kind == EventKind.CLAIMED:
+            life.state = TrialState.RUNNING.value
+        elif event.kind == EventKind.REQUEUED:
+            life.state = TrialState.QUEUED.value
+    life.attempts = [attempts[number] for number in sorted(attempts)]
+    _count_lost(life.attempts)
+    return life
+
+
+def _note(attempt: Attempt, event: Event) -> None:
+    """Take in what an event tells of an attempt."""
+    if event.kind is EventKind.CLAIMED:
+        attempt.claimed_at, attempt.process = event.seconds, event.process
+        attempt.host, attempt.pid, attempt.device = event.host, event.pid, event.device
+        attempt.from_step = event.step
+    elif event.kind is EventKind.FIRST_STEP and event.after_ms is not None:
+        attempt.first_step_seconds = event.after_ms / 1000
+    elif event.kind is EventKind.REPORTED:
+        attempt.reported_step, attempt.reported_value = event.step, event.value
+    elif event.kind is EventKind.CHECKPOINT:
+        attempt.checkpoint_step = event.step
+    elif event.kind in {EventKind.REQUEUED, EventKind.ENDED} and attempt.ended_at is None:
+        # one that is withdrawn while it waits has no attempt that ends with it
+        _note_end(attempt, event)
+    if event.step is not None and event.kind is not EventKind.CLAIMED:
+        attempt.last_step = max(attempt.last_step or 0, event.step)
+
+
+def _note_end(attempt: Attempt, event: Event) -> None:
+    attempt.ended_at = event.seconds
+    attempt.held_seconds = None if event.held_ms is None else event.held_ms / 1000
+    attempt.ended_as = event.state or TrialState.QUEUED.value
+    attempt.cause, attempt.count, attempt.detail = event.cause, event.count, event.detail
+    attempt.wait_seconds = None if event.wait_ms is None else event.wait_ms / 1000
+
+
+def _count_lost(attempts: list[Attempt]) -> None:
+    """Count the steps that an attempt made after the checkpoint from which the next one went on."""
+    for attempt, following in itertools.pairwise(attempts):
+        if attempt.last_step is not None and following.claimed_at is not None:
+            attempt.steps_lost = max(0, attempt.last_step - (following.from_step or 0))

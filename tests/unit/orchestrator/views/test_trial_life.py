@@ -1,0 +1,140 @@
+"""A trial's life, put together from its events and told in sentences."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.views.event_lines import line_of as event_line
+from orchestrator.views.explain import explain
+from orchestrator.views.trial_life import life_of
+from workers.protocol.events import Cause, EventKind, decode, encode, line_of
+
+PROCESS = "box-a:b00t.1:4242:99"
+
+
+def told(*events):
+    """Events a second apart, of trial 3 where they name no other."""
+    return [
+        decode(
+            line_of(f"{1_000_000_000_000 + 1000 * place}-0", encode(kind, **{"trial": 3, **given}))
+        )
+        for place, (kind, given) in enumerate(events)
+    ]
+
+
+def asked(**given):
+    return EventKind.ASKED, given
+
+
+def claimed(attempt=1, **given):
+    where = {"process": PROCESS, "device": "7/cpu-1", "token": attempt}
+    return EventKind.CLAIMED, {"attempt": attempt, **where, **given}
+
+
+def requeued(cause, attempt=1, **given):
+    return EventKind.REQUEUED, {"attempt": attempt, "cause": cause, "held_ms": 30_000, **given}
+
+
+def ended(state, attempt=1, **given):
+    return EventKind.ENDED, {"attempt": attempt, "state": state, "held_ms": 10_000, **given}
+
+
+def sentences(*events):
+    return "\n".join(explain(life_of("s", 3, told(*events))))
+
+
+def test_a_trial_that_was_killed_once_is_told_with_where_why_and_what_it_cost():
+    text = sentences(
+        asked(),
+        claimed(),
+        (EventKind.FIRST_STEP, {"attempt": 1, "after_ms": 3200}),
+        (EventKind.CHECKPOINT, {"attempt": 1, "step": 40}),
+        requeued(Cause.DIED, detail="process 4242 on box-a died", count=1, step=55, wait_ms=2000),
+        claimed(2, step=40, device="GPU-1f2e"),
+        ended("COMPLETE", 2, value=0.93, step=100),
+    )
+    for part in [
+        "trial 3 of s: COMPLETE with 0.93 after 2 attempts",
+        "begun 1.0s later",
+        "on box-a in process 4242 on CPU slot 1",
+        "made its first step after 3.2s, saved a checkpoint at step 40, got to step 55",
+        "ended after 30s: its process died under it: process 4242 on box-a died (loss 1)",
+        "went back to the queue, for 2.0s at least; the next attempt made 15 steps again",
+        "on GPU-1f2e, from the checkpoint of step 40",
+        "ended COMPLETE after 10s",
+        "cost: 40s of a slot in all; 15 steps made twice",
+    ]:
+        assert part in text, f"{part!r} is not in:\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("event", "part"),
+    [
+        (requeued(Cause.FAILED, detail="ValueError: no", count=2),
+         "the objective failed: ValueError: no (failure 2)"),
+        (requeued(Cause.LEASE_LOST, count=1), "its lease ran out: the worker, its host"),
+        (requeued(Cause.DRAINED), "its worker shut down, and it gave the trial back"),
+        (requeued(Cause.PAUSED), "the study was paused, and it gave the trial back"),
+        (requeued(Cause.OUT_OF_MEMORY, count=1), "it ran out of memory (failure 1)"),
+        (requeued(Cause.BROKE, count=1), "a CUDA error broke its process (loss 1)"),
+        (requeued(Cause.LACKING, detail="the hub is away"), "it lacked something: the hub is away"),
+        (requeued("eaten"), "ended after 30s: eaten"),
+        (ended("PRUNED", value=0.5), "trial 3 of s: PRUNED with 0.5"),
+        (ended("CANCELLED", cause=Cause.CANCELLED), "ended CANCELLED after 10s: the study was"),
+        (ended("FAILED", cause=Cause.TIMED_OUT), "it held slots for as long as it may"),
+        (ended("DEAD", cause=Cause.DIED, count=10), "process died under it (loss 10)"),
+    ],
+)  # fmt: skip
+def test_each_cause_has_its_sentence(event, part):
+    assert part in sentences(asked(), claimed(), event)
+
+
+def test_a_trial_that_waits_runs_or_was_never_begun_is_told_as_that():
+    assert "trial 3 of s: waits to begin" in sentences(asked())
+    assert "trial 3 of s: runs, in attempt 1" in sentences(asked(), claimed())
+    assert "waits for attempt 2" in sentences(asked(), claimed(), requeued(Cause.DRAINED))
+    withdrawn = EventKind.ENDED, {"state": "CANCELLED", "cause": Cause.WITHDRAWN, "detail": "time"}
+    assert "nobody is to begin it any more: time" in sentences(asked(), withdrawn)
+    again = sentences(asked(), claimed(), requeued(Cause.DRAINED), withdrawn)
+    assert "nobody is to begin it any more: time" in again
+    assert "ended after 30s: its worker shut down" in again
+
+
+def test_what_was_dropped_is_not_made_up():
+    text = sentences(requeued(Cause.DIED, 4), claimed(5))
+    assert "attempt 4 began\n" in text
+    assert "asked for" not in text
+
+
+def test_events_of_other_trials_and_studies_are_passed_over():
+    life = life_of("s", 3, told(asked(), asked(trial=4), (EventKind.BORN, {"process": PROCESS})))
+    assert (life.num_asked, life.attempts) == (1, [])
+
+
+KINDS = st.sampled_from(EventKind) | st.just("cloned")
+FIELDS = st.fixed_dictionaries(
+    {"trial": st.sampled_from([3, 4])},
+    optional={
+        **dict.fromkeys(["attempt", "step", "held_ms", "count"], st.integers(0, 9)),
+        "cause": st.sampled_from(Cause) | st.just("eaten"),
+        "state": st.sampled_from(["COMPLETE", "DEAD", "odd"]),
+        "value": st.floats(),
+        "process": st.sampled_from([PROCESS, "odd", "a:b:c:d"]),
+        "device": st.sampled_from(["7/cpu-0", "GPU-1", "\x1b[31m"]),
+        "detail": st.text(max_size=20),
+    },
+)
+
+
+@given(st.lists(st.tuples(KINDS, FIELDS), max_size=12))
+def test_any_events_in_any_order_are_told_and_no_terminal_acts_on_them(events):
+    found = [
+        decode(json.dumps({"id": f"{place}-0", "kind": kind, **fields}))
+        for place, (kind, fields) in enumerate(events)
+    ]
+    lines = [*explain(life_of("s", 3, found)), *(event_line(event).plain for event in found)]
+    assert all(line.isprintable() for line in lines), lines
