@@ -21,6 +21,9 @@ from workers.protocol.events import EventKind, brief
 
 log = get_logger(__name__)
 
+#: In the place of a study's name: what is done for the fleet's own.
+FLEET: Final = "(the fleet)"
+
 #: Between two looks at what is new: a look is a round trip, for however many events.
 _LOOK_SECONDS: Final = 1.0
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +25,7 @@ from orchestrator.driving.catalogue import Catalogue
 from orchestrator.driving.deletion import DeletionJobs, has_running
 from orchestrator.driving.driver import StudyDriver, Surroundings
 from orchestrator.driving.endings import Endings
-from orchestrator.driving.event_filing import EventFiling, tell_stalled
+from orchestrator.driving.event_filing import FLEET, EventFiling, tell_stalled
 from orchestrator.driving.queues import Queues
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
@@ -135,6 +135,7 @@ class Service:
         self._reaper = Reaper(self.settings.times)
         self._events = EventFiling(self._client, self.settings.home)
         self._pool = TurnPool()
+        self._filing = self._file_events()
         self._endings = Endings(self._pool)
         self._deletion_jobs = DeletionJobs(
             self._client, self.settings, self._record.identity, self._pool
@@ -150,7 +151,8 @@ class Service:
         self._pool.close()
         with suppress(redis.RedisError):
             self._record.gone()
-            self._events.file_all()
+            if self._filing.done():
+                self._events.file_all()
         self._hints.close()
         self._home.close()
         self._client.close()
@@ -459,7 +461,8 @@ class Service:
         self._delete_begun()
         self._keep_rights(older_than=self.settings.times.lease / 4)
         self._queues = Queues(list(self._registry.entries()))
-        self._events.file()
+        if self._filing.done():
+            self._filing = self._file_events()
         self._catalogue.look(self.only)
         is_due = self._reaper.is_due(server_time_ms(self._client))
         for name, driver in list(self._drivers.items()):
@@ -467,6 +470,10 @@ class Service:
                 self._submitted[name] = submitted = self._catalogue.submitted(name)
                 driver.look_at(self._surroundings(submitted), self._reaper if is_due else None)
                 self._changed.add(name)
+
+    def _file_events(self) -> Future[None]:
+        """File what happened to processes, off the loop: it may be a slow disk."""
+        return self._pool.submit(FLEET, self._events.file)
 
     def _delete_begun(self) -> None:
         """Delete what people asked to have deleted, once nobody runs a trial of it."""

@@ -251,20 +251,14 @@ def test_the_orchestrator_files_a_study_from_its_beginning_to_its_end(fleet, cli
 def test_a_killed_orchestrator_loses_no_event_and_doubles_none(fleet, settings):
     fleet.submit(trials=6)
     for number in range(6):
-        service = fleet.service()
-        service.__enter__()  # and never left: as one that was killed
-        turn_until(service, lambda n=number: fleet.leases.is_queued(n), "the next trial")
-        fleet.commit(number, 0.5)
-        if number % 2:
-            turn_until(
-                service, lambda n=number: len(filed(settings)) > 3 * n, "some of it is filed"
-            )
-        for name in list(service._drivers):
-            service._abandon(name)
-        service._end_abandoned()
-        service._pool.shutdown()
-        service._home.close()
-        service._client.close()
+        with fleet.service() as service:
+            turn_until(service, lambda n=number: fleet.leases.is_queued(n), "the next trial")
+            fleet.commit(number, 0.5)
+            if number % 2:
+                turn_until(
+                    service, lambda n=number: len(filed(settings)) > 3 * n, "some of it is filed"
+                )
+            service._abandon("s")  # it writes nothing more of it, as one that was killed
     with fleet.service() as service:
         turn_until(service, lambda: service.is_done("s"), "the study is over")
     events = filed(settings)
