@@ -108,17 +108,11 @@ def events(
     Example: trialfleet events language-id --follow --kind requeued --kind ended
     """
     wanted = _Wanted.read(trial, kind or [], since)
-    console = Console()
-    is_json = as_json or (follow and not console.is_terminal)
+    is_json = as_json or (follow and not Console().is_terminal)
     try:
         with _history(name, must_answer=follow) as history:
-            for event in _follow(history, name) if follow else history.read():
-                if event not in wanted:
-                    continue
-                if is_json:
-                    print_json_line(event.document())
-                else:
-                    console.print(line_of(event), soft_wrap=True)
+            told = _follow(history, name) if follow else history.read()
+            _show((event for event in told if event in wanted), is_json=is_json)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:  # whoever read it has seen enough
@@ -145,6 +139,17 @@ def explain(
     console = Console(highlight=False)
     for line in explain_life(life):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _show(told: Iterator[Event], *, is_json: bool) -> None:
+    console, event = Console(), None
+    for event in told:
+        if is_json:
+            print_json_line(event.document())
+        else:
+            console.print(line_of(event), soft_wrap=True)
+    if event is None and not is_json:
+        console.print("no such event is known here")
 
 
 def _read_since(text: str) -> float:
@@ -177,17 +182,19 @@ def _history(name: str | None, *, must_answer: bool = False) -> Iterator[EventHi
         RedisUnavailableError: Redis does not answer, and this machine has no file of its events.
     """
     settings = Settings.from_environment()
+    if name is not None:
+        StudyHandle(name)  # refuses what is no name of a study, and so of no folder
     path = events_file(settings.home, name)
+    if name is not None and not path.exists():
+        _refuse_unknown(name, settings)
     try:
         client = connect(settings)
     except RedisUnavailableError:
-        if must_answer or (settings.redis_url is not None and not path.exists()):
+        if must_answer or not path.exists():
             raise
         client = None
     stream = None if client is None else EventStream(client, name)
     try:
-        if name is not None and not path.exists():
-            _refuse_unknown(name, settings)
         yield EventHistory(EventFile(path), stream, name)
     finally:
         if client is not None:

@@ -87,7 +87,7 @@ def test_what_is_mistyped_is_told_in_one_line_and_one_document(say, path):
     assert error["kind"] == "UsageError"
     assert "--no-such-option" in error["message"]
     assert error["message"].endswith(f"see `trialfleet {' '.join(path)} --help`")
-    if arguments_of(COMMANDS[path]):
+    if any(each.required for each in COMMANDS[path].params):
         assert "Missing argument" in assert_candid(say(*path, "--json"), 2)["message"]
     code, out, err = say(*path, "--no-such-option")
     assert (code, out) == (2, "")
