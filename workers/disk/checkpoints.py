@@ -1,7 +1,8 @@
 """Checkpoints on disk: one directory a token, complete or absent, never touched by another token.
 
-Layout: `<root>/<study>/<number>/<token>/step-<step>/{state.pt,manifest.json}`, written under
-another name, flushed to disk, then renamed. torch is imported by whoever saves or loads.
+Layout: `<root>/<study>/<number>/<token>/step-<step>/`, with `manifest.json` and either `state.pt`
+or, of a trainer that writes files of its own, `files/`. It is written under another name, flushed
+to disk, then renamed. torch is imported by whoever saves or loads a state.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from workers.coordination.leases import CheckpointRef
 from workers.disk import durable
@@ -22,7 +24,11 @@ from workers.protocol.plain import describe_error
 
 log = get_logger(__name__)
 
+T = TypeVar("T")
+
 _STATE: Final = "state.pt"
+
+_FILES: Final = "files"
 
 #: Checkpoints that an attempt keeps: the newest, and one before it should the newest be bad.
 _KEPT: Final = 2
@@ -50,13 +56,59 @@ class CheckpointStore:
             UnsuitableValueError: Something in it has none; the message names its place.
             OSError: The disk takes no more; what was there before still is.
         """
+        packed = pack(state)
+        return self._publish(
+            study, number, token, step, lambda draft: _write_state(draft / _STATE, packed)
+        )
+
+    def save_files(
+        self, study: str, number: int, token: int, step: int, paths: Sequence[Path]
+    ) -> CheckpointRef:
+        """Keep files and folders as a checkpoint that is on disk, whole, when this returns.
+
+        They are linked where the file system can, and copied where not: whoever wrote them may
+        replace or remove them, and is not to change them in place.
+
+        Args:
+            study: The study's name.
+            number: The trial's number.
+            token: The attempt's fencing token.
+            step: The step after which they were written.
+            paths: Each is kept under its own name.
+
+        Raises:
+            OSError: One is not there, or the disk takes no more; what was there before still is.
+        """
+
+        def fill(draft: Path) -> str:
+            (draft / _FILES).mkdir()
+            for path in paths:
+                durable.link_tree(path, draft / _FILES / path.name)
+            return _tree_sha256(draft / _FILES)
+
+        return self._publish(study, number, token, step, fill)
+
+    def _publish(
+        self, study: str, number: int, token: int, step: int, write: Callable[[Path], str]
+    ) -> CheckpointRef:
+        """Put a checkpoint in its place, and drop those of this attempt that it outdates.
+
+        Args:
+            study: The study's name.
+            number: The trial's number.
+            token: The attempt's fencing token.
+            step: The step that it holds.
+            write: Fills the new directory; the sum over what it wrote.
+        """
         own = self._root / study / str(number) / str(token)
         final = own / f"step-{step:09d}"
-        sha256, packed = "", pack(state)
+        sha256 = ""
 
         def fill(draft: Path) -> None:
             nonlocal sha256
-            sha256 = _write(draft, step, packed)
+            draft.mkdir()
+            sha256 = write(draft)
+            (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": sha256}))
 
         durable.make_whole(final, fill)
         for old in sorted(own.glob("step-*"))[:-_KEPT]:
@@ -82,13 +134,7 @@ class CheckpointStore:
     def load(self, ref: CheckpointRef) -> dict[str, Any] | None:
         """The state of a checkpoint, on the CPU; None if it is missing, damaged or unreadable."""
         path = Path(ref.uri) / _STATE
-        try:
-            found = _sha256(path)
-        except OSError as error:
-            log.warning("checkpoint_unreadable", uri=ref.uri, error=str(error))
-            return None
-        if found != ref.sha256:
-            log.warning("checkpoint_corrupt", uri=ref.uri, expected=ref.sha256, found=found)
+        if not _is_sound(ref, lambda: _sha256(path)):
             return None
         try:
             state: dict[str, Any] = _read(path)
@@ -99,17 +145,31 @@ class CheckpointStore:
             return None
         return state
 
+    def load_files(self, ref: CheckpointRef) -> Path | None:
+        """The folder with a checkpoint's files, to be read only; None if one is not as it was."""
+        folder = Path(ref.uri) / _FILES
+        return folder if _is_sound(ref, lambda: _tree_sha256(folder)) else None
+
     def load_last(self, study: str, number: int, ref: CheckpointRef) -> dict[str, Any] | None:
         """The state of `ref`, or, where it is not whole, of the last good one before it."""
-        state = self.load(ref)
-        if state is not None:
-            return state
+        return self._last(study, number, ref, self.load)
+
+    def load_last_files(self, study: str, number: int, ref: CheckpointRef) -> Path | None:
+        """The files of `ref`, or, where they are not whole, of the last good one before it."""
+        return self._last(study, number, ref, self.load_files)
+
+    def _last(
+        self, study: str, number: int, ref: CheckpointRef, load: Callable[[CheckpointRef], T | None]
+    ) -> T | None:
+        found = load(ref)
+        if found is not None:
+            return found
         folder = self._root / study / str(number)
-        before = [found for found in read_manifests(folder) if found.step <= ref.step]
+        before = [other for other in read_manifests(folder) if other.step <= ref.step]
         for other in sorted(before, reverse=True):
-            if other.uri != ref.uri and (state := self.load(other)) is not None:
+            if other.uri != ref.uri and (found := load(other)) is not None:
                 log.warning("checkpoint_before_used", step=other.step, uri=other.uri)
-                return state
+                return found
         return None
 
     def remove(self, study: str, number: int) -> None:
@@ -130,19 +190,40 @@ def _read(path: Path) -> Any:
     return unpack(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _write(draft: Path, step: int, state: Any) -> str:
-    """Fill a new directory; the sum over the state."""
+def _write_state(path: Path, state: Any) -> str:
+    """Write a state; the sum over the file."""
     import torch
 
-    draft.mkdir()
     # a file of our own: given a path, torch turns a full disk into a RuntimeError
-    with (draft / _STATE).open("wb") as file:
+    with path.open("wb") as file:
         torch.save(state, file)
-    sha256 = _sha256(draft / _STATE)
-    (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": sha256}))
-    return sha256
+    return _sha256(path)
+
+
+def _is_sound(ref: CheckpointRef, measure: Callable[[], str]) -> bool:
+    """Whether what a checkpoint holds is what was saved; where not, it is said."""
+    try:
+        found = measure()
+    except OSError as error:
+        log.warning("checkpoint_unreadable", uri=ref.uri, error=str(error))
+        return False
+    if found != ref.sha256:
+        log.warning("checkpoint_corrupt", uri=ref.uri, expected=ref.sha256, found=found)
+    return found == ref.sha256
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tree_sha256(folder: Path) -> str:
+    """The sum over the names and the sums of all files in a folder.
+
+    Raises:
+        OSError: There is no such folder, or one cannot be read.
+    """
+    folder.stat()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()}\0{_sha256(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -11,6 +11,12 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+#: Why one file cannot have two names: on two file systems, on one that has no such names, too many.
+_NO_LINKS: Final = {
+    errno.EXDEV, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK,
+}  # fmt: skip
 
 
 def make_whole(path: Path, fill: Callable[[Path], None]) -> None:
@@ -87,6 +93,29 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
 
     make_whole(path, fill)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Have a file, or a folder and all that is in it, at another path, too.
+
+    Files are linked where the file system can, and copied where not; a link is followed.
+
+    Raises:
+        OSError: It is not there, or the disk takes no more.
+    """
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link)
+    else:
+        _link(source, target)
+
+
+def _link(source: Path | str, target: Path | str) -> None:
+    try:
+        os.link(Path(source).resolve(strict=True), target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copy2(source, target)
 
 
 def draft_of(path: Path) -> Path:

@@ -7,6 +7,7 @@ what goes wrong there is logged. Where nobody asked for it, it is not even impor
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -103,13 +104,27 @@ class WandbManager(BaseProcessManager):
         copied = dict(values)
         self._put(lambda: self._log(copied, step))
 
+    def begin(self) -> Any:
+        """The trial's run, begun by now; None where it has none, or W&B does not answer in time."""
+        if self._trial is None:
+            return None
+        self._begin(self._trial)
+        self.flush()
+        return self._run
+
     def finish(self, exit_code: int = 0) -> None:
-        """Finish the trial's run, if it is to have one; 0 is success."""
+        """Finish the trial's run, if it is to have one; 0 is success.
+
+        A run that its objective opened by itself, and left open, would be the next trial's, too.
+        """
         trial, self._trial = self._trial, None
         if trial is not None:
             self._begin(trial)
             drawn = dict(trial.params())
             self._put(lambda: self._finish(exit_code, drawn))
+        if _open_run() is not None:
+            self._prepare()
+            self._put(lambda: _finish_others(exit_code))
 
     def _begin(self, trial: _Announced) -> None:
         if not trial.has_begun:
@@ -173,6 +188,19 @@ class WandbManager(BaseProcessManager):
                 run.config.update(later)
             run.finish(exit_code=exit_code)
             log.debug("wandb_finished", seconds=round(time.perf_counter() - started, 3))
+
+
+def _open_run() -> Any:
+    """The run that W&B takes for this process's, if there is one."""
+    wandb = sys.modules.get("wandb")
+    return getattr(wandb, "run", None)
+
+
+def _finish_others(exit_code: int) -> None:
+    run = _open_run()
+    if run is not None:
+        log.warning("wandb_run_left", run=run.id, hint="the fleet's own: trial.wandb_run()")
+        run.finish(exit_code=exit_code)
 
 
 def _load() -> None:

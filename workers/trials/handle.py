@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +15,11 @@ from optuna._warnings import optuna_warn
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
 
+from workers.coordination.leases import CheckpointRef
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
+from workers.managers import WandbManager
 from workers.protocol.choices import Choices
 from workers.protocol.errors import LeaseLost, ObjectiveError, UnsuitableValueError
 from workers.protocol.messages import Drawn
@@ -58,9 +60,11 @@ class FleetTrial(BaseTrial):
         on_first_step: Callable[[], None] = lambda: None,
         preparation: Preparation | None = None,
         storage_url: str = "",
+        wandb: WandbManager | None = None,
     ) -> None:
         self.spec = spec
         self._storage_url = storage_url
+        self._wandb = wandb
         self.study_name = spec.name
         self.attempt = lease.grant.attempt
         #: Seeds this trial, the same in each attempt; in [0, 2**31).
@@ -83,7 +87,8 @@ class FleetTrial(BaseTrial):
         self.num_reports_left_out = 0
         #: The value of the highest reported step, which stands for a pruned trial.
         self.last_value = lease.grant.record.reported_value
-        self._last_step = lease.grant.record.reported_step
+        #: The highest step that any attempt has reported; None before the first report.
+        self.last_step = lease.grant.record.reported_step
 
     @property
     def study(self) -> StudyView:
@@ -248,8 +253,8 @@ class FleetTrial(BaseTrial):
             self._give_up()
         if status == "FULL":
             self._leave_out(whole)
-        if self._last_step is None or whole > self._last_step:
-            self._last_step, self.last_value = whole, number
+        if self.last_step is None or whole > self.last_step:
+            self.last_step, self.last_value = whole, number
         if status != "OLD":  # of which the verdict was asked before
             self._unjudged_step = whole if status == "OK" else None
 
@@ -319,14 +324,44 @@ class FleetTrial(BaseTrial):
             UnsuitableValueError: Something in it is no data; the message names its place.
             LeaseLost: Somebody else may run the trial now.
         """
+        self._save(
+            step,
+            lambda whole: self._checkpoints.save(
+                self.study_name, self.number, self._lease.token, whole, state
+            ),
+        )
+
+    def save_checkpoint_files(self, step: int, *paths: str | Path) -> None:
+        """Keep files and folders that a trainer wrote as what the next attempt goes on from.
+
+        They are linked where that is possible: the trainer may replace and remove them, and is not
+        to change them in place. A disk that takes no more is logged, and training goes on: the
+        checkpoint before stands.
+
+        Args:
+            step: Never less than that of the checkpoint before.
+            paths: Each is kept under its own name; `load_checkpoint_files` gives them back.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            LeaseLost: Somebody else may run the trial now.
+        """
+        kept = [Path(path).resolve(strict=True) for path in paths]
+        self._save(
+            step,
+            lambda whole: self._checkpoints.save_files(
+                self.study_name, self.number, self._lease.token, whole, kept
+            ),
+        )
+
+    def _save(self, step: int, write: Callable[[int], CheckpointRef]) -> None:
+        """Write a checkpoint, and have Redis know of it."""
         if self._lease.is_lost:
             self._give_up()
         whole = as_step(step)
         self._lease.note_sign_of_life()
         try:
-            ref = self._checkpoints.save(
-                self.study_name, self.number, self._lease.token, whole, state
-            )
+            ref = write(whole)
         except OSError as error:
             log.warning("checkpoint_not_saved", error=str(error), hint="make room on the disk")
             return
@@ -344,6 +379,32 @@ class FleetTrial(BaseTrial):
         if self._checkpoint is None:
             return None
         return self._checkpoints.load_last(self.study_name, self.number, self._checkpoint)
+
+    def load_checkpoint_files(self) -> Path | None:
+        """The folder with the files of the last accepted checkpoint of any attempt, or None.
+
+        They are to be read, or copied, and not to be changed.
+        """
+        if self._checkpoint is None:
+            return None
+        return self._checkpoints.load_last_files(self.study_name, self.number, self._checkpoint)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Add points to the curves of the trial's W&B run, where it has one; never waits.
+
+        Args:
+            values: By name.
+            step: Of the training.
+        """
+        if self._wandb is not None:
+            self._wandb.log(values, step)
+
+    def wandb_run(self) -> Any:
+        """The trial's `wandb.Run`, begun by now; None where the trial has none.
+
+        It is finished when the trial ends. It may take as long to begin as W&B takes to answer.
+        """
+        return None if self._wandb is None else self._wandb.begin()
 
     def best_value(self) -> float | None:
         """The study's best value so far, of its first objective."""

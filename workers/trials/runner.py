@@ -446,6 +446,7 @@ class TrialRunner:
             note_first_step,
             Preparation(self._show_activity, self._settings.times.beat / 2),
             self._settings.storage_of(spec.name),
+            self._container.get(WandbManager),
         )
 
     def _show_activity(self, activity: str | None) -> None:

@@ -1,0 +1,315 @@
+"""`transformers.Trainer` as a trial, in this process with a real lease: every way in and out."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from workers.integrations.transformers import FleetCallback
+from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
+
+STEPS_AN_EPOCH = 4
+EPOCHS = 3
+
+
+class Killed(BaseException):
+    """As if the process had died: nobody catches it."""
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.ids = torch.randint(0, 30, (count, 6), generator=generator)
+        self.labels = (self.ids.sum(1) % 3).long()
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        return {"input_ids": self.ids[index], "labels": self.labels[index]}
+
+
+class Acts(TrainerCallback):
+    """Does something at an event of a step."""
+
+    def __init__(self, event, step, act):
+        def hook(args, state, control, **_):
+            if state.global_step == step:
+                act()
+
+        setattr(self, event, hook)
+
+
+def accuracy(found):
+    logits, labels = found
+    return {"accuracy": float((logits.argmax(-1) == labels).mean())}
+
+
+def train(trial, *others, fleet=None, rows=None, **changes):
+    """What a user's objective does; the value, and the sum over the weights that came out."""
+    torch.manual_seed(3)
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=30,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            num_labels=3,
+        )
+    )
+    fleet = fleet or FleetCallback(trial, metric="accuracy")
+    given = {
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": EPOCHS,
+        "learning_rate": 1e-2,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+        "logging_steps": 2,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": 5,
+        **changes,
+    }
+    trainer = Trainer(
+        model,
+        TrainingArguments(**given),
+        train_dataset=rows or Rows(8 * STEPS_AN_EPOCH, 1),
+        eval_dataset=Rows(24, 2),
+        compute_metrics=accuracy,
+        callbacks=[fleet, *others],
+    )
+    trainer.train(resume_from_checkpoint=fleet.resume_from_checkpoint)
+    trainer.save_model()
+    weights = b"".join(each.numpy().tobytes() for each in model.state_dict().values())
+    return fleet.values, hashlib.sha256(weights).hexdigest()
+
+
+@pytest.fixture
+def place(desk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield desk(objective="user.py:objective", direction="maximize")
+    torch.set_num_threads(threads)
+
+
+#: What undisturbed trainings came to, by their changes.
+UNDISTURBED = {}
+
+
+def undisturbed(place, **changes):
+    """Values, weights and reports of a training that nobody disturbs."""
+    key = tuple(changes.items())
+    if key not in UNDISTURBED:
+        found = train(place.claim(99), **changes)
+        UNDISTURBED[key] = found, reports_of(place).pop(99)
+    return UNDISTURBED[key]
+
+
+def reports_of(place):
+    found = {}
+    for entry in place.inbox():
+        found.setdefault(entry.number, []).append((entry.subject, entry.payload))
+    return found
+
+
+def files_of(trial):
+    root = trial.result_directory
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("event", "step"),
+    [
+        ("on_step_begin", 1),
+        ("on_step_begin", STEPS_AN_EPOCH),
+        ("on_substep_end", STEPS_AN_EPOCH + 2),
+        ("on_step_end", STEPS_AN_EPOCH),
+        ("on_step_end", STEPS_AN_EPOCH + 2),
+        ("on_prediction_step", STEPS_AN_EPOCH),
+        ("on_evaluate", STEPS_AN_EPOCH * 2),
+    ],
+)
+def test_a_training_that_was_drained_ends_as_an_undisturbed_one_to_the_bit(place, event, step):
+    changes = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+    whole, reports = undisturbed(place, **changes)
+    drained = place.claim(1)
+    with pytest.raises(DrainRequested):
+        train(drained, Acts(event, step, place.drain.set), **changes)
+    assert not files_of(drained), "what is kept lies with the fleet"
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    assert place.leases.record(1).checkpoint.step in {step, step + 1}
+
+    torch.manual_seed(999)  # whatever ran in between
+    resumed = place.hold(1)
+    assert resumed.attempt == 2
+    assert train(resumed, **changes) == whole
+    assert reports_of(place)[1] == reports, "each evaluation is reported once"
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "checkpoint_seconds"),
+    [(2, 0.0), (2, 3600.0), (STEPS_AN_EPOCH, 0.0), (STEPS_AN_EPOCH * 2 + 1, 3600.0)],
+)
+def test_a_training_that_was_killed_ends_as_an_undisturbed_one_to_the_bit(
+    place, killed_at, checkpoint_seconds
+):
+    def kill():
+        raise Killed
+
+    def callback(trial):
+        return FleetCallback(trial, metric="accuracy", checkpoint_seconds=checkpoint_seconds)
+
+    whole, reports = undisturbed(place)
+    killed = place.claim(1)
+    with pytest.raises(Killed):
+        train(killed, Acts("on_step_end", killed_at, kill), fleet=callback(killed))
+    # the cleaner removes what the dead attempt left
+    for path in sorted(killed.result_directory.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert place.leases.release(1, place.held.token)
+    resumed = place.hold(1)
+    assert train(resumed, fleet=callback(resumed)) == whole
+    assert reports_of(place)[1] == reports, "each evaluation is reported once"
+
+
+def test_the_best_model_is_found_though_it_was_saved_by_an_attempt_before(place):
+    class FirstIsBest(FleetCallback):
+        def on_evaluate(self, args, state, control, metrics, **_):
+            metrics["eval_accuracy"] = 1.0 / state.global_step
+            super().on_evaluate(args, state, control, metrics)
+
+    def run(trial, *others):
+        _, weights = train(trial, *others, fleet=FirstIsBest(trial, metric="accuracy"))
+        return weights
+
+    whole = run(place.claim(0))
+    with pytest.raises(DrainRequested):
+        run(place.claim(1), Acts("on_step_end", STEPS_AN_EPOCH * 2 + 1, place.drain.set))
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    assert run(place.hold(1)) == whole
+
+
+def test_nothing_but_results_is_left_and_nothing_in_the_working_directory(place):
+    trial = place.claim()
+    values, _ = train(trial)
+    assert len(values) == EPOCHS
+    assert {path.name for path in Path.cwd().iterdir()} == {"home"}, "no trainer_output, no runs"
+    names = files_of(trial)
+    assert "trainer/model.safetensors" in names
+    assert not any("checkpoint" in name for name in names)
+
+
+def test_a_damaged_checkpoint_is_not_used_and_the_one_before_is(place):
+    trial = place.claim()
+    with pytest.raises(DrainRequested):
+        train(trial, Acts("on_step_end", STEPS_AN_EPOCH + 2, place.drain.set))
+    place.drain.clear()
+    weights = next(Path(place.leases.record(0).checkpoint.uri).rglob("checkpoint-7/*.safetensors"))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-8] + bytes(8))
+    assert place.leases.release(0, place.held.token)
+    found = place.hold(0).load_checkpoint_files()
+    assert found is not None
+    assert [each.name for each in found.iterdir()] == [f"checkpoint-{STEPS_AN_EPOCH}"]
+
+
+def test_a_metric_that_no_evaluation_gives_is_named_with_those_that_it_gives(place):
+    trial = place.claim()
+    with pytest.raises(ObjectiveError, match="'eval_f1': the evaluations give .*eval_accuracy"):
+        train(trial, fleet=FleetCallback(trial, metric="f1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({"metric_for_best_model": "loss"}, None),
+        ({"greater_is_better": False}, "accuracy"),
+        ({"metric_for_best_model": None, "load_best_model_at_end": False}, None),
+    ],
+)
+def test_a_side_that_trainer_and_study_see_differently_is_refused(place, changes, metric):
+    trial = place.claim()
+    with pytest.raises(ObjectiveError, match="the study is to maximize"):
+        train(trial, fleet=FleetCallback(trial, metric=metric), **changes)
+
+
+def test_a_loss_that_is_no_number_ends_the_trial_with_step_and_rate(place):
+    trial = place.claim()
+    with pytest.raises(ObjectiveError, match=r"the loss is (nan|inf) at step .* of 12, .*lower"):
+        train(trial, learning_rate=1e18, max_grad_norm=1e18)
+
+
+def test_a_pruned_training_ends_at_once_and_leaves_no_checkpoints(place, monkeypatch):
+    trial = place.claim()
+    monkeypatch.setattr(trial, "should_prune", lambda: trial.last_value is not None)
+    with pytest.raises(optuna.TrialPruned, match=f"step {STEPS_AN_EPOCH}"):
+        train(trial)
+    assert not files_of(trial)
+
+
+def test_a_lost_lease_ends_the_training_at_the_next_step(place):
+    trial = place.claim()
+    steps = []
+    with pytest.raises(LeaseLost):
+        train(
+            trial,
+            Acts("on_step_end", 2, place.held.lose),
+            Acts("on_step_end", 3, lambda: steps.append(3)),
+        )
+    assert not steps
+
+
+def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(place, monkeypatch):
+    trial = place.claim()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trial._checkpoints, "save_files", full)
+    values, _ = train(trial)
+    assert len(values) == EPOCHS
+
+
+def test_files_on_another_file_system_are_copied(place, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refused)
+    whole, _ = undisturbed(place)
+    with pytest.raises(DrainRequested):
+        train(place.claim(1), Acts("on_step_end", 3, place.drain.set))
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    assert train(place.hold(1)) == whole
+
+
+def test_values_are_numbers_of_all_attempts(place):
+    with pytest.raises(DrainRequested):
+        train(place.claim(), Acts("on_step_end", STEPS_AN_EPOCH + 1, place.drain.set))
+    place.drain.clear()
+    assert place.leases.release(0, place.held.token)
+    trial = place.hold(0)
+    fleet = FleetCallback(trial, metric="eval_accuracy")
+    with pytest.raises(ObjectiveError, match="nothing was evaluated"):
+        _ = fleet.best_value
+    values, _ = train(trial, fleet=fleet)
+    assert len(values) == EPOCHS
+    assert fleet.best_value == max(np.array(values).tolist())
