@@ -23,7 +23,7 @@ from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.data_origin import DataOrigin
 from workers.managers.hub import HubManager
-from workers.managers.loader_process import LoaderProcess
+from workers.managers.loader_process import LoaderProcess, copy_loader
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import read_source
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
@@ -38,6 +38,7 @@ from workers.texts.split import LabelledTexts, split_rows
 log = get_logger(__name__)
 
 T = TypeVar("T")
+Loader = TypeVar("Loader", bound=DataLoader[Any])
 
 #: Data sets that a process keeps mapped; of those it used before, the cache may be cleaned.
 _MOST_MAPPED: Final = 8
@@ -144,7 +145,6 @@ class DataManager(BaseProcessManager):
             num_workers: Processes (spawned, registered, ending with this one) that pad ahead of
                 training; 0 pads in this process, which is quicker for short texts.
         """
-        settings = self._settings if self._record.is_registered else None
         return DataLoader(
             texts,
             batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of lists will do
@@ -152,10 +152,23 @@ class DataManager(BaseProcessManager):
             num_workers=num_workers,
             # the default forks, and CUDA does not survive a fork
             multiprocessing_context="spawn" if num_workers else None,
-            worker_init_fn=LoaderProcess(settings, **self._record.assignment),
+            worker_init_fn=self.loader_process(),
             # of its own, so that starting a loader draws nothing from the training's generator
             generator=torch.Generator(),
         )
+
+    def registered(self, loader: Loader) -> Loader:
+        """A copy of a DataLoader of yours whose processes are registered and end with this one.
+
+        Args:
+            loader: Any `torch.utils.data.DataLoader`; its `worker_init_fn` is called as well.
+        """
+        return copy_loader(loader, worker_init_fn=self.loader_process(then=loader.worker_init_fn))
+
+    def loader_process(self, then: Callable[[int], object] | None = None) -> LoaderProcess:
+        """A `worker_init_fn` for loaders of the trial that this process runs."""
+        settings = self._settings if self._record.is_registered else None
+        return LoaderProcess(settings, **self._record.assignment, then=then)
 
     def _origin(self, config: DataConfig, tokenizer_id: str | None, vocab_size: int) -> DataOrigin:
         content = None if tokenizer_id is None else self._tokenizers.content(tokenizer_id)

@@ -10,8 +10,9 @@ import multiprocessing.util
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import redis
 
@@ -24,6 +25,8 @@ from workers.settings import Settings
 
 _PR_SET_PDEATHSIG: Final = 1
 
+Loader = TypeVar("Loader")
+
 #: The exit code of a loader that finds its parent gone.
 EXIT_ORPHAN: Final = 71
 
@@ -35,16 +38,22 @@ class LoaderProcess:
         settings: Where to register, or None outside a fleet.
         study: The study that the loader works for.
         trial: The trial that the loader works for.
+        then: Another `worker_init_fn`, called afterwards.
     """
 
     def __init__(
-        self, settings: Settings | None, study: str | None = None, trial: int | None = None
+        self,
+        settings: Settings | None,
+        study: str | None = None,
+        trial: int | None = None,
+        then: Callable[[int], object] | None = None,
     ) -> None:
         self._settings = settings
         self._parent = os.getpid()
         self._fields = {"study": study, "trial": trial}
+        self._then = then
 
-    def __call__(self, _index: int) -> None:
+    def __call__(self, index: int) -> None:
         """Run in the loader process, before its first batch."""
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -54,6 +63,8 @@ class LoaderProcess:
         if self._settings is not None:
             with suppress(redis.RedisError):  # a courtesy: the session already tells whose it is
                 self._register(self._settings)
+        if self._then is not None:
+            self._then(index)
 
     def _register(self, settings: Settings) -> None:
         client = connect(settings, Role.WORKER, check=False)
@@ -69,3 +80,14 @@ class LoaderProcess:
                 record.gone()
 
         multiprocessing.util.Finalize(None, leave, exitpriority=10)
+
+
+def copy_loader(loader: Loader, **changes: Any) -> Loader:
+    """A DataLoader like another one, of the same class, with some attributes changed.
+
+    Those that a DataLoader lets nobody set are set, too: it is the copy's first use.
+    """
+    copied = object.__new__(type(loader))
+    copied.__dict__.update(vars(loader))
+    copied.__dict__.update({"_iterator": None, **changes})
+    return copied

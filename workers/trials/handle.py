@@ -29,6 +29,7 @@ from workers.trials.held_lease import HeldLease
 from workers.trials.preparation import Preparation
 from workers.trials.study_view import StudyView
 from workers.trials.suggestions import Suggestions
+from workers.trials.training_loop import TrainingLoop
 
 log = get_logger(__name__)
 
@@ -83,6 +84,7 @@ class FleetTrial(BaseTrial):
         self._attr_sizes: dict[str, int] = {}
         self._constraints: dict[str, float] = {}
         self._unjudged_step: int | None = None
+        self._is_trained = False
         #: Reports that found the inbox full, since no orchestrator reads it.
         self.num_reports_left_out = 0
         #: The value of the highest reported step, which stands for a pruned trial.
@@ -405,6 +407,26 @@ class FleetTrial(BaseTrial):
         It is finished when the trial ends. It may take as long to begin as W&B takes to answer.
         """
         return None if self._wandb is None else self._wandb.begin()
+
+    def training(self, state: Any, *, checkpoint_seconds: float = 60.0) -> TrainingLoop:
+        """A training loop that resumes where it was: `with trial.training(state) as run:`.
+
+        Args:
+            state: What has `state_dict` and `load_state_dict` (modules, optimizers, schedulers,
+                scalers, an `Accelerator`), or a mapping of such things, generators and data.
+            checkpoint_seconds: Between two checkpoints; a drain saves one at the next step.
+
+        Raises:
+            ObjectiveError: It is the trial's second one, or the state could not be put back.
+            UnsuitableValueError: Something in the state cannot be saved.
+        """
+        if self._is_trained:
+            raise ObjectiveError(
+                "trial.training() once a trial: a resumed attempt would not know which one it was"
+                " in; count the epochs of both in one loop"
+            )
+        self._is_trained = True
+        return TrainingLoop(self, self._lease, state, checkpoint_seconds)
 
     def best_value(self) -> float | None:
         """The study's best value so far, of its first objective."""

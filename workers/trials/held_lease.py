@@ -72,6 +72,8 @@ class HeldLease:
         #: The last step that training reached; sent along with each renewal.
         self.step = grant.record.step
         self.command = Command.NONE
+        #: whether a drain waits, for training is at a point at which it cannot be resumed
+        self.defers_drain = False
         #: after so many seconds without a step, the process ends: it must not look alive
         self.progress_timeout: float | None = None
         self._progressed_at: float | None = None
@@ -125,6 +127,8 @@ class HeldLease:
         self.check_time()
         if self.command is Command.CANCEL:
             raise TrialCancelled(f"trial {self.number}: the study was cancelled")
+        if self.defers_drain:
+            return
         if self.command in {Command.PAUSE, Command.PAUSE_NOW}:
             raise DrainRequested(f"trial {self.number}: {_PAUSED}")
         if self.command is Command.DRAIN or self._is_draining():

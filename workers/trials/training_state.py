@@ -1,0 +1,282 @@
+"""The state of a user's training: what is saved of it, and how it is put back where it was.
+
+| what is given | saved, and put back |
+|---|---|
+| whatever has `state_dict` and `load_state_dict` | by these |
+| an `accelerate.Accelerator` | all that it has prepared, and where it is in an accumulation |
+| generators of Python, NumPy and torch | where they are |
+| mappings and lists of all that | in place, part by part |
+| numbers, text, tensors and other data in a mapping or list | by assignment there |
+
+Invariant: what was given is what is put back to; nobody has to fetch anything from here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, MutableMapping, MutableSequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from workers.disk.state_packing import pack
+from workers.protocol.errors import ObjectiveError
+from workers.protocol.plain import describe_error, type_name
+
+_GENERATORS: Final = (
+    torch.Generator,
+    random.Random,
+    np.random.Generator,
+    np.random.RandomState,
+)
+
+
+#: What may hold parts, and take others in their place.
+_CONTAINERS: Final = (MutableMapping, MutableSequence)
+
+_WAY_OUT: Final = "each attempt has to give the state that the first one gave, built alike"
+
+
+class TrainingState:
+    """What a user wants saved and put back.
+
+    Args:
+        given: As the user gave it.
+
+    Raises:
+        ObjectiveError: It could not be put back; the message says why.
+        UnsuitableValueError: Something in it cannot be saved; the message names its place.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        if not (is_stateful(given) or isinstance(given, _CONTAINERS)) or isinstance(given, type):
+            raise ObjectiveError(
+                f"trial.training({type_name(given)}): give what has a `state_dict`, or a mapping"
+                ' of such things by name: trial.training({"model": model, "optimizer": optimizer})'
+            )
+        for place, part in self._parts():
+            if is_accumulating(part) and not self._has_accelerator():
+                raise ObjectiveError(
+                    f"{place} accumulates gradients, which its accelerator counts; give that:"
+                    " trial.training(accelerator)"
+                )
+        pack(self.take())
+
+    def take(self) -> Any:
+        """The state as it is now, as data; tensors in it are the training's own."""
+        return _take(self.given)
+
+    def put(self, saved: Any) -> None:
+        """Put a state back.
+
+        Raises:
+            ObjectiveError: It is the state of something else.
+        """
+        _put(self.given, saved, "state")
+
+    def holds(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer is part of it, as it is or in one of accelerate's."""
+        return any(
+            optimizer in {part, getattr(part, "optimizer", None)}
+            for _, part in self._parts()
+            if isinstance(part, torch.optim.Optimizer)
+        )
+
+    def pending_gradients(self, optimizers: list[Any]) -> dict[str, dict[str, torch.Tensor]]:
+        """The gradients that the next step adds to, by place and name.
+
+        Args:
+            optimizers: Those that stepped in the last step, and have used up theirs.
+        """
+        used = {
+            id(weight)
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for weight in group["params"]
+        }
+        found: dict[str, dict[str, torch.Tensor]] = {}
+        for place, module in self._modules():
+            for name, weight in module.named_parameters():
+                if weight.grad is not None and id(weight) not in used:
+                    found.setdefault(place, {})[name] = weight.grad
+        return found
+
+    def put_gradients(self, saved: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Put back what `pending_gradients` found, and drop all others."""
+        for place, module in self._modules():
+            gradients = saved.get(place, {})
+            for name, weight in module.named_parameters():
+                gradient = gradients.get(name)
+                weight.grad = None if gradient is None else gradient.to(weight.device)
+
+    def _modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        return ((at, part) for at, part in self._parts() if isinstance(part, torch.nn.Module))
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        return _parts_of(self.given, "state")
+
+    def _has_accelerator(self) -> bool:
+        return any(_is_accelerator(part) for _, part in self._parts())
+
+
+def is_stateful(value: Any) -> bool:
+    """Whether a value says itself what is to be saved of it."""
+    return (
+        callable(getattr(value, "state_dict", None))
+        and callable(getattr(value, "load_state_dict", None))
+    ) or _is_accelerator(value)
+
+
+def is_generator(value: Any) -> bool:
+    """Whether a value is a generator of random numbers."""
+    return isinstance(value, _GENERATORS)
+
+
+def generator_state(generator: Any) -> Any:
+    """Where a generator is, as data."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state()
+
+
+def put_generator(generator: Any, state: Any) -> None:
+    """Put a generator where it was."""
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
+
+
+def is_accumulating(value: Any) -> bool:
+    """Whether a value is an optimizer of accelerate's that leaves steps out."""
+    progress = getattr(value, "gradient_state", None)
+    return isinstance(value, torch.optim.Optimizer) and getattr(progress, "num_steps", 1) > 1
+
+
+def _is_accelerator(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ == "Accelerator" and kind.__module__.startswith("accelerate.")
+
+
+def _prepared(accelerator: Any) -> dict[str, Any]:
+    """What an accelerator has prepared, by kind, in its order."""
+    scaler = {} if accelerator.scaler is None else {"scaler": accelerator.scaler}
+    kinds = {
+        "models": accelerator._models,
+        "optimizers": accelerator._optimizers,
+        "schedulers": accelerator._schedulers,
+        "registered": accelerator._custom_objects,
+    }
+    return {**{name: list(parts) for name, parts in kinds.items()}, **scaler}
+
+
+def _items_of(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items() if isinstance(value, MutableMapping) else enumerate(value))
+
+
+def _parts_of(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """All that is no plain data, with its place."""
+    if is_stateful(value) or is_generator(value):
+        yield place, value
+        if _is_accelerator(value):
+            yield from _parts_of(_prepared(value), place)
+    elif isinstance(value, _CONTAINERS):
+        for key, item in _items_of(value):
+            yield from _parts_of(item, f"{place}[{key!r}]")
+
+
+def _kind_of(value: Any) -> str:
+    if _is_accelerator(value):
+        return "accelerator"
+    if is_stateful(value):
+        return "state"
+    if is_generator(value):
+        return "generator"
+    return "parts" if any(_parts_of(value, "")) else "data"
+
+
+def _take(value: Any) -> tuple[str, Any]:
+    kind = _kind_of(value)
+    if kind == "accelerator":
+        return kind, {"step": value.step, "prepared": _take(_prepared(value))}
+    if kind == "state":
+        return kind, value.state_dict()
+    if kind == "generator":
+        return kind, generator_state(value)
+    if kind == "parts":
+        return kind, [(key, _take(item)) for key, item in _items_of(value)]
+    return kind, value
+
+
+def _put(value: Any, saved: tuple[str, Any], place: str) -> Any:
+    """Put a part back; what is to stand in its place."""
+    kind, content = saved
+    now = _kind_of(value)
+    if now != kind and not (kind == "parts" and now == "data" and isinstance(value, _CONTAINERS)):
+        raise ObjectiveError(
+            f"{place} is {type_name(value)}, and the trial's checkpoint holds another thing there;"
+            f" {_WAY_OUT}"
+        )
+    if kind == "data":
+        return _put_data(value, content)
+    if kind == "generator":
+        put_generator(value, content)
+    elif kind == "state":
+        _load(value, content, place)
+    elif kind == "accelerator":
+        value.step = content["step"]
+        _put(_prepared(value), content["prepared"], place)
+    else:
+        _put_items(value, content, place)
+    return value
+
+
+def _put_data(value: Any, content: Any) -> Any:
+    """Data as it was; in the containers that the user may hold, too, where there are some."""
+    if isinstance(value, MutableMapping) and isinstance(content, MutableMapping):
+        found = {key: _put_data(value.get(key), item) for key, item in content.items()}
+        value.clear()
+        value.update(found)
+        return value
+    if isinstance(value, MutableSequence) and isinstance(content, MutableSequence):
+        before = [*value, *[None] * len(content)]
+        value[:] = [_put_data(before[place], item) for place, item in enumerate(content)]
+        return value
+    return content
+
+
+def _put_items(value: Any, content: list[tuple[Any, Any]], place: str) -> None:
+    """Put back the items of a container, by their keys or places."""
+    known, kept = dict(_items_of(value)), dict(content)
+    for key, (kind, _) in content:
+        if kind != "data" and key not in known:
+            raise ObjectiveError(f"{place}[{key!r}] is in the trial's checkpoint alone; {_WAY_OUT}")
+    for key, part in known.items():
+        if key in kept:
+            value[key] = _put(part, kept[key], f"{place}[{key!r}]")
+        elif _kind_of(part) != "data":
+            raise ObjectiveError(f"{place}[{key!r}] is not in the trial's checkpoint; {_WAY_OUT}")
+    if isinstance(value, MutableMapping):
+        value.update({key: saved for key, (_, saved) in content if key not in known})
+
+
+def _load(value: Any, content: Any, place: str) -> None:
+    try:
+        value.load_state_dict(content)
+    except Exception as error:
+        raise ObjectiveError(
+            f"{place}: {type_name(value)} does not take what the trial's checkpoint holds for it"
+            f" ({describe_error(error, 500)}); {_WAY_OUT}"
+        ) from error
+    if isinstance(value, torch.optim.Optimizer):
+        # it has stepped, though not in this process: torch warns of schedulers that come first
+        inner: Any = getattr(value, "optimizer", value)
+        inner._opt_called = True
