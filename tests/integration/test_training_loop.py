@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -619,8 +620,6 @@ def test_optimizers_schedulers_scalers_generators_and_data_are_put_back_where_th
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_a_loop_of_accelerate_resumes_with_the_accelerator_as_its_state(desk, accumulation):
-    accelerate = pytest.importorskip("accelerate")
-
     def script(trial, loader, act=no_interruption):
         accelerator = accelerate.Accelerator(
             cpu=True, gradient_accumulation_steps=accumulation, mixed_precision="no"
@@ -653,7 +652,6 @@ def test_a_loop_of_accelerate_resumes_with_the_accelerator_as_its_state(desk, ac
 
 
 def test_an_accumulating_optimizer_needs_its_accelerator(desk):
-    accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     model, optimizer, _ = build()
     model, optimizer = accelerator.prepare(model, optimizer)
