@@ -1,13 +1,18 @@
 """What people have handed in, as Redis has it: looked at in one round trip, and read once.
 
-Invariant: a study costs more than its part of that round trip only when something of it changed.
+Invariant: a study costs more than its part of that round trip only when something of it changed,
+and one that is over costs nothing.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from workers.coordination.studies import Handed, Studies, Submitted
+
+#: How many of the studies that are over are looked at each time: an earlier release may have had
+#: some go on.
+_ENDED_AT_A_TIME: Final = 50
 
 
 class _Read(NamedTuple):
@@ -16,6 +21,13 @@ class _Read(NamedTuple):
     handed: Handed
     submitted: Submitted
     digest: str
+    is_over: bool
+
+
+def _read(handed: Handed, submitted: Submitted) -> _Read:
+    digest = submitted.spec.digest()
+    is_over = handed.is_over(digest, handed.digest) and not submitted.has_orders
+    return _Read(handed, submitted, digest, is_over)
 
 
 class Catalogue:
@@ -25,11 +37,17 @@ class Catalogue:
         self._studies = studies
         self._handed: dict[str, Handed] = {}
         self._read: dict[str, _Read] = {}
+        self._cursor = 0
 
     def look(self, only: str | None = None) -> None:
-        """See what there is now; `only` one study by default all."""
-        self._handed = self._studies.handed([only] if only else self._studies.names())
+        """See what there is to do now: `only` one study, by default all that are not over."""
+        names = [only] if only else self._studies.unfinished()
+        if not only:
+            self._cursor = self._studies.look_through_ended(self._cursor, _ENDED_AT_A_TIME)
+        self._handed = self._studies.handed(names)
         self._read = {name: read for name, read in self._read.items() if name in self._handed}
+        if not only:
+            self._note_ended()
 
     def look_again(self, name: str) -> None:
         """See how one study stands now."""
@@ -55,18 +73,22 @@ class Catalogue:
         extended since.
         """
         entry = self._entry(name)
-        is_over = entry.handed.is_over(entry.digest, entry.handed.digest)
-        is_over = is_over and not entry.submitted.has_orders
-        return not (entry.submitted.is_by_run or is_over)
+        return not (entry.submitted.is_by_run or entry.is_over)
+
+    def _note_ended(self) -> None:
+        """Have those that an earlier release knew to be over be known as such."""
+        for name, read in self._read.items():
+            if read.is_over and read.handed == self._handed[name]:
+                self._studies.publish_end(name, {}, read.digest, read.submitted.revision)
 
     def _entry(self, name: str) -> _Read:
         handed = self._handed.get(name)
         if handed is None or handed.error is not None:
             submitted = self._studies.submitted(name)  # or the error that says what is wrong
-            return _Read(self._studies.handed([name])[name], submitted, submitted.spec.digest())
+            return _read(self._studies.handed([name])[name], submitted)
         read = self._read.get(name)
-        if read is None or read.handed.fields != handed.fields:
-            submitted = self._studies.read(name, handed)
-            read = _Read(handed, submitted, submitted.spec.digest())
-        self._read[name] = read = read._replace(handed=handed)
+        if read is None or read.handed != handed:
+            is_same = read is not None and read.handed.fields == handed.fields
+            submitted = read.submitted if read and is_same else self._studies.read(name, handed)
+            self._read[name] = read = _read(handed, submitted)
         return read

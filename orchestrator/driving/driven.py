@@ -324,9 +324,16 @@ class DrivenStudy:
         """How many hints lie in the study's queue that no worker has fetched."""
         return self._hints.waiting(self._studies.client, self.spec.resources.queue)
 
-    def publish(self, facts: dict[str, Any]) -> None:
-        """Show facts to workers and to people."""
-        self._studies.publish(self.name, facts)
+    def publish(self, facts: dict[str, Any], *, is_over: bool, revision: str) -> bool:
+        """Show facts to workers and to people; False if it is not over by what was asked since.
+
+        Args:
+            facts: What is to be seen.
+            is_over: Whether nothing is left to be done.
+            revision: That of the study, as people handed it in, by which it is.
+        """
+        over = self.spec.digest() if is_over else None
+        return self._studies.publish_end(self.name, facts, over, revision)
 
     def published_state(self) -> str | None:
         """The study's state, as an orchestrator showed it last."""

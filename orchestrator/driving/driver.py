@@ -107,6 +107,8 @@ class StudyDriver:
         self._published_at = 0.0
         self._is_stale = True
         self._is_to_be_looked_after = True
+        #: of the study as people handed it in: the one by which all is done
+        self._revision = ""
         self.doing = "opening it"
         """What is done for it now, for the reason of a stall."""
         self.is_disturbed = True
@@ -317,6 +319,7 @@ class StudyDriver:
             study.take_spec(submitted.spec)
             study.take_owner(is_by_run=submitted.is_by_run)
             self._parts.control.obey(submitted, now_ms)
+            self._revision = submitted.revision
         if sweep is not None:
             self._take_back()
             sweep.sweep(study, now_ms)
@@ -375,18 +378,18 @@ class StudyDriver:
         self.study.keep_limits()
         self.status = self._build_status()
         # who waits for the study waits for this, too
-        self.is_done = self.status.is_over and self.study.tell_end(self.status)
-        self._is_stale = self.status.is_over and not self.is_done
+        is_done = self.status.is_over and self.study.tell_end(self.status)
         self.status = self.status.model_copy(update={"end_problem": self.study.end_problem})
         self._parts.events.turn(self.status)
         facts: dict[str, Any] = {
             "status": self.status.model_dump(mode="json"),
             "best_value": _first_value(self.status),
-            "over": self.study.spec.digest() if self.is_done else None,
             "stalled": None,
         }
-        self.study.publish(facts)
+        is_taken = self.study.publish(facts, is_over=is_done, revision=self._revision)
+        self.is_done = is_done and is_taken
         self._parts.events.file()
+        self._is_stale = self.status.is_over and not self.is_done
 
 
 def _first_value(status: StudyStatus) -> float | None:

@@ -55,6 +55,8 @@ class EndHook:
     allowed: Collection[str]
     most_seconds: float = MOST_SECONDS
     _thread: threading.Thread | None = None
+    _telling: tuple[str, int] | None = None
+    """The end that the thread tells of."""
     _problem: str | None = None
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
@@ -63,11 +65,18 @@ class EndHook:
     def tell(self, hook: str, status: StudyStatus) -> Told | None:
         """Begin to tell of an end, or see how that went; None while it is under way.
 
+        An earlier end, after which the study went on while it was told of, is told of first.
+
         Args:
             hook: The command, or the URL.
             status: The study, as it ended.
         """
+        if self._thread is not None and self._telling != _end_of(status):
+            if self._thread.is_alive() and not self._is_late():
+                return None
+            self._done(self._problem)  # of the earlier one
         if self._thread is None:
+            self._telling = _end_of(status)
             if not _is_allowed(hook, self.allowed):
                 return self._done(
                     "this orchestrator may not run it: start it with FLEET_ON_END naming it, or *"
@@ -80,8 +89,7 @@ class EndHook:
             self._thread.start()
         if self._thread.is_alive():
             # a server that answers a byte at a time is slower than each of its answers
-            is_late = time.monotonic() > self._started_at + self.most_seconds + _GRACE_SECONDS
-            return self._done(self._too_slow()) if is_late else None
+            return self._done(self._too_slow()) if self._is_late() else None
         return self._done(self._problem)
 
     def close(self) -> None:
@@ -90,6 +98,9 @@ class EndHook:
         _kill(self._process)
         if self._thread is not None:
             self._thread.join(1.0)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._started_at + self.most_seconds + _GRACE_SECONDS
 
     def _done(self, problem: str | None) -> Told:
         self._thread = None
@@ -135,6 +146,11 @@ class EndHook:
 
     def _too_slow(self) -> str:
         return f"it took over {self.most_seconds:.0f} s, and was given up"
+
+
+def _end_of(status: StudyStatus) -> tuple[str, int]:
+    """What tells one end of a study from another."""
+    return status.state.value, sum(status.trials.values())
 
 
 @dataclass(frozen=True)

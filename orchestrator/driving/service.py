@@ -494,7 +494,7 @@ class Service:
 
     def _restore_lost(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
-        epoch, there = self._redis.take_epoch(), set(self._studies.names())
+        epoch, there = self._redis.take_epoch(), self._studies.existing(list(self._submitted))
         for name, submitted in list(self._submitted.items()):
             driver = self._drivers.get(name)
             study = driver.study if driver is not None and driver.is_open else None

@@ -159,6 +159,38 @@ def test_a_cancelled_study_that_is_resumed_runs_what_is_left_of_it(fleet):
         assert len(fleet.leases.queued()) == 5 - asked
 
 
+LAST_WORDS = {
+    "stopped, and resumed": (Wish.STOP, lambda handle: handle.resume()),
+    "cancelled, and resumed": (Wish.CANCEL, lambda handle: handle.resume()),
+    "extended": (Wish.RUN, lambda handle: handle.extend(trials=9)),
+}
+
+
+@pytest.mark.parametrize("said", LAST_WORDS)
+def test_what_is_asked_while_the_end_of_a_study_is_published_has_it_go_on(fleet, monkeypatch, said):
+    wish, ask = LAST_WORDS[said]
+    handle = fleet.submit(trials=3 if wish is Wish.RUN else 9)
+    publish, asked = Studies.publish_end, []
+
+    def publish_late(self, name, facts, over, revision):
+        if over is not None and not asked:
+            asked.append(ask(handle))
+        return publish(self, name, facts, over, revision)
+
+    monkeypatch.setattr(Studies, "publish_end", publish_late)
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "they are in flight")
+        fleet.commit(0, 0.5)
+        Studies(fleet.client).want("s", wish)
+        if wish is Wish.RUN:
+            fleet.commit(1, 0.5)
+            fleet.commit(2, 0.5)
+        turn_until(service, lambda: asked, "its end is published")
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "it goes on")
+        assert not handle.status().is_over
+        assert not service.is_done("s")
+
+
 @pytest.mark.parametrize(("wish", "state"), [(Wish.PAUSE, "paused"), (Wish.CANCEL, "cancelled")])
 @pytest.mark.parametrize("by", ["this orchestrator", "the next one"])
 def test_what_is_wanted_outlives_a_redis_that_loses_its_data(fleet, wish, state, by):

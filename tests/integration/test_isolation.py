@@ -9,7 +9,7 @@ import time
 import gated_sampler
 import pytest
 import redis
-from hand_fleet import Fleet, is_over, put, turn_until, work
+from hand_fleet import Fleet, is_over, look_around, put, turn_until, work
 from optuna.exceptions import StorageInternalError
 
 from orchestrator.driving import service as service_module
@@ -210,6 +210,37 @@ def test_a_sampler_that_takes_its_time_holds_up_no_other_study_and_keeps_its_rig
         slow = Studies(fleet.client).leases("slow")
         turn_until(service, slow.queued, "the slow one goes on")
     assert stalled(fleet, "slow") is None
+
+
+def test_studies_that_are_over_cost_nothing_and_go_on_when_they_are_asked_to(fleet):
+    studies = Studies(fleet.client)
+    names = [f"s-{index}" for index in range(300)]
+    for name in names:
+        put(fleet, name)
+        spec = studies.spec(name)
+        studies.publish_end(name, {}, spec.digest(), studies.submitted(name).revision)
+    studies.publish("s-7", {"over": studies.spec("s-7").digest()})
+    fleet.client.srem(keys.OVER, "s-7")  # as an earlier release leaves it
+
+    def looks():
+        return fleet.client.info("commandstats")["cmdstat_hmget"]["calls"]
+
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: fleet.client.scard(keys.OVER) == 300, "all are known")
+        before = looks()
+        look_around(service, 2.5)
+        assert looks() - before < 50
+        assert service._catalogue.names() == []
+        StudyHandle("s-3", fleet.settings).extend(trials=3)
+        # as an earlier release extends one
+        fleet.client.hset(
+            keys.study("s-200"),
+            "spec",
+            studies.spec("s-3").model_copy(update={"name": "s-200"}).model_dump_json(),
+        )
+        fleet.client.hdel(keys.study("s-200"), "fact:over")
+        for name in ("s-3", "s-200"):
+            turn_until(service, studies.leases(name).queued, "it goes on")
 
 
 @pytest.mark.parametrize("sampler", ["grid", "bruteforce"])

@@ -47,6 +47,24 @@ def test_the_end_is_told_once_and_again_when_the_study_was_extended(fleet, tmp_p
     assert told == [1, 2]
 
 
+def test_a_study_that_is_extended_while_its_end_is_told_has_its_next_end_told_too(fleet, tmp_path):
+    told, go = tmp_path / "told", tmp_path / "go"
+    command = f"cat >> {told}; echo >> {told}; until test -e {go}; do sleep 0.1; done"
+    handle = fleet.submit(trials=1, on_end=command)
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "a trial waits")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: lines(told), "its end is being told")
+        handle.extend(trials=2)
+        turn_until(service, fleet.leases.queued, "it goes on")
+        fleet.commit(1, 0.5)
+        turn_until(service, lambda: service.status("s").is_over, "it is over again")
+        assert not service.is_done("s")
+        go.touch()
+        turn_until(service, lambda: service.is_done("s"), "it was told of")
+    assert [json.loads(line)["trials"]["complete"] for line in lines(told)] == [1, 2]
+
+
 def test_an_end_that_was_being_told_when_the_orchestrator_ended_is_told_again(fleet, tmp_path):
     command = f"echo begun >> {tmp_path}/told; test -e {tmp_path}/go || sleep 100"
     handle = fleet.submit(trials=1, on_end=command)

@@ -70,14 +70,14 @@ def test_a_study_that_is_over_goes_on_for_what_is_ordered(fleet, monkeypatch):
         turn_until(service, fleet.leases.queued, "it is in flight")
         fleet.commit(1, 0.7)
         turn_until(service, lambda: handle.status().is_over, "it is over again")
-        order, publish = {"x": 0.5}, Studies.publish
+        order, publish = {"x": 0.5}, Studies.publish_end
 
-        def publish_late(self, name, facts):
-            if facts.get("over"):  # an order comes when the end is being published
+        def publish_late(self, name, facts, over, revision):
+            if over is not None:  # an order comes when the end is being published
                 handle.enqueue(order)
-            publish(self, name, facts)
+            return publish(self, name, facts, over, revision)
 
-        monkeypatch.setattr(Studies, "publish", publish_late)
+        monkeypatch.setattr(Studies, "publish_end", publish_late)
         handle.enqueue({"x": 0.75})
         turn_until(service, lambda: fleet.leases.is_queued(2), "it is in flight")
         fleet.commit(2, 0.7)

@@ -49,6 +49,7 @@ class Deletions:
         pipeline.zremrangebyscore(keys.DELETED, 0, now_ms - _KEPT_MS)
         pipeline.zadd(keys.DELETED, {study: now_ms})
         pipeline.srem(keys.STUDIES, study)
+        pipeline.srem(keys.OVER, study)
         pipeline.delete(keys.study(study), keys.orders(study))
         pipeline.srem(keys.DELETING, study)  # last: until here it is begun anew
         pipeline.execute()

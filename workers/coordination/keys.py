@@ -16,6 +16,9 @@ EPOCH: Final = "fleet:epoch"
 FLEET: Final = "fleet:id"
 #: Set of the names of all studies.
 STUDIES: Final = "fleet:studies"
+#: Set of the names of studies that are over, so that nobody need look at each; what is said of each
+#: in its own record counts.
+OVER: Final = "fleet:over"
 #: Set of the names of studies that somebody asked to delete, until that is done.
 DELETING: Final = "fleet:deleting"
 #: Sorted set: study that was deleted -> when, ms; for hosts that may hold something of it.

@@ -81,6 +81,7 @@ _SHARED: Final = (
     keys.EPOCH,
     keys.FLEET,
     keys.STUDIES,
+    keys.OVER,
     keys.DELETED,
     keys.PROCESSES,
     keys.process("*"),
@@ -111,23 +112,23 @@ _PARTS: Final = {
     ),
     Role.ORCHESTRATOR: _Part(
         commands="ping info time multi exec evalsha script|load"
-        " get set del exists scan hget hset hsetnx hdel hgetall sismember smembers sadd"
-        " srem zremrangebyscore llen lpush lrange ltrim pexpire zrange zrangebyscore zrem zscore"
-        " xadd xrange persist xreadgroup xautoclaim xack xdel xlen xgroup|create"
+        " get set del exists scan hget hset hsetnx hdel hgetall sismember smismember smembers sadd"
+        " srem sdiff sscan zremrangebyscore llen lpush lrange ltrim pexpire zrange zrangebyscore"
+        " zrem zscore xadd xrange persist xreadgroup xautoclaim xack xdel xlen xgroup|create"
         " xgroup|delconsumer xinfo|consumers",
         keys=(
             *_SHARED, *_TRIALS, keys.DELETING, keys.set_aside("*"), keys.orders("*"),
             keys.lead("*"), _CELERY,
         ),
         verbs=(
-            "enqueue", "reply", "settle", "reap", "lead", "unlead",
+            "enqueue", "reply", "settle", "reap", "lead", "unlead", "wish", "publish",
             "process_register", "process_beat", "process_gone",
         ),
     ),
     Role.USER: _Part(
         commands="ping info time multi exec evalsha script|load"
-        " get set hget hset hsetnx hdel hexists hgetall sismember smembers sadd zrangebyscore"
-        " zscore zrem xadd xrange",
+        " get set hget hset hsetnx hincrby hdel hexists hgetall sismember smembers sadd srem"
+        " zrangebyscore zscore zrem xadd xrange",
         keys=(*_SHARED, keys.DELETING, keys.orders("*")),
         verbs=("wish", "respec", "order"),
     ),
@@ -169,9 +170,12 @@ _CALLS: Final = {
     "script|exists": "0" * 40,
     "script|load": "return",
     "set": "KEY -",
+    "sdiff": "KEY",
     "sismember": "KEY -",
+    "smismember": "KEY -",
     "smembers": "KEY",
     "srem": "KEY -",
+    "sscan": "KEY 0",
     "time": "",
     "watch": "KEY",
     "xack": "KEY - 0-0",

@@ -18,6 +18,7 @@ Verb: TypeAlias = Literal[
     "enqueue", "claim", "renew", "report", "suggest", "take", "reply", "checkpoint", "commit",
     "release", "fail", "reap", "settle", "process_register", "process_beat", "process_gone",
     "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead", "wish", "respec", "order",
+    "publish",
 ]  # fmt: skip
 
 Value: TypeAlias = str | int | float

@@ -19,7 +19,7 @@ from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.event_stream import EventStream
 from workers.coordination.leases import TrialLeases
-from workers.coordination.scripts import call
+from workers.coordination.scripts import Value, call
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, nearest
 from workers.protocol.events import EventKind
 from workers.protocol.orders import Order
@@ -73,6 +73,8 @@ class Submitted(NamedTuple):
     origin: Origin = Origin()
     has_orders: bool = False
     """Whether trials were ordered that the orchestrator has not taken in."""
+    revision: str = ""
+    """Another one each time that something is asked of the study."""
 
 
 class Answer(NamedTuple):
@@ -96,7 +98,7 @@ _FOLLOWS: Final = {
 
 
 #: The fields of a study that say how it was handed in and begun.
-_HANDED: Final = ("spec", "wish", "by_run", "ordered", "taken", *_ORIGIN)
+_HANDED: Final = ("spec", "wish", "by_run", "ordered", "taken", "revision", *_ORIGIN)
 
 
 class Handed(NamedTuple):
@@ -138,16 +140,19 @@ class Studies:
 
     def restore(self, submitted: Submitted) -> None:
         """Write a study as it was in a Redis that lost its data."""
-        spec, wish, is_by_run, origin, _ = submitted
+        spec, wish, is_by_run, origin, *_ = submitted
         noted = zip(_ORIGIN, origin, strict=True)
         fields = {name: value for name, value in noted if value is not None}
         fields |= {"by_run": "1"} if is_by_run else {}
         fields |= {"spec": spec.model_dump_json(), "wish": wish.value}
         unset = [] if is_by_run else ["by_run"]
-        unset += [] if wish.is_end else ["fact:over"]
         pipeline = self.client.pipeline()
         pipeline.hset(keys.study(spec.name), mapping=fields)
         pipeline.hsetnx(keys.study(spec.name), "state", "running")
+        pipeline.hincrby(keys.study(spec.name), "revision", 1)
+        if not wish.is_end:
+            unset.append("fact:over")
+            pipeline.srem(keys.OVER, spec.name)
         if unset:
             pipeline.hdel(keys.study(spec.name), *unset)
         pipeline.sadd(keys.STUDIES, spec.name)
@@ -165,6 +170,7 @@ class Studies:
             self.is_by_run(name),
             self.origin(name),
             self.num_ordered(name) != self.client.hget(keys.study(name), "taken"),
+            self.client.hget(keys.study(name), "revision") or "",
         )
 
     def origin(self, name: str) -> Origin:
@@ -198,6 +204,7 @@ class Studies:
     def forget_facts(self, name: str) -> None:
         """Drop what an orchestrator published of a study whose results were removed."""
         found = [each for each in self.client.hgetall(keys.study(name)) if each.startswith("fact:")]
+        self.client.srem(keys.OVER, name)
         if found:
             self.client.hdel(keys.study(name), *found)
 
@@ -224,11 +231,15 @@ class Studies:
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
         """
-        spec, wish, by_run, ordered, taken, *origin = handed.fields
+        spec, wish, by_run, ordered, taken, revision, *origin = handed.fields
         read = self._read_spec(name, spec)
-        has_orders = ordered != taken
         return Submitted(
-            read, Wish(wish or Wish.RUN), by_run is not None, Origin(*origin), has_orders
+            read,
+            Wish(wish or Wish.RUN),
+            by_run is not None,
+            Origin(*origin),
+            has_orders=ordered != taken,
+            revision=revision or "",
         )
 
     def ask_to_stop(self, name: str) -> None:
@@ -242,7 +253,7 @@ class Studies:
         Raises:
             InvalidInputError: There is no such study.
         """
-        arguments = {"wish": wish.value, "follows": " ".join(_FOLLOWS[wish])}
+        arguments = {"name": name, "wish": wish.value, "follows": " ".join(_FOLLOWS[wish])}
         answer = call(self.client, "wish", _speaking_of(name), arguments)
         if answer[0] == "UNKNOWN":
             raise self._unknown(name)
@@ -255,6 +266,29 @@ class Studies:
     def names(self) -> list[str]:
         """All studies, in alphabetical order."""
         return sorted(self.client.smembers(keys.STUDIES))
+
+    def unfinished(self) -> list[str]:
+        """The studies that are not known to be over, in alphabetical order."""
+        return sorted(self.client.sdiff(keys.STUDIES, keys.OVER))
+
+    def look_through_ended(self, cursor: int, count: int) -> int:
+        """See if some of those that are known to be over go on; where to begin the next time.
+
+        Earlier releases have a study go on without that others know.
+        """
+        cursor, names = self.client.sscan(keys.OVER, cursor, count=count)
+        pipeline = self.client.pipeline(transaction=False)
+        for name in names:
+            pipeline.hget(keys.study(name), "fact:over")
+        for name, over in zip(names, pipeline.execute(raise_on_error=False), strict=True):
+            if over is None or over == "null":
+                self.client.srem(keys.OVER, name)
+        return int(cursor)
+
+    def existing(self, names: Sequence[str]) -> set[str]:
+        """Those of some studies that were submitted."""
+        found = self.client.smismember(keys.STUDIES, list(names)) if names else []
+        return {name for name, is_there in zip(names, found, strict=True) if is_there}
 
     def exists(self, name: str) -> bool:
         """Whether a study was submitted under this name."""
@@ -295,7 +329,7 @@ class Studies:
         while True:
             read = self.client.hget(keys.study(name), "spec")
             spec = change(self.spec(name) if read is None else self._read(name, read))
-            arguments = {"read": str(read), "written": spec.model_dump_json()}
+            arguments = {"name": name, "read": str(read), "written": spec.model_dump_json()}
             status, *rest = call(self.client, "respec", _speaking_of(name), arguments)
             if status == "OK":
                 return spec
@@ -317,7 +351,8 @@ class Studies:
         ]
         pairs = [text for order in placed for text in (order.id, order.model_dump_json())]
         names = {**_speaking_of(name), "orders": keys.orders(name)}
-        status, *rest = call(self.client, "order", names, {"most": MAX_ORDERS}, pairs)
+        arguments: dict[str, Value] = {"name": name, "most": MAX_ORDERS}
+        status, *rest = call(self.client, "order", names, arguments, pairs)
         if status == "UNKNOWN":
             raise self._unknown(name)
         if status == "ENDING":
@@ -360,9 +395,30 @@ class Studies:
         return StudyNotKnownError(f"study {name!r}: not known to this fleet{known}")
 
     def publish(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Write what the orchestrator wants seen, each fact as JSON; orchestrator only."""
-        encoded = {f"fact:{key}": json.dumps(value) for key, value in facts.items()}
-        self.client.hset(keys.study(name), mapping=encoded)
+        """Write what the orchestrator wants seen, each fact as JSON; orchestrator only.
+
+        Of a study that somebody has deleted, nothing is written.
+        """
+        self._publish(name, facts, "", "")
+
+    def publish_end(
+        self, name: str, facts: Mapping[str, Any], over: str | None, revision: str
+    ) -> bool:
+        """The same, with whether the study is over; False if it goes on by what was asked since.
+
+        Args:
+            name: The study.
+            facts: What is to be seen of it.
+            over: What identifies the specification that is done; None if it is not.
+            revision: That of the study as it was found to be over.
+        """
+        return self._publish(name, facts, json.dumps(over), revision) != "CHANGED"
+
+    def _publish(self, name: str, facts: Mapping[str, Any], over: str, revision: str) -> str:
+        pairs = [text for key in facts for text in (f"fact:{key}", json.dumps(facts[key]))]
+        names = {"study": keys.study(name), "over": keys.OVER}
+        arguments: dict[str, Value] = {"name": name, "over": over, "revision": revision}
+        return call(self.client, "publish", names, arguments, pairs)[0]
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the orchestrator last published."""
@@ -385,7 +441,7 @@ class Studies:
 
 def _speaking_of(name: str) -> dict[str, str]:
     """The keys of the scripts by which people speak of a study."""
-    return {"study": keys.study(name), "events": keys.events(name)}
+    return {"study": keys.study(name), "over": keys.OVER, "events": keys.events(name)}
 
 
 def _handed(answer: Any) -> Handed:

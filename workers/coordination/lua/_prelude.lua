@@ -39,6 +39,14 @@ local function is_withheld(study, attempt)
   return wish ~= 'run' and (wish ~= 'stop' or attempt == '0')
 end
 
+-- Something was asked of a study: it is not over any more, nor is it found to be by one who has not
+-- heard of that.
+local function revive(study, over, name)
+  redis.call('HINCRBY', study, 'revision', 1)
+  redis.call('HDEL', study, 'fact:over')
+  redis.call('SREM', over, name)
+end
+
 local function tell_inbox(inbox, kind, number, token, attempt, subject, body, ...)
   return redis.call('XADD', inbox, '*', 'kind', kind, 'number', number, 'token', token,
     'attempt', attempt, 'subject', subject, 'body', body, ...)

@@ -1,14 +1,14 @@
 -- respec: put another specification of a study in the place of the one that the caller has read.
--- KEYS: study events
--- ARGV: read written
+-- KEYS: study over events
+-- ARGV: name read written
 -- RETURNS: OK | CHANGED | ENDING wish | UNKNOWN
 -- One whose end was asked for is left: it would end again at once. It asks for no epoch: what was read
 -- is of the Redis that has the study.
 local record = redis.call('HMGET', KEYS[1], 'spec', 'wish')
 if not record[1] then return {'UNKNOWN'} end
 if record[2] == 'stop' or record[2] == 'cancel' then return {'ENDING', record[2]} end
-if record[1] ~= ARGV[1] then return {'CHANGED'} end
-redis.call('HSET', KEYS[1], 'spec', ARGV[2])
-redis.call('HDEL', KEYS[1], 'fact:over')
-tell_event(KEYS[2], 'extended')
+if record[1] ~= ARGV[2] then return {'CHANGED'} end
+redis.call('HSET', KEYS[1], 'spec', ARGV[3])
+revive(KEYS[1], KEYS[2], ARGV[1])
+tell_event(KEYS[3], 'extended')
 return {'OK'}
