@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +65,7 @@ class FaultFleet:
         self.workers: list[LocalWorker] = []
         self.orchestrators: list[subprocess.Popen[bytes]] = []
         self.study = ""
+        self._studies = folder
 
     def start(self) -> None:
         """Start the server."""
@@ -123,6 +124,18 @@ class FaultFleet:
             **fields,
         }
         spec = build_spec(given, "test", base=self.folder)
+        self.study = spec.name
+        Studies(self.client).submit(spec)
+
+    def use_studies(self, folder: Path) -> None:
+        """Have workers that are started from now on take the objectives of a folder, too."""
+        allowed = (*self.settings.objectives, *map(str, sorted(folder.glob("*.py"))))
+        self.settings = self.settings.model_copy(update={"objectives": allowed})
+        self._studies = folder
+
+    def hand_in(self, given: Mapping[str, Any]) -> None:
+        """Hand a study in whose objective lies in the folder of `use_studies`."""
+        spec = build_spec(given, "test", base=self._studies)
         self.study = spec.name
         Studies(self.client).submit(spec)
 
