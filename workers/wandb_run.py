@@ -112,20 +112,25 @@ def start_run(
 
 
 def command_to_end(
-    home: Path, study: str, number: int, asked: WandbSpec | None, generation: str | None
+    home: Path,
+    study: str,
+    number: int,
+    asked: WandbSpec | None,
+    generation: str | None,
+    exit_code: int = 1,
 ) -> list[str]:
-    """The command that ends the run of a trial as a failure."""
+    """The command that ends the run of a trial; by default as a failure."""
     words = [str(home), study, str(number), (asked or WandbSpec()).model_dump_json()]
-    words.append(generation or "")
+    words += [generation or "", str(exit_code)]
     return [sys.executable, "-m", "workers.wandb_run", *words]
 
 
 def main() -> None:
-    """End the run of a trial as a failure."""
-    home, study, number, asked_json, generation = sys.argv[1:]
+    """End the run of a trial."""
+    home, study, number, asked_json, generation, exit_code = sys.argv[1:]
     asked = WandbSpec.model_validate_json(asked_json)
     run = start_run(Path(home), study, int(number), {}, asked, generation)
-    run.finish(exit_code=1)
+    run.finish(exit_code=int(exit_code))
 
 
 if __name__ == "__main__":

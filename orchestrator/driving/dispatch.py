@@ -129,6 +129,9 @@ class Dispatcher:
         # all the same, later and later, since they may all be of other studies
         is_idle = at_start or not self._study.hints_waiting()
         open_ones = sorted(self._study.tally.open - self._study.tally.waiting)
+        self._announced = {
+            number: told for number, told in self._announced.items() if number in queued
+        }
         for number in held.keys() - self._study.tally.open:
             self._settle(number)
         records = self._study.leases.records(open_ones)

@@ -464,6 +464,7 @@ class Service:
         if self._filing.done():
             self._filing = self._file_events()
         self._catalogue.look(self.only)
+        self._forget_others()
         is_due = self._reaper.is_due(server_time_ms(self._client))
         for name, driver in list(self._drivers.items()):
             with self._alone(name, "reading what was handed in"):
@@ -474,6 +475,20 @@ class Service:
     def _file_events(self) -> Future[None]:
         """File what happened to processes, off the loop: it may be a slow disk."""
         return self._pool.submit(FLEET, self._events.file)
+
+    def _forget_others(self) -> None:
+        """Keep nothing of studies that are over, or not there any more."""
+        known = {*self._catalogue.names(), *self._drivers, *self._deleting}
+        for kept in (self._refused_at, self._told, self._demands):
+            for name in kept.keys() - known:
+                del kept[name]
+        self._changed &= known
+        self._stalls.forget_others(known)
+        # not by what is not there: Redis may have lost it
+        for name in self._studies.ended(self._submitted.keys() - known):
+            del self._submitted[name]
+        queues = {submitted.spec.resources.queue for submitted in self._submitted.values()}
+        self._shares = {queue: each for queue, each in self._shares.items() if queue in queues}
 
     def _delete_begun(self) -> None:
         """Delete what people asked to have deleted, once nobody runs a trial of it."""
@@ -494,7 +509,7 @@ class Service:
 
     def _restore_lost(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
-        epoch, there = self._redis.take_epoch(), self._studies.existing(list(self._submitted))
+        epoch, there = self._redis.take_epoch(), self._studies.existing(self._submitted)
         for name, submitted in list(self._submitted.items()):
             driver = self._drivers.get(name)
             study = driver.study if driver is not None and driver.is_open else None

@@ -7,6 +7,7 @@ forgotten before the study has been well for a while.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +48,15 @@ class Stalls:
         count = 1 if before is None else before.count + 1
         self._stalls[name] = Stall(reason, count, now)
         return self._stalls[name], before is None or before.reason != reason
+
+    def forget_others(self, names: Collection[str]) -> None:
+        """Forget studies that are not there any more, and those that have got over it."""
+        now = time.monotonic()
+        self._stalls = {
+            name: stall
+            for name, stall in self._stalls.items()
+            if name in names and now - stall.retry_at <= _WELL_SECONDS
+        }
 
     def holds(self, name: str) -> bool:
         """Whether a study is to be left alone for now."""

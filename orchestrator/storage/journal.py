@@ -80,8 +80,12 @@ class JournalFile(JournalReader):
                 f"{path} is being written by another orchestrator, which drives this study; stop"
                 " it, or watch the study with `trialfleet watch`"
             ) from error
-        self._drop_torn_line()
-        durable.sync(path.parent)
+        try:
+            self._drop_torn_line()
+            durable.sync(path.parent)
+        except OSError:
+            self._file.close()
+            raise
         self._is_dirty = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

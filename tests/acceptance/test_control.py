@@ -8,6 +8,7 @@ import time
 
 import pytest
 from fault_fleet import is_gone, tree_of
+from offline_wandb import offline_runs
 from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
@@ -133,3 +134,24 @@ def test_a_cancelled_study_ends_though_the_holder_of_its_trial_is_killed(fleet, 
     fleet.await_over()
     assert study.status().state == "cancelled"
     assert len(fleet.notes("starts")) == 1
+
+
+@pytest.mark.parametrize("ask", ["cancel", "pause now"])
+def test_the_wandb_run_of_a_trial_that_is_ended_by_force_is_ended(fleet, study, ask):
+    fleet.order("wait for go", step=4)
+    run(fleet, wandb={"mode": "offline"})
+    pid = fleet.await_note("wait for go").pid
+    if ask == "cancel":
+        study.cancel()
+    else:
+        study.pause(now=True)
+    wait_until(is_gone(pid), "its process is ended", 30.0)
+
+    def exits():
+        found = offline_runs(fleet.settings.home).items()
+        return [each["exits"] for name, each in found if name.startswith("fault-0-")]
+
+    wait_until(lambda: [1] in exits(), "so is its run, as no success", 60.0)
+    fleet.go()
+    study.resume()
+    fleet.await_over()

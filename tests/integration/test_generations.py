@@ -16,6 +16,7 @@ from orchestrator.storage.attributes import GENERATION_ATTR
 from orchestrator.storage.opening import StudyStorage, journal_path, open_reader, storage_url
 from orchestrator.storage.place import place_of
 from workers.coordination import keys
+from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.messages import Result
@@ -43,17 +44,19 @@ def serve_until(fleet, num_ended, value):
     """Serve, as the only worker, until so many trials have ended; each returns a value."""
     studies = Studies(fleet.client)
     with Service(fleet.settings) as service:
-        left = [num_ended - num_complete(fleet)]
 
         def are_there():
             leases = studies.leases("s")
-            for number in sorted(leases.queued())[: left[0]]:
+            # what is left of an earlier study may be worked on, and is dropped: it does not count
+            left = num_ended - num_complete(fleet) - fleet.client.xlen(keys.inbox("s"))
+            for number in sorted(leases.queued())[: max(0, left)]:
                 grant = leases.claim(number, "hand", 45.0)
-                result = Result(values=[value])
-                leases.commit(number, grant.token, TrialState.COMPLETE, result)
-                left[0] -= 1
+                if isinstance(grant, Grant):
+                    result = Result(values=[value])
+                    leases.commit(number, grant.token, TrialState.COMPLETE, result)
             status = studies.fact("s", "status")
-            return status is not None and status["trials"]["complete"] >= num_ended
+            is_shown = status is not None and status["trials"]["complete"] >= num_ended
+            return is_shown and num_complete(fleet) >= num_ended
 
         turn_until(service, are_there, f"{num_ended} have ended")
 

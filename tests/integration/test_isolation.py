@@ -18,6 +18,7 @@ from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
+from workers.coordination.deletions import Deletions
 from workers.coordination.studies import Studies
 from workers.protocol.errors import InvalidInputError, StudyStalledError
 from workers.protocol.states import Wish
@@ -241,6 +242,29 @@ def test_studies_that_are_over_cost_nothing_and_go_on_when_they_are_asked_to(fle
         fleet.client.hdel(keys.study("s-200"), "fact:over")
         for name in ("s-3", "s-200"):
             turn_until(service, studies.leases(name).queued, "it goes on")
+
+
+def test_nothing_is_kept_of_studies_that_are_over_or_gone(fleet):
+    studies = Studies(fleet.client)
+    put(fleet, "bad", sampler=WRONG_OPTION)
+    for name in ("over", "gone", "elsewhere"):
+        put(fleet, name)
+    fleet.client.set(keys.lead("elsewhere"), "elsewhere:boot:1:1")
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: is_over(fleet, "over"), "one is over")
+        turn_until(service, lambda: stalled(fleet, "bad"), "one is stalled")
+        turn_until(service, studies.leases("gone").queued, "one is driven")
+        Deletions(fleet.client).begin("gone")
+        Deletions(fleet.client).begin("bad")
+        other = studies.submitted("elsewhere")
+        studies.publish_end("elsewhere", {}, other.spec.digest(), other.revision)
+
+        def is_forgotten():
+            kept = [value for value in vars(service).values() if isinstance(value, dict | set)]
+            return not any(kept) and not vars(service._stalls)["_stalls"]
+
+        turn_until(service, is_forgotten, "nothing is kept")
+        assert not studies.exists("gone")
 
 
 @pytest.mark.parametrize("sampler", ["grid", "bruteforce"])

@@ -11,7 +11,7 @@ from hand_fleet import Fleet, look_around, turn_until
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from workers.coordination.studies import MAX_ORDERS, Studies
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, StorageFullError
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
 
@@ -83,6 +83,26 @@ def test_a_study_that_is_over_goes_on_for_what_is_ordered(fleet, monkeypatch):
         fleet.commit(2, 0.7)
         turn_until(service, lambda: fleet.leases.is_queued(3), "so is what came at the last moment")
     assert [trial.params["x"] for trial in fleet.stored()][1] == 0.25
+
+
+def test_an_order_that_a_full_disk_did_not_take_is_carried_out_later(fleet, monkeypatch):
+    handle = fleet.submit(trials=1)
+    handle.enqueue({"x": 0.25})
+    enqueue, refused = optuna.Study.enqueue_trial, []
+
+    def refuse_once(study, *arguments, **options):
+        if not refused:
+            refused.append(study.study_name)
+            raise StorageFullError("no space left on device")
+        enqueue(study, *arguments, **options)
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", refuse_once)
+    with fleet.service() as service:
+        turn_until(service, lambda: refused, "it is refused")
+        turn_until(service, lambda: not Studies(fleet.client).orders("s"), "it is taken")
+        work_off(fleet, service)
+    assert refused == ["s"]
+    assert 0.25 in [trial.params["x"] for trial in fleet.stored()]
 
 
 def test_an_order_is_carried_out_once_though_the_orchestrator_dies_before_it_is_dropped(

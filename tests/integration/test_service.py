@@ -9,18 +9,31 @@ import time
 import optuna
 import pytest
 import redis
-from hand_fleet import Fleet, turn_until
+from hand_fleet import Fleet, is_over, look_around, turn_until
+from waiting import wait_until
 
+from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
+from orchestrator.storage.journal import JournalFile
+from orchestrator.storage.opening import StudyStorage, journal_path
+from orchestrator.storage.tally import Tally
 from workers.coordination import keys
+from workers.coordination.clock import server_time_ms
 from workers.coordination.inbox import Inbox
 from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
+from workers.protocol.errors import (
+    FleetError,
+    InvalidInputError,
+    StorageFullError,
+    StudyExistsError,
+)
 from workers.protocol.messages import Result
 from workers.protocol.states import ProcessKind, TrialState
+from workers.times import Times
 
 
 @pytest.fixture
@@ -161,6 +174,80 @@ def test_a_lease_that_ran_out_is_reaped_and_the_trial_announced_again(client, se
             ),
             "a hint is sent",
         )
+
+
+def test_a_sweep_that_comes_late_reaps_nothing(fleet):
+    """It was asked for before Redis was away, or this host stood still: live holders renew now."""
+    times = Times().scaled(0.05)  # a lease of 2.25 s
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "it is in flight")
+        fleet.leases.claim(0, "hand", 0.001)
+        study, state = service._drivers["s"].study, lambda: fleet.leases.record(0).state
+        ended_ms = server_time_ms(fleet.client) + 60_000
+        reaper = Reaper(times)
+        reaper.sweep(study, ended_ms)
+        assert state() is TrialState.RUNNING, "it has only begun"
+        wait_until(lambda: reaper.is_due(ended_ms), "a sweep is due")
+        reaper.be_patient()
+        reaper.sweep(study, ended_ms)
+        assert state() is TrialState.RUNNING, "Redis was away meanwhile"
+        wait_until(lambda: reaper.is_due(ended_ms), "a sweep is due")
+        until = time.monotonic() + times.lease
+        wait_until(lambda: time.monotonic() > until, "this host stands still")
+        reaper.sweep(study, ended_ms)
+        assert state() is TrialState.RUNNING, "it is late"
+
+        def is_reaped():
+            if reaper.is_due(ended_ms):
+                reaper.sweep(study, ended_ms)
+            return state() is TrialState.QUEUED
+
+        wait_until(is_reaped, "one that comes in time reaps it")
+
+
+def test_what_could_not_be_opened_or_closed_is_free_for_the_next(fleet, monkeypatch):
+    fleet.submit()
+    path = journal_path(fleet.settings.home, "s")
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "it is in flight")
+        hints = service._hints
+        patch = pytest.MonkeyPatch()
+        patch.setattr(DrivenStudy, "note_clock", failing)  # as a disk that is full
+        look_around(service, 0.0)
+    patch.undo()
+    assert fleet.client.get(keys.lead("s")) is None
+    JournalFile(path).close()  # whoever has it open has its lock
+    patch.setattr(Tally, "__init__", failing)
+    with pytest.raises(StorageFullError) as while_this_is_held:
+        DrivenStudy(fleet.client, hints, "s", fleet.settings)
+    patch.undo()
+    JournalFile(path).close()
+    path.write_text('{"op_code": 77, "worker_id": "x"}\n{"op_code":\n{}\n')
+    with pytest.raises(InvalidInputError) as likewise:
+        StudyStorage.open(f"journal://{path}")
+    JournalFile(path).close()
+    assert while_this_is_held.value is not likewise.value
+
+
+def failing(*_arguments, **_options):
+    raise StorageFullError("no space left on device")
+
+
+def test_a_grid_with_its_last_point_under_way_comes_back_in_a_redis_that_lost_its_data(fleet):
+    space = {"x": {"type": "int", "low": 0, "high": 1}}
+    fleet.submit(trials=50, space=space, sampler={"type": "grid", "seed": 1})
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "both are in flight")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: fleet.stored()[0].value == 0.5, "one is told")
+        service._drivers["s"].study._note_exhausted()  # as the sampler says at its last point
+        turn_until(service, lambda: fleet.stored()[0].value, "it is taken")
+    fleet.client.flushall()
+    fleet.pretend_worker()
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it comes to its end")
+    assert [trial.value for trial in fleet.stored()] == [0.5, 0.5]
 
 
 def test_suggestions_and_verdicts_are_answered(fleet):

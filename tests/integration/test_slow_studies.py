@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import gated_sampler
 import pytest
 from hand_fleet import Fleet, is_over, look_around, put, turn_until
+from waiting import wait_until
 
 from orchestrator.driving import deletion
 from orchestrator.driving.deletion import try_delete
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
+from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
 from workers.coordination.identity import ProcessIdentity
@@ -120,3 +126,23 @@ def test_the_right_to_a_study_is_held_until_its_last_turn_has_returned(fleet):
         gated_sampler.gate.set()
         turn_until(service, lambda: not Studies(fleet.client).exists("s"), "it is deleted")
     assert [key for key in fleet.client.keys("*") if "{s}" in key] == []
+
+
+def test_a_sampler_that_never_answers_does_not_keep_serve_from_ending(fleet):
+    put(fleet, "hung", sampler=gated_sampler.SAMPLER)
+    environment = {**os.environ, **fleet.settings.to_environment()}
+    environment["PYTHONPATH"] = str(Path(gated_sampler.__file__).parent)
+    command = [sys.executable, "-m", "orchestrator", "serve"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        journal = journal_path(fleet.settings.home, "hung")
+        wait_until(lambda: journal.exists() and '"op_code":4' in journal.read_text(), "it is asked")
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "left in the midst of a turn that does not end: hung" in said
+    with gated_sampler.closed(), Service(fleet.settings) as service:
+        gated_sampler.gate.set()
+        turn_until(service, lambda: is_over(fleet, "hung"), "nothing is lost")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -285,9 +285,16 @@ class Studies:
                 self.client.srem(keys.OVER, name)
         return int(cursor)
 
-    def existing(self, names: Sequence[str]) -> set[str]:
+    def existing(self, names: Collection[str]) -> set[str]:
         """Those of some studies that were submitted."""
-        found = self.client.smismember(keys.STUDIES, list(names)) if names else []
+        return self._members(keys.STUDIES, names)
+
+    def ended(self, names: Collection[str]) -> set[str]:
+        """Those of some studies that are known to be over."""
+        return self._members(keys.OVER, names)
+
+    def _members(self, key: str, names: Collection[str]) -> set[str]:
+        found = self.client.smismember(key, list(names)) if names else []
         return {name for name, is_there in zip(names, found, strict=True) if is_there}
 
     def exists(self, name: str) -> bool:

@@ -21,6 +21,7 @@ import redis
 from workers.coordination.connection import GENERAL_ERRORS, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
+from workers.coordination.leases import TrialRecord
 from workers.coordination.setbacks import Setbacks
 from workers.coordination.studies import Studies
 from workers.disk.ended_trials import EndedTrials
@@ -34,6 +35,7 @@ from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.processes.session import end_session
 from workers.protocol.errors import FleetError
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
 from workers.settings import Settings
 from workers.wandb_run import command_to_end, mode
 
@@ -170,16 +172,32 @@ class Cleaner:
         if ended == "REQUEUED":
             pause = leases.pause_seconds(trial)
             self._hints.send(study, trial, leases.epoch, spec.resources.queue, pause)
-        if ended == "DEAD":
-            record = leases.record(trial)
-            self._end_wandb_run(spec, trial, None if record is None else record.generation)
+        else:
+            self._end_wandb_run(spec, entry, leases.record(trial))
 
-    def _end_wandb_run(self, spec: StudySpec, trial: int, generation: str | None) -> None:
-        """Mark the run of a trial that nobody will go on with as failed; takes some seconds."""
+    def _end_wandb_run(
+        self, spec: StudySpec, entry: ProcessEntry, record: TrialRecord | None
+    ) -> None:
+        """End the run that a process left open, unless another attempt has it; takes some seconds.
+
+        The trial has ended, by this process's last word or for its death; or it was given back by
+        force, in a study that stands still.
+        """
+        if record is None or record.token != entry.token or record.state is TrialState.RUNNING:
+            return
         self._helpers = [helper for helper in self._helpers if helper.poll() is None]
-        if mode(spec.wandb) != "disabled":
-            command = command_to_end(self._settings.home, spec.name, trial, spec.wandb, generation)
-            self._helpers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+        if mode(spec.wandb) == "disabled" or entry.trial is None:
+            return
+        is_good = record.state in {TrialState.COMPLETE, TrialState.PRUNED}
+        command = command_to_end(
+            self._settings.home,
+            spec.name,
+            entry.trial,
+            spec.wandb,
+            record.generation,
+            exit_code=0 if is_good else 1,
+        )
+        self._helpers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
 
 def _remove_files(entry: ProcessEntry) -> list[str]:
