@@ -11,14 +11,17 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 from workers.integrations.transformers import FleetCallback
 from workers.managers import DataManager
 from workers.managers.tokenized import PaddingCollator
-from workers.protocol.finetune import FinetuneConfig
 from workers.trials.handle import FleetTrial
 
 
 def objective(trial: FleetTrial, data: DataManager) -> float:
     """Train a small BERT; its best accuracy on the held-out texts."""
-    config = FinetuneConfig.model_validate(trial.config["texts"])
-    texts = data.text_classification(config.data, config.tokenizer, config.model)
+    texts = data.text_classification(
+        "cldr-language-id",
+        vocab_size=trial.config["vocab_size"],
+        max_length=trial.config["max_length"],
+        progress=trial.preparing,
+    )
     torch.manual_seed(trial.seed)
     model = BertForSequenceClassification(
         BertConfig(

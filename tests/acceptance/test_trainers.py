@@ -18,11 +18,8 @@ STUDIES = Path(__file__).parents[2] / "ops" / "studies"
 #: What makes an example quick, and has it save before it is killed.
 QUICK = {
     "trainer": {
-        "texts": {
-            "data": {"source": "cldr-language-id", "max_length": 8},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"architecture": "bert", "hidden_size": 64},
-        },
+        "max_length": 8,
+        "vocab_size": 300,
         "epochs": 1,
         "max_steps": 80,
         "checkpoint_seconds": 0.5,

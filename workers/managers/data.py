@@ -24,6 +24,7 @@ from workers.managers.cuda import CUDAManager
 from workers.managers.data_origin import DataOrigin
 from workers.managers.hub import HubManager
 from workers.managers.loader_process import LoaderProcess, copy_loader
+from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import read_source
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
@@ -87,31 +88,42 @@ class DataManager(BaseProcessManager):
 
     def text_classification(
         self,
-        config: DataConfig,
-        tokenizer: TokenizerConfig,
-        model: ModelConfig,
+        source: DataConfig | str,
+        tokenizer: TokenizerConfig | str | None = None,
+        model: ModelConfig | str | None = None,
         progress: Progress = unwatched,
+        *,
+        vocab_size: int | None = None,
+        **fields: Any,
     ) -> TextClassificationData:
         """Texts with one class each; read, split and tokenised by the first who asks on a host.
 
+            data.text_classification("reviews.csv", "prajjwal1/bert-tiny", max_length=64)
+
         Args:
-            config: The source, its columns and its split.
+            source: A file, `hub:owner/name` or a built-in name; or all that `DataConfig` holds.
             tokenizer: By hub id or path; else the pretrained model's; else trained on the data.
             model: Names the tokenizer where it is a pretrained one.
             progress: Told how far building is, in a trial by `trial.preparing`; what it raises
                 ends the building, or the waiting for another process's.
+            vocab_size: Entries of a tokenizer that is trained on the data.
+            **fields: Of `DataConfig`: columns, split, `max_length`...
 
         Raises:
             InvalidInputError: The source cannot be used; the message says why.
             TransientError: A hub or a file server did not answer, whatever was tried, no disk takes
                 the tokens, or a file was written while it was read.
         """
-        tokenizer_id = tokenizer.pinned_id or model.pinned_id
-        origin = self._origin(config, tokenizer_id, tokenizer.vocab_size)
+        config = section(DataConfig, source, fields, "source")
+        sized = {} if vocab_size is None else {"vocab_size": vocab_size}
+        words = section(TokenizerConfig, tokenizer, sized)
+        pretrained = None if model is None else section(ModelConfig, model, {}).pinned_id
+        tokenizer_id = words.pinned_id or pretrained
+        origin = self._origin(config, tokenizer_id, words.vocab_size)
 
         def build(draft: Path) -> dict[str, Any]:
-            about = self._build(draft, config, tokenizer_id, tokenizer.vocab_size, progress)
-            if origin != self._origin(config, tokenizer_id, tokenizer.vocab_size):
+            about = self._build(draft, config, tokenizer_id, words.vocab_size, progress)
+            if origin != self._origin(config, tokenizer_id, words.vocab_size):
                 raise TransientError(
                     f"data.source = {config.source!r}, its validation or its tokenizer was written"
                     " while it was read; it is read again"

@@ -38,16 +38,17 @@ class ClassificationMetrics:
         self._num_rows = 0
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
-        """Add a batch.
+        """Add a batch; of graphs nothing is kept.
 
         Args:
             logits: Floating [batch, classes].
             labels: int64 [batch].
             loss: The batch's mean loss, a scalar.
         """
+        logits = logits.detach()
         self._num_nan += logits.isnan().sum()
         self._scores.update(logits.float(), labels)
-        self._loss_sum += loss.double() * len(labels)
+        self._loss_sum += loss.detach().double() * len(labels)
         self._num_rows += len(labels)
 
     def compute(self) -> dict[str, float]:

@@ -20,6 +20,7 @@ from workers.managers import heads, model_fit, weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.hub import HubManager
+from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import TokenizerManager, refuse_foreign
@@ -60,8 +61,9 @@ class ModelManager(BaseProcessManager):
 
     def sequence_classifier(
         self,
-        config: ModelConfig,
+        model: ModelConfig | str | None = None,
         *,
+        architecture: str | None = None,
         labels: Sequence[str] = (),
         num_labels: int = 0,
         tokenizer: Any = None,
@@ -69,14 +71,19 @@ class ModelManager(BaseProcessManager):
         pad_token_id: int | None = None,
         max_length: int = 0,
         dropout: float | None = None,
+        **fields: Any,
     ) -> Any:
         """A fresh model with a classification head, in training mode, on the device.
+
+            models.sequence_classifier("prajjwal1/bert-tiny", labels=["no", "yes"])
+            models.sequence_classifier(architecture="bert", hidden_size=64, num_labels=2)
 
         What is not pretrained is drawn from torch's generator on the CPU: seed it first. A
         pretrained head is kept where it was trained for the same classes, by their names.
 
         Args:
-            config: A pretrained model, or an architecture.
+            model: A pretrained model by hub id or path; or all that `ModelConfig` holds.
+            architecture: A transformers model type such as `bert`, in place of a pretrained one.
             labels: The classes, in the order of their numbers.
             num_labels: Their number, where they have no names: a pretrained head of as many
                 classes is kept as it is.
@@ -86,6 +93,7 @@ class ModelManager(BaseProcessManager):
             pad_token_id: Its padding token, where it is not given.
             max_length: Tokens of the longest text; an architecture gets as many positions.
             dropout: Sets every dropout probability of the configuration, if given.
+            **fields: Of the model's configuration.
 
         Returns:
             A `transformers.PreTrainedModel`, in float32 whatever the checkpoint's dtype.
@@ -94,6 +102,9 @@ class ModelManager(BaseProcessManager):
             InvalidInputError: No such model or architecture, or fields that it cannot have, or
                 that do not fit the texts.
         """
+        if architecture is not None:
+            fields["architecture"] = architecture
+        config = section(ModelConfig, model, fields)
         if tokenizer is not None:
             texts = self._format_of(tokenizer, max_length)
             if config.pinned_id is not None:
@@ -107,8 +118,8 @@ class ModelManager(BaseProcessManager):
         if checkpoint is not None and labels:
             checkpoint = heads.for_classes(checkpoint, labels)
         built = model_fit.configuration(config, texts, names, dropout, saved)
-        model = self._build(config, built, texts, checkpoint)
-        return model.to(self._cuda.device).train()
+        made = self._build(config, built, texts, checkpoint)
+        return made.to(self._cuda.device).train()
 
     def save(self, model: Any, folder: Path) -> None:
         """Save a model so that `load` or `from_pretrained` reads it; whole or not at all.
