@@ -1,0 +1,103 @@
+"""The event log of a live fleet whose members are killed: who died, where, and what then."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from fault_fleet import signal_all, tree_of
+from waiting import wait_until
+
+from orchestrator.storage.event_file import events_file
+from workers.coordination.identity import hostname
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def command(fleet, *words):
+    return [sys.executable, "-m", "orchestrator.cli", *map(str, words)], fleet.environment()
+
+
+def say(fleet, *words):
+    line, environment = command(fleet, *words)
+    finished = subprocess.run(
+        line, env=environment, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@contextmanager
+def following(fleet):
+    """What `events --follow` prints meanwhile, when it has ended by itself."""
+    line, environment = command(fleet, "events", "fault", "--follow")
+    path = fleet.folder / "followed"
+    with path.open("wb") as sink:
+        process = subprocess.Popen(line, env=environment, stdout=sink, stderr=subprocess.PIPE)
+    found = []
+    try:
+        wait_until(lambda: path.stat().st_size, "it follows")
+        yield found
+        assert process.wait(30) == 0, process.stderr.read()
+        found += map(json.loads, path.read_text().splitlines())
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_a_trial_whose_process_orchestrator_and_host_are_killed_is_explained(fleet):
+    fleet.order("kill", step=8)
+    fleet.order("stay until go", attempt=2, step=10)
+    fleet.submit(1)
+    with following(fleet) as followed:
+        fleet.serve()
+        worker = fleet.worker()
+        second = fleet.await_note("stay until go", attempt=2)
+        fleet.orchestrators[0].kill()
+        fleet.orchestrators[0].wait()
+        signal_all(tree_of(worker.pid), signal.SIGKILL)
+        wait_until(lambda: worker.poll() is not None, "the worker is gone")
+        fleet.serve()
+        fleet.go()
+        fleet.worker()
+        fleet.await_over()
+    first = fleet.await_note("kill")
+    third = fleet.await_note("starts", attempt=3)
+
+    life = json.loads(say(fleet, "explain", "fault", 0, "--json"))
+    assert life["state"] == "COMPLETE"
+    assert [each["pid"] for each in life["attempts"]] == [first.pid, second.pid, third.pid]
+    assert {each["host"] for each in life["attempts"]} == {hostname()}
+    assert [each["from_step"] for each in life["attempts"]] == [None, 6, third.step]
+    assert life["attempts"][0]["cause"] == "died"
+    # the new worker finds the dead process, or the orchestrator sees its lease run out, if first
+    assert life["attempts"][1]["cause"] in {"died", "lease_lost"}
+    assert [each["ended_as"] for each in life["attempts"]] == ["QUEUED", "QUEUED", "COMPLETE"]
+
+    told = say(fleet, "explain", "fault", 0)
+    assert f"process {first.pid} on {hostname()} died" in told
+    assert f"in process {second.pid} on CPU slot 0, from the checkpoint of step 6" in told
+    assert "COMPLETE" in told.splitlines()[0]
+    assert "after 3 attempts" in told.splitlines()[0]
+
+    path = events_file(fleet.settings.home, "fault")
+    wait_until(lambda: followed[-1]["id"] in path.read_text(), "the last is filed")
+    ids = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    assert len(set(ids)) == len(ids), "none is doubled"
+    assert [event["id"] for event in followed] == ids, "who followed saw each, once"
+    kinds = [
+        event["kind"] for event in followed if event["kind"] in {"claimed", "requeued", "ended"}
+    ]
+    assert kinds == ["claimed", "requeued"] * 2 + ["claimed", "ended"]
+
+    died = [
+        json.loads(line) for line in say(fleet, "events", "--json", "--kind", "died").splitlines()
+    ]
+    assert first.pid in [int(event["process"].split(":")[-2]) for event in died]
+    assert say(fleet, "events", "fault", "--trial", 0, "--kind", "requeued").count("requeued") == 2
+    assert "no such event" in say(fleet, "events", "fault", "--since", "2100-01-01")
