@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
@@ -20,17 +20,15 @@ from rich.console import Console
 
 from orchestrator.commands.options import NameArgument
 from orchestrator.handle import StudyHandle
-from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.known_studies import known_studies
-from orchestrator.storage.tally import state_of
 from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED
 from orchestrator.views.event_lines import line_of
 from orchestrator.views.explain import explain as explain_life
-from orchestrator.views.following import LOOK_SECONDS
+from orchestrator.views.following import LOOK_SECONDS, follow
 from orchestrator.views.json_output import JsonOption, print_json, print_json_line
-from orchestrator.views.trial_life import TrialLife, life_of
+from orchestrator.views.trial_life import TrialLife, life_of, with_results
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
 from workers.protocol.errors import (
@@ -84,7 +82,7 @@ def events(
         str | None,
         typer.Argument(metavar="[NAME]", help="A study; without one, the fleet's processes."),
     ] = None,
-    follow: Annotated[
+    is_followed: Annotated[
         bool, typer.Option("--follow", help="Go on with what happens, until the study is over.")
     ] = False,
     trial: Annotated[int | None, typer.Option("--trial", help="Of this trial alone.")] = None,
@@ -108,10 +106,10 @@ def events(
     Example: trialfleet events language-id --follow --kind requeued --kind ended
     """
     wanted = _Wanted.read(trial, kind or [], since)
-    is_json = as_json or (follow and not Console().is_terminal)
+    is_json = as_json or (is_followed and not Console().is_terminal)
     try:
-        with _history(name, must_answer=follow) as history:
-            told = _follow(history, name) if follow else history.read()
+        with _history(name, must_answer=is_followed) as history:
+            told = _follow(history, name) if is_followed else history.read()
             _show((event for event in told if event in wanted), is_json=is_json)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -210,20 +208,16 @@ def _refuse_unknown(name: str, settings: Settings) -> None:
 
 def _follow(history: EventHistory, name: str | None) -> Iterator[Event]:
     """Events as they come, until the study is over; a Redis that is away is waited for."""
-    while True:
-        # asked first: what is told before a study's end is read after it
-        is_over = name is not None and _is_over(name)
+    settings = Settings.from_environment()
+    looks: Iterable[object] = (
+        iter(lambda: time.sleep(LOOK_SECONDS), 0)
+        if name is None
+        # what is told before a study's end is read after it
+        else follow(StudyHandle(name).status, patience_seconds=settings.times.lease)
+    )
+    for _ in looks:
         with suppress(redis.RedisError):
             yield from history.read()
-        if is_over:
-            return
-        time.sleep(LOOK_SECONDS)
-
-
-def _is_over(name: str) -> bool:
-    with suppress(RedisUnavailableError, redis.RedisError):
-        return StudyHandle(name).status().is_over
-    return False
 
 
 def _stored(handle: StudyHandle) -> list[FrozenTrial] | None:
@@ -239,16 +233,10 @@ def _with_results(life: TrialLife, handle: StudyHandle) -> TrialLife:
     Raises:
         InvalidInputError: There is no such trial.
     """
-    has_events = bool(life.num_asked or life.attempts or life.ended_at or life.unknown)
     trials = _stored(handle)
-    if trials is None or not 0 <= life.trial < len(trials):
-        if has_events:
-            return life
+    if trials is not None and 0 <= life.trial < len(trials):
+        return with_results(life, trials)
+    if life.is_without_events:
         has = "tells nothing of it" if trials is None else f"has {len(trials)} trials, from 0"
         raise InvalidInputError(f"trial {life.trial}: study {life.study!r} {has}")
-    stored = trials[life.trial]
-    told = {"params": stored.params, "error": stored.user_attrs.get(f"{ATTR}error")}
-    if not has_events:
-        values = stored.values or [None]
-        told |= {"state": state_of(stored).value, "value": values[0], "is_without_events": True}
-    return life.model_copy(update=told)
+    return life

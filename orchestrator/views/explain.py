@@ -54,6 +54,7 @@ def explain(life: TrialLife) -> Iterator[str]:
     if life.params:
         told = ", ".join(f"{name}={value}" for name, value in life.params.items())
         yield printable(f"parameters: {told}")
+    yield from _orders(life)
     if life.is_without_events:
         yield "no event of it is left; this is what the study's results say"
     if life.error is not None:
@@ -118,6 +119,15 @@ def _state(life: TrialLife) -> str:
         return f"runs, in attempt {life.attempts[-1].number}" if life.attempts else "runs"
     value = "" if life.value is None else f" with {life.value:g}"
     return f"{life.state}{value}" + (f" after {attempts}" if attempts else "")
+
+
+def _orders(life: TrialLife) -> Iterator[str]:
+    if life.retries is not None:
+        yield f"it tries trial {life.retries} again"
+    elif life.is_ordered:
+        yield "people asked for these parameters"
+    for number in life.retried_as:
+        yield f"it was tried again as trial {number}"
 
 
 def _waited(life: TrialLife) -> str:

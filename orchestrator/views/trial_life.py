@@ -7,11 +7,14 @@ empty, and nothing is made up for them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from pydantic import BaseModel
 
+from orchestrator.storage.attributes import ATTR, ORDER_ATTR, RETRIES_ATTR
+from orchestrator.storage.tally import state_of
 from workers.protocol.events import Event, EventKind
 from workers.protocol.states import TrialState
 
@@ -70,7 +73,17 @@ class TrialLife(BaseModel):
     """As the study's results have them, where those are at hand."""
     error: str | None = None
     """Likewise."""
-    is_without_events: bool = False
+    is_ordered: bool = False
+    """Likewise: whether people asked for these parameters."""
+    retries: int | None = None
+    """Likewise: the trial that it tries again."""
+    retried_as: list[int] = []
+    """Likewise: the trials that try it again."""
+
+    @property
+    def is_without_events(self) -> bool:
+        """Whether no event of it is left."""
+        return not (self.num_asked or self.attempts or self.ended_at or self.unknown)
 
     @property
     def held_seconds(self) -> float:
@@ -108,6 +121,32 @@ def life_of(study: str, trial: int, events: Iterable[Event]) -> TrialLife:
     life.attempts = [attempts[number] for number in sorted(attempts)]
     _count_lost(life.attempts)
     return life
+
+
+def with_results(life: TrialLife, trials: Sequence[FrozenTrial]) -> TrialLife:
+    """Add what the study's results say of a trial; where they have it as ended, that counts.
+
+    Args:
+        life: One of these trials'.
+        trials: All of the study.
+    """
+    stored = trials[life.trial]
+    attrs = stored.user_attrs
+    told: dict[str, Any] = {
+        "params": stored.params,
+        "error": attrs.get(f"{ATTR}error"),
+        "is_ordered": ORDER_ATTR in attrs,
+        "retries": attrs.get(RETRIES_ATTR),
+        "retried_as": [
+            number
+            for number, trial in enumerate(trials)
+            if trial.user_attrs.get(RETRIES_ATTR) == life.trial
+        ],
+    }
+    if stored.state.is_finished():
+        told["state"] = state_of(stored).value
+        told["value"] = stored.values[0] if stored.values else life.value
+    return life.model_copy(update=told)
 
 
 def _note(attempt: Attempt, event: Event) -> None:

@@ -7,10 +7,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState, create_trial
 
+from orchestrator.storage.attributes import ATTR
 from orchestrator.views.event_lines import line_of as event_line
 from orchestrator.views.explain import explain
-from orchestrator.views.trial_life import life_of
+from orchestrator.views.trial_life import TrialLife, life_of, with_results
 from workers.protocol.events import Cause, EventKind, decode, encode, line_of
 
 PROCESS = "box-a:b00t.1:4242:99"
@@ -108,6 +110,29 @@ def test_what_was_dropped_is_not_made_up():
     text = sentences(requeued(Cause.DIED, 4), claimed(5))
     assert "attempt 4 began\n" in text
     assert "asked for" not in text
+
+
+def test_a_trial_that_is_tried_again_and_one_that_tries_again_say_so():
+    trials = [
+        create_trial(state=state, value=value, user_attrs={f"{ATTR}{k}": v for k, v in own.items()})
+        for state, value, own in [
+            (TrialState.FAIL, None, {"state": "DEAD", "error": "E: no"}),
+            (TrialState.COMPLETE, 0.5, {"retries": 0, "order": "retry:0"}),
+            (TrialState.COMPLETE, 0.5, {"order": "x"}),
+            (TrialState.WAITING, None, {"order": "y"}),
+        ]
+    ]
+    texts = [
+        "\n".join(explain(with_results(TrialLife(study="s", trial=number), trials)))
+        for number in range(4)
+    ]
+    assert "DEAD" in texts[0]
+    assert "it was tried again as trial 1" in texts[0]
+    assert "no event of it is left" in texts[0]
+    assert "error: E: no" in texts[0]
+    assert "it tries trial 0 again" in texts[1]
+    assert "people asked for these parameters" in texts[2]
+    assert "waits to begin" in texts[3]
 
 
 def test_events_of_other_trials_and_studies_are_passed_over():
