@@ -155,8 +155,6 @@ def _note(attempt: Attempt, event: Event) -> None:
         attempt.claimed_at, attempt.process = event.seconds, event.process
         attempt.host, attempt.pid, attempt.device = event.host, event.pid, event.device
         attempt.from_step = event.step
-    elif event.kind is EventKind.FIRST_STEP and event.after_ms is not None:
-        attempt.first_step_seconds = event.after_ms / 1000
     elif event.kind is EventKind.REPORTED:
         attempt.reported_step, attempt.reported_value = event.step, event.value
     elif event.kind is EventKind.CHECKPOINT:
@@ -164,6 +162,8 @@ def _note(attempt: Attempt, event: Event) -> None:
     elif event.kind in {EventKind.REQUEUED, EventKind.ENDED} and attempt.ended_at is None:
         # one that is withdrawn while it waits has no attempt that ends with it
         _note_end(attempt, event)
+    if event.after_ms is not None:
+        attempt.first_step_seconds = event.after_ms / 1000
     if event.step is not None and event.kind is not EventKind.CLAIMED:
         attempt.last_step = max(attempt.last_step or 0, event.step)
 

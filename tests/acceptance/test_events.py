@@ -74,6 +74,7 @@ def test_a_trial_whose_process_orchestrator_and_host_are_killed_is_explained(fle
     assert [each["pid"] for each in life["attempts"]] == [first.pid, second.pid, third.pid]
     assert {each["host"] for each in life["attempts"]} == {hostname()}
     assert [each["from_step"] for each in life["attempts"]] == [None, 6, third.step]
+    assert life["attempts"][2]["first_step_seconds"] is not None
     assert life["attempts"][0]["cause"] == "died"
     # the new worker finds the dead process, or the orchestrator sees its lease run out, if first
     assert life["attempts"][1]["cause"] in {"died", "lease_lost"}

@@ -63,7 +63,7 @@ def test_a_trials_life_is_told_by_the_scripts_that_make_it(client, leases):
     second = leases.claim(0, "a:b:2:3", 45.0)
     leases.release(0, second.token, cause=Cause.PAUSED)
     third = leases.claim(0, "a:b:2:3", 45.0)
-    leases.commit(0, third.token, TrialState.COMPLETE, Result(values=[0.5]))
+    leases.commit(0, third.token, TrialState.COMPLETE, Result(values=[0.5]), None, 0.25)
     events = news(client)
     assert told(events, "attempt", "cause") == [
         ("asked", None, None),
@@ -86,7 +86,7 @@ def test_a_trials_life_is_told_by_the_scripts_that_make_it(client, leases):
     assert (events[3].step, events[3].value) == (3, float("inf"))
     assert (events[5].detail, events[5].count) == ("process 1 on a died", 1)
     assert [events[6].step, events[8].step] == [3, 3], "each goes on from the checkpoint"
-    assert (events[9].state, events[9].value) == ("COMPLETE", 0.5)
+    assert (events[9].state, events[9].value, events[9].after_ms) == ("COMPLETE", 0.5, 250)
 
 
 @pytest.mark.parametrize(

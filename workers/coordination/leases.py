@@ -291,7 +291,7 @@ class TrialLeases:
             step: How far the training is.
             first_step_seconds: How long after the claim it made its first step; None before.
         """
-        first_step_ms = "" if first_step_seconds is None else int(first_step_seconds * 1000)
+        first_step_ms = _as_ms(first_step_seconds)
         ttl_ms = int(lease_seconds * 1000)
         answer = self._call(
             "renew", number, token=token, ttl_ms=ttl_ms, step=step, first_step_ms=first_step_ms
@@ -358,6 +358,7 @@ class TrialLeases:
         state: TrialState,
         result: Result,
         cause: Cause | None = None,
+        first_step_seconds: float | None = None,
     ) -> str:
         """End a trial: OK, DUP (this very commit was made before) or LOST."""
         if OUT_OF_MEMORY in result.constraints:
@@ -371,6 +372,7 @@ class TrialLeases:
             value=json.dumps(result.values[0]) if result.values else "",
             cause=cause or "",
             detail=brief(result.error),
+            first_step_ms=_as_ms(first_step_seconds),
         )[0]
 
     def release(
@@ -381,6 +383,7 @@ class TrialLeases:
         pause_seconds: float = 0.0,
         reason: str = "",
         cause: Cause = Cause.DRAINED,
+        first_step_seconds: float | None = None,
     ) -> bool:
         """Give a trial back, uncounted; False if it was not held.
 
@@ -391,6 +394,7 @@ class TrialLeases:
             pause_seconds: How long it waits at least.
             reason: For what, if anything, for people.
             cause: Why it is given back.
+            first_step_seconds: How long after the claim training made its first step, if it did.
         """
         answer = self._call(
             "release",
@@ -400,6 +404,7 @@ class TrialLeases:
             pause_ms=int(pause_seconds * 1000),
             reason=reason,
             cause=cause,
+            first_step_ms=_as_ms(first_step_seconds),
         )
         return answer[0] == "OK"
 
@@ -413,6 +418,7 @@ class TrialLeases:
         charge: Charge = Charge.FAILURE,
         lost_on: str = "",
         cause: Cause | None = None,
+        first_step_seconds: float | None = None,
     ) -> Ended:
         """Count this attempt as a failure, or as a loss: REQUEUED, DEAD (after `most`) or LOST."""
         cause = cause or (Cause.FAILED if charge is Charge.FAILURE else Cause.BROKE)
@@ -428,6 +434,7 @@ class TrialLeases:
             lost_on=lost_on,
             cause=cause,
             detail=brief(result.error),
+            first_step_ms=_as_ms(first_step_seconds),
         )[0]
 
     def reap(
@@ -577,6 +584,10 @@ def _encode_drawn(drawn: Mapping[str, Drawn]) -> str:
 
 def _pairs(params: Mapping[str, Any]) -> list[str]:
     return [item for name, value in params.items() for item in (name, json.dumps(value))]
+
+
+def _as_ms(seconds: float | None) -> int | str:
+    return "" if seconds is None else int(seconds * 1000)
 
 
 def _charged(result: Result, charge: Charge) -> Result:

@@ -37,15 +37,17 @@ class EventKind(StrEnum):
     CLAIMED = "claimed"
     """An attempt began: trial, attempt, token, process, device, step (that it goes on from)."""
     FIRST_STEP = "first_step"
-    """It made its first training step: trial, attempt, after_ms. Of attempts that last a beat."""
+    """It made its first training step: trial, attempt, after_ms. Told with a beat."""
     REPORTED = "reported"
     """It reported a value: trial, attempt, step, value. Of each second, the first."""
     CHECKPOINT = "checkpoint"
     """It saved one: trial, attempt, step. Of each second, the first."""
     REQUEUED = "requeued"
-    """An attempt ended, and another is to come: trial, attempt, cause, held_ms, step, wait_ms."""
+    """An attempt ended, and another is to come: trial, attempt, cause, held_ms, step, wait_ms,
+    after_ms."""
     ENDED = "ended"
-    """A trial ended for good: trial, attempt, state, value, cause, held_ms, step."""
+    """A trial ended for good: trial, attempt, state, value, cause, held_ms, step,
+    after_ms."""
 
     SUBMITTED = "submitted"
     """A study was handed in, or again."""
@@ -129,7 +131,7 @@ class Event(BaseModel):
     value: float | None = None
     step: int | None = None
     after_ms: int | None = None
-    """Since the claim."""
+    """How long after the claim the first step was."""
     held_ms: int | None = None
     """How long the attempt held its slot."""
     wait_ms: int | None = None

@@ -197,7 +197,11 @@ class AttemptEnd:
             self._outbox.write(self._entry)
         except OSError as problem:
             log.warning("outbox_not_written", error=str(problem), hint="make room on the disk")
-        self._say(lambda: held.leases.commit(held.number, held.token, state, result, cause))
+        self._say(
+            lambda: held.leases.commit(
+                held.number, held.token, state, result, cause, held.first_step_seconds
+            )
+        )
         log.info(
             "ended",
             state=state.value,
@@ -320,7 +324,17 @@ class AttemptEnd:
         number, token, backoff = held.number, held.token, self._times.backoff
         self._leaves_files = True
         self._say(
-            lambda: held.leases.fail(number, token, result, most, backoff, charge, lost_on, cause)
+            lambda: held.leases.fail(
+                number,
+                token,
+                result,
+                most,
+                backoff,
+                charge,
+                lost_on,
+                cause,
+                held.first_step_seconds,
+            )
         )
         # LOST, too, where only the answer to the first call was lost
         if self._status not in {"DEAD", None}:
@@ -376,7 +390,13 @@ class AttemptEnd:
             cause = Cause.PAUSED if is_paused else Cause.DRAINED
         self._outcome = Outcome.GOES_BACK
         self._say(
-            lambda: "OK" if held.leases.release(held.number, held.token, cause=cause) else "LOST"
+            lambda: (
+                "OK"
+                if held.leases.release(
+                    held.number, held.token, cause=cause, first_step_seconds=held.first_step_seconds
+                )
+                else "LOST"
+            )
         )
         log.info("released", status=self._status)
 

@@ -171,7 +171,10 @@ class HeldLease:
         """Note that training is about to make a step; from the first on, hanging is noticed."""
         self.step = step
         self._progressed_at = lease_clock()
-        self._began_at = self._began_at or self._progressed_at
+
+    def note_first_step(self) -> None:
+        """Note that training makes its first step, or tells of it for the first time."""
+        self._began_at = self._began_at or lease_clock()
 
     @property
     def first_step_seconds(self) -> float | None:

@@ -430,6 +430,7 @@ class TrialRunner:
         directories = self._container.get(DirectoryManager)
 
         def note_first_step() -> None:
+            held.note_first_step()
             log.debug(
                 "first_training_step",
                 seconds=round(lease_clock() - sent_at, 4),

@@ -112,7 +112,7 @@ local function last_step(trial)
 end
 
 -- Ends a trial for good; the caller has checked that it may. `told` is for its event: the stream, and
--- cause, value and detail.
+-- cause, value, detail, and how long after the claim the first step was.
 local function finish(trial, leases, queued, inbox, number, state, payload, now, told)
   local held = count_time(trial, now)
   local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses', 'held_ms', 'gpu_ms')
@@ -125,7 +125,7 @@ local function finish(trial, leases, queued, inbox, number, state, payload, now,
   redis.call('ZREM', queued, number)
   tell_event(told.events, 'ended', 'trial', number, 'attempt', record[2], 'state', state,
     'value', told.value, 'cause', told.cause, 'count', told.count, 'held_ms', held,
-    'step', last_step(trial), 'detail', told.detail)
+    'step', last_step(trial), 'after_ms', told.after_ms, 'detail', told.detail)
   return id
 end
 
@@ -140,7 +140,7 @@ local function requeue(trial, leases, queued, number, not_before, now, told)
   local attempt = redis.call('HGET', trial, 'attempt')
   tell_event(told.events, 'requeued', 'trial', number, 'attempt', attempt, 'cause', told.cause,
     'count', told.count, 'held_ms', held, 'step', last_step(trial),
-    'wait_ms', wait > 0 and integer(wait), 'detail', told.detail)
+    'after_ms', told.after_ms, 'wait_ms', wait > 0 and integer(wait), 'detail', told.detail)
 end
 
 -- The longest pause before another attempt, in times of the first one.
