@@ -7,6 +7,7 @@ study's results where this machine has it, and from Redis where that answers.
 from __future__ import annotations
 
 import datetime as dt
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -191,6 +192,9 @@ def _history(name: str | None, *, must_answer: bool = False) -> Iterator[EventHi
         if must_answer or not path.exists():
             raise
         client = None
+    if not path.exists():
+        note = "note: no file of these events is on this machine; what follows is what is news"
+        print(note, file=sys.stderr)
     stream = None if client is None else EventStream(client, name)
     try:
         yield EventHistory(EventFile(path), stream, name)

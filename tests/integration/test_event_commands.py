@@ -31,8 +31,11 @@ def say(settings, monkeypatch):
         found = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=True)
         if found.exception is not None and not isinstance(found.exception, SystemExit):
             raise found.exception
+        noted.append(found.stderr)
         return found.stdout
 
+    noted = []
+    said.noted = noted
     return said
 
 
@@ -122,6 +125,14 @@ def test_what_is_news_is_shown_where_there_is_no_file(study, say, client):
     assert told.startswith("trial 1 of s: FAILED")
     assert "no event of it is left" in told
     assert "error: ValueError: no" in told
+
+
+def test_who_sees_what_is_news_alone_is_told_so(study, say):
+    say("events", "s", "--json")
+    assert say.noted[-1] == ""
+    events_file(study.settings.home, "s").unlink()
+    say("events", "s", "--json")
+    assert "what follows is what is news" in say.noted[-1]
 
 
 def test_the_file_is_shown_where_redis_does_not_answer(study, say, monkeypatch):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from workers.passwords import hide
 from workers.protocol.plain import strict_json
 
 #: Of the fields as they are read below; an event that names none has 1.
@@ -218,8 +219,10 @@ def decode(line: str | bytes, **found: str | None) -> Event | None:
 
 
 def brief(text: str | None) -> str:
-    """A text short enough for an event: its first line, cut between characters."""
-    line = " ".join((text or "").strip().split("\n", 1)[0].split())
+    """A text short enough for an event: its first line, cut between characters, no password."""
+    if not text:
+        return ""
+    line = " ".join(hide(text.strip().split("\n", 1)[0]).split())
     raw = line.encode("utf-8", "backslashreplace")
     if len(raw) <= MAX_DETAIL:
         return raw.decode()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.passwords import learn
 from workers.protocol.events import (
     MAX_DETAIL,
     Cause,
@@ -92,6 +93,12 @@ def test_a_brief_text_is_one_line_and_short_whatever_it_was(text):
     told = brief(text)
     assert len(told.encode()) <= MAX_DETAIL
     assert len(told.splitlines()) <= 1
+
+
+def test_a_brief_text_tells_no_password():
+    learn("hunter2-of-events")
+    assert "hunter2" not in brief("no answer from redis://u:hunter2-of-events@h:6379/0")
+    assert brief(None) == brief("") == ""
 
 
 def test_a_value_that_json_has_no_number_for_is_text_in_a_document():
