@@ -34,6 +34,7 @@ from orchestrator.driving.shares import Demand, Shares
 from orchestrator.driving.stalls import Stalls
 from orchestrator.driving.turns import TurnPool
 from orchestrator.status import StudyStatus
+from orchestrator.storage.open_files import allow_open_files
 from orchestrator.storage.opening import is_database_error
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, is_general, resolve_url
@@ -119,6 +120,7 @@ class Service:
     _stalls: Stalls = field(default_factory=Stalls)
 
     def __enter__(self) -> Self:
+        allow_open_files()
         self._client = connect(self.settings, Role.ORCHESTRATOR)
         self._home = FleetHome(self._client, self.settings.home)
         self._home.lead()

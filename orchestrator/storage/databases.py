@@ -2,17 +2,20 @@
 
 Imports SQLAlchemy; imported where a storage is a database.
 
-Invariant: who looks at a database leaves neither tables nor connections there.
+Invariant: who looks at a database leaves neither tables nor connections there; all studies that
+this process writes there share one pool of connections.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Final
 
 from optuna.storages import RDBStorage
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import Engine, create_engine, inspect
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from orchestrator.storage.read_only import ReadOnlyDatabase
@@ -24,6 +27,10 @@ _LAST_TABLE: Final = "alembic_version"
 _TRIES: Final = 5
 _PAUSE_SECONDS: Final = 0.3
 
+#: By URL: the engine of all studies that are written there, and how many they are.
+_engines: dict[str, tuple[Engine, int]] = {}
+_engines_lock: Final = threading.Lock()
+
 
 def open_to_write(url: str) -> RDBStorage:
     """A database to write to."""
@@ -31,7 +38,30 @@ def open_to_write(url: str) -> RDBStorage:
         if _has_tables(url):
             break
         _make_tables(url)
-    return RDBStorage(url)
+    database = RDBStorage(url, engine_kwargs={"poolclass": NullPool}, skip_table_creation=True)
+    # servers count connections: one pool for all studies, and to each an engine with its own fence
+    database.scoped_session.remove()
+    database.engine = _take_engine(url, database.url).execution_options()
+    database.scoped_session = scoped_session(sessionmaker(bind=database.engine))
+    return database
+
+
+def close_written(database: RDBStorage, url: str) -> None:
+    """Give back what `open_to_write` took; the last one closes the connections."""
+    database.remove_session()
+    with _engines_lock:
+        engine, count = _engines.pop(url)
+        if count > 1:
+            _engines[url] = (engine, count - 1)
+            return
+    engine.dispose()
+
+
+def _take_engine(url: str, filled_in: str) -> Engine:
+    with _engines_lock:
+        engine, count = _engines.get(url) or (_make_engine(filled_in), 0)
+        _engines[url] = (engine, count + 1)
+        return engine
 
 
 def open_to_read(url: str) -> ReadOnlyDatabase | None:
@@ -39,6 +69,11 @@ def open_to_read(url: str) -> ReadOnlyDatabase | None:
     if not _has_tables(url):
         return None
     return ReadOnlyDatabase(url, engine_kwargs={"poolclass": NullPool}, skip_table_creation=True)
+
+
+def _make_engine(url: str) -> Engine:
+    # as Optuna has it: servers of this kind drop connections that are idle
+    return create_engine(url, pool_pre_ping=url.startswith("mysql"))
 
 
 def _has_tables(url: str) -> bool:

@@ -3,8 +3,9 @@
 The file is Optuna's own JSON-lines format: `optuna-dashboard` and a notebook read it as it stands,
 while it is being written.
 
-Invariant: at most one `JournalFile` is open for a path, on whatever machine mounts it; what was
-appended before a `sync` returns survives a power cut.
+Invariant: at most one `JournalFile` writes a path, on whatever machine mounts it: who opens it
+while another one's file rests has that one write nothing more. What was appended before a `sync`
+returns survives a power cut.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -19,8 +21,14 @@ from typing import Any, BinaryIO, Final
 from optuna.storages.journal import BaseJournalBackend
 from pydantic_core import from_json
 
+from orchestrator.storage.open_files import OPEN
 from workers.disk import durable
-from workers.protocol.errors import FleetError, InvalidInputError, StorageFullError
+from workers.protocol.errors import (
+    FleetError,
+    InvalidInputError,
+    StorageFullError,
+    StudyTakenOverError,
+)
 
 #: How much of a journal is read at once.
 _READ_BYTES: Final = 1 << 18
@@ -70,23 +78,19 @@ class JournalFile(JournalReader):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # unbuffered: what a full disk refused must not be written later
-        self._file = path.open("ab", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise InvalidInputError(
-                f"{path} is being written by another orchestrator, which drives this study; stop"
-                " it, or watch the study with `trialfleet watch`"
-            ) from error
+        self._using = threading.RLock()
+        self._is_dirty = self._is_closed = False
+        self._problem: FleetError | None = None
+        #: while its file rests: which one it was, and how long
+        self._left_as: tuple[int, int] | None = None
+        self._file = self._open()
         try:
             self._drop_torn_line()
             durable.sync(path.parent)
         except OSError:
             self._file.close()
             raise
-        self._is_dirty = False
+        OPEN.used(self)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append logs, all or none; they are on disk after the next `sync`.
@@ -95,18 +99,21 @@ class JournalFile(JournalReader):
             StorageFullError: The disk takes no more.
         """
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        size = self._path.stat().st_size
         left = memoryview("".join(lines).encode())
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            self._file.truncate(size)
-            raise StorageFullError(
-                f"{self._path} cannot be written: {error.strerror}; make room, and the study"
-                " goes on"
-            ) from error
-        self._is_dirty = True
+        with self._using:
+            self._wake()
+            size = self._path.stat().st_size
+            try:
+                while left:
+                    left = left[self._file.write(left) :]
+            except OSError as error:
+                self._file.truncate(size)
+                raise StorageFullError(
+                    f"{self._path} cannot be written: {error.strerror}; make room, and the study"
+                    " goes on"
+                ) from error
+            self._is_dirty = True
+        OPEN.used(self)
 
     def sync(self) -> None:
         """Bring all that was appended to disk.
@@ -114,7 +121,11 @@ class JournalFile(JournalReader):
         Raises:
             FleetError: The disk failed. What it holds now nobody knows, and no second try tells.
         """
-        if self._is_dirty:
+        with self._using:
+            if self._problem is not None:  # whoever asked then is not whom it concerns
+                raise self._problem
+            if not self._is_dirty:
+                return
             try:
                 os.fsync(self._file.fileno())
             except OSError as error:
@@ -126,11 +137,65 @@ class JournalFile(JournalReader):
 
     def close(self) -> None:
         """Bring all to disk, and let another process write."""
-        if not self._file.closed:
+        with self._using:
+            self._is_closed = True
             try:
                 self.sync()
             finally:
                 self._file.close()
+                OPEN.closed(self)
+
+    def rest(self) -> bool:
+        """Close the file until something is to be appended, with all on disk."""
+        if not self._using.acquire(blocking=False):
+            return False
+        try:
+            self.sync()
+        except FleetError as error:
+            self._problem = error
+            return False
+        else:
+            if not self._file.closed:
+                self._left_as = _identity(self._file)
+                self._file.close()
+            return True
+        finally:
+            self._using.release()
+
+    def _open(self) -> BinaryIO:
+        # unbuffered: what a full disk refused must not be written later
+        file = self._path.open("ab", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise InvalidInputError(
+                f"{self._path} is being written by another orchestrator, which drives this study;"
+                " stop it, or watch the study with `trialfleet watch`"
+            ) from error
+        return file
+
+    def _wake(self) -> None:
+        """Open a file again that rested.
+
+        Raises:
+            StudyTakenOverError: Somebody else has written it meanwhile, or is at it.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self._path} was closed")
+        if not self._file.closed:
+            return
+        try:
+            file = self._open()
+        except InvalidInputError as error:
+            raise StudyTakenOverError(str(error)) from error
+        if _identity(file) != self._left_as:
+            file.close()
+            raise StudyTakenOverError(
+                f"{self._path} was written by another process while this one did not; nothing was"
+                " written to it"
+            )
+        self._file = file
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that a crash left unfinished: nobody was told of it."""
@@ -147,6 +212,12 @@ class JournalFile(JournalReader):
                 end = start
         if end < size:
             self._file.truncate(end)
+
+
+def _identity(file: BinaryIO) -> tuple[int, int]:
+    """What tells that nobody else has written a file, or put another one in its place."""
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size
 
 
 def _whole_lines(file: BinaryIO) -> list[bytes]:

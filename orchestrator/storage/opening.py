@@ -108,13 +108,18 @@ class StudyStorage:
                     " the line that is no entry of Optuna's journal"
                 ) from error
             return cls(replayed, journal.sync, journal.close, is_ours_alone=True)
-        from orchestrator.storage.databases import open_to_write  # it imports SQLAlchemy
+        from orchestrator.storage.databases import (  # it imports SQLAlchemy
+            close_written,
+            open_to_write,
+        )
 
         database = _open_database(url, open_to_write)
+        is_open = [True]
 
         def close() -> None:
-            database.remove_session()
-            database.engine.dispose()  # servers count connections
+            if is_open:
+                is_open.clear()
+                close_written(database, url)
 
         return cls(database, lambda: None, close)
 
