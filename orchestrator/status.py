@@ -19,7 +19,12 @@ from workers.coordination.leases import TrialLeases
 from workers.protocol.spec import Direction, StudySpec
 from workers.protocol.states import StudyState, TrialState, Wish
 
-_COUNTED: Final = ("queued", "running", "complete", "pruned", "failed", "dead", "cancelled")
+_COUNTED: Final = (
+    "queued", "running", "paused", "complete", "pruned", "failed", "dead", "cancelled",
+)  # fmt: skip
+
+#: Of these, what has not ended.
+_OPEN: Final = ("queued", "running", "paused")
 
 
 class EndedTrial(BaseModel):
@@ -101,7 +106,7 @@ class StudyStatus(BaseModel):
     wall_seconds: float
     """How long the study has been driven."""
     busy_seconds: float
-    """Training time of all ended trials, summed over slots."""
+    """Training time of all ended and paused trials, summed over slots."""
     budgets: dict[str, Budget] = {}
     """By name (`trials`, `wall_seconds`, `slot_hours`, `gpu_hours`), those that the study has."""
     ended_by: str | None = None
@@ -146,7 +151,7 @@ class StudyStatus(BaseModel):
     @property
     def num_ended(self) -> int:
         """Trials in a terminal state."""
-        return sum(self.trials.values()) - self.trials["queued"] - self.trials["running"]
+        return sum(count for name, count in self.trials.items() if name not in _OPEN)
 
     @property
     def is_over(self) -> bool:
@@ -226,7 +231,9 @@ def build_status(
     running = [] if leases is None else _running(leases, activities)
     counts = {state.value.lower(): count for state, count in tally.ended.items()}
     counts["running"] = len(running)
-    counts["queued"] = max(0, len(tally.open) - len(running))
+    num_paused = len(tally.paused.keys() - {trial.number for trial in running})
+    counts["paused"] = num_paused
+    counts["queued"] = max(0, len(tally.open) - len(running) - num_paused)
     out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
     starts_no_more = out_of_time or is_exhausted or ended_by is not None
     return StudyStatus(
@@ -243,7 +250,7 @@ def build_status(
         front=len(tally.best) if len(spec.all_directions) > 1 else None,
         infeasible=tally.num_infeasible,
         wall_seconds=round(wall_seconds, 3),
-        busy_seconds=round(tally.busy_seconds, 3),
+        busy_seconds=round(tally.used_seconds, 3),
         budgets={
             name: Budget(used=used, allowed=allowed) for name, (used, allowed) in budgets.items()
         },

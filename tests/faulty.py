@@ -29,6 +29,7 @@ from workers.trials.handle import FleetTrial
 
 HERE = Path(__file__).parent
 STEPS = 12
+CLIMB_STEPS = 9
 EVERY = 3
 PAUSE_SECONDS = 0.1
 
@@ -52,6 +53,26 @@ def train(trial: FleetTrial) -> float:
         raise
     trial.report(training.loss, training.step)
     return training.loss
+
+
+def climb(trial: FleetTrial) -> float:
+    """Fit a line for nine steps and report each: the lower a trial's number, the better."""
+    training = Training(trial)
+    note(trial, "starts", training.step)
+    try:
+        while training.step < CLIMB_STEPS:
+            trial.progress(training.step)
+            obey(trial, training)
+            training.make_step()
+            note(trial, "step", training.step)
+            if training.step % EVERY == EVERY - 1:
+                training.save()
+            trial.report(1000.0 * trial.number + training.loss, training.step)
+    except DrainRequested:
+        training.save()
+        note(trial, "drained", training.step)
+        raise
+    return 1000.0 * trial.number + training.loss
 
 
 def quick(trial: FleetTrial) -> float:
@@ -143,7 +164,7 @@ def obey(trial: FleetTrial, training: Training | None) -> None:
             ORDERS[order](training)
 
 
-def kill(_: Any = None) -> Any:
+def kill(*_: Any) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -176,6 +197,20 @@ def die_after_commit(_: Any) -> None:
         return str(kill())
 
     TrialLeases.commit = commit_and_die  # type: ignore[method-assign]
+
+
+def die_before_pause(_: Any) -> None:
+    TrialLeases.park = kill  # type: ignore[method-assign,assignment]
+
+
+def die_after_pause(_: Any) -> None:
+    park = TrialLeases.park
+
+    def park_and_die(self: TrialLeases, *pause: Any) -> str:
+        park(self, *pause)
+        return str(kill())
+
+    TrialLeases.park = park_and_die  # type: ignore[method-assign]
 
 
 def exhaust_address_space(_: Any) -> None:
@@ -224,6 +259,8 @@ ORDERS = {
     "die while saving": die_while_saving,
     "die after outbox": die_after_outbox,
     "die after commit": die_after_commit,
+    "die before pause": die_before_pause,
+    "die after pause": die_after_pause,
     "exit 0": lambda _: os._exit(0),
     "exit 3": lambda _: os._exit(3),
     "SystemExit": lambda _: sys.exit(4),

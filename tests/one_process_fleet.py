@@ -76,7 +76,9 @@ class OneProcessFleet:
         self.container.close()
         assert self.stopped == [], "the orchestrator never stops"
 
-    def run_studies(self, specs: Iterable[StudySpec]) -> dict[str, optuna.Study]:
+    def run_studies(
+        self, specs: Iterable[StudySpec], seconds: float = 20.0
+    ) -> dict[str, optuna.Study]:
         """Hand studies in, and run whatever becomes due of them until they are over."""
         handles = [StudyHandle(spec.name, self.config) for spec in specs]
         for spec in specs:
@@ -87,7 +89,7 @@ class OneProcessFleet:
                 self.run_queued(handle.name)
             return all(handle.status().is_over for handle in handles)
 
-        self.until(are_over, "all are over")
+        self.until(are_over, "all are over", seconds)
         return {handle.name: handle.study for handle in handles}
 
     def run_queued(self, study: str) -> None:
@@ -107,8 +109,8 @@ class OneProcessFleet:
         with self._turning:
             yield
 
-    def until(self, condition: Callable[[], T], what: str) -> T:
-        return wait_until(lambda: self.stopped or condition(), what, 20.0)
+    def until(self, condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+        return wait_until(lambda: self.stopped or condition(), what, seconds)
 
     def _serve(self) -> None:
         try:

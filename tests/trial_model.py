@@ -25,6 +25,8 @@ class Trial:
     deadline: int | None = None
     nonce: str | None = None
     checkpoint: int | None = None
+    rung: int = 0
+    """Where it is paused, or is to be paused next."""
     reported: str | None = None
     """The last report: its attempt's token, and its step."""
     result_token: int | None = None
@@ -73,6 +75,8 @@ class Model:
             return "UNKNOWN", self
         if trial.state in TERMINAL:
             return "DONE", self
+        if trial.state == "PAUSED":
+            return "PAUSED", self
         if trial.state == "RUNNING":
             return ("OK" if trial.nonce == nonce else "HELD"), self
         if trial.not_before > self.now:
@@ -125,6 +129,27 @@ class Model:
             return "OK", self.put(number, _requeued(trial, 0))
         trial = replace(trial, returns=trial.returns + 1)
         return "OK", self.put(number, _requeued(trial, self.now + _pause(trial.returns, backoff)))
+
+    def park(self, number: int, epoch: str, token: int, rung: int) -> tuple[str, Model]:
+        trial = self.trials.get(number)
+        if not self.holds(number, token, epoch):
+            is_parked = trial is not None and (trial.state, trial.token) == ("PAUSED", token)
+            return "DUP" if is_parked and epoch == self.epoch else "LOST", self
+        parked = replace(self.trials[number], state="PAUSED", rung=rung, deadline=None, nonce=None)
+        return "OK", self.put(number, parked, Entry("pause", number, token, str(rung)))
+
+    def unpark(self, number: int, epoch: str, rung: int) -> tuple[str, Model]:
+        trial = self.trials.get(number)
+        if epoch != self.epoch:
+            return "EPOCH", self
+        if trial is None:
+            return "UNKNOWN", self
+        if trial.rung >= rung or trial.state in TERMINAL:
+            return "SKIP", self
+        sent = replace(trial, rung=rung)
+        if trial.state != "PAUSED":
+            return "NOTED", self.put(number, sent)
+        return "OK", self.put(number, replace(sent, state="QUEUED", not_before=0))
 
     def fail(
         self, number: int, epoch: str, token: int, charge: str, most: int, backoff: int

@@ -38,7 +38,8 @@ def shared_memory() -> set[str]:
 
 def keys_of(client: redis.Redis, study: str) -> list[str]:
     """What Redis holds of a study that is over, beyond what expires."""
-    found = [key for key in (keys.leases(study), keys.queued(study)) if client.zcard(key)]
+    sets = keys.leases(study), keys.queued(study), keys.paused(study)
+    found = [key for key in sets if client.zcard(key)]
     found += [keys.inbox(study)] if client.xlen(keys.inbox(study)) else []
     trials = client.scan_iter(match=f"fleet:{{{study}}}:trial:*", count=1000)
     return found + [key for key in trials if client.ttl(key) < 0]

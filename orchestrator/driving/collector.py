@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial
 
 from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.halving import Place
 from orchestrator.driving.reconcile import TOLD_AS
 from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.opening import refuses_value
@@ -32,6 +33,7 @@ from workers.protocol.messages import (
     Drawn,
     End,
     InboxEntry,
+    Pause,
     Question,
     Report,
     Result,
@@ -73,6 +75,24 @@ class Collector:
         self._study.sync()
         self._study.leases.settle(number, state)
 
+    def tell_paused(self, number: int, record: TrialRecord) -> None:
+        """Take a trial as paused that Redis has so, and of whose pause no entry is left."""
+        log.warning("pause_noted", study=self._study.name, trial=number, rung=record.rung)
+        self._study.put(number, Place(record.rung, is_paused=True))
+        self._study.sync()
+
+    def prune_paused(self) -> None:
+        """End the trials that are paused, and that will not be promoted any more."""
+        numbers = sorted(self._study.tally.paused)
+        for number in numbers:
+            for key, constraint in self._study.place(number).constraints.items():
+                self._study.asked(number).set_constraint(key, constraint)
+            self._study.set_attr(number, f"{ATTR}state", TrialState.PRUNED.value)
+            self._study.tell(number, TOLD_AS[TrialState.PRUNED], None)
+        self._study.sync()
+        self._study.leases.settle_all(dict.fromkeys(numbers, TrialState.PRUNED))
+        log.info("paused_trials_pruned", study=self._study.name, count=len(numbers))
+
     def tell_cancelled(self, number: int, reason: str, record: TrialRecord | None) -> None:
         """End a trial that nobody runs, and that nobody is to run."""
         attempts = 0 if record is None else record.attempt
@@ -104,6 +124,8 @@ class Collector:
         if not stored.state.is_finished():
             if isinstance(told, Report):
                 self._report(entry, told, stored)
+            elif isinstance(told, Pause):
+                self._pause(entry, told, stored)
             elif isinstance(told, Question):
                 self._answer(entry, told)
             else:
@@ -117,15 +139,31 @@ class Collector:
                 self._study.take(number, params)
 
     def _report(self, entry: InboxEntry, report: Report, stored: FrozenTrial) -> None:
-        if report.step not in stored.intermediate_values:
-            with _to_be_taken(f"report of trial {entry.number} at step {report.step}"):
-                self._study.report(entry.number, report.step, report.value)
+        self._store_report(entry.number, report, stored)
         if self._study.spec.pruner.prunes:
             answer = {
                 "request": f"report:{report.step}",
                 "prune": self._study.should_prune(entry.number),
             }
             self._study.leases.reply(entry.number, entry.token, answer)
+
+    def _store_report(self, number: int, report: Report, stored: FrozenTrial) -> None:
+        if report.step not in stored.intermediate_values:
+            with _to_be_taken(f"report of trial {number} at step {report.step}"):
+                self._study.report(number, report.step, report.value)
+
+    def _pause(self, entry: InboxEntry, pause: Pause, stored: FrozenTrial) -> None:
+        """Keep where a trial was paused, unless it was promoted since."""
+        if pause.rung < Place.of(stored).rung:
+            return
+        # the report itself may have found the inbox full
+        self._store_report(entry.number, Report(step=pause.step, value=pause.value), stored)
+        # constraints are told once, and another attempt may know better
+        result = pause.result.model_copy(update={"constraints": {}})
+        self._attach(entry, TrialState.PAUSED, result)
+        place = Place(pause.rung, is_paused=True, constraints=pause.result.constraints)
+        self._study.put(entry.number, place)
+        log.info("trial_paused", study=self._study.name, trial=entry.number, rung=pause.rung)
 
     def _answer(self, entry: InboxEntry, question: Question) -> None:
         request = f"suggest:{question.name}"
@@ -194,7 +232,10 @@ class Collector:
         facts: dict[str, Any] = {
             f"{ATTR}state": state.value,
             f"{ATTR}attempt": entry.attempt,
-            f"{ATTR}busy_seconds": round(result.busy_seconds, 3),
+            # of a trial that is paused now and then, all its attempts
+            f"{ATTR}busy_seconds": round(
+                entry.held_ms / 1000 if self._study.spec.pruner.promote else result.busy_seconds, 3
+            ),
             f"{ATTR}slot_seconds": entry.held_ms / 1000 or None,
             f"{ATTR}gpu_seconds": entry.gpu_ms / 1000 or None,
             f"{ATTR}losses": entry.losses or None,

@@ -16,7 +16,7 @@ from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reconcile import Instruction, reconcile
 from orchestrator.storage.tally import state_of
 from orchestrator.submission.space import suggest_all, values_of
-from workers.coordination.leases import CheckpointRef, TrialRecord
+from workers.coordination.leases import TrialRecord
 from workers.disk.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
 from workers.protocol.messages import Drawn
@@ -56,6 +56,38 @@ class Dispatcher:
         return len(self._stuck & self._study.tally.open)
 
     def ask(self, count: int) -> int:
+        """Have so many slots be used: by paused trials that are to go on, else by new ones.
+
+        Returns:
+            How many there were.
+        """
+        promoted = self._promote(count)
+        return promoted + self._ask_new(min(count - promoted, self._study.num_left))
+
+    def _promote(self, count: int) -> int:
+        """Send paused trials on to their next rung; how many."""
+        numbers = self._study.promotable()[:count]
+        for number in numbers:
+            place = self._study.place(number).promoted()
+            # one that reported far beyond its rung is at the next one, too
+            has_reached = self._study.has_reached(number, place.rung)
+            self._study.put(number, place.paused() if has_reached else place)
+        if numbers:
+            self._study.sync()  # before a worker hears of it
+        for number in numbers:
+            if number not in self._study.tally.paused:
+                self._send_on(number)
+        return len(numbers)
+
+    def _send_on(self, number: int) -> None:
+        """Have a promoted trial go on where it stopped, on any worker."""
+        rung = self._study.place(number).rung
+        if self._study.leases.unpark(number, rung) == "UNKNOWN":
+            self._write_record(number)
+        self._study.send_hint(number)
+        log.info("promoted", study=self._study.name, trial=number, rung=rung)
+
+    def _ask_new(self, count: int) -> int:
         """Ask for trials and enqueue them; how many they were.
 
         Of a slow sampler they are fewer than `count`, and at least one: what its trials tell is
@@ -124,15 +156,18 @@ class Dispatcher:
         """
         queued = self._study.leases.queued()
         held = {**queued, **self._study.leases.running()}
+        paused = self._study.leases.paused()
         patience = 0.0 if at_start else self._times.reconcile
         # in a queue in which hints wait, a trial's own is likely among them: it is sent again
         # all the same, later and later, since they may all be of other studies
         is_idle = at_start or not self._study.hints_waiting()
-        open_ones = sorted(self._study.tally.open - self._study.tally.waiting)
+        tally = self._study.tally
+        at_rest = tally.paused.keys() & paused.keys()
+        open_ones = sorted(tally.open - tally.waiting - at_rest)
         self._announced = {
             number: told for number, told in self._announced.items() if number in queued
         }
-        for number in held.keys() - self._study.tally.open:
+        for number in (held.keys() | paused.keys()) - tally.open:
             self._settle(number)
         records = self._study.leases.records(open_ones)
         self._note_waiting(records, queued, now_ms)
@@ -144,13 +179,16 @@ class Dispatcher:
                 None if record is None else record.state,
                 waited_seconds=(now_ms - since_ms) / 1000,
                 patience_seconds=patience if is_idle else patience * 2**count,
-                is_inbox_empty=self._has_no_end_to_come(record),
+                is_inbox_empty=self._has_nothing_to_come(record),
+                is_paused=number in tally.paused,
+                is_promoted=record is not None and self._is_beyond(number, record),
             )
             if instruction is Instruction.ENQUEUE:
-                suggest_all(self._study.asked(number), self._study.spec)
-                self._study.sync()
-                # Redis may have lost its data while the trial ran
-                self._enqueue(number, last_checkpoint(self._home, self._study.name, number))
+                self._enqueue_again(number)
+            elif instruction is Instruction.SEND_ON:
+                self._send_on(number)
+            elif instruction is Instruction.NOTE_PAUSE and record is not None:
+                self._collector.tell_paused(number, record)
             elif instruction is Instruction.SEND_HINT:
                 self._announced[number] = now_ms, count + 1
                 log.info("announced_again", study=self._study.name, trial=number)
@@ -187,14 +225,42 @@ class Dispatcher:
             return
         self._study.leases.settle(number, state_of(stored))
 
-    def _has_no_end_to_come(self, record: TrialRecord | None) -> bool:
-        """Whether a trial has ended in Redis and nothing will tell how: asked after it was read."""
-        return record is not None and record.state.is_terminal and self._study.has_empty_inbox()
+    def _has_nothing_to_come(self, record: TrialRecord | None) -> bool:
+        """Whether a trial rests or has ended in Redis, and nothing is left to be told of it."""
+        if record is None or record.state in {TrialState.QUEUED, TrialState.RUNNING}:
+            return False
+        return self._study.has_empty_inbox()
 
-    def _enqueue(self, number: int, checkpoint: CheckpointRef | None = None) -> None:
-        params = self._params(number)
-        self._study.leases.enqueue(number, params, checkpoint, self._study.drawn(number))
-        self._study.send_hint(number)
+    def _is_beyond(self, number: int, record: TrialRecord) -> bool:
+        """Whether the storage has promoted a trial that Redis has paused."""
+        if record.state is not TrialState.PAUSED:
+            return False
+        place = self._study.place(number)
+        return not place.is_paused and place.rung > record.rung
+
+    def _enqueue_again(self, number: int) -> None:
+        """Write a trial's record that Redis has not, or lost while the trial ran or was paused."""
+        suggest_all(self._study.asked(number), self._study.spec)
+        place = self._study.place(number)
+        if not place.is_paused and self._study.has_reached(number, place.rung):
+            # Redis lost the entry that told of its pause
+            self._study.put(number, place.paused())
+        self._study.sync()
+        self._write_record(number)
+        if number not in self._study.tally.paused:
+            self._study.send_hint(number)
+
+    def _write_record(self, number: int) -> None:
+        params, place = self._params(number), self._study.place(number)
+        checkpoint = last_checkpoint(self._home, self._study.name, number)
+        self._study.leases.enqueue(
+            number,
+            params,
+            checkpoint,
+            self._study.drawn(number),
+            rung=place.rung,
+            is_paused=place.is_paused,
+        )
         log.info("enqueued", study=self._study.name, trial=number, params=params)
 
     def _params(self, number: int) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from typing import Any
 import optuna
 import redis
 from optuna.distributions import json_to_distribution
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from orchestrator.driving.foresight import Foresight, take
 from orchestrator.driving.generation import prepare, stored_generation
+from orchestrator.driving.halving import Halving, Place
 from orchestrator.driving.limits import Limits
 from orchestrator.driving.on_end import EndHook
+from orchestrator.driving.seeing_sampler import PausedAsPruned
 from orchestrator.driving.warm_sampler import with_former
 from orchestrator.status import StudyStatus
 from orchestrator.storage.attributes import (
@@ -27,6 +30,7 @@ from orchestrator.storage.attributes import (
     END_TOLD_ATTR,
     EXHAUSTED_ATTR,
     GENERATION_ATTR,
+    RUNG_ATTR,
     SPEC_ATTR,
     WISH_ATTR,
     code_id,
@@ -86,6 +90,7 @@ class DrivenStudy:
         self.tally = Tally(self.spec.all_directions, trials)
         is_seeded = self.spec.sampler.seed is not None
         self._foresight = Foresight(self.study, is_seeded=is_seeded, trials=trials)
+        self._halving = Halving(self.spec, trials)
         if origin.earlier_url is not None and is_found_by_place(self._settings, self.name, url):
             self._studies.drop_earlier_url(self.name)
         self._num_points = num_points(self.spec)
@@ -107,7 +112,9 @@ class DrivenStudy:
 
     def recount(self) -> None:
         """Sum the trials up anew: the storage may have taken what it gave no answer to."""
-        self.tally.recount(self.study.get_trials(deepcopy=False))
+        trials = self.study.get_trials(deepcopy=False)
+        self.tally.recount(trials)
+        self._halving = Halving(self.spec, trials)
 
     def take_spec(self, spec: StudySpec) -> None:
         """Go on by a specification that somebody may have extended."""
@@ -156,6 +163,11 @@ class DrivenStudy:
         if self.is_exhausted:
             return self.tally.num_trials
         return self.tally.num_given + int(min(self.spec.trials, self._num_points))
+
+    @property
+    def num_left(self) -> int:
+        """How many trials have yet to be asked for, those with given parameters among them."""
+        return max(0, self.num_wanted - self.tally.num_trials + len(self.tally.waiting))
 
     @property
     def wall_seconds(self) -> float:
@@ -295,6 +307,37 @@ class DrivenStudy:
     def report(self, number: int, step: int, value: float) -> None:
         """Store an intermediate value."""
         self._storage.storage.set_trial_intermediate_value(self._trial_id(number), step, value)
+        if self.spec.pruner.promote:
+            self._halving.note(self.stored(number))
+
+    def place(self, number: int) -> Place:
+        """The rung that a trial is on its way to, or paused at."""
+        return Place.of(self.stored(number))
+
+    def put(self, number: int, place: Place) -> None:
+        """Keep with a trial where it stands."""
+        self.set_attr(number, RUNG_ATTR, place.stored())
+        stored = self.stored(number)
+        self.tally.add([stored])
+        self._halving.note(stored)
+
+    def has_reached(self, number: int, rung: int) -> bool:
+        """Whether a trial has reported at a rung, or beyond."""
+        return self._halving.has_reached(number, rung)
+
+    def promotable(self) -> list[int]:
+        """The paused trials that are to go on, in the order in which they are."""
+        if not self.tally.paused:
+            return []
+        found = self._halving.promotable()
+        if found or self.num_left or not self.is_at_rest:
+            return found
+        return self._halving.last_call(has_complete=self.tally.num_complete > 0)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether all its trials have ended or are paused."""
+        return len(self.tally.open) == len(self.tally.paused)
 
     def should_prune(self, number: int) -> bool:
         """Whether the pruner gives a trial up, by what is stored now."""
@@ -311,6 +354,7 @@ class DrivenStudy:
         self._asked.pop(number, None)
         told = self.stored(number)
         self.tally.add([told])
+        self._halving.note(told)
         self.limits.note(told)
         self._foresight.note(told)
 
@@ -391,11 +435,7 @@ class DrivenStudy:
         study = create_or_load_study(
             self.spec,
             self._storage.storage,
-            with_former(
-                make_sampler(self.spec, num_existing=num_existing, allowed=self._settings.samplers),
-                former_trials(self.spec, self._storage.storage, self._settings),
-                self.spec,
-            ),
+            self._make_sampler(num_existing),
             make_pruner(self.spec, allowed=self._settings.samplers),
         )
         # what samplers call at their end, and what raises outside of `optimize`
@@ -407,6 +447,16 @@ class DrivenStudy:
                 lambda: look() if self.tally.waiting else None
             )
         return study
+
+    def _make_sampler(self, num_existing: int) -> BaseSampler:
+        sampler = with_former(
+            make_sampler(self.spec, num_existing=num_existing, allowed=self._settings.samplers),
+            former_trials(self.spec, self._storage.storage, self._settings),
+            self.spec,
+        )
+        if not self.spec.pruner.promote:
+            return sampler
+        return PausedAsPruned(sampler, lambda: self.tally.paused)
 
     def _note_exhausted(self) -> None:
         self.study.set_user_attr(EXHAUSTED_ATTR, value=True)

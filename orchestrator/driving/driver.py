@@ -207,6 +207,10 @@ class StudyDriver:
         if self._is_to_be_looked_after:
             self.doing = "looking after it"
             self._look_after()
+        if self.study.tally.paused and self._begins_no_more():
+            self.doing = "ending trials that are paused"
+            self._parts.collector.prune_paused()
+            self._is_stale = True
 
     def _open(self) -> None:
         study = DrivenStudy(self._client, self._hints, self.name, self._settings)
@@ -254,9 +258,8 @@ class StudyDriver:
         if self._opened is None:
             return Demand.nothing()
         tally, share = self.study.tally, self.study.spec.share
-        num_asked = tally.num_trials - len(tally.waiting)
-        left = max(0, self.study.num_wanted - num_asked)
-        num_open = len(tally.open) - len(tally.waiting)
+        left = self.study.num_left + len(self.study.promotable())
+        num_open = len(tally.open) - len(tally.waiting) - len(tally.paused)
         running = 0 if self.status is None else self.status.trials["running"]
         in_flight = max(0, num_open - self._parts.dispatcher.num_resting)
         return Demand(
@@ -264,7 +267,7 @@ class StudyDriver:
             # what waits in a paused study keeps no slot from the others
             in_flight=min(running, in_flight) if self._wish.is_pause else in_flight,
             trial_seconds=tally.trial_seconds,
-            used_seconds=max(tally.busy_seconds, MIN_TRIAL_SECONDS * tally.num_ended),
+            used_seconds=max(tally.used_seconds, MIN_TRIAL_SECONDS * tally.num_ended),
             weight=share.weight,
             priority=share.priority,
             max_slots=share.max_slots,
@@ -336,6 +339,15 @@ class StudyDriver:
         if is_draining or self._wish is not Wish.RUN:
             return False
         return self.study.limits.reason is None
+
+    def _begins_no_more(self) -> bool:
+        """Whether all its trials have ended or are paused, and none of these will go on."""
+        study = self.study
+        if not study.is_at_rest or self._wish.is_pause:
+            return False
+        if self._wish.is_end or study.limits.reason is not None:
+            return True
+        return not study.num_left and not study.promotable()
 
     def _is_to_be_published(self) -> bool:
         is_time = time.monotonic() - self._published_at >= _PUBLISH_SECONDS

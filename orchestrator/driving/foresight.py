@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, _get_single_value, distributi
 from optuna.samplers import BaseSampler, BruteForceSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.driving.warm_sampler import WarmSampler
+from orchestrator.driving.seeing_sampler import SeeingSampler
 from workers.protocol.messages import Drawn
 
 #: The trials that say what an objective asks for.
@@ -112,7 +112,7 @@ def draws_each_alone(sampler: BaseSampler) -> bool:
 
     Of those that are not Optuna's that is not known.
     """
-    if isinstance(sampler, WarmSampler):
+    if isinstance(sampler, SeeingSampler):
         return draws_each_alone(sampler.inner)
     inner = [getattr(sampler, name) for name in _INNER if hasattr(sampler, name)]
     is_known = type(sampler).__module__.startswith("optuna.")

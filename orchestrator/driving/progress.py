@@ -11,7 +11,7 @@ from typing import Final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.attributes import ATTR, is_paused
 from orchestrator.storage.best_trials import is_feasible
 from workers.protocol.spec import StudySpec
 
@@ -53,7 +53,9 @@ class Progress:
             self.forgive()
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in a trial that has ended."""
+        """Take in a trial that has ended; one that ended in its pause tells nothing new."""
+        if trial.state is TrialState.PRUNED and is_paused(trial.user_attrs):
+            return
         if trial.state in _WITH_VALUE:
             self.forgive()
             if self._has_one_value:

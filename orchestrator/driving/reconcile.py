@@ -35,6 +35,10 @@ class Instruction(Enum):
     """Send a hint: it waits, and the one before may be lost."""
     TELL_LOST = auto()
     """End it as failed: Redis has it as ended, and of its end nothing is left to read."""
+    SEND_ON = auto()
+    """Send it to its next rung: it was promoted, and Redis has it paused still."""
+    NOTE_PAUSE = auto()
+    """Take it as paused: Redis has it so, and of its pause nothing is left to read."""
 
 
 def reconcile(
@@ -43,6 +47,8 @@ def reconcile(
     waited_seconds: float = 0.0,
     patience_seconds: float,
     is_inbox_empty: bool = False,
+    is_paused: bool = False,
+    is_promoted: bool = False,
 ) -> Instruction:
     """What brings the storage and Redis together for a trial that has not ended in the storage.
 
@@ -51,6 +57,8 @@ def reconcile(
         waited_seconds: How long it has been queued.
         patience_seconds: After which a queued trial is announced again.
         is_inbox_empty: Whether, since that state was read, nothing was left to be told.
+        is_paused: Whether the storage has it paused at a rung.
+        is_promoted: Whether the storage has it promoted beyond the rung that Redis has it at.
     """
     if state is None:
         return Instruction.ENQUEUE
@@ -58,4 +66,8 @@ def reconcile(
         return Instruction.SEND_HINT
     if state.is_terminal and is_inbox_empty:
         return Instruction.TELL_LOST
+    if state is TrialState.PAUSED and is_promoted:
+        return Instruction.SEND_ON
+    if state is TrialState.PAUSED and is_inbox_empty and not is_paused:
+        return Instruction.NOTE_PAUSE
     return Instruction.LEAVE

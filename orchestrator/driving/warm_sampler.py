@@ -6,14 +6,14 @@ Invariant: the sampler alone sees them: what it writes, it writes to its own stu
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.driving.seeing_sampler import SeeingSampler, States
 from orchestrator.submission.space import distributions
 from workers.logs import get_logger
 from workers.protocol.spec import StudySpec
@@ -65,7 +65,7 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
-class WarmSampler(BaseSampler):
+class WarmSampler(SeeingSampler):
     """Another sampler, which sees former trials before those of its study.
 
     Args:
@@ -74,89 +74,17 @@ class WarmSampler(BaseSampler):
     """
 
     def __init__(self, sampler: BaseSampler, former: Sequence[FrozenTrial]) -> None:
-        self.inner = sampler
+        super().__init__(sampler)
         self._former = list(former)
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Of the former trials and the study's own."""
-        return self.inner.infer_relative_search_space(self._seen(study), self._after(trial))
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """What the sampler draws together."""
-        return self.inner.sample_relative(self._seen(study), self._after(trial), search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """What the sampler draws for one parameter."""
-        return self.inner.sample_independent(
-            self._seen(study), self._after(trial), param_name, param_distribution
-        )
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """As the sampler does; it writes to the study's own trial."""
-        self.inner.before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """As the sampler does; it writes to the study's own trial."""
-        self.inner.after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        """As the sampler does."""
-        self.inner.reseed_rng()
-
-    def _seen(self, study: optuna.Study) -> optuna.Study:
-        return cast("optuna.Study", _SeenStudy(study, self._former))
-
-    def _after(self, trial: FrozenTrial) -> FrozenTrial:
-        return _renumbered(trial, len(self._former))
-
-
-class _SeenStudy:
-    """A study as its sampler sees it: all as it is, but for the trials."""
-
-    def __init__(self, study: optuna.Study, former: Sequence[FrozenTrial]) -> None:
-        self._study = study
-        self._former = former
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        return self.get_trials()
-
-    def get_trials(
-        self,
-        deepcopy: bool = True,  # noqa: FBT001, FBT002 - as Optuna's
-        states: Container[TrialState] | None = None,
+    def _shown(
+        self, read: Callable[[States], list[FrozenTrial]], states: States
     ) -> list[FrozenTrial]:
-        return self._get_trials(deepcopy, states)
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,  # noqa: FBT001, FBT002 - as Optuna's
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,  # noqa: FBT001, FBT002 - as Optuna's
-    ) -> list[FrozenTrial]:
-        own = self._study._get_trials(deepcopy=False, states=states, use_cache=use_cache)
         former = self._former if states is None or TrialState.COMPLETE in states else []
-        found = [*former, *(_renumbered(trial, len(self._former)) for trial in own)]
-        return copy.deepcopy(found) if deepcopy else found
+        return [*former, *(self._own(trial) for trial in read(states))]
+
+    def _own(self, trial: FrozenTrial) -> FrozenTrial:
+        return _renumbered(trial, len(self._former))
 
 
 def _renumbered(trial: FrozenTrial, offset: int) -> FrozenTrial:

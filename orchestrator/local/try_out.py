@@ -21,7 +21,7 @@ from orchestrator.local.servers import EmbeddedRedis
 from orchestrator.status import StudyStatus
 from orchestrator.submission.submit import submit
 from workers.protocol.errors import FleetError
-from workers.protocol.spec import StudySpec
+from workers.protocol.spec import PrunerSpec, StudySpec
 from workers.settings import Settings
 
 #: How long the orchestrator may take to take in how the trial ended.
@@ -77,6 +77,8 @@ def _of_one_trial(spec: StudySpec) -> StudySpec:
         "max_losses": 1,
         "progress_timeout": _NEVER_SECONDS,
         "warm_start": None,
+        # there would be none to be promoted before
+        "pruner": PrunerSpec() if spec.pruner.promote else spec.pruner,
     }
     return spec.model_copy(update=changes)
 

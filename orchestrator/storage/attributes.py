@@ -21,6 +21,9 @@ ORDER_ATTR: Final = f"{ATTR}order"
 #: The trial attribute that says which trial it retries.
 RETRIES_ATTR: Final = f"{ATTR}retries"
 
+#: The trial attribute that says at which rung a trial is paused, or to which one it was promoted.
+RUNG_ATTR: Final = f"{ATTR}rung"
+
 #: The study attribute that says what people want of it (a `Wish`), for when Redis forgot it.
 WISH_ATTR: Final = f"{ATTR}wish"
 
@@ -50,6 +53,11 @@ END_TOLD_ATTR: Final = f"{ATTR}end_told"
 
 #: The study attributes that hold the code that trials ran; a trial's own names the one it ran.
 CODE_ATTR: Final = f"{ATTR}code:"
+
+
+def is_paused(trial_attrs: Mapping[str, Any]) -> bool:
+    """Whether a trial rests at a rung, or rested there when its study ended."""
+    return bool(trial_attrs.get(RUNG_ATTR, {}).get("is_paused"))
 
 
 def code_id(facts: Mapping[str, Any]) -> str:

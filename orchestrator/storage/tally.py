@@ -13,7 +13,7 @@ from typing import Final
 import optuna
 from optuna.trial import FrozenTrial
 
-from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.attributes import ATTR, is_paused
 from orchestrator.storage.best_trials import best_first, is_feasible
 from workers.protocol.spec import Direction
 from workers.protocol.states import OUT_OF_MEMORY, TrialState
@@ -37,6 +37,8 @@ class Tally:
         """Numbers of trials that have not ended."""
         self.waiting: set[int] = set()
         """Of them, those with given parameters that have not been asked for."""
+        self.paused: dict[int, float] = {}
+        """Of the open ones, those that are paused at a rung, and how long each has held slots."""
         self.num_given = 0
         """Trials whose parameters people gave."""
         self.ended: Counter[TrialState] = Counter()
@@ -70,6 +72,11 @@ class Tally:
         return len(self.open) + self.num_ended
 
     @property
+    def used_seconds(self) -> float:
+        """Slot-seconds that its ended and its paused trials have used."""
+        return self.busy_seconds + sum(self.paused.values())
+
+    @property
     def trial_seconds(self) -> float | None:
         """The mean over the latest trials of what each took; None before any has ended."""
         if not self.recent:
@@ -96,13 +103,16 @@ class Tally:
             if trial.number not in self.open and "fixed_params" in trial.system_attrs:
                 self.num_given += 1
             self.waiting.discard(trial.number)
+            self.paused.pop(trial.number, None)
             if trial.state is optuna.trial.TrialState.WAITING:
                 self.waiting.add(trial.number)
             if trial.state.is_finished():
                 self.open.discard(trial.number)
                 ended.append(trial)
-            else:
-                self.open.add(trial.number)
+                continue
+            self.open.add(trial.number)
+            if is_paused(trial.user_attrs):
+                self.paused[trial.number] = _attr(trial, "slot_seconds")
         self._add_ended(ended)
 
     def _add_ended(self, trials: Sequence[FrozenTrial]) -> None:

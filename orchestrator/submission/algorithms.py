@@ -27,8 +27,9 @@ from optuna.samplers import nsgaii
 from orchestrator.submission.options import Option, Options, options_of
 from orchestrator.submission.space import count_leaves, distributions, grid_points, stored_value
 from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.halving import RungSchedule
 from workers.protocol.plain import describe_error
-from workers.protocol.spec import StudySpec
+from workers.protocol.spec import PrunerSpec, StudySpec
 
 #: Packages that a class imports when it is first used, none of them Optuna's own need.
 _PACKAGES: Final = {
@@ -120,9 +121,30 @@ def make_pruner(spec: StudySpec, *, allowed: Collection[str] = ()) -> pruners.Ba
     Raises:
         InvalidInputError: No such pruner or option.
     """
-    found = _Builder(spec, 0, allowed).build("pruner", PRUNERS, spec.pruner.model_dump(), None)
+    if spec.pruner.promote:  # by the orchestrator itself: nothing is asked of Optuna
+        check_promotion(spec.pruner)
+        return pruners.NopPruner()
+    given = spec.pruner.model_dump(exclude={"promote"})
+    found = _Builder(spec, 0, allowed).build("pruner", PRUNERS, given, None)
     pruner: pruners.BasePruner = found
     return pruner
+
+
+def check_promotion(pruner: PrunerSpec) -> None:
+    """Refuse a pruner that cannot promote.
+
+    Raises:
+        InvalidInputError: It is another one than successive halving, or its options are wrong.
+    """
+    if PRUNERS.find(pruner.type) is not pruners.SuccessiveHalvingPruner:
+        raise InvalidInputError(
+            f"pruner.type = {pruner.type!r}: only successive halving promotes; write asha, or leave"
+            " pruner.promote out"
+        )
+    try:
+        RungSchedule.of(pruner)
+    except ValueError as error:
+        raise InvalidInputError(f"pruner.{error}") from error
 
 
 def num_points(spec: StudySpec) -> float:

@@ -17,6 +17,7 @@ from optuna import samplers
 from orchestrator.submission.algorithms import make_pruner, make_sampler
 from orchestrator.submission.finetune_check import check_finetune
 from orchestrator.submission.model_check import check_models
+from orchestrator.submission.promotion_check import promotion_findings
 from orchestrator.submission.rehearsal import rehearse
 from orchestrator.submission.space import check_space
 from workers.disk.cache import Cache
@@ -73,7 +74,7 @@ def check(
     check_space(spec)
     sampler = make_sampler(spec, allowed=samplers)
     pruner = make_pruner(spec, allowed=samplers)
-    if len(spec.all_directions) > 1 and spec.pruner.prunes:
+    if len(spec.all_directions) > 1 and (spec.pruner.prunes or spec.pruner.promote):
         raise InvalidInputError(
             f"pruner.type = {spec.pruner.type!r}: a study with several directions cannot be pruned;"
             " use none"
@@ -89,7 +90,7 @@ def check(
         check_models(spec, cache)
         return findings
     _check_import(spec.objective, import_directory or Path.cwd())
-    return []
+    return promotion_findings(spec, import_directory or Path.cwd())
 
 
 def _check_import(objective: str, directory: Path) -> None:

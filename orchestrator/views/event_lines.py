@@ -104,6 +104,7 @@ def _attempt(event: Event) -> str:
 _TOLD: Final[dict[EventKind, Callable[[Event], Iterator[str]]]] = {
     EventKind.CLAIMED: _claimed,
     EventKind.REQUEUED: _ended,
+    EventKind.PAUSED: _ended,
     EventKind.ENDED: _ended,
     EventKind.FIRST_STEP: _first_step,
     EventKind.DRIVEN: _driven,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel
@@ -17,6 +17,9 @@ from orchestrator.storage.attributes import ATTR, ORDER_ATTR, RETRIES_ATTR
 from orchestrator.storage.tally import state_of
 from workers.protocol.events import Event, EventKind
 from workers.protocol.states import TrialState
+
+#: What ends an attempt.
+_ENDS: Final = {EventKind.REQUEUED, EventKind.PAUSED, EventKind.ENDED}
 
 
 class Attempt(BaseModel):
@@ -42,7 +45,7 @@ class Attempt(BaseModel):
     held_seconds: float | None = None
     """How long it held its slot, to the end of its lease at most."""
     ended_as: str | None = None
-    """The trial's state after it: QUEUED, or how the trial ended."""
+    """The trial's state after it: QUEUED, PAUSED, or how the trial ended."""
     cause: str | None = None
     count: int | None = None
     """Of failures, or of losses, with this one."""
@@ -107,7 +110,7 @@ def life_of(study: str, trial: int, events: Iterable[Event]) -> TrialLife:
         elif event.kind is EventKind.ASKED:
             life.num_asked += 1
             life.asked_at = life.asked_at or event.seconds
-            life.state = TrialState.QUEUED.value
+            life.state = event.state or TrialState.QUEUED.value
         elif event.attempt:
             _note(attempts.setdefault(event.attempt, Attempt(number=event.attempt)), event)
         if event.kind is EventKind.ENDED:
@@ -116,8 +119,10 @@ def life_of(study: str, trial: int, events: Iterable[Event]) -> TrialLife:
             life.cause, life.detail = event.cause, event.detail
         elif event.kind == EventKind.CLAIMED:
             life.state = TrialState.RUNNING.value
-        elif event.kind == EventKind.REQUEUED:
+        elif event.kind in {EventKind.REQUEUED, EventKind.PROMOTED}:
             life.state = TrialState.QUEUED.value
+        elif event.kind == EventKind.PAUSED:
+            life.state = TrialState.PAUSED.value
     life.attempts = [attempts[number] for number in sorted(attempts)]
     _count_lost(life.attempts)
     return life
@@ -159,7 +164,7 @@ def _note(attempt: Attempt, event: Event) -> None:
         attempt.reported_step, attempt.reported_value = event.step, event.value
     elif event.kind is EventKind.CHECKPOINT:
         attempt.checkpoint_step = event.step
-    elif event.kind in {EventKind.REQUEUED, EventKind.ENDED} and attempt.ended_at is None:
+    elif event.kind in _ENDS and attempt.ended_at is None:
         # one that is withdrawn while it waits has no attempt that ends with it
         _note_end(attempt, event)
     if event.after_ms is not None:

@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from optuna.trial import FrozenTrial
 
-from orchestrator.storage.attributes import ATTR, code_of
+from orchestrator.storage.attributes import ATTR, code_of, is_paused
 from orchestrator.storage.tally import state_of
 from workers.protocol.plain import strict_json
 
@@ -43,11 +43,8 @@ _OWN: Final = {
     "reports_left_out": "reports_left_out",
 }
 
-#: The state of a trial that has not ended, by whether a worker holds it.
-_OPEN: Final = {False: "queued", True: "running"}
-
 #: What stands in another column.
-_SHOWN_ELSEWHERE: Final = frozenset({"state", "code"})
+_SHOWN_ELSEWHERE: Final = frozenset({"state", "code", "rung"})
 
 
 @dataclass(frozen=True)
@@ -119,11 +116,19 @@ def value_columns(metrics: Sequence[str], num_values: int) -> list[str]:
     return [f"values_{name}" for name in metrics or range(num_values)]
 
 
+def _state(trial: FrozenTrial, is_running: bool) -> str:  # noqa: FBT001
+    if trial.state.is_finished():
+        return state_of(trial).value.lower()
+    if is_running:  # a worker holds it
+        return "running"
+    return "paused" if is_paused(trial.user_attrs) else "queued"
+
+
 def _row(trial: FrozenTrial, metrics: Sequence[str], is_running: bool) -> dict[str, Any]:  # noqa: FBT001
     started, completed = trial.datetime_start, trial.datetime_complete
     row: dict[str, Any] = {
         "number": trial.number,
-        "state": state_of(trial).value.lower() if trial.state.is_finished() else _OPEN[is_running],
+        "state": _state(trial, is_running),
         **dict(zip(metrics, trial.values or [], strict=False)),
         "datetime_start": _aware(started),
         "datetime_complete": _aware(completed),

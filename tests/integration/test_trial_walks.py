@@ -22,7 +22,7 @@ from trial_model import TERMINAL, Entry, Model, Trial
 from workers.coordination import keys, scripts
 from workers.coordination.leases import CheckpointRef, Grant, TrialLeases
 from workers.protocol.events import Event, EventKind, decode, line_of
-from workers.protocol.messages import Result
+from workers.protocol.messages import Pause, Result
 from workers.protocol.states import Charge, TrialState
 from workers.times import Times
 
@@ -50,7 +50,8 @@ class Call:
 
 #: Answers after which all is as it was.
 REFUSALS = {
-    "LOST", "SKIP", "LIVE", "HELD", "NOT_YET", "DONE", "UNKNOWN", "OLD", "EXISTS", "DUP",
+    "LOST", "SKIP", "LIVE", "HELD", "NOT_YET", "PAUSED", "DONE", "UNKNOWN", "OLD", "EXISTS", "DUP",
+    "EPOCH",
 }  # fmt: skip
 
 
@@ -82,6 +83,8 @@ def on_server(call: Call, leases: TrialLeases) -> tuple[str, Grant | None]:
             grace_seconds=GRACE_MS / 1000,
             dead_token=call.token,
         ),
+        "park": lambda: leases.park(number, token, Pause(rung=int(value), step=1, value=0.5)),
+        "unpark": lambda: leases.unpark(number, int(value)),
         "settle": lambda: "OK" if leases.settle(number, TrialState(value)) else "SKIP",
     }
     return made[call.verb](), None
@@ -102,6 +105,8 @@ def in_model(call: Call, model: Model, drawn: int) -> tuple[str, Model]:
         "reap": lambda: model.reap(
             number, epoch, call.token, GRACE_MS, "losses", MAX_LOSSES, BACKOFF_MS
         ),
+        "park": lambda: model.park(number, epoch, token, int(value)),
+        "unpark": lambda: model.unpark(number, epoch, int(value)),
         "settle": lambda: model.settle(number, epoch, value),
     }
     return made[call.verb]()
@@ -117,7 +122,11 @@ def read_event(found: object) -> Event:
 def told_by(was: Trial | None, now: Trial) -> EventKind:
     """The event of a trial that got from one state to another."""
     if now.state == "QUEUED":
-        return EventKind.ASKED if was is None else EventKind.REQUEUED
+        if was is None:
+            return EventKind.ASKED
+        return EventKind.PROMOTED if was.state == "PAUSED" else EventKind.REQUEUED
+    if now.state == "PAUSED":
+        return EventKind.PAUSED
     return EventKind.CLAIMED if now.state == "RUNNING" else EventKind.ENDED
 
 
@@ -164,14 +173,16 @@ class Bench:
         pipeline = self.client.pipeline(transaction=False)
         pipeline.zrange(keys.leases(STUDY), 0, -1, withscores=True)
         pipeline.zrange(keys.queued(STUDY), 0, -1, withscores=True)
+        pipeline.zrange(keys.paused(STUDY), 0, -1, withscores=True)
         pipeline.xrange(keys.inbox(STUDY))
         pipeline.xrevrange(keys.events(STUDY), count=1)
         for number in numbers:
             pipeline.hgetall(keys.trial(STUDY, number))
-        leases, queued, inbox, event, *records = pipeline.execute()
+        leases, queued, paused, inbox, event, *records = pipeline.execute()
         return {
             "leases": {int(number): int(score) for number, score in leases},
             "queued": {int(number): int(score) for number, score in queued},
+            "paused": {int(number): int(score) for number, score in paused},
             "inbox": inbox,
             "event": event,
             "records": {
@@ -198,6 +209,7 @@ class Bench:
                 deadline=number(fields, "deadline"),
                 nonce=fields.get("nonce"),
                 checkpoint=number(fields, "checkpoint_step"),
+                rung=int(fields["rung"]),
                 reported=fields.get("reported"),
                 result_token=number(fields, "result_token"),
             )
@@ -215,6 +227,8 @@ class Bench:
         queued = {key for key, trial in trials.items() if trial.state == "QUEUED"}
         assert raw["leases"] == running, "I1: RUNNING iff in leases, with its deadline"
         assert set(raw["queued"]) == queued, "I1: QUEUED iff in queued"
+        paused = {key for key, trial in trials.items() if trial.state == "PAUSED"}
+        assert set(raw["paused"]) == paused, "I1: PAUSED iff in paused"
         ends = Counter(entry.number for entry in inbox if entry.kind == "terminal")
         assert all(count == 1 for count in ends.values()), f"I4: {ends}"
         assert all(trial.failures <= MAX_FAILURES for trial in trials.values()), "I6"
@@ -226,9 +240,9 @@ class Bench:
             if earlier.state in TERMINAL:
                 assert now.state == earlier.state, f"I5: {call} left {earlier.state}"
             assert (now.checkpoint or -1) >= (earlier.checkpoint or -1), f"I7: {call}"
-            drained = call.verb == "release" and number == call.number
+            drained = call.verb in {"release", "park", "unpark"} and number == call.number
             counts = (now.failures, now.losses), (earlier.failures, earlier.losses)
-            assert not drained or counts[0] == counts[1], "I6: a drain is free"
+            assert not drained or counts[0] == counts[1], "I6: a drain, and a pause, is free"
         if call.verb == "reap" and call.token is None and status in {"REQUEUED", "DEAD"}:
             holder = before.trials[call.number].token
             silent_from = self.sent_at[call.number, holder] + HOLDER_MS
@@ -368,8 +382,9 @@ class RandomWalk:
         verbs = {
             "enqueue": 8 if trial is None else 1,
             "claim": 8 if trial is not None and trial.state == "QUEUED" else 2,
-            "renew": 4, "report": 4, "checkpoint": 4, "commit": 2, "release": 2, "fail": 2,
-            "reap": 4, "settle": 1 if number in self.storage else 0,
+            "renew": 4, "report": 4, "checkpoint": 4, "commit": 2, "release": 2, "fail": 3,
+            "reap": 8, "settle": 1 if number in self.storage else 0,
+            "park": 1, "unpark": 6 if trial is not None and trial.state == "PAUSED" else 1,
         }  # fmt: skip
         verb = pick.choices(list(verbs), list(verbs.values()))[0]
         if verb == "claim":
@@ -382,12 +397,15 @@ class RandomWalk:
             return Call(verb, number, epoch, token if knows_it_dead else None)
         if verb == "settle":
             return Call(verb, number, epoch, value=self.storage[number][0])
+        if verb == "unpark":
+            return Call(verb, number, epoch, value=str(pick.randrange(4)))
         values = {
             "report": str(pick.randrange(5)),
             "checkpoint": str(pick.randrange(5)),
             "commit": pick.choice(["COMPLETE", "PRUNED", "FAILED"]),
             "fail": pick.choice(list(Charge)).value,
             "release": pick.choice(["", "later"]),
+            "park": str(pick.randrange(3)),
         }
         return Call(verb, number, epoch, token, values.get(verb, ""))
 
@@ -414,6 +432,7 @@ class RandomWalk:
             for number in range(4):
                 self._reconcile(number)
                 self.make(Call("reap", number, bench.model.epoch))
+                self._send_on(number)
                 self.nonce += 1
                 claim = Call("claim", number, bench.model.epoch, value=f"nonce-{self.nonce}")
                 if self.make(claim) == "OK":
@@ -427,6 +446,12 @@ class RandomWalk:
             self.make(Call("settle", number, bench.model.epoch, value=state))
             record = bench.model.trials.get(number)
             assert record is None or record.state in TERMINAL
+
+    def _send_on(self, number: int) -> None:
+        trial = self.bench.model.trials.get(number)
+        if trial is not None and trial.state == "PAUSED":
+            rung = str(trial.rung + 1)
+            self.make(Call("unpark", number, self.bench.model.epoch, value=rung))
 
     def _reconcile(self, number: int) -> None:
         if number in self.storage:
@@ -455,7 +480,9 @@ def test_a_random_walk_with_rollbacks_keeps_every_invariant(client, binary):
 
 #: What a walk must meet to be worth its name.
 EVERY_ANSWER = {
-    *(f"claim {answer}" for answer in ("OK", "HELD", "NOT_YET", "DONE", "UNKNOWN")),
+    *(f"claim {answer}" for answer in ("OK", "HELD", "NOT_YET", "PAUSED", "DONE", "UNKNOWN")),
+    *(f"park {answer}" for answer in ("OK", "DUP", "LOST")),
+    *(f"unpark {answer}" for answer in ("OK", "NOTED", "SKIP", "UNKNOWN", "EPOCH")),
     *(f"{verb} {answer}" for verb in ("report", "checkpoint") for answer in ("OK", "OLD", "LOST")),
     *(f"commit {answer}" for answer in ("OK", "DUP", "LOST")),
     *(f"{verb} {answer}" for verb in ("renew", "release") for answer in ("OK", "LOST")),
@@ -476,6 +503,7 @@ def moves(model: Model, tokens: list[int]) -> list[Call | int]:
         Call("claim", 0, "epoch-0", value="a"),
         Call("reap", 0, epoch),
         Call("settle", 0, epoch, value="COMPLETE"),
+        Call("unpark", 0, epoch, value="1"),
         TTL_MS + GRACE_MS,
     ]
     for token in {tokens[0], tokens[-1]} if tokens else {7}:
@@ -483,6 +511,7 @@ def moves(model: Model, tokens: list[int]) -> list[Call | int]:
         calls += [Call("fail", 0, epoch, token, charge.value) for charge in Charge]
         calls += [Call("report", 0, epoch, token, step) for step in ("1", "2")]
         calls += [Call("checkpoint", 0, epoch, token, step) for step in ("1", "2")]
+        calls += [Call("park", 0, epoch, token, "0")]
         calls += [Call("commit", 0, epoch, token, "COMPLETE")]
         calls += [Call("commit", 0, "epoch-0", token, "COMPLETE")]
     return calls
@@ -571,6 +600,13 @@ MUTATIONS = {
     "no look at the token in reap": (["reap"], "record[2] ~= ARGV[3]", "false"),
     "no look at the deadline in reap": (["reap"], "if left > 0", "if false"),
     "a pointer that moves back": (["checkpoint"], "tonumber(ARGV[4]) <= tonumber(step)", "false"),
+    "no guard in park": (["park"], "if not holds(KEYS[2], ARGV[3])", "if false"),
+    "no ZREM of the lease in park": (["park"], "redis.call('ZREM', KEYS[3], ARGV[2])", ""),
+    "no DUP check in park": (["park"], "record[1] == 'PAUSED' and record[2] == ARGV[3]", "false"),
+    "no look at the rung in unpark": (["unpark"], "tonumber(record[2] or 0) >=", "false and 0 >="),
+    "no ZREM in unpark": (["unpark"], "redis.call('ZREM', KEYS[4], ARGV[2])", ""),
+    "a paused trial can be claimed": (["claim"], "if state == 'PAUSED' then", "if false then"),
+    "a paused trial is not settled": (["settle"], " or state == 'PAUSED'", ""),
     "failures without a bound": (["fail", "reap"], "count >= tonumber(most)", "false"),
     "an event of a claim that was made before": (
         ["claim"],

@@ -53,6 +53,11 @@ def queued(name: str) -> str:
     return f"fleet:{{{name}}}:queued"
 
 
+def paused(name: str) -> str:
+    """Sorted set: trial that was paused at a rung -> since when, ms."""
+    return f"fleet:{{{name}}}:paused"
+
+
 def inbox(name: str) -> str:
     """Stream: what trials ask and report, and how they end."""
     return f"fleet:{{{name}}}:inbox"

@@ -20,7 +20,7 @@ from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import NOW, Call, Script, Value, Verb, call, call_all, script
 from workers.protocol.events import Cause, brief
-from workers.protocol.messages import Drawn, Result
+from workers.protocol.messages import Drawn, Pause, Result
 from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
 
 #: How long the record of a settled trial stays, for people who look: 3 days.
@@ -45,6 +45,7 @@ _KEYS: Final[dict[str, Callable[[str, int], str]]] = {
     "trial": keys.trial,
     "leases": lambda study, _number: keys.leases(study),
     "queued": lambda study, _number: keys.queued(study),
+    "paused": lambda study, _number: keys.paused(study),
     "inbox": lambda study, _number: keys.inbox(study),
     "study": lambda study, _number: keys.study(study),
     "events": lambda study, _number: keys.events(study),
@@ -77,6 +78,8 @@ class TrialRecord:
     """Where it runs, or ran last."""
     lost_on: frozenset[str] = frozenset()
     """Devices that broke under it."""
+    rung: int = 0
+    """Of a study that promotes: the rung that it is on its way to, or paused at."""
     step: int = 0
     reported_step: int | None = None
     """The highest one."""
@@ -134,6 +137,7 @@ class TrialRecord:
             lost_on=frozenset(
                 name.removeprefix(_LOST_ON) for name in fields if name.startswith(_LOST_ON)
             ),
+            rung=int(fields.get("rung", 0)),
             step=int(fields.get("step", 0)),
             reported_step=None if reported is None else int(reported),
             reported_value=None if reported is None else float(fields["reported_value"]),
@@ -164,7 +168,7 @@ class Grant:
 class Refusal:
     """Why a trial cannot be claimed; `retry_ms` tells when asking again may help."""
 
-    reason: Literal["HELD", "NOT_YET", "ELSEWHERE", "WITHHELD", "DONE", "UNKNOWN"]
+    reason: Literal["HELD", "NOT_YET", "ELSEWHERE", "WITHHELD", "PAUSED", "DONE", "UNKNOWN"]
     retry_ms: int = 0
 
 
@@ -189,20 +193,27 @@ class TrialLeases:
         params: Mapping[str, Any],
         checkpoint: CheckpointRef | None = None,
         drawn: Mapping[str, Drawn] | None = None,
+        *,
+        rung: int = 0,
+        is_paused: bool = False,
     ) -> bool:
         """Write a trial's record, to go on from a checkpoint if there is one.
 
-        False if there is a record already, or if Redis has lost its data since the epoch.
+        Args:
+            number: The trial.
+            params: Its parameters.
+            checkpoint: The last one.
+            drawn: Values that its objective may ask for.
+            rung: Of a study that promotes: where it is on its way to, or paused.
+            is_paused: Whether it waits there to be promoted.
+
+        Returns:
+            False if there is a record already, or if Redis has lost its data since the epoch.
         """
-        last = checkpoint or CheckpointRef(0, "", "")
-        answer = self._call(
+        answer = call(
+            self.client,
             "enqueue",
-            number,
-            rest=_pairs(params),
-            generation=self.generation,
-            asked_as="",
-            drawn=_encode_drawn(drawn or {}),
-            **last._asdict(),
+            *self._first_record(number, params, checkpoint, drawn, rung=rung, is_paused=is_paused),
         )
         return answer[0] == "OK"
 
@@ -219,22 +230,38 @@ class TrialLeases:
             params: Of each trial.
             drawn: Values that the objective of a trial may ask for.
         """
-        none = CheckpointRef(0, "", "")._asdict()
         asked_as = uuid.uuid4().hex
         calls = [
-            self._prepare(
-                "enqueue",
-                number,
-                rest=_pairs(each),
-                generation=self.generation,
-                asked_as=asked_as,
-                drawn=_encode_drawn((drawn or {}).get(number, {})),
-                **none,
-            )
+            self._first_record(number, each, drawn=(drawn or {}).get(number), asked_as=asked_as)
             for number, each in params.items()
         ]
         if calls:
             call_all(self.client, "enqueue", calls)
+
+    def _first_record(
+        self,
+        number: int,
+        params: Mapping[str, Any],
+        checkpoint: CheckpointRef | None = None,
+        drawn: Mapping[str, Drawn] | None = None,
+        *,
+        rung: int = 0,
+        is_paused: bool = False,
+        asked_as: str = "",
+    ) -> Call:
+        state = TrialState.PAUSED if is_paused else TrialState.QUEUED
+        last = checkpoint or CheckpointRef(0, "", "")
+        return self._prepare(
+            "enqueue",
+            number,
+            rest=_pairs(params),
+            rung=rung,
+            state=state.value,
+            generation=self.generation,
+            asked_as=asked_as,
+            drawn=_encode_drawn(drawn or {}),
+            **last._asdict(),
+        )
 
     def claim(
         self,
@@ -374,6 +401,29 @@ class TrialLeases:
             detail=brief(result.error),
             first_step_ms=_as_ms(first_step_seconds),
         )[0]
+
+    def park(
+        self, number: int, token: int, pause: Pause, first_step_seconds: float | None = None
+    ) -> str:
+        """Pause a trial at its rung, with its checkpoint: OK, DUP (it was done before) or LOST."""
+        body = pause.model_dump_json(exclude={"rung"})
+        return self._call(
+            "park",
+            number,
+            token=token,
+            rung=pause.rung,
+            payload=body,
+            value=json.dumps(pause.value),
+            first_step_ms=_as_ms(first_step_seconds),
+        )[0]
+
+    def unpark(self, number: int, rung: int) -> str:
+        """Send a paused trial on to a rung.
+
+        OK, NOTED (it is not paused, and pauses there next), SKIP (it was sent there before, or has
+        ended), UNKNOWN or EPOCH.
+        """
+        return self._call("unpark", number, rung=rung)[0]
 
     def release(
         self,
@@ -537,6 +587,11 @@ class TrialLeases:
     def queued(self) -> dict[int, int]:
         """Trials that wait for a holder, and since when in ms on the server's clock."""
         pairs = self.client.zrange(keys.queued(self.study), 0, -1, withscores=True)
+        return {int(number): int(since) for number, since in pairs}
+
+    def paused(self) -> dict[int, int]:
+        """Trials that were paused at a rung, and since when in ms on the server's clock."""
+        pairs = self.client.zrange(keys.paused(self.study), 0, -1, withscores=True)
         return {int(number): int(since) for number, since in pairs}
 
     def await_reply(self, number: int, token: int, timeout_seconds: float) -> dict[str, Any] | None:

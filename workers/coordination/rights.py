@@ -90,7 +90,7 @@ _SHARED: Final = (
     _STUDY,
 )
 _TRIALS: Final = (
-    keys.trial("*", "*"), keys.leases("*"), keys.queued("*"), keys.inbox("*"),
+    keys.trial("*", "*"), keys.leases("*"), keys.queued("*"), keys.paused("*"), keys.inbox("*"),
     keys.reply("*", "*", "*"),
 )  # fmt: skip
 _CELERY: Final = f"{keys.CELERY_PREFIX}*"
@@ -104,7 +104,7 @@ _PARTS: Final = {
         keys=(*_SHARED, *_TRIALS, keys.device("*"), keys.cleanup("*"), _CELERY),
         verbs=(
             "claim", "renew", "report", "suggest", "take", "checkpoint", "commit", "release",
-            "fail", "reap", "process_register", "process_beat", "process_gone",
+            "fail", "park", "reap", "process_register", "process_beat", "process_gone",
             "cleanup_acquire", "cleanup_renew", "cleanup_done", "wish",
         ),
         # gossip, by which a worker that takes no message notices that its connection is lost
@@ -121,7 +121,7 @@ _PARTS: Final = {
             keys.lead("*"), _CELERY,
         ),
         verbs=(
-            "enqueue", "reply", "settle", "reap", "lead", "unlead", "wish", "publish",
+            "enqueue", "reply", "settle", "unpark", "reap", "lead", "unlead", "wish", "publish",
             "process_register", "process_beat", "process_gone",
         ),
     ),

@@ -16,7 +16,8 @@ import redis
 
 Verb: TypeAlias = Literal[
     "enqueue", "claim", "renew", "report", "suggest", "take", "reply", "checkpoint", "commit",
-    "release", "fail", "reap", "settle", "process_register", "process_beat", "process_gone",
+    "release", "fail", "reap", "settle", "park", "unpark",
+    "process_register", "process_beat", "process_gone",
     "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead", "wish", "respec", "order",
     "publish",
 ]  # fmt: skip

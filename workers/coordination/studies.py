@@ -195,8 +195,8 @@ class Studies:
         for found in self.client.scan_iter(match=keys.trial(name, "*"), count=_SCANNED):
             self.client.delete(found)
         self.client.delete(
-            keys.leases(name), keys.queued(name), keys.inbox(name), keys.set_aside(name),
-            keys.events(name),
+            keys.leases(name), keys.queued(name), keys.paused(name), keys.inbox(name),
+            keys.set_aside(name), keys.events(name),
         )  # fmt: skip
         self.client.hdel(keys.study(name), *_ORIGIN)
         self.forget_facts(name)
@@ -210,7 +210,7 @@ class Studies:
 
     def has_trials(self, name: str) -> bool:
         """Whether Redis holds anything of a study's trials, as far as it was ever driven."""
-        known = keys.leases(name), keys.queued(name), keys.inbox(name)
+        known = keys.leases(name), keys.queued(name), keys.paused(name), keys.inbox(name)
         return bool(self.client.exists(*known)) or self.fact(name, "status") is not None
 
     def is_by_run(self, name: str) -> bool:

@@ -115,6 +115,10 @@ class DrainRequested(TrialInterrupt):
     """This worker is shutting down, or the study was paused: the trial goes back, uncounted."""
 
 
+class RungReached(DrainRequested):
+    """The trial has reached its rung, and is paused with its checkpoint until it is promoted."""
+
+
 class TrialTimedOut(TrialInterrupt):
     """The trial has held slots for its study's `trial_timeout`; it ends here as FAILED.
 

@@ -46,6 +46,11 @@ class EventKind(StrEnum):
     REQUEUED = "requeued"
     """An attempt ended, and another is to come: trial, attempt, cause, held_ms, step, wait_ms,
     after_ms."""
+    PAUSED = "paused"
+    """It gave its slot back at a rung: trial, attempt, value, held_ms, step, after_ms, detail (the
+    rung)."""
+    PROMOTED = "promoted"
+    """It goes on from there: trial, attempt, detail (the rung that it goes on to)."""
     ENDED = "ended"
     """A trial ended for good: trial, attempt, state, value, cause, held_ms, step,
     after_ms."""

@@ -132,6 +132,18 @@ class Taken(BaseModel):
     params: dict[str, Drawn]
 
 
+class Pause(BaseModel):
+    """At which rung a trial was paused, and what it has come to until there."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    rung: int = Field(ge=0)
+    #: What it reported there; the report itself may have found the inbox full.
+    step: int = Field(ge=0, lt=2**53)
+    value: float
+    result: Result = Result()
+
+
 class End(BaseModel):
     """How a trial ended."""
 
@@ -154,18 +166,19 @@ class InboxEntry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    kind: Literal["report", "suggest", "taken", "terminal"]
+    kind: Literal["report", "suggest", "taken", "pause", "terminal"]
     number: int
     token: int
     attempt: int
-    #: report: the step; suggest: the parameter's name; taken: nothing; terminal: the state
+    #: report: the step; suggest: the parameter's name; taken: nothing; pause: the rung; terminal:
+    #: the state
     subject: str
-    #: JSON; report: the value; suggest: the distribution; taken: the parameters; terminal: values,
-    #: attributes, error
+    #: JSON; report: the value; suggest: the distribution; taken: the parameters; pause: the last
+    #: report, attributes; terminal: values, attributes, error
     body: str
-    #: Of an end: how many processes the trial has lost, this one included.
+    #: Of a pause or an end: how many processes the trial has lost, this one included.
     losses: int = 0
-    #: Of an end: how long all attempts together held a slot, and one with a GPU.
+    #: Likewise: how long all attempts together held a slot, and one with a GPU.
     held_ms: int = 0
     gpu_ms: int = 0
 
@@ -179,7 +192,7 @@ class InboxEntry(BaseModel):
         """The decoded body."""
         return json.loads(self.body) if self.body else None
 
-    def decode(self) -> Report | Question | Taken | End:
+    def decode(self) -> Report | Question | Taken | Pause | End:
         """What the entry tells.
 
         Raises:
@@ -192,8 +205,10 @@ class InboxEntry(BaseModel):
                 return Question(name=self.subject, distribution=self.body)
             if self.kind == "taken":
                 return Taken(params=self.payload)
+            if self.kind == "pause":
+                return Pause(rung=int(self.subject), **self.payload)
             return End(state=TrialState(self.subject), result=Result.model_validate(self.payload))
-        except (ValueError, RecursionError) as error:  # pydantic's and json's own are of the first
+        except (ValueError, TypeError, RecursionError) as error:  # pydantic's, json's: the first
             raise UnreadableEntryError(
                 f"{self.kind} of trial {self.number}: {_explain(error)}"
             ) from error

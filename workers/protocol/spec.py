@@ -133,14 +133,16 @@ class SamplerSpec(BaseModel):
 class PrunerSpec(BaseModel):
     """An Optuna pruner by name, or `module:Class`; further keys go to its constructor."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     type: str = "none"
+    promote: bool = False
+    """Of `asha`: a trial is paused at each rung, and the best ones go on where they stopped."""
 
     @property
     def prunes(self) -> bool:
-        """Whether it may give a trial up at all."""
-        return self.type.lower().removesuffix("pruner") not in {"none", "nop"}
+        """Whether a running trial asks it if it is to be given up."""
+        return not self.promote and self.type.lower().removesuffix("pruner") not in {"none", "nop"}
 
 
 class ResourcesSpec(_Model):

@@ -14,6 +14,8 @@ class TrialState(StrEnum):
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    """At a rung, with its checkpoint: it goes on if it is promoted."""
     COMPLETE = "COMPLETE"
     PRUNED = "PRUNED"
     FAILED = "FAILED"
@@ -23,7 +25,7 @@ class TrialState(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing can happen to the trial any more."""
-        return self not in {TrialState.QUEUED, TrialState.RUNNING}
+        return self not in {TrialState.QUEUED, TrialState.RUNNING, TrialState.PAUSED}
 
 
 class Charge(StrEnum):

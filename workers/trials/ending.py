@@ -34,6 +34,7 @@ from workers.protocol.errors import (
     DrainRequested,
     FleetError,
     LeaseLost,
+    RungReached,
     TransientError,
     TrialCancelled,
     TrialInterrupt,
@@ -213,6 +214,9 @@ class AttemptEnd:
 
     def prune(self, error: optuna.TrialPruned) -> None:
         """End the trial as the objective asked, with the last value that it reported."""
+        if _is_of(error, RungReached):  # which it took for a verdict
+            self.park()
+            return
         # to prune what did not fit is an objective's own way to say that it did not
         self._prune(is_out_of_memory=ran_out_of_memory(error))
 
@@ -377,12 +381,31 @@ class AttemptEnd:
             self.release()
         return True
 
+    def park(self) -> None:
+        """Pause the trial at the rung that it has reached; this slot is another trial's."""
+        self._has_the_word.acquire()
+        held = self._held
+        pause = self._trial.next_rung.pause(self._result())
+        self.exit_code = 0
+        self._streak.end()
+        self._say(lambda: held.leases.park(held.number, held.token, pause, held.first_step_seconds))
+        log.info("paused", rung=pause.rung, step=pause.step, status=self._status)
+        if not self._trial.has_checkpoint:
+            log.warning(
+                "paused_without_checkpoint",
+                hint="if it is promoted, it starts anew; call trial.save_checkpoint and"
+                " trial.load_checkpoint in the objective",
+            )
+
     def release(self, cause: Cause | None = None) -> None:
-        """Give the trial back, uncounted, and the message with it.
+        """Give the trial back, uncounted, and the message with it; or pause it, at its rung.
 
         Args:
             cause: Why; by default, what was asked of the objective.
         """
+        if self._trial.next_rung.is_reached:
+            self.park()
+            return
         self._has_the_word.acquire()
         held = self._held
         if cause is None:

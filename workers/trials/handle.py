@@ -21,11 +21,17 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
 from workers.managers import WandbManager
 from workers.protocol.choices import Choices
-from workers.protocol.errors import LeaseLost, ObjectiveError, UnsuitableValueError
+from workers.protocol.errors import (
+    LeaseLost,
+    ObjectiveError,
+    TrialInterrupt,
+    UnsuitableValueError,
+)
 from workers.protocol.messages import Drawn
 from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step
 from workers.protocol.spec import StudySpec, merge_params
 from workers.trials.held_lease import HeldLease
+from workers.trials.next_rung import NextRung
 from workers.trials.preparation import Preparation
 from workers.trials.study_view import StudyView
 from workers.trials.suggestions import Suggestions
@@ -91,6 +97,12 @@ class FleetTrial(BaseTrial):
         self.last_value = lease.grant.record.reported_value
         #: The highest step that any attempt has reported; None before the first report.
         self.last_step = lease.grant.record.reported_step
+        #: Where it is paused, in a study that promotes.
+        self.next_rung = NextRung(spec, lease.grant.record)
+        #: whether the objective has shown that it can go on where it stopped
+        self._resumes = False
+        #: whether it was told to end
+        self._is_interrupted = False
 
     @property
     def study(self) -> StudyView:
@@ -156,7 +168,8 @@ class FleetTrial(BaseTrial):
             DrainRequested: Save a checkpoint and let this pass.
             LeaseLost, TrialCancelled: Let this pass.
         """
-        self._lease.check()
+        self._resumes = True
+        self._check()
         self._lease.note_progress(step if type(step) is int else as_step(step))
         self._preparation.end()
         self._note_first_step()
@@ -241,12 +254,13 @@ class FleetTrial(BaseTrial):
             UnsuitableValueError: The value is no number, or the step no whole one; a `TypeError`.
             NotImplementedError: The study has several objectives; they cannot be pruned.
             LeaseLost: Somebody else may run the trial now.
+            DrainRequested: The rung that the report before had reached is where it is paused.
         """
         if len(self.spec.all_directions) > 1:
             raise NotImplementedError("report is not supported with several directions")
         number = as_number(value, f"report(step={step!r:.80})")
         whole = as_step(step)
-        self._lease.check()
+        self._check()
         self._note_first_step()
         self._lease.note_sign_of_life()
         leases, token = self._lease.leases, self._lease.token
@@ -257,6 +271,7 @@ class FleetTrial(BaseTrial):
             self._leave_out(whole)
         if self.last_step is None or whole > self.last_step:
             self.last_step, self.last_value = whole, number
+        self.next_rung.note(whole, number)
         if status != "OLD":  # of which the verdict was asked before
             self._unjudged_step = whole if status == "OK" else None
 
@@ -270,7 +285,13 @@ class FleetTrial(BaseTrial):
 
         Waits for the orchestrator's verdict on the last report, so that equal runs prune equally;
         if none comes within some seconds, training goes on.
+
+        Raises:
+            DrainRequested: Of a study that promotes: the trial has reached its rung, and has shown
+                no sign that it could go on from a checkpoint. False there in all other cases.
         """
+        if not self._resumes:
+            self.next_rung.check()
         if not self.spec.pruner.prunes or self._unjudged_step is None:
             return False
         request, self._unjudged_step = f"report:{self._unjudged_step}", None
@@ -325,6 +346,7 @@ class FleetTrial(BaseTrial):
         Raises:
             UnsuitableValueError: Something in it is no data; the message names its place.
             LeaseLost: Somebody else may run the trial now.
+            DrainRequested: It is saved, and the trial has reached its rung; let this pass.
         """
         self._save(
             step,
@@ -375,9 +397,17 @@ class FleetTrial(BaseTrial):
         if status == "OK":
             self._checkpoint = ref
             self._checkpoints.prune(self.study_name, self.number, token)
+            if not self._is_interrupted:  # else this is what its objective saves on its way out
+                self.next_rung.check()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether another attempt could go on from what this or any before has saved."""
+        return self._checkpoint is not None
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state that the last accepted checkpoint of this or any attempt holds, or None."""
+        self._resumes = True
         if self._checkpoint is None:
             return None
         return self._checkpoints.load_last(self.study_name, self.number, self._checkpoint)
@@ -387,6 +417,7 @@ class FleetTrial(BaseTrial):
 
         They are to be read, or copied, and not to be changed.
         """
+        self._resumes = True
         if self._checkpoint is None:
             return None
         return self._checkpoints.load_last_files(self.study_name, self.number, self._checkpoint)
@@ -432,6 +463,20 @@ class FleetTrial(BaseTrial):
         """The study's best value so far, of its first objective."""
         value: float | None = self._studies.fact(self.study_name, "best_value")
         return value
+
+    def _check(self) -> None:
+        """Return if training may go on.
+
+        Raises:
+            TrialInterrupt: What is asked of it, or that it has reached its rung.
+        """
+        try:
+            self._lease.check()
+            if not self._lease.defers_drain:
+                self.next_rung.check()
+        except TrialInterrupt:
+            self._is_interrupted = True
+            raise
 
     def _note_first_step(self) -> None:
         callback, self._on_first_step = self._on_first_step, None

@@ -352,6 +352,7 @@ class TrialRunner:
         try:
             with surroundings.watched():
                 held.check_time()  # attempts before this one may have used it up
+                trial.next_rung.check()  # or may have died when they had reached the rung
                 self._seed_module(trial)
                 objective = load_objective(
                     trial.spec.objective, self._settings.objectives, self._modules

@@ -111,13 +111,19 @@ local function last_step(trial)
   return (reported or step > 0) and integer(step)
 end
 
+-- What all attempts at a trial have cost, as fields of an entry that tells of it.
+local function spent(trial)
+  local record = redis.call('HMGET', trial, 'losses', 'held_ms', 'gpu_ms')
+  return {'losses', record[1] or '0', 'held_ms', record[2] or '0', 'gpu_ms', record[3] or '0'}
+end
+
 -- Ends a trial for good; the caller has checked that it may. `told` is for its event: the stream, and
 -- cause, value, detail, and how long after the claim the first step was.
 local function finish(trial, leases, queued, inbox, number, state, payload, now, told)
   local held = count_time(trial, now)
-  local record = redis.call('HMGET', trial, 'token', 'attempt', 'losses', 'held_ms', 'gpu_ms')
+  local record = redis.call('HMGET', trial, 'token', 'attempt')
   local id = tell_inbox(inbox, 'terminal', number, record[1], record[2], state, payload,
-    'losses', record[3] or '0', 'held_ms', record[4] or '0', 'gpu_ms', record[5] or '0')
+    unpack(spent(trial)))
   redis.call('HSET', trial, 'state', state, 'result_token', record[1], 'result_id', id,
     'ended_at', integer(now))
   redis.call('HDEL', trial, 'nonce', 'deadline')

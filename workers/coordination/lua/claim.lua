@@ -1,7 +1,7 @@
 -- claim: grant a trial to one holder, if it may run now. The same nonce gets the same grant.
 -- KEYS: epoch trial leases queued study events
 -- ARGV: epoch number owner nonce ttl_ms device insists now_ms
--- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | DONE state | UNKNOWN
+-- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | PAUSED | DONE state | UNKNOWN
 -- A trial that was lost on `device` is refused there, and one of a study that is paused, stopped or
 -- cancelled everywhere, unless the caller `insists`: it knows no other device, or has the result.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'UNKNOWN'} end
@@ -12,6 +12,7 @@ if not state then return {'UNKNOWN'} end
 if state == 'RUNNING' and record[3] ~= ARGV[4] then
   return {'HELD', integer(math.max(0, tonumber(record[4]) - now))}
 end
+if state == 'PAUSED' then return {'PAUSED'} end
 if state ~= 'RUNNING' and state ~= 'QUEUED' then return {'DONE', state} end
 if state == 'QUEUED' then
   if ARGV[7] == '' and is_withheld(KEYS[5], record[6]) then return {'WITHHELD'} end
