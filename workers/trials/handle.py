@@ -459,6 +459,13 @@ class FleetTrial(BaseTrial):
         self._is_trained = True
         return TrainingLoop(self, self._lease, state, checkpoint_seconds)
 
+    def defer_drain(self, *, is_deferred: bool) -> None:
+        """Have a drain wait, or no longer, for a point at which training can be resumed.
+
+        For trainers: between such points `progress` and `report` do not raise `DrainRequested`.
+        """
+        self._lease.defers_drain = is_deferred
+
     def best_value(self) -> float | None:
         """The study's best value so far, of its first objective."""
         value: float | None = self._studies.fact(self.study_name, "best_value")

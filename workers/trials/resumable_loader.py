@@ -54,16 +54,16 @@ class Indices:
         self._seeds = seeds
         self._are_sent = are_sent
         self._epoch, self._first = 0, 0
-        #: over the indices up to each batch that was drawn, and has yet to be noted as read
-        self._sums: deque[int] = deque()
+        #: over the indices before each batch, and with it, that was drawn and not noted as read
+        self._sums: deque[tuple[int, int]] = deque()
 
     def begin(self, epoch: int, first: int) -> None:
         """Have the next iteration be that of an epoch, from a batch on."""
         self._epoch, self._first = epoch, first
         self._sums.clear()
 
-    def take_sum(self) -> int:
-        """A sum over all indices before those of the batch that was read last."""
+    def take_sums(self) -> tuple[int, int]:
+        """Sums over all indices before those of the batch that was read last, and with them."""
         return self._sums.popleft()
 
     def __len__(self) -> int:
@@ -80,11 +80,11 @@ class Indices:
                 index = next(drawn)
             except StopIteration:
                 return
+            before, total = total, _add(total, index)
             if number >= first:
-                self._sums.append(total)
+                self._sums.append((before, total))
                 seed = self._seeds.of("read", epoch, number)
                 yield Sown(seed, index) if self._are_sent else index
-            total = _add(total, index)
             number += 1
 
     def __getattr__(self, name: str) -> Any:
@@ -123,7 +123,7 @@ class ResumableLoader:
         self._batches: Iterator[Any] = iter(())
         self._epoch, self._number, self._resumed_at = 0, 0, 0
         self._expected_sum: int | None = None
-        self._sum, self._is_in_order = 0, True
+        self._sum, self._next_sum, self._is_in_order = 0, 0, True
         self._began: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
 
@@ -184,7 +184,7 @@ class ResumableLoader:
                 " attempt has to read the same data"
             )
         if batch is not END and self._indices is not None:
-            self._sum = self._indices.take_sum()
+            self._sum, self._next_sum = self._indices.take_sums()
             self._check_order()
         self._number += batch is not END
         return batch
@@ -198,6 +198,12 @@ class ResumableLoader:
             **now,
             **({"order": self._order_now()} if is_over else {}),
         }
+
+    def state_before(self, number: int) -> dict[str, Any]:
+        """What a later attempt needs to begin at a batch: the one read last, or the next one."""
+        if number < self._number:
+            return self.state_dict(is_over=False)
+        return {"began": self._began, "sum": self._next_sum, **self._now()}
 
     def close(self) -> None:
         """End the loader's processes."""
@@ -224,7 +230,7 @@ class ResumableLoader:
 
     def _open(self, epoch: int, first: int) -> None:
         self._epoch, self._number, self._resumed_at = epoch, 0, 0
-        self._expected_sum, self._sum = None, 0
+        self._expected_sum, self._sum, self._next_sum = None, 0, 0
         if self._indices is not None:
             self._indices.begin(epoch, first)
         self._seeds.sow("order", epoch)

@@ -1,0 +1,206 @@
+"""`lightning.Trainer` in a trial: ended anywhere, it resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import optuna
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from workers.integrations.lightning import FleetCallback
+from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
+
+#: Batches of an epoch, and epochs.
+STEPS, EPOCHS = 7, 3
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # such small products wait for each other else
+    with warnings.catch_warnings():
+        # of workers, logging intervals and devices: advice of Lightning's
+        warnings.filterwarnings("ignore", module="lightning")
+        yield
+    torch.set_num_threads(before)
+
+
+class Module(LightningModule):
+    def __init__(self, act):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1)
+        )
+        self.act = act
+        self.losses = []
+
+    def training_step(self, batch, batch_idx):
+        self.act("step", (self.current_epoch, batch_idx))
+        loss = (self.layers(batch[0] + torch.rand(())) - 1).square().mean()
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.act("validation", (self.current_epoch, batch_idx))
+        self.log("score", self.layers(batch[0]).mean() + torch.rand(()))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.02)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)]
+
+
+class Act:
+    """Drains or loses the lease when a training comes to a place."""
+
+    def __init__(self, place, at=None, kind="drain"):
+        self.place, self.at, self.kind = place, at, kind
+
+    def __call__(self, what, where):
+        if (what, where) != self.at:
+            return
+        if self.kind == "drain":
+            self.place.drain.set()
+        else:
+            self.place.held.lose()
+
+
+def train(trial, act, metric="score", seconds=1e9, callbacks=(), **options):
+    torch.manual_seed(5)
+    module = Module(act)
+    rows = TensorDataset(torch.linspace(0, 1, STEPS * 4 * 3).reshape(-1, 3))
+    fleet = FleetCallback(trial, metric=metric, checkpoint_seconds=seconds)
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        callbacks=[fleet, *callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    loader = DataLoader(rows, batch_size=4, shuffle=True)
+    trainer.fit(module, loader, DataLoader(rows, batch_size=8), ckpt_path=fleet.checkpoint)
+    weights = torch.cat([weight.flatten() for weight in module.state_dict().values()])
+    return fleet.values, weights.tolist(), module.losses[-1]
+
+
+def interrupted(place, number, *interruptions, **options):
+    """Train a trial in as many attempts as there are interruptions, and one."""
+    trial = place.claim(number)
+    for what, where, kind in interruptions:
+        torch.manual_seed(0)
+        with pytest.raises(DrainRequested if kind == "drain" else LeaseLost):
+            train(trial, Act(place, (what, where), kind), **options)
+        place.drain.clear()
+        place.leases.release(number, place.held.token)
+        trial = place.hold(number)
+    torch.manual_seed(0)
+    return train(trial, Act(place), **options)
+
+
+def reports_of(place, count):
+    found = {number: [] for number in range(count)}
+    for entry in place.inbox():
+        found[entry.number].append((entry.subject, entry.payload))
+    return found
+
+
+def test_a_drained_training_ends_bit_equal_and_reports_each_validation_once(desk):
+    place = desk()
+    whole = interrupted(place, 0)
+    places = [
+        ("step", (0, 2)), ("step", (0, STEPS - 1)), ("step", (1, 0)), ("step", (2, 3)),
+        ("validation", (1, 0)),
+    ]  # fmt: skip
+    for number, (what, where) in enumerate(places, 1):
+        assert interrupted(place, number, (what, where, "drain")) == whole, (what, where)
+    reports = reports_of(place, len(places) + 1)
+    assert len(reports[0]) == EPOCHS
+    assert all(each == reports[0] for each in reports.values())
+
+
+def test_a_training_whose_process_dies_goes_on_from_its_last_checkpoint(desk):
+    place = desk()
+    whole = interrupted(place, 0)
+    kills = [("step", (0, 1), "kill"), ("step", (0, 6), "kill"), ("step", (1, 4), "kill")]
+    assert interrupted(place, 1, *kills, seconds=0.0) == whole
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate_grad_batches": 3},
+        {"val_check_interval": 3},
+        {"limit_train_batches": 5},
+        {"check_val_every_n_epoch": 2, "max_steps": 17},
+        {"enable_checkpointing": False, "logger": False},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_whatever_the_trainers_settings_a_drain_loses_nothing(desk, options):
+    place = desk()
+    whole = interrupted(place, 0, **options)
+    for number, where in enumerate([(0, 2), (1, 3)], 1):
+        assert interrupted(place, number, ("step", where, "drain"), **options) == whole, where
+
+
+def test_what_other_callbacks_know_is_resumed_with_the_files_that_they_name(desk):
+    place = desk()
+
+    def callbacks():
+        best = ModelCheckpoint(monitor="score", mode="min", save_top_k=1)
+        return [best, EarlyStopping("score", mode="min", patience=2, min_delta=9.0)]
+
+    def run(number, *interruptions):
+        made = callbacks()
+        trial = place.claim(number)
+        for where in interruptions:
+            torch.manual_seed(0)
+            with pytest.raises(DrainRequested):
+                train(trial, Act(place, ("step", where)), callbacks=made)
+            place.drain.clear()
+            place.leases.release(number, place.held.token)
+            trial, made = place.hold(number), callbacks()
+        torch.manual_seed(0)
+        return train(trial, Act(place), callbacks=made), made, trial
+
+    whole, (best, stopping), _ = run(0)
+    resumed, (best_again, stopping_again), trial = run(1, (2, 3))
+    assert resumed == whole
+    assert stopping_again.wait_count == stopping.wait_count > 0
+    assert best_again.best_model_score == best.best_model_score
+    assert best_again.best_model_path.startswith(str(trial.result_directory))
+    state = torch.load(best_again.best_model_path, weights_only=True)["state_dict"]
+    assert len(state) > 0
+
+
+def test_outputs_lie_with_the_trials_own_and_nowhere_else(desk, tmp_path):
+    trial = desk().claim(0)
+    train(trial, Act(None))
+    assert not (tmp_path / "lightning_logs").exists()
+    assert not (tmp_path / "checkpoints").exists()
+    found = [path.name for path in (trial.result_directory / "lightning").rglob("*.ckpt")]
+    assert found, "Lightning's own checkpoint is a result"
+    assert "fleet.ckpt" not in found
+
+
+def test_the_trial_is_pruned_after_a_validation(desk):
+    place = desk(pruner={"type": "median"})
+    trial = place.claim(0)
+    trial.should_prune = lambda: True
+    with pytest.raises(optuna.TrialPruned, match="after step 7"):
+        train(trial, Act(place))
+    assert len(reports_of(place, 1)[0]) == 1
+    json.dumps(trial.last_value)
+
+
+def test_a_metric_that_is_not_logged_is_refused_with_those_that_are(desk):
+    trial = desk().claim(0)
+    with pytest.raises(ObjectiveError, match="'accuracy': the module logs score"):
+        train(trial, Act(None), metric="accuracy")

@@ -1,0 +1,407 @@
+"""`lightning.Trainer` in a trial: it reports, is pruned, drains, and goes on where it stopped.
+
+    def objective(trial):
+        fleet = FleetCallback(trial, metric="val_accuracy")
+        trainer = Trainer(max_epochs=10, callbacks=[fleet])
+        trainer.fit(model, loader, held_out, ckpt_path=fleet.checkpoint)
+        return fleet.best_value
+
+Invariant: a checkpoint is taken only where Lightning can go on from it and nothing is left out:
+where an epoch begins, or after a batch that no validation, no optimizer step and no hook waits for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+
+if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+    # the same library by its other name; a script uses one of them
+    from pytorch_lightning import Callback
+    from pytorch_lightning.loggers.logger import Logger
+    from pytorch_lightning.utilities.model_helpers import is_overridden
+else:
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers.logger import Logger
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from workers.disk import durable
+from workers.disk.state_packing import pack
+from workers.disk.state_reading import unpack
+from workers.logs import get_logger
+from workers.protocol.errors import DrainRequested, ObjectiveError
+from workers.trials.handle import FleetTrial
+from workers.trials.resumable_loader import END, ResumableLoader
+from workers.trials.step_seeds import StepSeeds
+
+log = get_logger(__name__)
+
+#: The file that Lightning goes on from.
+_CHECKPOINT: Final = "fleet.ckpt"
+
+#: The loggers that Lightning makes when it is told nothing; they write where the process runs.
+_DEFAULT_LOGGERS: Final = ("CSVLogger", "TensorBoardLogger")
+
+
+class FleetCallback(Callback):
+    """Has one `Trainer.fit` be a trial.
+
+    The Trainer's outputs go to `lightning/` in the trial's result directory, whatever
+    `default_root_dir` says. Where it would write logs of its own, what is logged becomes curves in
+    the trial's W&B run; a `WandbLogger` logs to that run.
+
+    Args:
+        trial: What the objective was given.
+        metric: What is reported after each validation, by the name it was logged under.
+        checkpoint_seconds: After which a checkpoint is taken at the next step where one can be.
+    """
+
+    def __init__(self, trial: FleetTrial, *, metric: str, checkpoint_seconds: float = 30.0) -> None:
+        self._trial = trial
+        self._metric = metric
+        self._checkpoint_seconds = checkpoint_seconds
+        self._seeds = StepSeeds.drawn()
+        self._loader: _Batches | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._is_resumed = False
+        self._saved_at, self._saved_mark = time.monotonic(), 0
+        #: The metric after each validation, those of earlier attempts included.
+        self.values: list[float] = []
+        if trial.wandb_run() is None:  # begun, so that a WandbLogger finds it
+            os.environ["WANDB_MODE"] = "disabled"  # put back after the trial
+
+    @property
+    def output_dir(self) -> Path:
+        """Where Lightning leaves its files; what is there when the trial ends is its result."""
+        return self._trial.result_directory / "lightning"
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Where `Trainer.fit` is to go on, or None to begin: to be given as its `ckpt_path`."""
+        self._is_resumed = True
+        kept = self._trial.load_checkpoint_files()
+        if kept is None:
+            return None
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for each in kept.iterdir():
+            durable.remove(self.output_dir / each.name)
+            durable.link_tree(each, self.output_dir / each.name)
+        found = self.output_dir / _CHECKPOINT
+        if not found.exists():
+            raise ObjectiveError(f"the trial's checkpoint holds no {_CHECKPOINT}: it is another's")
+        return str(found)
+
+    @property
+    def best_value(self) -> float:
+        """The best of `values`, as the study sees it.
+
+        Raises:
+            ObjectiveError: Nothing was validated.
+        """
+        if not self.values:
+            raise ObjectiveError(
+                "nothing was validated: give fit() val_dataloaders, and the module a"
+                " validation_step"
+            )
+        choose = min if self._trial.spec.all_directions[0] == "minimize" else max
+        return choose(self.values)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Have Lightning's files lie where the trial's do, and its logs reach the trial's run."""
+        if stage != "fit":
+            return
+        if not self._is_resumed and self._trial.attempt > 1:
+            log.warning("begins_anew", hint="trainer.fit(..., ckpt_path=callback.checkpoint)")
+        trainer._default_root_dir = str(self.output_dir)
+        trainer.loggers = [self._in_place_of(logger) for logger in trainer.loggers]
+        # last: what the other callbacks make of a batch is in what is saved after it
+        trainer.callbacks = [each for each in trainer.callbacks if each is not self] + [self]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this callback needs to go on."""
+        state = {
+            "seed": self._seeds.seed,
+            "values": self.values,
+            "output_dir": str(self.output_dir),
+            "loader": None if self._loader is None else self._loader.place(),
+        }
+        found: dict[str, Any] = pack(state)
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what the attempt before has measured, and where it was."""
+        state = unpack(state_dict)
+        self._seeds = StepSeeds(state["seed"])
+        self.values = list(state["values"])
+        self._resumed = state
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Have the states of other callbacks name their files where those lie now."""
+        known = checkpoint.get("callbacks", {})
+        own = known.get(self.state_key)
+        if own is not None:
+            before = unpack(own)["output_dir"]
+            checkpoint["callbacks"] = _moved(known, before, str(self.output_dir))
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Be where the attempt before was."""
+        warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader.*")
+        self._saved_mark, self._saved_at = _mark(trainer), time.monotonic()
+        self._trial.defer_drain(is_deferred=True)
+        self._take_loader(trainer)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Have a checkpoint taken if one is due.
+
+        Raises:
+            DrainRequested: The trial is to stop, and can go on from here.
+        """
+        trainer._signal_connector.received_sigterm = False  # a drain, which is seen to here
+        self._take_loader(trainer)
+        if self._loader is not None:
+            self._loader.note_trained(0)
+        if _mark(trainer) != self._saved_mark:
+            _count_anew(trainer.fit_loop.epoch_loop)
+        self._seeds.sow("epoch", trainer.current_epoch)
+        self._pause(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say that a step is about to be made."""
+        self._progress(trainer)
+        self._seeds.sow("step", trainer.current_epoch, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Have a checkpoint taken if one is due and can be.
+
+        Raises:
+            DrainRequested: The trial is to stop, and can go on from here.
+        """
+        trainer._signal_connector.received_sigterm = False  # a drain, which is seen to below
+        epoch = trainer.fit_loop.epoch_loop
+        is_followed = (
+            epoch._num_ready_batches_reached()
+            or epoch._should_check_val_fx(trainer.fit_loop._data_fetcher)
+            or epoch._should_accumulate()
+            or is_overridden("on_train_batch_end", pl_module)
+        )
+        if self._loader is not None and not is_followed:
+            self._loader.note_trained(batch_idx + 1)
+            self._pause(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Say that a validation goes on."""
+        self._progress(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the metric.
+
+        Raises:
+            optuna.TrialPruned: The pruner gave the trial up.
+            ObjectiveError: It was not logged.
+        """
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        found = trainer.callback_metrics
+        if self._metric not in found:
+            raise ObjectiveError(
+                f"metric {self._metric!r}: the module logs"
+                f" {', '.join(sorted(found)) or 'nothing'} in training and validation; name one of"
+                " them, as FleetCallback(trial, metric=...), or self.log it in validation_step"
+            )
+        value = float(found[self._metric])
+        self.values.append(value)
+        if len(self._trial.spec.all_directions) == 1:
+            self._trial.report(value, trainer.global_step)
+            if self._trial.should_prune():
+                raise optuna.TrialPruned(f"pruned after step {trainer.global_step}")
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave no checkpoint of the fleet's among the results."""
+        if stage == "fit":
+            self._trial.defer_drain(is_deferred=False)
+            (self.output_dir / _CHECKPOINT).unlink(missing_ok=True)
+            if self._loader is not None:
+                self._loader.close()
+
+    def _in_place_of(self, logger: Any) -> Any:
+        """The trial's own curves in place of a default logger, which is to leave no files."""
+        if type(logger).__name__ not in _DEFAULT_LOGGERS or Path(logger.save_dir) != Path.cwd():
+            return logger
+        folder = Path(logger.log_dir)
+        if hasattr(logger.experiment, "close"):
+            logger.experiment.close()
+        for path in folder.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
+            path.unlink()
+        for made in (folder, folder.parent):
+            try:
+                made.rmdir()
+            except OSError:  # it is not there, or somebody else has something in it
+                break
+        return _Curves(self._trial)
+
+    def _take_loader(self, trainer: Any) -> None:
+        """Have the Trainer read from where this attempt is to go on, if it has one loader."""
+        combined = trainer.fit_loop._combined_loader
+        if len(combined.flattened) != 1 or isinstance(combined.flattened[0], _Batches):
+            return
+        resumed, self._resumed = self._resumed, None
+        self._loader = _Batches(combined.flattened[0], self._seeds, trainer)
+        if resumed is not None and resumed["loader"] is not None:
+            self._loader.go_on_from(resumed["loader"])
+        combined.flattened = [self._loader]
+        iter(trainer.fit_loop._data_fetcher)
+
+    def _progress(self, trainer: Any) -> None:
+        self._trial.progress(trainer.global_step)
+
+    def _pause(self, trainer: Any) -> None:
+        """Be where the training may end, and go on in another attempt."""
+        self._trial.defer_drain(is_deferred=False)
+        try:
+            self._progress(trainer)
+        except DrainRequested:
+            self._save(trainer)
+            raise
+        if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            self._save(trainer)
+        self._trial.defer_drain(is_deferred=True)
+
+    def _save(self, trainer: Any) -> None:
+        mark = _mark(trainer)
+        if mark == self._saved_mark:
+            return
+        path = self.output_dir / _CHECKPOINT
+        path.unlink(missing_ok=True)  # the file of the checkpoint before is the fleet's, too
+        trainer.save_checkpoint(path)
+        others = [each for each in self.output_dir.iterdir() if each != path]
+        self._trial.save_checkpoint_files(mark, path, *others)
+        self._saved_at, self._saved_mark = time.monotonic(), mark
+        log.debug("checkpoint_saved", step=trainer.global_step, epoch=trainer.current_epoch)
+
+
+class _Batches:
+    """The Trainer's loader, which can begin in the middle of an epoch.
+
+    Args:
+        loader: As the Trainer has it.
+        seeds: The training's.
+        trainer: Knows the epoch.
+    """
+
+    def __init__(self, loader: Any, seeds: StepSeeds, trainer: Any) -> None:
+        self._given = loader
+        self._trainer = trainer
+        self._source = ResumableLoader(loader, seeds)
+        self._resumed: dict[str, Any] | None = None
+        #: batches of the epoch that training is done with
+        self._num_trained = 0
+
+    def note_trained(self, count: int) -> None:
+        """Note how many batches of the epoch training is done with."""
+        self._num_trained = count
+
+    def place(self) -> dict[str, Any]:
+        """What a later attempt needs to go on after the batches that were trained on."""
+        number = self._num_trained
+        state = (
+            self._source.state_before(number) if number else self._source.state_dict(is_over=True)
+        )
+        return {"number": number, "loader": state}
+
+    def go_on_from(self, place: dict[str, Any]) -> None:
+        """Have the next iteration go on from a place."""
+        self._resumed = place
+
+    def close(self) -> None:
+        """End the loader's processes."""
+        self._source.close()
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __iter__(self) -> Iterator[Any]:
+        place, self._resumed = self._resumed, None
+        epoch = self._trainer.current_epoch
+        self._num_trained = 0 if place is None else place["number"]
+        if place is not None and self._num_trained:
+            self._source.resume(epoch, self._num_trained, place["loader"])
+        else:
+            if place is not None:
+                self._source.skip(epoch, 0, place["loader"])
+            self._source.begin(epoch)
+        return self._read()
+
+    def _read(self) -> Iterator[Any]:
+        while (batch := self._source.read()) is not END:
+            yield batch
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in {"state_dict", "load_state_dict"}:
+            raise AttributeError(name)  # this callback's to save
+        return getattr(self._given, name)
+
+
+class _Curves(Logger):
+    """A logger that adds to the curves of the trial's W&B run, and writes no files."""
+
+    def __init__(self, trial: FleetTrial) -> None:
+        super().__init__()
+        self._trial = trial
+
+    @property
+    def name(self) -> str:
+        """No folder of its own."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """No folder of its own."""
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add points."""
+        self._trial.log(metrics, step or 0)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Left out: the trial's parameters are in its run."""
+
+
+def _mark(trainer: Any) -> int:
+    """Names a point to go on from: the batches so far, and one for each epoch that began."""
+    batches: int = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+    return batches + int(trainer.current_epoch)
+
+
+def _count_anew(epoch_loop: Any) -> None:
+    """Count the batches of an epoch from 0, which Lightning does only after this hook.
+
+    With a checkpoint that has the counts of the epoch before, it would take this one for done.
+    """
+    epoch_loop.batch_progress.reset_on_run()
+    epoch_loop.scheduler_progress.reset_on_run()
+    epoch_loop.automatic_optimization.optim_progress.reset_on_run()
+    epoch_loop.val_loop.batch_progress.total.reset()
+
+
+def _moved(tree: Any, before: str, after: str) -> Any:
+    """A state whose paths below one folder lie below another."""
+    if isinstance(tree, Mapping):
+        return {_moved(key, before, after): _moved(it, before, after) for key, it in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_moved(item, before, after) for item in tree)
+    if isinstance(tree, str) and tree.startswith(before):
+        return after + tree[len(before) :]
+    return tree
