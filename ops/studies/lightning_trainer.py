@@ -72,7 +72,7 @@ def objective(trial: FleetTrial, data: DataManager) -> float:
     )
     trainer.fit(
         model,
-        DataLoader(texts.train, batch_size=256, shuffle=True, collate_fn=collate),
+        DataLoader(texts.train, batch_size=128, shuffle=True, collate_fn=collate),
         DataLoader(texts.validation, batch_size=512, collate_fn=collate),
         ckpt_path=fleet.checkpoint,
     )

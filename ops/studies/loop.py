@@ -39,7 +39,7 @@ def objective(trial: FleetTrial, data: DataManager, cuda: CUDAManager) -> float:
     config = FinetuneConfig.model_validate(trial.config["texts"])
     texts = data.text_classification(config.data, config.tokenizer, config.model)
     collate = PaddingCollator(texts.tokenizer.pad_token_id)
-    loader = DataLoader(texts.train, batch_size=256, shuffle=True, collate_fn=collate)
+    loader = DataLoader(texts.train, batch_size=128, shuffle=True, collate_fn=collate)
     held_out = DataLoader(texts.validation, batch_size=512, collate_fn=collate)
 
     torch.manual_seed(trial.seed)
