@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import psutil
 import pytest
@@ -143,6 +144,16 @@ def test_what_libraries_and_the_kernel_keep_for_a_process_is_put_back_too():
             assert eval(read, known) != before[change], f"{change} has an effect"
     assert surroundings.restore() == []
     assert {change: eval(read, known) for change, read in CHANGES.items()} == before
+
+
+def test_the_next_trial_may_set_accelerate_up_otherwise():
+    surroundings = Surroundings()
+    accelerate.Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
+    assert surroundings.restore() == []
+    second = accelerate.Accelerator(cpu=True, mixed_precision="no")
+    assert second.mixed_precision == "no"
+    assert second.gradient_accumulation_steps == 1
+    assert Surroundings().restore() == []
 
 
 SPOILS = """

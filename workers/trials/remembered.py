@@ -113,6 +113,7 @@ def remember() -> list[Remembered]:
         Remembered("loggers", _remember_loggers()),
         Remembered("the event loop", lambda: asyncio.set_event_loop(None)),
         Remembered("the process group of torch.distributed", _end_process_group),
+        Remembered("accelerate's state", _forget_accelerate),
     ]
 
 
@@ -300,6 +301,14 @@ def _end_process_group() -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _forget_accelerate() -> None:
+    """Have the next `Accelerator` be set up by itself; there is one state a process."""
+    state = sys.modules.get("accelerate.state")
+    if state is not None:
+        state.GradientState._reset_state()
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _remember_signals() -> Callable[[], None]:
