@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from workers.integrations.lightning import FleetCallback
 from workers.managers import DataManager
 from workers.managers.tokenized import PaddingCollator
-from workers.protocol.finetune import FinetuneConfig
 from workers.trials.handle import FleetTrial
 
 
@@ -51,8 +50,12 @@ class Classifier(LightningModule):
 
 def objective(trial: FleetTrial, data: DataManager) -> float:
     """Train a small classifier; its best accuracy on the held-out texts."""
-    config = FinetuneConfig.model_validate(trial.config["texts"])
-    texts = data.text_classification(config.data, config.tokenizer, config.model)
+    texts = data.text_classification(
+        "cldr-language-id",
+        vocab_size=trial.config["vocab_size"],
+        max_length=trial.config["max_length"],
+        progress=trial.preparing,
+    )
     collate = PaddingCollator(texts.tokenizer.pad_token_id)
     torch.manual_seed(trial.seed)
     model = Classifier(

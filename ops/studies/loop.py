@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from workers.managers import CUDAManager, DataManager
 from workers.managers.tokenized import PaddingCollator
-from workers.protocol.finetune import FinetuneConfig
 from workers.trials.handle import FleetTrial
 
 
@@ -36,8 +35,12 @@ class Classifier(nn.Module):
 
 def objective(trial: FleetTrial, data: DataManager, cuda: CUDAManager) -> float:
     """Train a small classifier; its best accuracy on the held-out texts."""
-    config = FinetuneConfig.model_validate(trial.config["texts"])
-    texts = data.text_classification(config.data, config.tokenizer, config.model)
+    texts = data.text_classification(
+        "cldr-language-id",
+        vocab_size=trial.config["vocab_size"],
+        max_length=trial.config["max_length"],
+        progress=trial.preparing,
+    )
     collate = PaddingCollator(texts.tokenizer.pad_token_id)
     loader = DataLoader(texts.train, batch_size=128, shuffle=True, collate_fn=collate)
     held_out = DataLoader(texts.validation, batch_size=512, collate_fn=collate)

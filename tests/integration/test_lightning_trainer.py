@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 
 import optuna
@@ -11,7 +13,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from workers.integrations.lightning import FleetCallback
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
@@ -43,7 +45,8 @@ class Module(LightningModule):
 
     def training_step(self, batch, batch_idx):
         self.act("step", (self.current_epoch, batch_idx))
-        loss = (self.layers(batch[0] + torch.rand(())) - 1).square().mean()
+        rows = batch["a"][0] + batch["b"][0] if isinstance(batch, dict) else batch[0]
+        loss = (self.layers(rows + torch.rand(())) - 1).square().mean()
         self.losses.append(float(loss.detach()))
         return loss
 
@@ -71,10 +74,32 @@ class Act:
             self.place.held.lose()
 
 
-def train(trial, act, metric="score", seconds=1e9, callbacks=(), **options):
+ROWS = TensorDataset(torch.linspace(0, 1, STEPS * 4 * 3).reshape(-1, 3))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return (ROWS[index] for index in torch.randperm(len(ROWS)).tolist())
+
+
+LOADERS = {
+    "a generator": lambda: DataLoader(
+        ROWS, batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
+    "processes": lambda: DataLoader(
+        ROWS, batch_size=4, shuffle=True, num_workers=2, multiprocessing_context="fork"
+    ),
+    "a stream": lambda: DataLoader(Stream(), batch_size=4),
+    "two loaders": lambda: {
+        "a": DataLoader(ROWS, batch_size=4, shuffle=True),
+        "b": DataLoader(ROWS, batch_size=4, shuffle=True),
+    },
+}
+
+
+def train(trial, act, metric="score", seconds=1e9, callbacks=(), make_loader=None, **options):
     torch.manual_seed(5)
     module = Module(act)
-    rows = TensorDataset(torch.linspace(0, 1, STEPS * 4 * 3).reshape(-1, 3))
     fleet = FleetCallback(trial, metric=metric, checkpoint_seconds=seconds)
     trainer = Trainer(
         max_epochs=EPOCHS,
@@ -84,8 +109,8 @@ def train(trial, act, metric="score", seconds=1e9, callbacks=(), **options):
         enable_model_summary=False,
         **options,
     )
-    loader = DataLoader(rows, batch_size=4, shuffle=True)
-    trainer.fit(module, loader, DataLoader(rows, batch_size=8), ckpt_path=fleet.checkpoint)
+    loader = make_loader() if make_loader else DataLoader(ROWS, batch_size=4, shuffle=True)
+    trainer.fit(module, loader, DataLoader(ROWS, batch_size=8), ckpt_path=fleet.checkpoint)
     weights = torch.cat([weight.flatten() for weight in module.state_dict().values()])
     return fleet.values, weights.tolist(), module.losses[-1]
 
@@ -123,6 +148,16 @@ def test_a_drained_training_ends_bit_equal_and_reports_each_validation_once(desk
     reports = reports_of(place, len(places) + 1)
     assert len(reports[0]) == EPOCHS
     assert all(each == reports[0] for each in reports.values())
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_whatever_the_loader_a_drain_loses_nothing(desk, name):
+    place = desk()
+    make_loader = LOADERS[name]
+    whole = interrupted(place, 0, make_loader=make_loader)
+    for number, where in enumerate([(0, 3), (1, 2)], 1):
+        drained = ("step", where, "drain")
+        assert interrupted(place, number, drained, make_loader=make_loader) == whole, where
 
 
 def test_a_training_whose_process_dies_goes_on_from_its_last_checkpoint(desk):
@@ -204,3 +239,12 @@ def test_a_metric_that_is_not_logged_is_refused_with_those_that_are(desk):
     trial = desk().claim(0)
     with pytest.raises(ObjectiveError, match="'accuracy': the module logs score"):
         train(trial, Act(None), metric="accuracy")
+
+
+def test_the_library_may_go_by_its_other_name():
+    program = (
+        "import pytorch_lightning\n"
+        "from workers.integrations.lightning import FleetCallback\n"
+        "assert issubclass(FleetCallback, pytorch_lightning.Callback)\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)

@@ -68,7 +68,7 @@ class FleetCallback(Callback):
         self._metric = metric
         self._checkpoint_seconds = checkpoint_seconds
         self._seeds = StepSeeds.drawn()
-        self._loader: _Batches | None = None
+        self._loaders: list[_Batches] = []
         self._resumed: dict[str, Any] | None = None
         self._is_resumed = False
         self._saved_at, self._saved_mark = time.monotonic(), 0
@@ -130,7 +130,7 @@ class FleetCallback(Callback):
             "seed": self._seeds.seed,
             "values": self.values,
             "output_dir": str(self.output_dir),
-            "loader": None if self._loader is None else self._loader.place(),
+            "loaders": [loader.place() for loader in self._loaders],
         }
         found: dict[str, Any] = pack(state)
         return found
@@ -155,7 +155,7 @@ class FleetCallback(Callback):
         warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader.*")
         self._saved_mark, self._saved_at = _mark(trainer), time.monotonic()
         self._trial.defer_drain(is_deferred=True)
-        self._take_loader(trainer)
+        self._take_loaders(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Have a checkpoint taken if one is due.
@@ -164,9 +164,9 @@ class FleetCallback(Callback):
             DrainRequested: The trial is to stop, and can go on from here.
         """
         trainer._signal_connector.received_sigterm = False  # a drain, which is seen to here
-        self._take_loader(trainer)
-        if self._loader is not None:
-            self._loader.note_trained(0)
+        self._take_loaders(trainer)
+        for loader in self._loaders:
+            loader.note_trained(0)
         if _mark(trainer) != self._saved_mark:
             _count_anew(trainer.fit_loop.epoch_loop)
         self._seeds.sow("epoch", trainer.current_epoch)
@@ -195,8 +195,8 @@ class FleetCallback(Callback):
             or epoch._should_accumulate()
             or is_overridden("on_train_batch_end", pl_module)
         )
-        if self._loader is not None and not is_followed:
-            self._loader.note_trained(batch_idx + 1)
+        if len(self._loaders) == 1 and not is_followed:
+            self._loaders[0].note_trained(batch_idx + 1)
             self._pause(trainer)
 
     def on_validation_batch_start(
@@ -228,13 +228,21 @@ class FleetCallback(Callback):
             if self._trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after step {trainer.global_step}")
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give back what is held."""
+        self._end()
+
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave no checkpoint of the fleet's among the results."""
+        """Give back what is held."""
         if stage == "fit":
-            self._trial.defer_drain(is_deferred=False)
-            (self.output_dir / _CHECKPOINT).unlink(missing_ok=True)
-            if self._loader is not None:
-                self._loader.close()
+            self._end()
+
+    def _end(self) -> None:
+        """Leave no processes, and no checkpoint of the fleet's among the results."""
+        self._trial.defer_drain(is_deferred=False)
+        (self.output_dir / _CHECKPOINT).unlink(missing_ok=True)
+        for loader in self._loaders:
+            loader.close()
 
     def _in_place_of(self, logger: Any) -> Any:
         """The trial's own curves in place of a default logger, which is to leave no files."""
@@ -252,16 +260,20 @@ class FleetCallback(Callback):
                 break
         return _Curves(self._trial)
 
-    def _take_loader(self, trainer: Any) -> None:
-        """Have the Trainer read from where this attempt is to go on, if it has one loader."""
+    def _take_loaders(self, trainer: Any) -> None:
+        """Have the Trainer read from where this attempt is to go on."""
         combined = trainer.fit_loop._combined_loader
-        if len(combined.flattened) != 1 or isinstance(combined.flattened[0], _Batches):
+        if all(isinstance(loader, _Batches) for loader in combined.flattened):
             return
         resumed, self._resumed = self._resumed, None
-        self._loader = _Batches(combined.flattened[0], self._seeds, trainer)
-        if resumed is not None and resumed["loader"] is not None:
-            self._loader.go_on_from(resumed["loader"])
-        combined.flattened = [self._loader]
+        self._loaders = [
+            _Batches(loader, StepSeeds(self._seeds.of("loader", number)), trainer)
+            for number, loader in enumerate(combined.flattened)
+        ]
+        if resumed is not None:
+            for loader, place in zip(self._loaders, resumed["loaders"], strict=False):
+                loader.go_on_from(place)
+        combined.flattened = list(self._loaders)
         iter(trainer.fit_loop._data_fetcher)
 
     def _progress(self, trainer: Any) -> None:
@@ -308,10 +320,14 @@ class _Batches:
         self._resumed: dict[str, Any] | None = None
         #: batches of the epoch that training is done with
         self._num_trained = 0
+        #: which pass of the epoch this is: the shorter one of two loaders is begun again
+        self._pass = 0
 
     def note_trained(self, count: int) -> None:
         """Note how many batches of the epoch training is done with."""
         self._num_trained = count
+        if not count:
+            self._pass = 0
 
     def place(self) -> dict[str, Any]:
         """What a later attempt needs to go on after the batches that were trained on."""
@@ -334,7 +350,8 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         place, self._resumed = self._resumed, None
-        epoch = self._trainer.current_epoch
+        epoch = self._trainer.current_epoch + (self._pass << 32)
+        self._pass += 1
         self._num_trained = 0 if place is None else place["number"]
         if place is not None and self._num_trained:
             self._source.resume(epoch, self._num_trained, place["loader"])

@@ -123,7 +123,7 @@ class TrainingLoop:
                 "run.epochs() once, around run.steps(): a second training of a trial would not know"
                 " where to resume; count its epochs on in the same loop"
             )
-        if self.epoch >= count:
+        if self._resumed is not None and self.epoch >= count:
             raise ObjectiveError(
                 f"run.epochs({count}): the trial's checkpoint is in epoch {self.epoch}, counted"
                 " from 0; let each attempt train for as long as the first one"
