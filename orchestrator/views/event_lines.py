@@ -68,6 +68,7 @@ def _ended(event: Event) -> Iterator[str]:
     yield f"{event.state or ''}{value}"
     yield "" if event.held_ms is None else f"after {span(event.held_ms / 1000)}"
     yield reason(event.cause, event.detail, event.count)
+    yield place(event.host, event.pid, None)
     yield f"waits {span(event.wait_ms / 1000)}" if event.wait_ms else ""
 
 

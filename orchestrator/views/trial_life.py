@@ -174,6 +174,8 @@ def _note(attempt: Attempt, event: Event) -> None:
 
 
 def _note_end(attempt: Attempt, event: Event) -> None:
+    if attempt.process is None:  # its beginning is not known any more
+        attempt.process, attempt.host, attempt.pid = event.process, event.host, event.pid
     attempt.ended_at = event.seconds
     attempt.held_seconds = None if event.held_ms is None else event.held_ms / 1000
     attempt.ended_as = event.state or TrialState.QUEUED.value

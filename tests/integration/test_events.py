@@ -129,6 +129,7 @@ def test_each_end_of_an_attempt_tells_its_cause(client, leases, end, cause, stat
 
     end(Trial())
     event = news(client)[-1]
+    assert event.process == ("a:b:1:2" if cause is Cause.LEASE_LOST else None)
     assert (event.kind, event.cause, event.state) == (
         "ended" if state else "requeued",
         cause,
@@ -184,10 +185,15 @@ def test_an_event_is_short_whatever_its_error_says(client, leases):
     leases.enqueue(0, {})
     grant = leases.claim(0, f"{'h' * 30}:{'b' * 36}.4026531836:4194303:99999999", 45.0)
     worst = Result(error='"\\\x01é漢\U0001f600' * 400 + "\n'x")
-    leases.fail(0, grant.token, worst, 9, 1.0)
+    leases.fail(0, grant.token, worst, 9, 0.0)
+    grant = leases.claim(0, f"{'h' * 30}:{'b' * 36}.4026531836:4194303:99999999", 45.0)
+    died = f"process 4194303 on {'h' * 30}: no progress for 600 s, since step 7; where a step may"
+    leases.reap(0, died * 3, most=9, backoff_seconds=0.0, dead_token=grant.token)
+    leases.claim(0, f"{'h' * 63}:{'b' * 36}.4026531836:4194303:99999999", -9.0)
+    leases.reap(0, "its lease ran out", most=9, backoff_seconds=128.0)
     raw = [fields["event"].encode() for _, fields in client.xrange(keys.events("s"))]
     assert max(map(len, raw)) < 300, raw
-    assert news(client)[-1].detail.startswith('"\\')
+    assert news(client)[2].detail.startswith('"\\')
 
 
 @pytest.mark.parametrize("what", ["a string", "a hash", "odd entries"])

@@ -45,7 +45,7 @@ class EventKind(StrEnum):
     """It saved one: trial, attempt, step. Of each second, the first."""
     REQUEUED = "requeued"
     """An attempt ended, and another is to come: trial, attempt, cause, held_ms, step, wait_ms,
-    after_ms."""
+    after_ms; where a lease ran out, its process."""
     PAUSED = "paused"
     """It gave its slot back at a rung: trial, attempt, value, held_ms, step, after_ms, detail (the
     rung)."""

@@ -118,7 +118,7 @@ local function spent(trial)
 end
 
 -- Ends a trial for good; the caller has checked that it may. `told` is for its event: the stream, and
--- cause, value, detail, and how long after the claim the first step was.
+-- cause, value, detail, the process that is gone, how long after the claim the first step was.
 local function finish(trial, leases, queued, inbox, number, state, payload, now, told)
   local held = count_time(trial, now)
   local record = redis.call('HMGET', trial, 'token', 'attempt')
@@ -130,8 +130,8 @@ local function finish(trial, leases, queued, inbox, number, state, payload, now,
   redis.call('ZREM', leases, number)
   redis.call('ZREM', queued, number)
   tell_event(told.events, 'ended', 'trial', number, 'attempt', record[2], 'state', state,
-    'value', told.value, 'cause', told.cause, 'count', told.count, 'held_ms', held,
-    'step', last_step(trial), 'after_ms', told.after_ms, 'detail', told.detail)
+    'value', told.value, 'cause', told.cause, 'process', told.process, 'count', told.count,
+    'held_ms', held, 'step', last_step(trial), 'after_ms', told.after_ms, 'detail', told.detail)
   return id
 end
 
@@ -145,7 +145,7 @@ local function requeue(trial, leases, queued, number, not_before, now, told)
   local wait = math.max(0, not_before - now)
   local attempt = redis.call('HGET', trial, 'attempt')
   tell_event(told.events, 'requeued', 'trial', number, 'attempt', attempt, 'cause', told.cause,
-    'count', told.count, 'held_ms', held, 'step', last_step(trial),
+    'process', told.process, 'count', told.count, 'held_ms', held, 'step', last_step(trial),
     'after_ms', told.after_ms, 'wait_ms', wait > 0 and integer(wait), 'detail', told.detail)
 end
 

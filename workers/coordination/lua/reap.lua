@@ -2,9 +2,10 @@
 -- KEYS: epoch trial leases queued inbox events
 -- ARGV: epoch number dead_token grace_ms error charge most backoff_ms detail now_ms
 -- RETURNS: REQUEUED count | DEAD id | LIVE ms | SKIP
--- With `dead_token`, that token is reaped at once and no other; without, the deadline decides. `detail` is for the event.
+-- With `dead_token`, that token is reaped at once and no other; without, the deadline decides.
+-- `detail` is for the event of a death; that of a lease that ran out names the process.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'SKIP'} end
-local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'deadline')
+local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'deadline', 'owner')
 if record[1] ~= 'RUNNING' then return {'SKIP'} end
 local now = now_ms(ARGV[10])
 if ARGV[3] ~= '' then
@@ -15,4 +16,5 @@ else
 end
 return fail_attempt(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], ARGV[6], ARGV[7], ARGV[8],
   ARGV[5], ARGV[5], now,
-  {events = KEYS[6], cause = ARGV[3] ~= '' and 'died' or 'lease_lost', detail = ARGV[9]})
+  ARGV[3] ~= '' and {events = KEYS[6], cause = 'died', detail = ARGV[9]}
+    or {events = KEYS[6], cause = 'lease_lost', process = record[4]})
