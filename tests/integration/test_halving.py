@@ -120,6 +120,7 @@ def test_a_paused_trial_holds_no_slot_and_is_counted_as_paused(fleet):
         turn_until(service, lambda: handle.status().trials["paused"] == 2, "they are shown")
         assert fleet.leases.claim(1, "hand", 45.0) == Refusal("PAUSED")
         assert handle.status().busy_seconds >= 0
+        assert {each.number for each in seen_as_pruned(service)} == {1, 2}
         trials = handle.status().trials
         assert (trials["queued"], trials["running"]) == (3, 0)
         assert "paused" in {row["state"] for row in table_of(handle)}
@@ -127,6 +128,13 @@ def test_a_paused_trial_holds_no_slot_and_is_counted_as_paused(fleet):
         turn_until(service, lambda: 0 in fleet.leases.queued(), "the best of three goes on")
         assert fleet.leases.record(0).rung == 1
         assert len(fleet.stored()) == 5, "it had the slot that a new one would have had"
+
+
+def seen_as_pruned(service):
+    """What the sampler of the driven study takes for pruned."""
+    study = service._drivers["s"].study.study
+    pruned = optuna.trial.TrialState.PRUNED
+    return study.sampler._seen(study).get_trials(deepcopy=False, states=(pruned,))
 
 
 def table_of(handle):

@@ -101,6 +101,19 @@ def stumbles(trial):
             raise RuntimeError("after its report")
     return trial.number
 
+def loop(trial):
+    import torch
+
+    model = torch.nn.Linear(1, 1)
+    with trial.training(model) as run:
+        for epoch in run.epochs(9):
+            for _ in run.steps([torch.ones(1)] * 2):
+                pass
+            note(trial, "step", epoch + 1)
+            run.report(trial.number)
+            trial.report(trial.number, 0)  # where training could not be resumed
+    return trial.number
+
 def ends_at_a_rung(trial):
     for step in range(3):
         trial.progress(step)
@@ -157,6 +170,7 @@ def test_objectives_of_every_kind_are_paused_at_their_rungs(fleet, tmp_path):
         "plain": {0: anew, 1: [1], 2: [1]},
         "takes_it_for_pruning": {0: every, 1: [1], 2: [1]},
         "stumbles": {0: every, 1: [1], 2: [1]},
+        "loop": {0: every, 1: [1], 2: [1]},
     }
     specs = [spec_of(tmp_path, name) for name in kinds]
     studies = fleet.run_studies(specs)
