@@ -49,6 +49,28 @@ def sentences(*events):
     return "\n".join(explain(life_of("s", 3, told(*events))))
 
 
+def test_a_trial_that_was_paused_at_rungs_is_told_with_what_it_reached_there():
+    def paused(attempt, **given):
+        told = {"state": "PAUSED", "held_ms": 5_000, "value": 0.5, **given}
+        return EventKind.PAUSED, {"attempt": attempt, **told}
+
+    first = [asked(), claimed(), paused(1, step=1, detail="at rung 0")]
+    text = sentences(*first)
+    assert "trial 3 of s: is paused at a rung, and goes on if it is promoted" in text
+    assert "ended PAUSED after 5.0s: at rung 0" in text
+    promoted = EventKind.PROMOTED, {"attempt": 1, "detail": "to rung 1"}
+    assert "waits for attempt 2" in sentences(*first, promoted)
+    second = [*first, promoted, claimed(2, step=1), paused(2, step=3, detail="at rung 1")]
+    end = ended("PRUNED", 2, cause=Cause.WITHDRAWN, held_ms=None)
+    text = sentences(*second, end)
+    assert "trial 3 of s: PRUNED after 2 attempts" in text
+    assert "made twice" not in text
+    assert "cost: 10s of a slot in all" in text
+    lines = [event_line(event).plain for event in told(*second)]
+    assert [line.split()[-1] for line in lines if "rung" in line] == ["0", "1", "1"]
+    assert "PAUSED 0.5" in lines[2]
+
+
 def test_a_trial_that_was_killed_once_is_told_with_where_why_and_what_it_cost():
     text = sentences(
         asked(),
