@@ -106,12 +106,11 @@ class PausedAsPruned(SeeingSampler):
         self, read: Callable[[States], list[FrozenTrial]], states: States
     ) -> list[FrozenTrial]:
         paused = self._paused()
-        every = states is None or TrialState.RUNNING in states or TrialState.PRUNED in states
-        if not paused or not every:
+        wanted = tuple(state for state in TrialState if states is None or state in states)
+        if not paused or not {TrialState.RUNNING, TrialState.PRUNED} & set(wanted):
             return read(states)
-        wanted = states or tuple(TrialState)
-        asked = [state for state in TrialState if state in wanted or state is TrialState.RUNNING]
-        shown = [_pruned(each) if each.number in paused else each for each in read(tuple(asked))]
+        found = read((*wanted, TrialState.RUNNING))
+        shown = [_pruned(each) if each.number in paused else each for each in found]
         return [trial for trial in shown if trial.state in wanted]
 
 
