@@ -152,6 +152,9 @@ def _attempt(attempt: Attempt) -> Iterator[str]:
         yield f"  {_end(attempt)}"
     if attempt.ended_as == TrialState.QUEUED:
         yield f"  {_going_on(attempt)}"
+    if attempt.promoted_at is not None:
+        rung = printable(attempt.promoted or "")
+        yield f"  promoted {rung}{rung and ' '}at {clock(attempt.promoted_at)}"
 
 
 def _training(attempt: Attempt) -> Iterator[str]:

@@ -52,6 +52,10 @@ class Attempt(BaseModel):
     detail: str | None = None
     wait_seconds: float | None = None
     """How long the trial had to wait for another one."""
+    promoted_at: float | None = None
+    """Of one that ended at a rung: when the trial was sent on from there."""
+    promoted: str | None = None
+    """Likewise: to which rung."""
     steps_lost: int | None = None
     """How many steps the next attempt makes again."""
 
@@ -164,6 +168,8 @@ def _note(attempt: Attempt, event: Event) -> None:
         attempt.reported_step, attempt.reported_value = event.step, event.value
     elif event.kind is EventKind.CHECKPOINT:
         attempt.checkpoint_step = event.step
+    elif event.kind is EventKind.PROMOTED:
+        attempt.promoted_at, attempt.promoted = event.seconds, event.detail
     elif event.kind in _ENDS and attempt.ended_at is None:
         # one that is withdrawn while it waits has no attempt that ends with it
         _note_end(attempt, event)

@@ -128,6 +128,16 @@ def test_a_trial_that_waits_runs_or_was_never_begun_is_told_as_that():
     assert "ended after 30s: its worker shut down" in again
 
 
+def test_a_trial_that_was_promoted_says_from_which_rung_to_which():
+    paused = {"attempt": 1, "state": "PAUSED", "held_ms": 3000, "step": 3, "detail": "at rung 0"}
+    up_to_there = asked(), claimed(), (EventKind.PAUSED, paused)
+    assert "is paused at a rung" in sentences(*up_to_there)
+    promoted = EventKind.PROMOTED, {"attempt": 1, "detail": "to rung 1"}
+    text = sentences(*up_to_there, promoted, claimed(2, step=3), ended("COMPLETE", 2))
+    assert "ended PAUSED after 3.0s: at rung 0\n  promoted to rung 1 at " in text
+    assert "COMPLETE after 2 attempts" in text
+
+
 def test_what_was_dropped_is_not_made_up():
     text = sentences(requeued(Cause.DIED, 4), claimed(5))
     assert "attempt 4 began\n" in text
