@@ -77,6 +77,7 @@ class Endings:
                 ending.ended = self._pool.submit(name, ending.end)
             elif ending.ended is not None and ending.ended.done():
                 del self._endings[name]
+        self._pool.relieve()
 
     def keep_rights(self, older_than: float) -> None:
         """Let nobody else have the studies whose last turn has not returned."""

@@ -12,30 +12,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
 
 import redis
 
+from orchestrator.driving.allotment import Allotment
 from orchestrator.driving.catalogue import Catalogue
 from orchestrator.driving.deletion import DeletionJobs, has_running
 from orchestrator.driving.driver import StudyDriver, Surroundings
 from orchestrator.driving.endings import Endings
-from orchestrator.driving.event_filing import FLEET, EventFiling, tell_stalled
+from orchestrator.driving.event_filing import FLEET, EventFiling
+from orchestrator.driving.isolation import Isolation
 from orchestrator.driving.queues import Queues
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
 from orchestrator.driving.redis_watch import RedisWatch
-from orchestrator.driving.shares import Demand, Shares
-from orchestrator.driving.stalls import Stalls
+from orchestrator.driving.roster import Roster
 from orchestrator.driving.turns import TurnPool
 from orchestrator.status import StudyStatus
 from orchestrator.storage.open_files import allow_open_files
-from orchestrator.storage.opening import is_database_error
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, is_general, resolve_url
 from workers.coordination.deletions import Deletions
@@ -46,17 +46,13 @@ from workers.coordination.studies import Studies, Submitted
 from workers.coordination.study_lead import StudyLead
 from workers.disk.deleted_studies import remove_aside
 from workers.disk.fleet_home import FleetHome
-from workers.logs import get_logger, traceback_of
+from workers.logs import get_logger
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import (
     FleetError,
     HomeRefusedError,
     InvalidInputError,
-    StorageFullError,
-    StudyStalledError,
-    StudyTakenOverError,
 )
-from workers.protocol.plain import describe_error
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 
@@ -74,15 +70,6 @@ _LOOK_SECONDS: Final = 1.0
 #: Between two attempts to drive a study that is refused, or that another orchestrator holds.
 _RETRY_SECONDS: Final = 5.0
 
-#: After so many failures in a row, an orchestrator of one study alone gives up.
-_GIVE_UP_AFTER: Final = 3
-
-#: How long the turns that are under way at the end are waited for.
-_END_SECONDS: Final = 10.0
-
-#: How much of an error is published as the reason of a stall.
-_MAX_REASON: Final = 500
-
 
 @dataclass
 class Service:
@@ -99,25 +86,13 @@ class Service:
     on_status: Callable[[StudyStatus], None] = lambda _status: None
     is_draining: bool = False
     """Whether no further trial may be asked for."""
-    _drivers: dict[str, StudyDriver] = field(default_factory=dict)
-    _demands: dict[str, Demand] = field(default_factory=dict)
-    """What each study was last seen to want, with what it was granted since."""
-    _shares: dict[str, Shares] = field(default_factory=dict)
-    """By queue."""
-    _told: dict[str, StudyStatus] = field(default_factory=dict)
-    """The statuses that `on_status` was last called with."""
     _refused_at: dict[str, float] = field(default_factory=dict)
     _looked_at: float = 0.0
     _beat_at: float = 0.0
-    _submitted: dict[str, Submitted] = field(default_factory=dict)
-    """The studies that are not over, as Redis had them: it may lose its data."""
     _deleting: set[str] = field(default_factory=set)
     """Those that are being deleted: they are not driven any more."""
     _queues: Queues = field(default_factory=Queues)
     """The slots of the fleet, as last seen."""
-    _changed: set[str] = field(default_factory=set)
-    """Studies whose demand is to be looked at anew."""
-    _stalls: Stalls = field(default_factory=Stalls)
 
     def __enter__(self) -> Self:
         allow_open_files()
@@ -138,7 +113,11 @@ class Service:
         self._events = EventFiling(self._client, self.settings.home)
         self._pool = TurnPool()
         self._filing = self._file_events()
-        self._endings = Endings(self._pool)
+        self._roster = Roster(Endings(self._pool), self.on_status)
+        self._isolation = Isolation(
+            self._roster, self._redis, self._studies, is_only=self.only is not None
+        )
+        self._allotment = Allotment()
         self._deletion_jobs = DeletionJobs(
             self._client, self.settings, self._record.identity, self._pool
         )
@@ -147,9 +126,7 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in list(self._drivers):
-            self._leave(name)
-        self._await_endings()
+        self._roster.leave_all()
         self._pool.close()
         with suppress(redis.RedisError):
             self._record.gone()
@@ -158,16 +135,6 @@ class Service:
         self._hints.close()
         self._home.close()
         self._client.close()
-
-    def _await_endings(self) -> None:
-        """Wait until all is closed, but not for ever: what hangs was not acknowledged."""
-        deadline = time.monotonic() + _END_SECONDS
-        while (left := self._endings.unfinished()) and time.monotonic() < deadline:
-            self._endings.look()
-            self._pool.relieve()
-            time.sleep(0.02)
-        for driver in left:
-            log.error("study_left_in_the_midst", study=driver.name, doing=driver.doing)
 
     def turn(self) -> None:
         """One turn of the loop: at most about a quarter of a second.
@@ -187,88 +154,21 @@ class Service:
                 raise
             reason = self._redis.failed(error)
             if reason is not None and (self._redis.is_refused or isinstance(error, FleetError)):
-                self._show_refusal(reason)
+                self._isolation.show_refusal(reason)
             self._reaper.be_patient()
-            for driver in self._drivers.values():
+            for driver in self._roster.drivers.values():
                 driver.is_disturbed = True
             self._looked_at = 0.0
             time.sleep(_BLOCK_MS / 1000)
 
-    def _show_refusal(self, reason: str) -> None:
-        """Say what Redis refuses us where people look at studies."""
-        for name, driver in self._drivers.items():
-            driver.show_stall(reason)
-            self._tell(driver)
-            with suppress(redis.RedisError):
-                self._studies.publish(name, {"stalled": reason})
-
-    @contextmanager
-    def _alone(self, name: str, doing: str) -> Iterator[None]:
-        """Have what goes wrong with one study stall that study, and nothing else.
-
-        Args:
-            name: The study.
-            doing: What is done for it, for the reason that is published.
-
-        Raises:
-            redis.RedisError: Redis is away, or refuses everybody.
-            InvalidInputError: The one study of this orchestrator cannot be opened.
-            StudyStalledError: There is no other study to go on with.
-        """
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, redis.RedisError) and is_general(error):
-                raise
-            if self._redis.has_lost_data():
-                raise redis.ConnectionError("it lost its data") from error
-            if isinstance(error, StudyTakenOverError):
-                self._leave_to_another(name)
-                return
-            driver = self._drivers.get(name)
-            is_open = driver is not None and driver.is_open
-            is_refused = isinstance(error, InvalidInputError) and not is_open
-            if is_refused and self.only:
-                raise
-            self._stall(name, f"{doing}: {describe_error(error, _MAX_REASON)}", error)
-
-    def _stall(self, name: str, reason: str, error: Exception) -> None:
-        """Leave a study alone for a while, and show why."""
-        stall, is_new = self._stalls.note(name, reason)
-        if is_new:
-            log.error("study_stalled", study=name, reason=reason, exception=traceback_of(error))
-        driver = self._drivers.get(name)
-        is_awaited = isinstance(error, StorageFullError) or is_database_error(error)
-        if driver is not None:
-            driver.is_disturbed = driver.is_doubtful = True
-            driver.show_stall(reason)
-            self._tell(driver)
-        if not is_awaited:
-            self._abandon(name)  # whatever state it is in: it is opened anew
-        with suppress(redis.RedisError):
-            self._studies.publish(name, {"stalled": reason})
-            if is_new:
-                tell_stalled(self._client, name, reason)
-        if self.only and not is_awaited and stall.count >= _GIVE_UP_AFTER:
-            raise StudyStalledError(
-                f"study {name!r} does not get on: {reason}; the log has the traceback, and what"
-                " is done is kept: mend it, and run it again"
-            ) from error
-
-    def _abandon(self, name: str) -> None:
-        """Drop a study whose storage may not be written any more."""
-        driver = self._drivers.pop(name, None)
-        if driver is not None:
-            self._endings.begin(driver, writes=False)
-
     def is_done(self, name: str) -> bool:
         """Whether a study is over, and whoever is to know of it was told."""
-        driver = self._drivers.get(name)
+        driver = self._roster.drivers.get(name)
         return driver is not None and driver.is_done
 
     def status(self, name: str) -> StudyStatus | None:
         """The latest status of a study that is driven."""
-        driver = self._drivers.get(name)
+        driver = self._roster.drivers.get(name)
         return None if driver is None else driver.status
 
     def _turn(self) -> None:
@@ -288,15 +188,14 @@ class Service:
             }
         )
         self._leave_over()
-        self._endings.look()
-        self._pool.relieve()
+        self._roster.endings.look()
 
     def _idle(self) -> list[tuple[str, StudyDriver]]:
         """The studies that are to be seen to, and whose driver is not at a turn."""
         return [
             (name, driver)
-            for name, driver in self._drivers.items()
-            if driver.turning is None and not self._stalls.holds(name)
+            for name, driver in self._roster.drivers.items()
+            if driver.turning is None and not self._holds(name)
         ]
 
     def _run(self, turns: Mapping[str, Callable[[], None]]) -> None:
@@ -305,67 +204,47 @@ class Service:
         Raises:
             redis.RedisError: By one of them, when all have been seen to.
         """
-        begun = [self._drivers[name].begin(self._pool, turn) for name, turn in turns.items()]
+        begun = [self._roster.drivers[name].begin(self._pool, turn) for name, turn in turns.items()]
         wait(begun, timeout=_PATIENCE_SECONDS)
         trouble: redis.RedisError | None = None
-        for name, driver in list(self._drivers.items()):
+        for name, driver in list(self._roster.drivers.items()):
             turning = driver.turning
             if turning is None or not turning.done():
                 continue
             driver.turning = None
-            self._changed.add(name)
+            self._allotment.look_again(name)
             try:
-                with self._alone(name, driver.doing):
+                with self._isolation.alone(name, driver.doing):
                     turning.result()
             except redis.RedisError as error:
                 trouble = error
-            self._tell(driver)
+            self._roster.tell(driver)
         if trouble is not None:
             raise trouble
 
-    def _tell(self, driver: StudyDriver) -> None:
-        """Show a status that nobody was shown yet."""
-        status = driver.status
-        if status is not None and status is not self._told.get(driver.name):
-            self._told[driver.name] = status
-            self.on_status(status)
-
     def _share(self) -> dict[str, int]:
         """How many trials each study may ask for now."""
-        if self.is_draining:
-            self._changed |= self._drivers.keys()
-        idle = dict(self._idle())
-        for name in self._changed & idle.keys():
-            self._demands[name] = idle[name].demand(is_draining=self.is_draining)
-        self._changed -= idle.keys()
-        by_queue: dict[str, dict[str, Demand]] = {}
-        for name, driver in self._drivers.items():
-            # what a study that does not get on has in flight would keep slots from the others
-            if driver.is_open and not driver.is_disturbed and not self._stalls.holds(name):
-                queue = driver.study.spec.resources.queue
-                by_queue.setdefault(queue, {})[name] = self._demands[name]
-        granted: dict[str, int] = {}
-        for queue, demands in by_queue.items():
-            # what a driver at its turn is granted now would be lost
-            wants = {
-                name: demand if name in idle else replace(demand, wanted=0)
-                for name, demand in demands.items()
-            }
-            shares = self._shares.setdefault(queue, Shares())
-            granted |= shares.allot(self._queues.slots(queue), wants)
-        for name, count in granted.items():
-            if count:
-                self._demands[name] = self._demands[name].granted(count)
-                self._changed.add(name)
-        return granted
+        # what a study that does not get on has in flight would keep slots from the others
+        getting_on = {
+            name: driver
+            for name, driver in self._roster.drivers.items()
+            if driver.is_open and not driver.is_disturbed and not self._holds(name)
+        }
+        return self._allotment.grant(
+            getting_on, dict(self._idle()), self._queues, is_draining=self.is_draining
+        )
+
+    def _holds(self, name: str) -> bool:
+        """Whether a study is to be left alone for now."""
+        return self._isolation.stalls.holds(name)
 
     def _leave_over(self) -> None:
         if self.only is not None:
             return
         for name, driver in self._idle():
             if driver.is_done:
-                with self._alone(name, "closing it"):
-                    self._leave(name)
+                with self._isolation.alone(name, "closing it"):
+                    self._roster.leave(name)
                     self._catalogue.look_again(name)
 
     def _join_new(self) -> None:
@@ -373,17 +252,16 @@ class Service:
             too_soon = time.monotonic() - self._refused_at.get(name, -1e9) < _RETRY_SECONDS
             if name in self._deleting:
                 continue
-            is_open = name in self._drivers or name in self._endings
-            if is_open or too_soon or self._stalls.holds(name):
+            if name in self._roster or too_soon or self._holds(name):
                 continue
-            with self._alone(name, "opening it"):
+            with self._isolation.alone(name, "opening it"):
                 self._join(name)
 
     def _join(self, name: str) -> None:
         if self.only is None and not self._catalogue.waits_for_service(name):
             return
         right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
-        self._submitted[name] = self._catalogue.submitted(name)
+        self._roster.submitted[name] = self._catalogue.submitted(name)
         held_at = lease_clock()
         if right.hold():
             self._drive(right, held_at)
@@ -399,11 +277,11 @@ class Service:
 
     def _drive(self, right: StudyLead, held_at: float) -> None:
         name = right.study
-        self._drivers[name] = driver = StudyDriver(
+        self._roster.drivers[name] = driver = StudyDriver(
             self._client, self._hints, self.settings, self._inbox, right, held_at
         )
-        driver.look_at(self._surroundings(self._submitted[name]), None)
-        self._demands[name] = Demand.nothing()
+        driver.look_at(self._surroundings(self._roster.submitted[name]), None)
+        self._allotment.begin(name)
 
     def _surroundings(self, submitted: Submitted) -> Surroundings:
         queue = submitted.spec.resources.queue
@@ -414,20 +292,12 @@ class Service:
             self._queues.activities,
         )
 
-    def _leave(self, name: str) -> None:
-        driver = self._drivers.pop(name)
-        for kept in (self._submitted, self._told, self._demands, self._refused_at):
-            kept.pop(name, None)
-        self._endings.begin(driver, writes=True)
-        state = None if driver.status is None else driver.status.state.value
-        log.info("study_left", study=name, state=state)
-
     def _hand_out(self) -> None:
         """Read the inboxes, and give each study what is its own."""
         driven = [
             name
-            for name, driver in self._drivers.items()
-            if driver.is_open and not self._stalls.holds(name)
+            for name, driver in self._roster.drivers.items()
+            if driver.is_open and not self._holds(name)
         ]
         if not driven:
             time.sleep(self._block_ms() / 1000)
@@ -438,11 +308,11 @@ class Service:
             if is_general(error):
                 raise
             for name in driven:  # it is of one of them, and names none: each is to be asked
-                self._drivers[name].is_disturbed = True
+                self._roster.drivers[name].is_disturbed = True
             return
         for name in driven:
             if own := [entry for study, entry in entries if study == name]:
-                self._drivers[name].hand(own)
+                self._roster.drivers[name].hand(own)
 
     def _block_ms(self) -> int:
         """How long to wait for entries: not at all while something else is to be done."""
@@ -468,11 +338,11 @@ class Service:
         self._catalogue.look(self.only)
         self._forget_others()
         is_due = self._reaper.is_due(server_time_ms(self._client))
-        for name, driver in list(self._drivers.items()):
-            with self._alone(name, "reading what was handed in"):
-                self._submitted[name] = submitted = self._catalogue.submitted(name)
+        for name, driver in list(self._roster.drivers.items()):
+            with self._isolation.alone(name, "reading what was handed in"):
+                self._roster.submitted[name] = submitted = self._catalogue.submitted(name)
                 driver.look_at(self._surroundings(submitted), self._reaper if is_due else None)
-                self._changed.add(name)
+                self._allotment.look_again(name)
 
     def _file_events(self) -> Future[None]:
         """File what happened to processes, off the loop: it may be a slow disk."""
@@ -480,51 +350,48 @@ class Service:
 
     def _forget_others(self) -> None:
         """Keep nothing of studies that are over, or not there any more."""
-        known = {*self._catalogue.names(), *self._drivers, *self._deleting}
-        for kept in (self._refused_at, self._told, self._demands):
-            for name in kept.keys() - known:
-                del kept[name]
-        self._changed &= known
-        self._stalls.forget_others(known)
+        known = {*self._catalogue.names(), *self._roster.drivers, *self._deleting}
+        self._refused_at = {name: at for name, at in self._refused_at.items() if name in known}
+        self._isolation.stalls.forget_others(known)
         # not by what is not there: Redis may have lost it
-        for name in self._studies.ended(self._submitted.keys() - known):
-            del self._submitted[name]
-        queues = {submitted.spec.resources.queue for submitted in self._submitted.values()}
-        self._shares = {queue: each for queue, each in self._shares.items() if queue in queues}
+        ended = self._studies.ended(self._roster.submitted.keys() - known)
+        self._roster.forget_others(known, ended)
+        submitted = self._roster.submitted.values()
+        self._allotment.forget_others(known, {each.spec.resources.queue for each in submitted})
 
     def _delete_begun(self) -> None:
         """Delete what people asked to have deleted, once nobody runs a trial of it."""
         begun = set() if self.only else set(self._deletions.begun())
         self._deleting = self._deletion_jobs.names()
         for name in sorted(begun | self._deleting):
-            with self._alone(name, "deleting it"):
+            with self._isolation.alone(name, "deleting it"):
                 self._deletion_jobs.go_on(name, may_begin=name in begun and self._may_delete(name))
 
     def _may_delete(self, name: str) -> bool:
         """Whether a study may be deleted now: nothing of this orchestrator writes of it then."""
-        if self._stalls.holds(name) or has_running(self._client, name):
+        if self._holds(name) or has_running(self._client, name):
             return False  # they were cancelled, and end first
         self._deleting.add(name)
-        self._abandon(name)
-        self._submitted.pop(name, None)
-        return name not in self._endings
+        self._roster.abandon(name)
+        self._roster.submitted.pop(name, None)
+        return name not in self._roster
 
     def _restore_lost(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
-        epoch, there = self._redis.take_epoch(), self._studies.existing(self._submitted)
-        for name, submitted in list(self._submitted.items()):
-            driver = self._drivers.get(name)
+        epoch, there = self._redis.take_epoch(), self._studies.existing(self._roster.submitted)
+        for name, submitted in list(self._roster.submitted.items()):
+            driver = self._roster.drivers.get(name)
             study = driver.study if driver is not None and driver.is_open else None
             if name in there and (study is None or study.leases.epoch == epoch):
                 continue
             if name in self._deletions.done():  # by another orchestrator
-                self._submitted.pop(name)
-                self._abandon(name)
+                self._roster.submitted.pop(name)
+                self._roster.abandon(name)
                 continue
             log.error("redis_lost_its_data", study=name, epoch=epoch)
             self._record.register()
             self._reaper.be_patient()
-            with self._alone(name, "writing it again into a Redis that lost its data"):
+            with self._isolation.alone(name, "writing it again into a Redis that lost its data"):
                 self._studies.restore(submitted)
                 if driver is not None and study is not None:
                     study.start_epoch(epoch)
@@ -537,15 +404,8 @@ class Service:
             older_than: Leave rights that were renewed in so many seconds. To be asked before each
                 write: this process may have been stopped for any time.
         """
-        for name, driver in list(self._drivers.items()):
-            with self._alone(name, "keeping the right to drive it"):
+        for name, driver in list(self._roster.drivers.items()):
+            with self._isolation.alone(name, "keeping the right to drive it"):
                 if not driver.keep_right(older_than):
-                    self._leave_to_another(name)
-        self._endings.keep_rights(older_than)
-
-    def _leave_to_another(self, name: str) -> None:
-        """Write nothing more of a study: another orchestrator has taken it over."""
-        log.error("study_taken_over", study=name)
-        driver = self._drivers.pop(name, None)
-        if driver is not None:
-            self._endings.begin(driver, writes=False)
+                    self._roster.leave_to_another(name)
+        self._roster.endings.keep_rights(older_than)

@@ -154,12 +154,14 @@ def test_who_was_refused_the_study_does_not_bring_it_back(fleet, serve, settings
     with serve() as driver:
         turn_until(driver, fleet.leases.queued, "it is driven")
         with serve() as second:
-            second._submitted["s"] = fleet.studies().submitted("s")  # as one that was refused it
+            second._roster.submitted["s"] = fleet.studies().submitted(
+                "s"
+            )  # as one that was refused it
             Deletions(fleet.client).begin("s")
             turn_until(driver, lambda: not fleet.studies().exists("s"), "it is deleted")
             second._looked_at = 0.0
             second.turn()
-            assert "s" not in second._submitted
+            assert "s" not in second._roster.submitted
     assert remains(fleet) == set()
 
 

@@ -264,7 +264,7 @@ def test_a_killed_orchestrator_loses_no_event_and_doubles_none(fleet, settings):
                 turn_until(
                     service, lambda n=number: len(filed(settings)) > 3 * n, "some of it is filed"
                 )
-            service._abandon("s")  # it writes nothing more of it, as one that was killed
+            service._roster.abandon("s")  # it writes nothing more of it, as one that was killed
     with fleet.service() as service:
         turn_until(service, lambda: service.is_done("s"), "the study is over")
     events = filed(settings)

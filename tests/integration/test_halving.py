@@ -222,7 +222,7 @@ def test_a_promotion_survives_an_orchestrator_that_is_killed_in_the_middle(fleet
         with pytest.raises(Killed):
             turn_until(service, lambda: False, "it dies")
         monkeypatch.undo()
-        killed = service._drivers.pop("s")  # it ends here, and writes nothing more
+        killed = service._roster.drivers.pop("s")  # it ends here, and writes nothing more
         killed.abandon()
         killed.release()
     with fleet.service() as service:

@@ -260,8 +260,9 @@ def test_nothing_is_kept_of_studies_that_are_over_or_gone(fleet):
         studies.publish_end("elsewhere", {}, other.spec.digest(), other.revision)
 
         def is_forgotten():
-            kept = [value for value in vars(service).values() if isinstance(value, dict | set)]
-            return not any(kept) and not vars(service._stalls)["_stalls"]
+            holders = (service, service._roster, service._allotment, service._isolation.stalls)
+            kept = [value for each in holders for value in vars(each).values()]
+            return not any(value for value in kept if isinstance(value, dict | set))
 
         turn_until(service, is_forgotten, "nothing is kept")
         assert not studies.exists("gone")

@@ -60,7 +60,7 @@ def test_hours_of_slots_are_counted_over_attempts_and_over_killed_orchestrators(
         turn_until(
             service, lambda: service.status("s").budgets[unit].used > allowed / 4, "it is counted"
         )
-        service._abandon("s")  # as a kill leaves it: nothing is written at the end
+        service._roster.abandon("s")  # as a kill leaves it: nothing is written at the end
     with fleet.service() as service:
         turn_until(service, lambda: service.status("s").trials["cancelled"] == 1, "it is used up")
         status = service.status("s")
@@ -146,9 +146,9 @@ def test_equal_failures_in_a_row_stop_a_study_until_it_is_handed_in_again(fleet)
         for number in range(first, first + 2):
             fail(fleet, number)
             turn_until(
-                service, lambda: not service._drivers["s"].study.limits.reason, "two are few"
+                service, lambda: not service._roster.drivers["s"].study.limits.reason, "two are few"
             )
-        service._abandon("s")  # as a kill leaves it
+        service._roster.abandon("s")  # as a kill leaves it
     with fleet.service() as service:
         turn_until(service, fleet.leases.queued, "they are there again")
         fail(fleet, min(fleet.leases.queued()))

@@ -89,7 +89,7 @@ def test_a_sequence_goes_on_where_it_was_however_often_its_orchestrator_is_kille
             for number in sorted(leases.queued())[:2]:
                 fleet.leases = leases
                 fleet.commit(number, 0.5)
-            service._abandon("s")  # as a kill leaves it
+            service._roster.abandon("s")  # as a kill leaves it
     with fleet.service() as service:
 
         def is_over():

@@ -183,7 +183,7 @@ def test_a_sweep_that_comes_late_reaps_nothing(fleet):
     with fleet.service() as service:
         turn_until(service, fleet.leases.queued, "it is in flight")
         fleet.leases.claim(0, "hand", 0.001)
-        study, state = service._drivers["s"].study, lambda: fleet.leases.record(0).state
+        study, state = service._roster.drivers["s"].study, lambda: fleet.leases.record(0).state
         ended_ms = server_time_ms(fleet.client) + 60_000
         reaper = Reaper(times)
         reaper.sweep(study, ended_ms)
@@ -241,7 +241,9 @@ def test_a_grid_with_its_last_point_under_way_comes_back_in_a_redis_that_lost_it
         turn_until(service, lambda: len(fleet.leases.queued()) == 2, "both are in flight")
         fleet.commit(0, 0.5)
         turn_until(service, lambda: fleet.stored()[0].value == 0.5, "one is told")
-        service._drivers["s"].study._note_exhausted()  # as the sampler says at its last point
+        service._roster.drivers[
+            "s"
+        ].study._note_exhausted()  # as the sampler says at its last point
         turn_until(service, lambda: fleet.stored()[0].value, "it is taken")
     fleet.client.flushall()
     fleet.pretend_worker()
@@ -336,7 +338,7 @@ def test_a_timeout_holds_however_often_the_orchestrator_is_killed(fleet):
                 return time.monotonic() > until
 
             turn_until(service, is_time, "it is killed")
-            service._abandon("s")  # as a kill leaves it: nothing is written at the end
+            service._roster.abandon("s")  # as a kill leaves it: nothing is written at the end
         return len(fleet.stored())
 
     asked = itertools.pairwise(asked_in(0.7) for _ in range(20))

@@ -81,7 +81,7 @@ class Bench(OneProcessFleet):
         return self.until(self.ended, "it has ended in the storage")
 
     def ended(self) -> optuna.trial.FrozenTrial | None:
-        found = self.service._drivers["values"].study.stored(self.number)
+        found = self.service._roster.drivers["values"].study.stored(self.number)
         return found if found.state.is_finished() else None
 
 

@@ -1,0 +1,76 @@
+"""The slots of a fleet among the studies that are driven: what each is granted in a turn.
+
+Invariant: only a study that gets on, and whose driver can use it now, is granted anything; what one
+that does not get on has in flight keeps no slot from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from orchestrator.driving.driver import StudyDriver
+from orchestrator.driving.queues import Queues
+from orchestrator.driving.shares import Demand, Shares
+
+
+class Allotment:
+    """Follows what studies want, from turn to turn."""
+
+    def __init__(self) -> None:
+        #: what each was last seen to want, with what it was granted since
+        self._demands: dict[str, Demand] = {}
+        #: by queue
+        self._shares: dict[str, Shares] = {}
+        #: those whose demand is to be looked at anew
+        self._changed: set[str] = set()
+
+    def begin(self, study: str) -> None:
+        """Follow a study that nothing is known of yet."""
+        self._demands[study] = Demand.nothing()
+
+    def look_again(self, study: str) -> None:
+        """Ask a study anew what it wants, as soon as its driver can be asked."""
+        self._changed.add(study)
+
+    def grant(
+        self,
+        getting_on: Mapping[str, StudyDriver],
+        idle: Mapping[str, StudyDriver],
+        queues: Queues,
+        *,
+        is_draining: bool,
+    ) -> dict[str, int]:
+        """How many trials each study may ask for now.
+
+        Args:
+            getting_on: The studies that share the slots.
+            idle: Those whose driver is not at a turn.
+            queues: The slots.
+            is_draining: Whether no further trial may be asked for.
+        """
+        for name in idle.keys() & (idle.keys() if is_draining else self._changed):
+            self._demands[name] = idle[name].demand(is_draining=is_draining)
+        self._changed -= idle.keys()
+        by_queue: dict[str, dict[str, Demand]] = {}
+        for name, driver in getting_on.items():
+            # what a driver at its turn is granted now would be lost
+            wanted = self._demands[name].wanted if name in idle else 0
+            demand = replace(self._demands[name], wanted=wanted)
+            by_queue.setdefault(driver.study.spec.resources.queue, {})[name] = demand
+        granted: dict[str, int] = {}
+        for queue, demands in by_queue.items():
+            shares = self._shares.setdefault(queue, Shares())
+            granted |= shares.allot(queues.slots(queue), demands)
+        for name, count in granted.items():
+            if count:
+                self._demands[name] = self._demands[name].granted(count)
+                self._changed.add(name)
+        return granted
+
+    def forget_others(self, studies: Collection[str], queues: Collection[str]) -> None:
+        """Keep nothing but of some studies, and of some queues."""
+        for name in self._demands.keys() - set(studies):
+            del self._demands[name]
+        self._changed &= set(studies)
+        self._shares = {queue: each for queue, each in self._shares.items() if queue in queues}
