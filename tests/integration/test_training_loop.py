@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import accelerate
@@ -10,8 +11,12 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler
+from waiting import wait_until
 
+from workers.managers import DataManager
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
+from workers.protocol.states import ProcessKind
 from workers.trials.training_loop import NOT_TO_THE_BIT
 
 #: Rows of the data, a batch, and epochs: eleven steps an epoch, the last one smaller.
@@ -656,3 +661,40 @@ def test_an_accumulating_optimizer_needs_its_accelerator(desk):
     model, optimizer, _ = build()
     model, optimizer = accelerator.prepare(model, optimizer)
     refused(desk(), lambda trial: trial.training([model, optimizer]), "give that")
+
+
+class Marked(Rows):
+    """Rows that tell what their process was told first."""
+
+    told = 0.0
+
+    def __getitem__(self, index):
+        return torch.tensor([self.told, float(os.getppid())])
+
+
+def mark(number):
+    Marked.told = 3.0 + number
+
+
+def test_a_loader_of_ones_own_is_registered_by_one_call_and_keeps_its_own_first_call(
+    container, client, settings
+):
+    registry = ProcessRegistry(client, settings.times)
+    data = container.get(DataManager)
+    data._record = ProcessRecord(registry, ProcessKind.TRIAL)
+    loader = DataLoader(
+        Marked(),
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context="fork",
+        worker_init_fn=mark,
+    )
+    registered = data.registered(loader)
+    batches = iter(registered)
+    assert next(batches).tolist() == [[3.0, float(os.getpid())]]
+    (entry,) = registry.entries()
+    assert (entry.kind, entry.parent) == (ProcessKind.LOADER, os.getpid())
+    assert loader._iterator is None
+    assert loader.worker_init_fn is mark
+    registered._iterator._shutdown_workers()
+    wait_until(lambda: not list(registry.entries()), "it is gone")
