@@ -656,6 +656,19 @@ def test_a_loop_of_accelerate_resumes_with_the_accelerator_as_its_state(desk, ac
         assert resumed == whole, at
 
 
+def test_rows_that_accelerate_reads_ahead_with_a_generator_of_their_own_are_said(desk):
+    def script(trial, loader, act=no_interruption):
+        with trial.training({}) as run:
+            for _ in run.steps(accelerate.Accelerator(cpu=True).prepare(loader)):
+                act("step", run.step)
+
+    def make_loader():
+        return DataLoader(OwnNoise(), batch_size=BATCH)
+
+    _, trial = interrupted(desk(), 0, make_loader, ("step", 3, "drain"), script=script)
+    assert "dataset.noise draws ahead" in trial.user_attrs[NOT_TO_THE_BIT]
+
+
 def test_an_accumulating_optimizer_needs_its_accelerator(desk):
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     model, optimizer, _ = build()

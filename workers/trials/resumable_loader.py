@@ -15,8 +15,6 @@ it may not be, that is said.
 
 from __future__ import annotations
 
-import zlib
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -27,70 +25,15 @@ from workers.managers import get_data_manager
 from workers.managers.loader_process import LoaderProcess, copy_loader
 from workers.protocol.errors import NotInitializedError, ObjectiveError
 from workers.protocol.plain import type_name
+from workers.trials.batch_indices import Indices
 from workers.trials.kept_state import KeptState
-from workers.trials.step_seeds import Sown, StepSeeds
+from workers.trials.step_seeds import StepSeeds
 from workers.trials.training_state import is_stateful
 
 log = get_logger(__name__)
 
-#: Indices that print alike in each process; a sampler's own objects may not.
-_PRINTED: Final = {int, str, list, tuple}
-
 #: What `read` gives in place of a batch when there is none.
 END: Final = object()
-
-
-class Indices:
-    """What a DataLoader takes its batches' indices from; draws those of passed batches only.
-
-    Args:
-        inner: The loader's own sampler.
-        seeds: Of the training.
-        are_sent: Whether they go to loader processes, which are to be seeded for each batch.
-    """
-
-    def __init__(self, inner: Any, seeds: StepSeeds, *, are_sent: bool) -> None:
-        self._inner = inner
-        self._seeds = seeds
-        self._are_sent = are_sent
-        self._epoch, self._first = 0, 0
-        #: over the indices before each batch, and with it, that was drawn and not noted as read
-        self._sums: deque[tuple[int, int]] = deque()
-
-    def begin(self, epoch: int, first: int) -> None:
-        """Have the next iteration be that of an epoch, from a batch on."""
-        self._epoch, self._first = epoch, first
-        self._sums.clear()
-
-    def take_sums(self) -> tuple[int, int]:
-        """Sums over all indices before those of the batch that was read last, and with them."""
-        return self._sums.popleft()
-
-    def __len__(self) -> int:
-        return len(self._inner)
-
-    def __iter__(self) -> Iterator[Any]:
-        epoch, first = self._epoch, self._first
-        self._seeds.sow("order", epoch)
-        drawn = iter(self._inner)
-        total, number = 0, 0
-        while True:
-            self._seeds.sow("read", epoch, number)
-            try:
-                index = next(drawn)
-            except StopIteration:
-                return
-            before, total = total, _add(total, index)
-            if number >= first:
-                self._sums.append((before, total))
-                seed = self._seeds.of("read", epoch, number)
-                yield Sown(seed, index) if self._are_sent else index
-            number += 1
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._inner, name)
 
 
 class ResumableLoader:
@@ -133,6 +76,8 @@ class ResumableLoader:
         found = []
         if not self._is_in_order:
             found.append("the loader's order is another one than in the attempt before")
+        if _reads_ahead(self._loader):
+            found += [f"{name} draws ahead of the step" for name in self._read.generators]
         if not getattr(self._loader, "num_workers", 0):
             return found
         if not getattr(self._loader, "in_order", True):
@@ -247,7 +192,8 @@ class ResumableLoader:
 
     def _order_now(self) -> dict[str, Any]:
         # accelerate's loaders count their epochs, and seed their samplers with that
-        return {**self._order.take(), "iteration": getattr(self._loader, "iteration", None)}
+        iteration = self._loader.iteration if _reads_ahead(self._loader) else None
+        return {**self._order.take(), "iteration": iteration}
 
     def _put_order(self, saved: dict[str, Any]) -> None:
         self._order.put(saved)
@@ -277,20 +223,20 @@ def _refuse_what_is_read_once(loader: Any) -> None:
         )
 
 
+def _reads_ahead(loader: Any) -> bool:
+    """Whether a loader is one of accelerate's, which wraps another one, and reads a batch ahead."""
+    return "base_dataloader" in getattr(loader, "__dict__", {})
+
+
 def _keeps_its_place(loader: Any) -> bool:
     """Whether a loader can be put back by itself; accelerate's only where what it wraps can."""
-    return is_stateful(vars(loader).get("base_dataloader", loader) if _has_vars(loader) else loader)
-
-
-def _has_vars(value: Any) -> bool:
-    return hasattr(value, "__dict__")
+    return is_stateful(loader.base_dataloader if _reads_ahead(loader) else loader)
 
 
 def _with_indices(loader: Any, seeds: StepSeeds) -> tuple[Any, Indices]:
     """A copy of a DataLoader that takes its indices from `Indices`."""
-    wrapped = vars(loader).get("base_dataloader")
-    if wrapped is not None:  # accelerate's, which passes on what that one reads
-        copied, indices = _with_indices(wrapped, seeds)
+    if _reads_ahead(loader):
+        copied, indices = _with_indices(loader.base_dataloader, seeds)
         return copy_loader(loader, base_dataloader=copied), indices
     name = "sampler" if loader.batch_sampler is None else "batch_sampler"
     indices = Indices(getattr(loader, name), seeds, are_sent=loader.num_workers > 0)
@@ -299,16 +245,11 @@ def _with_indices(loader: Any, seeds: StepSeeds) -> tuple[Any, Indices]:
 
 def with_registered_processes(loader: Any, **changes: Any) -> Any:
     """A copy of a DataLoader whose processes are registered and end with this one."""
-    if "base_dataloader" in vars(loader):
-        inner = with_registered_processes(vars(loader)["base_dataloader"], **changes)
+    if _reads_ahead(loader):
+        inner = with_registered_processes(loader.base_dataloader, **changes)
         return copy_loader(loader, base_dataloader=inner)
     try:
         first = get_data_manager().loader_process(then=loader.worker_init_fn)
     except NotInitializedError:
         first = LoaderProcess(None, then=loader.worker_init_fn)
     return copy_loader(loader, worker_init_fn=first, **changes)
-
-
-def _add(total: int, index: Any) -> int:
-    """A sum over indices; those that print in no way that lasts do not count."""
-    return zlib.crc32(repr(index).encode(), total) if type(index) in _PRINTED else total
