@@ -12,7 +12,7 @@ import optuna
 import redis
 from optuna.trial import FrozenTrial
 
-from orchestrator.control import ControlledStudy
+from orchestrator.controlled_study import ControlledStudy
 from orchestrator.status import StudyStatus, build_status, unfinished_state
 from orchestrator.storage.attributes import (
     ATTR,

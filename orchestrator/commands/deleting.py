@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.options import NameArgument
-from orchestrator.local.deleting import delete_study
+from orchestrator.local.delete_study import delete_study
 from orchestrator.views.json_output import JsonOption, print_json
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 import redis
 
 from orchestrator.driving.turns import TurnPool
-from orchestrator.storage.removal import remove_results
+from orchestrator.storage.results_removal import remove_results
 from workers.coordination.clock import server_time_ms
 from workers.coordination.deletions import Deletions
 from workers.coordination.identity import ProcessIdentity

@@ -38,7 +38,7 @@ from orchestrator.storage.attributes import (
 )
 from orchestrator.storage.former_trials import former_trials
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
-from orchestrator.storage.orders import carry_out
+from orchestrator.storage.ordered_trials import carry_out
 from orchestrator.storage.place import is_found_by_place, locate, place_of
 from orchestrator.storage.tally import Tally
 from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points

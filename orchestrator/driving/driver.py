@@ -18,13 +18,13 @@ from typing import Any, Final
 import redis
 
 from orchestrator.driving.collector import Collector
-from orchestrator.driving.control import Control
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.event_filing import EventFiling
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.shares import MIN_TRIAL_SECONDS, Demand
 from orchestrator.driving.turns import TurnPool
+from orchestrator.driving.wishes import Control
 from orchestrator.status import StudyStatus, build_status, study_state
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.hints import Hints

@@ -44,8 +44,8 @@ from workers.coordination.inbox import Inbox
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies, Submitted
 from workers.coordination.study_lead import StudyLead
-from workers.disk.deleted_studies import remove_aside
 from workers.disk.fleet_home import FleetHome
+from workers.disk.study_folders import remove_aside
 from workers.logs import get_logger
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import (

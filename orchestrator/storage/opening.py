@@ -126,7 +126,7 @@ class StudyStorage:
     def raise_fence(self, name: str) -> None:
         """Have no other opening of a study's storage write any more; a journal has its lock."""
         if isinstance(self.storage, optuna.storages.RDBStorage):
-            from orchestrator.storage.fence import raise_fence  # it imports SQLAlchemy
+            from orchestrator.storage.database_fence import raise_fence  # it imports SQLAlchemy
 
             raise_fence(self.storage, self.storage.get_study_id_from_name(name), name)
 

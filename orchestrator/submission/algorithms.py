@@ -24,7 +24,7 @@ import optuna
 from optuna import pruners, samplers
 from optuna.samplers import nsgaii
 
-from orchestrator.submission.options import Option, Options, options_of
+from orchestrator.submission.algorithm_options import Option, Options, options_of
 from orchestrator.submission.space import count_leaves, distributions, grid_points, stored_value
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.halving import RungSchedule

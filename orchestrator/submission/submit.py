@@ -9,7 +9,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.storage.former_trials import complete_trials
 from orchestrator.storage.opening import check_same_spec, storage_url, stored_identity
 from orchestrator.storage.place import is_gone as is_gone_from_here
-from orchestrator.submission.commits import with_commits
+from orchestrator.submission.hub_commits import with_commits
 from orchestrator.submission.model_check import kept_checks
 from orchestrator.submission.preflight import check
 from orchestrator.submission.submitted_code import with_code

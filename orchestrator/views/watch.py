@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.status import EndedTrial, RunningTrial, StudyStatus, UnreadableStudy
-from orchestrator.views.limits import limit_lines
 from orchestrator.views.ps import printable
+from orchestrator.views.used_budgets import limit_lines
 from workers.protocol.states import Wish
 
 _STYLES = {

@@ -9,9 +9,9 @@ from hand_fleet import Fleet, turn_until
 from orchestrator.driving.deletion import try_delete
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.local.deleting import delete_study
+from orchestrator.local.delete_study import delete_study
 from orchestrator.storage.attributes import former_name
-from orchestrator.storage.removal import remove_results
+from orchestrator.storage.results_removal import remove_results
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
 from workers.coordination.identity import ProcessIdentity

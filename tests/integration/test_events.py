@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.local.deleting import delete_study
+from orchestrator.local.delete_study import delete_study
 from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
 from workers.coordination import keys

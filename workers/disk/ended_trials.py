@@ -17,9 +17,9 @@ import redis
 from workers.coordination.deletions import Deletions
 from workers.coordination.leases import TrialRecord
 from workers.coordination.studies import Studies
-from workers.disk.deleted_studies import remove_study, studies_in
 from workers.disk.manifests import checkpoint_root, remove_checkpoints
 from workers.disk.results import Draft, drafts, earlier_drafts
+from workers.disk.study_folders import remove_study, studies_in
 from workers.logs import get_logger
 from workers.protocol.states import TrialState
 

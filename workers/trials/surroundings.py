@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from workers.logs import get_logger
-from workers.trials.remembered import remember
+from workers.trials.process_state import remember
 
 log = get_logger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
-from orchestrator.driving.orders import OrderBook
+from orchestrator.driving.order_book import OrderBook
 from workers.coordination.studies import Submitted
 from workers.logs import get_logger
 from workers.protocol.states import Wish

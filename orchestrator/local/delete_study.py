@@ -22,8 +22,8 @@ from workers.coordination.deletions import Deletions
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
-from workers.disk.deleted_studies import studies_in
 from workers.disk.fleet_home import FleetHome
+from workers.disk.study_folders import studies_in
 from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import (
     FleetError,

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.status import StudyStatus
 from orchestrator.storage.attributes import RETRIES_ATTR, SPEC_ATTR
 from orchestrator.storage.opening import storage_url
-from orchestrator.storage.orders import carried_out, order_at_rest
+from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
 from workers.coordination.connection import connect
 from workers.coordination.studies import WISHED, Studies

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.driving.driven import DrivenStudy
-from orchestrator.storage.orders import carried_out
+from orchestrator.storage.ordered_trials import carried_out
 from workers.logs import get_logger
 from workers.protocol.orders import Order, read_order
 from workers.protocol.plain import describe_error

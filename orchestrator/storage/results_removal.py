@@ -11,7 +11,7 @@ from typing import Final
 from orchestrator.storage.opening import StudyStorage
 from orchestrator.storage.place import locate
 from workers.coordination.studies import Origin
-from workers.disk.deleted_studies import remove_study
+from workers.disk.study_folders import remove_study
 from workers.settings import Settings
 
 _JOURNAL: Final = "journal://"
