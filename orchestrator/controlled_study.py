@@ -102,12 +102,23 @@ class ControlledStudy:
         """
         return self._want(Wish.CANCEL)
 
-    def extend(self, *, trials: int | None = None, timeout: float | str | None = None) -> StudySpec:
-        """Have the study run for longer; one that is over goes on.
+    def extend(
+        self,
+        *,
+        trials: int | None = None,
+        timeout: float | str | None = None,
+        space: Mapping[str, Any] | None = None,
+    ) -> StudySpec:
+        """Have the study run for longer, or in a wider space; one that is over goes on.
+
+        Trials keep their numbers and values in a wider space, those that run too; as they were,
+        they are kept as the study `NAME@1` of its storage.
 
         Args:
             trials: Trials in all.
             timeout: Of all its time: seconds, or a text such as `2h`.
+            space: The whole space as in a study file, with further choices, wider bounds, or
+                parameters that are new; of these, `default` is what the trials before had.
 
         Returns:
             The specification as it is now, with what others changed at the same time.
@@ -116,14 +127,36 @@ class ControlledStudy:
             InvalidInputError: It is no more than there was, or the study was stopped or cancelled.
         """
         seconds = _seconds(timeout)
-        if trials is None and seconds is None:
+        if trials is None and seconds is None and space is None:
             raise InvalidInputError(
-                f"study {self.name!r}: extend it by what? Give trials, or timeout"
+                f"study {self.name!r}: extend it by what? Give trials, timeout, or a wider space"
             )
-        with self._studies() as studies:
-            return studies.change_spec(
-                self.name, lambda spec: _extended(spec, trials=trials, timeout=seconds)
-            )
+
+        def extended(spec: StudySpec) -> StudySpec:
+            longer = _extended(spec, trials=trials, timeout=seconds)
+            return longer if space is None else self._widened(longer, space)
+
+        try:
+            with self._studies() as studies:
+                return studies.change_spec(self.name, extended)
+        except StudyAtRestError:
+            if space is None or trials is not None or seconds is not None:
+                raise
+            return self._widen_at_rest(space)
+
+    def _widened(self, spec: StudySpec, space: Mapping[str, Any]) -> StudySpec:
+        # what checks a space checks what is handed in, and hands it in by a handle
+        from orchestrator.submission.widening import widened
+
+        return widened(spec, space, self._settings)
+
+    def _widen_at_rest(self, space: Mapping[str, Any]) -> StudySpec:
+        """Have a study that no fleet has go on in a wider space."""
+        from orchestrator.submission.widening import widen_stored
+
+        spec = self._widened(StudySpec.read(self.study.user_attrs[SPEC_ATTR]), space)
+        widen_stored(storage_url(self._settings, self.name), spec)
+        return spec
 
     def enqueue(self, *given: Mapping[str, Any]) -> int:
         """Have trials run with these parameters, on top of the study's `trials`.
@@ -206,8 +239,11 @@ class ControlledStudy:
 
     def spec(self) -> StudySpec:
         """The study as it was handed in, with what it was extended by."""
-        with self._studies() as studies:
-            return studies.spec(self.name)
+        try:
+            with self._studies() as studies:
+                return studies.spec(self.name)
+        except StudyAtRestError:
+            return StudySpec.read(self.study.user_attrs[SPEC_ATTR])
 
     def _want(self, wish: Wish) -> StudyStatus:
         with self._studies() as studies:

@@ -5,6 +5,7 @@ Each may be given twice, or by two people at once: the second one sees what the 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from orchestrator.commands.options import NameArgument
 from orchestrator.commands.points import best_points, read_points
 from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus
+from orchestrator.submission.overrides import space_fields
+from orchestrator.submission.widening import news_of
 from orchestrator.views.json_output import JsonOption, print_json
 from workers.protocol.errors import InvalidInputError
 
@@ -76,15 +79,38 @@ def extend(
     timeout: Annotated[
         str | None, typer.Option("--timeout", help="Of all its time: 90m, 2h, 1h30m, 1d.")
     ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option("--space", metavar="FILE", help="A study file, or one of a space: the whole."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Of the space: space.dropout.high=0.6."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a study run for longer, also one that is over.
+    """Have a study run for longer or in a wider space, also one that is over.
+
+    A space becomes wider by further choices, lower or higher bounds, and new parameters. The trials
+    that there are keep their numbers and values in it; as they were, they are kept in the storage
+    as NAME@1. A space that is narrower is refused.
 
     Example: trialfleet extend language-id --trials 80 --timeout 4h
+
+    Example: trialfleet extend language-id --trials 80 --set space.learning_rate.high=0.1
     """
     handle = StudyHandle(name)
-    handle.extend(trials=trials, timeout=timeout)
+    notes: list[str] = []
+    if space is None and not settings:
+        handle.extend(trials=trials, timeout=timeout)
+    else:
+        before = handle.spec()
+        wider = space_fields(before, space, settings or [])
+        notes = news_of(before, handle.extend(trials=trials, timeout=timeout, space=wider))
     _tell(handle.status(), as_json=as_json)
+    if not as_json:
+        for note in notes:
+            print(note)
 
 
 @control_app.command()

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import redis
 from optuna.distributions import json_to_distribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GridSampler
 from optuna.trial import FrozenTrial
 
 from orchestrator.driving.foresight import Foresight, take
@@ -40,8 +40,11 @@ from orchestrator.storage.former_trials import former_trials
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
 from orchestrator.storage.ordered_trials import carry_out
 from orchestrator.storage.place import is_found_by_place, locate, place_of
+from orchestrator.storage.succession import is_successor
 from orchestrator.storage.tally import Tally
 from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
+from orchestrator.submission.further_grid import FurtherGrid
+from orchestrator.submission.widening import is_to_be_widened, stored_spec, widen_stored
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.studies import Origin, Studies
@@ -49,6 +52,7 @@ from workers.protocol.messages import Drawn
 from workers.protocol.orders import Order
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
+from workers.protocol.wider_space import is_same_space, is_wider
 from workers.settings import Settings
 
 
@@ -77,6 +81,10 @@ class DrivenStudy:
         self._place = place_of(url)
         self._storage = StudyStorage.open(url)
         try:
+            if is_to_be_widened(self._storage.storage, self.spec):
+                self._storage.close()
+                widen_stored(url, self.spec)
+                self._storage = StudyStorage.open(url)
             self._begin()
             self._read(origin, url)
         except BaseException:
@@ -417,6 +425,7 @@ class DrivenStudy:
 
     def _begin(self) -> None:
         """Open the study, as the same one in the storage and in Redis."""
+        self._take_wider_space()
         stored = stored_generation(self._storage.storage, self.name)
         self.generation = prepare(self._studies, self.name, stored)
         if stored is not None:  # else, were this process killed here, nothing of it would be left
@@ -429,6 +438,15 @@ class DrivenStudy:
             self._studies.begin(self.name, self.generation, self._place)
         self._store_spec()
         self.leases = self._studies.leases(self.name, generation=self.generation)
+
+    def _take_wider_space(self) -> None:
+        """Go on in the space of the storage, if Redis lost that it has become wider."""
+        stored = stored_spec(self._storage.storage, self.name)
+        if stored is None or is_same_space(self.spec.space, stored.space):
+            return
+        if is_wider(self.spec.space, stored.space):
+            self.spec = self.spec.model_copy(update={"space": stored.space})
+            self._studies.rewrite(self.spec)
 
     def _open_study(self) -> optuna.Study:
         num_existing = self._storage.count_trials(self.name)
@@ -449,14 +467,17 @@ class DrivenStudy:
         return study
 
     def _make_sampler(self, num_existing: int) -> BaseSampler:
-        sampler = with_former(
-            make_sampler(self.spec, num_existing=num_existing, allowed=self._settings.samplers),
-            former_trials(self.spec, self._storage.storage, self._settings),
-            self.spec,
+        sampler = make_sampler(
+            self.spec, num_existing=num_existing, allowed=self._settings.samplers
+        )
+        if isinstance(sampler, GridSampler) and is_successor(self._storage.storage, self.name):
+            sampler = FurtherGrid.of(sampler)
+        warm = with_former(
+            sampler, former_trials(self.spec, self._storage.storage, self._settings), self.spec
         )
         if not self.spec.pruner.promote:
-            return sampler
-        return PausedAsPruned(sampler, lambda: self.tally.paused)
+            return warm
+        return PausedAsPruned(warm, lambda: self.tally.paused)
 
     def _note_exhausted(self) -> None:
         self.study.set_user_attr(EXHAUSTED_ATTR, value=True)

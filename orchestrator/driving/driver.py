@@ -32,7 +32,9 @@ from workers.coordination.inbox import Entry, Inbox
 from workers.coordination.studies import Submitted
 from workers.coordination.study_lead import StudyLead
 from workers.logs import get_logger
+from workers.protocol.spec import Dimension
 from workers.protocol.states import Wish
+from workers.protocol.wider_space import is_same_space
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -119,6 +121,8 @@ class StudyDriver:
         """A turn that a thread of the service is at."""
         self.is_done = False
         """Whether it is over, and its `on_end` was told."""
+        #: the space that people wanted it to go on in, the last time that it was opened for that
+        self._asked_space: Mapping[str, Dimension] | None = None
         self.status: StudyStatus | None = None
         """The latest; None until its storage was opened."""
 
@@ -310,6 +314,7 @@ class StudyDriver:
             self._inbox.acknowledge(self.name, [entry.id for entry in entries])
 
     def _look_after(self) -> None:
+        self._take_space()
         times, study, submitted = self._settings.times, self.study, self._surroundings.submitted
         sweep, self._sweep = self._sweep, None
         self._is_to_be_looked_after = False
@@ -319,7 +324,8 @@ class StudyDriver:
         study.note_clock(at_most_every=times.beat)
         now_ms = server_time_ms(self._client)
         if submitted is not None:
-            study.take_spec(submitted.spec)
+            if is_same_space(submitted.spec.space, study.spec.space):
+                study.take_spec(submitted.spec)
             study.take_owner(is_by_run=submitted.is_by_run)
             self._parts.control.obey(submitted, now_ms)
             self._revision = submitted.revision
@@ -329,6 +335,21 @@ class StudyDriver:
             if not self._wish.is_pause:  # nobody could claim what is announced
                 self._parts.dispatcher.reconcile(now_ms)
         self._is_stale = True
+
+    def _take_space(self) -> None:
+        """Open the study anew in the space that people want it to go on in."""
+        submitted = self._surroundings.submitted
+        if submitted is None or submitted.spec.space == self._asked_space:
+            return
+        if is_same_space(submitted.spec.space, self.study.spec.space):
+            self._asked_space = submitted.spec.space
+            return
+        self.doing = "making its space wider"
+        self.study.close()
+        self._opened, self._asked_space = None, submitted.spec.space
+        self.is_disturbed = True
+        self._open()
+        self._catch_up()
 
     @property
     def _wish(self) -> Wish:

@@ -13,6 +13,7 @@ from orchestrator.storage.attributes import (
     GENERATION_ATTR,
     SPEC_ATTR,
     WISH_ATTR,
+    is_beside,
 )
 from orchestrator.storage.opening import open_reader, storage_url, stored_journals
 from orchestrator.storage.place import place_of
@@ -81,4 +82,6 @@ def _studies_in(url: str) -> list[optuna.Study]:
     if storage is None:
         return []
     names = [each.study_name for each in storage.get_all_studies()]
-    return [optuna.load_study(study_name=name, storage=storage) for name in names]
+    return [
+        optuna.load_study(study_name=name, storage=storage) for name in names if not is_beside(name)
+    ]

@@ -54,10 +54,27 @@ END_TOLD_ATTR: Final = f"{ATTR}end_told"
 #: The study attributes that hold the code that trials ran; a trial's own names the one it ran.
 CODE_ATTR: Final = f"{ATTR}code:"
 
+#: The study attribute that says which study holds the trials as they were in a narrower space.
+FORMER_ATTR: Final = f"{ATTR}former"
+
+#: What is not known any more of a study that goes on in a wider space: that it is over, and whose
+#: the storage is.
+NOT_GOING_ON: Final = frozenset({EXHAUSTED_ATTR, ENDED_BY_ATTR, END_TOLD_ATTR, WRITER_ATTR})
+
 
 def is_paused(trial_attrs: Mapping[str, Any]) -> bool:
     """Whether a trial rests at a rung, or rested there when its study ended."""
     return bool(trial_attrs.get(RUNG_ATTR, {}).get("is_paused"))
+
+
+def is_beside(study: str) -> bool:
+    """Whether a study of a storage is none by itself, but stands beside another one."""
+    return "@" in study
+
+
+def narrower_name(study: str, count: int) -> str:
+    """The study that holds the trials of another one as they were before its space grew."""
+    return f"{study}@{count}"
 
 
 def code_id(facts: Mapping[str, Any]) -> str:

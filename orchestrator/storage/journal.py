@@ -41,11 +41,23 @@ class JournalReader(BaseJournalBackend):
         self._path = path
         #: a log's number and where it begins in the file
         self._position = (0, 0)
+        self._inode: int | None = None
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """The logs from a number on; a last line that is not whole yet is left for later."""
+        """The logs from a number on; a last line that is not whole yet is left for later.
+
+        Raises:
+            FleetError: Another journal has taken the place of the one that was read from.
+        """
         number, offset = self._position if self._position[0] <= log_number_from else (0, 0)
-        if self._path.stat().st_size <= offset:
+        found = self._path.stat()
+        if log_number_from and self._inode not in {None, found.st_ino}:
+            raise FleetError(
+                f"{self._path} was written anew, since the study's space has become wider; load"
+                " the study again"
+            )
+        self._inode = found.st_ino
+        if found.st_size <= offset:
             return
         with self._path.open("rb") as file:
             file.seek(offset)
@@ -135,6 +147,22 @@ class JournalFile(JournalReader):
                 ) from error
             self._is_dirty = False
 
+    def put_in_place_of(self, other: JournalFile) -> None:
+        """Take another journal's path, and with it its place: whole, or not at all.
+
+        Both are this process's; the other is not to be written any more.
+
+        Raises:
+            StudyTakenOverError: Somebody else has written the other meanwhile.
+        """
+        with other._using, self._using:
+            other._wake()
+            self._wake()
+            self.sync()
+            self._path.replace(other._path)
+            self._path = other._path
+            durable.sync(self._path.parent)
+
     def close(self) -> None:
         """Bring all to disk, and let another process write."""
         with self._using:
@@ -163,17 +191,20 @@ class JournalFile(JournalReader):
             self._using.release()
 
     def _open(self) -> BinaryIO:
-        # unbuffered: what a full disk refused must not be written later
-        file = self._path.open("ab", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise InvalidInputError(
-                f"{self._path} is being written by another orchestrator, which drives this study;"
-                " stop it, or watch the study with `trialfleet watch`"
-            ) from error
-        return file
+        while True:
+            # unbuffered: what a full disk refused must not be written later
+            file = self._path.open("ab", buffering=0)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.close()
+                raise InvalidInputError(
+                    f"{self._path} is being written by another orchestrator, which drives this"
+                    " study; stop it, or watch the study with `trialfleet watch`"
+                ) from error
+            if self._path.exists() and self._path.stat().st_ino == _identity(file)[0]:
+                return file
+            file.close()  # another journal took its place meanwhile
 
     def _wake(self) -> None:
         """Open a file again that rested.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from orchestrator.storage.attributes import is_beside
 from orchestrator.storage.opening import open_reader, stored_journals
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies
@@ -18,7 +19,7 @@ def known_studies(settings: Settings) -> list[str]:
         found.update(_in_redis(settings))
     with suppress(FleetError):
         found.update(_in_storage(settings))
-    return sorted(name for name in found if "@" not in name)  # that is beside a study
+    return sorted(name for name in found if not is_beside(name))
 
 
 def _in_redis(settings: Settings) -> list[str]:

@@ -33,6 +33,7 @@ from workers.protocol.errors import (
 )
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec, WarmStart
+from workers.protocol.wider_space import is_wider
 from workers.settings import Settings
 
 _JOURNAL: Final = "journal://"
@@ -60,6 +61,11 @@ def source_url(source: WarmStart, settings: Settings) -> str:
 def journal_path(home: Path, study: str) -> Path:
     """The journal of a study under a home."""
     return home / "studies" / study / "journal.log"
+
+
+def journal_of(url: str) -> Path | None:
+    """The journal that a storage is; None for a database."""
+    return Path(url.removeprefix(_JOURNAL)) if url.startswith(_JOURNAL) else None
 
 
 def stored_journals(home: Path) -> list[Path]:
@@ -97,7 +103,7 @@ class StudyStorage:
                 _kept.pop(url, None)  # one copy of a long journal in memory is enough
             journal = JournalFile(Path(url.removeprefix(_JOURNAL)))
             try:
-                replayed = _journal_storage(journal)
+                replayed = journal_storage(journal)
             except (FleetError, OSError):
                 journal.close()
                 raise
@@ -147,7 +153,7 @@ def open_reader(url: str) -> BaseStorage | None:
 
         return _open_database(url, open_to_read)
     path = Path(url.removeprefix(_JOURNAL))
-    return _journal_storage(JournalReader(path)) if path.exists() else None
+    return journal_storage(JournalReader(path)) if path.exists() else None
 
 
 def _kept_reader(url: str) -> BaseStorage | None:
@@ -250,8 +256,19 @@ def check_same_spec(spec: StudySpec, known: dict[str, Any]) -> None:
         path, before, now = _first_difference(known, wanted, spec.name)
         raise StudyExistsError(
             f"study {spec.name!r} exists with {path} = {json.dumps(before)}, and now it is"
-            f" {json.dumps(now)}; choose another `name`, or set it back"
+            f" {json.dumps(now)}; choose another `name`, or set it back{_way_to_widen(spec, known)}"
         )
+
+
+def _way_to_widen(spec: StudySpec, known: dict[str, Any]) -> str:
+    """What else there is to do, where only the space differs and is wider."""
+    with suppress(ValidationError):
+        before = StudySpec.read(known)
+        as_before = spec.model_copy(update={"space": before.space})
+        is_else_the_same = as_before.identity() == before.identity()
+        if is_else_the_same and before.space and is_wider(before.space, spec.space):
+            return f"; `trialfleet extend {spec.name} --space FILE` takes the wider space"
+    return ""
 
 
 def _first_difference(before: Any, now: Any, path: str, prefix: str = "") -> tuple[str, Any, Any]:
@@ -264,7 +281,8 @@ def _first_difference(before: Any, now: Any, path: str, prefix: str = "") -> tup
     return prefix or path, before, now
 
 
-def _journal_storage(backend: BaseJournalBackend) -> JournalStorage:
+def journal_storage(backend: BaseJournalBackend) -> JournalStorage:
+    """A storage on a journal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return JournalStorage(FoldedJournal(backend))

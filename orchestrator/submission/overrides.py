@@ -6,14 +6,16 @@ Invariant: a value is what it would be in the file; a name that the study cannot
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
 
-from orchestrator.submission.study_file import read_value
+from orchestrator.submission.study_file import read_study_file, read_value
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.spec import (
     FINETUNE,
@@ -53,6 +55,31 @@ def with_overrides(fields: Mapping[str, Any], texts: Sequence[str]) -> dict[str,
                 f"--set {text!r}: write NAME=VALUE, such as --set config.epochs=1"
             )
         _override(found, text, path, read_value(value, f"--set {text!r}"))
+    return found
+
+
+def space_fields(spec: StudySpec, file: Path | None, texts: Sequence[str]) -> dict[str, Any]:
+    """A whole space: that of a study or of a file, with fields laid over it.
+
+    Args:
+        spec: The study.
+        file: A study file, or one that holds a space alone.
+        texts: As for `with_overrides`, of the space alone.
+
+    Raises:
+        InvalidInputError: The file holds no space, or a text is of something else.
+    """
+    space = json.loads(spec.model_dump_json(exclude_defaults=True)).get("space", {})
+    if file is not None:
+        fields = read_study_file(file)
+        space = fields.get("space", {}) if "name" in fields else fields.get("space", fields)
+    for text in texts:
+        if not text.startswith("space."):
+            raise InvalidInputError(
+                f"--set {text!r}: a study is extended by its space, such as --set"
+                " space.dropout.high=0.6; beside it by --trials and --timeout"
+            )
+    found: dict[str, Any] = with_overrides({"space": space}, texts)["space"]
     return found
 
 

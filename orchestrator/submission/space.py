@@ -24,6 +24,7 @@ from workers.protocol.spec import (
     IntDimension,
     StudySpec,
 )
+from workers.protocol.wider_space import refuse_wrong_default
 
 #: How many points of a grid one dimension may have.
 _MAX_GRID: Final = 10_000
@@ -41,6 +42,7 @@ def check_space(spec: StudySpec) -> None:
         else:
             _check_range(name, dimension)
         _check_conditions(name, dimension, spec.space)
+        refuse_wrong_default(name, dimension)
         _check_path(name, spec)
     suggestion_order(spec)
 
@@ -77,7 +79,7 @@ def suggest_all(trial: optuna.Trial, spec: StudySpec) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in suggestion_order(spec):
         dimension = spec.space[name]
-        if _exists(dimension, values):
+        if exists(dimension, values):
             stored = suggest(trial, name, _distribution(dimension))
             values[name] = _value_of(dimension, name, stored)
     return values
@@ -172,10 +174,10 @@ def count_leaves(spec: StudySpec) -> float:
         rows = [
             {**row, name: value}
             for row in rows
-            for value in (_all_values(dimension) if _exists(dimension, row) else [None])
+            for value in (_all_values(dimension) if exists(dimension, row) else [None])
         ]
     return sum(
-        math.prod(_num_values(spec.space[name]) for name in free if _exists(spec.space[name], row))
+        math.prod(_num_values(spec.space[name]) for name in free if exists(spec.space[name], row))
         for row in rows
     )
 
@@ -263,7 +265,8 @@ def _value_of(dimension: Dimension, name: str, stored: Any) -> Any:
     return stored
 
 
-def _exists(dimension: Dimension, values: Mapping[str, Any]) -> bool:
+def exists(dimension: Dimension, values: Mapping[str, Any]) -> bool:
+    """Whether a trial has a parameter, by those that it has before."""
     return all(values.get(other) in allowed for other, allowed in dimension.when.items())
 
 
@@ -280,7 +283,11 @@ def _all_values(dimension: Dimension) -> list[Any]:
     if isinstance(dimension, CategoricalDimension):
         return list(dimension.choices)
     step = dimension.step or 0
-    return [dimension.low + index * step for index in range(int(_num_values(dimension)))]
+    # rounding must take none of them past the bound
+    return [
+        min(dimension.low + index * step, dimension.high)
+        for index in range(int(_num_values(dimension)))
+    ]
 
 
 def _named_points(spec: StudySpec, given: object) -> dict[str, list[Any]]:

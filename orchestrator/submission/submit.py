@@ -21,6 +21,7 @@ from workers.importing import refuse_while_importing
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError
 from workers.protocol.spec import StudySpec
+from workers.protocol.wider_space import is_wider
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -65,7 +66,7 @@ def submit(
         if studies.exists(spec.name) and not is_gone:
             known = studies.spec(spec.name)
             spec = with_commits(spec, known.config)
-            check_same_spec(spec, known.identity())
+            _check_known(spec, known, settings)
         _check_source(spec, settings, studies)
         ensure_epoch(client)
         deletions.revoke(spec.name)
@@ -112,6 +113,18 @@ def prepared(
     if known is not None:
         check_same_spec(spec, known)
     return spec
+
+
+def _check_known(spec: StudySpec, known: StudySpec, settings: Settings) -> None:
+    """Hold a study against what Redis knows of it.
+
+    Its storage, if it is here, has it as it is now: of that, Redis may lack that its space has
+    become wider since.
+    """
+    is_stored = stored_identity(storage_url(settings, spec.name), spec.name) is not None
+    if is_stored and is_wider(known.space, spec.space):
+        known = known.model_copy(update={"space": spec.space})
+    check_same_spec(spec, known.identity())
 
 
 def _check_source(spec: StudySpec, settings: Settings, studies: Studies) -> None:

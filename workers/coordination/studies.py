@@ -345,6 +345,10 @@ class Studies:
             if status == "ENDING":
                 raise _ending(name, Wish(rest[0]))
 
+    def rewrite(self, spec: StudySpec) -> None:
+        """Write a specification as the storage has it; orchestrator only."""
+        self.client.hset(keys.study(spec.name), "spec", spec.model_dump_json())
+
     def order(self, name: str, orders: Sequence[Order]) -> int:
         """Leave orders for the orchestrator; how many of them were not waiting already.
 

@@ -78,6 +78,9 @@ class _Model(BaseModel):
 class _Dimension(_Model):
     when: dict[str, list[Scalar]] = {}
     """Other parameters and the values of theirs for which this one exists."""
+    default: Scalar = None
+    """Of a parameter that the study did not have at first: what its trials before had in its
+    place; without it, they lack the parameter."""
 
     @field_validator("when", mode="before")
     @classmethod
@@ -374,6 +377,8 @@ class StudySpec(_Model):
     def identity(self) -> dict[str, Any]:
         """All that makes two submissions the same study, as plain JSON, without defaults."""
         identity = self.model_dump(mode="json", exclude=set(EXTENDABLE), exclude_defaults=True)
+        for dimension in identity.get("space", {}).values():
+            dimension.pop("default", None)  # says what was, not what is to be
         identity["directions"] = self.all_directions
         identity.pop("direction", None)
         return {"name": self.name, **identity}

@@ -136,7 +136,7 @@ class StudyView:
         url = self._url()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.load_study(study_name=self._spec.name, storage=_open(url))
+            return optuna.load_study(study_name=self._spec.name, storage=_open(url, _file_id(url)))
 
     def _url(self) -> str:
         """The storage as it can be read here.
@@ -161,8 +161,13 @@ def _is_here(url: str) -> bool:
     return not url.startswith(_JOURNAL) or Path(url.removeprefix(_JOURNAL)).exists()
 
 
+def _file_id(url: str) -> int:
+    """Tells a journal from another one that has taken its place; 0 for a database."""
+    return Path(url.removeprefix(_JOURNAL)).stat().st_ino if url.startswith(_JOURNAL) else 0
+
+
 @functools.lru_cache(maxsize=2)
-def _open(url: str) -> BaseStorage:
+def _open(url: str, _file: int) -> BaseStorage:
     """A storage to read from; a journal is read on from where it was read before."""
     if url.startswith(_JOURNAL):
         return JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL)))

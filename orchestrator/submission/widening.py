@@ -1,0 +1,195 @@
+"""A study's space made wider: what may be asked for, and the study's trials in the wider space.
+
+Optuna takes no further choices of a parameter, and leaves one whose bounds differ out of what it
+draws together. So the trials are copied, with their numbers, as if they had been drawn from the
+wider space; the study as it was is kept beside it (`NAME@1`).
+
+Invariant: no value of a trial changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from optuna.samplers import GridSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.storage.attributes import IDENTITY_ATTR, NOT_GOING_ON, SPEC_ATTR
+from orchestrator.storage.opening import open_reader
+from orchestrator.storage.succession import Snapshot, succeed
+from orchestrator.submission.algorithms import SAMPLERS, make_pruner, make_sampler
+from orchestrator.submission.finetune_check import check_finetune
+from orchestrator.submission.further_grid import attrs_in
+from orchestrator.submission.model_check import check_models, kept_checks
+from orchestrator.submission.rehearsal import rehearse
+from orchestrator.submission.space import (
+    check_space,
+    distributions,
+    exists,
+    stored_value,
+    suggestion_order,
+    values_of,
+)
+from workers.logs import get_logger
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.plain import describe_error
+from workers.protocol.spec import FINETUNE, StudySpec
+from workers.protocol.wider_space import is_same_space, is_wider, refuse_narrower
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+#: What CMA-ES keeps: positions between bounds that are others now. It begins anew.
+_CMA: Final = "cma:"
+
+#: What samplers keep with trials and is not true in another space.
+_POSITIONS: Final = (_CMA, "tpe:relative_params")
+
+_FIXED: Final = "fixed_params"
+
+
+def widened(spec: StudySpec, space: Mapping[str, Any], settings: Settings) -> StudySpec:
+    """A study with a wider space.
+
+    Args:
+        spec: The study as it is.
+        space: The whole space, as in a study file.
+        settings: Which samplers may be imported, and where checks are kept.
+
+    Raises:
+        InvalidInputError: The space is not wider, or nothing can be suggested from it.
+    """
+    if not spec.space:
+        raise InvalidInputError(
+            f"study {spec.name!r} has no `space`: its objective suggests its own parameters; widen"
+            " them there. Optuna goes on with other bounds, and takes no further choices"
+        )
+    try:
+        wider = StudySpec.model_validate({**json.loads(spec.model_dump_json()), "space": space})
+    except ValueError as error:
+        raise InvalidInputError(f"study {spec.name!r}: {describe_error(error, 300)}") from error
+    check_space(wider)
+    refuse_narrower(spec.space, wider.space)
+    sampler = make_sampler(wider, allowed=settings.samplers)
+    rehearse(wider, sampler, make_pruner(wider, allowed=settings.samplers))
+    if wider.objective == FINETUNE:
+        check_finetune(wider, settings.home)
+        check_models(wider, kept_checks(settings))
+    return wider
+
+
+def news_of(before: StudySpec, after: StudySpec) -> list[str]:
+    """What people should know of a space that has become wider."""
+    new = [name for name in after.space if name not in before.space]
+    return [
+        f"{name} is new, and the trials before lack it: samplers that draw parameters together"
+        f" (tpe, gp, cmaes) draw it by itself; if they all had one value in its place, say"
+        f" `default: VALUE` in space.{name}"
+        for name in new
+        if after.space[name].default is None
+    ]
+
+
+def widen_stored(url: str, spec: StudySpec) -> str | None:
+    """Have a study's storage go on in a wider space, if that is what is wanted now.
+
+    Args:
+        url: The storage, which nobody has open for writing.
+        spec: The study, as it is wanted.
+
+    Returns:
+        The name under which the study is kept as it was; None where nothing was to be done.
+
+    Raises:
+        InvalidInputError: Somebody writes the storage.
+    """
+    storage = open_reader(url)
+    if storage is None or not is_to_be_widened(storage, spec):
+        return None
+    before = stored_spec(storage, spec.name)
+    if before is None:
+        return None
+    former = succeed(url, spec.name, _in_wider_space(Snapshot.of(storage, spec.name), before, spec))
+    log.info("space_widened", study=spec.name, former=former)
+    return former
+
+
+def is_to_be_widened(storage: BaseStorage, spec: StudySpec) -> bool:
+    """Whether a study is wanted in a wider space than its storage has it in."""
+    before = stored_spec(storage, spec.name)
+    if before is None or is_same_space(before.space, spec.space):
+        return False
+    return is_wider(before.space, spec.space)
+
+
+def stored_spec(storage: BaseStorage, name: str) -> StudySpec | None:
+    """A study's specification as its storage has it; None where it has none that can be read."""
+    try:
+        attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        return StudySpec.read(attrs[SPEC_ATTR])
+    except (KeyError, ValueError):
+        return None
+
+
+def _in_wider_space(study: Snapshot, before: StudySpec, after: StudySpec) -> Snapshot:
+    attrs = {name: each for name, each in study.user_attrs.items() if name not in NOT_GOING_ON}
+    attrs[SPEC_ATTR] = after.model_dump_json()
+    attrs[IDENTITY_ATTR] = json.dumps(after.identity())
+    moving = _Moving(before, after)
+    trials = [moving.move(trial) for trial in study.trials]
+    system_attrs = {k: each for k, each in study.system_attrs.items() if not k.startswith(_CMA)}
+    return Snapshot(study.directions, attrs, system_attrs, trials)
+
+
+class _Moving:
+    """Moves trials from one space into a wider one."""
+
+    def __init__(self, before: StudySpec, after: StudySpec) -> None:
+        self._before = before
+        self._after = after
+        self._space = distributions(after)
+        sampler = make_sampler(after) if SAMPLERS.find(after.sampler.type) is GridSampler else None
+        self._grid = sampler if isinstance(sampler, GridSampler) else None
+
+    def move(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial as if it had been drawn from the wider space."""
+        moved = copy.copy(trial)
+        params = self._renamed(trial.params)
+        if trial.state is not TrialState.WAITING:
+            params |= self._defaults(trial.params)
+        moved.params = params
+        moved.distributions = {
+            name: self._space.get(name) or trial.distributions[name] for name in params
+        }
+        moved.system_attrs = self._attrs(trial, params)
+        return moved
+
+    def _renamed(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters as the storage is to have them: choices may have other names now."""
+        return {
+            name: stored_value(self._after, f"space.{name}", name, value)
+            for name, value in values_of(self._before, params).items()
+        }
+
+    def _defaults(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What the trial had in the place of parameters that are new."""
+        values, found = values_of(self._before, params), {}
+        for name in suggestion_order(self._after):
+            default = self._after.space[name].default
+            is_new = name not in self._before.space and name not in params
+            if is_new and default is not None and exists(self._after.space[name], values):
+                values[name] = default
+                found[name] = stored_value(self._after, f"space.{name}.default", name, default)
+        return found
+
+    def _attrs(self, trial: FrozenTrial, params: Mapping[str, Any]) -> dict[str, Any]:
+        attrs = {k: each for k, each in trial.system_attrs.items() if not k.startswith(_POSITIONS)}
+        if _FIXED in attrs:
+            attrs[_FIXED] = self._renamed(attrs[_FIXED])
+        if self._grid is not None and attrs.pop("grid_id", None) is not None:
+            attrs |= attrs_in(self._grid, params)
+        return attrs

@@ -1,0 +1,338 @@
+"""A study that goes on in a wider space: its trials, whole, with their numbers and values."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from functools import partial
+
+import optuna
+import pytest
+from hand_fleet import Fleet, is_over, turn_until
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState as Told
+from typer.testing import CliRunner
+
+from orchestrator.commands.control import control_app
+from orchestrator.driving import service as service_module
+from orchestrator.handle import StudyHandle
+from orchestrator.storage import succession
+from orchestrator.storage.attributes import FORMER_ATTR, GENERATION_ATTR
+from orchestrator.storage.journal import JournalFile
+from orchestrator.storage.known_studies import known_studies
+from orchestrator.storage.opening import StudyStorage, open_reader, storage_url
+from orchestrator.storage.removal import remove_results
+from orchestrator.submission.submit import submit
+from orchestrator.submission.widening import widen_stored
+from workers.coordination import keys
+from workers.coordination.studies import Studies
+from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+from workers.trials.study_view import StudyView
+
+SPACE = {
+    "x": {"type": "float", "low": 0.0, "high": 1.0},
+    "kind": {"type": "categorical", "choices": ["a", 1]},
+}
+WIDER = {
+    # `1` has another name beside `True`, which Optuna takes for the same
+    "kind": {"type": "categorical", "choices": ["b", True, "a", 1]},
+    "x": {"type": "float", "low": -1.0, "high": 2.0},
+    "new": {"type": "float", "low": 0.0, "high": 1.0, "default": 0.5, "when": {"kind": ["a", "b"]}},
+}
+
+
+@pytest.fixture(params=["journal", "sqlite"])
+def fleet(request, client, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_module, "_BLOCK_MS", 5)  # more turns in the same time
+    database = f"sqlite:///{tmp_path}/studies.db" if request.param == "sqlite" else None
+    return Fleet(client, settings.model_copy(update={"storage": database}), tmp_path)
+
+
+def url(fleet):
+    return storage_url(fleet.settings, "s")
+
+
+def names(fleet):
+    return sorted(study.study_name for study in open_reader(url(fleet)).get_all_studies())
+
+
+def load(fleet, name="s"):
+    return optuna.load_study(study_name=name, storage=open_reader(url(fleet)))
+
+
+def facts(trials):
+    """What is to be the same of trials in another space."""
+    return [
+        (t.number, t.state, t.values, t.user_attrs, t.intermediate_values, t.datetime_start)
+        for t in trials
+    ]
+
+
+def test_a_study_goes_on_in_a_wider_space_with_all_its_trials_whatever_they_are_at(fleet):
+    handle = fleet.submit(space=SPACE, trials=6, sampler={"type": "tpe"})
+    handle.enqueue({"x": 0.25, "kind": 1}, {"x": 0.5, "kind": "a"})
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(2), "three are in flight")
+        fleet.commit(0, 0.5)
+        fleet.commit(1, None, TrialState.FAILED)
+        turn_until(service, lambda: fleet.stored()[1].state is Told.FAIL, "two are told")
+        running = fleet.claim(2)
+        fleet.leases.report(2, running.token, 3, 0.75)
+        turn_until(service, lambda: fleet.stored()[2].intermediate_values, "it has reported")
+        turn_until(service, lambda: fleet.leases.is_queued(3), "one waits for a slot")
+        record, study = fleet.leases.record(3), load(fleet)
+        generation, before = study.user_attrs[GENERATION_ATTR], study.get_trials()
+        assert handle.extend(space=WIDER).space == StudySpec(name="s", space=WIDER).space
+        turn_until(service, lambda: "s@1" in names(fleet), "it goes on in the wider space")
+        assert fleet.leases.record(3).params == record.params, "its record is what it was"
+        fleet.leases.report(2, running.token, 4, 0.5)
+        fleet.commit(3, 0.25)
+        for number in (4, 5, 6, 7):
+            turn_until(service, lambda n=number: fleet.leases.is_queued(n), "it is in flight")
+            fleet.commit(number, 1.0)
+        turn_until(service, lambda: fleet.stored()[7].state is Told.COMPLETE, "all are told")
+    former, after = load(fleet, "s@1").trials, load(fleet)
+    assert facts(former) == facts(before)
+    assert [trial.params for trial in former] == [trial.params for trial in before]
+    assert former[0].distributions["x"] == FloatDistribution(0.0, 1.0)
+    assert after.user_attrs[GENERATION_ATTR] == generation
+    assert after.user_attrs[FORMER_ATTR] == "s@1"
+    after = after.trials
+    assert facts(after)[:2] == facts(before)[:2]
+    assert after[3].params["x"] == before[3].params["x"]
+    kinds = CategoricalDistribution(("b", "true", "a", "1"))
+    for trial in after:
+        assert trial.distributions["x"] == FloatDistribution(-1.0, 2.0)
+        assert trial.distributions["kind"] == kinds
+    assert after[0].params == {"x": 0.25, "kind": "1"}
+    assert after[1].params == {"x": 0.5, "kind": "a", "new": 0.5}
+    assert after[2].intermediate_values == {3: 0.75, 4: 0.5}
+    assert [trial.state for trial in after[2:]] == [Told.RUNNING, *[Told.COMPLETE] * 5]
+    assert after[3].value == 0.25
+    assert known_studies(fleet.settings) == ["s"]
+    remove_results(fleet.settings, "s", Studies(fleet.client).origin("s"))
+    storage = open_reader(url(fleet))
+    assert storage is None or storage.get_all_studies() == []
+
+
+def test_a_study_that_is_over_goes_on_and_can_become_wider_again_with_its_orchestrator_away(fleet):
+    handle = fleet.submit(space=SPACE, trials=2, sampler={"type": "cmaes"})
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+    handle.extend(trials=4, space=WIDER)
+    assert names(fleet) == ["s"], "nobody has looked at it yet"
+    further = {**WIDER, "x": {**WIDER["x"], "high": 4.0}}
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over again")
+    handle.extend(space=further)
+    handle.extend(space=further)
+    with fleet.service() as service:
+        turn_until(service, lambda: "s@2" in names(fleet), "it is wider again")
+        handle.extend(trials=5)
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over once more")
+    assert names(fleet) == ["s", "s@1", "s@2"]
+    assert [len(load(fleet, name).trials) for name in names(fleet)] == [5, 2, 4]
+    status = handle.status()
+    assert (status.state, status.num_ended) == ("finished", 5)
+    assert handle.best_trial.number == 0
+
+
+def test_the_further_points_of_a_grid_are_added_and_none_is_gone_through_again(fleet):
+    space = {
+        "x": {"type": "float", "low": 0.1, "high": 0.3, "step": 0.1},
+        "kind": {"type": "categorical", "choices": ["a", "b"]},
+    }
+    handle = fleet.submit(space=space, trials=100, sampler={"type": "grid", "seed": 3})
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(2), "three are in flight")
+        fleet.commit(0, 0.5)
+        fleet.commit(1, 0.5)
+        turn_until(service, lambda: fleet.stored()[1].state is Told.COMPLETE, "two are told")
+        space["x"]["low"], space["kind"]["choices"] = 0.0, ["c", "a", "b"]
+        handle.extend(space=space)
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+    points = [(round(t.params["x"], 6), t.params["kind"]) for t in fleet.stored()]
+    assert sorted(points) == [(x, kind) for x in (0.0, 0.1, 0.2, 0.3) for kind in "abc"]
+
+
+STEPS = {
+    "journal": [(JournalFile, "append_logs"), (JournalFile, "sync"), (os, "replace")],
+    "database": [
+        (optuna.storages.RDBStorage, name)
+        for name in ("create_new_study", "set_study_user_attr", "create_new_trial")
+    ]
+    + [(succession, "_rename"), (StudyStorage, "raise_fence")],
+}
+
+
+def broken_off(fleet, spec, step) -> bool:
+    """Have a process widen the storage that is killed after so many steps; whether it was."""
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1] == signal.SIGKILL
+    left = iter(range(step))
+
+    def step_or_die():
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for owner, name in (each for steps in STEPS.values() for each in steps):
+        whole = getattr(owner, name)
+
+        def counted(*arguments, _whole=whole, _name=name, **named):
+            step_or_die()
+            answer = _whole(*arguments, **named)
+            if _name in {"replace", "_rename"}:  # by which it is done
+                step_or_die()
+            return answer
+
+        setattr(owner, name, counted)
+    try:
+        widen_stored(url(fleet), spec)
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001 - this process must not go on with the tests
+        print(repr(error), file=sys.stderr)
+        os._exit(1)
+
+
+def test_one_who_is_killed_at_any_step_leaves_the_study_as_it_was_or_as_it_is_to_be(fleet):
+    handle = fleet.submit(space=SPACE, trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+    before, step = load(fleet).get_trials(), 0
+    params = [trial.params for trial in before]
+    spec = StudySpec.read({**handle.spec().model_dump(mode="json"), "space": WIDER})
+    while broken_off(fleet, spec, step):
+        step += 1
+        now = load(fleet)
+        assert facts(now.trials) == facts(before)
+        is_wider = "new" in stored_space(now)
+        assert ("b" in now.trials[0].distributions["kind"].choices) is is_wider
+        assert is_wider or [trial.params for trial in now.trials] == params
+    assert step > 10, "each step was tried"
+    assert widen_stored(url(fleet), spec) is None, "it is done"
+    assert names(fleet) == ["s", "s@1"]
+    assert [trial.params for trial in load(fleet, "s@1").trials] == params
+    assert facts(load(fleet).trials) == facts(load(fleet, "s@1").trials) == facts(before)
+    with fleet.service() as service:
+        turn_until(service, lambda: service.status("s") is not None, "an orchestrator takes it")
+        handle.extend(trials=3)
+        turn_until(service, lambda: len(fleet.stored()) == 3, "and goes on with it")
+    assert fleet.stored()[2].distributions["x"] == FloatDistribution(-1.0, 2.0)
+
+
+def stored_space(study):
+    return StudySpec.read(study.user_attrs["trialfleet:spec"]).space
+
+
+def test_the_storage_counts_where_redis_forgot_that_a_space_became_wider(fleet):
+    handle = fleet.submit(space=SPACE, trials=2)
+    earlier = fleet.client.hget(keys.study("s"), "spec")
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+        wider = handle.extend(space=WIDER)
+        turn_until(service, lambda: "s@1" in names(fleet), "it is wider")
+    fleet.client.hset(keys.study("s"), "spec", earlier)
+    assert submit(wider, fleet.settings).spec().space == wider.space, "it can be handed in"
+    fleet.client.hset(keys.study("s"), "spec", earlier)
+    with fleet.service() as service:
+        turn_until(service, lambda: service.status("s") is not None, "an orchestrator takes it")
+        assert handle.spec().space == wider.space
+    with pytest.raises(StudyExistsError, match=r"space\."):
+        fleet.submit(space=SPACE, trials=2)
+    assert names(fleet) == ["s", "s@1"]
+
+
+def test_what_is_not_wider_is_refused_and_nothing_has_changed(fleet):
+    handle = fleet.submit(space=SPACE, trials=2)
+    before = fleet.client.hget(keys.study("s"), "spec")
+    x = SPACE["x"]
+    wrong = {
+        r"space\.x\.high = 0\.5 is below 1\.0": {**SPACE, "x": {**x, "high": 0.5}},
+        r"space\.kind is left out": {"x": x},
+        r"space\.x\.low = -inf: give a finite": {**SPACE, "x": {**x, "low": float("-inf")}},
+        r"space\.new\.default = 3.*can never be": {
+            **SPACE, "new": {"type": "int", "low": 0, "high": 1, "default": 3},
+        },
+        r"space\.new\.when\.y: no such parameter": {
+            **SPACE, "new": {"type": "int", "low": 0, "high": 1, "when": {"y": 1}},
+        },
+        "space.x.float.hihg": {**SPACE, "x": {**x, "hihg": 2}},
+    }  # fmt: skip
+    for reason, space in wrong.items():
+        with pytest.raises(InvalidInputError, match=reason):
+            handle.extend(space=space)
+        assert fleet.client.hget(keys.study("s"), "spec") == before
+    with pytest.raises(StudyExistsError, match=r"`trialfleet extend s --space FILE` takes"):
+        fleet.submit(space={**SPACE, "x": {**x, "high": 2.0}}, trials=2)
+    fleet.client.flushdb()
+    fleet.submit(space={}, trials=2)
+    with pytest.raises(InvalidInputError, match="has no `space`: its objective suggests"):
+        handle.extend(space=SPACE)
+
+
+def test_a_study_that_no_fleet_has_is_widened_where_it_lies(fleet, server):
+    handle = fleet.submit(space=SPACE, trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+    alone = StudyHandle("s", fleet.settings.model_copy(update={"redis_url": None}))
+    with pytest.raises(FleetError, match="no fleet runs here"):
+        alone.extend(trials=5, space=WIDER)
+    assert alone.extend(space=WIDER).space == alone.spec().space
+    assert names(fleet) == ["s", "s@1"]
+    with fleet.service() as service:
+        turn_until(service, lambda: service.status("s") is not None, "an orchestrator takes it")
+    assert handle.spec().space == alone.spec().space
+
+
+def test_who_has_loaded_a_journal_is_told_that_another_has_taken_its_place(
+    client, settings, tmp_path
+):
+    fleet = Fleet(client, settings, tmp_path)
+    handle = fleet.submit(space=SPACE, trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+        earlier, handles = load(fleet), handle.study
+        seen_by_trials = StudyView(fleet.spec, Studies(client), url(fleet))
+        assert len(seen_by_trials.trials) == 1
+        handle.extend(space=WIDER)
+        turn_until(service, lambda: "s@1" in names(fleet), "it is wider")
+    for study in (earlier, handles):
+        with pytest.raises(FleetError, match="load the study again"):
+            _ = study.trials
+    assert "new" in stored_space(handle.study)
+    assert seen_by_trials.trials[0].distributions["x"] == FloatDistribution(-1.0, 2.0)
+
+
+def test_the_command_line_widens_one_field_or_takes_a_whole_space_from_a_file(
+    fleet, tmp_path, monkeypatch
+):
+    for name, value in fleet.settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    handle = fleet.submit(space=SPACE, trials=2)
+    call = partial(CliRunner().invoke, control_app)
+    said = call(["extend", "s", "--trials", "5", "--set", "space.x.high=3"])
+    assert said.exit_code == 0, said.output
+    spec = handle.spec()
+    assert (spec.trials, spec.space["x"].high, spec.space["x"].low) == (5, 3.0, 0.0)
+    (tmp_path / "space.yaml").write_text(
+        "x: {type: float, low: 0.0, high: 9}\n"
+        "kind: {type: categorical, choices: [a, 1]}\n"
+        "further: {type: int, low: 1, high: 2}\n"
+    )
+    said = call(["extend", "s", "--space", str(tmp_path / "space.yaml")])
+    assert "further is new, and the trials before lack it" in said.output
+    assert set(handle.spec().space) == {"x", "kind", "further"}
+    study = "name: s\nobjective: m:f\nspace:\n  x: {type: float, low: 0, high: 1}\n"
+    (tmp_path / "study.yaml").write_text(study)
+    for arguments, reason in (
+        (["--set", "config.epochs=1"], "a study is extended by its space"),
+        (["--set", "space.x.high=1"], r"space.x.high = 1.0 is below 9.0"),
+        (["--set", "space.y.high=1"], "space has no such parameter"),
+        (["--space", str(tmp_path / "study.yaml")], "space.x.high = 1.0 is below 9.0"),
+        (["--space", str(tmp_path / "none.yaml")], "there is no such study file"),
+    ):
+        assert reason in str(call(["extend", "s", *arguments]).exception)
