@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from functools import partial
 
 import optuna
@@ -12,6 +13,7 @@ import pytest
 from hand_fleet import Fleet, is_over, turn_until
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState as Told
+from postgres import Postgres
 from typer.testing import CliRunner
 
 from orchestrator.commands.control import control_app
@@ -44,10 +46,18 @@ WIDER = {
 }
 
 
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as started:
+        yield started
+
+
 @pytest.fixture(params=["journal", "sqlite"])
 def fleet(request, client, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(service_module, "_BLOCK_MS", 5)  # more turns in the same time
     database = f"sqlite:///{tmp_path}/studies.db" if request.param == "sqlite" else None
+    if request.param == "postgres":
+        database = request.getfixturevalue("postgres").url
     return Fleet(client, settings.model_copy(update={"storage": database}), tmp_path)
 
 
@@ -71,6 +81,7 @@ def facts(trials):
     ]
 
 
+@pytest.mark.parametrize("fleet", ["journal", "sqlite", "postgres"], indirect=True)
 def test_a_study_goes_on_in_a_wider_space_with_all_its_trials_whatever_they_are_at(fleet):
     handle = fleet.submit(space=SPACE, trials=6, sampler={"type": "tpe"})
     handle.enqueue({"x": 0.25, "kind": 1}, {"x": 0.5, "kind": "a"})
