@@ -9,10 +9,10 @@ whole; what was begun is dropped by the next try.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
@@ -61,21 +61,25 @@ class Snapshot:
             storage.create_new_trial(study_id, template_trial=trial)
 
 
-def succeed(url: str, name: str, successor: Snapshot) -> str:
+#: Makes the study that is to be out of the one that there is, while nobody else can write it.
+Succession: TypeAlias = Callable[[Snapshot], Snapshot]
+
+
+def succeed(url: str, name: str, succession: Succession) -> str:
     """Put a study in the place of one of its name; the name under which that one is kept.
 
     Args:
         url: Their storage, which nobody has open for writing.
         name: Theirs.
-        successor: The new one.
+        succession: Makes the new one.
 
     Raises:
         InvalidInputError: Somebody writes the storage.
     """
     path = journal_of(url)
     if path is None:
-        return _in_database(url, name, successor)
-    return _in_journal(path, name, successor)
+        return _in_database(url, name, succession)
+    return _in_journal(path, name, succession)
 
 
 def is_successor(storage: BaseStorage, name: str) -> bool:
@@ -87,7 +91,7 @@ def is_successor(storage: BaseStorage, name: str) -> bool:
     return FORMER_ATTR in storage.get_study_user_attrs(study_id)
 
 
-def _in_journal(path: Path, name: str, successor: Snapshot) -> str:
+def _in_journal(path: Path, name: str, succession: Succession) -> str:
     own = JournalFile(path)
     try:
         before = journal_storage(own)
@@ -98,7 +102,7 @@ def _in_journal(path: Path, name: str, successor: Snapshot) -> str:
         draft = JournalFile(beside_it)
         try:
             after = journal_storage(draft)
-            _noting(successor, former).write(after, name)
+            _noting(succession(Snapshot.of(before, name)), former).write(after, name)
             for each in names:
                 kept = Snapshot.of(before, each)
                 kept.write(after, former if each == name else each)
@@ -110,7 +114,7 @@ def _in_journal(path: Path, name: str, successor: Snapshot) -> str:
     return former
 
 
-def _in_database(url: str, name: str, successor: Snapshot) -> str:
+def _in_database(url: str, name: str, succession: Succession) -> str:
     opened = StudyStorage.open(url)
     try:
         storage = opened.storage
@@ -119,7 +123,7 @@ def _in_database(url: str, name: str, successor: Snapshot) -> str:
         former, draft = _free_name(name, names), f"{name}{_DRAFT}"
         if draft in names:
             storage.delete_study(storage.get_study_id_from_name(draft))
-        _noting(successor, former).write(storage, draft)
+        _noting(succession(Snapshot.of(storage, name)), former).write(storage, draft)
         if not isinstance(storage, RDBStorage):
             raise TypeError(f"{type(storage).__name__} is no database")
         _rename(storage, {name: former, draft: name})

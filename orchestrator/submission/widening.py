@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from optuna.samplers import GridSampler
@@ -110,10 +111,7 @@ def widen_stored(url: str, spec: StudySpec) -> str | None:
     storage = open_reader(url)
     if storage is None or not is_to_be_widened(storage, spec):
         return None
-    before = stored_spec(storage, spec.name)
-    if before is None:
-        return None
-    former = succeed(url, spec.name, _in_wider_space(Snapshot.of(storage, spec.name), before, spec))
+    former = succeed(url, spec.name, partial(_in_wider_space, after=spec))
     log.info("space_widened", study=spec.name, former=former)
     return former
 
@@ -135,7 +133,8 @@ def stored_spec(storage: BaseStorage, name: str) -> StudySpec | None:
         return None
 
 
-def _in_wider_space(study: Snapshot, before: StudySpec, after: StudySpec) -> Snapshot:
+def _in_wider_space(study: Snapshot, after: StudySpec) -> Snapshot:
+    before = StudySpec.read(study.user_attrs[SPEC_ATTR])
     attrs = {name: each for name, each in study.user_attrs.items() if name not in NOT_GOING_ON}
     attrs[SPEC_ATTR] = after.model_dump_json()
     attrs[IDENTITY_ATTR] = json.dumps(after.identity())
