@@ -24,7 +24,7 @@ from orchestrator.storage.attributes import FORMER_ATTR, GENERATION_ATTR
 from orchestrator.storage.journal import JournalFile
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import StudyStorage, open_reader, storage_url
-from orchestrator.storage.removal import remove_results
+from orchestrator.storage.results_removal import remove_results
 from orchestrator.submission.submit import submit
 from orchestrator.submission.widening import widen_stored
 from workers.coordination import keys
