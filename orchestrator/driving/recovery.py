@@ -47,23 +47,29 @@ def resubmit_forgotten(settings: Settings, studies: Studies) -> list[str]:
 
 def _unfinished(settings: Settings) -> Iterator[Submitted]:
     for study in _stored_studies(settings):
-        attrs = study.user_attrs
-        text = attrs.get(SPEC_ATTR)
-        if text is None or attrs.get(BY_RUN_ATTR):
-            continue  # not made by trialfleet, or interrupted and not handed in
         try:
-            spec = StudySpec.read(text)
-        except ValueError as error:
-            log.warning("stored_spec_unreadable", study=study.study_name, error=str(error))
+            submitted = _submitted(study, settings)
+        except Exception as error:  # noqa: BLE001 - what one of them holds is no other's concern
+            log.warning("stored_study_unreadable", study=study.study_name, error=str(error))
             continue
-        trials = study.get_trials(deepcopy=False)
-        tally = Tally(spec.all_directions, trials)
-        is_over = attrs.get(ENDED_BY_ATTR) or attrs.get(EXHAUSTED_ATTR)
-        has_more = tally.num_sampled < spec.trials and not is_over
-        if tally.open or has_more:
-            generation = attrs.get(GENERATION_ATTR)
-            origin = Origin(generation, place_of(storage_url(settings, spec.name)))
-            yield Submitted(spec, Wish(attrs.get(WISH_ATTR, Wish.RUN)), origin=origin)
+        if submitted is not None:
+            yield submitted
+
+
+def _submitted(study: optuna.Study, settings: Settings) -> Submitted | None:
+    """A stored study as it is to go on; None if it is over, or nobody handed it in."""
+    attrs = study.user_attrs
+    text = attrs.get(SPEC_ATTR)
+    if text is None or attrs.get(BY_RUN_ATTR):
+        return None  # not made by trialfleet, or interrupted and not handed in
+    spec = StudySpec.read(text)
+    tally = Tally(spec.all_directions, study.get_trials(deepcopy=False))
+    is_over = attrs.get(ENDED_BY_ATTR) or attrs.get(EXHAUSTED_ATTR)
+    has_more = tally.num_sampled < spec.trials and not is_over
+    if not (tally.open or has_more):
+        return None
+    origin = Origin(attrs.get(GENERATION_ATTR), place_of(storage_url(settings, spec.name)))
+    return Submitted(spec, Wish(attrs.get(WISH_ATTR, Wish.RUN)), origin=origin)
 
 
 def _stored_studies(settings: Settings) -> Iterator[optuna.Study]:

@@ -16,6 +16,7 @@ from orchestrator.driving import service as service_module
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
+from orchestrator.storage.attributes import WISH_ATTR
 from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
@@ -130,6 +131,20 @@ def test_a_redis_that_takes_no_writes_is_nobody_s_fault(fleet):
             fleet.client.config_set("maxmemory", 0)
         assert stalled(fleet, "s") is None
         turn_until(service, lambda: is_over(fleet, "s"), "it goes on")
+
+
+def test_what_nobody_can_read_of_one_stored_study_ends_no_start(fleet):
+    for name in ("bad", "good"):
+        put(fleet, name)
+    with Service(fleet.settings) as service:
+        leases = [Studies(fleet.client).leases(name) for name in ("bad", "good")]
+        turn_until(service, lambda: all(each.queued() for each in leases), "both are driven")
+        service._roster.drivers["bad"].study.study.set_user_attr(WISH_ATTR, "what is this")
+    fleet.client.flushall()
+    fleet.pretend_worker()
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: is_over(fleet, "good"), "the good one comes back")
+    assert not Studies(fleet.client).exists("bad")
 
 
 def test_a_study_that_is_mended_goes_on(fleet):
