@@ -189,6 +189,46 @@ def test_a_training_that_was_killed_ends_as_an_undisturbed_one_to_the_bit(
     assert reports_of(place)[1] == reports, "each evaluation is reported once"
 
 
+STRATEGIES = {
+    "by steps": {
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "save_strategy": "steps",
+        "save_steps": 3,
+    },
+    "none": {"save_strategy": "no", "load_best_model_at_end": False},
+    "the best": {"save_strategy": "best"},
+    "no evaluation": {
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "metric_for_best_model": None,
+    },
+    "by most steps": {"max_steps": 10, "lr_scheduler_type": "cosine"},
+    "loaders": {"dataloader_num_workers": 1},
+    "one model kept": {"save_total_limit": 1},
+    "weights alone": {"save_only_model": True},
+    "noise": {"neftune_noise_alpha": 5.0},
+}
+
+
+@pytest.mark.parametrize("changes", STRATEGIES.values(), ids=STRATEGIES)
+def test_whatever_the_trainer_saves_by_a_drain_changes_nothing(place, changes):
+    def callback(trial):
+        metric = None if changes.get("eval_strategy") == "no" else "accuracy"
+        return FleetCallback(trial, metric=metric)
+
+    first = place.claim(0)
+    whole = train(first, fleet=callback(first), **changes)
+    drained = place.claim(1)
+    with pytest.raises(DrainRequested):
+        train(drained, Acts("on_step_end", 5, place.drain.set), fleet=callback(drained), **changes)
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    resumed = place.hold(1)
+    assert train(resumed, fleet=callback(resumed), **changes) == whole
+
+
 def test_the_best_model_is_found_though_it_was_saved_by_an_attempt_before(place):
     class FirstIsBest(FleetCallback):
         def on_evaluate(self, args, state, control, metrics, **_):

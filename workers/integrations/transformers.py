@@ -131,7 +131,8 @@ class FleetCallback(TrainerCallback):
                 better.
             optuna.TrialPruned: The pruner gave the trial up.
         """
-        self._check_direction(args)
+        if args.eval_strategy != "no":
+            self._check_direction(args)
         if not self._is_resumed and self._trial.attempt > 1:
             log.warning(
                 "begins_anew",
