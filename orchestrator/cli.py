@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -52,6 +53,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"trialfleet {version('trialfleet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="The version, and no more."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 app.add_typer(cache_app, name="cache")
 app.add_typer(control_app)
 app.add_typer(deleting_app)

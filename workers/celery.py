@@ -14,6 +14,7 @@ from celery import Celery
 from workers.coordination.address import parse_address
 from workers.coordination.connection import resolve_url
 from workers.coordination.hints import BROKER_SETTINGS
+from workers.installed import refuse_if_missing
 from workers.passwords import hide
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
@@ -29,6 +30,7 @@ def worker_settings() -> dict[str, Any]:
         SystemExit: The environment cannot be used; one line on stderr says why.
     """
     try:
+        refuse_if_missing()
         settings = Settings.from_environment()
         address = parse_address(resolve_url(settings))
     except InvalidInputError as error:

@@ -29,6 +29,7 @@ from orchestrator.submission.preflight import import_path
 from orchestrator.submission.submit import prepared, submit
 from orchestrator.views.watch import View
 from workers.importing import refuse_while_importing
+from workers.installed import refuse_if_missing
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.spec import FINETUNE, StudySpec
@@ -55,6 +56,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         FleetError: The worker ended by itself.
     """
     refuse_while_importing("runs a study")
+    refuse_if_missing("local", ", or `trialfleet submit` to a fleet")
     spec = prepared(spec, settings, import_directory=import_directory, tell=view.say)
     view.say(say_direction(spec))
     finished = _finished_before(spec, settings)

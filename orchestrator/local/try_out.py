@@ -20,6 +20,7 @@ from orchestrator.local.run import worker_environment
 from orchestrator.local.servers import EmbeddedRedis
 from orchestrator.status import StudyStatus
 from orchestrator.submission.submit import submit
+from workers.installed import refuse_if_missing
 from workers.protocol.errors import FleetError
 from workers.protocol.spec import PrunerSpec, StudySpec
 from workers.settings import Settings
@@ -55,6 +56,7 @@ def try_out(
         InvalidInputError: The study cannot run.
         FleetError: The process of the trial ended before its trial did.
     """
+    refuse_if_missing("local")
     with TemporaryDirectory(prefix="trialfleet-try-") as folder, EmbeddedRedis(Path(folder)) as own:
         own_settings = settings.model_copy(
             update={"home": Path(folder), "storage": None, "redis_url": own.url, "slots": 1}

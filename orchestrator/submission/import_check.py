@@ -14,12 +14,21 @@ import sys
 from pathlib import Path
 
 from workers.importing import importing
+from workers.installed import missing
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.guarded_names import names_below_guard
 
 
+class Absent(Exception):  # noqa: N818 - it is no error where no trial runs
+    """A package that the objective imports is not on this host; the name of it."""
+
+
 def find_problem(name: str) -> str | None:
-    """What keeps `module:function` or `file.py:function` from being an objective, if anything."""
+    """What keeps `module:function` or `file.py:function` from being an objective, if anything.
+
+    Raises:
+        Absent: This host runs no trials, and lacks a package that the objective imports.
+    """
     module_name, _, function_name = name.rpartition(":")
     if module_name.endswith(".py"):
         path = Path(module_name)
@@ -27,17 +36,39 @@ def find_problem(name: str) -> str | None:
             return f"there is no file {path}"
         sys.path.insert(0, str(path.parent))
         module_name = path.stem
-    sys.argv[:] = [name.rpartition(":")[0]]
     try:
-        with importing(sys.argv[0]):
-            located = importlib.util.find_spec(module_name)
-            if located is not None and located.has_location:
-                sys.argv[:] = [str(located.origin)]
-            found: object = importlib.import_module(module_name)
+        found = _imported(name.rpartition(":")[0], module_name)
+    except Absent:
+        raise
     except InvalidInputError as error:
         return str(error)
     except BaseException as error:  # noqa: BLE001 - a module may even exit
         return f"importing {module_name} raises {describe(error)}"
+    return _find_problem_of(found, module_name, function_name)
+
+
+def _imported(shown: str, module_name: str) -> object:
+    """A module, imported as a worker does.
+
+    Raises:
+        Absent: This host runs no trials, and lacks a package that the module imports.
+        BaseException: Whatever importing it raises.
+    """
+    sys.argv[:] = [shown]
+    try:
+        with importing(shown):
+            located = importlib.util.find_spec(module_name)
+            if located is not None and located.has_location:
+                sys.argv[:] = [str(located.origin)]
+            return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if missing() and error.name is not None and _is_elsewhere(error.name, module_name):
+            raise Absent(error.name) from error
+        raise
+
+
+def _find_problem_of(found: object, module_name: str, function_name: str) -> str | None:
+    """What keeps a name of a module from being an objective, if anything."""
     for part in function_name.split("."):
         if not hasattr(found, part):
             return f"{module_name} has no {part!r}{_hint(found, part)}"
@@ -47,6 +78,11 @@ def find_problem(name: str) -> str | None:
     return (
         None if takes_a_trial(found) else "it takes no argument, and an objective takes the trial"
     )
+
+
+def _is_elsewhere(name: str, module_name: str) -> bool:
+    """Whether a module that is not found is another package's than the objective's own."""
+    return name.partition(".")[0] != module_name.partition(".")[0]
 
 
 def _hint(found: object, name: str) -> str:
@@ -78,4 +114,8 @@ def describe(error: BaseException) -> str:
 
 if __name__ == "__main__":
     reference, answer = sys.argv[1:]
-    Path(answer).write_text(json.dumps({"problem": find_problem(reference)}))
+    try:
+        told = {"problem": find_problem(reference)}
+    except Absent as absent:
+        told = {"problem": None, "absent": str(absent)}
+    Path(answer).write_text(json.dumps(told))

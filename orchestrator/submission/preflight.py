@@ -89,20 +89,28 @@ def check(
         findings = check_finetune(spec, home)
         check_models(spec, cache)
         return findings
-    _check_import(spec.objective, import_directory or Path.cwd())
-    return promotion_findings(spec, import_directory or Path.cwd())
+    directory = import_directory or Path.cwd()
+    return _check_import(spec.objective, directory) + promotion_findings(spec, directory)
 
 
-def _check_import(objective: str, directory: Path) -> None:
+def _check_import(objective: str, directory: Path) -> list[str]:
+    """Refuse an objective that does not import; what is left to be found out, if anything."""
     if ":" not in objective:
         raise InvalidInputError(
             f"objective = {objective!r}: write {FINETUNE}, package.module:function or"
             f" file.py:function{nearest(objective, [FINETUNE])}"
         )
     _check_neighbours(objective, directory)
-    problem = _import_elsewhere(objective, directory)
-    if problem is not None:
-        raise InvalidInputError(f"objective = {objective!r}: {problem}; mend it")
+    told = _import_elsewhere(objective, directory)
+    if told["problem"] is not None:
+        raise InvalidInputError(f"objective = {objective!r}: {told['problem']}; mend it")
+    if told.get("absent") is None:
+        return []
+    finding = (
+        f"objective = {objective!r} was not imported: this host runs no trials, and has no"
+        f" {told['absent']}; workers find out whether it imports"
+    )
+    return [finding]
 
 
 def import_path(directory: Path) -> str:
@@ -114,8 +122,13 @@ def import_path(directory: Path) -> str:
     return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _import_elsewhere(objective: str, directory: Path) -> str | None:
-    """Import an objective in a process of its own; what is wrong with it, if anything."""
+def _import_elsewhere(objective: str, directory: Path) -> dict[str, str | None]:
+    """Import an objective in a process of its own.
+
+    Returns:
+        `problem`, what is wrong with it, if anything; `absent`, a package that this host, which
+        runs no trials, lacks.
+    """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         # by its file: `-m` would import the orchestrator's whole package first
@@ -135,17 +148,21 @@ def _import_elsewhere(objective: str, directory: Path) -> str | None:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return (
+            return _problem(
                 f"importing it took over {_IMPORT_SECONDS:.0f} s; move work from its module's top"
                 " into the function"
             )
         if answer.exists():
-            problem: str | None = json.loads(answer.read_text())["problem"]
-            return problem
+            told: dict[str, str | None] = json.loads(answer.read_text())
+            return told
     # what the module itself printed may be in any encoding
     errors = plain_text(finished.stderr.decode(errors="backslashreplace")).strip().splitlines()
     tail = (errors or ["no message"])[-1]
-    return f"importing it ended the process with code {finished.returncode}: {tail}"
+    return _problem(f"importing it ended the process with code {finished.returncode}: {tail}")
+
+
+def _problem(text: str) -> dict[str, str | None]:
+    return {"problem": text}
 
 
 def _check_neighbours(objective: str, directory: Path) -> None:
