@@ -277,17 +277,31 @@ def test_a_drain_after_the_last_step_of_an_epoch_loses_no_evaluation_and_makes_n
     assert reports[0] == reports[1]
 
 
-def test_a_drain_in_the_last_step_of_an_epoch_is_taken_before_the_evaluation(desk):
+@pytest.mark.parametrize("seconds", [1e9, 0.0])
+def test_what_follows_the_last_step_of_an_epoch_may_use_what_that_step_has_left(desk, seconds):
+    def script(trial, loader, act=no_interruption):
+        model, optimizer, _ = build()
+        with trial.training([model, optimizer], checkpoint_seconds=seconds) as run:
+            for epoch in run.epochs(2):
+                for batch in run.steps(loader):
+                    act("step", run.step)
+                    loss = model(batch.reshape(-1, 3).repeat(2, 1)).square().mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                act("between", epoch)
+                run.report(float(loss.detach()))
+        return float(loss.detach())
+
     place = desk()
-    whole, _ = interrupted(place, 0, shuffled)
-    trial = place.claim(1)
-    torch.manual_seed(0)
-    with pytest.raises(DrainRequested):
-        train(trial, shuffled(), Interruption(place, STEPS - 1))
-    assert trial.last_value is None, "nothing was reported yet"
-    place.drain.clear()
-    place.leases.release(1, place.held.token)
-    assert train(place.hold(1), shuffled()) == whole
+    whole, _ = interrupted(place, 0, shuffled, script=script)
+    places = [("step", STEPS - 1), ("between", 0), ("step", STEPS), ("step", 2 * STEPS - 2)]
+    for number, (where, at) in enumerate(places, 1):
+        drained = (where, at, "drain")
+        assert interrupted(place, number, shuffled, drained, script=script)[0] == whole, drained
+    reports = reports_of(place, len(places) + 1)
+    assert len(reports[0]) == 2
+    assert all(each == reports[0] for each in reports.values())
 
 
 def test_gradients_that_were_added_up_are_kept(desk):

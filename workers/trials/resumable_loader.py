@@ -86,6 +86,14 @@ class ResumableLoader:
             found += [f"{name} draws in loader processes" for name in self._read.generators]
         return found
 
+    @property
+    def length(self) -> int | None:
+        """How many batches an epoch has, if the loader knows."""
+        try:
+            return len(self.given)
+        except (TypeError, NotImplementedError):
+            return None
+
     def begin(self, epoch: int) -> None:
         """Begin an epoch at its first batch."""
         self._began = self._order_now()

@@ -8,11 +8,11 @@
 
 An attempt that resumes enters the epoch that was left: what stands before its first step runs
 again, then the state is put back as it was saved, and the loader goes on with the batch that comes
-next, or, where all were read, with what stands after the last step.
+next.
 
-Invariant: a checkpoint is taken between two steps only, so that each step, and what follows the
-last one of an epoch, counts once and whole. A drain that comes in between waits for the next such
-point.
+Invariant: a checkpoint is taken before a step, never between the last step of an epoch and what
+follows it: that may use what the step has left in variables, and counts once and whole. A drain
+that comes there waits for the next step, unless there is a checkpoint of the last one.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class TrainingLoop:
     def evaluation(self, loader: Any) -> Iterator[Any]:
         """The batches of a loader that nothing is trained on; each one is a sign of life.
 
-        A drain waits until the evaluation was made, where it would lose what led to it.
+        A drain waits until the evaluation was made, unless the checkpoint is that of the last step.
         """
         if isinstance(loader, DataLoader):
             loader = with_registered_processes(loader)
@@ -190,8 +190,7 @@ class TrainingLoop:
             self._go_on(source, resumed)
         else:
             source.begin(self.epoch)
-        if resumed is None or not resumed["is_over"]:
-            yield from self._make_steps(source)
+        yield from self._make_steps(source)
         self._seeds.sow("after", self.epoch)
         self._over_at = time.monotonic()
 
@@ -200,14 +199,10 @@ class TrainingLoop:
         return max(0, len(loader) - (self.batch if self._resumed is not None else 0))
 
     def _make_steps(self, source: ResumableLoader) -> Iterator[Any]:
-        while True:
-            batch = source.read()
-            is_over = batch is END
+        while (batch := source.read()) is not END:
             self._say(source.doubts)
             self._seeds.sow("step", self.epoch, self.batch)
-            self._pause(source, is_over=is_over)
-            if is_over:
-                return
+            self._pause(source)
             self._stepped.clear()
             try:
                 yield batch
@@ -215,18 +210,18 @@ class TrainingLoop:
                 self.step, self.batch = self.step + 1, self.batch + 1
                 del batch
 
-    def _pause(self, source: ResumableLoader, *, is_over: bool) -> None:
+    def _pause(self, source: ResumableLoader) -> None:
         """Be between two steps: here the training may end, and go on in another attempt."""
         self._lease.defers_drain = False
         try:
             self._trial.progress(self.step)
         except DrainRequested:
-            self._save(source, is_over=is_over)
+            self._save(source)
             raise
-        # of what follows the last step, none is to be trained for again that took long
-        ahead = self._between_seconds if is_over else 0.0
+        # before the last step, also for what follows it: no checkpoint is taken there
+        ahead = self._between_seconds if source.length == self.batch + 1 else 0.0
         if time.monotonic() - self._saved_at + ahead >= self._checkpoint_seconds:
-            self._save(source, is_over=is_over)
+            self._save(source)
         self._lease.defers_drain = self._mark != self._saved_mark
 
     @property
@@ -234,7 +229,7 @@ class TrainingLoop:
         """Names a point to resume at; two of them have one step where an epoch lies between."""
         return self.step + self.epoch
 
-    def _save(self, source: ResumableLoader, *, is_over: bool) -> None:
+    def _save(self, source: ResumableLoader) -> None:
         if self._mark == self._saved_mark:
             return
         state = {
@@ -242,11 +237,10 @@ class TrainingLoop:
             "epoch": self.epoch,
             "batch": self.batch,
             "step": self.step,
-            "is_over": is_over,
             "reports": self._num_reports,
             "seed": self._seeds.seed,
             "doubts": self._doubts,
-            "loader": source.state_dict(is_over=is_over),
+            "loader": source.state_dict(is_over=False),
             "state": self._state.take(),
             "gradients": self._state.pending_gradients(self._stepped),
         }
@@ -278,8 +272,7 @@ class TrainingLoop:
         self._state.put(saved["state"])
         self._state.put_gradients(saved["gradients"])
         self._note_position(saved)
-        go_on = source.skip if saved["is_over"] else source.resume
-        go_on(self.epoch, self.batch, saved["loader"])
+        source.resume(self.epoch, self.batch, saved["loader"])
 
     def _begin_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
