@@ -33,6 +33,9 @@ from orchestrator.submission.study import Study
 OBJECTIVE: Final = f"{Path(__file__).with_name('curves.py')}:objective"
 FACTOR: Final = 3
 
+#: The seed of a study that is not counted.
+WARM_UP: Final = -1
+
 PRUNERS: Final[dict[str, dict[str, Any]]] = {
     "promotes": {
         "type": "asha",
@@ -53,13 +56,13 @@ SPACE: Final = {
 
 def run(fleet: BenchFleet, pruner: str, trials: int, seed: int) -> dict[str, float]:
     """One study: what it found and what it cost."""
-    name = f"{pruner}-{seed}"
+    name = "warm-up" if seed == WARM_UP else f"{pruner}-{seed}"
     study = Study(
         OBJECTIVE,
         name=name,
         direction="minimize",
         trials=trials,
-        sampler={"type": "random", "seed": seed},
+        sampler={"type": "random", "seed": max(seed, 0)},
         pruner=PRUNERS[pruner],
         space=SPACE,
     )
@@ -85,6 +88,7 @@ def main() -> None:
         fleet = BenchFleet(Path(folder), objective=OBJECTIVE)
         fleet.start()
         try:
+            run(fleet, "none", 4, WARM_UP)  # both slots have imported all by then
             for seed in range(arguments.seeds):
                 for pruner, rows in found.items():
                     rows.append(run(fleet, pruner, arguments.trials, seed))

@@ -117,7 +117,13 @@ def test_a_redis_that_loses_all_keeps_what_is_paused_and_goes_on_from_its_checkp
     fleet.order("stay until go", number=8, attempt="*", step=0)
     run(fleet, trials=9)
     handle = StudyHandle("fault", fleet.settings)
-    wait_until(lambda: handle.status().trials["paused"] >= 5, "some are paused", 60.0)
+
+    def rest():
+        trials = handle.status().trials
+        return trials["paused"] + trials["complete"] == 8
+
+    wait_until(rest, "all but one are paused, or at their end", 60.0)
+    fleet.await_note("stay until go", number=8)
     before = len(fleet.notes("starts", number=8))
     fleet.client.flushall()
     wait_until(lambda: len(fleet.notes("starts", number=8)) > before, "it runs again", 60.0)
