@@ -341,6 +341,25 @@ def test_a_stream_in_loader_processes_is_resumed_too(desk):
     assert interrupted(place, 1, make_loader, ("step", 15, "drain"))[0] == whole
 
 
+def test_a_generator_that_each_epoch_makes_anew_is_resumed_too(desk):
+    def script(trial, loader, act=no_interruption):
+        seen = []
+        with trial.training({"seen": seen}) as run:
+            for epoch in run.epochs(3):
+                loader.dataset.noise = np.random.default_rng(epoch)
+                for batch in run.steps(loader):
+                    act("step", run.step)
+                    seen.append(float(batch.sum()))
+        return seen
+
+    def make_loader():
+        return DataLoader(OwnNoise(), batch_size=BATCH, shuffle=True)
+
+    place = desk()
+    whole, _ = interrupted(place, 0, make_loader, script=script)
+    assert interrupted(place, 1, make_loader, ("step", 14, "drain"), script=script)[0] == whole
+
+
 def test_batches_that_were_passed_over_are_not_read(desk):
     place = desk()
     read = []

@@ -58,11 +58,7 @@ class ResumableLoader:
         self._passes_unread = self._indices is not None and not isinstance(
             loader.dataset, IterableDataset
         )
-        read_by = self._roots_of_reading()
-        self._read = KeptState(read_by)
-        self._order = KeptState(
-            self._roots_of_order(), leave_out=list(read_by.values()), has_counters=True
-        )
+        self._look_through()
         self._batches: Iterator[Any] = iter(())
         self._epoch, self._number, self._resumed_at = 0, 0, 0
         self._expected_sum: int | None = None
@@ -96,11 +92,13 @@ class ResumableLoader:
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch at its first batch."""
+        self._look_through()
         self._began = self._order_now()
         self._open(epoch, 0)
 
     def resume(self, epoch: int, number: int, saved: dict[str, Any]) -> None:
         """Begin an epoch at a batch in its middle, which is there."""
+        self._look_through()
         self._began = saved["began"]
         self._put_order(self._began)
         if self._is_stateful:
@@ -114,6 +112,7 @@ class ResumableLoader:
 
     def skip(self, epoch: int, number: int, saved: dict[str, Any]) -> None:
         """Pass over an epoch of which all batches were read."""
+        self._look_through()
         self._epoch, self._number = epoch, number
         self._began = saved["began"]
         self._put_order(saved["order"])
@@ -165,6 +164,14 @@ class ResumableLoader:
             shut_down = getattr(each, "_shutdown_workers", None)
             if shut_down is not None:
                 shut_down()
+
+    def _look_through(self) -> None:
+        """Find what keeps a state; `set_epoch` may have made it anew."""
+        read_by = self._roots_of_reading()
+        self._read = KeptState(read_by)
+        self._order = KeptState(
+            self._roots_of_order(), leave_out=list(read_by.values()), has_counters=True
+        )
 
     def _roots_of_reading(self) -> dict[str, Any]:
         """What is asked for the content of batches, where those before are not read again."""
