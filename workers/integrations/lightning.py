@@ -71,7 +71,7 @@ class FleetCallback(Callback):
         self._loaders: list[ResumingLoader] = []
         self._resumed: dict[str, Any] | None = None
         self._is_resumed = False
-        self._saved_at, self._saved_mark = time.monotonic(), 0
+        self._saved_at, self._saved_count = time.monotonic(), 0
         #: The metric after each validation, those of earlier attempts included.
         self.values: list[float] = []
         if trial.wandb_run() is None:  # begun, so that a WandbLogger finds it
@@ -153,7 +153,7 @@ class FleetCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Be where the attempt before was."""
         warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader.*")
-        self._saved_mark, self._saved_at = _mark(trainer), time.monotonic()
+        self._saved_count, self._saved_at = _batches_so_far(trainer), time.monotonic()
         self._trial.defer_drain(is_deferred=True)
         self._take_loaders(trainer)
 
@@ -167,7 +167,7 @@ class FleetCallback(Callback):
         self._take_loaders(trainer)
         for loader in self._loaders:
             loader.note_trained(0)
-        if _mark(trainer) != self._saved_mark:
+        if _batches_so_far(trainer) != self._saved_count:
             _count_anew(trainer.fit_loop.epoch_loop)
         self._seeds.sow("epoch", trainer.current_epoch)
         self._pause(trainer)
@@ -292,15 +292,15 @@ class FleetCallback(Callback):
         self._trial.defer_drain(is_deferred=True)
 
     def _save(self, trainer: Any) -> None:
-        mark = _mark(trainer)
-        if mark == self._saved_mark:
+        count = _batches_so_far(trainer)
+        if count == self._saved_count:
             return
         path = self.output_dir / _CHECKPOINT
         path.unlink(missing_ok=True)  # the file of the checkpoint before is the fleet's, too
         trainer.save_checkpoint(path)
         others = [each for each in self.output_dir.iterdir() if each != path]
-        self._trial.save_checkpoint_files(mark, path, *others)
-        self._saved_at, self._saved_mark = time.monotonic(), mark
+        self._trial.save_checkpoint_files(count, path, *others)
+        self._saved_at, self._saved_count = time.monotonic(), count
         log.debug("checkpoint_saved", step=trainer.global_step, epoch=trainer.current_epoch)
 
 
@@ -329,10 +329,10 @@ class _Curves(Logger):
         """Left out: the trial's parameters are in its run."""
 
 
-def _mark(trainer: Any) -> int:
-    """Names a point to go on from: the batches so far, and one for each epoch that began."""
-    batches: int = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-    return batches + int(trainer.current_epoch)
+def _batches_so_far(trainer: Any) -> int:
+    """Names a point to go on from: between two batches there is one."""
+    count: int = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+    return count
 
 
 def _count_anew(epoch_loop: Any) -> None:

@@ -83,7 +83,7 @@ class TrainingLoop:
         #: the optimizers that stepped in the last step
         self._stepped: list[torch.optim.Optimizer] = []
         self._doubts: list[str] = []
-        self._saved_at, self._saved_mark = time.monotonic(), 0
+        self._saved_at, self._saved_step = time.monotonic(), 0
         #: when the last step of the epoch was over, and how long it took to the next one's first
         self._over_at: float | None = None
         self._between_seconds = 0.0
@@ -222,15 +222,10 @@ class TrainingLoop:
         ahead = self._between_seconds if source.length == self.batch + 1 else 0.0
         if time.monotonic() - self._saved_at + ahead >= self._checkpoint_seconds:
             self._save(source)
-        self._lease.defers_drain = self._mark != self._saved_mark
-
-    @property
-    def _mark(self) -> int:
-        """Names a point to resume at; two of them have one step where an epoch lies between."""
-        return self.step + self.epoch
+        self._lease.defers_drain = self.step != self._saved_step
 
     def _save(self, source: ResumableLoader) -> None:
-        if self._mark == self._saved_mark:
+        if self.step == self._saved_step:
             return
         state = {
             "training": _VERSION,
@@ -244,8 +239,8 @@ class TrainingLoop:
             "state": self._state.take(),
             "gradients": self._state.pending_gradients(self._stepped),
         }
-        self._trial.save_checkpoint(self._mark, state)
-        self._saved_at, self._saved_mark = time.monotonic(), self._mark
+        self._trial.save_checkpoint(self.step, state)
+        self._saved_at, self._saved_step = time.monotonic(), self.step
         log.debug("checkpoint_saved", step=self.step, epoch=self.epoch)
 
     def _take_up(self, saved: dict[str, Any]) -> None:
@@ -258,7 +253,7 @@ class TrainingLoop:
         self._resumed = saved
         self._seeds = StepSeeds(saved["seed"])
         self._note_position(saved)
-        self._saved_mark = self._mark
+        self._saved_step = self.step
         self._say(saved["doubts"])
         # a copy: what the state takes as its own must not change before it is put back for good
         self._state.put(copy.deepcopy(saved["state"]))
