@@ -481,6 +481,14 @@ def test_a_drain_in_an_evaluation_waits_for_its_end_or_has_it_made_again(desk, s
     assert reports[0] == reports[1]
 
 
+@pytest.mark.parametrize(
+    "loader", [DataLoader(Stream()), [1, 2], iter([1, 2])], ids=["stream", "list", "once"]
+)
+def test_whatever_can_be_iterated_over_can_be_evaluated(desk, loader):
+    with desk().claim().training({}) as run:
+        assert len(list(run.evaluation(loader))) in {2, ROWS}
+
+
 def refused(place, script, match, number=0):
     with pytest.raises(ObjectiveError, match=match):
         script(place.claim(number))

@@ -85,10 +85,7 @@ class ResumableLoader:
     @property
     def length(self) -> int | None:
         """How many batches an epoch has, if the loader knows."""
-        try:
-            return len(self.given)
-        except (TypeError, NotImplementedError):
-            return None
+        return length_of(self.given)
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch at its first batch."""
@@ -223,6 +220,14 @@ class ResumableLoader:
         """See whether the batches that were passed over are those that had been read."""
         expected, self._expected_sum = self._expected_sum, None
         self._is_in_order = expected in {None, self._sum}
+
+
+def length_of(loader: Any) -> int | None:
+    """How many batches a loader has, if it knows; one of a stream has a `__len__` that raises."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _refuse_what_is_read_once(loader: Any) -> None:

@@ -32,7 +32,12 @@ from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, ObjectiveError
 from workers.protocol.plain import type_name
 from workers.trials.held_lease import HeldLease
-from workers.trials.resumable_loader import END, ResumableLoader, with_registered_processes
+from workers.trials.resumable_loader import (
+    END,
+    ResumableLoader,
+    length_of,
+    with_registered_processes,
+)
 from workers.trials.step_seeds import StepSeeds
 from workers.trials.training_state import TrainingState
 
@@ -154,7 +159,7 @@ class TrainingLoop:
         """
         if isinstance(loader, DataLoader):
             loader = with_registered_processes(loader)
-        total = len(loader) if hasattr(loader, "__len__") else 0
+        total = length_of(loader) or 0
         for number, batch in enumerate(loader):
             self._trial.preparing("batches of an evaluation", number, total)
             yield batch
@@ -179,9 +184,8 @@ class TrainingLoop:
         """What `Steps` yields."""
         if self._has_stepped:
             raise ObjectiveError(
-                "run.steps() once an epoch: `for epoch in run.epochs(n):` around it, or"
-                " `run.steps(list_of_both)` for two loaders, so that a resumed trial knows where"
-                " it was"
+                "run.steps() once an epoch, so that a resumed trial knows where it was: put `for"
+                " epoch in run.epochs(n):` around it; of two loaders, make one of both"
             )
         self._has_stepped = True
         source = self._source(loader)
