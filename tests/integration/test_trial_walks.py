@@ -518,12 +518,12 @@ def moves(model: Model, tokens: list[int]) -> list[Call | int]:
 
 
 def shape(bench: Bench) -> object:
-    """What distinguishes two states of trial 0, with tokens and times taken out."""
+    """What distinguishes two states of trial 0, with tokens, rungs and times taken out."""
     trial = bench.model.trials.get(0)
     if trial is None:
         return None
     return (
-        replace(trial, token=0, attempt=0, not_before=0, deadline=0, result_token=0),
+        replace(trial, token=0, attempt=0, rung=0, not_before=0, deadline=0, result_token=0),
         trial.not_before > bench.model.now,
         trial.deadline is not None and trial.deadline + GRACE_MS <= bench.model.now,
         len(bench.granted.get(0, [])) > 1,
