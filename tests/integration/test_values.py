@@ -662,10 +662,10 @@ def test_an_end_that_cannot_be_read_fails_its_trial_and_says_why(bench, client, 
     opened = bench()
     commit = TrialLeases.commit
 
-    def commit_nonsense(self, number, token, state, result):
+    def commit_nonsense(self, number, token, state, result, *told):
         nonsense = result.model_copy(update={"values": ["no number"]})
         with pytest.warns(UserWarning, match="serialized"):
-            return commit(self, number, token, state, nonsense)
+            return commit(self, number, token, state, nonsense, *told)
 
     monkeypatch.setattr(TrialLeases, "commit", commit_nonsense)
     stored = opened.run(lambda _: 1.0)
