@@ -254,13 +254,7 @@ class FaultFleet:
 @functools.cache
 def undisturbed_loss() -> float:
     """What the training of `faulty.train` comes to when nothing happens to it."""
-
-    class Alone:
-        @staticmethod
-        def load_checkpoint() -> None:
-            return None
-
-    training = faulty.Training(Alone())  # type: ignore[arg-type]
+    training = faulty.Training(faulty.Afresh())  # type: ignore[arg-type]
     for _ in range(faulty.STEPS):
         training.make_step()
     return training.loss

@@ -60,6 +60,24 @@ def test_a_killed_main_process_takes_all_loader_processes_with_it(fleet):
     assert shared_memory() <= before
 
 
+@pytest.mark.fault(7)
+def test_a_killed_main_process_takes_the_loader_processes_of_a_users_own_loop_with_it(fleet):
+    before = shared_memory()
+    fleet.order("wait for go", step=6)
+    fleet.submit(objective="train_in_a_loop")
+    fleet.serve()
+    worker = fleet.worker()
+    fleet.await_note("wait for go")
+    wait_until(lambda: len(fleet.processes("loader")) == 2, "both loaders have registered")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_until(lambda: not members(fleet), "all of the worker's processes are gone", 15.0)
+    go_on_with_another_worker(fleet)
+    fleet.workers[-1].stop(30.0)
+    assert shared_memory() <= before
+    again = [note.step for note in fleet.notes("step") if note.attempt == 2]
+    assert 1 < again[0] <= 6, "it went on from a checkpoint"
+
+
 @pytest.mark.fault(8)
 def test_a_whole_tree_that_is_killed_at_once_leaves_nothing_to_the_next_worker(fleet):
     before = shared_memory()

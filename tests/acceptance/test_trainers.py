@@ -1,4 +1,4 @@
-"""The examples of ops/studies with trainers of other libraries, on real workers, killed midway."""
+"""The examples of ops/studies of other loops and trainers, on real workers, killed midway."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ QUICK = {
         "checkpoint_seconds": 0.5,
         "report_to": "wandb",
     },
+    "loop": {"max_length": 8, "vocab_size": 300, "epochs": 3, "checkpoint_seconds": 0},
+    "lightning_trainer": {"max_length": 8, "vocab_size": 300, "epochs": 3, "checkpoint_seconds": 0},
 }
 
 
