@@ -36,7 +36,10 @@ def study_file(name: str, called: str) -> dict:
     del study["pruner"]
     sampler = {"type": "random", "seed": 7}
     changes = {"name": called, "trials": 1, "sampler": sampler, "wandb": {"mode": "offline"}}
-    return {**study, **changes, "config": QUICK[name]}
+    config = dict(QUICK[name])
+    if called == "undisturbed":
+        config["checkpoint_seconds"] = 1000
+    return {**study, **changes, "config": config}
 
 
 @pytest.mark.timeout(300)
