@@ -16,12 +16,15 @@ from waiting import wait_until
 def test_an_orchestrator_of_another_host_takes_over_within_a_lease_and_loses_nothing(fleet):
     with Postgres() as postgres:
         fleet.settings = fleet.settings.model_copy(update={"storage": postgres.url})
+        for number in (2, 3):  # the study is not to be over before the other one is there
+            fleet.order("stay until go", number=number)
         fleet.submit(6)
         first = fleet.serve()
         fleet.worker(slots=2)
         fleet.await_note("starts", number=1)
         second = fleet.serve(FLEET_HOME=str(fleet.folder / "of the other host"))
-        wait_until(lambda: fleet.events("study_not_driven"), "the other one waits", 30.0)
+        wait_until(lambda: fleet.events("study_not_driven"), "the other one waits", 60.0)
+        fleet.go()
         told = shown(first.pid), shown(second.pid)
         first.send_signal(signal.SIGKILL)
         killed_at = time.monotonic()
