@@ -40,15 +40,15 @@ def submit(fleet):
     return fleet.submit(trials=WANTED)
 
 
-def serve_until(fleet, num_ended, value):
+def serve_until(fleet, num_ended, value, place=None):
     """Serve, as the only worker, until so many trials have ended; each returns a value."""
-    studies = Studies(fleet.client)
+    studies, lies_at = Studies(fleet.client), place or url(fleet)
     with Service(fleet.settings) as service:
 
         def are_there():
             leases = studies.leases("s")
             # what is left of an earlier study may be worked on, and is dropped: it does not count
-            left = num_ended - num_complete(fleet) - fleet.client.xlen(keys.inbox("s"))
+            left = num_ended - num_complete(lies_at) - fleet.client.xlen(keys.inbox("s"))
             for number in sorted(leases.queued())[: max(0, left)]:
                 grant = leases.claim(number, "hand", 45.0)
                 if isinstance(grant, Grant):
@@ -56,13 +56,13 @@ def serve_until(fleet, num_ended, value):
                     leases.commit(number, grant.token, TrialState.COMPLETE, result)
             status = studies.fact("s", "status")
             is_shown = status is not None and status["trials"]["complete"] >= num_ended
-            return is_shown and num_complete(fleet) >= num_ended
+            return is_shown and num_complete(lies_at) >= num_ended
 
         turn_until(service, are_there, f"{num_ended} have ended")
 
 
-def num_complete(fleet):
-    storage = open_reader(url(fleet))
+def num_complete(lies_at):
+    storage = open_reader(lies_at)
     studies = [] if storage is None else storage.get_all_studies()
     return sum(len(complete(storage, each)) for each in studies)
 
@@ -263,7 +263,7 @@ def test_an_earlier_releases_place_is_gone_on_with(fleet, tmp_path):
     fleet.settings = ours
     fleet.client.hdel(keys.study("s"), "generation", "place")
     fleet.client.hset(keys.study("s"), "storage", f"journal://{theirs}")
-    serve_until(fleet, WANTED, 2.0)
+    serve_until(fleet, WANTED, 2.0, f"journal://{theirs}")
     assert Studies(fleet.client).origin("s").place == place_of(f"journal://{theirs}")
     found = [trial.value for trial in optuna.load_study(
         study_name="s", storage=open_reader(f"journal://{theirs}")

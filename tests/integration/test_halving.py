@@ -132,7 +132,7 @@ def test_a_paused_trial_holds_no_slot_and_is_counted_as_paused(fleet):
 
 def seen_as_pruned(service):
     """What the sampler of the driven study takes for pruned."""
-    study = service._drivers["s"].study.study
+    study = service._roster.drivers["s"].study.study
     pruned = optuna.trial.TrialState.PRUNED
     return study.sampler._seen(study).get_trials(deepcopy=False, states=(pruned,))
 
