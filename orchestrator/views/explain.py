@@ -112,13 +112,14 @@ def span(seconds: float) -> str:
 
 
 def _state(life: TrialLife) -> str:
-    attempts = f"{len(life.attempts)} attempts" if len(life.attempts) > 1 else ""
+    latest = life.attempts[-1].number if life.attempts else 0
+    attempts = f"{latest} attempts" if latest > 1 else ""
     if life.state == TrialState.QUEUED:
-        return f"waits for attempt {len(life.attempts) + 1}" if life.attempts else "waits to begin"
+        return f"waits for attempt {latest + 1}" if latest else "waits to begin"
     if life.state == TrialState.PAUSED:
         return "is paused at a rung, and goes on if it is promoted"
     if life.state == TrialState.RUNNING:
-        return f"runs, in attempt {life.attempts[-1].number}" if life.attempts else "runs"
+        return f"runs, in attempt {latest}" if latest else "runs"
     value = "" if life.value is None else f" with {life.value:g}"
     return f"{life.state}{value}" + (f" after {attempts}" if attempts else "")
 

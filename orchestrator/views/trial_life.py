@@ -104,29 +104,24 @@ class TrialLife(BaseModel):
 
 
 def life_of(study: str, trial: int, events: Iterable[Event]) -> TrialLife:
-    """Put a trial's events together; those of others are passed over."""
-    life, attempts = TrialLife(study=study, trial=trial), dict[int, Attempt]()
+    """Put a trial's events together; those of others are passed over.
+
+    A record that Redis lost counts its attempts anew, one that was taken back some of them: in a
+    life, each has the number that comes after all before it.
+    """
+    life, attempts, num_before = TrialLife(study=study, trial=trial), dict[int, Attempt](), 0
     for event in events:
         if event.trial != trial:
             continue
         if not isinstance(event.kind, EventKind):
             life.unknown.append(event.document())
-        elif event.kind is EventKind.ASKED:
-            life.num_asked += 1
-            life.asked_at = life.asked_at or event.seconds
-            life.state = event.state or TrialState.QUEUED.value
-        elif event.attempt:
-            _note(attempts.setdefault(event.attempt, Attempt(number=event.attempt)), event)
-        if event.kind is EventKind.ENDED:
-            life.state = event.state or life.state
-            life.ended_at, life.value = event.seconds, event.value
-            life.cause, life.detail = event.cause, event.detail
-        elif event.kind == EventKind.CLAIMED:
-            life.state = TrialState.RUNNING.value
-        elif event.kind in {EventKind.REQUEUED, EventKind.PROMOTED}:
-            life.state = TrialState.QUEUED.value
-        elif event.kind == EventKind.PAUSED:
-            life.state = TrialState.PAUSED.value
+            continue
+        num_before = _num_before(event, num_before, max(attempts, default=0))
+        number = num_before + (event.attempt or 0)
+        # a trial that was written again as paused is promoted from the attempt before that
+        if event.attempt or (number and event.kind is EventKind.PROMOTED):
+            _note(attempts.setdefault(number, Attempt(number=number)), event)
+        _note_state(life, event)
     life.attempts = [attempts[number] for number in sorted(attempts)]
     _count_lost(life.attempts)
     return life
@@ -156,6 +151,41 @@ def with_results(life: TrialLife, trials: Sequence[FrozenTrial]) -> TrialLife:
         told["state"] = state_of(stored).value
         told["value"] = stored.values[0] if stored.values else life.value
     return life.model_copy(update=told)
+
+
+def _num_before(event: Event, num_before: int, latest: int) -> int:
+    """How many attempts there were that the numbers in a record do not count, as of an event of it.
+
+    Args:
+        event: The next one.
+        num_before: How many there were before it.
+        latest: The number of the latest attempt.
+    """
+    if event.kind is EventKind.ASKED:
+        return latest
+    number = event.attempt or 0
+    is_repeated = event.kind is EventKind.CLAIMED and number and num_before + number <= latest
+    return latest + 1 - number if is_repeated else num_before
+
+
+def _note_state(life: TrialLife, event: Event) -> None:
+    """Take in how the trial stands after an event."""
+    if event.kind is EventKind.ASKED:
+        life.num_asked += 1
+        life.asked_at = life.asked_at or event.seconds
+        life.state = event.state or TrialState.QUEUED.value
+    elif event.kind is EventKind.CLAIMED:
+        life.state = TrialState.RUNNING.value
+    elif event.kind in {EventKind.REQUEUED, EventKind.PROMOTED}:
+        life.state = TrialState.QUEUED.value
+    elif event.kind is EventKind.PAUSED:
+        life.state = TrialState.PAUSED.value
+    if event.kind is EventKind.ENDED:
+        life.state = event.state or life.state
+        life.ended_at, life.value = event.seconds, event.value
+        life.cause, life.detail = event.cause, event.detail
+    elif event.kind in {EventKind.ASKED, EventKind.CLAIMED}:  # an end that was lost is none
+        life.ended_at = life.value = life.cause = life.detail = None
 
 
 def _note(attempt: Attempt, event: Event) -> None:
@@ -192,5 +222,7 @@ def _note_end(attempt: Attempt, event: Event) -> None:
 def _count_lost(attempts: list[Attempt]) -> None:
     """Count the steps that an attempt made after the checkpoint from which the next one went on."""
     for attempt, following in itertools.pairwise(attempts):
+        if following.process == attempt.process and not following.device:
+            continue  # what it made was handed in anew: nobody made it again
         if attempt.last_step is not None and following.claimed_at is not None:
             attempt.steps_lost = max(0, attempt.last_step - (following.from_step or 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
@@ -144,6 +144,83 @@ def test_what_was_dropped_is_not_made_up():
     assert "asked for" not in text
 
 
+def test_the_attempts_of_a_record_that_redis_lost_are_counted_on():
+    text = sentences(
+        asked(),
+        claimed(),
+        requeued(Cause.FAILED, detail="E: no", count=1),
+        claimed(2, process="box-a:b00t.1:5555:99"),
+        (EventKind.REPORTED, {"attempt": 2, "step": 7, "value": 0.5}),
+        asked(step=5),
+        claimed(1, step=5, process="box-b:b00t.1:77:99"),
+        (EventKind.FIRST_STEP, {"attempt": 1, "after_ms": 1500}),
+        requeued(Cause.DIED, 1, step=9, count=1),
+        claimed(2, step=8, process="box-b:b00t.1:88:99"),
+        ended("COMPLETE", 2, value=0.25),
+    )
+    starts = [f"attempt {number} began" for number in (1, 2, 3, 4)]
+    assert [line[:15] for line in text.split("\n") if line.startswith("attempt")] == starts
+    for part in [
+        "trial 3 of s: COMPLETE with 0.25 after 4 attempts",
+        "begun 1.0s later",
+        "its record was written 2 times: Redis had lost its data",
+        "in process 4242 on CPU slot 1\n  ended after 30s: the objective failed",
+        "in process 5555 on CPU slot 1\n  it reported 0.5 at step 7\nattempt 3",
+        "on box-b in process 77 on CPU slot 1, from the checkpoint of step 5\n  it made its first",
+        "in process 88 on CPU slot 1, from the checkpoint of step 8\n  ended COMPLETE after 10s",
+        "cost: 1m10s of a slot in all; 3 steps made twice",
+    ]:
+        assert part in text, f"{part!r} is not in:\n{text}"
+
+
+def test_a_redis_that_was_taken_back_claims_some_attempts_again():
+    first = asked(), claimed(), requeued(Cause.DIED), claimed(2, token=5)
+    text = sentences(*first, ended("FAILED", 2), claimed(2, token=6))
+    assert "trial 3 of s: runs, in attempt 3" in text
+    assert "ended at" not in text
+    assert "cost: 40s" in text
+    assert "COMPLETE after 4" in sentences(
+        *first, requeued(Cause.DIED, 2), claimed(2, token=6), requeued(Cause.DIED, 2), claimed(3),
+        ended("COMPLETE", 3),
+    )  # fmt: skip
+
+
+def test_an_end_that_was_lost_with_the_record_is_none():
+    lost = asked(), claimed(), ended("COMPLETE", value=0.5), asked()
+    assert "trial 3 of s: waits for attempt 2" in sentences(*lost)
+    text = sentences(*lost, claimed())
+    assert "trial 3 of s: runs, in attempt 2" in text
+    assert "ended at" not in text
+    withdrawn = EventKind.ENDED, {"attempt": 0, "state": "CANCELLED", "cause": Cause.WITHDRAWN}
+    text = sentences(asked(), claimed(), asked(), withdrawn)
+    assert "ended CANCELLED" not in text
+    assert text.endswith("nobody is to begin it any more")
+
+
+def test_a_trial_that_was_written_again_as_paused_is_promoted_from_where_it_stood():
+    paused = {"attempt": 1, "state": "PAUSED", "held_ms": 3000, "step": 3, "detail": "at rung 0"}
+    promoted = EventKind.PROMOTED, {"attempt": 0, "detail": "to rung 1"}
+    again = asked(), claimed(), (EventKind.PAUSED, paused), asked(state="PAUSED", step=3)
+    assert "is paused at a rung" in sentences(*again)
+    text = sentences(*again, promoted, claimed(1, step=3), ended("COMPLETE", 1))
+    assert "ended PAUSED after 3.0s: at rung 0\n  promoted to rung 1 at " in text
+    assert "COMPLETE after 2 attempts" in text
+    assert "made twice" not in text
+
+
+def test_a_result_that_is_handed_in_anew_repeats_no_step():
+    made = EventKind.REPORTED, {"attempt": 1, "step": 9, "value": 0.5}
+    text = sentences(asked(), claimed(), made, asked(), claimed(device=""), ended("COMPLETE"))
+    assert "COMPLETE after 2 attempts" in text
+    assert "again" not in text
+    assert "twice" not in text
+
+
+def test_the_attempt_that_is_waited_for_has_the_number_that_it_will_have():
+    assert "waits for attempt 5" in sentences(requeued(Cause.DIED, 4))
+    assert "COMPLETE after 5 attempts" in sentences(requeued(Cause.DIED, 4), ended("COMPLETE", 5))
+
+
 def test_a_trial_that_is_tried_again_and_one_that_tries_again_say_so():
     trials = [
         create_trial(state=state, value=value, user_attrs={f"{ATTR}{k}": v for k, v in own.items()})
@@ -187,6 +264,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # the first examples of a process load what they need
 @given(st.lists(st.tuples(KINDS, FIELDS), max_size=12))
 def test_any_events_in_any_order_are_told_and_no_terminal_acts_on_them(events):
     found = [
