@@ -167,6 +167,8 @@ class TrainingLoop:
     def report(self, value: float, step: int | None = None) -> None:
         """Report a value, and end the trial if the pruner gives it up.
 
+        Before `run.steps` in an epoch that is resumed, nothing is: that report was made.
+
         Args:
             value: As `trial.report` takes it.
             step: By default the number of this report, from 1.
@@ -174,6 +176,8 @@ class TrainingLoop:
         Raises:
             optuna.TrialPruned: The pruner gave the trial up.
         """
+        if self._resumed is not None:
+            return  # the checkpoint was taken after it
         self._num_reports += 1
         number = self._num_reports if step is None else step
         self._trial.report(value, number)

@@ -6,7 +6,8 @@
 | an `accelerate.Accelerator` | all that it has prepared, and where it is in an accumulation |
 | generators of Python, NumPy and torch | where they are |
 | mappings and lists of all that | in place, part by part |
-| numbers, text, tensors and other data in a mapping or list | by assignment there |
+| tensors and arrays in a mapping or list | in place, if they are as large as they were |
+| numbers, text and other data there | by assignment |
 
 Invariant: what was given is what is put back to; nobody has to fetch anything from here.
 """
@@ -23,6 +24,7 @@ import torch
 from workers.disk.state_packing import pack
 from workers.protocol.errors import ObjectiveError
 from workers.protocol.plain import describe_error, type_name
+from workers.trials.data_in_place import DataInPlace
 
 _GENERATORS: Final = (
     torch.Generator,
@@ -74,7 +76,9 @@ class TrainingState:
         Raises:
             ObjectiveError: It is the state of something else.
         """
-        _put(self.given, saved, "state")
+        modules = [module for _, module in self._modules()]
+        tensors = (each for one in modules for each in [*one.parameters(), *one.buffers()])
+        _put(self.given, saved, "state", DataInPlace(tensors))
 
     def holds(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether an optimizer is part of it, as it is or in one of accelerate's."""
@@ -216,7 +220,7 @@ def _take(value: Any) -> tuple[str, Any]:
     return kind, value
 
 
-def _put(value: Any, saved: tuple[str, Any], place: str) -> Any:
+def _put(value: Any, saved: tuple[str, Any], place: str, data: DataInPlace) -> Any:
     """Put a part back; what is to stand in its place."""
     kind, content = saved
     now = _kind_of(value)
@@ -226,42 +230,28 @@ def _put(value: Any, saved: tuple[str, Any], place: str) -> Any:
             f" {_WAY_OUT}"
         )
     if kind == "data":
-        return _put_data(value, content)
+        return data.put(value, content)
     if kind == "generator":
         put_generator(value, content)
     elif kind == "state":
         _load(value, content, place)
     elif kind == "accelerator":
         value.step = content["step"]
-        _put(_prepared(value), content["prepared"], place)
+        _put(_prepared(value), content["prepared"], place, data)
     else:
-        _put_items(value, content, place)
+        _put_items(value, content, place, data)
     return value
 
 
-def _put_data(value: Any, content: Any) -> Any:
-    """Data as it was; in the containers that the user may hold, too, where there are some."""
-    if isinstance(value, MutableMapping) and isinstance(content, MutableMapping):
-        found = {key: _put_data(value.get(key), item) for key, item in content.items()}
-        value.clear()
-        value.update(found)
-        return value
-    if isinstance(value, MutableSequence) and isinstance(content, MutableSequence):
-        before = [*value, *[None] * len(content)]
-        value[:] = [_put_data(before[place], item) for place, item in enumerate(content)]
-        return value
-    return content
-
-
-def _put_items(value: Any, content: list[tuple[Any, Any]], place: str) -> None:
-    """Put back the items of a container, by their keys or places."""
+def _put_items(value: Any, content: list[tuple[Any, Any]], place: str, data: DataInPlace) -> None:
+    """Put back the items of a container, by their keys or places; data after what may hold it."""
     known, kept = dict(_items_of(value)), dict(content)
     for key, (kind, _) in content:
         if kind != "data" and key not in known:
             raise ObjectiveError(f"{place}[{key!r}] is in the trial's checkpoint alone; {_WAY_OUT}")
-    for key, part in known.items():
+    for key, part in sorted(known.items(), key=lambda item: _kind_of(item[1]) == "data"):
         if key in kept:
-            value[key] = _put(part, kept[key], f"{place}[{key!r}]")
+            value[key] = _put(part, kept[key], f"{place}[{key!r}]", data)
         elif _kind_of(part) != "data":
             raise ObjectiveError(f"{place}[{key!r}] is not in the trial's checkpoint; {_WAY_OUT}")
     if isinstance(value, MutableMapping):
