@@ -52,7 +52,7 @@ from workers.protocol.messages import Drawn
 from workers.protocol.orders import Order
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
-from workers.protocol.wider_space import is_same_space, is_wider
+from workers.protocol.wider_space import is_same_in_wider_space
 from workers.settings import Settings
 
 
@@ -442,11 +442,16 @@ class DrivenStudy:
     def _take_wider_space(self) -> None:
         """Go on in the space of the storage, if Redis lost that it has become wider."""
         stored = stored_spec(self._storage.storage, self.name)
-        if stored is None or is_same_space(self.spec.space, stored.space):
+        if stored is None or not is_same_in_wider_space(self.spec, stored):
             return
-        if is_wider(self.spec.space, stored.space):
-            self.spec = self.spec.model_copy(update={"space": stored.space})
-            self._studies.rewrite(self.spec)
+
+        def in_wider_space(spec: StudySpec) -> StudySpec:
+            is_narrower = is_same_in_wider_space(spec, stored)
+            return spec.model_copy(update={"space": stored.space}) if is_narrower else spec
+
+        known = self._studies.rewrite(self.name, in_wider_space)
+        # a space that is wider still is taken up when the study is open
+        self.spec = known.model_copy(update={"space": stored.space})
 
     def _open_study(self) -> optuna.Study:
         num_existing = self._storage.count_trials(self.name)

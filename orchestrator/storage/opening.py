@@ -33,7 +33,7 @@ from workers.protocol.errors import (
 )
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec, WarmStart
-from workers.protocol.wider_space import is_wider
+from workers.protocol.wider_space import is_same_in_wider_space
 from workers.settings import Settings
 
 _JOURNAL: Final = "journal://"
@@ -263,10 +263,7 @@ def check_same_spec(spec: StudySpec, known: dict[str, Any]) -> None:
 def _way_to_widen(spec: StudySpec, known: dict[str, Any]) -> str:
     """What else there is to do, where only the space differs and is wider."""
     with suppress(ValidationError):
-        before = StudySpec.read(known)
-        as_before = spec.model_copy(update={"space": before.space})
-        is_else_the_same = as_before.identity() == before.identity()
-        if is_else_the_same and before.space and is_wider(before.space, spec.space):
+        if is_same_in_wider_space(StudySpec.read(known), spec):
             return f"; `trialfleet extend {spec.name} --space FILE` takes the wider space"
     return ""
 

@@ -21,7 +21,7 @@ from workers.importing import refuse_while_importing
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError
 from workers.protocol.spec import StudySpec
-from workers.protocol.wider_space import is_wider
+from workers.protocol.wider_space import is_same_in_wider_space
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -122,7 +122,7 @@ def _check_known(spec: StudySpec, known: StudySpec, settings: Settings) -> None:
     become wider since.
     """
     is_stored = stored_identity(storage_url(settings, spec.name), spec.name) is not None
-    if is_stored and is_wider(known.space, spec.space):
+    if is_stored and is_same_in_wider_space(known, spec):
         known = known.model_copy(update={"space": spec.space})
     check_same_spec(spec, known.identity())
 

@@ -39,7 +39,7 @@ from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import FINETUNE, StudySpec
-from workers.protocol.wider_space import is_same_space, is_wider, refuse_narrower
+from workers.protocol.wider_space import is_same_in_wider_space, refuse_narrower
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -117,11 +117,9 @@ def widen_stored(url: str, spec: StudySpec) -> str | None:
 
 
 def is_to_be_widened(storage: BaseStorage, spec: StudySpec) -> bool:
-    """Whether a study is wanted in a wider space than its storage has it in."""
+    """Whether a study is wanted in a wider space than its storage has it in, and the same else."""
     before = stored_spec(storage, spec.name)
-    if before is None or is_same_space(before.space, spec.space):
-        return False
-    return is_wider(before.space, spec.space)
+    return before is not None and is_same_in_wider_space(before, spec)
 
 
 def stored_spec(storage: BaseStorage, name: str) -> StudySpec | None:

@@ -10,17 +10,23 @@ from functools import partial
 
 import optuna
 import pytest
-from hand_fleet import Fleet, is_over, turn_until
+from hand_fleet import Fleet, is_over, look_around, put, turn_until
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState as Told
 from postgres import Postgres
 from typer.testing import CliRunner
 
 from orchestrator.commands.control import control_app
+from orchestrator.driving import driven as driven_module
 from orchestrator.driving import service as service_module
 from orchestrator.handle import StudyHandle
 from orchestrator.storage import succession
-from orchestrator.storage.attributes import FORMER_ATTR, GENERATION_ATTR
+from orchestrator.storage.attributes import (
+    FORMER_ATTR,
+    GENERATION_ATTR,
+    IDENTITY_ATTR,
+    SPEC_ATTR,
+)
 from orchestrator.storage.journal import JournalFile
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import StudyStorage, open_reader, storage_url
@@ -31,7 +37,7 @@ from workers.coordination import keys
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import TrialState
+from workers.protocol.states import TrialState, Wish
 from workers.trials.study_view import StudyView
 
 SPACE = {
@@ -255,6 +261,67 @@ def test_the_storage_counts_where_redis_forgot_that_a_space_became_wider(fleet):
     with pytest.raises(StudyExistsError, match=r"space\."):
         fleet.submit(space=SPACE, trials=2)
     assert names(fleet) == ["s", "s@1"]
+
+
+WIDE = {"x": {"type": "float", "low": 0.0, "high": 2.0}}
+NARROW = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+
+
+@pytest.mark.parametrize("fleet", ["journal"], indirect=True)
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ({"space": NARROW}, {"space": WIDE, "direction": "maximize"}),
+        ({"space": NARROW}, {"space": WIDE, "config": {"other": 1}}),
+        ({"space": {}}, {"space": NARROW}),
+        ({"space": NARROW}, {"space": {}}),
+        ({"space": WIDE}, {"space": NARROW, "direction": "maximize"}),
+    ],
+)
+def test_another_study_under_a_name_that_the_storage_has_is_no_wider_one(fleet, was, now):
+    fleet.submit(trials=1, **was)
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+    before, attrs = facts(load(fleet).trials), load(fleet).user_attrs
+    fleet.client.flushdb()
+    fleet.pretend_worker()
+    put(fleet, "s", **now)  # as one submits it who has no such storage
+    written = fleet.client.hget(keys.study("s"), "spec")
+    with fleet.service() as service, pytest.raises(StudyExistsError, match="exists with"):
+        look_around(service)
+    assert names(fleet) == ["s"]
+    assert facts(load(fleet).trials) == before
+    for attr in (IDENTITY_ATTR, SPEC_ATTR):
+        assert load(fleet).user_attrs[attr] == attrs[attr]
+    assert fleet.client.hget(keys.study("s"), "spec") == written
+
+
+@pytest.mark.parametrize("fleet", ["journal"], indirect=True)
+@pytest.mark.parametrize("wish", [Wish.RUN, Wish.STOP])
+def test_an_extension_that_is_made_while_redis_learns_of_a_wider_space_is_kept(
+    fleet, monkeypatch, wish
+):
+    handle = fleet.submit(space=NARROW, trials=1)
+    earlier = fleet.client.hget(keys.study("s"), "spec")
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+        handle.extend(space=WIDE)
+        turn_until(service, lambda: "s@1" in names(fleet), "it is wider")
+    fleet.client.hset(keys.study("s"), "spec", earlier)
+    whole, left = driven_module.stored_spec, [3]
+
+    def while_somebody_extends_it(*given):
+        if left:
+            handle.extend(trials=left.pop())
+            Studies(fleet.client).want("s", wish)
+        return whole(*given)
+
+    monkeypatch.setattr(driven_module, "stored_spec", while_somebody_extends_it)
+    Studies(fleet.client).want("s", Wish.RUN)
+    handle.extend(trials=1)  # so that it is looked at
+    with fleet.service() as service:
+        turn_until(service, lambda: handle.spec().space["x"].high == 2.0, "Redis has it")
+    assert handle.spec().trials == 3
 
 
 def test_what_is_not_wider_is_refused_and_nothing_has_changed(fleet):

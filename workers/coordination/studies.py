@@ -333,10 +333,32 @@ class Studies:
         Raises:
             InvalidInputError: There is no such study, or its end was asked for.
         """
+        return self._change_spec(name, change, by_people=True)
+
+    def rewrite(self, name: str, change: Callable[[StudySpec], StudySpec]) -> StudySpec:
+        """Bring a specification to what the storage has, whatever is wanted; orchestrator only.
+
+        Args:
+            name: The study.
+            change: As in `change_spec`.
+
+        Raises:
+            InvalidInputError: There is no such study.
+        """
+        return self._change_spec(name, change, by_people=False)
+
+    def _change_spec(
+        self, name: str, change: Callable[[StudySpec], StudySpec], *, by_people: bool
+    ) -> StudySpec:
         while True:
             read = self.client.hget(keys.study(name), "spec")
             spec = change(self.spec(name) if read is None else self._read(name, read))
-            arguments = {"name": name, "read": str(read), "written": spec.model_dump_json()}
+            arguments: dict[str, Value] = {
+                "name": name,
+                "read": str(read),
+                "written": spec.model_dump_json(),
+                "is_asked": int(by_people),
+            }
             status, *rest = call(self.client, "respec", _speaking_of(name), arguments)
             if status == "OK":
                 return spec
@@ -344,10 +366,6 @@ class Studies:
                 raise self._unknown(name)
             if status == "ENDING":
                 raise _ending(name, Wish(rest[0]))
-
-    def rewrite(self, spec: StudySpec) -> None:
-        """Write a specification as the storage has it; orchestrator only."""
-        self.client.hset(keys.study(spec.name), "spec", spec.model_dump_json())
 
     def order(self, name: str, orders: Sequence[Order]) -> int:
         """Leave orders for the orchestrator; how many of them were not waiting already.

@@ -6,6 +6,7 @@ values; what an old trial lacks there is a parameter that is new, or a condition
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import NoReturn
@@ -18,6 +19,7 @@ from workers.protocol.spec import (
     FloatDimension,
     IntDimension,
     Scalar,
+    StudySpec,
 )
 
 #: How far from a step a bound may lie for the rounding of numbers, in steps.
@@ -51,6 +53,14 @@ def is_wider(before: Mapping[str, Dimension], after: Mapping[str, Dimension]) ->
     return True
 
 
+def is_same_in_wider_space(before: StudySpec, after: StudySpec) -> bool:
+    """Whether a study is another one in all but that its space is wider."""
+    if not before.space or is_same_space(before.space, after.space):
+        return False
+    as_before = after.model_copy(update={"space": before.space})
+    return _identity(as_before) == _identity(before) and is_wider(before.space, after.space)
+
+
 def refuse_wrong_default(name: str, dimension: Dimension) -> None:
     """Refuse a `default` that the parameter can never be.
 
@@ -60,6 +70,10 @@ def refuse_wrong_default(name: str, dimension: Dimension) -> None:
     value = dimension.default
     if value is not None and not _can_be(dimension, value):
         raise InvalidInputError(f"space.{name}.default = {value!r}, which {name} can never be")
+
+
+def _identity(spec: StudySpec) -> str:
+    return json.dumps(spec.identity(), sort_keys=True)  # as text: NaN is unlike itself
 
 
 def _without_defaults(space: Mapping[str, Dimension]) -> dict[str, Dimension]:

@@ -6,7 +6,12 @@ import pytest
 
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
-from workers.protocol.wider_space import is_same_space, is_wider, refuse_narrower
+from workers.protocol.wider_space import (
+    is_same_in_wider_space,
+    is_same_space,
+    is_wider,
+    refuse_narrower,
+)
 
 SPACE = {
     "lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
@@ -78,3 +83,21 @@ def test_a_default_makes_no_other_space_and_no_other_study():
     assert is_same_space(BEFORE, with_default)
     identities = [StudySpec(name="s", space=space).identity() for space in (BEFORE, with_default)]
     assert identities[0] == identities[1]
+
+
+def test_only_a_study_that_is_the_same_else_is_one_in_a_wider_space():
+    before = StudySpec(name="s", space=BEFORE, config={"x": float("nan")})
+
+    def is_it(was=before, **changes):
+        space = space_of(lr={"high": 1.0})
+        return is_same_in_wider_space(was, before.model_copy(update={"space": space, **changes}))
+
+    assert is_it()
+    assert is_it(trials=7)
+    assert not is_it(space=BEFORE)
+    assert not is_it(space=space_of(lr={"high": 1e-3}))
+    assert not is_it(space={})
+    assert not is_it(was=before.model_copy(update={"space": {}}))
+    assert not is_it(name="t")
+    assert not is_it(config={})
+    assert not is_it(directions=["maximize"])
