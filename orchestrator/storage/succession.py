@@ -25,6 +25,10 @@ from orchestrator.storage.opening import StudyStorage, journal_of, journal_stora
 #: How the name of a study ends that is not whole yet.
 _DRAFT: Final = "@draft"
 
+#: In the names of the attributes in which genetic samplers keep a generation's parents, by the ids
+#: of their trials.
+_PARENTS: Final = ":parent:"
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -53,12 +57,16 @@ class Snapshot:
     def write(self, storage: BaseStorage, name: str) -> None:
         """Write it under another name, or into another storage; the trials keep their numbers."""
         study_id = storage.create_new_study(self.directions, name)
-        for key, value in self.system_attrs.items():
-            storage.set_study_system_attr(study_id, key, value)
         for key, value in self.user_attrs.items():
             storage.set_study_user_attr(study_id, key, value)
-        for trial in self.trials:
-            storage.create_new_trial(study_id, template_trial=trial)
+        ids = {
+            trial._trial_id: storage.create_new_trial(study_id, template_trial=trial)
+            for trial in self.trials
+        }
+        for key, value in self.system_attrs.items():
+            is_parents = _PARENTS in key and isinstance(value, list)
+            written = [ids.get(each, each) for each in value] if is_parents else value
+            storage.set_study_system_attr(study_id, key, written)
 
 
 #: Makes the study that is to be out of the one that there is, while nobody else can write it.

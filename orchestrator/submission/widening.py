@@ -48,7 +48,7 @@ log = get_logger(__name__)
 _CMA: Final = "cma:"
 
 #: What samplers keep with trials and is not true in another space.
-_POSITIONS: Final = (_CMA, "tpe:relative_params")
+_POSITIONS: Final = (_CMA, "tpe:relative_params", "gp:relative_params")
 
 _FIXED: Final = "fixed_params"
 

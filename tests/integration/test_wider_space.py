@@ -175,6 +175,34 @@ def test_the_further_points_of_a_grid_are_added_and_none_is_gone_through_again(f
     assert sorted(points) == [(x, kind) for x in (0.0, 0.1, 0.2, 0.3) for kind in "abc"]
 
 
+def test_the_parents_of_a_generation_stay_the_same_trials(fleet):
+    space = {"x": SPACE["x"]}
+    sampler = {"type": "nsgaii", "population_size": 3}
+    handle = fleet.submit(space=space, trials=9, sampler=sampler)
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+        for count in (1, 2):  # in a journal, the first one begins with the same ids
+            space["x"] = {**space["x"], "high": 1.0 + count}
+            handle.extend(space=space, trials=9 + 3 * count)
+            turn_until(service, lambda n=count: f"s@{n}" in names(fleet), "it is wider")
+            turn_until(service, lambda: is_over(fleet, "s"), "it is over again")
+    former, after = parents(load(fleet, "s@2")), parents(load(fleet))
+    assert [len(each) for each in former.values()] == [3] * len(former) != []
+    assert former.items() <= after.items()
+    assert parents(load(fleet, "s@1")).items() <= former.items()
+
+
+def parents(study):
+    """The numbers of the trials that are a generation's parents, by the attribute's name."""
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    numbers = {trial._trial_id: trial.number for trial in study.trials}
+    return {
+        key: sorted(numbers.get(each, -1) for each in ids)
+        for key, ids in attrs.items()
+        if ":parent:" in key
+    }
+
+
 STEPS = {
     "journal": [(JournalFile, "append_logs"), (JournalFile, "sync"), (os, "replace")],
     "database": [
