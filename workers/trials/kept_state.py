@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch.utils.data import IterableDataset
 
 from workers.trials.training_state import (
     generator_state,
@@ -41,7 +42,7 @@ class KeptState:
         roots: The objects, by a name for people.
         leave_out: Objects that are not looked into.
         has_counters: Whether integer attributes count, such as the epoch of a sampler, and what
-            has a `state_dict`.
+            has a `state_dict`; not that of a stream, which is where its rows are.
     """
 
     def __init__(
@@ -54,10 +55,10 @@ class KeptState:
         self._counting: dict[str, Any] = {}
         self._stateful: dict[str, Any] = {}
         self._generators: dict[str, Any] = {}
-        for name, value in _walk(roots, leave_out):
+        for name, value, is_in_stream in _walk(roots, leave_out):
             if is_generator(value):
                 self._generators[name] = value
-            elif has_counters and is_stateful(value):
+            elif has_counters and is_stateful(value) and not is_in_stream:
                 self._stateful[name] = value
             elif has_counters:
                 self._counting[name] = value
@@ -99,20 +100,23 @@ def _put_counters(value: Any, counters: Mapping[str, int]) -> None:
                 setattr(value, name, count)
 
 
-def _walk(roots: Mapping[str, Any], leave_out: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """The roots and what hangs on them, each once, the nearest first."""
+def _walk(roots: Mapping[str, Any], leave_out: Sequence[Any]) -> Iterator[tuple[str, Any, bool]]:
+    """The roots and what hangs on them, each once, the nearest first; and which is a stream's."""
     seen = {id(value) for value in leave_out}
-    waiting = deque((name, value, 0) for name, value in roots.items())
+    waiting = deque((name, value, 0, False) for name, value in roots.items())
     while waiting and len(seen) < _MOST_OBJECTS:
-        name, value, depth = waiting.popleft()
+        name, value, depth, is_in_stream = waiting.popleft()
         if id(value) in seen or isinstance(value, _NO_HOLDERS):
             continue
         seen.add(id(value))
         is_last = is_generator(value)
+        is_in_stream = is_in_stream or isinstance(value, IterableDataset)
         if is_last or hasattr(value, "__dict__"):
-            yield name, value
+            yield name, value, is_in_stream
         if not is_last and depth < _DEPTH:
-            waiting.extend((f"{name}.{key}", item, depth + 1) for key, item in _held_by(value))
+            waiting.extend(
+                (f"{name}.{key}", item, depth + 1, is_in_stream) for key, item in _held_by(value)
+            )
 
 
 def _held_by(value: Any) -> list[tuple[Any, Any]]:

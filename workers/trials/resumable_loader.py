@@ -4,7 +4,7 @@
 |---|---|
 | a torch `DataLoader` over a map-style data set, also one of accelerate's | their indices are drawn, and nothing is read |
 | one with `state_dict` and `load_state_dict` of its own | by these |
-| all else that can be iterated over again | they are read again, and dropped |
+| all else that can be iterated over again, and streams of whatever kind | they are read again, and dropped |
 
 What a loader and its samplers draw follows from the epoch and the batch (`step_seeds.py`); what
 they keep themselves is put back as it was when the epoch began (`kept_state.py`).
@@ -60,7 +60,7 @@ class ResumableLoader:
         )
         self._look_through()
         self._batches: Iterator[Any] = iter(())
-        self._epoch, self._number, self._resumed_at = 0, 0, 0
+        self._epoch, self._number, self._is_just_resumed = 0, 0, False
         self._expected_sum: int | None = None
         self._sum, self._next_sum, self._is_in_order = 0, 0, True
         self._began: dict[str, Any] = {}
@@ -103,7 +103,7 @@ class ResumableLoader:
         self._open(epoch, number if self._passes_unread else 0)
         if not self._is_stateful and not self._passes_unread:
             self._pass_over(number)
-        self._number = self._resumed_at = number
+        self._number, self._is_just_resumed = number, True
         self._read.put(saved["read"])
         self._expected_sum = saved["sum"]
 
@@ -126,7 +126,8 @@ class ResumableLoader:
         self._before = self._now()
         self._sow()
         batch = next(self._batches, END)
-        if batch is END and self._resumed_at and self._number == self._resumed_at:
+        was_just_resumed, self._is_just_resumed = self._is_just_resumed, False
+        if batch is END and was_just_resumed:
             raise ObjectiveError(
                 f"run.steps({type_name(self._loader)}): the trial's checkpoint is at batch"
                 f" {self._number} of epoch {self._epoch}, and there are no more than that; each"
@@ -186,7 +187,7 @@ class ResumableLoader:
         return {name: getattr(self._loader, name, None) for name in names}
 
     def _open(self, epoch: int, first: int) -> None:
-        self._epoch, self._number, self._resumed_at = epoch, 0, 0
+        self._epoch, self._number, self._is_just_resumed = epoch, 0, False
         self._expected_sum, self._sum, self._next_sum = None, 0, 0
         if self._indices is not None:
             self._indices.begin(epoch, first)
@@ -249,8 +250,12 @@ def _reads_ahead(loader: Any) -> bool:
 
 
 def _keeps_its_place(loader: Any) -> bool:
-    """Whether a loader can be put back by itself; accelerate's only where what it wraps can."""
-    return is_stateful(loader.base_dataloader if _reads_ahead(loader) else loader)
+    """Whether a loader can be put back by itself; accelerate's only where what it wraps can.
+
+    The state of a stream is its rows' place, which begins later epochs in the middle, too.
+    """
+    inner = loader.base_dataloader if _reads_ahead(loader) else loader
+    return is_stateful(inner) and not isinstance(inner, IterableDataset)
 
 
 def _with_indices(loader: Any, seeds: StepSeeds) -> tuple[Any, Indices]:
