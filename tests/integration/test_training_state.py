@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
-from workers.protocol.errors import DrainRequested
+from workers.protocol.errors import DrainRequested, ObjectiveError
 
 #: An epoch of six batches, of two rows each.
 BATCHES = [torch.full((2, 3), float(number)) / 6 for number in range(6)]
@@ -113,3 +115,138 @@ def test_what_is_reported_before_the_steps_of_an_epoch_is_reported_once(desk):
     undisturbed, resumed = reports_of(place)
     assert len(undisturbed) == 7
     assert resumed == undisturbed
+
+
+def rows():
+    for number in range(7):
+        yield {"x": float(number)}
+
+
+class OwnStream(IterableDataset):
+    """A stream that goes on where it is, and counts its passes."""
+
+    def __init__(self):
+        self.at = self.passes = 0
+
+    def state_dict(self):
+        return {"at": self.at, "passes": self.passes}
+
+    def load_state_dict(self, state):
+        self.at, self.passes = state["at"], state["passes"]
+
+    def __iter__(self):
+        while self.at < 7:
+            self.at += 1
+            yield {"x": float(self.at + 10 * self.passes)}
+        self.at, self.passes = 0, self.passes + 1
+
+
+def of_the_hub():
+    return datasets.IterableDataset.from_generator(rows)
+
+
+STREAMS = {
+    "in a loader": lambda: DataLoader(of_the_hub(), batch_size=2),
+    "itself": of_the_hub,
+    "shuffled": lambda: DataLoader(of_the_hub().shuffle(seed=3, buffer_size=4), batch_size=2),
+    "mapped": lambda: of_the_hub().map(lambda row: {"x": row["x"] * 2}).filter(lambda row: True),
+    "in loader processes": lambda: DataLoader(
+        of_the_hub(), batch_size=2, num_workers=1, multiprocessing_context="fork"
+    ),
+    "of one's own": lambda: DataLoader(OwnStream(), batch_size=2),
+    "of one's own, itself": OwnStream,
+}
+
+
+@pytest.mark.parametrize("has_set_epoch", [False, True])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_with_a_state_is_read_again_and_later_epochs_are_whole(desk, name, has_set_epoch):
+    def script(trial, act):
+        stream = STREAMS[name]()
+        seen = []
+        with trial.training({"seen": seen}) as run:
+            for epoch in run.epochs(3):
+                source = getattr(stream, "dataset", stream)
+                if has_set_epoch and hasattr(source, "set_epoch"):
+                    source.set_epoch(epoch)
+                for batch in run.steps(stream):
+                    act((epoch, run.batch))
+                    seen.append(torch.as_tensor(batch["x"]).tolist())
+        return seen
+
+    place = desk()
+    whole, _ = interrupted(place, 0, script)
+    last = len(whole) // 3 - 1
+    resumed, _ = interrupted(place, 1, script, (0, 1), (0, last), (1, 0), (1, 1), (2, 0))
+    assert resumed == whole
+    assert len(whole) == 3 * (last + 1)
+
+
+def test_an_epoch_that_is_empty_where_it_was_begun_is_refused(desk):
+    data = [*BATCHES]
+
+    def script(trial, act):
+        with trial.training({}) as run:
+            for epoch in run.epochs(3):
+                for _ in run.steps(data):
+                    act((epoch, run.batch))
+
+    place = desk()
+    trial = place.claim(0)
+
+    def drain(where):
+        if where == (0, 5):
+            place.drain.set()
+
+    with pytest.raises(DrainRequested):
+        script(trial, drain)
+    place.drain.clear()
+    place.leases.release(0, place.held.token)
+    data.clear()
+    with pytest.raises(ObjectiveError, match=r"batch 0 of epoch 1, and there are no more"):
+        script(place.hold(0), drain)
+
+
+def test_attributes_and_constraints_of_earlier_attempts_are_the_trials(desk):
+    def script(trial, act):
+        model, optimizer = build()
+        trial.set_user_attr("best", -1)
+        with trial.training([model, optimizer]) as run:
+            trial.set_constraint("before", 1.0)
+            for epoch in run.epochs(3):
+                trial.set_user_attr("began", [epoch, run.state is not None])
+                for batch in run.steps(BATCHES):
+                    act(run.step)
+                    descend(optimizer, model(batch).square().mean())
+                    if run.step == 1:
+                        trial.set_user_attr("early", {"at": run.step})
+                        trial.set_constraint("size", 0.5)
+                    if run.step == 8:
+                        trial.set_user_attr("best", float(model.bias.detach()))
+        return trial.user_attrs, trial.constraints
+
+    whole, resumed, _ = both(desk(), script, 3, 8, 14)
+    assert resumed == whole
+    assert whole[1] == {"before": 1.0, "size": 0.5}
+
+
+@pytest.mark.parametrize("are_all_kept", [False, True])
+def test_an_iterator_over_the_steps_may_outlive_its_epoch(desk, are_all_kept):
+    def script(trial, act):
+        seen, kept = [], []
+        model, optimizer = build()
+        with trial.training([model, optimizer, seen]) as run:
+            for epoch in run.epochs(3):
+                batches = iter(run.steps(BATCHES))
+                kept += [batches] if are_all_kept else []
+                for batch in batches:
+                    act((epoch, run.batch))
+                    descend(optimizer, model(batch).square().mean())
+                    seen.append([epoch, run.batch, run.step, float(batch[0, 0])])
+                    if run.batch == 2:
+                        break
+        return seen, run.step, model.bias.tolist()
+
+    whole, resumed, _ = both(desk(), script, (0, 2), (1, 0), (2, 1))
+    assert resumed == whole
+    assert [each[:3] for each in whole[0]] == [[n // 3, n % 3, n] for n in range(9)]

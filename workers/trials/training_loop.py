@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -85,6 +85,8 @@ class TrainingLoop:
         #: what the checkpoint held, until the loop is where it was
         self._resumed: dict[str, Any] | None = None
         self._has_epochs, self._has_stepped = False, False
+        #: the epoch's steps, so that the last one is over when the epoch is
+        self._steps: Generator[Any] | None = None
         #: the optimizers that stepped in the last step
         self._stepped: list[torch.optim.Optimizer] = []
         self._doubts: list[str] = []
@@ -198,7 +200,8 @@ class TrainingLoop:
             self._go_on(source, resumed)
         else:
             source.begin(self.epoch)
-        yield from self._make_steps(source)
+        self._steps = self._make_steps(source)
+        yield from self._steps
         self._seeds.sow("after", self.epoch)
         self._over_at = time.monotonic()
 
@@ -206,7 +209,7 @@ class TrainingLoop:
         """How many batches of a loader are left in this epoch."""
         return max(0, len(loader) - (self.batch if self._resumed is not None else 0))
 
-    def _make_steps(self, source: ResumableLoader) -> Iterator[Any]:
+    def _make_steps(self, source: ResumableLoader) -> Generator[Any]:
         while (batch := source.read()) is not END:
             self._say(source.doubts)
             self._seeds.sow("step", self.epoch, self.batch)
@@ -243,6 +246,8 @@ class TrainingLoop:
             "reports": self._num_reports,
             "seed": self._seeds.seed,
             "doubts": self._doubts,
+            "user_attrs": self._trial.user_attrs,
+            "constraints": self._trial.constraints,
             "loader": source.state_dict(is_over=False),
             "state": self._state.take(),
             "gradients": self._state.pending_gradients(self._stepped),
@@ -262,6 +267,7 @@ class TrainingLoop:
         self._seeds = StepSeeds(saved["seed"])
         self._note_position(saved)
         self._saved_step = self.step
+        self._put_attributes(saved)
         self._say(saved["doubts"])
         # a copy: what the state takes as its own must not change before it is put back for good
         self._state.put(copy.deepcopy(saved["state"]))
@@ -271,13 +277,23 @@ class TrainingLoop:
         self.epoch, self.batch, self.step = saved["epoch"], saved["batch"], saved["step"]
         self._num_reports = saved["reports"]
 
+    def _put_attributes(self, saved: dict[str, Any]) -> None:
+        """Have the trial's result tell what the attempts before have found out, too."""
+        for name, value in saved["user_attrs"].items():
+            self._trial.set_user_attr(name, value)
+
     def _go_on(self, source: ResumableLoader, saved: dict[str, Any]) -> None:
         self._state.put(saved["state"])
         self._state.put_gradients(saved["gradients"])
         self._note_position(saved)
+        self._put_attributes(saved)
+        for name in set(saved["constraints"]) - set(self._trial.constraints):
+            self._trial.set_constraint(name, saved["constraints"][name])
         source.resume(self.epoch, self.batch, saved["loader"])
 
     def _begin_epoch(self, epoch: int) -> None:
+        if self._steps is not None:
+            self._steps.close()  # the user may hold what iterates over them
         if epoch != self.epoch:
             self._resumed, self.epoch, self.batch = None, epoch, 0
         if self._over_at is not None:
