@@ -287,8 +287,10 @@ class StudyDriver:
     def close(self) -> None:
         """Write down what is to be known of it, and let another orchestrator drive it."""
         if self._opened is not None:
-            self._opened.study.close()
-            self._opened.events.end(is_over=self.is_done)
+            try:
+                self._opened.study.close()
+            finally:
+                self._opened.events.close()
 
     def abandon(self) -> None:
         """Write nothing more."""
@@ -419,9 +421,13 @@ class StudyDriver:
             "best_value": _first_value(self.status),
             "stalled": None,
         }
+        if is_done:
+            self._parts.events.end()
         is_taken = self.study.publish(facts, is_over=is_done, revision=self._revision)
         self.is_done = is_done and is_taken
-        self._parts.events.file()
+        if not self.is_done:
+            self._parts.events.go_on()
+            self._parts.events.file()
         self._is_stale = self.status.is_over and not self.is_done
 
 

@@ -44,6 +44,7 @@ class EventFiling:
         self._state: str | None = None
         self._looked_at = -_LOOK_SECONDS
         self._trouble: str | None = None
+        self._is_ending = False
 
     def begin(self, process: object, generation: str, state: str | None) -> None:
         """Tell that an orchestrator drives the study.
@@ -83,14 +84,22 @@ class EventFiling:
         else:
             self._trouble = None
 
-    def end(self, *, is_over: bool) -> None:
-        """File the last; what is news of a study that is over goes some time after."""
+    def end(self) -> None:
+        """File all, and have what is news go some time after; before the study is shown as over.
+
+        Once it is, nobody may come to do that.
+        """
+        self.file_all()
+        self._is_ending = True
+        self._stream.expire()
+
+    def go_on(self) -> None:
+        """Keep what is news, if it was to go: the study is not over."""
+        if self._is_ending:
+            self._stream.keep()
+            self._is_ending = False
+
+    def close(self) -> None:
+        """File the last."""
         with suppress(redis.RedisError):  # whoever drives it next files them
             self.file_all()
-            if is_over:
-                self._stream.expire()
-
-
-def tell_stalled(client: redis.Redis, study: str, reason: str) -> None:
-    """Tell that a study does not get on."""
-    EventStream(client, study).tell(EventKind.STALLED, detail=brief(reason))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 from hand_fleet import Fleet, turn_until
 from waiting import wait_until
 
+from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
 from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
 from workers.coordination import keys
+from workers.coordination.deletions import Deletions
 from workers.coordination.event_stream import MAX_NEWS, EventStream
 from workers.coordination.leases import CheckpointRef, TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch
@@ -254,6 +258,91 @@ def test_the_orchestrator_files_a_study_from_its_beginning_to_its_end(fleet, cli
     assert client.pttl(keys.events("s")) > 0, "what is news of a study that is over goes"
 
 
+@contextmanager
+def publishing_the_end(monkeypatch, before=lambda: None, after=lambda: None):
+    """Do something just before, or just after, a study is shown as over."""
+    publish = DrivenStudy.publish
+
+    def published(study, facts, *, is_over, revision):
+        if is_over:
+            before()
+        is_taken = publish(study, facts, is_over=is_over, revision=revision)
+        if is_over:
+            after()
+        return is_taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DrivenStudy, "publish", published)
+        yield
+
+
+def end_all(fleet, service, *numbers):
+    for number in numbers:
+        turn_until(service, lambda n=number: fleet.leases.is_queued(n), "the next trial")
+        fleet.commit(number, 0.5)
+
+
+def test_once_a_study_is_shown_as_over_its_events_are_filed_and_go(
+    fleet, client, settings, monkeypatch
+):
+    seen = []
+
+    def look():  # a kill may come here
+        seen.append((client.pttl(keys.events("s")) > 0, told(filed(settings), "state")[-1]))
+
+    fleet.submit(trials=1)
+    with publishing_the_end(monkeypatch, after=look), fleet.service() as service:
+        end_all(fleet, service, 0)
+        turn_until(service, lambda: service.is_done("s"), "the study is over")
+    assert seen == [(True, ("turned", "finished"))]
+
+
+@pytest.mark.parametrize("fault", ["asked to go on", "Redis away"])
+def test_the_events_of_a_study_that_was_almost_over_stay(
+    fleet, client, settings, monkeypatch, fault
+):
+    faults = iter([fault])
+
+    def extend():
+        if next(faults, None) is None:
+            return
+        fleet.submit(trials=2)
+        if fault == "Redis away":
+            raise redis.ConnectionError("it is away")
+
+    fleet.submit(trials=1)
+    with publishing_the_end(monkeypatch, before=extend), fleet.service() as service:
+        end_all(fleet, service, 0)
+        turn_until(service, lambda: fleet.leases.is_queued(1), "it goes on")
+        turn_until(
+            service, lambda: client.pttl(keys.events("s")) == -1, "its events stay while it does"
+        )
+        end_all(fleet, service, 1)
+        turn_until(service, lambda: service.is_done("s"), "it is over")
+    assert client.pttl(keys.events("s")) > 0
+    assert told(filed(settings), "state")[-1] == ("turned", "finished")
+
+
+def test_a_study_that_cannot_be_closed_has_its_last_events_filed(
+    fleet, client, settings, monkeypatch
+):
+    def close(_study):
+        EventStream(client, "s").tell(EventKind.STALLED, detail="the last")
+        raise OSError("the disk is gone")
+
+    fleet.submit(trials=1)
+    with monkeypatch.context() as patch, fleet.service() as service:
+        patch.setattr(DrivenStudy, "close", close)
+        end_all(fleet, service, 0)
+        turn_until(service, lambda: service.is_done("s"), "the study is over")
+        close_storage = service._roster.drivers["s"].study.abandon
+        service._roster.leave("s")
+        turn_until(service, lambda: "s" not in service._roster.endings, "it is left")
+        close_storage()
+    assert ("stalled", "the last") in told(filed(settings), "detail")
+    assert client.pttl(keys.events("s")) > 0
+
+
 def test_a_killed_orchestrator_loses_no_event_and_doubles_none(fleet, settings):
     fleet.submit(trials=6)
     for number in range(6):
@@ -342,6 +431,36 @@ def test_a_deleted_study_leaves_no_events(fleet, client, settings):
     delete_study("s", settings)
     assert not client.exists(keys.events("s"))
     assert not events_file(settings.home, "s").exists()
+
+
+def test_a_study_that_another_one_has_deleted_stalls_without_a_trace(fleet, client, monkeypatch):
+    def open_late(*_arguments):
+        Deletions(client).finish("s")
+        raise ArithmeticError("it is gone")
+
+    fleet.submit(trials=1)
+    with monkeypatch.context() as patch, Service(fleet.settings) as service:
+        patch.setattr(DrivenStudy, "__init__", open_late)
+        turn_until(service, lambda: not Studies(client).exists("s"), "it is deleted")
+        turn_until(service, lambda: "s" not in service._roster, "it is left")
+        assert service._isolation.stalls.holds("s")
+    assert [key for key in client.keys("*") if "{s}" in key] == []
+
+
+def test_what_people_want_of_a_study_while_it_is_deleted_leaves_no_event(
+    fleet, client, monkeypatch
+):
+    forget = Studies.forget
+
+    def forget_early(studies, name):
+        forget(studies, name)
+        studies.want(name, Wish.PAUSE)
+
+    fleet.submit()
+    with monkeypatch.context() as patch:
+        patch.setattr(Studies, "forget", forget_early)
+        Deletions(client).finish("s")
+    assert [key for key in client.keys("*") if "{s}" in key] == []
 
 
 def test_a_line_of_the_file_is_plain_json(fleet, settings):

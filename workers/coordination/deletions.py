@@ -50,7 +50,8 @@ class Deletions:
         pipeline.zadd(keys.DELETED, {study: now_ms})
         pipeline.srem(keys.STUDIES, study)
         pipeline.srem(keys.OVER, study)
-        pipeline.delete(keys.study(study), keys.orders(study))
+        # events once more: until here, people could say what they want of it
+        pipeline.delete(keys.study(study), keys.orders(study), keys.events(study))
         pipeline.srem(keys.DELETING, study)  # last: until here it is begun anew
         pipeline.execute()
 

@@ -21,7 +21,7 @@ from workers.coordination.event_stream import EventStream
 from workers.coordination.leases import TrialLeases
 from workers.coordination.scripts import Value, call
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, nearest
-from workers.protocol.events import EventKind
+from workers.protocol.events import EventKind, brief
 from workers.protocol.orders import Order
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
@@ -428,7 +428,18 @@ class Studies:
 
         Of a study that somebody has deleted, nothing is written.
         """
-        self._publish(name, facts, "", "")
+        self._publish(name, facts)
+
+    def publish_stall(self, name: str, reason: str, *, is_news: bool) -> None:
+        """Show why a study does not get on; orchestrator only. Nor is anything written here then.
+
+        Args:
+            name: The study.
+            reason: Why, without passwords.
+            is_news: Whether it is an event, too.
+        """
+        told = brief(reason) if is_news else ""
+        self._publish(name, {"stalled": reason}, stalled=told)
 
     def publish_end(
         self, name: str, facts: Mapping[str, Any], over: str | None, revision: str
@@ -443,11 +454,19 @@ class Studies:
         """
         return self._publish(name, facts, json.dumps(over), revision) != "CHANGED"
 
-    def _publish(self, name: str, facts: Mapping[str, Any], over: str, revision: str) -> str:
+    def _publish(
+        self,
+        name: str,
+        facts: Mapping[str, Any],
+        over: str = "",
+        revision: str = "",
+        stalled: str = "",
+    ) -> str:
         pairs = [text for key in facts for text in (f"fact:{key}", json.dumps(facts[key]))]
-        names = {"study": keys.study(name), "over": keys.OVER}
-        arguments: dict[str, Value] = {"name": name, "over": over, "revision": revision}
-        return call(self.client, "publish", names, arguments, pairs)[0]
+        arguments: dict[str, Value] = {
+            "name": name, "over": over, "revision": revision, "stalled": stalled,
+        }  # fmt: skip
+        return call(self.client, "publish", _speaking_of(name), arguments, pairs)[0]
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the orchestrator last published."""
@@ -469,7 +488,7 @@ class Studies:
 
 
 def _speaking_of(name: str) -> dict[str, str]:
-    """The keys of the scripts by which people speak of a study."""
+    """The keys of the scripts by which people, and its orchestrator, speak of a study."""
     return {"study": keys.study(name), "over": keys.OVER, "events": keys.events(name)}
 
 
