@@ -9,8 +9,9 @@ storage is closed: until then nobody else deletes or opens it.
 from __future__ import annotations
 
 import contextlib
+import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import redis
 
@@ -27,6 +28,9 @@ class _Ending:
     writes: bool
     """Whether it may still write down what is to be known of the study."""
     ended: Future[None] | None = None
+    _right: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the right is kept, or its release is decided."""
+    _is_releasing: bool = False
 
     def end(self) -> None:
         try:
@@ -37,8 +41,19 @@ class _Ending:
         except Exception:  # nothing is lost but the time since the clock was last written down
             log.exception("storage_not_closed", study=self.driver.name)
         finally:
+            with self._right:
+                self._is_releasing = True
             with contextlib.suppress(redis.RedisError):  # it runs out by itself
                 self.driver.release()
+
+    def keep_right(self, older_than: float) -> None:
+        """Let nobody else have the study until all is closed."""
+        with self._right:
+            if self._is_releasing:
+                return  # kept from here on, it would be nobody's for a lease
+            # a right that cannot be kept is another one's by now, who opens what is not locked
+            with contextlib.suppress(redis.ResponseError, ValueError):
+                self.driver.keep_right(older_than)
 
 
 class Endings:
@@ -80,12 +95,9 @@ class Endings:
         self._pool.relieve()
 
     def keep_rights(self, older_than: float) -> None:
-        """Let nobody else have the studies whose last turn has not returned."""
+        """Let nobody else have the studies whose last turn, or whose closing, has not returned."""
         for ending in self._endings.values():
-            if ending.ended is None:
-                # a right that cannot be kept is another one's by now, who opens what is not locked
-                with contextlib.suppress(redis.ResponseError, ValueError):
-                    ending.driver.keep_right(older_than)
+            ending.keep_right(older_than)
 
     def unfinished(self) -> list[StudyDriver]:
         """Those whose last turn, or whose closing, has not returned."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from waiting import wait_until
 from orchestrator.driving import deletion
 from orchestrator.driving.deletion import try_delete
 from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.service import Service
 from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
@@ -86,6 +88,45 @@ def test_closing_a_study_holds_up_no_other_one(fleet, monkeypatch):
         gate.set()
         turn_until(service, lambda: is_over(fleet, "big"), "it goes on where it was")
     assert len(Studies(fleet.client).fact("big", "status")["recent"]) == 3
+
+
+def test_the_right_to_a_study_is_held_for_as_long_as_its_closing_takes(fleet, monkeypatch):
+    fleet.settings = fleet.settings.model_copy(update={"time_scale": 0.02})
+    put(fleet, "big")
+    with (
+        Service(fleet.settings) as service,
+        held_up(monkeypatch, DrivenStudy, "close", "big") as (has_come, gate),
+    ):
+        turn_until(service, lambda: is_over(fleet, "big") and has_come.is_set(), "it is closed")
+        until = time.monotonic() + 2 * fleet.settings.times.lease
+
+        def is_held():
+            assert fleet.client.get(keys.lead("big")), "nobody else may have it yet"
+            return time.monotonic() > until
+
+        turn_until(service, is_held, "two leases have passed")
+        gate.set()
+        turn_until(service, lambda: not fleet.client.get(keys.lead("big")), "then it is free")
+
+
+def test_a_right_that_was_given_back_is_not_taken_again(fleet, monkeypatch):
+    put(fleet, "big")
+    release, given, gate = StudyDriver.release, threading.Event(), threading.Event()
+
+    def release_and_wait(driver):
+        release(driver)
+        given.set()
+        gate.wait(60)
+
+    monkeypatch.setattr(StudyDriver, "release", release_and_wait)
+    with Service(fleet.settings) as service:
+        turn_until(service, Studies(fleet.client).leases("big").queued, "it is driven")
+        service._roster.leave("big")
+        wait_until(given.is_set, "it is given back")
+        service._roster.endings.keep_rights(0.0)
+        assert "big" in service._roster.endings
+        assert fleet.client.get(keys.lead("big")) is None
+        gate.set()
 
 
 def test_studies_with_slow_samplers_however_many_hold_up_no_other_one(fleet):
