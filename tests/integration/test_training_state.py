@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from workers.protocol.errors import DrainRequested, ObjectiveError
+from workers.trials.training_loop import NOT_TO_THE_BIT
 
 #: An epoch of six batches, of two rows each.
 BATCHES = [torch.full((2, 3), float(number)) / 6 for number in range(6)]
@@ -250,3 +251,111 @@ def test_an_iterator_over_the_steps_may_outlive_its_epoch(desk, are_all_kept):
     whole, resumed, _ = both(desk(), script, (0, 2), (1, 0), (2, 1))
     assert resumed == whole
     assert [each[:3] for each in whole[0]] == [[n // 3, n % 3, n] for n in range(9)]
+
+
+def test_what_was_unfrozen_and_put_into_training_mode_stays_so(desk):
+    def script(trial, act):
+        model, _ = build()
+        net = nn.Sequential(model, nn.Dropout(0.5), nn.BatchNorm1d(1)).eval()
+        heat = nn.Parameter(torch.zeros(()), requires_grad=False)
+        model.bias.requires_grad_(False)
+        optimizer = torch.optim.SGD([*net.parameters(), heat], lr=0.01)
+        with trial.training({"net": net, "optimizer": optimizer, "heat": heat}) as run:
+            for epoch in run.epochs(3):
+                if epoch == 1:
+                    model.bias.requires_grad_(True)
+                    heat.requires_grad_(True)
+                    net[1].train()
+                for batch in run.steps(BATCHES):
+                    act(run.step)
+                    descend(optimizer, (net(batch).mean() + heat - 1) ** 2)
+        return [each.tolist() for each in [*net.state_dict().values(), heat]], net[1].training
+
+    whole, resumed, _ = both(desk(), script, 2, 14)
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("is_set_to_none", [True, False])
+def test_gradients_that_wait_for_the_next_step_are_kept_wherever_the_loop_steps(
+    desk, is_set_to_none
+):
+    def script(trial, act):
+        model, optimizer = build()
+        heat = nn.Parameter(torch.zeros(()))
+        slow = torch.optim.SGD([heat], lr=0.1)
+        with trial.training([model, optimizer, heat, slow]) as run:
+            for _ in run.epochs(2):
+                for batch in run.steps(BATCHES):
+                    act(run.step)
+                    optimizer.step()
+                    optimizer.zero_grad(is_set_to_none)
+                    ((model(batch).mean() - 1) ** 2 + (heat - 1) ** 2).backward()
+                    if run.step % 4 == 3:
+                        slow.step()
+                        slow.zero_grad()
+        return model.bias.tolist(), heat.tolist()
+
+    whole, resumed, _ = both(desk(), script, 1, 8)
+    assert resumed == whole
+
+
+def test_gradients_that_a_step_has_used_up_are_not_saved(desk):
+    def script(trial, act):
+        model, optimizer = build()
+        with trial.training([model, optimizer]) as run:
+            for batch in run.steps(BATCHES):
+                act(run.step)
+                descend(optimizer, model(batch).square().mean())
+
+    place = desk()
+    trial = place.claim(0)
+    with pytest.raises(DrainRequested):
+        script(trial, lambda step: step == 2 and place.drain.set())
+    assert trial.load_checkpoint()["weights"]["gradients"] == {}
+
+
+class Wrapped:
+    """Not a module, and has one."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def state_dict(self):
+        return {"inner": self.module.state_dict()}
+
+    def load_state_dict(self, state):
+        self.module.load_state_dict(state["inner"])
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (
+            lambda head: {},
+            "SGD trains weights that nothing in the state holds: 2, of shape [1, 1], [1]",
+        ),
+        (
+            lambda head: {"bias": head.bias},
+            "SGD trains weights that nothing in the state holds: 1, of shape [1, 1]",
+        ),
+        (lambda head: {"head": head}, None),
+        (lambda head: {"head": Wrapped(head)}, None),
+        (lambda head: {"weights": [*head.parameters()]}, None),
+    ],
+    ids=["none", "some", "module", "wrapped", "weights"],
+)
+def test_trained_weights_that_the_state_does_not_hold_are_said(desk, more, reason):
+    def script(trial, act):
+        model, optimizer = build()
+        head = nn.Linear(1, 1)
+        with trial.training({"model": model, "optimizer": optimizer, **more(head)}) as run:
+            for epoch in run.epochs(2):
+                if epoch == 1:
+                    optimizer.add_param_group({"params": [*head.parameters()]})
+                for batch in run.steps(BATCHES):
+                    act(run.step)
+                    descend(optimizer, head(model(batch)).square().mean())
+
+    _, trial = interrupted(desk(), 0, script, 4)
+    said = trial.user_attrs.get(NOT_TO_THE_BIT)
+    assert said is None if reason is None else said.endswith(reason)

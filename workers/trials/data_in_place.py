@@ -23,7 +23,7 @@ class DataInPlace:
     """
 
     def __init__(self, kept_elsewhere: Iterable[torch.Tensor]) -> None:
-        self._written = {_address(each) for each in kept_elsewhere}
+        self._written = {address_of(each) for each in kept_elsewhere}
 
     def put(self, value: Any, content: Any) -> Any:
         """Put content where a value is, if that can take it; what is to stand in its place."""
@@ -46,15 +46,13 @@ class DataInPlace:
         there = content.to(value.device)
         if value.shape != content.shape or value.dtype != content.dtype:
             return there
-        if not self._may_write(_address(value)):
+        if not self._may_write(address_of(value)):
             return value if torch.equal(value, there) else there
         try:
             with torch.no_grad():
                 value.copy_(there)
         except RuntimeError:  # an expanded tensor, or one of `torch.inference_mode`
             return there
-        if isinstance(value, torch.nn.Parameter):
-            value.requires_grad_(content.requires_grad)
         return value
 
     def _put_array(self, value: Any, content: Any) -> Any:
@@ -72,7 +70,7 @@ class DataInPlace:
         return is_new or not address
 
 
-def _address(tensor: torch.Tensor) -> int:
+def address_of(tensor: torch.Tensor) -> int:
     """Where a tensor begins; 0 where it lies in no memory of its own."""
     try:
         return tensor.data_ptr()

@@ -22,6 +22,7 @@ import time
 from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import WeakKeyDictionary
 
 import optuna
 import torch
@@ -40,6 +41,7 @@ from workers.trials.resumable_loader import (
 )
 from workers.trials.step_seeds import StepSeeds
 from workers.trials.training_state import TrainingState
+from workers.trials.weights import SteppedOptimizer, Weights
 
 if TYPE_CHECKING:
     from workers.trials.handle import FleetTrial
@@ -72,6 +74,7 @@ class TrainingLoop:
         self._trial = trial
         self._lease = lease
         self._state = TrainingState(state)
+        self._weights = Weights(self._state)
         self._checkpoint_seconds = checkpoint_seconds
         #: the epoch, from 0
         self.epoch = 0
@@ -88,7 +91,9 @@ class TrainingLoop:
         #: the epoch's steps, so that the last one is over when the epoch is
         self._steps: Generator[Any] | None = None
         #: the optimizers that stepped in the last step
-        self._stepped: list[torch.optim.Optimizer] = []
+        self._stepped: list[SteppedOptimizer] = []
+        #: how many groups of weights those had that were looked at
+        self._num_groups: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
         self._doubts: list[str] = []
         self._saved_at, self._saved_step = time.monotonic(), 0
         #: when the last step of the epoch was over, and how long it took to the next one's first
@@ -250,7 +255,7 @@ class TrainingLoop:
             "constraints": self._trial.constraints,
             "loader": source.state_dict(is_over=False),
             "state": self._state.take(),
-            "gradients": self._state.pending_gradients(self._stepped),
+            "weights": self._weights.take(self._stepped),
         }
         self._trial.save_checkpoint(self.step, state)
         self._saved_at, self._saved_step = time.monotonic(), self.step
@@ -284,7 +289,7 @@ class TrainingLoop:
 
     def _go_on(self, source: ResumableLoader, saved: dict[str, Any]) -> None:
         self._state.put(saved["state"])
-        self._state.put_gradients(saved["gradients"])
+        self._weights.put(saved["weights"])
         self._note_position(saved)
         self._put_attributes(saved)
         for name in set(saved["constraints"]) - set(self._trial.constraints):
@@ -311,9 +316,21 @@ class TrainingLoop:
         return self._loader
 
     def _note_optimizer(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        self._stepped.append(optimizer)
+        self._stepped.append(SteppedOptimizer(optimizer))
+        num_groups = len(optimizer.param_groups)
+        if self._num_groups.get(optimizer) != num_groups:
+            self._num_groups[optimizer] = num_groups
+            self._say(self._doubts_of(optimizer))
+
+    def _doubts_of(self, optimizer: torch.optim.Optimizer) -> list[str]:
         if not self._state.holds(optimizer):
-            self._say([f"{type_name(optimizer)} steps, and is not in the state"])
+            return [f"{type_name(optimizer)} steps, and is not in the state"]
+        left_out = self._weights.left_out(optimizer)
+        if not left_out:
+            return []
+        shapes = ", ".join(str(list(weight.shape)) for weight in left_out[:3])
+        what = f"{len(left_out)}, of shape {shapes}"
+        return [f"{type_name(optimizer)} trains weights that nothing in the state holds: {what}"]
 
     def _say(self, doubts: list[str]) -> None:
         """Say why a resumed training may not end as an undisturbed one; once for each reason."""

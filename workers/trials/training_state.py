@@ -76,7 +76,7 @@ class TrainingState:
         Raises:
             ObjectiveError: It is the state of something else.
         """
-        modules = [module for _, module in self._modules()]
+        modules = [module for _, module in self.modules()]
         tensors = (each for one in modules for each in [*one.parameters(), *one.buffers()])
         _put(self.given, saved, "state", DataInPlace(tensors))
 
@@ -88,35 +88,13 @@ class TrainingState:
             if isinstance(part, torch.optim.Optimizer)
         )
 
-    def pending_gradients(self, optimizers: list[Any]) -> dict[str, dict[str, torch.Tensor]]:
-        """The gradients that the next step adds to, by place and name.
-
-        Args:
-            optimizers: Those that stepped in the last step, and have used up theirs.
-        """
-        used = {
-            id(weight)
-            for optimizer in optimizers
-            for group in optimizer.param_groups
-            for weight in group["params"]
-        }
-        found: dict[str, dict[str, torch.Tensor]] = {}
-        for place, module in self._modules():
-            for name, weight in module.named_parameters():
-                if weight.grad is not None and id(weight) not in used:
-                    found.setdefault(place, {})[name] = weight.grad
-        return found
-
-    def put_gradients(self, saved: dict[str, dict[str, torch.Tensor]]) -> None:
-        """Put back what `pending_gradients` found, and drop all others."""
-        for place, module in self._modules():
-            gradients = saved.get(place, {})
-            for name, weight in module.named_parameters():
-                gradient = gradients.get(name)
-                weight.grad = None if gradient is None else gradient.to(weight.device)
-
-    def _modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+    def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """The modules in it, with their places."""
         return ((at, part) for at, part in self._parts() if isinstance(part, torch.nn.Module))
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors that lie in it as they are, with their places."""
+        return _tensors_of(self.given, "state")
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
         return _parts_of(self.given, "state")
@@ -195,6 +173,14 @@ def _parts_of(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, _CONTAINERS):
         for key, item in _items_of(value):
             yield from _parts_of(item, f"{place}[{key!r}]")
+
+
+def _tensors_of(value: Any, place: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield place, value
+    elif isinstance(value, _CONTAINERS) and not is_stateful(value):
+        for key, item in _items_of(value):
+            yield from _tensors_of(item, f"{place}[{key!r}]")
 
 
 def _kind_of(value: Any) -> str:
