@@ -57,7 +57,7 @@ class Allotment:
             # what a driver at its turn is granted now would be lost
             wanted = self._demands[name].wanted if name in idle else 0
             demand = replace(self._demands[name], wanted=wanted)
-            by_queue.setdefault(driver.study.spec.resources.queue, {})[name] = demand
+            by_queue.setdefault(driver.queue, {})[name] = demand
         granted: dict[str, int] = {}
         for queue, demands in by_queue.items():
             shares = self._shares.setdefault(queue, Shares())

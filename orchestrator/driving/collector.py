@@ -160,6 +160,7 @@ class Collector:
         self._store_report(entry.number, Report(step=pause.step, value=pause.value), stored)
         # constraints are told once, and another attempt may know better
         result = pause.result.model_copy(update={"constraints": {}})
+        self._hold(entry.number, result.params)
         self._attach(entry, TrialState.PAUSED, result)
         place = Place(pause.rung, is_paused=True, constraints=pause.result.constraints)
         self._study.put(entry.number, place)

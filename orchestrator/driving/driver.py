@@ -102,6 +102,8 @@ class StudyDriver:
         self._right = right
         self._held_at = held_at
         self._opened: _Opened | None = None
+        self.queue = ""
+        """What its trials wait in; known once it was opened."""
         self._entries: deque[Entry] = deque()
         self._surroundings = Surroundings()
         self._sweep: Reaper | None = None
@@ -132,6 +134,12 @@ class StudyDriver:
         return self._opened is not None
 
     @property
+    def open_study(self) -> DrivenStudy | None:
+        """The study, if it is open at this moment: a turn may be opening it anew."""
+        opened = self._opened
+        return None if opened is None else opened.study
+
+    @property
     def study(self) -> DrivenStudy:
         """The study, once it is open."""
         return self._parts.study
@@ -160,7 +168,9 @@ class StudyDriver:
             surroundings: How things stand around it.
             sweep: Ends leases that ran out, if it is time for that.
         """
-        is_idle = self._opened is not None and not self.study.tally.open and not self._has_turned()
+        study = self.open_study
+        is_idle = self.turning is None and study is not None and not study.tally.open
+        is_idle = is_idle and not self._has_turned()
         has_orders = surroundings.submitted is not None and surroundings.submitted.has_orders
         is_same = surroundings == self._surroundings and not has_orders
         since = time.monotonic() - self._looked_after_at
@@ -227,6 +237,7 @@ class StudyDriver:
             raise
         dispatcher = Dispatcher(study, collector, self._settings)
         control = Control(study, dispatcher)
+        self.queue = study.spec.resources.queue
         self._opened = _Opened(study, collector, dispatcher, control, events)
         self.status = self._build_status()
         num_trials = study.tally.num_trials
@@ -305,7 +316,7 @@ class StudyDriver:
 
     def _take_back(self) -> None:
         """Take in what Redis gave out long ago, and what never came here."""
-        handed = {entry.id for entry in self._entries}
+        handed = {entry.id for entry in list(self._entries)}  # the loop may hand in more meanwhile
         found = self._inbox.take_back(self.name, int(self._settings.times.lease * 1000))
         self._take([entry for entry in found if entry.id not in handed])
 

@@ -381,7 +381,7 @@ class Service:
         epoch, there = self._redis.take_epoch(), self._studies.existing(self._roster.submitted)
         for name, submitted in list(self._roster.submitted.items()):
             driver = self._roster.drivers.get(name)
-            study = driver.study if driver is not None and driver.is_open else None
+            study = None if driver is None else driver.open_study
             if name in there and (study is None or study.leases.epoch == epoch):
                 continue
             if name in self._deletions.done():  # by another orchestrator

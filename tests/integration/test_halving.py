@@ -19,7 +19,7 @@ from workers.coordination.studies import Studies
 from workers.disk.manifests import MANIFEST, checkpoint_root
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.halving import RungSchedule
-from workers.protocol.messages import Pause, Result
+from workers.protocol.messages import Drawn, Pause, Result
 from workers.protocol.spec import PrunerSpec
 from workers.protocol.states import TrialState
 
@@ -85,6 +85,21 @@ def fleet(client, settings, tmp_path):
 
 def is_over(fleet):
     return lambda: StudyHandle("s", fleet.settings).status().is_over
+
+
+def test_what_a_paused_trial_drew_without_telling_is_stored_with_its_pause(fleet):
+    fleet.submit(space={})
+    distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
+    drawn = Drawn(distribution=optuna.distributions.distribution_to_json(distribution), value=0.25)
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "one waits")
+        grant = fleet.claim(0)
+        assert fleet.leases.report(0, grant.token, 1, 0.5) == "OK"
+        fleet.leases.checkpoint(0, grant.token, CheckpointRef(1, "/0/1", "sum"))
+        pause = Pause(rung=0, step=1, value=0.5, result=Result(params={"x": drawn}))
+        assert fleet.leases.park(0, grant.token, pause) == "OK"
+        turn_until(service, lambda: service.status("s").trials["paused"] == 1, "it is paused")
+        assert fleet.stored()[0].params == {"x": 0.25}
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,43 @@ def test_whatever_the_trainer_saves_by_a_drain_changes_nothing(place, changes):
     assert place.leases.release(1, place.held.token)
     resumed = place.hold(1)
     assert train(resumed, fleet=callback(resumed), **changes) == whole
+
+
+BY_STEPS = {"save_strategy": "steps", "load_best_model_at_end": False}
+CUT_SHORT = {"max_steps": STEPS_AN_EPOCH + 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "event", "step", "how"),
+    [
+        (BY_STEPS, "on_prediction_step", STEPS_AN_EPOCH * EPOCHS, "kill"),
+        (BY_STEPS, "on_step_begin", STEPS_AN_EPOCH * EPOCHS - 1, "drain"),
+        ({**BY_STEPS, "save_steps": STEPS_AN_EPOCH}, "on_prediction_step", STEPS_AN_EPOCH, "drain"),
+        ({**BY_STEPS, "save_steps": STEPS_AN_EPOCH}, "on_prediction_step", STEPS_AN_EPOCH, "kill"),
+        (CUT_SHORT, "on_train_end", STEPS_AN_EPOCH + 2, "kill"),
+        (CUT_SHORT, "on_step_begin", STEPS_AN_EPOCH + 1, "drain"),
+        ({"eval_on_start": True}, "on_step_begin", 2, "drain"),
+    ],
+)
+def test_no_evaluation_is_lost_or_added_whenever_a_training_ends_early(
+    place, changes, event, step, how
+):
+    whole, reports = undisturbed(place, **changes)
+
+    def act():
+        if how == "kill":
+            raise Killed
+        place.drain.set()
+
+    first, found = place.claim(1), None
+    with suppress(DrainRequested, Killed):  # of a drain in the last step there is no need
+        found = train(first, Acts(event, step, act), **changes)
+    if found is None:
+        place.drain.clear()
+        assert place.leases.release(1, place.held.token)
+        found = train(place.hold(1), **changes)
+    assert found == whole
+    assert reports_of(place)[1] == reports
 
 
 def test_the_best_model_is_found_though_it_was_saved_by_an_attempt_before(place):

@@ -65,6 +65,7 @@ class FleetCallback(TrainerCallback):
         self._is_training = False
         self._is_resumed = False
         self._has_own_run = False
+        self._is_postponed = False
         self._interrupt: DrainRequested | None = None
         self._unmeasured: list[str] = []
         self._last_loss: str = "none before"
@@ -129,7 +130,6 @@ class FleetCallback(TrainerCallback):
         Raises:
             ObjectiveError: The Trainer and the study disagree on which side of the metric is
                 better.
-            optuna.TrialPruned: The pruner gave the trial up.
         """
         if args.eval_strategy != "no":
             self._check_direction(args)
@@ -139,11 +139,11 @@ class FleetCallback(TrainerCallback):
                 hint="trainer.train(resume_from_checkpoint=callback.resume_from_checkpoint)",
             )
         self._is_training = True
+        if state.global_step:
+            args.eval_on_start = False  # that was before the first step
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
-        name, self.values = self._name_of_metric(args), []
-        for entry in state.log_history:
-            if name in entry:
-                self._take(float(entry[name]), int(entry["step"]))
+        name = self._name_of_metric(args)
+        self.values = [float(entry[name]) for entry in state.log_history if name in entry]
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -177,9 +177,15 @@ class FleetCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Have a checkpoint taken if one is due."""
+        """Have a checkpoint taken if one is due, and none between a last step and what follows it.
+
+        The Trainer, too, may want one there, of its last step or by `save_steps`.
+        """
         self._progress(state)
-        if self._is_save_due() and not _ends_epoch(state):
+        if _ends_epoch(state) or _is_last(state):
+            self._is_postponed = control.should_save
+            control.should_save = False
+        elif self._is_save_due():
             control.should_save = True
         return control
 
@@ -187,7 +193,8 @@ class FleetCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Have a checkpoint taken if one is due, after what is evaluated now."""
-        control.should_save = control.should_save or self._is_save_due()
+        is_due = self._is_postponed or self._is_save_due()
+        control.should_save, self._is_postponed = control.should_save or is_due, False
         return control
 
     def on_save(
@@ -198,6 +205,8 @@ class FleetCallback(TrainerCallback):
         Raises:
             DrainRequested: The trial is to stop, and can go on from here.
         """
+        if _is_last(state) and not _ends_epoch(state):
+            return  # from here the Trainer would make one step too many
         paths = [self.output_dir / f"checkpoint-{state.global_step}"]
         best = state.best_model_checkpoint
         if best is not None and Path(best).is_dir() and Path(best).name != paths[0].name:
@@ -275,18 +284,20 @@ class FleetCallback(TrainerCallback):
             self._refuse_metric(args)
 
     def _take(self, value: float, step: int) -> None:
-        """Note a value of the metric, and report it unless an attempt before did."""
+        """Note a value of the metric, and report it unless an attempt before did.
+
+        A drain waits for the checkpoint that follows.
+        """
         self.values.append(value)
         is_known = self._trial.last_step is not None and step <= self._trial.last_step
         if is_known or len(self._trial.spec.all_directions) > 1:
             return
+        self._trial.defer_drain(is_deferred=True)
         try:
             self._trial.report(value, step)
-            is_pruned = self._trial.should_prune()
-        except DrainRequested as interrupt:
-            self._interrupt = interrupt  # reported by the next attempt, from the checkpoint
-            return
-        if is_pruned:
+        finally:
+            self._trial.defer_drain(is_deferred=False)
+        if self._trial.should_prune():
             self._drop_checkpoints()
             raise optuna.TrialPruned(f"pruned after step {step}")
 
@@ -337,6 +348,11 @@ class FleetCallback(TrainerCallback):
 def _ends_epoch(state: TrainerState) -> bool:
     """Whether an epoch's last step was made, and what is due at its end was not done yet."""
     return state.epoch is not None and math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
+
+
+def _is_last(state: TrainerState) -> bool:
+    """Whether no further step is made."""
+    return bool(state.max_steps) and state.global_step >= state.max_steps
 
 
 def _step_of(checkpoint: Path) -> int:

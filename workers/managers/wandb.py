@@ -109,8 +109,7 @@ class WandbManager(BaseProcessManager):
         if self._trial is None:
             return None
         self._begin(self._trial)
-        self.flush()
-        return self._run
+        return self._run if self.flush() else None
 
     def finish(self, exit_code: int = 0) -> None:
         """Finish the trial's run, if it is to have one; 0 is success.
