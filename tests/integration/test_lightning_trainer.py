@@ -10,8 +10,9 @@ import warnings
 import optuna
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -59,6 +60,64 @@ class Module(LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)]
 
 
+class TwoByHand(Module):
+    """Adds up for a step of one optimizer, and clears after the next backward for another."""
+
+    def __init__(self, act):
+        super().__init__(act)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        first, second = self.optimizers()
+        self.manual_backward(loss)
+        second.step()
+        if self.current_epoch % 2 == batch_idx % 2:
+            second.zero_grad()
+        if (self.current_epoch * STEPS + batch_idx) % 3 == 2:
+            first.step()
+            first.zero_grad()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.layers[at].parameters(), 0.02) for at in (0, 3)]
+
+
+class ZeroEachSecondBatch(Module):
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        if batch_idx % 2 == 0:
+            optimizer.zero_grad()
+
+
+class Plateaus(Module):
+    """Its rate falls wherever a metric is no new best."""
+
+    every, interval, metric = 1, "step", "loss"
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.02)
+        rates = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.7, patience=0)
+        config = {"scheduler": rates, "interval": self.interval, "monitor": self.metric}
+        # not strict: before the first validation, a metric of it is not there yet
+        return [optimizer], [config | {"frequency": self.every, "strict": False}]
+
+
+class SparsePlateaus(Plateaus):
+    every = 2
+
+
+class PlateausOfEpochs(Plateaus):
+    interval, metric = "epoch", "score"
+
+
+class PlateausOfValidations(Plateaus):
+    metric = "score"
+
+
 class Act:
     """Drains or loses the lease when a training comes to a place."""
 
@@ -97,9 +156,11 @@ LOADERS = {
 }
 
 
-def train(trial, act, metric="score", seconds=1e9, callbacks=(), make_loader=None, **options):
+def train(
+    trial, act, metric="score", seconds=1e9, callbacks=(), make_loader=None, kind=Module, **options
+):
     torch.manual_seed(5)
-    module = Module(act)
+    module = kind(act)
     fleet = FleetCallback(trial, metric=metric, checkpoint_seconds=seconds)
     trainer = Trainer(
         max_epochs=EPOCHS,
@@ -183,6 +244,69 @@ def test_whatever_the_trainers_settings_a_drain_loses_nothing(desk, options):
     whole = interrupted(place, 0, **options)
     for number, where in enumerate([(0, 2), (1, 3)], 1):
         assert interrupted(place, number, ("step", where, "drain"), **options) == whole, where
+
+
+@pytest.mark.parametrize(
+    ("kind", "every"),
+    [
+        (TwoByHand, 1), (TwoByHand, 3), (ZeroEachSecondBatch, 1),
+        (Plateaus, 1), (SparsePlateaus, 1), (PlateausOfEpochs, 1),
+        (PlateausOfEpochs, 2), (PlateausOfValidations, 2),
+    ],
+)  # fmt: skip
+def test_however_the_module_steps_an_interruption_loses_nothing(desk, kind, every):
+    place, made = desk(), {"kind": kind, "check_val_every_n_epoch": every}
+    whole = interrupted(place, 0, **made)
+    for number, where in enumerate([(0, 0), (0, 3), (0, 6), (1, 4)], 1):
+        assert interrupted(place, number, ("step", where, "drain"), **made) == whole, where
+    kills = [("step", where, "kill") for where in [(0, 2), (1, 0), (1, 3)]]
+    assert interrupted(place, 5, *kills, seconds=0.0, **made) == whole
+
+
+class Scribbler(Callback):
+    """Writes to files of its own in place, by many ways that loggers and callbacks have."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        (self.folder / "deep").mkdir(parents=True, exist_ok=True)
+        for name in ("appended.txt", "deep/appended.txt"):
+            with (self.folder / name).open("a") as file:
+                file.write(f"{trainer.global_step}\n")
+        (self.folder / "anew.txt").write_text(str(trainer.global_step))
+        for link, target in [("last.txt", "anew.txt"), ("gone.txt", "never"), ("deep/gone", "no")]:
+            (self.folder / link).unlink(missing_ok=True)
+            (self.folder / link).symlink_to(target)
+
+
+def test_files_that_are_written_to_in_place_leave_each_checkpoint_whole(desk):
+    place = desk()
+
+    def attempt(trial, act, seconds=0.0):
+        folder = FleetCallback(trial, metric="score").output_dir
+        options = {"callbacks": [Scribbler(folder)], "logger": CSVLogger(folder)}
+        torch.manual_seed(0)
+        return train(
+            trial, act, seconds=seconds, kind=Plateaus, log_every_n_steps=1, **options
+        ), folder
+
+    whole, _ = attempt(place.claim(0), Act(place))
+    trial = place.claim(1)
+    for where, step, seconds in [((1, 3), 7, 0.0), ((1, 5), 7, 1e9), ((2, 5), 14, 0.0)]:
+        with pytest.raises(LeaseLost):
+            attempt(trial, Act(place, ("step", where), "kill"), seconds)
+        place.leases.release(1, place.held.token)
+        trial = place.hold(1)
+        kept = trial.load_checkpoint_files()
+        assert kept is not None
+        assert kept.parent.name == f"step-{step:09d}", "the last one, and not one before it"
+        assert (kept / "anew.txt").read_text() == (kept / "last.txt").read_text() == str(step)
+    resumed, folder = attempt(trial, Act(place))
+    assert resumed == whole
+    rows = (folder / "appended.txt").read_text().split()
+    assert rows == (folder / "deep/appended.txt").read_text().split()
+    assert rows == [str(step + 1) for step in range(STEPS * EPOCHS)]
 
 
 def test_what_other_callbacks_know_is_resumed_with_the_files_that_they_name(desk):

@@ -62,12 +62,18 @@ class CheckpointStore:
         )
 
     def save_files(
-        self, study: str, number: int, token: int, step: int, paths: Sequence[Path]
+        self,
+        study: str,
+        number: int,
+        token: int,
+        step: int,
+        paths: Sequence[Path],
+        changing: Sequence[Path] = (),
     ) -> CheckpointRef:
         """Keep files and folders as a checkpoint that is on disk, whole, when this returns.
 
-        They are linked where the file system can, and copied where not: whoever wrote them may
-        replace or remove them, and is not to change them in place.
+        Those in `paths` are linked where the file system can, and copied where not: whoever wrote
+        them may replace or remove them, and is not to change them in place.
 
         Args:
             study: The study's name.
@@ -75,6 +81,7 @@ class CheckpointStore:
             token: The attempt's fencing token.
             step: The step after which they were written.
             paths: Each is kept under its own name.
+            changing: More of them, which may be changed in place, and so are copied.
 
         Raises:
             OSError: One is not there, or the disk takes no more; what was there before still is.
@@ -84,6 +91,8 @@ class CheckpointStore:
             (draft / _FILES).mkdir()
             for path in paths:
                 durable.link_tree(path, draft / _FILES / path.name)
+            for path in changing:
+                durable.copy_tree(path, draft / _FILES / path.name)
             return _tree_sha256(draft / _FILES)
 
         return self._publish(study, number, token, step, fill)

@@ -109,6 +109,20 @@ def link_tree(source: Path, target: Path) -> None:
         _link(source, target)
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Have what a file, or a folder and all in it, holds now at another path, on its own.
+
+    A link is followed; in a folder, one to nothing is left out.
+
+    Raises:
+        OSError: It is not there, or the disk takes no more.
+    """
+    if source.is_dir():
+        shutil.copytree(source, target, ignore_dangling_symlinks=True)
+    else:
+        shutil.copy2(source, target)
+
+
 def _link(source: Path | str, target: Path | str) -> None:
     try:
         os.link(Path(source).resolve(strict=True), target)

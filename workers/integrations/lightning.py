@@ -7,7 +7,8 @@
         return fleet.best_value
 
 Invariant: a checkpoint is taken only where Lightning can go on from it and nothing is left out:
-where an epoch begins, or after a batch that no validation, no optimizer step and no hook waits for.
+where an epoch begins, or after a batch that no validation, no optimizer step, no scheduler and no
+hook waits for.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ from workers.disk import durable
 from workers.disk.state_packing import pack
 from workers.disk.state_reading import unpack
 from workers.integrations.lightning_loader import ResumingLoader
+from workers.integrations.lightning_progress import (
+    batches_so_far,
+    begin_as_ever,
+    count_anew,
+    gradients_of,
+    put_gradients,
+    steps_on_plateaus,
+)
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, ObjectiveError
 from workers.trials.handle import FleetTrial
@@ -70,6 +79,8 @@ class FleetCallback(Callback):
         self._seeds = StepSeeds.drawn()
         self._loaders: list[ResumingLoader] = []
         self._resumed: dict[str, Any] | None = None
+        #: what the checkpoint that is being written holds of the Trainer
+        self._kept: dict[str, Any] = {}
         self._is_resumed = False
         self._saved_at, self._saved_count = time.monotonic(), 0
         #: The metric after each validation, those of earlier attempts included.
@@ -92,7 +103,9 @@ class FleetCallback(Callback):
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for each in kept.iterdir():
             durable.remove(self.output_dir / each.name)
-            durable.link_tree(each, self.output_dir / each.name)
+            # to be written to as the attempt before did; only the fleet's own is never changed
+            take = durable.link_tree if each.name == _CHECKPOINT else durable.copy_tree
+            take(each, self.output_dir / each.name)
         found = self.output_dir / _CHECKPOINT
         if not found.exists():
             raise ObjectiveError(f"the trial's checkpoint holds no {_CHECKPOINT}: it is another's")
@@ -131,6 +144,7 @@ class FleetCallback(Callback):
             "values": self.values,
             "output_dir": str(self.output_dir),
             "loaders": [loader.place() for loader in self._loaders],
+            "trainer": self._kept,
         }
         found: dict[str, Any] = pack(state)
         return found
@@ -153,8 +167,12 @@ class FleetCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Be where the attempt before was."""
         warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader.*")
-        self._saved_count, self._saved_at = _batches_so_far(trainer), time.monotonic()
+        self._saved_count, self._saved_at = batches_so_far(trainer), time.monotonic()
         self._trial.defer_drain(is_deferred=True)
+        kept = {} if self._resumed is None else self._resumed["trainer"]
+        if kept:
+            put_gradients(pl_module, kept["gradients"])
+            trainer._logger_connector._callback_metrics.update(kept["metrics"])
         self._take_loaders(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -164,11 +182,12 @@ class FleetCallback(Callback):
             DrainRequested: The trial is to stop, and can go on from here.
         """
         trainer._signal_connector.received_sigterm = False  # a drain, which is seen to here
+        begin_as_ever(trainer.fit_loop)
         self._take_loaders(trainer)
         for loader in self._loaders:
             loader.note_trained(0)
-        if _batches_so_far(trainer) != self._saved_count:
-            _count_anew(trainer.fit_loop.epoch_loop)
+        if batches_so_far(trainer) != self._saved_count:
+            count_anew(trainer.fit_loop.epoch_loop)
         self._seeds.sow("epoch", trainer.current_epoch)
         self._pause(trainer)
 
@@ -176,6 +195,7 @@ class FleetCallback(Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Say that a step is about to be made."""
+        begin_as_ever(trainer.fit_loop)
         self._progress(trainer)
         self._seeds.sow("step", trainer.current_epoch, batch_idx)
 
@@ -193,6 +213,7 @@ class FleetCallback(Callback):
             epoch._num_ready_batches_reached()
             or epoch._should_check_val_fx(trainer.fit_loop._data_fetcher)
             or epoch._should_accumulate()
+            or steps_on_plateaus(trainer)
             or is_overridden("on_train_batch_end", pl_module)
         )
         if len(self._loaders) == 1 and not is_followed:
@@ -292,14 +313,24 @@ class FleetCallback(Callback):
         self._trial.defer_drain(is_deferred=True)
 
     def _save(self, trainer: Any) -> None:
-        count = _batches_so_far(trainer)
+        count = batches_so_far(trainer)
         if count == self._saved_count:
             return
         path = self.output_dir / _CHECKPOINT
         path.unlink(missing_ok=True)  # the file of the checkpoint before is the fleet's, too
-        trainer.save_checkpoint(path)
-        others = [each for each in self.output_dir.iterdir() if each != path]
-        self._trial.save_checkpoint_files(count, path, *others)
+        module = trainer.lightning_module
+        may_last = not module.automatic_optimization or is_overridden("optimizer_zero_grad", module)
+        self._kept = {
+            "gradients": gradients_of(module) if may_last else {},
+            "metrics": dict(trainer.callback_metrics),
+        }
+        try:
+            trainer.save_checkpoint(path)
+        finally:
+            self._kept = {}
+        # loggers append to their files, and ModelCheckpoint may write one of its own anew
+        others = [each for each in self.output_dir.iterdir() if each != path and each.exists()]
+        self._trial.save_checkpoint_files(count, path, changing=others)
         self._saved_at, self._saved_count = time.monotonic(), count
         log.debug("checkpoint_saved", step=trainer.global_step, epoch=trainer.current_epoch)
 
@@ -327,23 +358,6 @@ class _Curves(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Left out: the trial's parameters are in its run."""
-
-
-def _batches_so_far(trainer: Any) -> int:
-    """Names a point to go on from: between two batches there is one."""
-    count: int = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-    return count
-
-
-def _count_anew(epoch_loop: Any) -> None:
-    """Count the batches of an epoch from 0, which Lightning does only after this hook.
-
-    With a checkpoint that has the counts of the epoch before, it would take this one for done.
-    """
-    epoch_loop.batch_progress.reset_on_run()
-    epoch_loop.scheduler_progress.reset_on_run()
-    epoch_loop.automatic_optimization.optim_progress.reset_on_run()
-    epoch_loop.val_loop.batch_progress.total.reset()
 
 
 def _moved(tree: Any, before: str, after: str) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -355,26 +356,29 @@ class FleetTrial(BaseTrial):
             ),
         )
 
-    def save_checkpoint_files(self, step: int, *paths: str | Path) -> None:
+    def save_checkpoint_files(
+        self, step: int, *paths: str | Path, changing: Iterable[str | Path] = ()
+    ) -> None:
         """Keep files and folders that a trainer wrote as what the next attempt goes on from.
 
-        They are linked where that is possible: the trainer may replace and remove them, and is not
-        to change them in place. A disk that takes no more is logged, and training goes on: the
-        checkpoint before stands.
+        Those in `paths` are linked where that is possible: the trainer may replace and remove them,
+        and is not to change them in place. A disk that takes no more is logged, and training goes
+        on: the checkpoint before stands.
 
         Args:
             step: Never less than that of the checkpoint before.
             paths: Each is kept under its own name; `load_checkpoint_files` gives them back.
+            changing: More of them, which the trainer appends to or writes anew in place: copied.
 
         Raises:
             FileNotFoundError: There is no such file.
             LeaseLost: Somebody else may run the trial now.
         """
-        kept = [Path(path).resolve(strict=True) for path in paths]
+        linked, copied = _present(paths), _present(changing)
         self._save(
             step,
             lambda whole: self._checkpoints.save_files(
-                self.study_name, self.number, self._lease.token, whole, kept
+                self.study_name, self.number, self._lease.token, whole, linked, copied
             ),
         )
 
@@ -526,6 +530,18 @@ class FleetTrial(BaseTrial):
     def _give_up(self) -> None:
         self._lease.lose()
         raise LeaseLost(f"trial {self.number}: token {self._lease.token} is no longer valid")
+
+
+def _present(paths: Iterable[str | Path]) -> list[Path]:
+    """Where files and folders are, each under the name that it was given by.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    found = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - absolute() keeps '..'
+    for path in found:
+        path.resolve(strict=True)
+    return found
 
 
 def _bounds(name: str, low: Any, high: Any) -> tuple[float, float]:
