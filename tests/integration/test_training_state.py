@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter, defaultdict, deque
+
 import datasets
 import numpy as np
 import pytest
@@ -96,6 +99,27 @@ def test_tensors_arrays_and_parameters_of_a_mapping_are_put_back_in_place(desk):
         return [each.tolist() for each in data], counts.tolist()
 
     whole, resumed, _ = both(desk(), script, 2, 8)
+    assert resumed == whole
+
+
+def test_collections_of_data_are_put_back_in_place_whatever_their_kind(desk):
+    def script(trial, act):
+        recent, counts, groups = deque(maxlen=3), Counter(), defaultdict(list)
+        pair = (torch.zeros(2), [0])
+        held = {"recent": recent, "counts": counts, "groups": groups, "pair": pair}
+        with trial.training({"held": held, "draws": [deque([random.Random(1)])]}) as run:
+            for _ in run.epochs(2):
+                for _ in run.steps(BATCHES):
+                    act(run.step)
+                    recent.append(run.step)
+                    counts[run.batch % 2] += 1
+                    groups[run.batch].append(run.step)
+                    pair[0].add_(run.step)
+                    pair[1].append(run.state["draws"][0][0].random())
+        assert held["recent"] is recent
+        return [*recent], counts, groups, pair[0].tolist(), pair[1]
+
+    whole, resumed, _ = both(desk(), script, 1, 7)
     assert resumed == whole
 
 
@@ -340,7 +364,7 @@ class Wrapped:
         ),
         (lambda head: {"head": head}, None),
         (lambda head: {"head": Wrapped(head)}, None),
-        (lambda head: {"weights": [*head.parameters()]}, None),
+        (lambda head: {"weights": tuple(head.parameters())}, None),
     ],
     ids=["none", "some", "module", "wrapped", "weights"],
 )

@@ -8,7 +8,8 @@ Invariant: memory is written to once; what a module keeps in it is the module's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping, MutableSequence
+from collections.abc import Iterable, MutableMapping, MutableSequence, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,23 @@ class DataInPlace:
             value.update(found)
             return value
         if isinstance(value, MutableSequence) and isinstance(content, MutableSequence):
-            before = [*value, *[None] * len(content)]
-            value[:] = [self.put(before[place], item) for place, item in enumerate(content)]
+            items = self._items(value, content)
+            value.clear()
+            value.extend(items)
             return value
+        if isinstance(value, tuple) and isinstance(content, tuple):
+            items = self._items(value, content)
+            is_as_it_was = len(items) == len(value) and all(map(is_, items, value))
+            return value if is_as_it_was else tuple(items)
         if isinstance(value, torch.Tensor) and isinstance(content, torch.Tensor):
             return self._put_tensor(value, content)
         if isinstance(value, np.ndarray) and isinstance(content, np.ndarray):
             return self._put_array(value, content)
         return content
+
+    def _items(self, value: Iterable[Any], content: Sequence[Any]) -> list[Any]:
+        before = [*value, *[None] * len(content)]
+        return [self.put(before[place], item) for place, item in enumerate(content)]
 
     def _put_tensor(self, value: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
         there = content.to(value.device)

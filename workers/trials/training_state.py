@@ -178,7 +178,7 @@ def _parts_of(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 def _tensors_of(value: Any, place: str) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield place, value
-    elif isinstance(value, _CONTAINERS) and not is_stateful(value):
+    elif isinstance(value, (*_CONTAINERS, tuple)) and not is_stateful(value):
         for key, item in _items_of(value):
             yield from _tensors_of(item, f"{place}[{key!r}]")
 
