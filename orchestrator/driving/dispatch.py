@@ -14,6 +14,7 @@ import optuna
 from orchestrator.driving.collector import Collector
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reconcile import Instruction, reconcile
+from orchestrator.storage.attributes import WHOLE_ATTR
 from orchestrator.storage.tally import state_of
 from orchestrator.submission.space import suggest_all, values_of
 from workers.coordination.leases import TrialRecord
@@ -240,7 +241,8 @@ class Dispatcher:
 
     def _enqueue_again(self, number: int) -> None:
         """Write a trial's record that Redis has not, or lost while the trial ran or was paused."""
-        suggest_all(self._study.asked(number), self._study.spec)
+        if WHOLE_ATTR not in self._study.stored(number).system_attrs:
+            suggest_all(self._study.asked(number), self._study.spec)
         place = self._study.place(number)
         if not place.is_paused and self._study.has_reached(number, place.rung):
             # Redis lost the entry that told of its pause

@@ -43,7 +43,7 @@ from orchestrator.storage.place import is_found_by_place, locate, place_of
 from orchestrator.storage.succession import is_successor
 from orchestrator.storage.tally import Tally
 from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
-from orchestrator.submission.further_grid import FurtherGrid
+from orchestrator.submission.further_grid import FurtherGrid, OwnGrid, num_beside
 from orchestrator.submission.widening import is_to_be_widened, stored_spec, widen_stored
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
@@ -72,6 +72,7 @@ class DrivenStudy:
     def __init__(self, client: redis.Redis, hints: Hints, name: str, settings: Settings) -> None:
         self.name = name
         self._settings = settings
+        self._has_larger_grid = False
         self._end_hook = EndHook(name, settings.on_end)
         self._hints = hints
         self._studies = Studies(client)
@@ -102,6 +103,8 @@ class DrivenStudy:
         if origin.earlier_url is not None and is_found_by_place(self._settings, self.name, url):
             self._studies.drop_earlier_url(self.name)
         self._num_points = num_points(self.spec)
+        if self._has_larger_grid:
+            self._num_points += num_beside(trials)
         self._asked: dict[int, optuna.Trial] = {}
         self._study_id = self._storage.storage.get_study_id_from_name(self.name)
         attrs = self.study.user_attrs
@@ -475,8 +478,9 @@ class DrivenStudy:
         sampler = make_sampler(
             self.spec, num_existing=num_existing, allowed=self._settings.samplers
         )
-        if isinstance(sampler, GridSampler) and is_successor(self._storage.storage, self.name):
-            sampler = FurtherGrid.of(sampler)
+        if isinstance(sampler, GridSampler):
+            self._has_larger_grid = is_successor(self._storage.storage, self.name)
+            sampler = (FurtherGrid if self._has_larger_grid else OwnGrid).of(sampler)
         warm = with_former(
             sampler, former_trials(self.spec, self._storage.storage, self._settings), self.spec
         )

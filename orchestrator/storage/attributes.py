@@ -57,6 +57,10 @@ CODE_ATTR: Final = f"{ATTR}code:"
 #: The study attribute that says which study holds the trials as they were in a narrower space.
 FORMER_ATTR: Final = f"{ATTR}former"
 
+#: The trial's system attribute that says that nothing more is to be drawn for it: it was under way
+#: when its study's space became wider.
+WHOLE_ATTR: Final = f"{ATTR}whole"
+
 #: What is not known any more of a study that goes on in a wider space: that it is over, and whose
 #: the storage is.
 NOT_GOING_ON: Final = frozenset({EXHAUSTED_ATTR, ENDED_BY_ATTR, END_TOLD_ATTR, WRITER_ATTR})

@@ -24,7 +24,7 @@ from workers.protocol.spec import (
     IntDimension,
     StudySpec,
 )
-from workers.protocol.wider_space import refuse_wrong_default
+from workers.protocol.wider_space import can_be, refuse_wrong_default
 
 #: How many points of a grid one dimension may have.
 _MAX_GRID: Final = 10_000
@@ -124,7 +124,7 @@ def stored_value(spec: StudySpec, field: str, name: str, value: Any) -> Any:
             return Choices.of(dimension.choices, name).name_of(value)
     except ValueError as error:
         raise InvalidInputError(f"{field} = {value!r}: {error}") from error
-    if not _can_be(dimension, value):
+    if not can_be(dimension, value):
         raise InvalidInputError(f"{field} = {value!r}, which {name} can never be")
     return value
 
@@ -237,17 +237,10 @@ def _check_conditions(name: str, dimension: Dimension, space: Mapping[str, Dimen
                 f"space.{name}.when.{other}: no such parameter{nearest(other, space)}"
             )
         for value in allowed:
-            if not _can_be(space[other], value):
+            if not can_be(space[other], value):
                 raise InvalidInputError(
                     f"space.{name}.when.{other} = {value!r}, which {other} can never be"
                 )
-
-
-def _can_be(dimension: Dimension, value: Any) -> bool:
-    if isinstance(dimension, CategoricalDimension):
-        return value in dimension.choices
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and dimension.low <= value <= dimension.high
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

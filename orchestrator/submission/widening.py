@@ -15,16 +15,17 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from optuna.samplers import GridSampler
+from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.storage.attributes import IDENTITY_ATTR, NOT_GOING_ON, SPEC_ATTR
+from orchestrator.storage.attributes import IDENTITY_ATTR, NOT_GOING_ON, SPEC_ATTR, WHOLE_ATTR
 from orchestrator.storage.opening import open_reader
 from orchestrator.storage.succession import Snapshot, succeed
 from orchestrator.submission.algorithms import SAMPLERS, make_pruner, make_sampler
 from orchestrator.submission.finetune_check import check_finetune
 from orchestrator.submission.further_grid import attrs_in
+from orchestrator.submission.gaps import refuse_gaps
 from orchestrator.submission.model_check import check_models, kept_checks
 from orchestrator.submission.rehearsal import rehearse
 from orchestrator.submission.space import (
@@ -75,6 +76,8 @@ def widened(spec: StudySpec, space: Mapping[str, Any], settings: Settings) -> St
         raise InvalidInputError(f"study {spec.name!r}: {describe_error(error, 300)}") from error
     check_space(wider)
     refuse_narrower(spec.space, wider.space)
+    if SAMPLERS.find(spec.sampler.type) is BruteForceSampler:
+        refuse_gaps(spec, wider)
     sampler = make_sampler(wider, allowed=settings.samplers)
     rehearse(wider, sampler, make_pruner(wider, allowed=settings.samplers))
     if wider.objective == FINETUNE:
@@ -149,21 +152,36 @@ class _Moving:
         self._before = before
         self._after = after
         self._space = distributions(after)
+        self._order = suggestion_order(after)
+        #: the points of a grid that trials have
+        self._taken: set[int] = set()
         sampler = make_sampler(after) if SAMPLERS.find(after.sampler.type) is GridSampler else None
         self._grid = sampler if isinstance(sampler, GridSampler) else None
 
     def move(self, trial: FrozenTrial) -> FrozenTrial:
         """A trial as if it had been drawn from the wider space."""
         moved = copy.copy(trial)
+        is_whole = self._is_whole(trial)
         params = self._renamed(trial.params)
-        if trial.state is not TrialState.WAITING:
+        if is_whole or trial.state.is_finished():
             params |= self._defaults(trial.params)
+        # as new trials have them: brute force makes a tree of their order
+        asked = [name for name in self._order if name in params]
+        params = {name: params[name] for name in dict.fromkeys([*asked, *params])}
         moved.params = params
         moved.distributions = {
             name: self._space.get(name) or trial.distributions[name] for name in params
         }
-        moved.system_attrs = self._attrs(trial, params)
+        moved.system_attrs = self._attrs(trial, params, is_whole=is_whole)
         return moved
+
+    def _is_whole(self, trial: FrozenTrial) -> bool:
+        """Whether a trial is under way with all that it is to have."""
+        values = values_of(self._before, trial.params)
+        return trial.state is TrialState.RUNNING and all(
+            name in values or not exists(dimension, values)
+            for name, dimension in self._before.space.items()
+        )
 
     def _renamed(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters as the storage is to have them: choices may have other names now."""
@@ -175,18 +193,29 @@ class _Moving:
     def _defaults(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """What the trial had in the place of parameters that are new."""
         values, found = values_of(self._before, params), {}
-        for name in suggestion_order(self._after):
-            default = self._after.space[name].default
-            is_new = name not in self._before.space and name not in params
+        for name in self._order:
+            default, before = self._after.space[name].default, self._before.space.get(name)
+            is_new = name not in params and (before is None or not exists(before, values))
             if is_new and default is not None and exists(self._after.space[name], values):
                 values[name] = default
                 found[name] = stored_value(self._after, f"space.{name}.default", name, default)
         return found
 
-    def _attrs(self, trial: FrozenTrial, params: Mapping[str, Any]) -> dict[str, Any]:
+    def _attrs(
+        self, trial: FrozenTrial, params: Mapping[str, Any], *, is_whole: bool
+    ) -> dict[str, Any]:
         attrs = {k: each for k, each in trial.system_attrs.items() if not k.startswith(_POSITIONS)}
         if _FIXED in attrs:
             attrs[_FIXED] = self._renamed(attrs[_FIXED])
+        if is_whole:
+            attrs[WHOLE_ATTR] = True
         if self._grid is not None and attrs.pop("grid_id", None) is not None:
-            attrs |= attrs_in(self._grid, params)
+            values = values_of(self._after, params)
+            is_begun = trial.state is TrialState.RUNNING and not is_whole
+            attrs |= attrs_in(
+                self._grid,
+                params,
+                lambda name: is_begun or not exists(self._after.space[name], values),
+                self._taken,
+            )
         return attrs

@@ -32,7 +32,7 @@ from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import StudyStorage, open_reader, storage_url
 from orchestrator.storage.results_removal import remove_results
 from orchestrator.submission.submit import submit
-from orchestrator.submission.widening import widen_stored
+from orchestrator.submission.widening import widen_stored, widened
 from workers.coordination import keys
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
@@ -173,6 +173,104 @@ def test_the_further_points_of_a_grid_are_added_and_none_is_gone_through_again(f
         turn_until(service, lambda: is_over(fleet, "s"), "it is over")
     points = [(round(t.params["x"], 6), t.params["kind"]) for t in fleet.stored()]
     assert sorted(points) == [(x, kind) for x in (0.0, 0.1, 0.2, 0.3) for kind in "abc"]
+
+
+def test_the_points_of_a_grid_with_a_new_parameter_are_all_tried_whatever_the_trials_before_lack(
+    fleet,
+):
+    space = {
+        "x": {"type": "int", "low": 0, "high": 1},
+        "kind": {"type": "categorical", "choices": ["a", "b"]},
+    }
+    handle = fleet.submit(space=space, trials=100, sampler={"type": "grid"})
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(2), "three are in flight")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: fleet.stored()[0].state is Told.COMPLETE, "one is told")
+        space["y"] = {"type": "int", "low": 0, "high": 1}
+        handle.extend(space=space)
+        turn_until(service, lambda: "s@1" in names(fleet), "it is wider")
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+    points = [tuple(t.params.values()) for t in fleet.stored() if "y" in t.params]
+    assert sorted(points) == [(x, kind, y) for x in (0, 1) for kind in "ab" for y in (0, 1)]
+    assert {t.state for t in fleet.stored()} == {Told.COMPLETE}
+
+
+A_OR_B = {
+    "kind": {"type": "categorical", "choices": ["a", "b"]},
+    "x": {"type": "float", "low": 0.1, "high": 0.2, "step": 0.1, "when": {"kind": "a"}},
+}
+
+
+def test_brute_force_goes_on_in_a_wider_space_with_each_trial_once(fleet):
+    handle = fleet.submit(space=A_OR_B, trials=100, sampler={"type": "brute_force"})
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(1), "two are in flight")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: fleet.stored()[0].state is Told.COMPLETE, "one is told")
+        wider = {
+            "new": {"type": "int", "low": 1, "high": 2, "default": 2},
+            "only_c": {"type": "int", "low": 0, "high": 1, "when": {"kind": "c"}},
+            "x": {**A_OR_B["x"], "low": 0.0, "when": {"kind": ["a", "b"]}, "default": 0.2},
+            "kind": {"type": "categorical", "choices": ["c", "a", "b"]},
+        }
+        handle.extend(space=wider)
+        turn_until(service, lambda: "s@1" in names(fleet), "it is wider")
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+    assert len({str(sorted(t.params.items())) for t in fleet.stored()}) == len(fleet.stored())
+    assert len(fleet.stored()) == 2 * (2 + 2 * 3)
+    assert [list(t.distributions) for t in fleet.stored()[:2]] == [["new", "kind", "x"]] * 2
+
+
+@pytest.mark.parametrize("fleet", ["journal"], indirect=True)
+def test_brute_force_takes_no_space_in_which_trials_would_lack_something(fleet):
+    new = {"type": "float", "low": 0.0, "high": 1.0, "step": 0.5}
+    kind, x = A_OR_B["kind"], A_OR_B["x"]
+    wrong = {
+        "space.new: brute force.*default: VALUE": {"new": new},
+        "space.new: brute": {"new": {**new, "when": {"kind": "a"}}},
+        "space.new:": {"y": {**new, "default": 0.5}, "new": {**new, "when": {"y": [0.5]}}},
+        "space.x: brute": {"x": {**x, "when": {"kind": ["a", "b"]}}},
+        "space.x:": {"x": {name: each for name, each in x.items() if name != "when"}},
+        r"space.new.default = 0.3 lies between": {"new": {**new, "default": 0.3}},
+    }
+    c = {**kind, "choices": ["a", "b", "c"]}
+    right = {
+        "a new one": {"new": {**new, "default": 0.5}},
+        "a choice": {"kind": c, "new": {**new, "when": {"kind": "c"}}},
+        "for a choice": {"kind": c, "x": {**x, "when": {"kind": ["a", "c"]}}},
+        "for a value": {"y": {**new, "default": 0.5}, "new": {**new, "when": {"y": [0.0, 1.0]}}},
+    }
+    spec = fleet.submit(space=A_OR_B, sampler={"type": "brute_force"}).spec()
+    for reason, changes in wrong.items():
+        with pytest.raises(InvalidInputError, match=reason):
+            widened(spec, {**A_OR_B, **changes}, fleet.settings)
+    for what, changes in right.items():
+        assert widened(spec, {**A_OR_B, **changes}, fleet.settings).space.keys() >= {"x"}, what
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_a_trial_that_was_under_way_gets_no_further_parameter_when_redis_loses_its_data(
+    fleet, sampler
+):
+    space = {"x": {"type": "int", "low": 0, "high": 9}}
+    handle = fleet.submit(space=space, trials=9, sampler={"type": sampler})
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(1), "two are in flight")
+        fleet.claim(0)
+        handle.extend(space={**space, "new": {"type": "int", "low": 0, "high": 1}})
+        turn_until(service, lambda: "s@1" in names(fleet), "it is wider")
+        fleet.client.flushdb()
+        fleet.pretend_worker()
+        turn_until(service, lambda: fleet.leases.is_queued(1), "both are back")
+        fleet.leases = Studies(fleet.client).leases("s")  # in another epoch
+        params = [fleet.leases.record(each).params for each in (0, 1)]
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: fleet.stored()[0].state is Told.COMPLETE, "it is told")
+    former = load(fleet, "s@1").trials
+    assert params == [trial.params for trial in former[:2]]
+    assert [trial.params for trial in fleet.stored()[:2]] == params
+    assert "grid_id" not in fleet.stored()[0].system_attrs
 
 
 def test_the_parents_of_a_generation_stay_the_same_trials(fleet):

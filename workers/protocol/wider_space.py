@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from workers.protocol.choices import Choices
 from workers.protocol.errors import InvalidInputError
@@ -18,7 +18,6 @@ from workers.protocol.spec import (
     Dimension,
     FloatDimension,
     IntDimension,
-    Scalar,
     StudySpec,
 )
 
@@ -68,7 +67,7 @@ def refuse_wrong_default(name: str, dimension: Dimension) -> None:
         InvalidInputError: Likewise.
     """
     value = dimension.default
-    if value is not None and not _can_be(dimension, value):
+    if value is not None and not can_be(dimension, value):
         raise InvalidInputError(f"space.{name}.default = {value!r}, which {name} can never be")
 
 
@@ -80,7 +79,8 @@ def _without_defaults(space: Mapping[str, Dimension]) -> dict[str, Dimension]:
     return {name: each.model_copy(update={"default": None}) for name, each in space.items()}
 
 
-def _can_be(dimension: Dimension, value: Scalar) -> bool:
+def can_be(dimension: Dimension, value: Any) -> bool:
+    """Whether a parameter can have a value, whatever its step is."""
     if isinstance(dimension, CategoricalDimension):
         return value in dimension.choices
     if isinstance(value, bool) or not isinstance(value, (int, float)):
