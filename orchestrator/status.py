@@ -17,7 +17,7 @@ from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.tally import NUM_TOP, Tally, busy_seconds, state_of
 from workers.coordination.leases import TrialLeases
 from workers.protocol.spec import Direction, StudySpec
-from workers.protocol.states import StudyState, TrialState, Wish
+from workers.protocol.states import OVER_STATES, StudyState, TrialState, Wish
 
 _COUNTED: Final = (
     "queued", "running", "paused", "complete", "pruned", "failed", "dead", "cancelled",
@@ -156,7 +156,7 @@ class StudyStatus(BaseModel):
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen unless somebody extends the study."""
-        return self.state in {StudyState.FINISHED, StudyState.FAILED, StudyState.CANCELLED}
+        return self.state in OVER_STATES
 
 
 class UnreadableStudy(BaseModel):

@@ -18,6 +18,7 @@ from orchestrator.storage.event_file import EventFile, events_file
 from workers.coordination.event_stream import EventStream
 from workers.logs import get_logger
 from workers.protocol.events import EventKind, brief
+from workers.protocol.states import OVER_STATES
 
 log = get_logger(__name__)
 
@@ -54,9 +55,13 @@ class EventFiling:
             generation: The study's.
             state: As it was published last, by whomever.
         """
-        self._stream.keep()
         self._stream.tell(EventKind.DRIVEN, process=str(process), generation=generation)
         self._state = state
+        if state in OVER_STATES:  # and perhaps still is: what is news of it is not to stay for that
+            self._is_ending = True
+            self._stream.expire()
+        else:
+            self._stream.keep()
 
     def turn(self, status: StudyStatus) -> None:
         """Tell if the study is in another state than before; to be called before it is shown."""

@@ -13,6 +13,7 @@ from hand_fleet import Fleet, turn_until
 from waiting import wait_until
 
 from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
@@ -321,6 +322,33 @@ def test_the_events_of_a_study_that_was_almost_over_stay(
         turn_until(service, lambda: service.is_done("s"), "it is over")
     assert client.pttl(keys.events("s")) > 0
     assert told(filed(settings), "state")[-1] == ("turned", "finished")
+
+
+def test_a_study_that_is_over_and_looked_at_again_keeps_no_events_for_good(
+    fleet, client, monkeypatch
+):
+    def drive_again(service):
+        before = told(news(client)).count(("driven",))
+        turn_until(
+            service, lambda: told(news(client)).count(("driven",)) > before, "it is driven again"
+        )
+
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        end_all(fleet, service, 0)
+        turn_until(service, lambda: service.is_done("s"), "the study is over")
+
+    with monkeypatch.context() as patch, fleet.service() as service:
+        patch.setattr(StudyDriver, "go_on", lambda *_: None)  # it does not get so far
+        drive_again(service)
+        service._roster.abandon("s")  # it writes nothing more of it, as one that was killed
+    assert client.pttl(keys.events("s")) > 0
+    fleet.submit(trials=2)
+    with fleet.service() as service:
+        drive_again(service)
+        turn_until(
+            service, lambda: client.pttl(keys.events("s")) == -1, "it goes on, and they stay"
+        )
 
 
 def test_a_study_that_cannot_be_closed_has_its_last_events_filed(

@@ -49,6 +49,10 @@ class StudyState(StrEnum):
     FAILED = "failed"
 
 
+#: Those of a study of which nothing more will happen unless somebody extends it.
+OVER_STATES: Final = (StudyState.FINISHED, StudyState.FAILED, StudyState.CANCELLED)
+
+
 class Wish(StrEnum):
     """What people want of a study; kept in Redis, and with its results."""
 
