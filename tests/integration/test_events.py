@@ -14,11 +14,13 @@ from waiting import wait_until
 
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.driver import StudyDriver
+from orchestrator.driving.event_filing import EventFiling
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
 from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
+from orchestrator.views.trial_life import life_of
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
 from workers.coordination.event_stream import MAX_NEWS, EventStream
@@ -489,6 +491,24 @@ def test_what_people_want_of_a_study_while_it_is_deleted_leaves_no_event(
         patch.setattr(Studies, "forget", forget_early)
         Deletions(client).finish("s")
     assert [key for key in client.keys("*") if "{s}" in key] == []
+
+
+def test_a_life_goes_on_in_a_redis_that_lost_its_data(client, settings):
+    filing = EventFiling(client, settings.home, "s")
+    for owner in ("a:b:1:2", "a:b:3:4"):
+        client.flushall()
+        leases = TrialLeases(client, "s", ensure_epoch(client))
+        leases.enqueue(0, {"x": 1})
+        grant = leases.claim(0, owner, 45.0, device="a/7/cpu-0")
+        filing.file_all()
+    leases.commit(0, grant.token, TrialState.COMPLETE, Result(values=[0.5]))
+    file = EventFile(events_file(settings.home, "s"))
+    life = life_of("s", 0, EventHistory(file, EventStream(client, "s")).read())
+    assert (life.num_asked, life.state, life.value) == (2, "COMPLETE", 0.5)
+    assert [(each.number, each.pid, each.ended_as) for each in life.attempts] == [
+        (1, 1, None),
+        (2, 3, "COMPLETE"),
+    ]
 
 
 def test_a_line_of_the_file_is_plain_json(fleet, settings):
