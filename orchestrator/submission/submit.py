@@ -21,7 +21,7 @@ from workers.importing import refuse_while_importing
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError
 from workers.protocol.spec import StudySpec
-from workers.protocol.wider_space import is_same_in_wider_space
+from workers.protocol.wider_space import in_order_of, is_same_in_wider_space
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -67,6 +67,7 @@ def submit(
             known = studies.spec(spec.name)
             spec = with_commits(spec, known.config)
             _check_known(spec, known, settings)
+            spec = spec.model_copy(update={"space": in_order_of(known.space, spec.space)})
         _check_source(spec, settings, studies)
         ensure_epoch(client)
         deletions.revoke(spec.name)

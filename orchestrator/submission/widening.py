@@ -40,7 +40,7 @@ from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import FINETUNE, StudySpec
-from workers.protocol.wider_space import is_same_in_wider_space, refuse_narrower
+from workers.protocol.wider_space import in_order_of, is_same_in_wider_space, refuse_narrower
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -76,6 +76,7 @@ def widened(spec: StudySpec, space: Mapping[str, Any], settings: Settings) -> St
         raise InvalidInputError(f"study {spec.name!r}: {describe_error(error, 300)}") from error
     check_space(wider)
     refuse_narrower(spec.space, wider.space)
+    wider = wider.model_copy(update={"space": in_order_of(spec.space, wider.space)})
     if SAMPLERS.find(spec.sampler.type) is BruteForceSampler:
         refuse_gaps(spec, wider)
     sampler = make_sampler(wider, allowed=settings.samplers)

@@ -273,6 +273,20 @@ def test_a_trial_that_was_under_way_gets_no_further_parameter_when_redis_loses_i
     assert "grid_id" not in fleet.stored()[0].system_attrs
 
 
+@pytest.mark.parametrize("fleet", ["journal"], indirect=True)
+def test_a_space_that_is_handed_in_in_another_order_stays_in_its_own(fleet):
+    space = {name: {"type": "int", "low": 0, "high": 1} for name in "xy"}
+    other = dict(reversed(space.items()))
+    handle = fleet.submit(space=space, trials=1, sampler={"type": "brute_force"})
+    with fleet.service() as service:
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over")
+        fleet.submit(space=other, trials=2, sampler={"type": "brute_force"})
+        assert list(handle.spec().space) == ["x", "y"]
+        assert list(handle.extend(space=other, trials=3).space) == ["x", "y"]
+        turn_until(service, lambda: is_over(fleet, "s"), "it is over again")
+    assert len(fleet.stored()) == 3
+
+
 def test_the_parents_of_a_generation_stay_the_same_trials(fleet):
     space = {"x": SPACE["x"]}
     sampler = {"type": "nsgaii", "population_size": 3}

@@ -52,6 +52,16 @@ def is_wider(before: Mapping[str, Dimension], after: Mapping[str, Dimension]) ->
     return True
 
 
+def in_order_of(
+    known: Mapping[str, Dimension], space: Mapping[str, Dimension]
+) -> dict[str, Dimension]:
+    """A space with its parameters in the order in which trials have been asking for them.
+
+    Brute force, and what a seed draws, go by that order. New parameters leave it as it is written.
+    """
+    return {name: space[name] for name in (known if known.keys() == space.keys() else space)}
+
+
 def is_same_in_wider_space(before: StudySpec, after: StudySpec) -> bool:
     """Whether a study is another one in all but that its space is wider."""
     if not before.space or is_same_space(before.space, after.space):
