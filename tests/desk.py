@@ -16,6 +16,9 @@ from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.objectives import call_objective
 
+#: These leases are not renewed, and must outlast several trainings on a slow machine.
+UNRENEWED = Times().scaled(10.0)
+
 
 class Desk:
     """Claims trials of one study and holds their leases, as a pool process does."""
@@ -36,7 +39,7 @@ class Desk:
 
     def hold(self, number) -> FleetTrial:
         sent_at = lease_clock()
-        grant = self.leases.claim(number, "desk", 45)
+        grant = self.leases.claim(number, "desk", UNRENEWED.lease)
         assert isinstance(grant, Grant)
         directories = self.container.get(DirectoryManager)
         self.held = HeldLease(
@@ -44,7 +47,7 @@ class Desk:
             number,
             grant,
             sent_at=sent_at,
-            times=Times(),  # these leases are not renewed, and must outlast a slow machine
+            times=UNRENEWED,
             is_draining=self.drain.is_set,
         )
         return FleetTrial(

@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
@@ -77,7 +77,12 @@ def _make_engine(url: str) -> Engine:
 
 
 def _has_tables(url: str) -> bool:
-    return inspect(create_engine(url, poolclass=NullPool)).has_table(_LAST_TABLE)
+    """Whether all tables are there, and it is written down of which version they are."""
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        if not inspect(connection).has_table(_LAST_TABLE):
+            return False
+        found = connection.execute(text(f"SELECT version_num FROM {_LAST_TABLE}"))  # noqa: S608
+        return found.first() is not None
 
 
 def _make_tables(url: str) -> None:

@@ -37,7 +37,7 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
     assert (status["study"], status["state"]) == ("accept", "finished")
     assert status["trials"] == {
         "queued": 0, "running": 0, "complete": 4, "pruned": 0, "failed": 0, "dead": 0,
-        "cancelled": 0,
+        "cancelled": 0, "paused": 0,
     }  # fmt: skip
     assert status["best"]["value"] == max(trial["value"] for trial in status["top"]) > 0.3
     assert status["best"]["params"].keys() == {"learning_rate"}

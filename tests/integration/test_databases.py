@@ -40,6 +40,19 @@ def num_connections(url: str) -> int:
         return connection.execute(query).fetchone()[0] - 1
 
 
+def test_a_database_whose_tables_another_process_is_just_making_holds_no_study_yet(tmp_path):
+    path = tmp_path / "studies.db"
+    url = f"sqlite:///{path}"
+    optuna.storages.RDBStorage(url)
+    with sqlite3.connect(path) as half_made:
+        half_made.execute("DELETE FROM alembic_version")
+    half_made.close()
+    assert open_reader(url) is None
+    with sqlite3.connect(path) as left:
+        assert left.execute("SELECT count(*) FROM alembic_version").fetchone() == (0,)
+    left.close()
+
+
 def test_a_study_runs_from_submission_to_its_results_on_a_database(
     client, settings, tmp_path, database
 ):
