@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,13 +90,13 @@ def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
 
 
 def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
-    study = machine.write_study(config={"epochs": 5}, trials=2)
+    study = machine.write_study(config={"epochs": 8}, trials=2)
     process = machine.start("trialfleet", "run", study, "--slots", 2)
-    machine.await_training()
-    for entry in machine.processes("trial"):
+    for entry in machine.await_training():
         os.kill(entry["identity"]["pid"], signal.SIGSTOP)  # these cannot drain
     process.send_signal(signal.SIGINT)
-    wait_until(lambda: "draining" in read(process), "it drains")
+    said = Said(process)
+    wait_until(lambda: "draining" in said, "it drains")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     finished = machine.json("run", study, "--slots", 2)
@@ -137,9 +138,18 @@ def test_a_killed_run_is_resumed_by_the_next(machine):
     assert_nothing_runs(machine)
 
 
-def read(process) -> str:
-    os.set_blocking(process.stdout.fileno(), False)
-    return process.stdout.read() or ""
+class Said:
+    """All that a process has said so far; reading it never waits."""
+
+    def __init__(self, process) -> None:
+        self._descriptor = process.stdout.fileno()
+        os.set_blocking(self._descriptor, False)
+        self._bytes = b""
+
+    def __contains__(self, text: str) -> bool:
+        with suppress(BlockingIOError):
+            self._bytes += os.read(self._descriptor, 65536)
+        return text.encode() in self._bytes
 
 
 def test_the_same_seed_and_one_slot_give_the_same_study(machine):
