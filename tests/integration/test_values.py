@@ -33,6 +33,7 @@ from orchestrator.driving import service as service_module
 from workers.coordination import keys
 from workers.coordination.inbox import KEEP_SET_ASIDE, entries_set_aside
 from workers.coordination.leases import TrialLeases
+from workers.disk import checkpoints
 from workers.protocol.errors import TransientError, UnsuitableValueError
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
@@ -599,6 +600,63 @@ def test_an_unreadable_checkpoint_counts_as_not_whole(bench):
         return 1.0
 
     assert opened.run(save, load).value == 1.0
+
+
+class Greedy:
+    """Takes a state of its own for as long as there is memory, and knows what is in it."""
+
+    def __init__(self, *, has_memory: bool = True) -> None:
+        self.has_memory = has_memory
+
+    def state_dict(self):
+        return {"step": 1}
+
+    def load_state_dict(self, state):
+        if not self.has_memory:
+            torch.empty(2**52)
+        assert state["weights"]
+
+
+def test_a_lack_of_memory_says_nothing_of_a_checkpoint_and_an_objectives_lookup_neither(
+    bench, monkeypatch
+):
+    def no_memory(path):
+        torch.empty(2**52)
+
+    def save(trial):
+        trial.save_checkpoint(1, {"step": 1})
+        raise RuntimeError("once more")
+
+    def run_out(trial):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "_read", no_memory)
+            trial.load_checkpoint()
+
+    def load(trial):
+        assert trial.load_checkpoint() == {"step": 1}
+        return 1.0
+
+    def save_in_a_loop(trial):
+        with trial.training(Greedy(), checkpoint_seconds=0.0) as run:
+            for step in run.steps(range(3)):
+                if step == 2:
+                    raise RuntimeError("once more")
+
+    def resume(trial):
+        with trial.training(Greedy(has_memory=trial.attempt > 2)):
+            return 1.0
+
+    opened = bench(max_failures=3)
+    ended = opened.run(save, run_out, load)
+    assert ended.value == 1.0
+    assert ended.user_attrs["trialfleet:attempt"] == 3
+    refused = opened.run(save_in_a_loop, resume, resume)
+    assert refused.state is optuna.trial.TrialState.FAIL
+    assert refused.user_attrs["trialfleet:attempt"] == 3, "the first time there was no memory"
+    assert (
+        "does not take what the trial's checkpoint holds" in refused.user_attrs["trialfleet:error"]
+    )
+    assert "KeyError: 'weights'" in refused.user_attrs["trialfleet:error"]
 
 
 # --- the inbox

@@ -20,6 +20,7 @@ from workers.disk.manifests import MANIFEST, read_manifests
 from workers.disk.state_packing import pack
 from workers.disk.state_reading import unpack
 from workers.logs import get_logger
+from workers.protocol.memory_errors import is_of_memory
 from workers.protocol.plain import describe_error
 
 log = get_logger(__name__)
@@ -141,15 +142,20 @@ class CheckpointStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def load(self, ref: CheckpointRef) -> dict[str, Any] | None:
-        """The state of a checkpoint, on the CPU; None if it is missing, damaged or unreadable."""
+        """The state of a checkpoint, on the CPU; None if it is missing, damaged or unreadable.
+
+        Raises:
+            MemoryError, RuntimeError, OSError: There is no memory for it now, which says nothing
+                of the checkpoint.
+        """
         path = Path(ref.uri) / _STATE
         if not _is_sound(ref, lambda: _sha256(path)):
             return None
         try:
             state: dict[str, Any] = _read(path)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - torch, and what a file holds, may raise anything
+        except Exception as error:  # torch, and what a file holds, may raise anything
+            if is_of_memory(error):
+                raise
             log.warning("checkpoint_unreadable", uri=ref.uri, error=describe_error(error, 500))
             return None
         return state
@@ -214,6 +220,8 @@ def _is_sound(ref: CheckpointRef, measure: Callable[[], str]) -> bool:
     try:
         found = measure()
     except OSError as error:
+        if is_of_memory(error):
+            raise
         log.warning("checkpoint_unreadable", uri=ref.uri, error=str(error))
         return False
     if found != ref.sha256:

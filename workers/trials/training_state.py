@@ -25,6 +25,7 @@ from workers.disk.state_packing import pack
 from workers.protocol.errors import ObjectiveError
 from workers.protocol.plain import describe_error, type_name
 from workers.trials.data_in_place import DataInPlace
+from workers.trials.out_of_memory import ran_out_of_memory
 
 _GENERATORS: Final = (
     torch.Generator,
@@ -248,6 +249,8 @@ def _load(value: Any, content: Any, place: str) -> None:
     try:
         value.load_state_dict(content)
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise
         raise ObjectiveError(
             f"{place}: {type_name(value)} does not take what the trial's checkpoint holds for it"
             f" ({describe_error(error, 500)}); {_WAY_OUT}"
