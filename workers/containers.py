@@ -1,5 +1,7 @@
 """Container: builds managers in the order their constructors ask for, closes them in reverse.
 
+All at once, or each when it is first asked for, with what it needs.
+
 Invariant: a container serves and closes only in the process that opened it. A forked child that
 inherits one can neither use it nor run its parent's teardown.
 """
@@ -7,6 +9,7 @@ inherits one can neither use it nor run its parent's teardown.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from graphlib import CycleError, TopologicalSorter
@@ -56,7 +59,7 @@ def plan(providers: Iterable[type[Any]], values: Iterable[type[Any]] = ()) -> li
 
 
 class Container:
-    """One instance of each provider, opened in order, closed in reverse.
+    """One instance of each provider, each opened after what it needs, closed in reverse.
 
     Providers that are context managers are entered; others are only built. The plan is checked
     on construction, before anything is built.
@@ -70,6 +73,8 @@ class Container:
         self._instances: dict[type[Any], Any] = {type(value): value for value in values}
         self._stack = ExitStack()
         self._owner_pid: int | None = None
+        #: one thread opens at a time; others that ask meanwhile wait for it
+        self._opening = threading.RLock()
 
     @property
     def is_open_here(self) -> bool:
@@ -78,19 +83,29 @@ class Container:
 
     def open(self) -> Self:
         """Build and enter all providers; if one fails, those before it are closed again."""
+        self.open_as_asked()
+        try:
+            self.open_all()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def open_as_asked(self) -> Self:
+        """Build and enter each provider when it is first asked for, after those that it needs.
+
+        One that fails leaves those open that it needs, and is tried again when it is asked for.
+        """
         if self._owner_pid is not None:
             raise ContainerError("this container was opened before; build a new one")
         self._owner_pid = os.getpid()
-        with ExitStack() as stack:
-            stack.callback(self._forget)
-            for provider in self.plan:
-                arguments = {name: self._instances[need] for name, need in needs(provider).items()}
-                instance = provider(**arguments)
-                if isinstance(instance, AbstractContextManager):
-                    stack.enter_context(instance)
-                self._instances[provider] = instance
-            self._stack = stack.pop_all()
+        self._stack.callback(self._forget)
         return self
+
+    def open_all(self) -> None:
+        """Build and enter those that nobody has asked for yet."""
+        for provider in self.plan:
+            self.get(provider)
 
     def get(self, provider: type[T]) -> T:
         """The instance of `provider`.
@@ -101,22 +116,22 @@ class Container:
             ContainerError: It holds no such provider.
         """
         self._check_process(provider.__name__)
-        try:
-            instance: T = self._instances[provider]
-        except KeyError:
-            held = ", ".join(sorted(each.__name__ for each in self._instances))
-            raise ContainerError(
-                f"no {provider.__name__} in this container; it has {held}"
-            ) from None
+        if not self.provides(provider):
+            held = ", ".join(sorted(each.__name__ for each in self._provided))
+            raise ContainerError(f"no {provider.__name__} in this container; it has {held}")
+        if provider not in self._instances:
+            with self._opening:
+                self._open(provider)
+        instance: T = self._instances[provider]
         return instance
 
     def provides(self, provider: type[Any]) -> bool:
         """Whether `get(provider)` would find something."""
-        return provider in self._instances
+        return provider in self._provided
 
     def named(self, name: str) -> Any:
         """The instance whose class has that name, or None."""
-        found = [held for held in self._instances if held.__name__ == name]
+        found = [provided for provided in self._provided if provided.__name__ == name]
         return self.get(found[0]) if len(found) == 1 else None
 
     def close(self) -> None:
@@ -128,10 +143,25 @@ class Container:
             self._stack.close()
 
     def __enter__(self) -> Self:
-        return self.open()
+        return self if self.is_open_here else self.open()
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _provided(self) -> set[type[Any]]:
+        return {*self.plan, *self._instances}
+
+    def _open(self, provider: type[Any]) -> None:
+        if provider in self._instances:
+            return
+        required = needs(provider)
+        for need in required.values():
+            self._open(need)
+        instance = provider(**{name: self._instances[need] for name, need in required.items()})
+        if isinstance(instance, AbstractContextManager):
+            self._stack.enter_context(instance)
+        self._instances[provider] = instance
 
     def _check_process(self, wanted: str) -> None:
         if self._owner_pid is None:

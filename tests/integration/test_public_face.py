@@ -51,6 +51,23 @@ def test_in_the_main_process_every_manager_is_had_by_name(config):
         managers.get_model_manager()
 
 
+def test_a_process_that_only_reads_data_starts_neither_cuda_nor_wandb(config, monkeypatch):
+    started = []
+    monkeypatch.setattr(managers.CUDAManager, "_choose", lambda *_: started.append("CUDA"))
+    monkeypatch.setattr(managers.WandbManager, "open", lambda *_: started.append("W&B"))
+    initialize_factory(config)
+    managers.get_data_manager()
+    managers.get_tokenizer_manager()
+    managers.get_directory_manager().scratch()
+    assert started == []
+    managers.get_wandb_manager()
+    tensors = managers.get_tensor_manager()
+    tensors.clear_memory()
+    assert started == ["W&B"]
+    assert tensors.device is None
+    assert started == ["W&B", "CUDA"]
+
+
 def test_a_bad_config_is_refused_by_name(tmp_path):
     with pytest.raises(InvalidInputError, match="hoem"):
         initialize_factory({"hoem": str(tmp_path)})

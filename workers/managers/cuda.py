@@ -7,6 +7,7 @@ imported), so its device is `cuda:0` or the CPU; on the CPU although it was give
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,32 +43,57 @@ class CUDAManager(BaseProcessManager):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.device = torch.device("cpu")
-        #: why this process's GPU cannot be used, once that is known; what ran on it is lost
-        self.trouble: str | None = None
         self._slots = settings.slots
+        self._device: torch.device | None = None
+        self._trouble: str | None = None
+        self._choosing = threading.Lock()
 
-    def open(self) -> None:
-        """Choose the device; on the CPU, share the cores with the other slots."""
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes; chosen, and CUDA started, when it is first asked for."""
+        return self._chosen()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this process's GPU cannot be used, once that is known; what ran on it is lost."""
+        self._chosen()
+        return self._trouble
+
+    def _chosen(self) -> torch.device:
+        if self._device is None:
+            with self._choosing:
+                if self._device is None:
+                    self._device = self._choose()
+        return self._device
+
+    def _choose(self) -> torch.device:
+        """The GPU; or the CPU, its cores shared with the other slots."""
         if self.is_available():
-            self.device = torch.device("cuda", 0)
+            device = torch.device("cuda", 0)
             with self._noting_trouble():
-                torch.cuda.set_device(self.device)
-            return
+                torch.cuda.set_device(device)
+            return device
         if not torch.cuda._is_in_bad_fork() and visible_gpus():
-            self.trouble = (
+            self._trouble = (
                 f"CUDA does not work here: torch {torch.__version__} finds no GPU, and the host"
                 f" shows {', '.join(map(str, visible_gpus()))} (look at nvidia-smi and the driver's"
                 " version; CUDA_VISIBLE_DEVICES= runs it on the CPU)"
             )
-            log.warning("cuda_unusable", reason=self.trouble)
+            log.warning("cuda_unusable", reason=self._trouble)
         if self._slots is not None:
             torch.set_num_threads(max(1, count_cores() // self._slots))
+        return torch.device("cpu")
 
     @property
     def is_cuda(self) -> bool:
         """Whether this process computes on a GPU."""
         return self.device.type == "cuda"
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether this process computes on a GPU that works, as far as it was asked for yet."""
+        chosen = self._device
+        return chosen is not None and chosen.type == "cuda" and self._trouble is None
 
     @property
     def num_threads(self) -> int:
@@ -98,12 +124,12 @@ class CUDAManager(BaseProcessManager):
         except torch.OutOfMemoryError:
             pass  # whose memory it is, is another question
         except RuntimeError as error:
-            self.trouble = f"CUDA does not work here: {describe_error(error, 500)}"
+            self._trouble = f"CUDA does not work here: {describe_error(error, 500)}"
 
     def note_broken(self, reason: str) -> None:
         """Note that a CUDA error left this process's GPU unusable: nothing is to touch it."""
         if self.is_cuda and self.trouble is None:
-            self.trouble = reason
+            self._trouble = reason
 
     def supports_bf16(self) -> bool:
         """Whether the GPU computes in bfloat16 by itself."""

@@ -1,4 +1,8 @@
-"""The managers of this process: one container, opened once, closed once, never shared by a fork."""
+"""The managers of this process: one container, opened once, closed once, never shared by a fork.
+
+Each manager opens when it is first asked for: a process that only reads data starts neither CUDA
+nor W&B. A pool process opens them all before its first task (`bootstrap.py`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ _container: Container | None = None
 
 
 def initialize_factory(config: Config = None) -> Container:
-    """Build and open all managers of this process; once, in the main process.
+    """Give this process its managers; once, in the main process.
 
     Closed at exit and on SIGTERM (unless the program handles SIGTERM itself). A second call in
     the same process returns the container that is open.
@@ -46,7 +50,8 @@ def ensure_process_initialized(
 ) -> Container:
     """Give this process managers of its own; the first line of any child process; idempotent.
 
-    Managers inherited by a fork are dropped, neither used nor closed.
+    Each opens when it is first asked for. Managers inherited by a fork are dropped, neither used
+    nor closed.
 
     Args:
         config: Settings, a mapping of their fields, or None for the environment's.
@@ -60,7 +65,8 @@ def ensure_process_initialized(
         return _container
     from workers.managers import MANAGERS
 
-    _container = Container(MANAGERS, [Settings.build(config), record or ProcessRecord()]).open()
+    values = [Settings.build(config), record or ProcessRecord()]
+    _container = Container(MANAGERS, values).open_as_asked()
     _close_at_exit()
     return _container
 

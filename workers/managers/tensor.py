@@ -37,7 +37,7 @@ class TensorManager(BaseProcessManager):
     def __init__(self, cuda: CUDAManager) -> None:
         super().__init__()
         self._cuda = cuda
-        self._use = MemoryUse(self._has_device)
+        self._use = MemoryUse(lambda: cuda.holds_memory)
 
     @property
     def device(self) -> torch.device:
@@ -69,7 +69,7 @@ class TensorManager(BaseProcessManager):
     def clear_memory(self) -> None:
         """Collect garbage, circular references included, and give cached GPU memory back."""
         gc.collect()
-        if self._has_device():
+        if self._cuda.holds_memory:
             torch.cuda.empty_cache()
 
     def tidy(self) -> bool:
@@ -79,9 +79,6 @@ class TensorManager(BaseProcessManager):
         self.clear_memory()
         self._use.note_tidied()
         return True
-
-    def _has_device(self) -> bool:
-        return self._cuda.is_cuda and self._cuda.trouble is None
 
     @contextmanager
     def measure_leak(self) -> Iterator[Leak]:

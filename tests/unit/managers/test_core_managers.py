@@ -28,16 +28,15 @@ def test_the_slots_of_a_cpu_box_share_its_cores(monkeypatch):
     before = torch.get_num_threads()
     try:
         manager = CUDAManager(Settings(slots=count_cores()))
-        manager.open()
-        assert manager.num_threads == 1
         assert manager.device.type == "cpu"
+        assert manager.num_threads == 1
     finally:
         torch.set_num_threads(before)
 
 
 def test_outside_a_fleet_the_threads_are_left_alone():
     before = torch.get_num_threads()
-    CUDAManager(Settings()).open()
+    assert CUDAManager(Settings()).device
     assert torch.get_num_threads() == before
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -102,6 +104,54 @@ def test_when_one_fails_to_close_the_others_are_closed_all_the_same():
     with pytest.raises(RuntimeError, match="stuck"):
         container.close()
     assert log[-2:] == ["close Second", "close First"]
+    container.close()
+
+
+def test_opened_as_asked_each_opens_when_it_is_asked_for_after_what_it_needs_and_once():
+    log: list[str] = []
+    container = Container([Third, Second, First], [log]).open_as_asked()
+    assert log == []
+    assert container.provides(Third)
+    assert container.named("Second") is container.get(Second)
+    assert log == ["open First", "open Second"]
+    container.open_all()
+    assert log[2:] == ["open Third"]
+    container.close()
+    assert log[3:] == ["close Third", "close Second", "close First"]
+    with pytest.raises(NotInitializedError):
+        container.get(First)
+
+
+def test_one_that_fails_when_it_is_asked_for_is_tried_again():
+    log: list[str] = []
+    troubles = ["no disk"]
+
+    class Broken(Base):
+        def __init__(self, log: list, first: First) -> None:
+            self.log = log
+            if troubles:
+                raise RuntimeError(troubles.pop())
+
+    with Container([Broken, First], [log]).open_as_asked() as container:
+        with pytest.raises(RuntimeError, match="no disk"):
+            container.get(Broken)
+        assert container.get(Broken) is container.get(Broken)
+    assert log == ["open First", "open Broken", "close Broken", "close First"]
+
+
+def test_threads_that_ask_at_once_get_the_same_one():
+    log: list[str] = []
+    meeting = threading.Barrier(8)
+
+    def ask(_):
+        meeting.wait()
+        return container.get(Third)
+
+    container = Container([Third, Second, First], [log]).open_as_asked()
+    with ThreadPoolExecutor(8) as pool:
+        found = set(map(id, pool.map(ask, range(8))))
+    assert len(found) == 1
+    assert log == ["open First", "open Second", "open Third"]
     container.close()
 
 
