@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.submission.read_files import ReadFiles
 from workers.protocol.errors import InvalidInputError, nearest
-from workers.protocol.finetune import METRICS, DataConfig, FinetuneConfig
+from workers.protocol.finetune import DataConfig, FinetuneConfig
 from workers.protocol.spec import (
     FINETUNE,
     CategoricalDimension,
@@ -19,6 +19,7 @@ from workers.protocol.spec import (
     StudySpec,
     merge_params,
 )
+from workers.protocol.tasks import DEFAULT_TASK, TASKS
 
 
 def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
@@ -34,22 +35,28 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
     Raises:
         InvalidInputError: The message names the field, or the file and its row, and the way out.
     """
-    if not spec.metrics:
-        raise InvalidInputError(f"metric is missing; {FINETUNE} reports {', '.join(METRICS)}")
-    for metric in spec.metrics:
-        if metric not in METRICS:
-            raise InvalidInputError(
-                f"metric = {metric!r}: {FINETUNE} reports {', '.join(METRICS)}"
-                f"{nearest(metric, METRICS)}"
-            )
     for name in spec.space:
         _check_setting(f"space.{name}", name.split("."), FinetuneConfig)
     config = _validated(spec.config, "config")
+    _check_metrics(spec, config)
     for corner, params in _corners(spec.space):
         _validated(merge_params(spec.config, params), corner)
     read = ReadFiles(home)
     found = [read.check(data) for data in _data_variants(spec, config)]
     return list(dict.fromkeys(chain.from_iterable(found)))
+
+
+def _check_metrics(spec: StudySpec, config: FinetuneConfig) -> None:
+    """Refuse metrics that the study's task does not measure."""
+    known = TASKS[config.task].metrics
+    what = FINETUNE if config.task == DEFAULT_TASK else f"{FINETUNE} with task: {config.task}"
+    if not spec.metrics:
+        raise InvalidInputError(f"metric is missing; {what} reports {', '.join(known)}")
+    for metric in spec.metrics:
+        if metric not in known:
+            raise InvalidInputError(
+                f"metric = {metric!r}: {what} reports {', '.join(known)}{nearest(metric, known)}"
+            )
 
 
 def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:

@@ -27,7 +27,7 @@ from workers.managers.loader_process import LoaderProcess, copy_loader
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import read_source
-from workers.managers.tokenized import PaddingCollator, TokenizedTexts
+from workers.managers.tokenized import Collate, PaddingCollator, TokenizedTexts
 from workers.managers.tokenizer import TokenizerManager
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import TransientError
@@ -147,6 +147,7 @@ class DataManager(BaseProcessManager):
         *,
         pad_id: int,
         num_workers: int = 0,
+        collator: Callable[[int, int], Collate] = PaddingCollator,
     ) -> DataLoader[Any]:
         """A loader that yields `batches` in their order, padded.
 
@@ -156,11 +157,13 @@ class DataManager(BaseProcessManager):
             pad_id: The token that fills up.
             num_workers: Processes (spawned, registered, ending with this one) that pad ahead of
                 training; 0 pads in this process, which is quicker for short texts.
+            collator: Makes, of the padding token and a number of which lengths are multiples, what
+                puts rows into one batch.
         """
         return DataLoader(
             texts,
             batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of lists will do
-            collate_fn=PaddingCollator(pad_id, multiple=8 if self._cuda.is_cuda else 1),
+            collate_fn=collator(pad_id, 8 if self._cuda.is_cuda else 1),
             num_workers=num_workers,
             # the default forks, and CUDA does not survive a fork
             multiprocessing_context="spawn" if num_workers else None,

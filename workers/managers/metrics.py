@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from workers.managers.base import BaseProcessManager
@@ -18,20 +19,19 @@ from workers.managers.cuda import CUDAManager
 from workers.protocol.errors import ObjectiveError
 
 
-class ClassificationMetrics:
-    """Accuracy, macro F1 and mean loss over the batches of one evaluation.
+class Meter:
+    """Scores and the mean loss over the batches of one evaluation.
 
-    Where one of the logits is NaN, all three are: the class of such a row would be one that
+    Where one of the logits is NaN, all of them are: the class of such a row would be one that
     comparing with NaN happens to give.
+
+    Args:
+        scores: Metrics of torchmetrics, by name; each is given float32 logits, and the labels.
+        device: Where the logits lie.
     """
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self._scores = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "f1": MulticlassF1Score(num_classes, average="macro"),
-            }
-        ).to(device)
+    def __init__(self, scores: Mapping[str, Metric], device: torch.device) -> None:
+        self._scores = MetricCollection(dict(scores)).to(device)
         # torchmetrics' `MeanMetric` leaves NaN out, or, told not to, the weights
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._num_nan = torch.zeros((), dtype=torch.int64, device=device)
@@ -41,8 +41,8 @@ class ClassificationMetrics:
         """Add a batch; of graphs nothing is kept.
 
         Args:
-            logits: Floating [batch, classes].
-            labels: int64 [batch].
+            logits: Floating, [batch, classes] of classes.
+            labels: As the metrics take them; int64 [batch] of classes.
             loss: The batch's mean loss, a scalar.
         """
         logits = logits.detach()
@@ -52,7 +52,7 @@ class ClassificationMetrics:
         self._num_rows += len(labels)
 
     def compute(self) -> dict[str, float]:
-        """`accuracy` and `f1` in [0, 1], `loss` in nats, or all NaN; starts anew.
+        """The scores by their names, and `loss`, in nats, or all NaN; starts anew.
 
         Raises:
             ObjectiveError: There was no row.
@@ -121,9 +121,24 @@ class MetricsManager(BaseProcessManager):
         super().__init__()
         self._cuda = cuda
 
-    def classification(self, num_classes: int) -> ClassificationMetrics:
+    def meter(self, scores: Mapping[str, Metric]) -> Meter:
+        """What measures an evaluation by metrics of torchmetrics, and the mean loss.
+
+            metrics.meter({"mcc": MulticlassMatthewsCorrCoef(num_classes)})
+
+        Args:
+            scores: By name; each is given float32 logits, and the labels.
+        """
+        return Meter(scores, self._cuda.device)
+
+    def classification(self, num_classes: int) -> Meter:
         """Accuracy, macro F1 and mean loss over `num_classes` classes."""
-        return ClassificationMetrics(num_classes, self._cuda.device)
+        return self.meter(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "f1": MulticlassF1Score(num_classes, average="macro"),
+            }
+        )
 
     def throughput(self) -> Throughput:
         """Texts a second."""

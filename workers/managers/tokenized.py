@@ -6,7 +6,7 @@ Layout of a split: `<name>.ids` (int32, all texts behind one another), `<name>.o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,9 @@ _PORTION_CHARACTERS: Final = 2**22
 #: Token ids (int32), class and, of pairs, which text each id is of (int8).
 Row = tuple[npt.NDArray[np.int32], int] | tuple[npt.NDArray[np.int32], int, npt.NDArray[np.int8]]
 Batch = dict[str, torch.Tensor]
+
+#: Puts rows into one batch.
+Collate = Callable[[Sequence[Row]], Batch]
 
 
 class TokenizedTexts(Dataset[Row]):

@@ -7,8 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-#: What `finetune` measures after each evaluation.
-METRICS: Final = ("accuracy", "f1", "loss")
+from workers.protocol.tasks import DEFAULT_TASK, TaskName
 
 #: Built-in data sets, by the name that `data.source` gives them.
 BUILT_IN_SOURCES: Final = ("cldr-language-id",)
@@ -203,6 +202,8 @@ class ModelConfig(BaseModel):
 class FinetuneConfig(_Section):
     """Everything that `finetune` reads; `space` may vary any of it by dotted name."""
 
+    task: TaskName = DEFAULT_TASK
+    """What is learned."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig(architecture="bert")
     tokenizer: TokenizerConfig = TokenizerConfig()

@@ -7,7 +7,7 @@ from transformers import BertTokenizerFast
 from workers.managers import BatchManager, DataManager, ModelManager, TokenizerManager
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
-from workers.trials.finetune import inputs_of
+from workers.trials.finetune.forward import inputs_of
 
 BERT = ModelConfig(architecture="bert", hidden_size=32, num_hidden_layers=1)
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from workers.managers import AMPManager, CUDAManager, ModelManager, weights
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import FinetuneConfig, ModelConfig
-from workers.trials.training_plan import build_optimizer
+from workers.trials.finetune.optimizer import build_optimizer
 
 TINY = {
     "hidden_size": 32,

@@ -1,0 +1,65 @@
+"""One evaluation: the model on all that is held out, measured as the task says.
+
+Invariant: the model is in training mode afterwards, and nothing was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from workers.managers import TensorManager
+from workers.managers.metrics import Meter
+from workers.trials.finetune.feed import Feed
+from workers.trials.finetune.forward import Forward
+from workers.trials.finetune.tasks import Task
+
+
+class Evaluation:
+    """Measures the model of a training.
+
+    Args:
+        model: What is measured.
+        forward: Calls it.
+        task: Has the loss that is measured.
+        meter: Has the metrics.
+        feed: Has what is held out.
+        tensors: Moves batches to the device.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        forward: Forward,
+        task: Task,
+        meter: Meter,
+        feed: Feed,
+        tensors: TensorManager,
+    ) -> None:
+        self._model = model
+        self._forward = forward
+        self._task = task
+        self._meter = meter
+        self._feed = feed
+        self._tensors = tensors
+
+    @torch.inference_mode()
+    def measure(self, progress: Callable[[], None]) -> dict[str, float]:
+        """The task's metrics.
+
+        Args:
+            progress: Called before each batch; what it raises ends the evaluation.
+        """
+        self._model.eval()
+        try:
+            for batch in self._feed.evaluation():
+                progress()
+                moved = self._tensors.to_device(batch)
+                logits = self._forward(moved)
+                loss = self._task.evaluation_loss(logits, moved)
+                self._meter.update(logits, moved["labels"], loss)
+            return self._meter.compute()
+        finally:
+            self._model.train()

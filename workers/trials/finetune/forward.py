@@ -1,0 +1,43 @@
+"""A model's outputs for a batch, in the training's precision."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from workers.managers.amp import PrecisionPolicy
+from workers.managers.tokenized import Batch
+
+
+class Forward:
+    """Calls a model with what it takes of a batch.
+
+    Args:
+        model: A `transformers.PreTrainedModel` with a head.
+        precision: What is computed in.
+    """
+
+    def __init__(self, model: Any, precision: PrecisionPolicy) -> None:
+        self._model = model
+        self._precision = precision
+        self._inputs = inputs_of(model)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """The logits of the head, float32, of whatever shape it has."""
+        with self._precision.autocast():
+            output = self._model(
+                **{name: tensor for name, tensor in batch.items() if name in self._inputs}
+            )
+        logits: torch.Tensor = output.logits.float()
+        return logits
+
+
+def inputs_of(model: Any) -> frozenset[str]:
+    """What of a batch a model takes; token types only if it tells two texts apart."""
+    taken = {"input_ids", "attention_mask"}
+    knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    if knows_types and getattr(model.config, "type_vocab_size", 0) > 1:
+        taken.add("token_type_ids")
+    return frozenset(taken)

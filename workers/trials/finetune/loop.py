@@ -1,0 +1,290 @@
+"""The loop of a training: steps, evaluations, checkpoints, and going back where it diverged.
+
+Invariant: at every call of `trial.progress` the training's state is whole, so that a checkpoint
+taken there goes on, on the CPU to the bit, as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+import optuna
+import torch
+
+from workers.logs import get_logger
+from workers.managers.tokenized import Batch
+from workers.protocol.errors import DrainRequested, ObjectiveError, UnfitModelError, UnfitStudyError
+from workers.protocol.finetune import DECIDES_THE_MODEL, FinetuneConfig
+from workers.protocol.tasks import TASKS
+from workers.trials.finetune.divergence import Diverged, LossWatch
+from workers.trials.finetune.evaluation import Evaluation
+from workers.trials.finetune.feed import Feed
+from workers.trials.finetune.forward import Forward
+from workers.trials.finetune.needs import Managers
+from workers.trials.finetune.optimizer import build_optimizer
+from workers.trials.finetune.plan import TrainingPlan
+from workers.trials.finetune.result import TrainingResult, leave_result
+from workers.trials.finetune.schedule import build_scheduler, slowed
+from workers.trials.finetune.state import FinetuneState
+from workers.trials.finetune.tasks import Task
+from workers.trials.handle import FleetTrial
+
+log = get_logger(__name__)
+
+#: What to do about a training that diverges, by `on_divergence`.
+_WAY_OUT: Final = {
+    "fail": "lower learning_rate or max_grad_norm, or let on_divergence be skip or rollback",
+    "skip": "lower learning_rate or max_grad_norm, or let on_divergence be rollback",
+    "rollback": "lower learning_rate or max_grad_norm; of texts that cannot be learned from, let"
+    " on_divergence be skip",
+}
+
+
+class Training:
+    """One training of one trial.
+
+    Args:
+        trial: Whose training it is.
+        config: The trial's settings.
+        task: What is learned.
+        managers: What it is learned with.
+    """
+
+    def __init__(
+        self, trial: FleetTrial, config: FinetuneConfig, task: Task, managers: Managers
+    ) -> None:
+        self._trial = trial
+        self._config = config
+        self._task = task
+        self._managers = managers
+        seed = trial.seed if config.seed is None else config.seed
+        self._data = task.examples(managers.data, trial.preparing)
+        self._feed = Feed(task, self._data, config, managers)
+        self._plan = TrainingPlan(managers.batches, self._data.train, config, seed=seed)
+        # here: data that have yet to be tokenised must not change what the model draws
+        managers.cuda.seed(seed)
+        self._state = self._begin()
+        self._forward = Forward(self._state.model, self._state.precision)
+        self._evaluation = Evaluation(
+            self._state.model,
+            self._forward,
+            task,
+            task.meter(managers.metrics, self._data),
+            self._feed,
+            managers.tensors,
+        )
+        self._accumulator = managers.batches.accumulator(config.micro_batch_size)
+        self._throughput = managers.metrics.throughput()
+        self._saved_at = time.monotonic()
+
+    def run(self) -> dict[str, float]:
+        """Train from the last checkpoint, or from nothing, to the end."""
+        self._resume()
+        try:
+            while not self._is_trained():
+                pass
+        except DrainRequested:
+            with suppress(Diverged):  # the next attempt finds that out, from the checkpoint before
+                self._save()
+            raise
+        self._leave_word()
+        self._leave_result()
+        last = self._state.history[-1]
+        return {name: last[name] for name in TASKS[self._config.task].metrics}
+
+    def _begin(self) -> FinetuneState:
+        """The state before the first step."""
+        config, managers = self._config, self._managers
+        model = self._build_model()
+        optimizer = build_optimizer(model, config)
+        scheduler = build_scheduler(optimizer, config, self._plan.num_steps)
+        precision = managers.amp.policy(config.precision, config.float32_matmul_precision)
+        losses = LossWatch(
+            managers.cuda.device,
+            config.max_divergences if config.on_divergence == "skip" else 0,
+            is_scaled=precision.is_scaled,
+        )
+        best = managers.metrics.best(self._trial.spec.all_directions[0])
+        return FinetuneState(
+            model, optimizer, scheduler, precision, losses, best, cuda=managers.cuda
+        )
+
+    def _build_model(self) -> Any:
+        """The trial's model.
+
+        Raises:
+            UnfitStudyError: It would be wrong in every other trial, too.
+        """
+        try:
+            return self._task.build_model(self._managers.models, self._data)
+        except UnfitModelError as error:
+            if any(name.startswith(DECIDES_THE_MODEL) for name in self._trial.params):
+                raise
+            raise UnfitStudyError(str(error)) from error
+
+    def _is_trained(self) -> bool:
+        """Train to the end; False where the training diverged, and has to go on from before.
+
+        Raises:
+            ObjectiveError: It diverged for good.
+        """
+        try:
+            self._train()
+        except Diverged as error:
+            self._roll_back(error)
+            return False
+        return True
+
+    def _train(self) -> None:
+        if self._is_evaluation_due():  # a drain came between the step and its evaluation
+            self._evaluate()
+        for batch in self._feed.training(self._plan.from_step(self._state.step)):
+            self._trial.progress(self._state.step)
+            self._train_step(self._managers.tensors.to_device(batch))
+            if self._is_evaluation_due():
+                self._evaluate()
+            if time.monotonic() - self._saved_at >= self._config.checkpoint_interval_seconds:
+                self._save()
+
+    def _train_step(self, batch: Batch) -> None:
+        state = self._state
+        loss = self._accumulator.run(
+            batch, self._loss_of, state.precision.backward, state.optimizer.zero_grad
+        )
+        norm = state.precision.step(
+            state.optimizer,
+            state.model.parameters(),
+            self._config.max_grad_norm,
+            guard=loss if self._config.on_divergence == "skip" else None,
+        )
+        rate = state.rate
+        state.scheduler.step()
+        self._throughput.add(len(batch["labels"]))
+        state.step += 1
+        state.losses.note(state.step, rate, loss, norm)
+
+    def _loss_of(self, batch: Batch) -> torch.Tensor:
+        return self._task.loss(self._forward(batch), batch)
+
+    def _is_evaluation_due(self) -> bool:
+        return self._plan.evaluation_at(len(self._state.history)) == self._state.step
+
+    def _evaluate(self) -> None:
+        """Measure, report, and ask whether to go on.
+
+        Raises:
+            optuna.TrialPruned: The pruner gave the trial up.
+            Diverged: There is nothing to be measured.
+        """
+        state = self._state
+        texts_per_second = self._throughput.take()
+        train_loss = state.losses.mean()
+        measured = self._measure()
+        number = len(state.history) + 1
+        value = measured[self._trial.spec.metrics[0]]
+        if len(self._trial.spec.all_directions) == 1:
+            self._trial.report(value, number)
+        state.best.update(value)
+        entry: dict[str, float] = {
+            "step": state.step,
+            **measured,
+            "train_loss": train_loss,
+            "learning_rate": state.rate,
+            "texts_per_second": round(texts_per_second, 1),
+        }
+        state.losses.forget_mean()
+        state.history.append(entry)
+        self._managers.wandb.log(entry, step=state.step)
+        log.debug("evaluated", evaluation=number, **entry)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned(f"pruned after evaluation {number}")
+        self._throughput.take()
+
+    def _measure(self) -> dict[str, float]:
+        """What an evaluation finds.
+
+        Raises:
+            Diverged: One of the measures is no finite number.
+        """
+        step = self._state.step
+        measured = self._evaluation.measure(lambda: self._trial.progress(step))
+        for name, measure in measured.items():
+            if not math.isfinite(measure):
+                raise self._state.diverged(f"{name} on the held-out texts is {measure}")
+        return measured
+
+    def _save(self) -> None:
+        """Save a checkpoint, if there is something to save.
+
+        Raises:
+            Diverged: Nobody could go on from it.
+        """
+        if self._state.step == 0:
+            return
+        self._state.losses.look()
+        if not self._state.has_finite_weights():
+            raise self._state.diverged("a weight is no finite number")
+        self._save_as_it_is()
+
+    def _save_as_it_is(self) -> None:
+        self._trial.save_checkpoint(self._state.step, self._state.state_dict())
+        self._saved_at = time.monotonic()
+        log.debug("checkpoint_saved", step=self._state.step)
+
+    def _resume(self) -> None:
+        state = self._trial.load_checkpoint()
+        if state is not None:
+            self._state.load_state_dict(state)
+            log.debug("resumed", step=self._state.step, of=self._plan.num_steps)
+        elif self._config.on_divergence == "rollback":
+            self._save_as_it_is()  # something to roll back to
+
+    def _roll_back(self, error: Diverged) -> None:
+        """Go on from the last checkpoint, more slowly.
+
+        Raises:
+            ObjectiveError: The study does not want that, or it was done often enough.
+        """
+        mode = self._config.on_divergence
+        count = self._state.num_rollbacks + 1
+        if mode != "rollback":
+            raise ObjectiveError(f"{error}; {_WAY_OUT[mode]}") from error
+        if count > self._config.max_divergences:
+            raise ObjectiveError(
+                f"{error}, after it was rolled back {count - 1} times; {_WAY_OUT[mode]}"
+            ) from error
+        state = self._trial.load_checkpoint()
+        if state is None:
+            raise ObjectiveError(f"{error}, and there is no checkpoint to go back to") from error
+        self._state.load_state_dict(slowed(state, 0.5 ** (count - state.get("rollbacks", 0))))
+        self._state.num_rollbacks = count
+        self._state.optimizer.zero_grad()
+        step, rate = self._state.step, self._state.rate
+        log.warning("rolled_back", reason=str(error), to_step=step, learning_rate=rate)
+
+    def _leave_word(self) -> None:
+        """Attach to the trial what it went through, should its value be looked at twice."""
+        for name, count in [
+            ("batches_left_out", self._state.losses.num_left_out),
+            ("rollbacks", self._state.num_rollbacks),
+        ]:
+            if count:
+                self._trial.set_user_attr(name, count)
+
+    def _leave_result(self) -> None:
+        result = TrainingResult(
+            self._data.classes,
+            self._state.history,
+            self._data.tokenizer,
+            self._state.model if self._is_model_wanted() else None,
+        )
+        leave_result(self._trial, result, self._managers.directories, self._managers.models)
+
+    def _is_model_wanted(self) -> bool:
+        if self._config.save_model == "best":
+            value = self._state.history[-1][self._trial.spec.metrics[0]]
+            return self._state.best.is_better(value, than=self._trial.best_value())
+        return self._config.save_model == "all"

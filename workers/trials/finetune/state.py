@@ -1,0 +1,81 @@
+"""What is trained: the model and all that changes with it, saved and restored as one.
+
+Invariant: a state that was restored trains on as the one that was saved, on the CPU to the bit.
+What changes from step to step belongs in it, and in `state_dict` and `load_state_dict`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from workers.managers import CUDAManager
+from workers.managers.amp import PrecisionPolicy
+from workers.managers.metrics import BestValue
+from workers.trials.finetune.divergence import Diverged, LossWatch
+
+
+@dataclass(slots=True)
+class FinetuneState:
+    """One training between two of its steps."""
+
+    model: Any
+    """A `transformers.PreTrainedModel`."""
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    precision: PrecisionPolicy
+    losses: LossWatch
+    best: BestValue
+    """The best value that this trial reported."""
+    cuda: CUDAManager
+    """Has the generators from which a training draws."""
+    step: int = 0
+    """Optimizer steps that are done."""
+    num_rollbacks: int = 0
+    """How often the training went on from before, because it diverged."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """What each evaluation measured."""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def diverged(self, what: str) -> Diverged:
+        """What to raise where the training is none any more; says step, rate and loss, too."""
+        return Diverged(self.losses.describe(what, self.step, self.rate))
+
+    def has_finite_weights(self) -> bool:
+        """Whether each weight is a number; waits for the device."""
+        return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, by references: to be written before the next step."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "precision": self.precision.state_dict(),
+            "rng": self.cuda.rng_state(),
+            "losses": self.losses.state_dict(),
+            "rollbacks": self.num_rollbacks,
+            "best": self.best.value,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be as `state_dict` told."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.precision.load_state_dict(state["precision"])
+        self.cuda.set_rng_state(state["rng"])
+        # release 0.1.0 saved neither
+        self.losses.load_state_dict(state.get("losses", {}))
+        self.num_rollbacks = state.get("rollbacks", 0)
+        self.best.value = state["best"]
+        self.history = state["history"]

@@ -1,0 +1,20 @@
+"""The tasks of `finetune`, one a file; what submission checks of them is in `protocol/tasks.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from workers.protocol.finetune import FinetuneConfig
+from workers.protocol.tasks import TaskName
+from workers.trials.finetune.tasks.task import Task
+from workers.trials.finetune.tasks.text_classification import TextClassification
+
+__all__ = ["Task", "make_task"]
+
+_TASKS: Final[Mapping[TaskName, type[Task]]] = {"text_classification": TextClassification}
+
+
+def make_task(config: FinetuneConfig) -> Task:
+    """The task of a study."""
+    return _TASKS[config.task](config)

@@ -1,0 +1,70 @@
+"""What a task is: what is learned from which examples, and how it is measured.
+
+A task is asked in this order: `examples`, `build_model`, `meter`, and then, batch by batch,
+`collator`, `loss` and `evaluation_loss`. It keeps no state of the training.
+
+Invariant: a task draws from torch's generator in `build_model` and in `loss` alone, so that a
+resumed training draws what an undisturbed one would have.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from workers.disk.cache_entry import Progress
+from workers.managers import DataManager, MetricsManager, ModelManager
+from workers.managers.data import TextClassificationData
+from workers.managers.metrics import Meter
+from workers.managers.tokenized import Batch, Collate, PaddingCollator
+from workers.protocol.finetune import FinetuneConfig
+
+
+class Task(ABC):
+    """What a training learns.
+
+    Args:
+        config: The trial's settings.
+    """
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def examples(self, data: DataManager, progress: Progress) -> TextClassificationData:
+        """What is trained on, and what is held out.
+
+        Raises:
+            InvalidInputError: The study's data cannot be used.
+        """
+
+    @abstractmethod
+    def build_model(self, models: ModelManager, examples: TextClassificationData) -> Any:
+        """A fresh model with the head that the examples ask for.
+
+        Raises:
+            UnfitModelError: The study's model cannot be built, or does not take the examples.
+        """
+
+    def collator(self, pad_id: int, multiple: int) -> Collate:
+        """What puts rows into one batch; its tensors have the rows as their first dimension.
+
+        Args:
+            pad_id: The token that fills up.
+            multiple: Lengths are rounded up to it.
+        """
+        return PaddingCollator(pad_id, multiple)
+
+    @abstractmethod
+    def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What is minimised: the mean over the rows of a batch, a scalar with a graph."""
+
+    @abstractmethod
+    def evaluation_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What is measured as `loss`: a mean like it, without what only regularises."""
+
+    @abstractmethod
+    def meter(self, metrics: MetricsManager, examples: TextClassificationData) -> Meter:
+        """What measures an evaluation: the metrics that `protocol/tasks.py` names, by name."""
