@@ -173,7 +173,6 @@ def _open_runner(device: dict[str, str]) -> TrialRunner:
 
     container = ensure_process_initialized(settings, record=record)
     _opened.callback(cleanup_managers)
-    container.open_all()
     runner = TrialRunner(
         client=client,
         redis_url=resolve_url(settings),

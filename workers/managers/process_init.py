@@ -1,7 +1,7 @@
 """The managers of this process: one container, opened once, closed once, never shared by a fork.
 
 Each manager opens when it is first asked for: a process that only reads data starts neither CUDA
-nor W&B. A pool process opens them all before its first task (`bootstrap.py`).
+nor W&B. A process of the fleet's own opens them all before its first task.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def ensure_process_initialized(
 ) -> Container:
     """Give this process managers of its own; the first line of any child process; idempotent.
 
-    Each opens when it is first asked for. Managers inherited by a fork are dropped, neither used
-    nor closed.
+    Each opens when it is first asked for; with a `record`, all of them now. Managers inherited by
+    a fork are dropped, neither used nor closed.
 
     Args:
         config: Settings, a mapping of their fields, or None for the environment's.
@@ -65,8 +65,8 @@ def ensure_process_initialized(
         return _container
     from workers.managers import MANAGERS
 
-    values = [Settings.build(config), record or ProcessRecord()]
-    _container = Container(MANAGERS, values).open_as_asked()
+    container = Container(MANAGERS, [Settings.build(config), record or ProcessRecord()])
+    _container = container.open_as_asked() if record is None else container.open()
     _close_at_exit()
     return _container
 
