@@ -38,6 +38,7 @@ from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED, run_com
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import draw_tree
 from orchestrator.views.watch import draw, draw_studies, open_view, summary
+from workers.disk.fleet_home import make_home
 from workers.logs import configure_logging, guard_tracebacks
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import InvalidInputError
@@ -103,7 +104,8 @@ def run(
     settings = _with_slots(Settings.from_environment(), slots)
     spec = load_study(study, trials=trials, overrides=overrides or ())
     log = settings.home / "logs" / "orchestrator.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_home(settings.home)
+    log.parent.mkdir(exist_ok=True)
     console = Console(stderr=as_json)
     with log.open("a") as sink:
         configure_logging(stream=sink)

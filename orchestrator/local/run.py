@@ -28,6 +28,7 @@ from orchestrator.submission.metric_directions import say_direction
 from orchestrator.submission.preflight import import_path
 from orchestrator.submission.submit import prepared, submit
 from orchestrator.views.watch import View
+from workers.disk.fleet_home import make_home
 from workers.importing import refuse_while_importing
 from workers.installed import refuse_if_missing
 from workers.processes.hangup import on_hangup
@@ -156,7 +157,7 @@ def worker_environment(
 @contextmanager
 def exclusive(home: Path) -> Iterator[None]:
     """Hold the one lock of a home: two fleets in one would share queue and Redis."""
-    home.mkdir(parents=True, exist_ok=True)
+    make_home(home)
     with (home / "run.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,6 +20,7 @@ import typer
 
 from orchestrator.storage.opening import is_database_error
 from orchestrator.views import json_output
+from workers.disk.fleet_home import make_home
 from workers.logs import traceback_of
 from workers.passwords import hide
 from workers.protocol.errors import FleetError, InvalidInputError
@@ -145,8 +146,10 @@ _NAMES: Final = {_interrupted: "Interrupted", _usage: "UsageError"}
 def _keep_traceback(error: BaseException) -> str:
     """Write down where an error came from; where that can be read, for the end of a line."""
     with suppress(Exception):
-        path = Settings.from_environment().home / "logs" / "errors.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        home = Settings.from_environment().home
+        make_home(home)
+        path = home / "logs" / "errors.log"
+        path.parent.mkdir(exist_ok=True)
         with path.open("a", errors="backslashreplace") as sink:
             sink.write(hide(traceback_of(error)) + "\n")
         return f", with the traceback in {path}"

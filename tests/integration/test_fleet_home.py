@@ -17,7 +17,7 @@ from orchestrator.submission.submit import submit
 from workers.coordination import keys
 from workers.coordination.studies import Studies
 from workers.disk import fleet_home
-from workers.disk.fleet_home import FleetHome
+from workers.disk.fleet_home import FleetHome, make_home
 from workers.processes.cleaner import Cleaner
 from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import InvalidInputError
@@ -56,6 +56,20 @@ def test_a_home_and_its_redis_carry_one_id(client, home, led):
     assert client.get(keys.FLEET) == (home / "fleet.id").read_text()
     assert led.lead() == led.join() == FleetHome(client, home).lead(), "a second one stands by"
     assert FleetHome(client, home).is_ours()
+
+
+def test_a_home_that_is_made_is_its_owners_alone_and_one_that_is_there_stays_as_it_is(
+    client, home, led, tmp_path
+):
+    assert home.stat().st_mode & 0o777 == 0o700
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    make_home(shared)
+    assert shared.stat().st_mode & 0o7777 == 0o2775
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInputError, match=r"FLEET_HOME=.*file/home cannot be made"):
+        make_home(tmp_path / "file" / "home")
 
 
 def test_a_new_home_of_a_worker_becomes_its_fleets(client, led, tmp_path):

@@ -34,6 +34,25 @@ _PATIENCE_SECONDS: Final = 5.0
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
+def make_home(home: Path) -> None:
+    """Make a home that is not there yet, for its owner alone; one that is there keeps its mode.
+
+    What lies in it (data, models, logs, the journal) is nobody else's; a home that several users
+    are to share is made by hand, with the group and the mode that they need.
+
+    Raises:
+        InvalidInputError: It cannot be made.
+    """
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"FLEET_HOME={home} cannot be made: {error.strerror}; set FLEET_HOME to a directory"
+            " that this user may write to"
+        ) from error
+
+
 class FleetHome:
     """A home as seen by a process of a fleet.
 
@@ -121,7 +140,7 @@ class FleetHome:
     def _take_lock(self) -> bool:
         """Hold the lock of those that lead a home; False while another one does."""
         if self._lock is None:
-            self._home.mkdir(parents=True, exist_ok=True)
+            make_home(self._home)
             self._lock = _locked(self._home / "orchestrator.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self._lock is not None
 
@@ -144,7 +163,7 @@ class FleetHome:
 
     def _write(self, fleet: str) -> str:
         """Give a new home to a fleet; the id of the one that came first."""
-        self._home.mkdir(parents=True, exist_ok=True)
+        make_home(self._home)
         with self._alone():
             found = self._read()
             if found is None:

@@ -23,7 +23,7 @@ from celery.exceptions import WorkerShutdown
 from workers.coordination.connection import await_connection, describe_trouble, name_missing
 from workers.coordination.device_marks import DeviceMarks
 from workers.coordination.rights import Role
-from workers.disk.fleet_home import FleetHome
+from workers.disk.fleet_home import FleetHome, make_home
 from workers.disk.scratch import (
     make_scratch,
     name_scratch,
@@ -146,6 +146,7 @@ class HostAgent(bootsteps.StartStopStep):
             client = await_connection(self._settings, Role.WORKER, lambda: self._is_draining)
             if client is None:
                 raise WorkerShutdown(0)  # told to end before there was anything to do
+            make_home(self._settings.home)
             FleetHome(client, self._settings.home).join()
         for gpu in self._gpus:
             DeviceMarks(client, device_name(gpu)).clear()
