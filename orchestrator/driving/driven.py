@@ -64,18 +64,21 @@ class DrivenStudy:
         hints: Sends the Celery messages.
         name: The study, as submitted.
         settings: Say where this orchestrator keeps results, and which modules samplers may be of.
+        leader: This orchestrator, by which its right to the study is held.
 
     Raises:
         InvalidInputError: Another orchestrator drives the study, or keeps its results.
     """
 
-    def __init__(self, client: redis.Redis, hints: Hints, name: str, settings: Settings) -> None:
+    def __init__(
+        self, client: redis.Redis, hints: Hints, name: str, settings: Settings, leader: str
+    ) -> None:
         self.name = name
         self._settings = settings
         self._has_larger_grid = False
         self._end_hook = EndHook(name, settings.on_end)
         self._hints = hints
-        self._studies = Studies(client)
+        self._studies = Studies(client, leader)
         self.spec: StudySpec = self._studies.spec(name)
         origin = self._studies.origin(name)
         url = locate(settings, name, origin)

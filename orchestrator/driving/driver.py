@@ -180,16 +180,18 @@ class StudyDriver:
         self._sweep = sweep or self._sweep
         self._is_to_be_looked_after = True
 
-    def keep_right(self, older_than: float) -> bool:
+    def keep_right(self, older_than: float, *, only_stay: bool = False) -> bool:
         """Stay the study's orchestrator; False if another one has taken over.
 
         Args:
             older_than: Leave a right that was renewed in so many seconds.
+            only_stay: Do not take one again that ran out.
         """
         now = lease_clock()
         if now - self._held_at < older_than:
             return True
-        if not self._right.hold():
+        # in the midst of a turn, what it goes on to write was decided under the right that it had
+        if not self._right.hold(only_stay=only_stay or self.turning is not None):
             return False
         self._held_at = now
         return True
@@ -227,7 +229,8 @@ class StudyDriver:
             self._is_stale = True
 
     def _open(self) -> None:
-        study = DrivenStudy(self._client, self._hints, self.name, self._settings)
+        leader = str(self._right.owner)
+        study = DrivenStudy(self._client, self._hints, self.name, self._settings, leader)
         try:
             collector = Collector(study)
             events = EventFiling(self._client, self._settings.home, self.name)

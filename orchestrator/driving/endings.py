@@ -53,7 +53,7 @@ class _Ending:
                 return  # kept from here on, it would be nobody's for a lease
             # a right that cannot be kept is another one's by now, who opens what is not locked
             with contextlib.suppress(redis.ResponseError, ValueError):
-                self.driver.keep_right(older_than)
+                self.driver.keep_right(older_than, only_stay=True)
 
 
 class Endings:

@@ -67,7 +67,8 @@ class EventFiling:
         """Tell if the study is in another state than before; to be called before it is shown."""
         if status.state.value != self._state:
             ended_by = brief(status.ended_by)
-            self._stream.tell(EventKind.TURNED, state=status.state.value, detail=ended_by)
+            told = {"state": status.state.value, "detail": ended_by}
+            self._stream.tell(EventKind.TURNED, only_if_there=True, **told)
             self._state = status.state.value
 
     def file(self) -> None:

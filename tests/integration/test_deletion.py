@@ -7,6 +7,7 @@ import pytest
 from hand_fleet import Fleet, turn_until
 
 from orchestrator.driving.deletion import try_delete
+from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
@@ -147,6 +148,42 @@ def test_a_deletion_that_was_broken_off_is_completed_by_the_next_orchestrator(fl
         turn_until(service, lambda: not fleet.studies().exists("s"), "it is completed")
     assert remains(fleet) == set()
     fleet.submit()
+
+
+@pytest.mark.parametrize(
+    ("suspended_in", "runs"),
+    [
+        ("sync", False),  # a trial is on disk, and to be enqueued
+        ("keep_limits", False),  # a status is to be published
+        ("tell", True),  # what a trial told is to be answered and settled
+    ],
+)
+def test_one_that_was_suspended_in_a_turn_writes_nothing_of_what_is_deleted_meanwhile(
+    fleet, serve, monkeypatch, suspended_in, runs
+):
+    fleet.submit()
+    with serve() as service:
+        if runs:
+            turn_until(service, fleet.leases.queued, "it is driven")
+            fleet.commit(0, 0.5)
+        resume = getattr(DrivenStudy, suspended_in)
+        other = ProcessIdentity.current()._replace(pid=1)
+
+        def suspended(study, *args):
+            if not other_has_deleted:
+                fleet.client.delete(keys.lead("s"))  # its time is up
+                for number in fleet.leases.running():
+                    fleet.leases.settle(number, TrialState.CANCELLED)
+                Deletions(fleet.client).begin("s")
+                other_has_deleted.append(try_delete(fleet.client, fleet.settings, "s", other))
+            return resume(study, *args)
+
+        other_has_deleted: list[bool] = []
+        monkeypatch.setattr(DrivenStudy, suspended_in, suspended)
+        turn_until(service, lambda: other_has_deleted, "it is suspended, and goes on")
+        turn_until(service, lambda: "s" not in service._roster, "it has noticed")
+    assert other_has_deleted == [True]
+    assert {key for key in fleet.client.keys("*") if "{s}" in key} == set()
 
 
 def test_who_was_refused_the_study_does_not_bring_it_back(fleet, serve, settings):

@@ -5,10 +5,14 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination import leases as leases_module
+from workers.coordination.identity import ProcessIdentity
 from workers.coordination.inbox import Inbox
 from workers.coordination.leases import CheckpointRef, Grant, Refusal, TrialLeases
-from workers.coordination.studies import ensure_epoch
+from workers.coordination.studies import Studies, ensure_epoch
+from workers.coordination.study_lead import StudyLead
+from workers.protocol.errors import StudyTakenOverError
 from workers.protocol.messages import Drawn, Result, Taken
+from workers.protocol.spec import StudySpec
 from workers.protocol.states import Charge, Command, TrialState
 
 START_MS = 1_700_000_000_000
@@ -384,6 +388,43 @@ def test_a_token_of_another_epoch_changes_nothing(clock, verb):
     call, refused = OLD_TOKEN_CALLS[verb]
     assert call(clock.leases, grant.token) == refused
     assert snapshot(clock.client) == before
+
+
+@pytest.mark.parametrize("lead", [None, "another"])
+def test_an_orchestrator_whose_lead_ran_out_writes_nothing(clock, lead):
+    studies = Studies(clock.client, "one")
+    studies.submit(StudySpec(name="s"))
+    grant = clock.claimed()
+    leases = TrialLeases(clock.client, "s", clock.epoch, leader="one")
+    calls = [
+        lambda: leases.enqueue(1, {}),
+        lambda: leases.enqueue_all({0: {}, 1: {}}),
+        lambda: leases.reply(0, grant.token, {"request": "r"}),
+        lambda: leases.settle(0, TrialState.FAILED),
+        lambda: leases.settle_all({0: TrialState.FAILED}),
+        lambda: leases.unpark(0, 1),
+        lambda: studies.publish("s", {"best_value": 0.5}),
+        lambda: studies.begin("s", "generation", "place"),
+        lambda: studies.drop_orders("s", ["id"], "1"),
+    ]
+    if lead is not None:
+        clock.client.set(keys.lead("s"), lead)
+    before = snapshot(clock.client)
+    for call in calls:
+        with pytest.raises(StudyTakenOverError, match="the right to drive it ran out here"):
+            call()
+    assert snapshot(clock.client) == before
+    clock.client.set(keys.lead("s"), "one")
+    for call in calls:
+        call()
+    assert clock.leases.record(1).state is TrialState.QUEUED
+
+
+def test_a_lead_that_ran_out_is_not_kept_but_may_be_had_again(client):
+    lead = StudyLead(client, "s", ProcessIdentity.current(), LEASE)
+    assert not lead.hold(only_stay=True)
+    assert lead.hold()
+    assert lead.hold(only_stay=True)
 
 
 def snapshot(client):

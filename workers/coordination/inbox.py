@@ -83,9 +83,11 @@ class Inbox:
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            # Redis lost the end of its file, and the group with it
+            # Redis lost the end of its file, and the group with it; or another orchestrator has
+            # deleted one of them
             for study in studies:
-                self._make_group(study)
+                if self.client.exists(keys.study(study)):
+                    self._make_group(study)
             return []
         if not answer:
             return []

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import NOW, Call, Script, Value, Verb, call, call_all, script
+from workers.coordination.study_lead import LEFT, left
 from workers.protocol.events import Cause, brief
 from workers.protocol.messages import Drawn, Pause, Result
 from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
@@ -49,6 +50,7 @@ _KEYS: Final[dict[str, Callable[[str, int], str]]] = {
     "inbox": lambda study, _number: keys.inbox(study),
     "study": lambda study, _number: keys.study(study),
     "events": lambda study, _number: keys.events(study),
+    "lead": lambda study, _number: keys.lead(study),
 }
 
 
@@ -184,6 +186,8 @@ class TrialLeases:
     epoch: str
     #: The study's, written into each record: a trial of an earlier study of the name is no other's.
     generation: str = field(default="", compare=False)
+    #: Who drives the study, of an orchestrator: it writes only as long as it does.
+    leader: str = field(default="", compare=False)
     #: Milliseconds that stand in for the server's clock; for tests only.
     now_ms: int | None = field(default=None, compare=False)
 
@@ -210,12 +214,11 @@ class TrialLeases:
         Returns:
             False if there is a record already, or if Redis has lost its data since the epoch.
         """
-        answer = call(
-            self.client,
-            "enqueue",
-            *self._first_record(number, params, checkpoint, drawn, rung=rung, is_paused=is_paused),
+        first = self._first_record(
+            number, params, checkpoint, drawn, rung=rung, is_paused=is_paused
         )
-        return answer[0] == "OK"
+        (answer,) = self._led(call(self.client, "enqueue", *first))
+        return answer == "OK"
 
     def enqueue_all(
         self,
@@ -236,7 +239,7 @@ class TrialLeases:
             for number, each in params.items()
         ]
         if calls:
-            call_all(self.client, "enqueue", calls)
+            self._led(*call_all(self.client, "enqueue", calls))
 
     def _first_record(
         self,
@@ -560,7 +563,7 @@ class TrialLeases:
             for number, state in ended.items()
         ]
         if calls:
-            call_all(self.client, "settle", calls)
+            self._led(*call_all(self.client, "settle", calls))
 
     def is_current(self) -> bool:
         """Whether Redis still has the data of this epoch."""
@@ -611,7 +614,20 @@ class TrialLeases:
         names, given, pairs = self._prepare(
             verb, number, rest=rest, extra_keys=extra_keys, **arguments
         )
-        return call(self.client, verb, names, given, pairs)
+        answer = call(self.client, verb, names, given, pairs)
+        self._led(answer)
+        return answer
+
+    def _led(self, *answers: Sequence[str]) -> list[str]:
+        """The status words of some answers.
+
+        Raises:
+            StudyTakenOverError: This orchestrator drives the study no more.
+        """
+        statuses = [answer[0] for answer in answers]
+        if LEFT in statuses:
+            raise left(self.study)
+        return statuses
 
     def _prepare(
         self,
@@ -630,6 +646,8 @@ class TrialLeases:
         given: dict[str, Value] = {"epoch": self.epoch, "number": number, **arguments}
         if self.now_ms is not None and NOW in definition.arguments:
             given[NOW] = self.now_ms
+        if "leader" in definition.arguments:
+            given["leader"] = self.leader
         return Call(names, given, rest or [])
 
 

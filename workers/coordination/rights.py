@@ -122,6 +122,7 @@ _PARTS: Final = {
         ),
         verbs=(
             "enqueue", "reply", "settle", "unpark", "reap", "lead", "unlead", "wish", "publish",
+            "begin", "drop_orders",
             "process_register", "process_beat", "process_gone",
         ),
     ),

@@ -19,7 +19,8 @@ from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.event_stream import EventStream
 from workers.coordination.leases import TrialLeases
-from workers.coordination.scripts import Value, call
+from workers.coordination.scripts import Value, Verb, call
+from workers.coordination.study_lead import LEFT, left
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, nearest
 from workers.protocol.events import EventKind, brief
 from workers.protocol.orders import Order
@@ -126,6 +127,8 @@ class Studies:
     """The studies that this Redis knows."""
 
     client: redis.Redis
+    #: Who drives the studies of which it writes, of an orchestrator: one that does not writes none.
+    leader: str = ""
 
     def submit(self, spec: StudySpec, *, by_run: bool = False) -> None:
         """Write or extend a study; the caller has checked that it is the same one.
@@ -178,9 +181,17 @@ class Studies:
         return Origin(*(self.client.hget(keys.study(name), field) for field in _ORIGIN))
 
     def begin(self, name: str, generation: str, place: str) -> None:
-        """Note where and when a study's results were begun; orchestrator only."""
-        key = keys.study(name)
-        self.client.hset(key, mapping={"generation": generation, "place": place})
+        """Note where and when a study's results were begun; orchestrator only.
+
+        Raises:
+            StudyTakenOverError: This orchestrator drives the study no more.
+        """
+        self._led(
+            "begin",
+            name,
+            {"study": keys.study(name)},
+            {"generation": generation, "place": place},
+        )
 
     def drop_earlier_url(self, name: str) -> None:
         """Forget what an earlier release wrote, passwords included."""
@@ -411,12 +422,13 @@ class Studies:
             ids: The orders'.
             num_ordered: How often some had been left before they were read.
         """
-        pipeline = self.client.pipeline()
-        for each in ids:
-            pipeline.hdel(keys.orders(name), each)
-        if num_ordered is not None:
-            pipeline.hset(keys.study(name), "taken", num_ordered)
-        pipeline.execute()
+        self._led(
+            "drop_orders",
+            name,
+            {"study": keys.study(name), "orders": keys.orders(name)},
+            {"ordered": num_ordered or ""},
+            list(ids),
+        )
 
     def _unknown(self, name: str) -> StudyNotKnownError:
         names = self.names()
@@ -466,7 +478,26 @@ class Studies:
         arguments: dict[str, Value] = {
             "name": name, "over": over, "revision": revision, "stalled": stalled,
         }  # fmt: skip
-        return call(self.client, "publish", _speaking_of(name), arguments, pairs)[0]
+        return self._led("publish", name, _speaking_of(name), arguments, pairs)
+
+    def _led(
+        self,
+        verb: Verb,
+        name: str,
+        names: Mapping[str, str],
+        arguments: Mapping[str, Value],
+        rest: Sequence[Value] = (),
+    ) -> str:
+        """Write of a study as its orchestrator; the status word.
+
+        Raises:
+            StudyTakenOverError: This orchestrator drives the study no more.
+        """
+        led = {**names, "lead": keys.lead(name)}
+        status = call(self.client, verb, led, {**arguments, "leader": self.leader}, rest)[0]
+        if status == LEFT:
+            raise left(name)
+        return status
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the orchestrator last published."""
@@ -484,7 +515,8 @@ class Studies:
 
     def leases(self, name: str, epoch: str | None = None, generation: str = "") -> TrialLeases:
         """The study's trials; those who enqueue some name its generation."""
-        return TrialLeases(self.client, name, epoch or ensure_epoch(self.client), generation)
+        known = epoch or ensure_epoch(self.client)
+        return TrialLeases(self.client, name, known, generation, self.leader)
 
 
 def _speaking_of(name: str) -> dict[str, str]:

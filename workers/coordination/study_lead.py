@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import redis
 
 from workers.coordination import keys
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import Value, call
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, StudyTakenOverError
+
+#: What scripts answer to an orchestrator that leads the study no more.
+LEFT: Final = "LEFT"
+
+
+def left(study: str) -> StudyTakenOverError:
+    """What that is, as an error."""
+    return StudyTakenOverError(
+        f"study {study!r}: the right to drive it ran out here, and another orchestrator may have"
+        " it by now; nothing was written"
+    )
 
 
 @dataclass(frozen=True)
@@ -21,14 +33,20 @@ class StudyLead:
     owner: ProcessIdentity
     lease_seconds: float
 
-    def hold(self) -> bool:
+    def hold(self, *, only_stay: bool = False) -> bool:
         """Become or stay the study's orchestrator; False if another one is.
+
+        Args:
+            only_stay: Do not become it again where the right ran out: another one may have had it
+                meanwhile, and deleted the study.
 
         Raises:
             InvalidInputError: Who it is cannot be read.
         """
-        if self._try():
+        if self._try(only_stay=only_stay):
             return True
+        if only_stay:
+            return False
         holder = self.holder()
         # one that died on this host is not waited for
         if holder is not None and holder.is_dead():
@@ -52,9 +70,12 @@ class StudyLead:
                 f" orchestrator; if none drives the study, delete that key: DEL {key}"
             ) from error
 
-    def _try(self) -> bool:
-        ttl_ms = int(self.lease_seconds * 1000)
-        arguments: dict[str, Value] = {"owner": str(self.owner), "ttl_ms": ttl_ms}
+    def _try(self, *, only_stay: bool = False) -> bool:
+        arguments: dict[str, Value] = {
+            "owner": str(self.owner),
+            "ttl_ms": int(self.lease_seconds * 1000),
+            "only_stay": "1" if only_stay else "",
+        }
         return call(self.client, "lead", {"lead": keys.lead(self.study)}, arguments)[0] == "OK"
 
     def release(self) -> None:

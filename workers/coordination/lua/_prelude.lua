@@ -10,6 +10,10 @@ end
 
 local function now_ms(given_ms) return math.floor(now_us(given_ms) / 1000) end
 
+-- Whether an orchestrator may write of a study: it leads it, so that nobody has deleted it meanwhile.
+-- An empty `leader` is one that drives none.
+local function leads(lead, leader) return leader == '' or redis.call('GET', lead) == leader end
+
 local function epoch_is(key, epoch) return redis.call('GET', key) == epoch end
 
 -- Whether a record of a process or a host was written under the epoch of now.

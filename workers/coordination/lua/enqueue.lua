@@ -1,12 +1,13 @@
 -- enqueue: write the record of a trial that may then be claimed.
--- KEYS: epoch trial leases queued paused events
--- ARGV: epoch number step uri sha256 rung state generation asked_as drawn now_ms params...
--- RETURNS: OK | EXISTS state | EPOCH
+-- KEYS: epoch trial leases queued paused events lead
+-- ARGV: epoch number step uri sha256 rung state generation asked_as drawn now_ms leader params...
+-- RETURNS: OK | EXISTS state | EPOCH | LEFT
 -- `asked_as` is an ask's own: a record that another one left is of a trial that the storage lost.
 -- `params` are pairs of a name and a value in JSON; an empty `uri` means no checkpoint. `drawn` are
 -- values that the objective may ask for, in JSON, or empty. The `state` is QUEUED, or PAUSED at its
 -- `rung`.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'EPOCH'} end
+if not leads(KEYS[7], ARGV[12]) then return {'LEFT'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'asked_as')
 if record[1] and (ARGV[9] == '' or record[2] == ARGV[9]) then return {'EXISTS', record[1]} end
 redis.call('DEL', KEYS[2])
@@ -20,7 +21,7 @@ end
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'generation', ARGV[8]) end
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[2], 'asked_as', ARGV[9]) end
 if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'drawn', ARGV[10]) end
-for i = 12, #ARGV, 2 do
+for i = 13, #ARGV, 2 do
   redis.call('HSET', KEYS[2], 'param:' .. ARGV[i], ARGV[i + 1])
 end
 redis.call('ZADD', ARGV[7] == 'PAUSED' and KEYS[5] or KEYS[4], integer(now_ms(ARGV[11])), ARGV[2])

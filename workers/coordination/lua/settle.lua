@@ -1,9 +1,10 @@
 -- settle: orchestrator only: the storage says how the trial ended; make Redis agree, for a while.
--- KEYS: epoch trial leases queued paused events
--- ARGV: epoch number state keep_ms only_queued detail
--- RETURNS: OK | SKIP | EPOCH
+-- KEYS: epoch trial leases queued paused events lead
+-- ARGV: epoch number state keep_ms only_queued detail leader
+-- RETURNS: OK | SKIP | EPOCH | LEFT
 -- With `only_queued`, a trial that somebody runs is left alone. `detail` is for the event.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'EPOCH'} end
+if not leads(KEYS[7], ARGV[7]) then return {'LEFT'} end
 local state = redis.call('HGET', KEYS[2], 'state')
 if not state or (ARGV[5] ~= '' and state ~= 'QUEUED') then return {'SKIP'} end
 if state == 'QUEUED' or state == 'RUNNING' or state == 'PAUSED' then

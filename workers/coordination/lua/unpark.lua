@@ -1,10 +1,11 @@
 -- unpark: orchestrator only: send a paused trial on to a rung, from its checkpoint, on any worker.
--- KEYS: epoch trial queued paused events
--- ARGV: epoch number rung now_ms
--- RETURNS: OK | NOTED | SKIP | UNKNOWN | EPOCH
+-- KEYS: epoch trial queued paused events lead
+-- ARGV: epoch number rung now_ms leader
+-- RETURNS: OK | NOTED | SKIP | UNKNOWN | EPOCH | LEFT
 -- Of one that is not paused, after a rollback of Redis, the rung alone is noted; one that was sent
 -- before, or has ended, is left.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'EPOCH'} end
+if not leads(KEYS[6], ARGV[5]) then return {'LEFT'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'rung')
 if not record[1] then return {'UNKNOWN'} end
 if tonumber(record[2] or 0) >= tonumber(ARGV[3]) then return {'SKIP'} end
