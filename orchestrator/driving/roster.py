@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Final
+
+import redis
 
 from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.endings import Endings
@@ -70,13 +73,19 @@ class Roster:
         log.error("study_taken_over", study=name)
         self.abandon(name)
 
-    def leave_all(self) -> None:
-        """Leave each, and wait until all is closed, but not for ever: what hangs is not lost."""
+    def leave_all(self, renew_after: float) -> None:
+        """Leave each, and wait until all is closed, but not for ever: what hangs is not lost.
+
+        Args:
+            renew_after: Seconds after which the right to one that is not closed is renewed.
+        """
         for name in list(self.drivers):
             self.leave(name)
         deadline = time.monotonic() + _END_SECONDS
         while (left := self.endings.unfinished()) and time.monotonic() < deadline:
             self.endings.look()
+            with suppress(redis.RedisError):  # a later one may do
+                self.endings.keep_rights(renew_after)
             time.sleep(0.02)
         for driver in left:
             log.error("study_left_in_the_midst", study=driver.name, doing=driver.doing)

@@ -126,7 +126,7 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._roster.leave_all()
+        self._roster.leave_all(renew_after=self.settings.times.lease / 4)
         self._pool.close()
         with suppress(redis.RedisError):
             self._record.gone()

@@ -153,9 +153,9 @@ def test_a_deletion_that_was_broken_off_is_completed_by_the_next_orchestrator(fl
 @pytest.mark.parametrize(
     ("suspended_in", "runs"),
     [
-        ("sync", False),  # a trial is on disk, and to be enqueued
+        ("sync", False),  # trials are on disk, and to be enqueued
+        ("sync", True),  # trials have ended on disk, and are to be settled
         ("keep_limits", False),  # a status is to be published
-        ("tell", True),  # what a trial told is to be answered and settled
     ],
 )
 def test_one_that_was_suspended_in_a_turn_writes_nothing_of_what_is_deleted_meanwhile(
@@ -170,13 +170,14 @@ def test_one_that_was_suspended_in_a_turn_writes_nothing_of_what_is_deleted_mean
         other = ProcessIdentity.current()._replace(pid=1)
 
         def suspended(study, *args):
+            done = resume(study, *args)
             if not other_has_deleted:
                 fleet.client.delete(keys.lead("s"))  # its time is up
                 for number in fleet.leases.running():
                     fleet.leases.settle(number, TrialState.CANCELLED)
                 Deletions(fleet.client).begin("s")
                 other_has_deleted.append(try_delete(fleet.client, fleet.settings, "s", other))
-            return resume(study, *args)
+            return done
 
         other_has_deleted: list[bool] = []
         monkeypatch.setattr(DrivenStudy, suspended_in, suspended)

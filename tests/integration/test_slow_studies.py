@@ -109,6 +109,26 @@ def test_the_right_to_a_study_is_held_for_as_long_as_its_closing_takes(fleet, mo
         turn_until(service, lambda: not fleet.client.get(keys.lead("big")), "then it is free")
 
 
+def test_the_rights_of_an_orchestrator_that_ends_are_held_until_its_last_turns_return(fleet):
+    fleet.settings = fleet.settings.model_copy(update={"time_scale": 0.02})
+    put(fleet, "s", sampler=gated_sampler.SAMPLER)
+    with gated_sampler.closed():
+        service = Service(fleet.settings).__enter__()
+        turn_until(service, gated_sampler.asked, "it is at a turn")
+        ending = threading.Thread(target=service.__exit__, args=(None, None, None))
+        ending.start()
+        until = time.monotonic() + 2 * fleet.settings.times.lease
+
+        def is_held():
+            assert fleet.client.get(keys.lead("s")), "nobody else may have it yet"
+            return time.monotonic() > until
+
+        wait_until(is_held, "two leases have passed")
+        gated_sampler.gate.set()
+        ending.join()
+    assert fleet.client.get(keys.lead("s")) is None
+
+
 def test_a_right_that_was_given_back_is_not_taken_again(fleet, monkeypatch):
     put(fleet, "big")
     release, given, gate = StudyDriver.release, threading.Event(), threading.Event()
