@@ -7,7 +7,6 @@ import pytest
 from hand_fleet import Fleet, turn_until
 
 from orchestrator.driving.deletion import try_delete
-from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
@@ -16,6 +15,7 @@ from orchestrator.storage.results_removal import remove_results
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
 from workers.coordination.identity import ProcessIdentity
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
 from workers.disk.ended_trials import EndedTrials
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -150,40 +150,25 @@ def test_a_deletion_that_was_broken_off_is_completed_by_the_next_orchestrator(fl
     fleet.submit()
 
 
-@pytest.mark.parametrize(
-    ("suspended_in", "runs"),
-    [
-        ("sync", False),  # trials are on disk, and to be enqueued
-        ("sync", True),  # trials have ended on disk, and are to be settled
-        ("keep_limits", False),  # a status is to be published
-    ],
-)
 def test_one_that_was_suspended_in_a_turn_writes_nothing_of_what_is_deleted_meanwhile(
-    fleet, serve, monkeypatch, suspended_in, runs
+    fleet, serve, monkeypatch
 ):
     fleet.submit()
+    enqueue_all, other = TrialLeases.enqueue_all, ProcessIdentity.current()._replace(pid=1)
+    has_deleted: list[bool] = []
+
+    def suspended_before_it(leases, *trials):  # they are on disk
+        if not has_deleted:
+            fleet.client.delete(keys.lead("s"))  # its time is up
+            Deletions(fleet.client).begin("s")
+            has_deleted.append(try_delete(fleet.client, fleet.settings, "s", other))
+        enqueue_all(leases, *trials)
+
+    monkeypatch.setattr(TrialLeases, "enqueue_all", suspended_before_it)
     with serve() as service:
-        if runs:
-            turn_until(service, fleet.leases.queued, "it is driven")
-            fleet.commit(0, 0.5)
-        resume = getattr(DrivenStudy, suspended_in)
-        other = ProcessIdentity.current()._replace(pid=1)
-
-        def suspended(study, *args):
-            done = resume(study, *args)
-            if not other_has_deleted:
-                fleet.client.delete(keys.lead("s"))  # its time is up
-                for number in fleet.leases.running():
-                    fleet.leases.settle(number, TrialState.CANCELLED)
-                Deletions(fleet.client).begin("s")
-                other_has_deleted.append(try_delete(fleet.client, fleet.settings, "s", other))
-            return done
-
-        other_has_deleted: list[bool] = []
-        monkeypatch.setattr(DrivenStudy, suspended_in, suspended)
-        turn_until(service, lambda: other_has_deleted, "it is suspended, and goes on")
+        turn_until(service, lambda: has_deleted, "it is suspended, and goes on")
         turn_until(service, lambda: "s" not in service._roster, "it has noticed")
-    assert other_has_deleted == [True]
+    assert has_deleted == [True]
     assert {key for key in fleet.client.keys("*") if "{s}" in key} == set()
 
 
