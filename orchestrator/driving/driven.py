@@ -40,7 +40,7 @@ from orchestrator.storage.former_trials import former_trials
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
 from orchestrator.storage.ordered_trials import carry_out
 from orchestrator.storage.place import is_found_by_place, locate, place_of
-from orchestrator.storage.succession import is_successor
+from orchestrator.storage.succession import former_of
 from orchestrator.storage.tally import Tally
 from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
 from orchestrator.submission.further_grid import FurtherGrid, OwnGrid, num_beside
@@ -435,15 +435,19 @@ class DrivenStudy:
         stored = stored_generation(self._storage.storage, self.name)
         self.generation = prepare(self._studies, self.name, stored)
         if stored is not None:  # else, were this process killed here, nothing of it would be left
-            self._studies.begin(self.name, self.generation, self._place)
+            self._note_beginning()
         self.study = self._open_study()
         self._storage.raise_fence(self.name)
         if stored != self.generation:
             self.study.set_user_attr(GENERATION_ATTR, self.generation)
             self.sync()
-            self._studies.begin(self.name, self.generation, self._place)
+            self._note_beginning()
         self._store_spec()
         self.leases = self._studies.leases(self.name, generation=self.generation)
+
+    def _note_beginning(self) -> None:
+        former = former_of(self._storage.storage, self.name)
+        self._studies.begin(self.name, self.generation, self._place, former or "")
 
     def _take_wider_space(self) -> None:
         """Go on in the space of the storage, if Redis lost that it has become wider."""
@@ -482,7 +486,7 @@ class DrivenStudy:
             self.spec, num_existing=num_existing, allowed=self._settings.samplers
         )
         if isinstance(sampler, GridSampler):
-            self._has_larger_grid = is_successor(self._storage.storage, self.name)
+            self._has_larger_grid = bool(former_of(self._storage.storage, self.name))
             sampler = (FurtherGrid if self._has_larger_grid else OwnGrid).of(sampler)
         warm = with_former(
             sampler, former_trials(self.spec, self._storage.storage, self._settings), self.spec

@@ -90,13 +90,13 @@ def succeed(url: str, name: str, succession: Succession) -> str:
     return _in_journal(path, name, succession)
 
 
-def is_successor(storage: BaseStorage, name: str) -> bool:
-    """Whether a study took another one's place."""
+def former_of(storage: BaseStorage, name: str) -> str | None:
+    """The name of the study whose place a study took; None where it took none."""
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
-        return False
-    return FORMER_ATTR in storage.get_study_user_attrs(study_id)
+        return None
+    return storage.get_study_user_attrs(study_id).get(FORMER_ATTR)
 
 
 def _in_journal(path: Path, name: str, succession: Succession) -> str:

@@ -11,6 +11,7 @@ from waiting import wait_until
 from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination import keys
 from workers.coordination.connection import connect, endpoint_file, resolve_url
+from workers.coordination.event_stream import EventStream
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.inbox import Inbox
@@ -111,6 +112,37 @@ def test_a_study_is_written_extended_and_read(client):
     studies.publish("s", {"best_value": 0.5, "status": {"a": None}})
     assert studies.facts("s") == {"best_value": 0.5, "status": {"a": None}}
     assert studies.fact("s", "nothing") is None
+
+
+def test_a_study_whose_submitter_is_killed_when_it_is_written_has_been_told(client, monkeypatch):
+    execute = redis.client.Pipeline.execute
+
+    def killed_after_it(pipeline, *args, **options):
+        execute(pipeline, *args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.client.Pipeline, "execute", killed_after_it)
+        with pytest.raises(KeyboardInterrupt):
+            Studies(client).submit(StudySpec(name="s"))
+    ((told,),) = EventStream(client, "s").after("0-0")
+    assert told.text == '{"kind":"submitted"}'
+    client.delete(keys.events("s"))
+    client.set(keys.events("s"), "no stream")
+    Studies(client).submit(StudySpec(name="s", trials=9))
+    assert Studies(client).spec("s").trials == 9, "that holds nothing up"
+
+
+def test_what_was_a_narrower_study_is_an_event_unless_redis_had_lost_it(client):
+    def begin(former):
+        Studies(client).begin("s", "generation", "place", former)
+        found = EventStream(client, "s").after("0-0")
+        return [each.text for batch in found for each in batch if "widened" in each.text]
+
+    Studies(client).submit(StudySpec(name="s"))
+    assert begin("s@1") == [], "it may have been told in what Redis lost"
+    assert begin("s@1") == []
+    assert begin("s@2") == begin("s@2") == ['{"kind":"widened","detail":"as it was: s@2"}']
 
 
 def test_an_unknown_study_is_an_error_that_lists_the_known_ones(client):

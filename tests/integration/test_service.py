@@ -220,7 +220,7 @@ def test_what_could_not_be_opened_or_closed_is_free_for_the_next(fleet, monkeypa
     JournalFile(path).close()  # whoever has it open has its lock
     patch.setattr(Tally, "__init__", failing)
     with pytest.raises(StorageFullError) as while_this_is_held:
-        DrivenStudy(fleet.client, hints, "s", fleet.settings, "another")
+        DrivenStudy(fleet.client, hints, "s", fleet.settings, leader="")
     patch.undo()
     JournalFile(path).close()
     path.write_text('{"op_code": 77, "worker_id": "x"}\n{"op_code":\n{}\n')

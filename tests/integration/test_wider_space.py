@@ -34,6 +34,7 @@ from orchestrator.storage.results_removal import remove_results
 from orchestrator.submission.submit import submit
 from orchestrator.submission.widening import widen_stored, widened
 from workers.coordination import keys
+from workers.coordination.event_stream import EventStream
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError, StudyExistsError
 from workers.protocol.spec import StudySpec
@@ -117,6 +118,9 @@ def test_a_study_goes_on_in_a_wider_space_with_all_its_trials_whatever_they_are_
     assert former[0].distributions["x"] == FloatDistribution(0.0, 1.0)
     assert after.user_attrs[GENERATION_ATTR] == generation
     assert after.user_attrs[FORMER_ATTR] == "s@1"
+    told = [each.text for batch in EventStream(fleet.client, "s").after("0-0") for each in batch]
+    widened = [text for text in told if '"widened"' in text]
+    assert widened == ['{"kind":"widened","detail":"as it was: s@1"}'], "once, however often opened"
     after = after.trials
     assert facts(after)[:2] == facts(before)[:2]
     assert after[3].params["x"] == before[3].params["x"]

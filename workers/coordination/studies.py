@@ -138,11 +138,15 @@ class Studies:
             by_run: For `trialfleet run` alone; one that was handed in before stays everybody's.
         """
         is_everybodys = self.exists(spec.name) and not self.is_by_run(spec.name)
-        self.restore(Submitted(spec, is_by_run=by_run and not is_everybodys))
-        EventStream(self.client, spec.name).tell(EventKind.SUBMITTED)
+        submitted = Submitted(spec, is_by_run=by_run and not is_everybodys)
+        self._write(submitted, EventKind.SUBMITTED)
 
     def restore(self, submitted: Submitted) -> None:
         """Write a study as it was in a Redis that lost its data."""
+        self._write(submitted)
+
+    def _write(self, submitted: Submitted, *told: EventKind) -> None:
+        """Write a study, and tell of it, in one transaction."""
         spec, wish, is_by_run, origin, *_ = submitted
         noted = zip(_ORIGIN, origin, strict=True)
         fields = {name: value for name, value in noted if value is not None}
@@ -159,7 +163,13 @@ class Studies:
         if unset:
             pipeline.hdel(keys.study(spec.name), *unset)
         pipeline.sadd(keys.STUDIES, spec.name)
-        pipeline.execute()
+        num_writes = len(pipeline)
+        for kind in told:
+            EventStream(pipeline, spec.name).tell(kind)
+        answers = pipeline.execute(raise_on_error=False)
+        for answer in answers[:num_writes]:  # a stream that takes none holds nothing up
+            if isinstance(answer, Exception):
+                raise answer
 
     def submitted(self, name: str) -> Submitted:
         """A study as it was handed in.
@@ -180,8 +190,14 @@ class Studies:
         """Where and when a study's results were begun."""
         return Origin(*(self.client.hget(keys.study(name), field) for field in _ORIGIN))
 
-    def begin(self, name: str, generation: str, place: str) -> None:
+    def begin(self, name: str, generation: str, place: str, former: str = "") -> None:
         """Note where and when a study's results were begun; orchestrator only.
+
+        Args:
+            name: The study.
+            generation: Tells it from an earlier one of its name.
+            place: The storage of its results, for people.
+            former: The name of the study as it was in a narrower space, if it was.
 
         Raises:
             StudyTakenOverError: This orchestrator drives the study no more.
@@ -189,8 +205,8 @@ class Studies:
         self._led(
             "begin",
             name,
-            {"study": keys.study(name)},
-            {"generation": generation, "place": place},
+            {"study": keys.study(name), "events": keys.events(name)},
+            {"generation": generation, "place": place, "former": former},
         )
 
     def drop_earlier_url(self, name: str) -> None:
@@ -209,7 +225,7 @@ class Studies:
             keys.leases(name), keys.queued(name), keys.paused(name), keys.inbox(name),
             keys.set_aside(name), keys.events(name),
         )  # fmt: skip
-        self.client.hdel(keys.study(name), *_ORIGIN)
+        self.client.hdel(keys.study(name), *_ORIGIN, "former")
         self.forget_facts(name)
 
     def forget_facts(self, name: str) -> None:

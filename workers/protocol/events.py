@@ -63,6 +63,8 @@ class EventKind(StrEnum):
     """People want something else of it: wish."""
     EXTENDED = "extended"
     """Its specification was changed."""
+    WIDENED = "widened"
+    """It goes on in a wider space: detail (the name under which it is kept as it was)."""
     ORDERED = "ordered"
     """People ordered trials: count."""
     TURNED = "turned"
