@@ -152,14 +152,17 @@ class CUDAManager(BaseProcessManager):
         )
 
     def seed(self, seed: int) -> None:
-        """Seed Python, NumPy and torch, on every device.
+        """Seed Python, NumPy and torch, on the CPU and on this process's GPU.
 
         Args:
             seed: In [0, 2**32).
         """
         random.seed(seed)
         np.random.seed(seed)
-        torch.manual_seed(seed)
+        # not `torch.manual_seed`: it notes a traceback for each kind of device that is not there
+        torch.default_generator.manual_seed(seed)
+        if self.is_cuda:
+            torch.cuda.manual_seed(seed)
 
     def rng_state(self) -> dict[str, torch.Tensor]:
         """The states of torch's generators, as `uint8` tensors on the CPU."""

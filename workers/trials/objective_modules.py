@@ -56,6 +56,9 @@ class ObjectiveModules:
     """Whether it was here that the folder was put on the import path."""
     #: what was there before the first objective: none of a study's
     _before: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules))
+    #: what `_find_own` found last, and in which folder among which modules
+    _own_found: dict[str, Path] = field(default_factory=dict)
+    _own_found_in: tuple[Any, ...] | None = None
 
     def load(self, name: str) -> ModuleType:
         """Import a module by dotted name, or a file by its path under its own stem.
@@ -84,15 +87,16 @@ class ObjectiveModules:
         It is put back after the trial, and a module that is loaded does not run again.
         """
         dotted = Path(name).stem if name.endswith(".py") else name
-        loaded, before = sys.modules.get(dotted), remember_settings()
-        yield
-        if sys.modules.get(dotted) is loaded:
+        if dotted in sys.modules:
+            yield
             for each in self._settings.get(dotted, []):
                 each.restore()
-        else:
-            after = remember_settings()
-            changed = {each.what for each in before if not each.is_unchanged()}
-            self._settings[dotted] = [each for each in after if each.what in changed]
+            return
+        before = remember_settings()
+        yield
+        after = remember_settings()
+        changed = {each.what for each in before if not each.is_unchanged()}
+        self._settings[dotted] = [each for each in after if each.what in changed]
 
     def note(self) -> None:
         """Take note of what was imported since: an objective may import in its body."""
@@ -112,7 +116,15 @@ class ObjectiveModules:
         return folder
 
     def _own(self) -> dict[str, Path]:
-        """The modules that lie in the study's folder, and where."""
+        """The modules that lie in the study's folder, and where; looked for if any is new."""
+        # what is imported comes last: neither number nor last one are as they were then
+        last = next(reversed(sys.modules))
+        looked_in = self._folder, len(sys.modules), last, sys.modules.get(last)
+        if looked_in != self._own_found_in:
+            self._own_found, self._own_found_in = self._find_own(), looked_in
+        return self._own_found
+
+    def _find_own(self) -> dict[str, Path]:
         if self._folder is None:
             return {}
         below, found = os.path.join(self._folder, ""), {}  # noqa: PTH118 - with its separator
@@ -142,7 +154,7 @@ class ObjectiveModules:
                 _drop_young_bytecode(file)
 
     def _drop(self) -> None:
-        own = self._own()
+        own = self._find_own()
         for name, file in own.items():
             if file.name.endswith(tuple(EXTENSION_SUFFIXES)):
                 raise StaleExtensionError(f"{name} ({file}) is a C extension and stays loaded")

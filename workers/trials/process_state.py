@@ -104,10 +104,9 @@ def remember_settings() -> list[Remembered]:
 
 def remember() -> list[Remembered]:
     """All that is put back after a trial, as it is now."""
-    found = [setting.remember() for setting in _generators()]
     return [
         *remember_settings(),
-        *(each for each in found if each is not None),
+        *_remember_generators(),
         Remembered("standard output", _remember_streams()),
         Remembered("signal handlers", _remember_signals()),
         Remembered("loggers", _remember_loggers()),
@@ -175,10 +174,11 @@ def _process() -> Iterator[_Setting]:
         yield _Setting("the cores", partial(os.sched_getaffinity, 0), _set_affinity)
 
 
-def _generators() -> Iterator[_Setting]:
-    yield _Setting("Python's generator", random.getstate, random.setstate)
-    yield _Setting("NumPy's generator", np.random.get_state, np.random.set_state)
-    yield _Setting("torch's generator", torch.get_rng_state, torch.set_rng_state)
+def _remember_generators() -> Iterator[Remembered]:
+    # put back unasked: reading one takes longer
+    yield Remembered("Python's generator", partial(random.setstate, random.getstate()))
+    yield Remembered("NumPy's generator", partial(np.random.set_state, np.random.get_state()))
+    yield Remembered("torch's generator", partial(torch.set_rng_state, torch.get_rng_state()))
 
 
 def _numbers() -> Iterator[_Setting]:
@@ -329,11 +329,15 @@ def _remember_loggers() -> Callable[[], None]:
     root = logging.getLogger()
     disabled = root.manager.disable
     known = {logger: (list(logger.handlers), logger.level) for logger in [root, *_loggers()]}
+    unknown: tuple[list[logging.Handler], int] = ([], logging.NOTSET)
 
     def restore() -> None:
-        logging.disable(disabled)
+        if root.manager.disable != disabled:
+            logging.disable(disabled)
         for logger in [root, *_loggers()]:
-            before, threshold = known.get(logger, ([], logging.NOTSET))
+            before, threshold = known.get(logger, unknown)
+            if logger.handlers == before and logger.level == threshold:
+                continue
             added = [handler for handler in logger.handlers if handler not in before]
             logger.handlers[:] = before
             if logger.level != threshold:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import optuna
 import redis
@@ -107,7 +107,13 @@ class TrialRunner:
         #: studies whose objective this process has imported
         self._loaded: set[str] = set()
         self._num_trials = 0
+        #: how this process was before its first trial
+        self._surroundings: Surroundings | None = None
         self._is_terminated = False
+        #: Celery's, while a trial runs
+        self._outer_sigterm: Any = None
+        #: one object, which is told from the handlers that an objective sets
+        self._drain_at_sigterm = self._on_sigterm
 
     def __enter__(self) -> Self:
         self._beat.start()
@@ -265,19 +271,19 @@ class TrialRunner:
         It has its way when the trial has been given back, or with a second signal.
         """
         before = signal.getsignal(signal.SIGTERM)
-
-        def drain(number: int, frame: FrameType | None) -> None:
-            if self._is_terminated and callable(before):
-                before(number, frame)
-            self._is_terminated = True
-
-        signal.signal(signal.SIGTERM, drain)
+        self._outer_sigterm = before
+        signal.signal(signal.SIGTERM, self._drain_at_sigterm)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
             if self._is_terminated:
                 signal.raise_signal(signal.SIGTERM)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        if self._is_terminated and callable(self._outer_sigterm):
+            self._outer_sigterm(number, frame)
+        self._is_terminated = True
 
     def _refused(
         self, refusal: Refusal, leases: TrialLeases, spec: StudySpec, hint: RunTrial
@@ -319,7 +325,7 @@ class TrialRunner:
             spec.wandb,
             held.grant.record.generation,
         )
-        surroundings = Surroundings()
+        surroundings = self._surroundings = self._surroundings or Surroundings()
         with held:
             self._train(trial, held, end, surroundings)
         try:

@@ -1,13 +1,16 @@
 """What an objective may change in its process, put back after the trial.
 
-The next trial finds the process as it was (`remembered.py`), without threads and children of the
+The next trial finds the process as it was (`process_state.py`), without threads and children of the
 one before. What cannot be put back (a thread that goes on) is named: the process ends then, and a
 fresh one takes its place.
+
+Invariant: where nothing was named, the process is as it was before its first trial.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import sysconfig
 import threading
@@ -35,7 +38,7 @@ _LIBRARIES: Final = ("resource_tracker", "semaphore_tracker", "wandb-core", "wan
 
 
 class Surroundings:
-    """This process as it was when a trial began."""
+    """This process as it was before its first trial; after each one it is put back."""
 
     def __init__(self) -> None:
         self._before = remember()
@@ -51,6 +54,7 @@ class Surroundings:
 
         Threads that are started, here or in them; the one call that torch takes in a process.
         """
+        self._threads, self._serving = WeakSet(), WeakSet()
         start, owner = threading.Thread.start, threading.current_thread()
         set_interop = torch.set_num_interop_threads
 
@@ -104,6 +108,8 @@ class Surroundings:
 
     def _end_children(self) -> None:
         """End processes that the objective left: they hold memory of the GPU, files, ports."""
+        if not _has_children():
+            return
         left = [child for child in _children() if child.pid not in self._children]
         for child in left:
             log.warning("child_left", child=child.pid)
@@ -115,6 +121,17 @@ class Surroundings:
 def _is_of_a_library(file: str) -> bool:
     """Whether code comes with Python or with an installed package."""
     return "site-packages" in file or file.startswith(_STANDARD_LIBRARY)
+
+
+def _has_children() -> bool:
+    """Whether this process has started one that it has not waited for; maybe, where none tells."""
+    if sys.platform != "linux":
+        return True
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _children() -> list[psutil.Process]:
