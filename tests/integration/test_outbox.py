@@ -191,3 +191,26 @@ def test_an_entry_of_the_earlier_release_is_published_from_where_its_files_lie(
     assert leases.record(0).state is TrialState.COMPLETE
     assert (result_of(tmp_path, 0) / "model").read_text() == "weights"
     assert not earlier.exists()
+
+
+def test_a_result_is_flushed_to_disk_only_where_redis_does_not_answer_at_once(
+    leases, tmp_path, monkeypatch
+):
+    entry = entry_of(leases, ProcessIdentity.current(), tmp_path)
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    outbox = Outbox(tmp_path)
+    outbox.write(entry)
+    assert outbox.entries() == [entry]
+    assert flushed == []
+    outbox.bring_to_disk(entry)
+    assert flushed == [entry.name, "outbox"]
+    outbox.commit(entry, leases)
+    outbox.bring_to_disk(entry)  # somebody has committed it: nothing is left to flush
+    assert outbox.entries() == []

@@ -214,6 +214,39 @@ sys.exit("torch._inductor" in sys.modules)  # a compiler, which takes seconds to
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
 
 
+def test_each_trial_leaves_the_process_as_the_first_one_found_it(tmp_path):
+    before = state_of_this_process()
+    surroundings = Surroundings()
+    for _ in range(3):
+        with surroundings.watched():
+            os.chdir(tmp_path)
+            torch.set_default_dtype(torch.float64)
+            logging.getLogger().setLevel(logging.DEBUG)
+            logging.disable(logging.CRITICAL)
+            random.seed(0)
+            torch.manual_seed(0)
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        os.environ["CHANGED_BETWEEN"] = "1"
+        assert surroundings.restore() == []
+        assert state_of_this_process() == before
+        assert not psutil.pid_exists(child.pid)
+        child.wait()
+    assert surroundings.restore() == [], "nor does a second look change anything"
+
+
+def test_a_thread_of_one_trial_is_not_the_next_ones():
+    surroundings, ended = Surroundings(), threading.Event()
+    with surroundings.watched():
+        lasting = threading.Thread(target=ended.wait, args=[30], name="lasts", daemon=True)
+        lasting.start()
+    assert surroundings.restore() == ["thread 'lasts' goes on"]
+    with surroundings.watched():
+        pass
+    assert surroundings.restore() == []
+    ended.set()
+    lasting.join()
+
+
 def test_a_thread_that_ends_is_waited_for_and_one_that_goes_on_ends_the_process():
     surroundings, ended = Surroundings(), threading.Event()
     with surroundings.watched():

@@ -1,6 +1,7 @@
 """What it takes for a file or a folder to be on disk, whole, when a call returns.
 
-Invariant: whoever looks sees what was there before or all of what is new, also after a power cut.
+Invariant: whoever looks sees what was there before or all of what is new, also after a power cut
+(of what `place_whole` made, once it was brought to disk).
 """
 
 from __future__ import annotations
@@ -86,13 +87,32 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     Raises:
         OSError: The disk takes no more; what was there before still is, and nothing else.
     """
+    make_whole(path, lambda draft: _write(draft, content, mode))
 
-    def fill(draft: Path) -> None:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
 
-    make_whole(path, fill)
+def place_whole(path: Path, content: str | bytes) -> None:
+    """Make a file with some content, whole: it outlives this process, and a power cut if synced.
+
+    Args:
+        path: Where it is to be, in a folder that is there.
+        content: Text is written as UTF-8.
+
+    Raises:
+        OSError: The disk takes no more; what was there before still is, and nothing else.
+    """
+    draft = draft_of(path)
+    try:
+        _write(draft, content)
+        draft.replace(path)
+    except BaseException:
+        remove(draft)
+        raise
+
+
+def _write(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def link_tree(source: Path, target: Path) -> None:

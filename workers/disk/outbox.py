@@ -1,8 +1,9 @@
 """The outbox: results on disk before they are committed, so that none dies with its process.
 
-Layout: `<home>/outbox/<study>-<number>-<token>.json`, flushed to disk, removed once Redis has
-answered. Whoever finds one of a dead process may commit it: the token decides whether it counts.
-One of an earlier epoch is handed in anew where Redis lost its data: its trial is claimed for it.
+Layout: `<home>/outbox/<study>-<number>-<token>.json`, flushed to disk where Redis does not answer
+at once, removed once it has. Whoever finds one of a dead process may commit it: the token decides
+whether it counts. One of an earlier epoch is handed in anew where Redis lost its data: its trial is
+claimed for it.
 
 Invariant: an entry that cannot be read or committed is left, and holds up no other; what an entry
 names outside its own trial's directory is never touched.
@@ -68,12 +69,30 @@ class Outbox:
         self._lock = home / "outbox.lock"
 
     def write(self, entry: OutboxEntry) -> None:
-        """Bring a result to disk.
+        """Have a result outlive this process.
 
         Raises:
             OSError: The disk takes no more; nothing of it is left.
         """
-        durable.write_whole(self._folder / entry.name, entry.model_dump_json())
+        path, content = self._folder / entry.name, entry.model_dump_json()
+        try:
+            durable.place_whole(path, content)
+        except FileNotFoundError:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            durable.place_whole(path, content)
+
+    def bring_to_disk(self, entry: OutboxEntry) -> None:
+        """Have a written result outlive this host, too: it may take long to be committed.
+
+        One that was committed at once needs it not: where the host goes first, so does its trial's
+        lease, and the trial runs again.
+
+        Raises:
+            OSError: The disk does not take it.
+        """
+        with suppress(FileNotFoundError):  # somebody has committed it
+            durable.sync(self._folder / entry.name)
+            durable.sync(self._folder)
 
     def entries(self) -> list[OutboxEntry]:
         """All results that can be read; of the others it is said, and they are left for a while."""
@@ -135,6 +154,8 @@ class Outbox:
 
     def _publish(self, entry: OutboxEntry) -> None:
         """One at a time: a second one would take the result for that of an earlier attempt."""
+        if not results.has_drafts(self._home, entry.study) and not entry.files.exists():
+            return
         with ExitStack() as stack:
             # no room for it: nor was there for an entry that anybody else could commit
             with suppress(OSError):

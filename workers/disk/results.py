@@ -52,6 +52,11 @@ def earlier_drafts(home: Path) -> Iterator[Draft]:
             yield Draft(path.parents[2].name, int(number), int(token), path)
 
 
+def has_drafts(home: Path, study: str) -> bool:
+    """Whether any attempt at a trial of a study may have left something: most studies make none."""
+    return draft_directory(home, study, 0, 0).parent.exists()
+
+
 def publish(home: Path, study: str, number: int, draft: Path) -> None:
     """Move what an accepted attempt left to where people look, and drop other attempts' drafts."""
     if draft.exists():

@@ -16,8 +16,10 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 import optuna
@@ -193,16 +195,10 @@ class AttemptEnd:
             owner=self._owner,
             files=trial.result_directory,
         )
-        try:
+        with _disk_may_be_full():
             # from here on the result survives this process, and a Redis that is away
             self._outbox.write(self._entry)
-        except OSError as problem:
-            log.warning("outbox_not_written", error=str(problem), hint="make room on the disk")
-        self._say(
-            lambda: held.leases.commit(
-                held.number, held.token, state, result, cause, held.first_step_seconds
-            )
-        )
+        self._say(partial(self._commit, self._entry, cause))
         log.info(
             "ended",
             state=state.value,
@@ -211,6 +207,17 @@ class AttemptEnd:
             error=error,
             busy_seconds=round(result.busy_seconds, 3),
         )
+
+    def _commit(self, entry: OutboxEntry, cause: Cause | None) -> str:
+        held = self._held
+        try:
+            return held.leases.commit(
+                held.number, held.token, entry.state, entry.result, cause, held.first_step_seconds
+            )
+        except redis.RedisError:
+            with _disk_may_be_full():  # it may take long until Redis is back
+                self._outbox.bring_to_disk(entry)
+            raise
 
     def prune(self, error: optuna.TrialPruned) -> None:
         """End the trial as the objective asked, with the last value that it reported."""
@@ -511,6 +518,15 @@ class AttemptEnd:
             code=self._code,
         )
         return result.sendable()
+
+
+@contextmanager
+def _disk_may_be_full() -> Iterator[None]:
+    """Say that a result is not in the outbox, and go on: Redis may take it."""
+    try:
+        yield
+    except OSError as problem:
+        log.warning("outbox_not_written", error=str(problem), hint="make room on the disk")
 
 
 def _is_of(error: BaseException | None, interrupt: type[TrialInterrupt]) -> bool:
