@@ -32,12 +32,15 @@ class Desk:
         self.studies.submit(spec)
         self.leases = self.studies.leases(spec.name)
         self.drain = threading.Event()
+        self.trial: FleetTrial | None = None
 
     def claim(self, number=0, params=None) -> FleetTrial:
         self.leases.enqueue(number, params or {})
         return self.hold(number)
 
     def hold(self, number) -> FleetTrial:
+        if self.trial is not None:
+            self.trial.settle_checkpoint(60.0)  # as the end of its attempt would have
         sent_at = lease_clock()
         grant = self.leases.claim(number, "desk", UNRENEWED.lease)
         assert isinstance(grant, Grant)
@@ -50,7 +53,7 @@ class Desk:
             times=UNRENEWED,
             is_draining=self.drain.is_set,
         )
-        return FleetTrial(
+        self.trial = FleetTrial(
             self.spec,
             self.held,
             self.studies,
@@ -58,6 +61,7 @@ class Desk:
             directories.draft_directory(self.spec.name, number, grant.token),
             verdict_seconds=2.0,
         )
+        return self.trial
 
     def inbox(self):
         inbox = Inbox(self.client, "desk")
@@ -98,4 +102,7 @@ class StepTrial:
 
 
 def run(container, trial):
-    return call_objective(finetune, trial, container)
+    try:
+        return call_objective(finetune, trial, container)
+    finally:
+        trial.await_checkpoint()  # as whoever runs an attempt does

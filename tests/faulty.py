@@ -187,6 +187,7 @@ def obey(trial: FleetTrial, training: Training | None) -> None:
     for attempt in (trial.attempt, "*"):
         order = orders.get(f"{trial.number}/{attempt}/{step}")
         if order is not None:
+            trial.await_checkpoint()  # what was saved is known to be, whatever comes now
             note(trial, order, step)
             ORDERS[order](training)
 

@@ -233,7 +233,9 @@ def interrupted(place, number, make_loader, *interruptions, script=train, **opti
         np.random.seed(9)
         trial = place.hold(number)
     torch.manual_seed(0)
-    return script(trial, make_loader(), **options), trial
+    values = script(trial, make_loader(), **options)
+    trial.await_checkpoint()
+    return values, trial
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from workers.disk.checkpoints import CheckpointStore
 from workers.integrations.transformers import FleetCallback
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
 
@@ -361,7 +362,7 @@ def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(place, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trial._checkpoints, "save_files", full)
+    monkeypatch.setattr(CheckpointStore, "save_files", full)
     values, _ = train(trial)
     assert len(values) == EPOCHS
 

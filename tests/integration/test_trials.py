@@ -62,13 +62,14 @@ def test_a_checkpoint_is_taken_as_often_as_asked_and_a_damaged_one_is_not_used(
     with pytest.raises(LeaseLost):
         run(container, StepTrial(trial, 8, place.held.lose))
     ref = place.leases.record(0).checkpoint
+    checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
     assert ref.step == 8
-    assert trial._checkpoints.load(ref)["step"] == 8
+    assert checkpoints.load(ref)["step"] == 8
     folders = sorted(container.get(DirectoryManager).checkpoints.glob("s/0/*/*"))
     assert [folder.name for folder in folders] == ["step-000000007", "step-000000008"]
     state = folders[-1] / "state.pt"
     state.write_bytes(state.read_bytes()[:-10])
-    assert trial._checkpoints.load(ref) is None
+    assert checkpoints.load(ref) is None
 
 
 def test_the_model_is_left_by_trials_that_beat_the_study(desk, container, texts):
@@ -609,6 +610,7 @@ def test_twenty_drains_leave_two_checkpoints(desk, tmp_path, settings):
         assert (trial.load_checkpoint() or {"step": 0})["step"] == 2 * (attempt - 1)
         for step in (2 * attempt - 1, 2 * attempt):
             trial.save_checkpoint(step, {"step": step})
+        trial.await_checkpoint()
         (folder / str(place.held.token) / ".step-9.aaaaaaaa.draft").mkdir()
         assert len(list(folder.glob("*/step-*"))) <= 2
         assert place.leases.release(0, place.held.token)

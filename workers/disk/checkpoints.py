@@ -12,12 +12,11 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import IO, Any, BinaryIO, Final, TypeVar, cast
 
 from workers.coordination.leases import CheckpointRef
 from workers.disk import durable
 from workers.disk.manifests import MANIFEST, read_manifests
-from workers.disk.state_packing import pack
 from workers.disk.state_reading import unpack
 from workers.logs import get_logger
 from workers.protocol.memory_errors import is_of_memory
@@ -41,9 +40,7 @@ class CheckpointStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def save(
-        self, study: str, number: int, token: int, step: int, state: dict[str, Any]
-    ) -> CheckpointRef:
+    def save(self, study: str, number: int, token: int, step: int, packed: Any) -> CheckpointRef:
         """Write a checkpoint that is on disk, whole, when this returns.
 
         Args:
@@ -51,13 +48,11 @@ class CheckpointStore:
             number: The trial's number.
             token: The attempt's fencing token.
             step: The step after which the state was taken.
-            state: What `state_packing` has a rule for.
+            packed: What `state_packing.pack` made of it.
 
         Raises:
-            UnsuitableValueError: Something in it has none; the message names its place.
             OSError: The disk takes no more; what was there before still is.
         """
-        packed = pack(state)
         return self._publish(
             study, number, token, step, lambda draft: _write_state(draft / _STATE, packed)
         )
@@ -205,14 +200,34 @@ def _read(path: Path) -> Any:
     return unpack(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _write_state(path: Path, state: Any) -> str:
-    """Write a state; the sum over the file."""
+def _write_state(path: Path, packed: Any) -> str:
+    """Write a state; the sum over the file, taken as it is written."""
     import torch
 
     # a file of our own: given a path, torch turns a full disk into a RuntimeError
     with path.open("wb") as file:
-        torch.save(state, file)
-    return _sha256(path)
+        summed = _Summed(file)
+        torch.save(packed, cast("IO[bytes]", summed))
+        return summed.sha256
+
+
+class _Summed:
+    """A file that is written from beginning to end, and summed on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sum = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._sum.hexdigest()
+
+    def write(self, content: bytes | memoryview) -> int:
+        self._sum.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _is_sound(ref: CheckpointRef, measure: Callable[[], str]) -> bool:

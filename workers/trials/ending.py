@@ -380,6 +380,7 @@ class AttemptEnd:
         """
         if not self._has_the_word.acquire(blocking=False):
             return False
+        self._trial.settle_checkpoint(self._times.beat)  # it dies with this process
         if command is Command.CANCEL:
             self.cancel()
         elif command is Command.TIME_OUT:

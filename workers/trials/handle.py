@@ -16,7 +16,6 @@ from optuna._warnings import optuna_warn
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
 
-from workers.coordination.leases import CheckpointRef
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
@@ -31,6 +30,7 @@ from workers.protocol.errors import (
 from workers.protocol.messages import Drawn
 from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step
 from workers.protocol.spec import StudySpec, merge_params
+from workers.trials.checkpointing import Checkpointing
 from workers.trials.held_lease import HeldLease
 from workers.trials.next_rung import NextRung
 from workers.trials.preparation import Preparation
@@ -81,11 +81,10 @@ class FleetTrial(BaseTrial):
         self.result_directory = result_directory
         self._lease = lease
         self._studies = studies
-        self._checkpoints = checkpoints
+        self._checkpointing = Checkpointing(spec.name, lease, checkpoints)
         self._verdict_seconds = verdict_seconds
         self._on_first_step: Callable[[], None] | None = on_first_step
         self._preparation = preparation or Preparation()
-        self._checkpoint = lease.grant.record.checkpoint
         self._suggestions = Suggestions(lease, self._ask)
         self._user_attrs: dict[str, Any] = {}
         self._attr_sizes: dict[str, int] = {}
@@ -337,7 +336,10 @@ class FleetTrial(BaseTrial):
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save what the next attempt needs to go on from `step`.
 
-        A disk that takes no more is logged, and training goes on: the checkpoint before stands.
+        The state is copied, and written while training goes on; what becomes of the objective's
+        own afterwards does not matter. The next call, and the trial's end however it comes, wait
+        for it, and what went wrong is raised there. A disk that takes no more is logged, and
+        training goes on: the checkpoint before stands.
 
         Args:
             step: Never less than that of the checkpoint before.
@@ -349,21 +351,20 @@ class FleetTrial(BaseTrial):
             LeaseLost: Somebody else may run the trial now.
             DrainRequested: It is saved, and the trial has reached its rung; let this pass.
         """
-        self._save(
-            step,
-            lambda whole: self._checkpoints.save(
-                self.study_name, self.number, self._lease.token, whole, state
-            ),
-        )
+        if self._lease.is_lost:
+            self._give_up()
+        # nothing is trained any more while what an objective saves on its way out is written
+        at_once = self._is_interrupted or self.next_rung.is_reached
+        self._note_saved(self._checkpointing.save(as_step(step), state, at_once=at_once))
 
     def save_checkpoint_files(
         self, step: int, *paths: str | Path, changing: Iterable[str | Path] = ()
     ) -> None:
         """Keep files and folders that a trainer wrote as what the next attempt goes on from.
 
-        Those in `paths` are linked where that is possible: the trainer may replace and remove them,
-        and is not to change them in place. A disk that takes no more is logged, and training goes
-        on: the checkpoint before stands.
+        They are on disk when this returns. Those in `paths` are linked where that is possible: the
+        trainer may replace and remove them, and is not to change them in place. A disk that takes
+        no more is logged, and training goes on: the checkpoint before stands.
 
         Args:
             step: Never less than that of the checkpoint before.
@@ -375,46 +376,37 @@ class FleetTrial(BaseTrial):
             LeaseLost: Somebody else may run the trial now.
         """
         linked, copied = _present(paths), _present(changing)
-        self._save(
-            step,
-            lambda whole: self._checkpoints.save_files(
-                self.study_name, self.number, self._lease.token, whole, linked, copied
-            ),
-        )
-
-    def _save(self, step: int, write: Callable[[int], CheckpointRef]) -> None:
-        """Write a checkpoint, and have Redis know of it."""
         if self._lease.is_lost:
             self._give_up()
-        whole = as_step(step)
-        self._lease.note_sign_of_life()
-        try:
-            ref = write(whole)
-        except OSError as error:
-            log.warning("checkpoint_not_saved", error=str(error), hint="make room on the disk")
-            return
-        self._lease.note_sign_of_life()
-        leases, token = self._lease.leases, self._lease.token
-        status = self._lease.patiently(lambda: leases.checkpoint(self.number, token, ref))
-        if status == "LOST":
-            self._give_up()
-        if status == "OK":
-            self._checkpoint = ref
-            self._checkpoints.prune(self.study_name, self.number, token)
-            if not self._is_interrupted:  # else this is what its objective saves on its way out
-                self.next_rung.check()
+        self._note_saved(self._checkpointing.save_files(as_step(step), linked, copied))
+
+    def _note_saved(self, is_saved: bool) -> None:  # noqa: FBT001 - of one meaning
+        # one that was interrupted saves this on its way out
+        if is_saved and not self._is_interrupted:
+            self.next_rung.check()
+
+    def await_checkpoint(self) -> None:
+        """Wait until what `save_checkpoint` was given is on disk, and the next attempt's.
+
+        Raises:
+            LeaseLost: Somebody else may run the trial now.
+            Exception: What else went wrong with it.
+        """
+        self._checkpointing.wait()
+
+    def settle_checkpoint(self, timeout_seconds: float) -> None:
+        """Wait for the same at most so long, from whatever thread; raises nothing."""
+        self._checkpointing.settle(timeout_seconds)
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether another attempt could go on from what this or any before has saved."""
-        return self._checkpoint is not None
+        return self._checkpointing.is_there
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state that the last accepted checkpoint of this or any attempt holds, or None."""
         self._resumes = True
-        if self._checkpoint is None:
-            return None
-        return self._checkpoints.load_last(self.study_name, self.number, self._checkpoint)
+        return self._checkpointing.load()
 
     def load_checkpoint_files(self) -> Path | None:
         """The folder with the files of the last accepted checkpoint of any attempt, or None.
@@ -422,9 +414,7 @@ class FleetTrial(BaseTrial):
         They are to be read, or copied, and not to be changed.
         """
         self._resumes = True
-        if self._checkpoint is None:
-            return None
-        return self._checkpoints.load_last_files(self.study_name, self.number, self._checkpoint)
+        return self._checkpointing.load_files()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Add points to the curves of the trial's W&B run, where it has one; never waits.
@@ -483,6 +473,7 @@ class FleetTrial(BaseTrial):
         """
         try:
             self._lease.check()
+            self._checkpointing.check()
             if not self._lease.defers_drain:
                 self.next_rung.check()
         except TrialInterrupt:

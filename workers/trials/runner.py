@@ -369,6 +369,7 @@ class TrialRunner:
                     returned = call_objective(objective, trial, self._container)
                 finally:
                     self._modules.note()  # what it imported in its body, however it ended
+                    trial.await_checkpoint()  # what it saved last is the next attempt's
             values = read_values(returned, trial.spec)
         except StaleExtensionError as error:
             surroundings.spoil(str(error))

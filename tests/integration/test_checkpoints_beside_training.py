@@ -1,0 +1,256 @@
+"""Checkpoints that are written while training goes on: what they hold, who waits, what fails."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from workers.disk import snapshots
+from workers.disk.checkpoints import CheckpointStore
+from workers.managers import DirectoryManager
+from workers.processes.registry import ProcessRecord
+from workers.protocol.errors import DrainRequested, LeaseLost
+from workers.protocol.messages import RunTrial
+from workers.trials.ending import Outcome
+from workers.trials.handle import FleetTrial
+from workers.trials.runner import TrialRunner
+
+
+class Gate:
+    """Holds whoever writes a checkpoint, until it is opened; counts those who write."""
+
+    def __init__(self, monkeypatch):
+        self._save = CheckpointStore.save
+        self.writes = []
+        self._open = threading.Event()
+        gate = self
+
+        def save(store, *place_and_state):
+            gate.writes.append((threading.current_thread().name, place_and_state[3]))
+            assert gate._open.wait(60.0)
+            return gate._save(store, *place_and_state)
+
+        monkeypatch.setattr(CheckpointStore, "save", save)
+
+    def open(self):
+        self._open.set()
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    made = Gate(monkeypatch)
+    yield made
+    made.open()
+
+
+def whole_state():
+    weights = torch.arange(12.0).reshape(3, 4)
+    return {
+        "weights": weights,
+        "a view": weights[1:].t(),
+        "parameter": torch.nn.Parameter(torch.ones(5, dtype=torch.bfloat16)),
+        "sparse": torch.eye(3).to_sparse(),
+        "conjugate": torch.tensor([1 + 2j]).conj(),
+        "nothing": torch.empty(0),
+        "array": np.arange(6.0),
+        "list": [1, "two", {"three": torch.tensor(3)}],
+        "generator": torch.Generator().manual_seed(3),
+    }
+
+
+def overwrite(state):
+    with torch.no_grad():
+        for value in (state["weights"], state["parameter"], state["list"][2]["three"]):
+            value.zero_()
+        state["array"][:] = -1.0
+        state["sparse"]._values().zero_()
+        state["conjugate"].zero_()
+        state["generator"].manual_seed(9)
+        state["list"].append("more")
+        state["list"][2]["four"] = 4
+
+
+def described(value):
+    if isinstance(value, torch.Generator):
+        return value.get_state().tolist()
+    if isinstance(value, torch.Tensor):
+        return (type(value), value.dtype, value.to_dense().tolist())
+    if isinstance(value, np.ndarray):
+        return (value.dtype, value.tolist())
+    if isinstance(value, list):
+        return [described(item) for item in value]
+    if isinstance(value, dict):
+        return {key: described(item) for key, item in value.items()}
+    return value
+
+
+def test_a_checkpoint_holds_the_state_as_it_was_at_the_call_whatever_becomes_of_it(desk, gate):
+    trial = desk().claim()
+    expected = described(whole_state())
+    for step in (1, 2):  # the second in the buffers of the first
+        state = whole_state()
+        trial.save_checkpoint(step, state)
+        overwrite(state)
+        gate.open()
+        found = trial.load_checkpoint()
+        assert described(found) == expected
+        view = found["a view"].untyped_storage()
+        assert view.data_ptr() == found["weights"].untyped_storage().data_ptr(), "still a view"
+
+
+def test_training_goes_on_while_one_checkpoint_is_written_and_the_next_one_waits(desk, gate):
+    place = desk()
+    trial = place.claim()
+    trial.save_checkpoint(1, {"step": torch.tensor(1)})
+    trial.progress(2)
+    trial.report(0.5, 2)
+    assert place.leases.record(0).checkpoint is None, "not written yet"
+    second = threading.Thread(target=trial.save_checkpoint, args=(2, {"step": torch.tensor(2)}))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive()
+    assert gate.writes == [("checkpoint", 1)]
+    gate.open()
+    second.join(60.0)
+    trial.await_checkpoint()
+    assert place.leases.record(0).checkpoint.step == 2
+    assert trial.load_checkpoint() == {"step": torch.tensor(2)}
+
+
+def test_where_memory_is_short_or_no_thread_is_left_training_waits(desk, gate, monkeypatch):
+    place = desk()
+    trial = place.claim()
+    gate.open()
+    trial.save_checkpoint(1, {"weights": torch.ones(1000)})
+    trial.await_checkpoint()
+    monkeypatch.setattr(snapshots, "free_memory", lambda: 5000)
+    trial.save_checkpoint(2, {"weights": torch.ones(1000)})  # in the buffer that there is
+    trial.save_checkpoint(3, {"weights": torch.ones(1001)})
+    assert place.leases.record(0).checkpoint.step == 3
+    monkeypatch.setattr(snapshots, "free_memory", lambda: 2**40)
+
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    trial.save_checkpoint(4, {"weights": torch.ones(1001)})
+    assert place.leases.record(0).checkpoint.step == 4
+    main = threading.current_thread().name
+    assert gate.writes == [("checkpoint", 1), ("checkpoint", 2), (main, 3), (main, 4)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda trial: trial.progress(2),
+        lambda trial: trial.report(0.5, 2),
+        lambda trial: trial.save_checkpoint(2, {}),
+        lambda trial: trial.load_checkpoint(),
+        lambda trial: trial.await_checkpoint(),
+    ],
+    ids=["progress", "report", "save_checkpoint", "load_checkpoint", "the end"],
+)
+@pytest.mark.parametrize("error", [RuntimeError("cannot write"), LeaseLost("gone")])
+def test_what_goes_wrong_with_a_checkpoint_is_raised_by_the_next_call(
+    desk, monkeypatch, call, error
+):
+    def fail(*_):
+        raise error
+
+    trial = desk().claim()
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", fail)
+        trial.save_checkpoint(1, {"step": 1})
+        trial.settle_checkpoint(60.0)
+    with pytest.raises(type(error), match=str(error)):
+        call(trial)
+
+
+def test_a_lease_that_another_attempt_has_is_lost_to_the_one_that_still_writes(desk, gate):
+    place = desk()
+    trial = place.claim()
+    trial.save_checkpoint(1, {"step": 1})
+    assert place.leases.release(0, place.held.token)
+    gate.open()
+    trial.settle_checkpoint(60.0)
+    with pytest.raises(LeaseLost):
+        trial.progress(2)
+    assert place.leases.record(0).checkpoint is None
+
+
+OBJECTIVE = """
+from pathlib import Path
+import torch
+import optuna
+
+def ends(trial):
+    state = {"weights": torch.ones(3)}
+    trial.save_checkpoint(1, state)
+    state["weights"].zero_()
+    how = trial.config["how"]
+    if how == "drained":
+        Path(trial.config["drain"]).touch()
+        trial.progress(2)
+    if how == "fails":
+        raise ValueError("boom")
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "outcome", "step"),
+    [("drained", Outcome.GOES_BACK, 1), ("fails", Outcome.ENDED, 1), ("lost", Outcome.ENDED, None)],
+)
+def test_an_attempt_ends_when_its_last_checkpoint_is_written(
+    desk, client, settings, container, server, tmp_path, monkeypatch, how, outcome, step
+):
+    (tmp_path / "ending.py").write_text(OBJECTIVE)
+    drain = tmp_path / "drain"
+    place = desk(objective=f"{tmp_path}/ending.py:ends", config={"how": how, "drain": str(drain)})
+    place.leases.enqueue(0, {})
+    saved, wait, is_over = CheckpointStore.save, FleetTrial.await_checkpoint, threading.Event()
+
+    def wait_and_say_so(trial):
+        is_over.set()
+        wait(trial)
+
+    def save_late(store, *state):
+        assert is_over.wait(60.0)  # the objective has ended by then
+        if how == "lost":
+            token = place.leases.record(0).token
+            assert place.leases.release(0, token)
+        return saved(store, *state)
+
+    monkeypatch.setattr(CheckpointStore, "save", save_late)
+    monkeypatch.setattr(FleetTrial, "await_checkpoint", wait_and_say_so)
+    allowed = settings.model_copy(update={"objectives": (str(tmp_path / "ending.py"),)})
+    with TrialRunner(
+        client=client,
+        redis_url=server.url,
+        settings=allowed,
+        container=container,
+        record=ProcessRecord(),
+        drain_file=str(drain),
+    ) as runner:
+        hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
+        assert runner.run(hint) is outcome
+    record = place.leases.record(0)
+    assert (None if record.checkpoint is None else record.checkpoint.step) == step
+    if step is not None:
+        store = CheckpointStore(container.get(DirectoryManager).checkpoints)
+        assert store.load(record.checkpoint)["weights"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_what_is_saved_on_the_way_out_is_not_copied_before(desk, gate):
+    place = desk()
+    trial = place.claim()
+    gate.open()
+    place.drain.set()
+    with pytest.raises(DrainRequested):
+        trial.progress(1)
+    trial.save_checkpoint(1, {"step": 1})
+    assert gate.writes == [(threading.current_thread().name, 1)]
+    assert place.leases.record(0).checkpoint.step == 1

@@ -1,0 +1,172 @@
+"""What an attempt saves and goes on from: copied at the call, written by a thread beside training.
+
+Invariant: one checkpoint at a time is being written, and the ones before it are on disk and known
+to Redis, or their error was raised. Whoever ends the attempt waits for the last one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from workers.coordination.leases import CheckpointRef
+from workers.disk.checkpoints import CheckpointStore
+from workers.disk.snapshots import HostMemory
+from workers.disk.state_packing import pack
+from workers.logs import get_logger
+from workers.protocol.errors import LeaseLost
+from workers.trials.held_lease import HeldLease
+
+log = get_logger(__name__)
+
+
+class Checkpointing:
+    """The checkpoints of one attempt.
+
+    Args:
+        study: The study's name.
+        lease: The attempt's.
+        store: Where they lie.
+    """
+
+    def __init__(self, study: str, lease: HeldLease, store: CheckpointStore) -> None:
+        self._study = study
+        self._lease = lease
+        self._store = store
+        self._last = lease.grant.record.checkpoint
+        self._memory = HostMemory()
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._has_said_why = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether another attempt could go on from what this or any before has saved."""
+        return self._last is not None
+
+    def save(self, step: int, state: Any, *, at_once: bool) -> bool:
+        """Have a state written as it is now.
+
+        Args:
+            step: Of which it is the state.
+            state: What `pack` takes.
+            at_once: Whether it is on disk when this returns, and nothing is copied before.
+
+        Returns:
+            Whether it is on disk, and the newest that Redis knows.
+
+        Raises:
+            UnsuitableValueError: Something in it is no data.
+            Exception: What went wrong with the checkpoint before.
+        """
+        self.wait()
+        self._lease.note_sign_of_life()
+        packed = pack(state)
+        snapshot = None if at_once else self._snapshot(packed)
+        place = (self._study, self._lease.number, self._lease.token, step)
+        if snapshot is None or not self._begin(partial(self._store.save, *place, snapshot)):
+            return self._publish(partial(self._store.save, *place, packed))
+        return False
+
+    def save_files(self, step: int, paths: Sequence[Path], changing: Sequence[Path]) -> bool:
+        """Have files on disk as a checkpoint when this returns; as `CheckpointStore.save_files`."""
+        self.wait()
+        self._lease.note_sign_of_life()
+        place = (self._study, self._lease.number, self._lease.token, step)
+        return self._publish(partial(self._store.save_files, *place, paths, changing))
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that the last accepted checkpoint of this or any attempt holds, or None."""
+        self.wait()
+        if self._last is None:
+            return None
+        return self._store.load_last(self._study, self._lease.number, self._last)
+
+    def load_files(self) -> Path | None:
+        """The folder with the files of the last accepted checkpoint of any attempt, or None."""
+        self.wait()
+        if self._last is None:
+            return None
+        return self._store.load_last_files(self._study, self._lease.number, self._last)
+
+    def check(self) -> None:
+        """Return if nothing went wrong with what was written; cheap enough for every step.
+
+        Raises:
+            Exception: What went wrong, once.
+        """
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk and known to Redis.
+
+        Raises:
+            LeaseLost: Somebody else may run the trial now.
+            Exception: What else went wrong.
+        """
+        self.settle()
+        self.check()
+
+    def settle(self, timeout_seconds: float | None = None) -> None:
+        """Wait for what is being written, at most so long; what goes wrong is for others to see."""
+        writer = self._writer
+        if writer is not None:
+            writer.join(timeout_seconds)
+            if not writer.is_alive():
+                self._writer = None
+
+    def _snapshot(self, packed: Any) -> Any | None:
+        snapshot = self._memory.snapshot(packed)
+        if snapshot is None and not self._has_said_why:
+            self._has_said_why = True
+            log.warning(
+                "checkpoint_holds_training_up",
+                hint="there is no memory for a copy of the state; it is written as it is, and"
+                " training waits",
+            )
+        return snapshot
+
+    def _begin(self, write: Callable[[], CheckpointRef]) -> bool:
+        """Have a thread write; False where the system has no thread left."""
+        writer = threading.Thread(
+            target=copy_context().run,  # with the trial's fields in its log
+            args=(self._write, write),
+            name="checkpoint",
+            daemon=True,
+        )
+        try:
+            writer.start()
+        except RuntimeError:
+            return False
+        self._writer = writer
+        return True
+
+    def _write(self, write: Callable[[], CheckpointRef]) -> None:
+        try:
+            self._publish(write)
+        except BaseException as error:  # noqa: BLE001 - raised in the training's thread
+            self._error = error
+
+    def _publish(self, write: Callable[[], CheckpointRef]) -> bool:
+        """Write a checkpoint, and have Redis know of it."""
+        try:
+            ref = write()
+        except OSError as error:
+            log.warning("checkpoint_not_saved", error=str(error), hint="make room on the disk")
+            return False
+        lease = self._lease
+        lease.note_sign_of_life()
+        status = lease.patiently(lambda: lease.leases.checkpoint(lease.number, lease.token, ref))
+        if status == "LOST":
+            lease.lose()
+            raise LeaseLost(f"trial {lease.number}: token {lease.token} is no longer valid")
+        if status == "OK":
+            self._last = ref
+            self._store.prune(self._study, lease.number, lease.token)
+        return status == "OK"
