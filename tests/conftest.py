@@ -110,7 +110,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("server")
     before = _leftovers()
     yield
-    wait_until(lambda: not (_leftovers() - before), f"left behind: {_leftovers() - before}", 10.0)
+    wait_until(lambda: not (_leftovers() - before), f"left behind: {_leftovers() - before}")
 
 
 def _leftovers() -> set[str]:

@@ -164,7 +164,7 @@ class FaultFleet:
             note for note in found if what in {None, note.what} and number in {None, note.number}
         ]
 
-    def await_note(self, what: str, number: int = 0, attempt: int = 1, seconds: float = 60) -> Note:
+    def await_note(self, what: str, number: int = 0, attempt: int = 1, seconds: float = 90) -> Note:
         """The first note of a kind, when it is there."""
 
         def find() -> Note | None:
@@ -173,7 +173,7 @@ class FaultFleet:
 
         return wait_until(find, f"trial {number}, attempt {attempt}: {what}", seconds)
 
-    def await_over(self, seconds: float = 60) -> None:
+    def await_over(self, seconds: float = 150) -> None:
         """Wait until the study is over."""
         wait_until(self._is_over, "the study is over", seconds)
 
@@ -218,7 +218,7 @@ class FaultFleet:
         assert ends_in_journal(self.settings.home, self.study) == dict.fromkeys(range(trials), 1)
         for number, wanted in (attempts or {}).items():
             assert stored[number].user_attrs["trialfleet:attempt"] == wanted
-        wait_until(lambda: not keys_of(self.client, self.study), "no key is left", 10.0)
+        wait_until(lambda: not keys_of(self.client, self.study), "no key is left")
 
     def told(self) -> list[tuple[str, str]]:
         """The end of what each member told, by the names of their logs, and what was noted."""
@@ -230,13 +230,13 @@ class FaultFleet:
     def stop(self) -> None:
         """Stop what still runs, and hold what is left against what may be."""
         for worker in self.workers:
-            worker.stop(30.0)
+            worker.stop(60.0)
         for process in self.orchestrators:
-            stop_process(process, signal.SIGTERM, 10.0)
+            stop_process(process, signal.SIGTERM, 60.0)
         self.client.close()
         self.redis.stop()
         home = self.settings.home
-        wait_until(lambda: not processes_of(home), f"{processes_of(home)} end", 10.0)
+        wait_until(lambda: not processes_of(home), f"{processes_of(home)} end")
 
     def assert_nothing_told(self) -> None:
         """No log shows the server's password, whatever was broken."""

@@ -90,7 +90,7 @@ def turn_until(service, condition, what):
         service.turn()
         return condition()
 
-    return wait_until(turned, what, 20.0)
+    return wait_until(turned, what)
 
 
 def look_around(service, seconds=0.5):

@@ -77,7 +77,7 @@ class OneProcessFleet:
         assert self.stopped == [], "the orchestrator never stops"
 
     def run_studies(
-        self, specs: Iterable[StudySpec], seconds: float = 20.0
+        self, specs: Iterable[StudySpec], seconds: float = 60.0
     ) -> dict[str, optuna.Study]:
         """Hand studies in, and run whatever becomes due of them until they are over."""
         handles = [StudyHandle(spec.name, self.config) for spec in specs]
@@ -109,7 +109,7 @@ class OneProcessFleet:
         with self._turning:
             yield
 
-    def until(self, condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+    def until(self, condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
         return wait_until(lambda: self.stopped or condition(), what, seconds)
 
     def _serve(self) -> None:

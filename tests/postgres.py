@@ -79,13 +79,13 @@ class Postgres:
             self._server = subprocess.Popen(
                 command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, user=self._user
             )
-        wait_until(self._answers, f"it answers\n{(self._folder / 'log').read_text()}", 30.0)
+        wait_until(self._answers, f"it answers\n{(self._folder / 'log').read_text()}")
 
     def stop(self) -> None:
         """Take it away: whoever is connected is cut off."""
         if self._server is not None:
             self._server.send_signal(signal.SIGINT)
-            self._server.wait(30)
+            self._server.wait(60)
             self._server = None
 
     def _answers(self) -> bool:

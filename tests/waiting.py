@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 30.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 60.0) -> T:
     """Ask until the answer is true; the answer."""
     deadline = time.monotonic() + timeout_seconds
     while not (answer := condition()):

@@ -145,7 +145,7 @@ class Machine:
                 members += members[0].children(recursive=True)
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(40)
+                    process.wait(60)
                 except subprocess.TimeoutExpired:
                     for member in members:
                         if member.is_running():

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 
-import pytest
 from waiting import wait_until
-
-pytestmark = pytest.mark.timeout(200)
 
 
 def has_logged(worker, event):
@@ -15,7 +12,7 @@ def has_logged(worker, event):
 
 
 def exit_code(worker):
-    return wait_until(lambda: worker.poll() is not None and [worker.poll()], "it ends", 60.0)[0]
+    return wait_until(lambda: worker.poll() is not None and [worker.poll()], "it ends")[0]
 
 
 #: Has a pool process of a worker wait for a file before it imports anything of the fleet, and for
@@ -44,23 +41,19 @@ def test_a_worker_waits_for_its_redis_and_so_does_a_pool_process(fleet):
     (folder / "sitecustomize.py").write_text(LATE_POOL.format(folder=str(folder)))
     fleet.redis.stop()
     worker = fleet.worker(PYTHONPATH=str(folder))
-    wait_until(has_logged(worker, "redis_awaited"), "it waits", 60.0)
+    wait_until(has_logged(worker, "redis_awaited"), "it waits")
     assert worker.poll() is None
     fleet.redis.start()
-    wait_until(lambda: fleet.processes("main"), "it found Redis, and starts its pool", 60.0)
+    wait_until(lambda: fleet.processes("main"), "it found Redis, and starts its pool")
     fleet.redis.stop()
     (folder / "start").touch()
-    wait_until(
-        lambda: worker.log.read_text().count("redis_awaited") == 2, "that one waits, too", 60.0
-    )
+    wait_until(lambda: worker.log.read_text().count("redis_awaited") == 2, "that one waits, too")
     assert worker.poll() is None
     fleet.redis.start()
-    wait_until(lambda: fleet.processes("trial"), "it found Redis, too", 60.0)
+    wait_until(lambda: fleet.processes("trial"), "it found Redis, too")
     fleet.redis.stop()
     (folder / "managers").touch()
-    wait_until(
-        lambda: worker.log.read_text().count("redis_awaited") == 3, "it waits once more", 60.0
-    )
+    wait_until(lambda: worker.log.read_text().count("redis_awaited") == 3, "it waits once more")
     fleet.redis.start()
     fleet.serve()
     broken = fleet.settings.home / "outbox" / "fault-0-1.json"
@@ -83,7 +76,7 @@ def test_a_worker_exits_with_zero_after_a_drain_alone(fleet, tmp_path):
     broken = fleet.worker(PYTHONPATH=path)
     stranger = fleet.worker(FLEET_REDIS_URL=fleet.redis.url.replace("://:", "://:no"))
     early = fleet.worker(FLEET_REDIS_URL="redis://127.0.0.1:1/0")
-    wait_until(has_logged(early, "redis_awaited"), "it waits", 60.0)
+    wait_until(has_logged(early, "redis_awaited"), "it waits")
     early.drain()
     assert exit_code(early) == 0
     assert exit_code(stranger) == 2

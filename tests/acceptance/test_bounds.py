@@ -66,11 +66,11 @@ def test_every_key_is_in_the_table_and_ends_as_it_says(fleet):
     fleet.go()
     fleet.serve()
     worker = fleet.worker(slots=2)
-    wait_until(lambda: fleet.notes("step", 3), "it goes on", 60.0)
+    wait_until(lambda: fleet.notes("step", 3), "it goes on")
     seen |= assert_as_told(fleet.client, table)
-    fleet.await_over(90)
+    fleet.await_over()
     fleet.assert_sound(6)
-    worker.stop(30.0)
+    worker.stop(60.0)
     left = assert_as_told(fleet.client, table)
     still = {key for key in left if table.row(key)[1] == "when the study is over"}
     assert still <= {keys.inbox("fault")}

@@ -14,8 +14,6 @@ from waiting import wait_until
 from orchestrator.handle import StudyHandle
 from workers.protocol.states import TrialState
 
-pytestmark = pytest.mark.timeout(200)
-
 
 @pytest.fixture
 def study(fleet):
@@ -82,7 +80,7 @@ def test_who_never_asks_runs_to_its_end_in_a_pause_and_begins_again_in_one_that_
     study.pause()
     grace = fleet.settings.times.cancel_grace + 2 * fleet.settings.times.beat
     until = time.monotonic() + grace
-    wait_until(lambda: time.monotonic() > until, "the grace is over", 20.0)
+    wait_until(lambda: time.monotonic() > until, "the grace is over")
     assert fleet.record().state is TrialState.RUNNING
     fleet.go()
     wait_until(is_queued(fleet), "it hears of the pause when it goes on")
@@ -91,7 +89,7 @@ def test_who_never_asks_runs_to_its_end_in_a_pause_and_begins_again_in_one_that_
     hung = wait_until(lambda: [n for n in fleet.notes("wait for go") if n.number == 1], "the other")
     assert hung[0].pid == pid, "the process was kept"
     study.pause(now=True)
-    wait_until(is_gone(pid), "its process is ended", 30.0)
+    wait_until(is_gone(pid), "its process is ended")
     assert is_queued(fleet, 1)()
     assert not is_gone(tree_of(fleet.workers[0].pid)[0].pid)()
     fleet.go()
@@ -145,13 +143,13 @@ def test_the_wandb_run_of_a_trial_that_is_ended_by_force_is_ended(fleet, study, 
         study.cancel()
     else:
         study.pause(now=True)
-    wait_until(is_gone(pid), "its process is ended", 30.0)
+    wait_until(is_gone(pid), "its process is ended")
 
     def exits():
         found = offline_runs(fleet.settings.home).items()
         return [each["exits"] for name, each in found if name.startswith("fault-0-")]
 
-    wait_until(lambda: [1] in exits(), "so is its run, as no success", 60.0)
+    wait_until(lambda: [1] in exits(), "so is its run, as no success")
     fleet.go()
     study.resume()
     fleet.await_over()

@@ -23,19 +23,19 @@ def test_an_orchestrator_of_another_host_takes_over_within_a_lease_and_loses_not
         fleet.worker(slots=2)
         fleet.await_note("starts", number=1)
         second = fleet.serve(FLEET_HOME=str(fleet.folder / "of the other host"))
-        wait_until(lambda: fleet.events("study_not_driven"), "the other one waits", 60.0)
+        wait_until(lambda: fleet.events("study_not_driven"), "the other one waits")
         fleet.go()
         told = shown(first.pid), shown(second.pid)
         first.send_signal(signal.SIGKILL)
         killed_at = time.monotonic()
-        wait_until(lambda: len(fleet.events("study_driven")) == 2, "it takes over", 40.0)
+        wait_until(lambda: len(fleet.events("study_driven")) == 2, "it takes over")
         seconds = time.monotonic() - killed_at
         assert seconds < fleet.settings.times.lease + 6.0, "it looks every five seconds"
         fleet.await_note("starts", number=3)
         postgres.stop()
-        wait_until(lambda: fleet.events("study_stalled"), "it misses the database", 40.0)
+        wait_until(lambda: fleet.events("study_stalled"), "it misses the database")
         postgres.start()
-        fleet.await_over(120)
+        fleet.await_over()
         found = fleet.trials()
         assert [trial.state.name for trial in found] == ["COMPLETE"] * 6, "none asked for twice"
         assert [trial.value for trial in found] == [undisturbed_loss()] * 6
@@ -44,7 +44,7 @@ def test_an_orchestrator_of_another_host_takes_over_within_a_lease_and_loses_not
         assert PASSWORD not in " ".join(told)
         assert PASSWORD not in all_that_is_known(fleet)
         fleet.orchestrators[1].terminate()
-        fleet.orchestrators[1].wait(20)
+        fleet.orchestrators[1].wait(60)
 
 
 def shown(pid: int) -> str:

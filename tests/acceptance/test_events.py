@@ -8,14 +8,11 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-import pytest
 from fault_fleet import signal_all, tree_of
 from waiting import wait_until
 
 from orchestrator.storage.event_file import events_file
 from workers.coordination.identity import hostname
-
-pytestmark = pytest.mark.timeout(200)
 
 
 def command(fleet, *words):
@@ -42,7 +39,7 @@ def following(fleet):
     try:
         wait_until(lambda: path.stat().st_size, "it follows")
         yield found
-        assert process.wait(30) == 0, process.stderr.read()
+        assert process.wait(60) == 0, process.stderr.read()
         found += map(json.loads, path.read_text().splitlines())
     finally:
         process.kill()

@@ -16,8 +16,6 @@ from workers.coordination import keys
 from workers.coordination.hints import Hints
 from workers.coordination.leases import Grant
 
-pytestmark = pytest.mark.timeout(200)
-
 
 def enqueue(fleet, trials):
     """Trials that wait, with the hints that were sent for them still in Celery's queue."""
@@ -54,7 +52,7 @@ def test_messages_that_come_ten_times_and_in_any_order_make_one_attempt_each(fle
     fleet.assert_sound(3, attempts={0: 1, 1: 1, 2: 1})
     assert len(fleet.notes("starts")) == 3
     refused = len(numbers) + len(fleet.events("announced_again"))  # while one waited for long
-    wait_until(lambda: len(fleet.events("not_claimed")) == refused, "so are all others", 30.0)
+    wait_until(lambda: len(fleet.events("not_claimed")) == refused, "so are all others")
 
 
 @pytest.mark.fault(26)
@@ -109,9 +107,9 @@ def test_an_orchestrator_that_was_stopped_writes_nothing_when_it_comes_back(flee
     fleet.await_note("stay until go")
     os.kill(first.pid, signal.SIGSTOP)
     fleet.serve()
-    wait_until(lambda: len(fleet.events("study_driven")) == 2, "another takes over", 40.0)
+    wait_until(lambda: len(fleet.events("study_driven")) == 2, "another takes over")
     os.kill(first.pid, signal.SIGCONT)
-    wait_until(lambda: fleet.events("study_taken_over"), "the first one leaves it", 10.0)
+    wait_until(lambda: fleet.events("study_taken_over"), "the first one leaves it")
     fleet.go()
     fleet.await_over()
     assert [trial.state.name for trial in fleet.trials()] == ["COMPLETE"] * 2
@@ -141,13 +139,13 @@ def test_an_orchestrator_that_is_suspended_in_an_ask_does_not_ask_beside_the_nex
     fleet.submit(5)
     fleet.pretend_slots(3)
     first = fleet.serve(STOPS_IN_AN_ASK + SERVE)
-    wait_until(lambda: psutil.Process(first.pid).status() == "stopped", "it is suspended", 40.0)
+    wait_until(lambda: psutil.Process(first.pid).status() == "stopped", "it is suspended")
     fleet.worker(slots=2)
     fleet.serve()
     if storage == "sqlite":
         fleet.await_over()
         os.kill(first.pid, signal.SIGCONT)
-        wait_until(lambda: fleet.events("study_taken_over"), "the first one leaves it", 20.0)
+        wait_until(lambda: fleet.events("study_taken_over"), "the first one leaves it")
     else:  # its lock is held by whoever is suspended: the other one waits, and says so
         wait_until(lambda: "another orchestrator" in str(fleet.events("study_stalled")), "it waits")
         os.kill(first.pid, signal.SIGCONT)

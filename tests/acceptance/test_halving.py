@@ -13,8 +13,6 @@ from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 
-pytestmark = pytest.mark.timeout(200)
-
 ASHA = {"type": "asha", "promote": True, "reduction_factor": 3, "max_resource": 9}
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 TRIALS = 18
@@ -55,7 +53,7 @@ def assert_promoted(fleet, trials=TRIALS):
     status = StudyHandle("fault", fleet.settings).status()
     assert (status.state, status.trials["paused"]) == ("finished", 0)
     assert status.best.number == 0
-    wait_until(lambda: not keys_of(fleet.client, "fault"), "no key is left", 10.0)
+    wait_until(lambda: not keys_of(fleet.client, "fault"), "no key is left")
 
 
 def losses(trial):
@@ -72,7 +70,7 @@ def test_on_two_workers_no_step_is_made_twice_and_the_best_of_each_three_go_on(f
     holders = {fleet.await_note("stay until go", number).pid for number in (0, 1)}
     assert len(holders) == 2
     fleet.go()
-    fleet.await_over(120.0)
+    fleet.await_over()
     assert_promoted(fleet)
     made = steps_of(fleet)
     assert set(made.values()) == {1}
@@ -82,7 +80,6 @@ def test_on_two_workers_no_step_is_made_twice_and_the_best_of_each_three_go_on(f
     wait_until(
         lambda: not list(fleet.settings.home.glob("checkpoints/*/*/*")),
         "the checkpoints of paused trials are removed with the study's end",
-        30.0,
     )
 
 
@@ -91,7 +88,7 @@ def test_a_worker_killed_on_its_way_to_a_rung_or_at_it_loses_nothing(fleet, orde
     fleet.order(order, number=0, step=0)
     fleet.order(order, number=1, attempt=2, step=1)
     run(fleet, trials=9)
-    fleet.await_over(120.0)
+    fleet.await_over()
     assert_promoted(fleet, trials=9)
     made = steps_of(fleet)
     if order == "die before pause":
@@ -103,13 +100,13 @@ def test_a_worker_killed_on_its_way_to_a_rung_or_at_it_loses_nothing(fleet, orde
 def test_workers_and_orchestrators_killed_while_trials_are_paused_and_promoted_lose_nothing(fleet):
     workers = run(fleet)
     for count in (4, 8, 12):
-        wait_until(lambda n=count: len(fleet.notes("drained")) >= n, "some were paused", 60.0)
+        wait_until(lambda n=count: len(fleet.notes("drained")) >= n, "some were paused")
         fleet.orchestrators[-1].kill()
         fleet.orchestrators[-1].wait()
         os.kill(workers[0].pid, signal.SIGKILL)
         fleet.serve()
         workers = [workers[1], fleet.worker()]
-    fleet.await_over(120.0)
+    fleet.await_over()
     assert_promoted(fleet)
 
 
@@ -122,13 +119,13 @@ def test_a_redis_that_loses_all_keeps_what_is_paused_and_goes_on_from_its_checkp
         trials = handle.status().trials
         return trials["paused"] + trials["complete"] == 8
 
-    wait_until(rest, "all but one are paused, or at their end", 60.0)
+    wait_until(rest, "all but one are paused, or at their end")
     fleet.await_note("stay until go", number=8)
     before = len(fleet.notes("starts", number=8))
     fleet.client.flushall()
-    wait_until(lambda: len(fleet.notes("starts", number=8)) > before, "it runs again", 60.0)
+    wait_until(lambda: len(fleet.notes("starts", number=8)) > before, "it runs again")
     fleet.go()
-    fleet.await_over(120.0)
+    fleet.await_over()
     assert_promoted(fleet, trials=9)
     redone = {number for (number, _), count in steps_of(fleet).items() if count > 1}
     assert redone <= {8}, "who was paused, or promoted, went on where it had stopped"

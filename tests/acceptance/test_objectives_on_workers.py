@@ -6,12 +6,8 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-import pytest
-
 from orchestrator.handle import StudyHandle
 from workers.settings import Settings
-
-pytestmark = pytest.mark.timeout(300)
 
 #: Each trial looks around; some of them leave what the next one is to cope with.
 OBJECTIVE = """

@@ -13,8 +13,6 @@ import pytest
 from remains import ends_in_journal, processes_of
 from waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def assert_nothing_runs(machine):
     assert machine.processes("main") == []
@@ -98,7 +96,7 @@ def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
     said = Said(process)
     wait_until(lambda: "draining" in said, "it drains")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 2
     reaped = [event["ended"] for event in machine.events("reaped")]
@@ -130,7 +128,7 @@ def test_a_killed_run_is_resumed_by_the_next(machine):
     process.kill()
     process.wait()
     # its Redis and its worker end with it
-    wait_until(lambda: not processes_of(machine.home), "all that it started ends", 40.0)
+    wait_until(lambda: not processes_of(machine.home), "all that it started ends")
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 2
     assert machine.events("resumed")

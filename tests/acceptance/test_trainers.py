@@ -42,7 +42,6 @@ def study_file(name: str, called: str) -> dict:
     return {**study, **changes, "config": config}
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", QUICK)
 def test_an_example_that_is_killed_in_the_middle_comes_to_the_value_of_an_undisturbed_one(
     fleet, name
@@ -59,9 +58,9 @@ def test_an_example_that_is_killed_in_the_middle_comes_to_the_value_of_an_undist
     wait_until(saved, "it has saved a checkpoint", 120.0)
     (runs,) = [entry for entry in fleet.processes("trial") if entry.trial == 0]
     os.kill(runs.identity.pid, signal.SIGKILL)
-    fleet.await_over(120.0)
+    fleet.await_over()
     fleet.hand_in(study_file(name, "undisturbed"))
-    fleet.await_over(120.0)
+    fleet.await_over()
 
     killed, whole = (
         StudyHandle(study, fleet.settings).study.trials[0] for study in ("killed", "undisturbed")

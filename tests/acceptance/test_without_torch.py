@@ -51,7 +51,6 @@ def call(fleet, bare, *words):
     )
 
 
-@pytest.mark.timeout(200)
 def test_it_submits_and_drives_a_study_of_torch_that_workers_elsewhere_train(fleet, bare):
     fleet.use_studies(fleet.folder)
     fleet.serve(**bare)
@@ -68,7 +67,6 @@ def test_it_submits_and_drives_a_study_of_torch_that_workers_elsewhere_train(fle
     assert [trial.state.name for trial in fleet.trials()] == ["COMPLETE"] * 2
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     "words",
     [

@@ -55,7 +55,7 @@ def test_a_redis_that_is_away_is_waited_for(settings, tmp_path):
             turn_until(service, fleet.leases.queued, "it still is in flight")
             fleet.commit(0, 0.5)
             turn_until(service, lambda: service.status("s").is_over, "it is over")
-        follower.join(20.0)
+        follower.join(60)
         client.close()
     assert follower.error is None
     assert (follower.last().is_over, follower.last().best.value) == (True, 0.5)
@@ -71,7 +71,7 @@ def test_a_study_that_redis_forgot_is_waited_for_and_not_for_ever(client, settin
     Studies(client).submit(fleet.spec)  # at once: it is not waited for very long
     wait_until(lambda: follower.last().stalled is None, "it is there again")
     client.flushall()
-    follower.join(20.0)
+    follower.join(60)
     assert isinstance(follower.error, InvalidInputError)
 
 

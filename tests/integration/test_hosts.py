@@ -82,11 +82,11 @@ def test_containers_that_share_tmp_and_shared_memory_leave_one_anothers_alone(ow
             assert all(Path(path).exists() for path in theirs + own)
             cleaner.stdin.close()
             assert json.loads(cleaner.stdout.read().splitlines()[-1]) == [], "nothing was left"
-        assert cleaner.wait(20) == 0
+        assert cleaner.wait(60) == 0
         assert [path for path in theirs if not Path(path).exists()] == []
         assert [path for path in own if Path(path).exists()] == []
         neighbour.stdin.close()
-        assert neighbour.wait(20) == 0
+        assert neighbour.wait(60) == 0
     for path in theirs[1:]:
         Path(path).unlink()
 

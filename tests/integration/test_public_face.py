@@ -137,7 +137,7 @@ def test_a_script_that_ends_leaves_no_scratch_directory(tmp_path, number):
         if number is not None:
             assert scratch.exists()
             script.send_signal(number)
-        script.wait(30)
+        script.wait(60)
     assert not scratch.exists()
     if number is not None:
         assert script.returncode in {-number, 1}

@@ -42,12 +42,12 @@ class Dashboard:
             )
 
     def __enter__(self):
-        wait_until(self._answers, "it answers", 60.0)
+        wait_until(self._answers, "it answers")
         return self
 
     def __exit__(self, *_):
         self._server.terminate()
-        self._server.wait(20)
+        self._server.wait(60)
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"{self._address}{path}", timeout=30) as answer:
@@ -105,7 +105,7 @@ def test_a_dashboard_follows_a_study_that_runs_and_changes_nothing(
             fleet.commit(3, 0.75)
             turn_until(service, lambda: service.status("s").is_over, "it is over")
             ended = ["Fail", "Complete", "Complete", "Complete"]
-            wait_until(lambda: dashboard.trials() == ended, "it looks again now and then", 30.0)
+            wait_until(lambda: dashboard.trials() == ended, "it looks again now and then")
     assert [trial.values for trial in fleet.stored()] == [None, [0.5], [0.25], [0.75]]
 
 

@@ -38,10 +38,10 @@ def admin(request, tmp_path):
         command = [str(request.param), "--port", str(port), "--save", ""]
         process = start_process(command, os.environ, subprocess.DEVNULL, sink)
     client = redis.Redis(port=port, decode_responses=True)
-    wait_until(lambda: answers(client), "the server answers", 20.0)
+    wait_until(lambda: answers(client), "the server answers")
     yield client
     client.close()
-    stop_process(process, 15, 10.0)
+    stop_process(process, 15, 60.0)
 
 
 def answers(client):

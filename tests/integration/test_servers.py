@@ -36,7 +36,7 @@ def serving(folder: Path, *lines: str):
     try:
         yield
     finally:
-        stop_process(process, 15, 10.0)
+        stop_process(process, 15, 60.0)
 
 
 def serve(server: Path, folder: Path, *lines: str) -> subprocess.Popen[bytes] | None:
@@ -51,7 +51,6 @@ def serve(server: Path, folder: Path, *lines: str) -> subprocess.Popen[bytes] | 
     wait_until(
         lambda: process.poll() is not None or "eady to accept" in log.read_text(),
         "it starts",
-        20.0,
     )
     if process.poll() is not None and "TLS" in log.read_text():
         return None

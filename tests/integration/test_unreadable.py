@@ -131,6 +131,6 @@ def test_what_a_host_cannot_do_is_told_by_its_worker_s_record(client, settings, 
         cleaner.sweep_host()
         return not cleaner.setbacks()
 
-    wait_until(is_forgotten, "what is gone is forgotten", 5.0)
+    wait_until(is_forgotten, "what is gone is forgotten")
     cleaner.close()
     home.close()

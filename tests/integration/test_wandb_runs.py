@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import pytest
 from offline_wandb import offline_runs
 
 PROGRAM = """
@@ -44,7 +43,6 @@ def run(program, home, *arguments, **environment):
     return finished
 
 
-@pytest.mark.timeout(120)
 def test_each_trial_is_one_run_of_its_studys_group_finished_on_every_way_out(tmp_path):
     run(PROGRAM, tmp_path, WANDB_MODE="offline")
     runs = offline_runs(tmp_path)
@@ -56,7 +54,6 @@ def test_each_trial_is_one_run_of_its_studys_group_finished_on_every_way_out(tmp
     }
 
 
-@pytest.mark.timeout(120)
 def test_what_goes_wrong_in_wandb_is_logged_and_no_more(tmp_path):
     program = PROGRAM.replace(
         "wandb = get", "import wandb as w; w.init = lambda **_: 1 / 0\nwandb = get"
@@ -70,13 +67,11 @@ def test_what_goes_wrong_in_wandb_is_logged_and_no_more(tmp_path):
 UNTOUCHED = f"{PROGRAM}\nassert 'wandb' not in sys.modules"
 
 
-@pytest.mark.timeout(120)
 def test_where_nobody_asked_for_it_it_is_not_even_imported(tmp_path):
     run(UNTOUCHED, tmp_path)
     assert not (tmp_path / "wandb").exists()
 
 
-@pytest.mark.timeout(120)
 def test_a_study_that_asks_for_runs_has_them_as_it_says(tmp_path):
     asked = '{"mode": "offline", "project": "names", "entity": "we", "tags": ["a", "b"]}'
     run(PROGRAM, tmp_path, asked)
@@ -110,7 +105,6 @@ assert wandb.flush()
 """
 
 
-@pytest.mark.timeout(120)
 def test_a_wandb_that_is_far_behind_costs_points_and_no_run(tmp_path):
     finished = run(SLOW, tmp_path, WANDB_MODE="offline")
     assert "wandb_points_dropped" in finished.stdout + finished.stderr

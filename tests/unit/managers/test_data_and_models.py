@@ -176,7 +176,6 @@ def test_a_saved_model_loads_as_it_was(container, tmp_path):
         assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
-@pytest.mark.timeout(60)
 def test_one_endless_word_does_not_hold_a_tokenizer_up(container, tmp_path):
     path = tmp_path / "rows.csv"
     lines = [f"sentence number {index},{index % 3}" for index in range(200)]

@@ -30,7 +30,7 @@ STATUS = StudyStatus(
 def told(hook, *, allowed=("*",), most_seconds=20.0):
     """The problem of a hook that has come to its end; None for none."""
     end = EndHook("s", allowed, most_seconds)
-    answer = wait_until(lambda: end.tell(hook, STATUS), "it is done", 30.0)
+    answer = wait_until(lambda: end.tell(hook, STATUS), "it is done")
     return answer.problem
 
 
@@ -111,5 +111,5 @@ def test_a_web_hook_that_fails_is_said_without_what_may_be_secret(hooks):
 def test_what_is_under_way_when_the_orchestrator_ends_is_ended(tmp_path):
     end = EndHook("s", ("*",))
     assert end.tell(f"touch {tmp_path}/began; sleep 100", STATUS) is None
-    wait_until((tmp_path / "began").exists, "it has begun", 10.0)
+    wait_until((tmp_path / "began").exists, "it has begun")
     end.close()
