@@ -27,7 +27,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import EmbeddedRedis, LocalWorker, start_process, stop_process
 from orchestrator.submission.study import build_spec
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.leases import TrialLeases, TrialRecord
+from workers.coordination.leases import CheckpointRef, TrialLeases, TrialRecord
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegistry
 from workers.protocol.states import ProcessKind
@@ -78,8 +78,8 @@ class FaultFleet:
         self.settings = self.settings.model_copy(update={"time_scale": time_scale})
 
     def pretend_slots(self, count: int) -> None:
-        """Have the orchestrator believe in a worker that is not there, for one lease."""
-        registry = ProcessRegistry(self.client, self.settings.times)
+        """Have the orchestrator believe in a worker that is not there, for twenty leases."""
+        registry = ProcessRegistry(self.client, self.settings.times.scaled(20))
         fields = {"slots": count, "queues": ["default"]}
         record = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
         record.identity = record.identity._replace(host="elsewhere")
@@ -172,6 +172,15 @@ class FaultFleet:
             return found[0] if found else None
 
         return wait_until(find, f"trial {number}, attempt {attempt}: {what}", seconds)
+
+    def await_checkpoint(self, step: int) -> CheckpointRef:
+        """The checkpoint of trial 0 of a step, when Redis knows of it."""
+
+        def find() -> CheckpointRef | None:
+            found = self.record().checkpoint
+            return found if found is not None and found.step == step else None
+
+        return wait_until(find, f"there is a checkpoint of step {step}")
 
     def await_over(self, seconds: float = 150) -> None:
         """Wait until the study is over."""

@@ -17,6 +17,8 @@ from waiting import wait_until
 
 BIN = Path(sys.executable).parent
 
+HELD_TRIALS = Path(__file__).parents[1] / "held_trials"
+
 #: A study of real training: small enough for two minutes, big enough to be killed in the middle.
 LANGUAGE_ID: dict[str, Any] = {
     "name": "accept",
@@ -32,7 +34,7 @@ LANGUAGE_ID: dict[str, Any] = {
         "model": {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1},
         "batch_size": 64,
         "epochs": 3,
-        "checkpoint_interval_seconds": 0.5,
+        "checkpoint_interval_seconds": 0.2,
     },
 }
 
@@ -76,7 +78,7 @@ class Machine:
         self._started.append(process)
         return process
 
-    def run(self, *command: object, code: int = 0, timeout: float = 200.0) -> str:
+    def run(self, *command: object, code: int = 0, timeout: float = 400.0) -> str:
         process = self.start("trialfleet", *command)
         output, _ = process.communicate(timeout=timeout)
         errors = (self.folder / "command.log").read_text()[-3000:]
@@ -112,28 +114,28 @@ class Machine:
             return []  # the embedded server is not there (yet, or any more)
         return [entry for entry in json.loads(found.stdout) if entry["kind"] == kind]
 
-    def await_training(self) -> list[dict[str, Any]]:
-        """The pool processes, as soon as two of them hold a trial and one is past some steps."""
+    def hold(self) -> None:
+        """Have trials stay where they are once they have a checkpoint, until `let_go`."""
+        places = [str(HELD_TRIALS), self.environment.get("PYTHONPATH")]
+        self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+        self.environment["HELD_TRIALS"] = str(self.folder)
+        (self.folder / "hold").touch()
 
-        def training():
-            held = [entry for entry in self.processes("trial") if entry["trial"] is not None]
-            return held if len(held) == 2 and self.checkpoints() else None
+    def await_held(self) -> list[dict[str, Any]]:
+        """The pool processes of two trials that are held."""
 
-        return wait_until(training, "two trials train, and one has a checkpoint", 120.0)
+        def held() -> list[dict[str, Any]]:
+            numbers = {int(path.name.partition("-")[2]) for path in self.folder.glob("held-*")}
+            if len(numbers) < 2:
+                return []
+            found = [entry for entry in self.processes("trial") if entry["trial"] in numbers]
+            return found if len(found) == 2 else []
 
-    def suspend_training(self) -> dict[str, Any]:
-        """Suspend a pool process in the middle of a trial; its record, as it stays now."""
-        pid = self.await_training()[0]["identity"]["pid"]
+        return wait_until(held, "two trials have a checkpoint, and stay", 120.0)
 
-        def suspended():
-            os.kill(pid, signal.SIGSTOP)
-            for entry in self.processes("trial"):
-                if entry["identity"]["pid"] == pid and entry["trial"] is not None:
-                    return entry
-            os.kill(pid, signal.SIGCONT)  # it was between two trials
-            return None
-
-        return wait_until(suspended, "it is suspended in a trial")
+    def let_go(self) -> None:
+        """Let held trials go on, and hold no further ones."""
+        (self.folder / "hold").unlink()
 
     def checkpoints(self) -> list[Path]:
         return list(self.home.glob("checkpoints/*/*/*/step-*"))

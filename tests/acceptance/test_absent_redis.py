@@ -63,10 +63,14 @@ def test_a_worker_waits_for_its_redis_and_so_does_a_pool_process(fleet):
     fleet.await_over()
     fleet.assert_sound(1)
     wait_until(
-        lambda: "outbox_unreadable" in str(fleet.processes("main")[0].stalled), "ps tells of it"
+        lambda: "outbox_unreadable" in str([each.stalled for each in fleet.processes("main")]),
+        "ps tells of it",
     )
     broken.unlink()
-    wait_until(lambda: fleet.processes("main")[0].stalled == [], "ps no longer tells of it")
+    wait_until(
+        lambda: [each.stalled for each in fleet.processes("main")] == [[]],
+        "ps no longer tells of it",
+    )
     assert "mingle" not in worker.log.read_text()
 
 

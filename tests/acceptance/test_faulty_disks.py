@@ -26,7 +26,7 @@ def test_a_scratch_directory_that_became_a_link_is_not_followed(fleet):
     wait_until(lambda: place.exists() and place.read_text(), "there is a scratch directory")
     scratch = Path(place.read_text())
     assert scratch.is_dir()
-    (entry,) = fleet.processes("trial")
+    (entry,) = wait_until(lambda: fleet.processes("trial"), "its process is in the registry")
     assert scratch in entry.scratch, "and the registry knows of it"
     shutil.rmtree(scratch)
     scratch.symlink_to(precious)
@@ -56,8 +56,7 @@ def test_a_damaged_checkpoint_is_not_used_and_the_one_before_is(fleet, damage):
     fleet.serve()
     fleet.worker()
     held = fleet.await_note("wait for go")
-    checkpoint = fleet.record().checkpoint
-    assert checkpoint.step == 6
+    checkpoint = fleet.await_checkpoint(6)
     damage(Path(checkpoint.uri) / "state.pt")
     os.kill(held.pid, signal.SIGKILL)
     fleet.await_over()

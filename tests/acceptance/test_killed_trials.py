@@ -117,10 +117,9 @@ def test_a_step_that_hangs_is_noticed_and_its_process_ends(fleet):
 
 
 def test_a_trial_that_takes_no_notice_of_its_time_is_ended_with_its_process(fleet):
-    fleet.order("hang", number=0, step=4)
-    run(
-        fleet, trials=2, trial_timeout=30.0
-    )  # times the scale: 3 s; and as much again for a stubborn one
+    fleet.order("hang", step=0)
+    # times the scale: 3 s; and as much again for a stubborn one
+    run(fleet, trials=2, objective="quick", trial_timeout=30.0)
     fleet.await_over()
     status = StudyHandle("fault", fleet.settings).status()
     assert (status.trials["failed"], status.trials["complete"], status.losses) == (1, 1, 0)

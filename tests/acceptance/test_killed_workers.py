@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -32,6 +31,16 @@ def go_on_with_another_worker(fleet) -> None:
     fleet.assert_sound(attempts={0: 2})
 
 
+def train(fleet):
+    """A worker whose trial is amid its training, and goes no further."""
+    fleet.order("stay until go")
+    fleet.submit()
+    fleet.serve()
+    worker = fleet.worker()
+    fleet.await_note("stay until go")
+    return worker
+
+
 def kill_whole_tree(fleet, worker) -> None:
     """Kill a worker's processes so that none sees another's death."""
     tree = tree_of(worker.pid)
@@ -43,14 +52,15 @@ def kill_whole_tree(fleet, worker) -> None:
 @pytest.mark.fault(7)
 def test_a_killed_main_process_takes_all_loader_processes_with_it(fleet):
     before = shared_memory()
+    fleet.order("wait for go")  # so that it lasts
     fleet.submit(objective="train_with_loaders")
     fleet.serve()
     worker = fleet.worker()
-    fleet.await_note("loads")
-    wait_until(lambda: len(fleet.processes("loader")) == 2, "both loaders have registered")
-    assert {entry.parent for entry in fleet.processes("loader")} == {
-        entry.identity.pid for entry in fleet.processes("trial")
-    }
+    pid = fleet.await_note("wait for go").pid
+    wait_until(
+        lambda: [entry.parent for entry in fleet.processes("loader")] == [pid] * 2,
+        "both loaders have registered",
+    )
     os.kill(worker.pid, signal.SIGKILL)
     wait_until(lambda: not members(fleet), "all of the worker's processes are gone")
     go_on_with_another_worker(fleet)
@@ -79,10 +89,11 @@ def test_a_killed_main_process_takes_the_loader_processes_of_a_users_own_loop_wi
 @pytest.mark.fault(8)
 def test_a_whole_tree_that_is_killed_at_once_leaves_nothing_to_the_next_worker(fleet):
     before = shared_memory()
+    fleet.order("wait for go")  # so that it lasts
     fleet.submit(objective="train_with_loaders")
     fleet.serve()
     worker = fleet.worker()
-    fleet.await_note("loads")
+    fleet.await_note("wait for go")
     assert any("trialfleet" in name for name in shared_memory() - before)
     kill_whole_tree(fleet, worker)
     go_on_with_another_worker(fleet)
@@ -102,15 +113,12 @@ def test_a_stopped_main_process_loses_nothing_and_comes_back(fleet):
     os.kill(worker.pid, signal.SIGCONT)
     fleet.await_over()
     fleet.assert_sound(3, attempts={0: 1, 1: 1, 2: 1})
-    assert fleet.processes("main"), "it has registered again"
+    wait_until(lambda: fleet.processes("main"), "it has registered again")
 
 
 @pytest.mark.fault(12)
 def test_a_sigterm_to_the_main_process_saves_and_gives_back(fleet):
-    fleet.submit()
-    fleet.serve()
-    worker = fleet.worker()
-    wait_until(lambda: len(fleet.notes("step")) >= 4, "it trains")
+    worker = train(fleet)
     os.kill(worker.pid, signal.SIGTERM)
     drained = fleet.await_note("drained")
     wait_until(is_gone(worker.pid), "the worker ends")
@@ -125,10 +133,7 @@ def test_a_sigterm_to_the_main_process_saves_and_gives_back(fleet):
 
 
 def test_a_drain_that_cannot_be_written_to_its_file_is_told_all_the_same(fleet):
-    fleet.submit()
-    fleet.serve()
-    worker = fleet.worker()
-    wait_until(lambda: len(fleet.notes("step")) >= 4, "it trains")
+    worker = train(fleet)
     (main,) = fleet.processes("main")
     shutil.rmtree(main.scratch[0])  # as those do that tidy up /tmp
     ended = is_gone(worker.pid)
@@ -144,10 +149,7 @@ def test_a_drain_that_cannot_be_written_to_its_file_is_told_all_the_same(fleet):
 
 @pytest.mark.fault(13)
 def test_a_sigterm_to_all_processes_at_once_saves_and_gives_back_too(fleet):
-    fleet.submit()
-    fleet.serve()
-    worker = fleet.worker()
-    wait_until(lambda: len(fleet.notes("step")) >= 4, "it trains")
+    worker = train(fleet)
     ended = is_gone(worker.pid)
     signal_all(list(reversed(tree_of(worker.pid))), signal.SIGTERM)
     drained = fleet.await_note("drained")
@@ -174,23 +176,18 @@ def test_a_second_signal_ends_at_once_and_the_trial_goes_on_elsewhere(fleet, to_
     tree, ended = tree_of(worker.pid), is_gone(worker.pid)
     targets = list(reversed(tree)) if to_all else tree[:1]
     signal_all(targets, signal.SIGTERM)
-    wait_until(lambda: fleet.processes("main")[0].is_draining, "it drains")
+    wait_until(lambda: any(each.is_draining for each in fleet.processes("main")), "it drains")
     assert not ended()
-    started = time.monotonic()
     signal_all(targets, signal.SIGTERM)
-    wait_until(ended, "it ends")
-    assert time.monotonic() - started < 5.0
+    wait_until(ended, "it ends", 30.0)  # long before the step counts as one that hangs
     wait_until(lambda: not members(fleet), "and so do all of its processes")
     assert fleet.record().state == "QUEUED", "it was given back before the end"
     go_on_with_another_worker(fleet)
 
 
 def test_a_pool_that_does_not_end_when_it_has_drained_is_ended(fleet):
-    fleet.order("hang at exit")
-    fleet.submit()
-    fleet.serve()
-    worker = fleet.worker()
-    wait_until(lambda: len(fleet.notes("step")) >= 6, "it trains")
+    fleet.order("hang at exit", step=2)
+    worker = train(fleet)
     ended = is_gone(worker.pid)
     os.kill(worker.pid, signal.SIGTERM)
     wait_until(ended, "the worker ends")
@@ -306,7 +303,7 @@ def test_a_replacement_that_cannot_build_its_managers_stops_the_worker(fleet):
     (fleet.folder / "disturb").touch()
     wait_until(lambda: worker.poll() is not None, "the worker ends")
     assert 1 <= len(fleet.events("managers_not_built")) <= 3, "no storm"
-    assert fleet.record().state == "QUEUED"
+    wait_until(lambda: fleet.record().state == "QUEUED", "its trial is taken from it")
     go_on_with_another_worker(fleet)
 
 

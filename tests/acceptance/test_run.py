@@ -22,14 +22,16 @@ def assert_nothing_runs(machine):
 
 
 def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machine):
-    study = machine.write_study(config={"epochs": 4}, wandb={"mode": "offline"})
+    study = machine.write_study(wandb={"mode": "offline"})
+    machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2, "--json")
-    victim = machine.suspend_training()
+    victim, _ = machine.await_held()
     main = machine.processes("main")[0]["identity"]["pid"]
     libraries = Path(f"/proc/{main}/maps").read_text()
     assert "libtorch" not in libraries, "the worker's main process never imports torch"
     os.kill(victim["identity"]["pid"], signal.SIGKILL)
-    output, _ = process.communicate(timeout=200)
+    machine.let_go()
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, machine.worker_log()[-3000:]
 
     status = json.loads(output)
@@ -62,41 +64,41 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
 
 
 def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
-    study = machine.write_study(config={"epochs": 6}, trials=3)
+    study = machine.write_study(config={"epochs": 2}, trials=3)
+    machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2)
-    held = machine.await_training()
+    held = {entry["trial"] for entry in machine.await_held()}
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "draining" in output
     assert "resume with: trialfleet run" in output
     assert_nothing_runs(machine)
-    assert {event["trial"] for event in machine.events("released")} == {
-        entry["trial"] for entry in held
-    }
+    assert {event["trial"] for event in machine.events("released")} == held
     status = machine.status()
     assert (status["state"], status["trials"]["queued"]) == ("running", 3)
-    # the other may not have made a step yet
-    begun = {int(checkpoint.parts[-3]) for checkpoint in machine.checkpoints()}
-    assert begun
+    assert {int(checkpoint.parts[-3]) for checkpoint in machine.checkpoints()} == held
 
+    machine.let_go()
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 3
-    assert {event["trial"] for event in machine.events("resumed")} == begun
+    assert {event["trial"] for event in machine.events("resumed")} == held
     assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(3), 1)
     assert_nothing_runs(machine)
 
 
 def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
-    study = machine.write_study(config={"epochs": 8}, trials=2)
+    study = machine.write_study(config={"epochs": 2}, trials=2)
+    machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2)
-    for entry in machine.await_training():
+    for entry in machine.await_held():
         os.kill(entry["identity"]["pid"], signal.SIGSTOP)  # these cannot drain
     process.send_signal(signal.SIGINT)
     said = Said(process)
     wait_until(lambda: "draining" in said, "it drains")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
+    machine.let_go()
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 2
     reaped = [event["ended"] for event in machine.events("reaped")]
@@ -105,13 +107,15 @@ def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
 
 
 def test_a_killed_worker_and_a_killed_redis_are_started_again(machine):
+    machine.hold()
     process = machine.start("trialfleet", "run", machine.write_study(), "--slots", 2, "--json")
-    machine.await_training()
+    machine.await_held()
     endpoint = json.loads((machine.home / "redis" / "endpoint.json").read_text())
     os.kill(endpoint["pid"], signal.SIGKILL)
-    wait_until(lambda: machine.processes("main"), "the fleet has its Redis again")
-    os.kill(machine.processes("main")[0]["identity"]["pid"], signal.SIGKILL)
-    output, _ = process.communicate(timeout=200)
+    (main,) = wait_until(lambda: machine.processes("main"), "the fleet has its Redis again")
+    os.kill(main["identity"]["pid"], signal.SIGKILL)
+    machine.let_go()
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, machine.worker_log()[-3000:]
     assert json.loads(output)["trials"]["complete"] == 4
     assert "the embedded Redis was killed; started it again" in machine.errors()
@@ -122,13 +126,15 @@ def test_a_killed_worker_and_a_killed_redis_are_started_again(machine):
 
 def test_a_killed_run_is_resumed_by_the_next(machine):
     machine.environment["FLEET_TIME_SCALE"] = "0.1"
-    study = machine.write_study(config={"epochs": 5}, trials=2)
+    study = machine.write_study(config={"epochs": 2}, trials=2)
+    machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2)
-    machine.await_training()
+    machine.await_held()
     process.kill()
     process.wait()
     # its Redis and its worker end with it
     wait_until(lambda: not processes_of(machine.home), "all that it started ends")
+    machine.let_go()
     finished = machine.json("run", study, "--slots", 2)
     assert finished["trials"]["complete"] == 2
     assert machine.events("resumed")

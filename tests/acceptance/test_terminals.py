@@ -11,10 +11,11 @@ from workers.protocol.states import TrialState
 
 
 def test_a_run_drains_when_its_terminal_closes(machine):
-    study = machine.write_study(config={"epochs": 6}, trials=2)
+    study = machine.write_study(config={"epochs": 2}, trials=2)
     command = ["trialfleet", "run", str(study), "--slots", "2"]
+    machine.hold()
     with Terminal(command, machine.environment, machine.folder) as terminal:
-        held = machine.await_training()
+        held = machine.await_held()
         assert "running" in terminal.screen
         terminal.close()
         assert terminal.process.wait(60) == 130
