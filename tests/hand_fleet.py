@@ -21,6 +21,10 @@ from workers.protocol.states import ProcessKind, TrialState
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 
 
+#: These leases are not renewed, and must outlast the test.
+UNRENEWED_SECONDS = 600.0
+
+
 class Fleet:
     """Submits one study, and works on it by hand."""
 
@@ -49,7 +53,7 @@ class Fleet:
         return Service(self.settings, only="s", on_status=self.statuses.append)
 
     def claim(self, number) -> Grant:
-        grant = self.leases.claim(number, "hand", self.settings.times.lease)
+        grant = self.leases.claim(number, "hand", UNRENEWED_SECONDS)
         assert isinstance(grant, Grant)
         return grant
 

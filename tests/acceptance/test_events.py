@@ -22,7 +22,7 @@ def command(fleet, *words):
 def say(fleet, *words):
     line, environment = command(fleet, *words)
     finished = subprocess.run(
-        line, env=environment, capture_output=True, text=True, check=False, timeout=100
+        line, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout

@@ -69,7 +69,7 @@ def test_the_procfile_makes_a_fleet_that_takes_studies_from_elsewhere(machine):
     )
     (machine.folder / "script.py").write_text(SCRIPT)
     script = machine.start(sys.executable, "script.py", log="script.log")
-    output, _ = script.communicate(timeout=60)
+    output, _ = script.communicate(timeout=200)
     assert script.returncode == 0, (machine.folder / "script.log").read_text()
     assert "best" in output
     listed = {study["study"]: study["state"] for study in machine.json("studies")}

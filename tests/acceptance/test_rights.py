@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from typing import get_args
 from urllib.parse import urlsplit
@@ -99,7 +100,7 @@ class Members:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=300,
         )
         assert finished.returncode == 0, finished.stdout + finished.stderr
         return finished.stdout
@@ -207,6 +208,7 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
 
 
 def test_rights_that_are_taken_away_are_waited_for_with_the_reason_and_all_goes_on(fleet, members):
+    started_at = time.monotonic()
     members.serve()
     worker = members.worker(slots=1)
     members.as_role(Role.USER)
@@ -237,6 +239,8 @@ def test_rights_that_are_taken_away_are_waited_for_with_the_reason_and_all_goes_
     fleet.await_over()
     fleet.assert_sound(2)
     assert status()["stalled"] is None
-    assert len(fleet.events("announced_again")) < 10
+    seconds = time.monotonic() - started_at
+    most = 2 * (1 + seconds / fleet.settings.times.reconcile)
+    assert len(fleet.events("announced_again")) <= most, "not at each turn"
     for event in fleet.events("redis_lost"):
         assert "PASSWORD" not in json.dumps(event)

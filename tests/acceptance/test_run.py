@@ -59,7 +59,7 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
     assert len(list(machine.home.glob("wandb/offline-run-*"))) >= 4
     assert machine.status()["best"] == status["best"]
 
-    again = machine.run("run", study, timeout=30)
+    again = machine.run("run", study, timeout=200)
     assert "was finished before" in again
 
 
@@ -69,7 +69,7 @@ def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
     process = machine.start("trialfleet", "run", study, "--slots", 2)
     held = {entry["trial"] for entry in machine.await_held()}
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert "draining" in output
     assert "resume with: trialfleet run" in output

@@ -42,7 +42,7 @@ def try_out(tmp_path):
             text=True,
             env=variables,
             cwd=tmp_path,
-            timeout=150,
+            timeout=300,
             check=False,
         )
 

@@ -47,7 +47,7 @@ def call(fleet, bare, *words):
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=300,
     )
 
 
