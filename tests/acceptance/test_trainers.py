@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from offline_wandb import offline_runs
-from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 
@@ -29,6 +27,40 @@ QUICK = {
     "lightning_trainer": {"max_length": 8, "vocab_size": 300, "epochs": 3, "checkpoint_seconds": 0},
 }
 
+#: Ends an example's process once, when it has saved its second checkpoint.
+DIES = """
+
+def die_when_saved():
+    import os, signal
+    from pathlib import Path
+
+    from workers.coordination.leases import TrialLeases
+
+    point_to, died = TrialLeases.checkpoint, Path(__file__).with_name("died")
+
+    def point_to_and_die(leases, *checkpoint):
+        told = point_to(leases, *checkpoint)
+        saved.append(told)
+        if leases.study == "killed" and len(saved) == 2 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return told
+
+    saved = []
+    TrialLeases.checkpoint = point_to_and_die
+
+
+die_when_saved()
+"""
+
+
+def copy_of_studies(folder: Path) -> Path:
+    """The examples, as they end once."""
+    shutil.copytree(STUDIES, folder)
+    for path in folder.glob("*.py"):
+        path.write_text(path.read_text() + DIES)
+    return folder
+
 
 def study_file(name: str, called: str) -> dict:
     """An example, of one trial with fixed numbers."""
@@ -46,18 +78,10 @@ def study_file(name: str, called: str) -> dict:
 def test_an_example_that_is_killed_in_the_middle_comes_to_the_value_of_an_undisturbed_one(
     fleet, name
 ):
-    fleet.use_studies(STUDIES)
+    fleet.use_studies(copy_of_studies(fleet.folder / "studies"))
     fleet.serve()
     fleet.worker()
     fleet.hand_in(study_file(name, "killed"))
-
-    def saved() -> bool:
-        record = fleet.leases.record(0)
-        return record is not None and record.checkpoint is not None
-
-    wait_until(saved, "it has saved a checkpoint", 120.0)
-    (runs,) = [entry for entry in fleet.processes("trial") if entry.trial == 0]
-    os.kill(runs.identity.pid, signal.SIGKILL)
     fleet.await_over()
     fleet.hand_in(study_file(name, "undisturbed"))
     fleet.await_over()

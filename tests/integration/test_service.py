@@ -503,25 +503,26 @@ def test_what_was_read_when_redis_failed_is_read_again(fleet, monkeypatch):
 
 
 def test_a_trial_is_announced_again_by_its_age_and_not_too_often(client, settings, tmp_path):
-    quick = settings.model_copy(update={"time_scale": 0.02})  # reconciles after 1.2 s
+    quick = settings.model_copy(update={"time_scale": 0.01})  # reconciles after 0.6 s
     fleet = Fleet(client, quick, tmp_path)
     fleet.submit(trials=1)
-    queue = f"{keys.CELERY_PREFIX}default"
+    queue, told_ms = f"{keys.CELERY_PREFIX}default", []
 
-    def waiting_after(seconds):
-        deadline = time.monotonic() + seconds
-        turn_until(service, lambda: time.monotonic() > deadline, "time passes")
-        return client.llen(queue)
+    def is_announced_again():
+        announced = service._roster.drivers["s"]._opened.dispatcher._announced
+        told_ms.extend({at for at, _ in announced.values()} - set(told_ms))
+        return len(told_ms)
 
     with fleet.service() as service:
         turn_until(service, lambda: client.llen(queue) == 1, "it is announced")
+        queued_ms = fleet.leases.queued()[0]
         client.delete(queue)
-        turn_until(service, lambda: client.llen(queue) == 1, "it is announced again")
-        client.delete(queue)
-        assert waiting_after(0.5) == 0, "it was announced just now"
+        turn_until(service, lambda: is_announced_again() == 1, "its hint is not there")
         client.delete(queue)
         client.rpush(queue, "a hint of another study", "and one more")
-        assert 1 <= waiting_after(6.0) - 2 <= 3, "whatever else waits, and ever more rarely"
+        turn_until(service, lambda: is_announced_again() == 3, "whatever else waits")
+    waits_ms = [later - before for before, later in itertools.pairwise([queued_ms, *told_ms])]
+    assert all(wait >= 600 * 2**count for count, wait in enumerate(waits_ms)), "ever more rarely"
 
 
 def test_a_database_that_does_not_answer_is_waited_for(client, settings, tmp_path):
