@@ -51,6 +51,12 @@ def held_up(monkeypatch, where, name, study):
         gate.set()
 
 
+def awaiting_renewal(fleet, study):
+    """Whether the right to a study, which is there, has been renewed since this call."""
+    assert fleet.client.persist(keys.lead(study)), "nobody else may have it yet"
+    return lambda: fleet.client.pttl(keys.lead(study)) > 0
+
+
 def test_a_big_deletion_holds_up_no_other_study(fleet, monkeypatch):
     put(fleet, "big")
     with Service(fleet.settings) as service:
@@ -97,27 +103,21 @@ def test_the_right_to_a_study_is_held_for_as_long_as_its_closing_takes(fleet, mo
     ):
         turn_until(service, lambda: is_over(fleet, "big") and has_come.is_set(), "it is closed")
         for _ in range(2):
-            assert fleet.client.persist(keys.lead("big")), "nobody else may have it yet"
-            turn_until(service, lambda: fleet.client.pttl(keys.lead("big")) > 0, "it is renewed")
+            renewed = awaiting_renewal(fleet, "big")
+            turn_until(service, renewed, "it is renewed")
         gate.set()
         turn_until(service, lambda: not fleet.client.get(keys.lead("big")), "then it is free")
 
 
 def test_the_rights_of_an_orchestrator_that_ends_are_held_until_its_last_turns_return(fleet):
-    fleet.settings = fleet.settings.model_copy(update={"time_scale": 0.02})
     put(fleet, "s", sampler=gated_sampler.SAMPLER)
     with gated_sampler.closed():
         service = Service(fleet.settings).__enter__()
         turn_until(service, gated_sampler.asked, "it is at a turn")
         ending = threading.Thread(target=service.__exit__, args=(None, None, None))
         ending.start()
-        until = time.monotonic() + 2 * fleet.settings.times.lease
-
-        def is_held():
-            assert fleet.client.get(keys.lead("s")), "nobody else may have it yet"
-            return time.monotonic() > until
-
-        wait_until(is_held, "two leases have passed")
+        for _ in range(2):
+            wait_until(awaiting_renewal(fleet, "s"), "it is renewed")
         gated_sampler.gate.set()
         ending.join()
     assert fleet.client.get(keys.lead("s")) is None
