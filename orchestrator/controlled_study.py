@@ -277,7 +277,7 @@ class ControlledStudy:
                 " with --trials N for longer"
             ) from error
         try:
-            yield Studies(client)
+            yield Studies(client, seal=self._settings.seal)
         finally:
             client.close()
 

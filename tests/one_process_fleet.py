@@ -36,24 +36,28 @@ class OneProcessFleet:
         config: The settings of both sides; `objectives` is what may be imported.
         folder: Where a drain would be asked for.
         only: The one study that is driven; by default all.
+        worker: Settings of the worker, where they are others.
     """
 
-    def __init__(self, client, server, config, folder, only: str | None = None) -> None:
+    def __init__(
+        self, client, server, config, folder, only: str | None = None, worker=None
+    ) -> None:
         self.client = client
         self.config = config
         ensure_epoch(client)
-        self.studies = Studies(client)
+        self.studies = Studies(client, seal=config.seal)
         registry = ProcessRegistry(client, config.times.scaled(1e4))
         slots = {"slots": 1, "queues": ["default"]}
-        worker = ProcessRecord(registry, ProcessKind.MAIN, fields=slots)
-        worker.identity = worker.identity._replace(pid=1)
-        worker.register()
-        self.container = Container(MANAGERS, [config, ProcessRecord()])
+        main = ProcessRecord(registry, ProcessKind.MAIN, fields=slots)
+        main.identity = main.identity._replace(pid=1)
+        main.register()
+        worker_config = worker or config
+        self.container = Container(MANAGERS, [worker_config, ProcessRecord()])
         self.service = Service(config, only=only)
         self.runner = TrialRunner(
             client=client,
             redis_url=server.url,
-            settings=config,
+            settings=worker_config,
             container=self.container.open(),
             record=ProcessRecord(),
             drain_file=str(folder / "drain"),
@@ -100,7 +104,8 @@ class OneProcessFleet:
         leases, inbox = self.studies.leases(study), Inbox(self.client, "test")
         for number in sorted(leases.queued()):
             self.client.hset(keys.trial(study, number), "not_before", 0)
-            self.runner.run(RunTrial(study=study, number=number, epoch=leases.epoch))
+            hint = RunTrial(study=study, number=number, epoch=leases.epoch)
+            self.runner.run(hint.sealed(self.config.seal))
             self.until(lambda: inbox.is_empty(study), "what it told is taken in")
 
     @contextmanager

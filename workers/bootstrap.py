@@ -120,6 +120,8 @@ def _build_managers(**_: Any) -> None:
         # a bare exit makes Celery start the next one at once, for ever
         os.kill(os.getppid(), signal.SIGTERM)
         sys.exit(EXIT_NO_MANAGERS)
+    # objectives are code of their own, and put what they find there into attributes and reports
+    os.environ.pop("FLEET_SECRET", None)
     log.info("managers_ready", slot=slot)
 
 

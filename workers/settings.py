@@ -14,13 +14,15 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from workers.passwords import hide, learn_from
+from workers.passwords import HIDDEN, hide, learn, learn_from
 from workers.protocol.errors import InvalidInputError
+from workers.protocol.seals import MIN_CHARACTERS, Seal, secrets_in
 from workers.protocol.spec import parse_duration
 from workers.times import Times
 
@@ -55,6 +57,11 @@ class Settings(BaseModel):
     samplers: tuple[str, ...] = ()
     """`FLEET_SAMPLERS`: modules that the orchestrator, and whoever hands a study in, may import
     samplers and pruners from (`sampler: {type: "module:Class"}`); written as `FLEET_OBJECTIVES`."""
+    secret_file: Path | None = None
+    """`FLEET_SECRET_FILE`: a file that holds what `FLEET_SECRET` would."""
+    secret: SecretStr | None = Field(default=None, validate_default=True)
+    """`FLEET_SECRET`: signs what workers act on; they refuse what is not signed. Several, separated
+    by commas or lines, to change it: the first signs, all are accepted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`FLEET_LOG_LEVEL`: at `info` a worker tells of each trial how it ended, at `debug` all it
     does."""
@@ -68,6 +75,34 @@ class Settings(BaseModel):
     @classmethod
     def _kept_secret(cls, value: str | None) -> str | None:
         learn_from(value)
+        return value
+
+    @field_validator("secret", mode="before")
+    @classmethod
+    def _read_secret(cls, value: Any, info: ValidationInfo) -> Any:
+        file = info.data.get("secret_file")
+        if file is None:
+            return value or None
+        if value:
+            raise ValueError("FLEET_SECRET_FILE is given, too; give one of them")
+        try:
+            return Path(file).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"FLEET_SECRET_FILE={file} cannot be read: {error}") from error
+
+    @field_validator("secret", mode="after")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        secrets = secrets_in(value.get_secret_value())
+        for each in secrets:
+            learn(each)
+        if not secrets or min(map(len, secrets)) < MIN_CHARACTERS:
+            raise ValueError(
+                f"each secret needs {MIN_CHARACTERS} characters or more; `openssl rand -hex 32`"
+                " makes one"
+            )
         return value
 
     @field_validator("home", "cache", mode="after")
@@ -94,6 +129,11 @@ class Settings(BaseModel):
     def storage_of(self, study: str) -> str:
         """The Optuna storage of a study's results, where these settings are the orchestrator's."""
         return self.storage or f"journal://{self.home / 'studies' / study / 'journal.log'}"
+
+    @property
+    def seal(self) -> Seal:
+        """What signs, and checks, by the secrets of this fleet."""
+        return Seal.of(None if self.secret is None else self.secret.get_secret_value())
 
     @property
     def times(self) -> Times:
@@ -134,8 +174,9 @@ class Settings(BaseModel):
                 learn_from(value if isinstance(value, str) else None)
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
+            shown = HIDDEN if name == "secret" else hide(repr(first["input"]))
             raise InvalidInputError(
-                f"setting {name} (FLEET_{name.upper()}) = {hide(repr(first['input']))}:"
+                f"setting {name} (FLEET_{name.upper()}) = {shown}:"
                 f" {first['msg']}; the settings are {', '.join(cls.model_fields)}"
             ) from None  # it shows the values
 
@@ -143,6 +184,10 @@ class Settings(BaseModel):
         """The variables that make a child process read these settings back."""
         values = {name: value for name, value in self if value not in {None, ()}}
         values["objectives"] = write_list(self.objectives)
+        if self.secret is not None:  # where it is in a file, each process reads that
+            values.pop("secret")
+            if self.secret_file is None:
+                values["secret"] = self.secret.get_secret_value()
         for name, given in {"samplers": self.samplers, "on_end": self.on_end}.items():
             if given:
                 values[name] = write_list(given)

@@ -6,7 +6,7 @@ Invariant: a trial is in the storage, on disk, before a worker can hear of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import optuna
@@ -39,6 +39,7 @@ class Dispatcher:
         self._collector = collector
         self._times = settings.times
         self._home = settings.home
+        self._has_secret = bool(settings.seal)
         #: trial -> when it was last announced again, on the server's clock, ms, and how often
         self._announced: dict[int, tuple[int, int]] = {}
         #: trial -> until when it may not be claimed, by the monotonic clock
@@ -170,6 +171,8 @@ class Dispatcher:
         }
         for number in (held.keys() | paused.keys()) - tally.open:
             self._settle(number)
+        if at_start:
+            self._seal_anew(sorted(tally.open - tally.waiting))
         records = self._study.leases.records(open_ones)
         self._note_waiting(records, queued, now_ms)
         for number in open_ones:
@@ -196,6 +199,12 @@ class Dispatcher:
                 self._study.send_hint(number)
             elif instruction is Instruction.TELL_LOST and record is not None:
                 self._collector.tell_lost(number, record.state)
+
+    def _seal_anew(self, numbers: Sequence[int]) -> None:
+        """Sign records that were written before the fleet had the secret that signs now."""
+        for number in numbers if self._has_secret else ():
+            if not self._study.leases.is_sealed(number):
+                self._study.leases.reseal(number, self._params(number), self._study.drawn(number))
 
     def _note_waiting(
         self, records: Mapping[int, TrialRecord], queued: Mapping[int, int], now_ms: int

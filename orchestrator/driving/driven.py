@@ -47,6 +47,7 @@ from orchestrator.submission.further_grid import FurtherGrid, OwnGrid, num_besid
 from orchestrator.submission.widening import is_to_be_widened, stored_spec, widen_stored
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Origin, Studies
 from workers.protocol.messages import Drawn
 from workers.protocol.orders import Order
@@ -78,7 +79,7 @@ class DrivenStudy:
         self._has_larger_grid = False
         self._end_hook = EndHook(name, settings.on_end)
         self._hints = hints
-        self._studies = Studies(client, leader)
+        self._studies = Studies(client, leader, settings.seal)
         self.spec: StudySpec = self._studies.spec(name)
         origin = self._studies.origin(name)
         url = locate(settings, name, origin)
@@ -164,7 +165,7 @@ class DrivenStudy:
 
     def start_epoch(self, epoch: str) -> None:
         """Go on in a Redis that lost its data, and has the study again."""
-        self.leases = self._studies.leases(self.name, epoch, self.generation)
+        self.leases = self._open_leases(epoch)
 
     @property
     def is_exhausted(self) -> bool:
@@ -443,7 +444,11 @@ class DrivenStudy:
             self.sync()
             self._note_beginning()
         self._store_spec()
-        self.leases = self._studies.leases(self.name, generation=self.generation)
+        self._studies.renew_seal(self.name)
+        self.leases = self._open_leases()
+
+    def _open_leases(self, epoch: str | None = None) -> TrialLeases:
+        return self._studies.leases(self.name, epoch, self.generation, self.spec.work())
 
     def _note_beginning(self) -> None:
         former = former_of(self._storage.storage, self.name)

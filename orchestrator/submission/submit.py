@@ -19,7 +19,7 @@ from workers.coordination.studies import Studies, ensure_epoch
 from workers.disk.fleet_home import FleetHome
 from workers.importing import refuse_while_importing
 from workers.logs import get_logger
-from workers.protocol.errors import InvalidInputError, StudyNotKnownError
+from workers.protocol.errors import InvalidInputError, StudyNotKnownError, UnsealedError
 from workers.protocol.spec import StudySpec
 from workers.protocol.wider_space import in_order_of, is_same_in_wider_space
 from workers.settings import Settings
@@ -56,7 +56,7 @@ def submit(
     client = connect(settings)
     try:
         FleetHome(client, settings.home).join()
-        studies, deletions = Studies(client), Deletions(client)
+        studies, deletions = Studies(client, seal=settings.seal), Deletions(client)
         if deletions.is_begun(spec.name):
             raise InvalidInputError(
                 f"study {spec.name!r} is being deleted; wait for that, or have it completed by"
@@ -64,8 +64,9 @@ def submit(
             )
         is_gone = is_gone_from_here(settings, spec.name, studies.origin(spec.name))
         if studies.exists(spec.name) and not is_gone:
-            known = studies.spec(spec.name)
-            spec = with_commits(spec, known.config)
+            known = Studies(client).spec(spec.name)  # one that is not signed is, by this
+            if _is_trusted(studies, spec.name):
+                spec = with_commits(spec, known.config)
             _check_known(spec, known, settings)
             spec = spec.model_copy(update={"space": in_order_of(known.space, spec.space)})
         _check_source(spec, settings, studies)
@@ -126,6 +127,15 @@ def _check_known(spec: StudySpec, known: StudySpec, settings: Settings) -> None:
     if is_stored and is_same_in_wider_space(known, spec):
         known = known.model_copy(update={"space": spec.space})
     check_same_spec(spec, known.identity())
+
+
+def _is_trusted(studies: Studies, name: str) -> bool:
+    """Whether what Redis has of a study was written by this fleet, as far as that can be told."""
+    try:
+        studies.spec(name)
+    except UnsealedError:
+        return False
+    return True
 
 
 def _check_source(spec: StudySpec, settings: Settings, studies: Studies) -> None:

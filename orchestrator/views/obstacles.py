@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from orchestrator.status import StudyStatus
 from orchestrator.views.other_code import is_without_its_code
 from workers.processes.registry import ProcessEntry
+from workers.processes.slots import has_slot_elsewhere
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind
 
@@ -44,7 +45,25 @@ def obstacles(
             "no worker has the objective's file as it was submitted, and `code.must_match` is set:"
             " bring it to the workers, or submit the study with theirs"
         )
+    found += _refusals(spec, entries)
     return found
+
+
+def _refusals(spec: StudySpec, entries: Sequence[ProcessEntry]) -> list[str]:
+    """Why workers take no trial of the study, with the hosts; first whether all do."""
+    refusing = [entry for entry in entries if spec.name in entry.refuses]
+    devices = {entry.device or "" for entry in refusing}
+    if not refusing:
+        return []
+    rest = has_slot_elsewhere(spec.resources.queue, entries, devices)
+    consequence = "its trials are left to others" if rest else "no worker takes its trials"
+    hosts: dict[str, set[str]] = {}
+    for entry in refusing:
+        hosts.setdefault(entry.refuses[spec.name], set()).add(entry.identity.host)
+    return [
+        f"{consequence} ({', '.join(sorted(names))}): {reason}"
+        for reason, names in sorted(hosts.items())
+    ]
 
 
 def _without_worker(queue: str, entries: Sequence[ProcessEntry]) -> str | None:

@@ -157,14 +157,14 @@ def test_the_record_of_a_failed_attempt_keeps_its_error_and_nothing_large(clock)
 
 def test_a_suggestion_is_asked_for_once_and_then_known(clock):
     grant = clock.claimed()
-    assert clock.leases.suggest(0, grant.token, "x", "{}") == ["VALUE", "1.5"]
+    assert clock.leases.suggest(0, grant.token, "x", "{}") == ["VALUE", "1.5", ""]
     assert clock.leases.suggest(0, grant.token, "y", '{"name": "d"}') == ["OK"]
     (entry,) = clock.entries()
     assert (entry.kind, entry.subject, entry.token) == ("suggest", "y", grant.token)
     answer = {"request": "suggest:y", "value": 3}
     assert clock.leases.reply(0, grant.token, answer, param=("y", 3))
     assert clock.leases.await_reply(0, grant.token, 1.0) == answer
-    assert clock.leases.suggest(0, grant.token, "y", "{}") == ["VALUE", "3"]
+    assert clock.leases.suggest(0, grant.token, "y", "{}") == ["VALUE", "3", ""]
 
 
 def test_what_was_drawn_before_is_told_once_when_it_is_used_and_then_the_trials_own(clock):

@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 from workers.coordination import keys
 from workers.coordination.address import parse_address
 from workers.protocol.messages import RUN_TRIAL, RunTrial
+from workers.protocol.seals import UNSEALED, Seal
 
 #: What both sides must agree on, so that a message is neither lost nor run in parallel by Celery.
 BROKER_SETTINGS: Final[dict[str, Any]] = {
@@ -39,9 +40,15 @@ BROKER_SETTINGS: Final[dict[str, Any]] = {
 
 
 class Hints:
-    """Sends hints by the task's name, without importing the task."""
+    """Sends hints by the task's name, without importing the task.
 
-    def __init__(self, redis_url: str) -> None:
+    Args:
+        redis_url: The fleet's Redis.
+        seal: Signs them, if the fleet has a secret.
+    """
+
+    def __init__(self, redis_url: str, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self._app = Celery("trialfleet-hints", set_as_current=False)
         self._app.conf.update(**BROKER_SETTINGS, **parse_address(redis_url).broker_settings)
 
@@ -54,11 +61,20 @@ class Hints:
             redis.ConnectionError: Redis does not take the message.
             redis.exceptions.NoPermissionError: It may not be sent by this user.
         """
-        message = RunTrial(study=study, number=number, epoch=epoch)
+        hint = RunTrial(study=study, number=number, epoch=epoch).sealed(self._seal)
+        self.pass_on(hint, queue, delay_seconds)
+
+    def pass_on(self, hint: RunTrial, queue: str, delay_seconds: float = 0.0) -> None:
+        """Send a hint that was received, as it is: whoever signed it answers for it.
+
+        Raises:
+            redis.ConnectionError: Redis does not take the message.
+            redis.exceptions.NoPermissionError: It may not be sent by this user.
+        """
         try:
             self._app.send_task(
                 RUN_TRIAL,
-                kwargs={"message": message.model_dump()},
+                kwargs={"message": hint.model_dump()},
                 queue=queue,
                 countdown=delay_seconds or None,
             )

@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import redis
@@ -20,8 +20,10 @@ from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import NOW, Call, Script, Value, Verb, call, call_all, script
 from workers.coordination.study_lead import LEFT, left
+from workers.protocol.errors import UnsealedError
 from workers.protocol.events import Cause, brief
 from workers.protocol.messages import Drawn, Pause, Result
+from workers.protocol.seals import TrialSeals
 from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
 
 #: How long the record of a settled trial stays, for people who look: 3 days.
@@ -170,7 +172,9 @@ class Grant:
 class Refusal:
     """Why a trial cannot be claimed; `retry_ms` tells when asking again may help."""
 
-    reason: Literal["HELD", "NOT_YET", "ELSEWHERE", "WITHHELD", "PAUSED", "DONE", "UNKNOWN"]
+    reason: Literal[
+        "HELD", "NOT_YET", "ELSEWHERE", "WITHHELD", "PAUSED", "DONE", "UNKNOWN", "ALTERED"
+    ]
     retry_ms: int = 0
 
 
@@ -190,6 +194,8 @@ class TrialLeases:
     leader: str = field(default="", compare=False)
     #: Milliseconds that stand in for the server's clock; for tests only.
     now_ms: int | None = field(default=None, compare=False)
+    #: Sign what is enqueued and answered, and tell it from what others wrote; by default, nothing.
+    seals: TrialSeals | None = field(default=None, compare=False)
 
     def enqueue(
         self,
@@ -263,8 +269,62 @@ class TrialLeases:
             generation=self.generation,
             asked_as=asked_as,
             drawn=_encode_drawn(drawn or {}),
+            seal=self._seal(number, params, drawn),
             **last._asdict(),
         )
+
+    def _seal(
+        self, number: int, params: Mapping[str, Any], drawn: Mapping[str, Drawn] | None
+    ) -> str:
+        if not self.seals:
+            return ""
+        encoded = {name: json.dumps(value) for name, value in params.items()}
+        return self.seals.put(number, encoded, _encode_drawn(drawn or {}))
+
+    def reseal(
+        self, number: int, params: Mapping[str, Any], drawn: Mapping[str, Drawn] | None = None
+    ) -> None:
+        """Have a record that is there be signed by the secret that signs now.
+
+        Args:
+            number: The trial.
+            params: Its parameters, as the storage has them.
+            drawn: Values that its objective may ask for, likewise.
+        """
+        self._call(
+            "reseal",
+            number,
+            rest=_pairs(params),
+            drawn=_encode_drawn(drawn or {}),
+            seal=self._seal(number, params, drawn),
+        )
+
+    def is_sealed(self, number: int) -> bool:
+        """Whether a record is signed by the secret that signs now; without one, whether it is not.
+
+        A record that is not there is as it should be.
+        """
+        fields = self.client.hgetall(keys.trial(self.study, number))
+        return not fields or self.seals is None or self.seals.is_latest(number, fields)
+
+    def trusted(self, number: int, work: str) -> TrialLeases:
+        """The same for one trial, whose record is the fleet's own.
+
+        Args:
+            number: The trial.
+            work: What identifies what the study's trials run.
+
+        Raises:
+            UnsealedError: It is not signed.
+        """
+        if not (self.seals and self.seals.seal):
+            return self
+        fields = self.client.hgetall(keys.trial(self.study, number))
+        generation = fields.get("generation", "")
+        seals = replace(self.seals, generation=generation, work=work)
+        if fields:  # else a claim says so
+            seals.check(number, fields)
+        return replace(self, generation=generation, seals=seals)
 
     def claim(
         self,
@@ -297,12 +357,26 @@ class TrialLeases:
             insists="1" if insists else "",
         )
         if status == "OK":
-            token, attempt, deadline_ms, *fields = rest
-            record = TrialRecord.parse(dict(zip(fields[::2], fields[1::2], strict=True)))
+            token, attempt, deadline_ms, *pairs = rest
+            fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+            if self._is_altered(number, fields):
+                self.release(number, int(token), cause=Cause.HANDED_OVER)
+                return Refusal("ALTERED")
+            record = TrialRecord.parse(fields)
             return Grant(int(token), int(attempt), int(deadline_ms), record)
         if status in {"HELD", "NOT_YET"}:
             return Refusal(status, int(rest[0]))  # type: ignore[arg-type]
         return Refusal(status)  # type: ignore[arg-type]
+
+    def _is_altered(self, number: int, fields: Mapping[str, str]) -> bool:
+        """Whether a record that is granted is not the one that was found to be the fleet's own."""
+        if not (self.seals and self.seals.seal):
+            return False
+        try:
+            self.seals.check(number, fields)
+        except UnsealedError:
+            return True
+        return fields.get("generation", "") != self.generation
 
     def renew(
         self,
@@ -339,8 +413,20 @@ class TrialLeases:
         return self._call("report", number, token=token, step=step, value=text, most=most)[0]
 
     def suggest(self, number: int, token: int, name: str, distribution: str) -> list[str]:
-        """Ask for a parameter: VALUE with its JSON, OK (asked; await the reply) or LOST."""
+        """Ask for a parameter.
+
+        VALUE with its JSON and its seal, OK (asked; await the reply) or LOST.
+        """
         return self._call("suggest", number, token=token, name=name, distribution=distribution)
+
+    def check_answer(self, number: int, name: str, value: str, seal: str | None) -> None:
+        """Refuse a parameter, in JSON, that the orchestrator did not answer with.
+
+        Raises:
+            UnsealedError: It did not sign it.
+        """
+        if self.seals:
+            self.seals.check_answer(number, name, value, seal)
 
     def take(self, number: int, token: int, params: Mapping[str, Drawn]) -> bool:
         """Tell which drawn parameters the objective asked for; False if the lease is lost."""
@@ -364,16 +450,19 @@ class TrialLeases:
     ) -> bool:
         """Answer a holder; False if it holds the trial no more."""
         name, value = param or ("", None)
+        text = json.dumps(value)
+        seal = self.seals.answer(number, name, text) if self.seals and param else ""
         answer = self._call(
             "reply",
             number,
             token=token,
             extra_keys={"reply": keys.reply(self.study, number, token)},
-            message=json.dumps(message),
+            message=json.dumps({**message, "seal": seal} if seal else message),
             ttl_ms=KEEP_REPLY_MS,
             command=command or "",
             param=name,
-            value=json.dumps(value),
+            value=text,
+            seal=seal,
         )
         return answer[0] == "OK"
 

@@ -98,7 +98,7 @@ _CELERY: Final = f"{keys.CELERY_PREFIX}*"
 _PARTS: Final = {
     Role.WORKER: _Part(
         commands="ping info time multi exec watch evalsha script|load script|exists"
-        " get set del hget hset hdel hgetall sismember smembers sadd srem llen lpush rpush"
+        " get set del hget hmget hset hdel hgetall sismember smembers sadd srem llen lpush rpush"
         " brpop blpop zadd zrange zrem zscore zrangebyscore zremrangebyscore"
         " psubscribe punsubscribe",
         keys=(*_SHARED, *_TRIALS, keys.device("*"), keys.cleanup("*"), _CELERY),
@@ -112,10 +112,10 @@ _PARTS: Final = {
     ),
     Role.ORCHESTRATOR: _Part(
         commands="ping info time multi exec evalsha script|load"
-        " get set del exists scan hget hset hsetnx hdel hgetall sismember smismember smembers sadd"
-        " srem sdiff sscan zremrangebyscore llen lpush lrange ltrim pexpire zrange zrangebyscore"
-        " zrem zscore xadd xrange persist xreadgroup xautoclaim xack xdel xlen xgroup|create"
-        " xgroup|delconsumer xinfo|consumers",
+        " get set del exists scan hget hmget hset hsetnx hdel hgetall sismember smismember smembers"
+        " sadd srem sdiff sscan zremrangebyscore llen lpush lrange ltrim pexpire zrange"
+        " zrangebyscore zrem zscore xadd xrange persist xreadgroup xautoclaim xack xdel xlen"
+        " xgroup|create xgroup|delconsumer xinfo|consumers",
         keys=(
             *_SHARED, *_TRIALS, keys.DELETING, keys.set_aside("*"), keys.orders("*"),
             keys.lead("*"), _CELERY,
@@ -123,12 +123,13 @@ _PARTS: Final = {
         verbs=(
             "enqueue", "reply", "settle", "unpark", "reap", "lead", "unlead", "wish", "publish",
             "begin", "drop_orders",
+            "respec", "reseal",
             "process_register", "process_beat", "process_gone",
         ),
     ),
     Role.USER: _Part(
         commands="ping info time multi exec evalsha script|load"
-        " get set hget hset hsetnx hincrby hdel hexists hgetall sismember smembers sadd srem"
+        " get set hget hmget hset hsetnx hincrby hdel hexists hgetall sismember smembers sadd srem"
         " zrangebyscore zscore zrem xadd xrange",
         keys=(*_SHARED, keys.DELETING, keys.orders("*")),
         verbs=("wish", "respec", "order"),

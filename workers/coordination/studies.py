@@ -21,10 +21,16 @@ from workers.coordination.event_stream import EventStream
 from workers.coordination.leases import TrialLeases
 from workers.coordination.scripts import Value, Verb, call
 from workers.coordination.study_lead import LEFT, left
-from workers.protocol.errors import InvalidInputError, StudyNotKnownError, nearest
+from workers.protocol.errors import (
+    InvalidInputError,
+    StudyNotKnownError,
+    UnsealedError,
+    nearest,
+)
 from workers.protocol.events import EventKind, brief
 from workers.protocol.orders import Order
 from workers.protocol.plain import describe_error
+from workers.protocol.seals import UNSEALED, Seal, TrialSeals
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
 
@@ -99,7 +105,7 @@ _FOLLOWS: Final = {
 
 
 #: The fields of a study that say how it was handed in and begun.
-_HANDED: Final = ("spec", "wish", "by_run", "ordered", "taken", "revision", *_ORIGIN)
+_HANDED: Final = ("spec", "seal", "wish", "by_run", "ordered", "taken", "revision", *_ORIGIN)
 
 
 class Handed(NamedTuple):
@@ -124,11 +130,18 @@ class Handed(NamedTuple):
 
 @dataclass(frozen=True)
 class Studies:
-    """The studies that this Redis knows."""
+    """The studies that this Redis knows.
+
+    Args:
+        client: The Redis.
+        seal: Signs specifications, and refuses those that are not signed; by default whoever only
+            looks takes all.
+    """
 
     client: redis.Redis
     #: Who drives the studies of which it writes, of an orchestrator: one that does not writes none.
     leader: str = ""
+    seal: Seal = UNSEALED
 
     def submit(self, spec: StudySpec, *, by_run: bool = False) -> None:
         """Write or extend a study; the caller has checked that it is the same one.
@@ -136,7 +149,11 @@ class Studies:
         Args:
             spec: The study.
             by_run: For `trialfleet run` alone; one that was handed in before stays everybody's.
+
+        Raises:
+            UnsealedError: It was signed before, and there is no secret here.
         """
+        self._refuse_to_unseal(spec.name)
         is_everybodys = self.exists(spec.name) and not self.is_by_run(spec.name)
         submitted = Submitted(spec, is_by_run=by_run and not is_everybodys)
         self._write(submitted, EventKind.SUBMITTED)
@@ -151,8 +168,13 @@ class Studies:
         noted = zip(_ORIGIN, origin, strict=True)
         fields = {name: value for name, value in noted if value is not None}
         fields |= {"by_run": "1"} if is_by_run else {}
-        fields |= {"spec": spec.model_dump_json(), "wish": wish.value}
+        text = spec.model_dump_json()
+        fields |= {"spec": text, "wish": wish.value}
         unset = [] if is_by_run else ["by_run"]
+        if self.seal:
+            fields["seal"] = self._sealed(spec.name, text)
+        else:
+            unset.append("seal")
         pipeline = self.client.pipeline()
         pipeline.hset(keys.study(spec.name), mapping=fields)
         pipeline.hsetnx(keys.study(spec.name), "state", "running")
@@ -176,6 +198,7 @@ class Studies:
 
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
+            UnsealedError: It is not signed.
         """
         return Submitted(
             self.spec(name),
@@ -257,9 +280,10 @@ class Studies:
 
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
+            UnsealedError: It is not signed.
         """
-        spec, wish, by_run, ordered, taken, revision, *origin = handed.fields
-        read = self._read_spec(name, spec)
+        spec, seal, wish, by_run, ordered, taken, revision, *origin = handed.fields
+        read = self._read_spec(name, spec, seal)
         return Submitted(
             read,
             Wish(wish or Wish.RUN),
@@ -333,12 +357,41 @@ class Studies:
 
         Raises:
             InvalidInputError: There is no such study, or what lies there is no specification.
+            UnsealedError: It is not signed.
         """
-        return self._read_spec(name, self.client.hget(keys.study(name), "spec"))
+        return self._read_spec(name, *self.client.hmget(keys.study(name), "spec", "seal"))
 
-    def _read_spec(self, name: str, text: str | None) -> StudySpec:
+    def is_sealed(self, name: str) -> bool:
+        """Whether a study was signed, by whatever secret."""
+        return bool(self.client.hexists(keys.study(name), "seal"))
+
+    def renew_seal(self, name: str) -> None:
+        """Have a specification be signed by the secret that signs now; orchestrator only.
+
+        Raises:
+            InvalidInputError: There is no such study.
+            UnsealedError: It is not signed by one that is accepted.
+        """
+        text, seal = self.client.hmget(keys.study(name), "spec", "seal")
+        if text is not None and not self.seal.is_latest(seal, "study", name, text):
+            self.rewrite(name, lambda spec: spec)
+
+    def _sealed(self, name: str, text: str) -> str:
+        return self.seal.put("study", name, text)
+
+    def _refuse_to_unseal(self, name: str) -> None:
+        if not self.seal and self.is_sealed(name):
+            raise UnsealedError(
+                f"study {name!r} is signed, and there is no FLEET_SECRET here: set the one that it"
+                " was handed in with"
+            )
+
+    def _read_spec(self, name: str, text: str | None, seal: str | None) -> StudySpec:
         if text is None:
             raise self._unknown(name)
+        what = f"the specification of study {name!r}"
+        way = "hand it in again (`trialfleet submit`) with this FLEET_SECRET"
+        self.seal.check(seal, "study", name, text, what=what, way=way)
         return self._read(name, text)
 
     def _read(self, name: str, text: str) -> StudySpec:
@@ -359,7 +412,9 @@ class Studies:
 
         Raises:
             InvalidInputError: There is no such study, or its end was asked for.
+            UnsealedError: It is not signed by a secret that there is here.
         """
+        self._refuse_to_unseal(name)
         return self._change_spec(name, change, by_people=True)
 
     def rewrite(self, name: str, change: Callable[[StudySpec], StudySpec]) -> StudySpec:
@@ -378,12 +433,14 @@ class Studies:
         self, name: str, change: Callable[[StudySpec], StudySpec], *, by_people: bool
     ) -> StudySpec:
         while True:
-            read = self.client.hget(keys.study(name), "spec")
-            spec = change(self.spec(name) if read is None else self._read(name, read))
+            read, seal = self.client.hmget(keys.study(name), "spec", "seal")
+            spec = change(self._read_spec(name, read, seal))
+            written = spec.model_dump_json()
             arguments: dict[str, Value] = {
                 "name": name,
-                "read": str(read),
-                "written": spec.model_dump_json(),
+                "read": read,
+                "written": written,
+                "seal": self._sealed(name, written),
                 "is_asked": int(by_people),
             }
             status, *rest = call(self.client, "respec", _speaking_of(name), arguments)
@@ -529,10 +586,20 @@ class Studies:
         value = self.client.hget(keys.study(name), f"fact:{key}")
         return None if value is None else json.loads(value)
 
-    def leases(self, name: str, epoch: str | None = None, generation: str = "") -> TrialLeases:
-        """The study's trials; those who enqueue some name its generation."""
+    def leases(
+        self, name: str, epoch: str | None = None, generation: str = "", work: str = ""
+    ) -> TrialLeases:
+        """The study's trials.
+
+        Args:
+            name: The study.
+            epoch: Of this Redis; by default what it has now.
+            generation: The study's, for those who enqueue trials or check them.
+            work: What identifies what its trials run, likewise.
+        """
         known = epoch or ensure_epoch(self.client)
-        return TrialLeases(self.client, name, known, generation, self.leader)
+        seals = TrialSeals(self.seal, name, generation, work)
+        return TrialLeases(self.client, name, known, generation, self.leader, seals=seals)
 
 
 def _speaking_of(name: str) -> dict[str, str]:

@@ -67,7 +67,7 @@ class Cleaner:
         self._client = client
         self._registry = registry
         self._studies = Studies(client)
-        self._hints = Hints(resolve_url(settings))
+        self._hints = Hints(resolve_url(settings), settings.seal)
         self._settings = settings
         self._home = FleetHome(client, settings.home)
         self._outbox = Outbox(settings.home)

@@ -56,6 +56,8 @@ class ProcessEntry(BaseModel):
     aside: str | None = None
     #: Studies whose objective is another one here than the submitter's: the sum of its file.
     other_code: dict[str, str] = {}
+    #: Studies of which it takes no trial, each with the reason.
+    refuses: dict[str, str] = {}
     #: Pool processes of a main process.
     slots: int = 0
     queues: list[str] = []

@@ -44,6 +44,10 @@ class RightsMissingError(InvalidInputError):
     """The user of Redis may not do all that its role in the fleet does; what, and the way out."""
 
 
+class UnsealedError(InvalidInputError):
+    """Something in Redis was not signed by a secret of this fleet; what, and the way out."""
+
+
 class StudyExistsError(InvalidInputError):
     """A study of this name exists with other settings."""
 

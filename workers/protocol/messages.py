@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from workers.protocol.errors import UnknownMessageError, UnreadableEntryError
 from workers.protocol.plain import describe_error, plain_text
+from workers.protocol.seals import WAY_OUT, Seal
 from workers.protocol.states import TrialState
 
 #: The Celery name of the one task. The orchestrator enqueues by this name and imports no task.
@@ -32,6 +33,24 @@ class RunTrial(BaseModel):
     study: str
     number: int
     epoch: str
+    seal: str = ""
+
+    def sealed(self, seal: Seal) -> RunTrial:
+        """This hint, signed by the fleet's secret if there is one."""
+        return self.model_copy(update={"seal": seal.put("hint", *self._parts)})
+
+    def check(self, seal: Seal) -> None:
+        """Refuse a hint that no member of the fleet sent.
+
+        Raises:
+            UnsealedError: None did.
+        """
+        what = f"the message for trial {self.number} of study {self.study!r}"
+        seal.check(self.seal, "hint", *self._parts, what=what, way=WAY_OUT)
+
+    @property
+    def _parts(self) -> tuple[str, str, int]:
+        return self.study, self.epoch, self.number
 
     @classmethod
     def decode(cls, body: Mapping[str, Any]) -> RunTrial:

@@ -388,6 +388,11 @@ class StudySpec(_Model):
         text = self.model_dump_json(exclude_defaults=True)
         return f"v2:{hashlib.sha256(text.encode()).hexdigest()}"
 
+    def work(self) -> str:
+        """A sha256 over what its trials run, which no extension and no wider space changes."""
+        work = [self.name, self.objective, self.config]
+        return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+
     def trial_seed(self, number: int) -> int:
         """The seed of trial `number`: the same for each of its attempts, in [0, 2**31)."""
         text = f"{self.sampler.seed}:{number}".encode()

@@ -462,10 +462,8 @@ class AttemptEnd:
         if self._status is None and self._held.fell_silent:
             self._make_good()
         if self._is_to_be_announced:
-            self._hints.send(
-                self._hint.study,
-                self._hint.number,
-                self._hint.epoch,
+            self._hints.pass_on(
+                self._hint,
                 self._trial.spec.resources.queue,
                 self._held.leases.pause_seconds(self._held.number),
             )

@@ -24,7 +24,9 @@ from workers.protocol.choices import Choices
 from workers.protocol.errors import (
     LeaseLost,
     ObjectiveError,
+    TransientError,
     TrialInterrupt,
+    UnsealedError,
     UnsuitableValueError,
 )
 from workers.protocol.messages import Drawn
@@ -495,12 +497,24 @@ class FleetTrial(BaseTrial):
             if status == "LOST":
                 self._give_up()
             if status == "VALUE":
-                return json.loads(rest[0])
+                return self._answered(name, *rest)
             reply = self._await_reply(f"suggest:{name}", _ASK_AGAIN_SECONDS)
             if reply is not None and "error" in reply:
                 raise ObjectiveError(f"{name}: {reply['error']}")
             if reply is not None:
-                return reply["value"]
+                return self._answered(name, json.dumps(reply["value"]), reply.get("seal"))
+
+    def _answered(self, name: str, value: str, seal: str | None) -> Any:
+        """A parameter that the orchestrator answered with, in JSON.
+
+        Raises:
+            TransientError: It is signed by no secret of this worker's.
+        """
+        try:
+            self._lease.leases.check_answer(self.number, name, value, seal)
+        except UnsealedError as error:
+            raise TransientError(str(error)) from error
+        return json.loads(value)
 
     def _await_reply(self, request: str, timeout_seconds: float) -> dict[str, Any] | None:
         deadline = time.monotonic() + timeout_seconds

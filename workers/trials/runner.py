@@ -41,6 +41,7 @@ from workers.protocol.errors import (
     TrialCancelled,
     TrialTimedOut,
     UnfitStudyError,
+    UnsealedError,
 )
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
@@ -56,6 +57,7 @@ from workers.trials.objective_modules import ObjectiveModules, StaleExtensionErr
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.out_of_memory import ran_out_of_memory
 from workers.trials.preparation import Preparation
+from workers.trials.refused_studies import RefusedStudies
 from workers.trials.returned import read_values
 from workers.trials.slot_health import SlotHealth
 from workers.trials.surroundings import Surroundings
@@ -94,8 +96,8 @@ class TrialRunner:
         self._container = container
         self._record = record
         self._drain_file = drain_file
-        self._studies = Studies(client)
-        self._hints = Hints(redis_url)
+        self._studies = Studies(client, seal=settings.seal)
+        self._hints = Hints(redis_url, settings.seal)
         self._checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
         self._outbox = Outbox(settings.home)
         self._beat = ProcessBeat(record, settings.times.beat)
@@ -104,6 +106,7 @@ class TrialRunner:
         self._health = SlotHealth(client, settings.times, record, self._cuda)
         self._streak = FailureStreak(self._studies)
         self._code = CodeThatRan(record)
+        self._refusals = RefusedStudies(record)
         #: studies whose objective this process has imported
         self._loaded: set[str] = set()
         self._num_trials = 0
@@ -147,7 +150,7 @@ class TrialRunner:
         One whose CUDA does not work ends after a while: a fresh process looks again.
         """
         if self._studies.exists(hint.study):
-            self._announce(self._studies.spec(hint.study), hint, 0.0)
+            self._announce(self._queue_of(hint), hint, 0.0)
         until = lease_clock() + _PATIENCE_BEATS * self._settings.times.beat
         while not self._is_draining() and self._health.refusal() is not None:
             if self._cuda.trouble is not None and lease_clock() > until:
@@ -167,8 +170,14 @@ class TrialRunner:
         if not self._studies.exists(hint.study):
             log.warning("unknown_study")
             return Outcome.ENDED
-        leases = TrialLeases(self._client, hint.study, hint.epoch)
-        spec = self._studies.spec(hint.study)
+        leases = self._studies.leases(hint.study, hint.epoch)
+        try:
+            hint.check(self._settings.seal)
+            spec = self._studies.spec(hint.study)
+            leases = leases.trusted(hint.number, spec.work())
+        except UnsealedError as error:
+            return self._leave_refused(leases, hint, str(error))
+        self._refusals.accept(hint.study)
         left_as = self._leave_to_others(leases, spec, hint)
         if left_as is not None:
             return left_as
@@ -205,6 +214,18 @@ class TrialRunner:
             return self._leave_other_code(leases, spec, hint)
         return self._leave_failed_here(leases, spec, hint)
 
+    def _leave_refused(self, leases: TrialLeases, hint: RunTrial, reason: str) -> Outcome:
+        """Leave a trial to processes that take it; where there is none, it waits."""
+        self._refusals.refuse(hint.study, reason)
+        queue, elsewhere = self._queue_of(hint), self._health.devices_that_refuse(hint.study)
+        if leases.is_queued(hint.number) and self._health.has_other(queue, elsewhere):
+            self._pass_on(leases, queue, hint)
+        return Outcome.ENDED
+
+    def _queue_of(self, hint: RunTrial) -> str:
+        """Where others take the trial from; whoever wrote that."""
+        return Studies(self._client).spec(hint.study).resources.queue
+
     def _leave_other_code(
         self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
     ) -> Outcome | None:
@@ -213,7 +234,7 @@ class TrialRunner:
         if leases.is_queued(hint.number) and self._health.has_other(
             spec.resources.queue, elsewhere
         ):
-            self._pass_on(leases, spec, hint)
+            self._pass_on(leases, spec.resources.queue, hint)
         return Outcome.ENDED
 
     def _leave_failed_here(
@@ -229,16 +250,16 @@ class TrialRunner:
             return None
         if not leases.is_queued(hint.number):
             return None
-        self._pass_on(leases, spec, hint)
+        self._pass_on(leases, spec.resources.queue, hint)
         if seconds < _PATIENCE_BEATS * self._settings.times.beat:
             return Outcome.ENDED
         log.warning("process_ends", reason="its trial failed here, and all others are busy")
         return Outcome.SICK
 
-    def _pass_on(self, leases: TrialLeases, spec: StudySpec, hint: RunTrial) -> None:
+    def _pass_on(self, leases: TrialLeases, queue: str, hint: RunTrial) -> None:
         """Announce a trial again, for others; stay busy for a moment, or this process gets it."""
         pause = leases.pause_seconds(hint.number)
-        self._announce(spec, hint, pause)
+        self._announce(queue, hint, pause)
         if not pause:
             beat = self._settings.times.beat
             until = lease_clock() + beat / 10
@@ -290,9 +311,9 @@ class TrialRunner:
     ) -> Outcome:
         log.debug("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
         if refusal.reason == "NOT_YET":
-            self._announce(spec, hint, refusal.retry_ms / 1000)
-        if refusal.reason == "ELSEWHERE":
-            self._pass_on(leases, spec, hint)
+            self._announce(spec.resources.queue, hint, refusal.retry_ms / 1000)
+        if refusal.reason in {"ELSEWHERE", "ALTERED"}:
+            self._pass_on(leases, spec.resources.queue, hint)
         return Outcome.ENDED
 
     def _run_attempt(
@@ -462,10 +483,8 @@ class TrialRunner:
         with suppress(redis.RedisError):  # the lease tells that it is away
             self._record.update(activity=activity)
 
-    def _announce(self, spec: StudySpec, hint: RunTrial, delay_seconds: float) -> None:
-        self._hints.send(
-            spec.name, hint.number, hint.epoch, spec.resources.queue, delay_seconds=delay_seconds
-        )
+    def _announce(self, queue: str, hint: RunTrial, delay_seconds: float) -> None:
+        self._hints.pass_on(hint, queue, delay_seconds)
 
     def _is_draining(self) -> bool:
         # asked at every training step

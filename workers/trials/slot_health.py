@@ -73,6 +73,11 @@ class SlotHealth:
         entries = self._registry.entries() if self._record.is_registered else ()
         return {entry.device or "" for entry in entries if study in entry.other_code}
 
+    def devices_that_refuse(self, study: str) -> set[str]:
+        """The devices of all processes that take no trial of a study."""
+        entries = self._registry.entries() if self._record.is_registered else ()
+        return {entry.device or "" for entry in entries if study in entry.refuses}
+
     def is_suspect(self) -> bool:
         """Whether this slot's device broke under a trial that succeeded elsewhere."""
         with suppress(redis.RedisError):

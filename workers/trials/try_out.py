@@ -71,7 +71,7 @@ def main() -> None:
         runner = stack.enter_context(_open_runner(settings, slot, with_pdb=given.pdb))
         worker.register()  # from now on, the orchestrator asks for the trial
         hint = _await_trial(Studies(client), given.study)
-        runner.run(hint)
+        runner.run(hint.sealed(settings.seal))
 
 
 def _open_runner(settings: Settings, record: ProcessRecord, *, with_pdb: bool) -> TrialRunner:

@@ -1,10 +1,11 @@
 -- suggest: ask the orchestrator for a parameter, unless this trial has it already.
 -- KEYS: epoch trial inbox
 -- ARGV: epoch number token name distribution
--- RETURNS: VALUE json | OK | LOST
+-- RETURNS: VALUE json seal | OK | LOST
 if not epoch_is(KEYS[1], ARGV[1]) or not holds(KEYS[2], ARGV[3]) then return {'LOST'} end
 local value = redis.call('HGET', KEYS[2], 'param:' .. ARGV[4])
-if value then return {'VALUE', value} end
+local seal = redis.call('HGET', KEYS[2], 'seal:' .. ARGV[4])
+if value then return {'VALUE', value, seal or ''} end
 local question = ARGV[3] .. ':' .. ARGV[4]
 local record = redis.call('HMGET', KEYS[2], 'attempt', 'asked', 'asked_id')
 -- asked again, while the orchestrator is away: the first time still waits to be read

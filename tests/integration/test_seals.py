@@ -1,0 +1,246 @@
+"""A fleet with a secret: what its workers and its orchestrator act on, they find signed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+from hand_fleet import SPACE, Fleet, turn_until
+from one_process_fleet import OneProcessFleet
+from optuna.distributions import IntDistribution, distribution_to_json
+from structlog.testing import capture_logs
+
+from orchestrator.driving.service import Service
+from orchestrator.handle import StudyHandle
+from workers.containers import Container
+from workers.coordination import keys
+from workers.coordination.leases import Grant
+from workers.coordination.studies import Studies, ensure_epoch
+from workers.managers import MANAGERS
+from workers.processes.registry import ProcessRecord, ProcessRegistry
+from workers.protocol.errors import InvalidInputError, UnsealedError
+from workers.protocol.messages import Drawn, RunTrial
+from workers.protocol.seals import UNSEALED, Seal
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import ProcessKind, TrialState
+from workers.settings import Settings
+from workers.trials.runner import TrialRunner
+
+SECRET, OTHER = "the-secret-of-this-fleet", "the-secret-of-another-fleet"
+SEAL = Seal.of(SECRET)
+
+#: Asks for one parameter of its space, one that was drawn before, and one that nobody foresaw.
+OBJECTIVE = """
+def objective(trial):
+    x, y = trial.suggest_float("x", 0, 1), trial.suggest_int("y", 1, 5)
+    if trial.number % 2:
+        y += trial.suggest_int("z", 1, 5)
+    return x + y
+"""
+
+
+def with_secret(settings, secret=SECRET, **changes):
+    fields = {"secret": secret, "objectives": ("*",), "home": settings.home, **changes}
+    return Settings(redis_url=settings.redis_url, cache=settings.cache, time_scale=0.1, **fields)
+
+
+@pytest.fixture(autouse=True)
+def wandb_is_off(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture
+def train(tmp_path):
+    (tmp_path / "sealed_objective.py").write_text(OBJECTIVE)
+    return f"{tmp_path}/sealed_objective.py:objective"
+
+
+@contextmanager
+def runner_of(client, settings, folder):
+    """A runner whose process is registered as the one slot of a worker."""
+    registry = ProcessRegistry(client, settings.times.scaled(1e4))
+    fields = {"slots": 1, "queues": ["default"]}
+    main = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
+    main.identity = main.identity._replace(pid=1)
+    main.register()
+    slot = ProcessRecord(registry, ProcessKind.TRIAL, parent=1, fields={"device": "here/cpu-0"})
+    slot.register()
+    with Container(MANAGERS, [settings, ProcessRecord()]) as container:
+        yield TrialRunner(
+            client=client,
+            redis_url=settings.redis_url,
+            settings=settings,
+            container=container,
+            record=slot,
+            drain_file=str(folder / "drain"),
+        )
+
+
+def test_studies_of_all_kinds_run_under_a_secret(client, server, settings, tmp_path, train):
+    with OneProcessFleet(client, server, with_secret(settings), tmp_path) as fleet:
+        asking = StudySpec(name="asking", objective=train, trials=4)
+        given = StudySpec(name="given", objective=train, trials=4, space={**SPACE})
+        studies = fleet.run_studies([asking, given])
+        for study in studies.values():
+            assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+            assert {"x", "y", "z"} == set(study.trials[1].params)
+        assert client.hget(keys.trial("asking", 1), "seal")
+        assert client.hget(keys.study("asking"), "seal")
+        (document,) = {SECRET in str(client.hgetall(key)) for key in client.keys("*:study")}
+        assert not document
+
+
+@pytest.fixture
+def queued(client, settings, train):
+    """The trials of a study, in Redis as an orchestrator with the secret wrote them."""
+    ensure_epoch(client)
+    spec = StudySpec(name="s", objective=train, trials=4)
+    studies = Studies(client, seal=SEAL)
+    studies.submit(spec)
+    leases = studies.leases("s", generation="g", work=spec.work())
+    distribution = distribution_to_json(IntDistribution(1, 5))
+    drawn = {"y": Drawn(distribution=distribution, value=3)}
+    for number in range(2):
+        leases.enqueue(number, {"x": 0.5}, drawn=drawn)
+    return leases
+
+
+def hint_of(leases, seal=SEAL, number=0):
+    return RunTrial(study="s", number=number, epoch=leases.epoch).sealed(seal)
+
+
+def alter_spec(client):
+    text = client.hget(keys.study("s"), "spec").replace("sealed_objective", "other")
+    client.hset(keys.study("s"), "spec", text)
+
+
+def take_other_specs(client):
+    """Put in its place one of the same name that the fleet did sign, once."""
+    earlier = StudySpec(name="s", objective="earlier:objective", trials=4)
+    Studies(client, seal=SEAL).restore(Studies(client).submitted("s")._replace(spec=earlier))
+
+
+def copy_record(client):
+    client.delete(keys.trial("s", 0))
+    client.hset(keys.trial("s", 0), mapping=client.hgetall(keys.trial("s", 1)))
+
+
+FORGERIES = {
+    "a specification without a seal": lambda client: client.hdel(keys.study("s"), "seal"),
+    "an altered specification": alter_spec,
+    "an earlier specification": take_other_specs,
+    "a record without a seal": lambda client: client.hdel(keys.trial("s", 0), "seal"),
+    "an altered parameter": lambda client: client.hset(keys.trial("s", 0), "param:x", "0.75"),
+    "another parameter": lambda client: client.hset(keys.trial("s", 0), "param:z", "1"),
+    "altered draws": lambda client: client.hset(keys.trial("s", 0), "drawn", "{}"),
+    "another generation": lambda client: client.hset(keys.trial("s", 0), "generation", "h"),
+    "another trial's record": copy_record,
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_what_others_wrote_is_refused_before_it_is_claimed(
+    client, settings, tmp_path, queued, forgery
+):
+    FORGERIES[forgery](client)
+    with runner_of(client, with_secret(settings), tmp_path) as runner, capture_logs() as logs:
+        for number in (0, 0):
+            runner.run(hint_of(queued, number=number))
+    record = queued.record(0)
+    assert (record.state, record.attempt, record.failures) == (TrialState.QUEUED, 0, 0)
+    (told,) = [each for each in logs if each["event"] == "study_refused"]
+    assert told["reason"].startswith("FLEET_SECRET is set here, and ")
+    (waits_for,) = StudyHandle("s", settings).status().waits_for[-1:]
+    assert waits_for.startswith("no worker takes its trials (")
+    assert told["reason"] in waits_for
+
+
+@pytest.mark.parametrize("seal", [UNSEALED, Seal.of(OTHER)])
+def test_a_message_that_is_not_the_fleets_is_refused_and_left_to_others(
+    client, settings, tmp_path, queued, seal
+):
+    with runner_of(client, with_secret(settings), tmp_path) as runner:
+        runner.run(hint_of(queued, seal))
+        assert queued.record(0).attempt == 0
+        assert "s" in StudyHandle("s", settings).status().waits_for[-1]
+        runner.run(hint_of(queued))  # the orchestrator sends it again
+        assert queued.record(0).state is TrialState.COMPLETE
+        assert "FLEET_SECRET" not in str(StudyHandle("s", settings).status().waits_for)
+
+
+def test_a_worker_without_a_secret_takes_what_is_signed(client, settings, tmp_path, queued):
+    config = with_secret(settings, None)
+    with runner_of(client, config, tmp_path) as runner, capture_logs() as logs:
+        client.hset(keys.trial("s", 0), "param:y", "2")
+        client.hset(keys.trial("s", 0), "param:x", "0.75")
+        runner.run(hint_of(queued, UNSEALED))
+    assert queued.record(0).state is TrialState.COMPLETE
+    assert [each for each in logs if each["event"] == "study_refused"] == []
+
+
+def test_a_record_that_is_altered_between_look_and_claim_is_given_back(client, queued):
+    spec = Studies(client, seal=SEAL).spec("s")
+    leases = Studies(client, seal=SEAL).leases("s").trusted(0, spec.work())
+    client.hset(keys.trial("s", 0), "param:x", "0.75")
+    refusal = leases.claim(0, "me", 45.0)
+    assert refusal.reason == "ALTERED"
+    record = queued.record(0)
+    assert (record.state, record.failures, record.losses) == (TrialState.QUEUED, 0, 0)
+    assert isinstance(leases.trusted(1, spec.work()).claim(1, "me", 45.0), Grant)
+
+
+def test_an_answer_that_the_orchestrator_did_not_sign_is_not_taken(
+    client, server, settings, tmp_path, train
+):
+    """The parameter waits in the record, as somebody put it there while its holder asked."""
+    with OneProcessFleet(client, server, with_secret(settings), tmp_path) as fleet:
+        spec = StudySpec(name="s", objective=train, trials=2)
+        fleet.studies.submit(spec)
+        leases = fleet.studies.leases("s")
+        fleet.until(lambda: 0 in leases.queued(), "it is asked for")
+        trusted = leases.trusted(0, spec.work())
+        grant = trusted.claim(0, "me", 45.0)
+        assert trusted.suggest(0, grant.token, "z", "{}") == ["OK"]
+        client.hset(keys.trial("s", 0), "param:z", "4")
+        answer = trusted.suggest(0, grant.token, "z", "{}")
+        with pytest.raises(UnsealedError, match="z of trial 0 of study 's' is not signed"):
+            trusted.check_answer(0, "z", *answer[1:])
+
+
+def test_an_orchestrator_drives_what_its_fleet_handed_in_alone(client, settings, tmp_path):
+    fleet = Fleet(client, with_secret(settings), tmp_path)
+    unsigned = StudySpec(name="s", objective=fleet.objective, space=SPACE, trials=2)
+    Studies(client).submit(unsigned)
+    leases = Studies(client).leases("s")
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: Studies(client).fact("s", "stalled"), "it stalls")
+        assert leases.queued() == {}
+        stalled = StudyHandle("s", settings).status().stalled
+        assert "the specification of study 's' is not signed: hand it in again" in stalled
+        fleet.submit(trials=2)  # the same, signed
+        turn_until(service, lambda: len(leases.queued()) == 2, "it is driven")
+    with pytest.raises(UnsealedError, match="'s' is signed, and there is no FLEET_SECRET here"):
+        StudyHandle("s", settings).extend(trials=5)
+    with pytest.raises(UnsealedError, match="is signed with another secret"):
+        StudyHandle("s", with_secret(settings, OTHER)).extend(trials=5)
+    unsigned_again = Fleet(client, settings, tmp_path)
+    with pytest.raises(InvalidInputError, match="'s' is signed"):
+        unsigned_again.submit(trials=5)
+    assert StudyHandle("s", fleet.settings).extend(trials=5).trials == 5
+    assert Studies(client, seal=SEAL).spec("s").trials == 5
+
+
+def test_a_fleet_that_is_given_a_secret_or_another_one_goes_on(client, settings, tmp_path):
+    fleet = Fleet(client, settings, tmp_path)
+    fleet.submit(trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they wait for a worker")
+    for secret, accepted in [(OTHER, OTHER), (f"{SECRET},{OTHER}", SECRET)]:
+        fleet.settings = with_secret(settings, secret)
+        fleet.submit(trials=2)
+        with fleet.service() as service:
+            turn_until(service, lambda: service.status("s") is not None, "it is driven again")
+        seal = Seal.of(accepted)
+        spec = Studies(client, seal=seal).spec("s")
+        for number in (0, 1):
+            Studies(client, seal=seal).leases("s").trusted(number, spec.work())
