@@ -8,7 +8,8 @@ trial could be given back. The trial is real, and so are its lease, Redis and di
 
 Prints one JSON line: for each side the share of the training thread's wall time that it waited for
 its checkpoints, and by how much the steps became fewer in all. `scale` divides the interval and
-the length of the training alike: at 1, checkpoints are 30 s apart.
+the length of the training alike: at 1, checkpoints are 30 s apart. `load` is the machine's, which
+has to be free otherwise.
 
     python ops/bench/checkpoints.py --scale 2
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import threading
 import time
@@ -174,6 +176,7 @@ def main() -> None:
             "scale": options.scale,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "load": round(os.getloadavg()[0], 1),
         }
         print(json.dumps({**facts, **sides}))
 

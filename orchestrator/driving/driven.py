@@ -383,6 +383,18 @@ class DrivenStudy:
         """How many hints lie in the study's queue that no worker has fetched."""
         return self._hints.waiting(self._studies.client, self.spec.resources.queue)
 
+    def kept_models(self) -> dict[str, Any] | None:
+        """Whose models are to stay, for those who have them on their disks; None if all are."""
+        num_kept = self.spec.keep.num_models
+        if num_kept is None:
+            return None
+        best = self.tally.best if len(self.spec.all_directions) > 1 else self.tally.best[:num_kept]
+        return {
+            "best": [trial.number for trial in best],
+            "num_known": self.tally.num_trials,
+            "open": sorted(self.tally.open),
+        }
+
     def publish(self, facts: dict[str, Any], *, is_over: bool, revision: str) -> bool:
         """Show facts to workers and to people; False if it is not over by what was asked since.
 

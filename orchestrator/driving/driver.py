@@ -433,6 +433,7 @@ class StudyDriver:
         facts: dict[str, Any] = {
             "status": self.status.model_dump(mode="json"),
             "best_value": _first_value(self.status),
+            "kept_models": self.study.kept_models(),
             "stalled": None,
         }
         if is_done:

@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.storage.attributes import ATTR, is_paused
 from orchestrator.storage.best_trials import best_first, is_feasible
-from workers.protocol.spec import Direction
+from workers.protocol.spec import MAX_BEST, Direction
 from workers.protocol.states import OUT_OF_MEMORY, TrialState
 
-#: How many of the best and of the latest trials are kept.
+#: How many of the best trials are shown, and how many of the latest are kept.
 NUM_TOP: Final = 5
 NUM_RECENT: Final = 20
 
@@ -56,7 +56,7 @@ class Tally:
         """Pruned trials that ran out of memory."""
         self.losses = 0
         self.best: list[FrozenTrial] = []
-        """The best first; of several directions, the whole Pareto front."""
+        """The best first, as many as a study may keep; of several directions, the whole front."""
         self.recent: list[FrozenTrial] = []
         """The latest ended, in the order of their end."""
         self.add(trials)
@@ -129,7 +129,7 @@ class Tally:
         self.losses += sum(trial.user_attrs.get(f"{ATTR}losses", 0) for trial in trials)
         self.recent = sorted([*self.recent, *trials], key=_ended_at)[-NUM_RECENT:]
         best = best_first([*self.best, *complete], self._directions)
-        self.best = best if len(self._directions) > 1 else best[:NUM_TOP]
+        self.best = best if len(self._directions) > 1 else best[:MAX_BEST]
 
 
 def state_of(trial: FrozenTrial) -> TrialState:

@@ -17,6 +17,7 @@ import redis
 from workers.coordination.deletions import Deletions
 from workers.coordination.leases import TrialRecord
 from workers.coordination.studies import Studies
+from workers.disk.kept_models import KeptModels
 from workers.disk.manifests import checkpoint_root, remove_checkpoints
 from workers.disk.results import Draft, drafts, earlier_drafts
 from workers.disk.study_folders import remove_study, studies_in
@@ -33,6 +34,7 @@ class EndedTrials:
         self._studies = Studies(client)
         self._deletions = Deletions(client)
         self._home = home
+        self._models = KeptModels(self._studies, home)
         self._is_first = True
 
     def remove(self) -> list[Path]:
@@ -42,6 +44,7 @@ class EndedTrials:
         if self._is_first:  # an earlier release may have run here, and runs no more
             removed += self._remove_drafts(earlier_drafts(self._home))
             self._is_first = False
+        removed += self._models.remove_others()
         if removed:
             log.info("ended_trials_cleaned", paths=len(removed))
         return removed

@@ -60,12 +60,17 @@ def has_drafts(home: Path, study: str) -> bool:
 def publish(home: Path, study: str, number: int, draft: Path) -> None:
     """Move what an accepted attempt left to where people look, and drop other attempts' drafts."""
     if draft.exists():
-        final = _trial_directory(home, study, number) / "result"
+        final = result_directory(home, study, number)
         shutil.rmtree(final, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
         draft.rename(final)
     for other in draft_directory(home, study, number, 0).parent.glob(f"{number}-*"):
         shutil.rmtree(other, ignore_errors=True)
+
+
+def result_directory(home: Path, study: str, number: int) -> Path:
+    """Where people find what the accepted attempt left."""
+    return _trial_directory(home, study, number) / "result"
 
 
 def _trial_directory(home: Path, study: str, number: int) -> Path:

@@ -37,11 +37,15 @@ EXTENDABLE: Final = frozenset(
         "progress_timeout",
         "resources",
         "share",
+        "keep",
         "wandb",
         "code",
         "on_end",
     }
 )
+
+#: The most trials of which `keep` can say that they are the best.
+MAX_BEST: Final = 100
 
 #: A user and a password in a URL.
 _PASSWORD: Final = re.compile(r"://[^/@]*:[^/@]*@")
@@ -189,6 +193,19 @@ class ShareSpec(_Model):
     """At most so many of its trials run at once."""
 
 
+class KeepSpec(_Model):
+    """What stays on disk of trials that have ended."""
+
+    models: str = Field(default="all", pattern=r"^(all|best ([1-9]\d?|100))$")
+    """Whose models: of `all` trials that left one, or of the `best 3` complete ones alone, which is
+    to say what is called `model`, or `model.*`, in `trial.result_directory`."""
+
+    @property
+    def num_models(self) -> int | None:
+        """Of how many trials, the best; None for all."""
+        return None if self.models == "all" else int(self.models.split()[1])
+
+
 class BudgetSpec(_Model):
     """What a study may use up beside `trials` and `timeout`; then no further trial is started."""
 
@@ -277,6 +294,7 @@ class StudySpec(_Model):
     """The objective's fixed settings."""
     resources: ResourcesSpec = ResourcesSpec()
     share: ShareSpec = ShareSpec()
+    keep: KeepSpec = KeepSpec()
     wandb: WandbSpec | None = None
     """A run a trial; without it, where the worker has credentials or `WANDB_MODE`."""
     code: CodeSpec = CodeSpec()

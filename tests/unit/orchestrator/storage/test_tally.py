@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from orchestrator.storage.best_trials import best_first
-from orchestrator.storage.tally import NUM_RECENT, NUM_TOP, Tally
+from orchestrator.storage.tally import NUM_RECENT, Tally
+from workers.protocol.spec import MAX_BEST
 
 STATES = st.sampled_from([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 VALUES = st.floats(-2.0, 2.0) | st.just(float("inf"))
@@ -44,7 +45,7 @@ def test_what_is_kept_is_what_a_count_over_all_trials_says(directions, data):
         kept.add([trial])
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     best = best_first(trials, directions)
-    assert kept.best == (best if len(directions) > 1 else best[:NUM_TOP])
+    assert kept.best == (best if len(directions) > 1 else best[:MAX_BEST])
     assert (kept.num_trials, kept.num_ended, kept.open) == (len(trials), len(trials), set())
     assert kept.num_complete == len(complete)
     assert kept.num_infeasible == len(complete) - sum(

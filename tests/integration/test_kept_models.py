@@ -1,0 +1,94 @@
+"""`keep: {models: best N}`: whose models stay on the disks of a fleet."""
+
+from __future__ import annotations
+
+import pytest
+from one_process_fleet import OneProcessFleet
+from pydantic import ValidationError
+
+from workers.coordination.studies import Studies
+from workers.disk.ended_trials import EndedTrials
+from workers.disk.kept_models import KeptModels
+from workers.disk.results import draft_directory, result_directory
+from workers.protocol.spec import KeepSpec, StudySpec
+
+OBJECTIVE = """
+import optuna
+VALUES = [1.0, 5.0, 4.0, 2.0, 6.0, 3.0]
+def leaves_a_model(trial):
+    folder = trial.result_directory
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights").write_text("w")
+    (folder / "model.pt").write_text("w")
+    (folder / "metrics.json").write_text("{}")
+    if trial.number == 6:
+        raise optuna.TrialPruned
+    return VALUES[trial.number]
+"""
+
+
+def models_in(home, study):
+    found = {
+        path.parent.parent.name for path in home.glob(f"studies/{study}/trials/*/result/model*")
+    }
+    return sorted(map(int, found))
+
+
+def test_the_best_trials_alone_keep_their_models_where_a_study_says_so(
+    client, server, settings, tmp_path
+):
+    file = tmp_path / "leaving.py"
+    file.write_text(OBJECTIVE)
+    config = settings.model_copy(update={"objectives": (str(file),)})
+    fields = {"objective": f"{file}:leaves_a_model", "direction": "maximize", "trials": 7}
+    specs = [
+        StudySpec(name="all", **fields),
+        StudySpec(name="two", keep={"models": "best 2"}, **fields),
+    ]
+    with OneProcessFleet(client, server, config, tmp_path) as fleet:
+        fleet.run_studies(specs, 60.0)
+    EndedTrials(client, config.home).remove()
+    assert models_in(config.home, "all") == list(range(7))
+    assert models_in(config.home, "two") == [1, 4]
+    assert len(list(config.home.glob("studies/two/trials/*/result/metrics.json"))) == 7
+
+
+def test_a_model_goes_when_its_trial_has_ended_and_others_are_better(client, tmp_path):
+    studies = Studies(client)
+    studies.submit(StudySpec(name="s", objective="m:f", keep={"models": "best 1"}))
+    kept = KeptModels(studies, tmp_path)
+
+    def leave(number):
+        folder = result_directory(tmp_path, "s", number)
+        (folder / "model").mkdir(parents=True)
+
+    def look(best, num_known, still_open=()):
+        facts = {"best": best, "num_known": num_known, "open": list(still_open)}
+        studies.publish("s", {"kept_models": facts})
+        kept.remove_others()
+        return models_in(tmp_path, "s")
+
+    for number in range(4):
+        leave(number)
+    assert kept.remove_others() == [], "nothing is known yet"
+    assert look([1], 3, still_open=[2]) == [1, 2, 3], "2 runs, and 3 is not known"
+    assert look([2], 4) == [2]
+    draft = draft_directory(tmp_path, "s", 4, 7)
+    draft.mkdir(parents=True)
+    assert look([2], 5) == [2]
+    draft.rmdir()
+    leave(4)  # which was accepted, and is published later than its trial was told
+    assert look([2], 5) == [2]
+    leave(0)
+    assert look([2], 5) == [0, 2], "which was looked at before"
+    assert look([1], 1) == [2], "another study of this name"
+    studies.publish("s", {"kept_models": None})
+    leave(1)
+    kept.remove_others()
+    assert models_in(tmp_path, "s") == [1, 2]
+
+
+@pytest.mark.parametrize("given", ["best", "best 0", "best 101", "3", "none", "best -1"])
+def test_what_is_no_way_to_keep_models_is_refused(given):
+    with pytest.raises(ValidationError, match="models"):
+        KeepSpec(models=given)
