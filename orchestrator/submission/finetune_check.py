@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.submission.read_files import ReadFiles
 from workers.protocol.errors import InvalidInputError, nearest
-from workers.protocol.finetune import DataConfig, FinetuneConfig
+from workers.protocol.finetune import BUILT_IN_SOURCES, DataConfig, FinetuneConfig
 from workers.protocol.spec import (
     FINETUNE,
     CategoricalDimension,
@@ -20,6 +20,7 @@ from workers.protocol.spec import (
     merge_params,
 )
 from workers.protocol.tasks import DEFAULT_TASK, TASKS
+from workers.texts.rows import check_built_in
 
 
 def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
@@ -35,6 +36,8 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
     Raises:
         InvalidInputError: The message names the field, or the file and its row, and the way out.
     """
+    if "task" in spec.space:
+        raise InvalidInputError("space.task: a study has one task; give it in config")
     for name in spec.space:
         _check_setting(f"space.{name}", name.split("."), FinetuneConfig)
     config = _validated(spec.config, "config")
@@ -42,7 +45,11 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
     for corner, params in _corners(spec.space):
         _validated(merge_params(spec.config, params), corner)
     read = ReadFiles(home)
-    found = [read.check(data) for data in _data_variants(spec, config)]
+    variants = list(_data_variants(spec, config))
+    for data in variants:
+        if data.source in BUILT_IN_SOURCES:
+            check_built_in(data, "config.data.source")
+    found = [read.check(data) for data in variants]
     return list(dict.fromkeys(chain.from_iterable(found)))
 
 

@@ -105,6 +105,7 @@ def _requests(spec: StudySpec) -> list[dict[str, Any]]:
     for params in combinations(spec):
         config = FinetuneConfig.model_validate(merge_params(spec.config, params))
         request = {
+            "task": config.task,
             "model": config.model.model_dump(mode="json", exclude_none=True),
             "tokenizer": config.tokenizer.model_dump(mode="json"),
             "data": {"max_length": config.data.max_length},

@@ -27,6 +27,7 @@ from workers.managers.loader_process import LoaderProcess, copy_loader
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import read_source
+from workers.managers.targets import classes_of, targets_of
 from workers.managers.tokenized import Collate, PaddingCollator, TokenizedTexts
 from workers.managers.tokenizer import TokenizerManager
 from workers.processes.registry import ProcessRecord
@@ -52,13 +53,13 @@ _TRAINED: Final = "tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
-class TextClassificationData:
-    """Labelled texts, split and tokenised."""
+class Examples:
+    """Labelled texts, or pairs of them, split and tokenised."""
 
     train: TokenizedTexts
     validation: TokenizedTexts
     classes: tuple[str, ...]
-    """The labels, in the order of their class numbers."""
+    """Their names, in the order of their numbers; none where numbers are learned."""
     tokenizer: Any
     """A `transformers.PreTrainedTokenizerBase`."""
     entry: Entry
@@ -84,7 +85,7 @@ class DataManager(BaseProcessManager):
         self._cuda = cuda
         self._tokenizers = tokenizers
         self._hub = hub
-        self._loaded: dict[str, TextClassificationData] = {}
+        self._loaded: dict[str, Examples] = {}
 
     def text_classification(
         self,
@@ -95,10 +96,26 @@ class DataManager(BaseProcessManager):
         *,
         vocab_size: int | None = None,
         **fields: Any,
-    ) -> TextClassificationData:
-        """Texts with one class each; read, split and tokenised by the first who asks on a host.
+    ) -> Examples:
+        """Texts with one class each: `examples` of the task that is meant by default.
 
-            data.text_classification("reviews.csv", "prajjwal1/bert-tiny", max_length=64)
+        data.text_classification("reviews.csv", "prajjwal1/bert-tiny", max_length=64)
+        """
+        return self.examples(source, tokenizer, model, progress, vocab_size=vocab_size, **fields)
+
+    def examples(
+        self,
+        source: DataConfig | str,
+        tokenizer: TokenizerConfig | str | None = None,
+        model: ModelConfig | str | None = None,
+        progress: Progress = unwatched,
+        *,
+        vocab_size: int | None = None,
+        **fields: Any,
+    ) -> Examples:
+        """Labelled texts; read, split and tokenised by the first who asks on a host.
+
+            data.examples("stars.csv", "prajjwal1/bert-tiny", task="regression", label="stars")
 
         Args:
             source: A file, `hub:owner/name` or a built-in name; or all that `DataConfig` holds.
@@ -107,7 +124,7 @@ class DataManager(BaseProcessManager):
             progress: Told how far building is, in a trial by `trial.preparing`; what it raises
                 ends the building, or the waiting for another process's.
             vocab_size: Entries of a tokenizer that is trained on the data.
-            **fields: Of `DataConfig`: columns, split, `max_length`...
+            **fields: Of `DataConfig`: `task`, columns, split, `max_length`...
 
         Raises:
             InvalidInputError: The source cannot be used; the message says why.
@@ -189,9 +206,9 @@ class DataManager(BaseProcessManager):
         content = None if tokenizer_id is None else self._tokenizers.content(tokenizer_id)
         return self._ask(config, lambda: DataOrigin.now(config, content or vocab_size))
 
-    def _open(self, entry: Entry, tokenizer_id: str | None) -> TextClassificationData:
+    def _open(self, entry: Entry, tokenizer_id: str | None) -> Examples:
         facts = json.loads((entry.path / "facts.json").read_text(encoding="utf-8"))
-        return TextClassificationData(
+        return Examples(
             train=TokenizedTexts(entry.path, "train", entry),
             validation=TokenizedTexts(entry.path, "validation", entry),
             classes=tuple(facts["classes"]),
@@ -212,15 +229,14 @@ class DataManager(BaseProcessManager):
     ) -> dict[str, Any]:
         started_at = time.monotonic()
         train, validation = self._ask(config, lambda: split(config, progress))
-        classes = in_order({*train.labels, *validation.labels})
+        classes = classes_of([*train.labels, *validation.labels], config)
         if tokenizer_id is None:
             self._copy_trained(
                 [*train.texts, *train.pairs], vocab_size, folder / _TRAINED, progress
             )
         tokenizer = self._tokenizers.load(tokenizer_id or folder / _TRAINED)
-        numbers = {label: number for number, label in enumerate(classes)}
         for name, rows in (("train", train), ("validation", validation)):
-            labels = [numbers[label] for label in rows.labels]
+            labels = targets_of(rows.labels, classes, config)
             TokenizedTexts.write(
                 folder,
                 name,
@@ -271,11 +287,3 @@ def split(
             yield row
 
     return split_rows(config, read, lambda finding: log.warning("data_finding", finding=finding))
-
-
-def in_order(labels: set[str]) -> list[str]:
-    """Class numbers for labels: the same on every host, and of integers in their order."""
-    try:
-        return sorted(labels, key=lambda label: (int(label), label))
-    except ValueError:
-        return sorted(labels)

@@ -22,12 +22,12 @@ from workers.protocol.errors import ObjectiveError
 class Meter:
     """Scores and the mean loss over the batches of one evaluation.
 
-    Where one of the logits is NaN, all of them are: the class of such a row would be one that
+    Where one of the predictions is NaN, all of them are: the class of such a row would be one that
     comparing with NaN happens to give.
 
     Args:
-        scores: Metrics of torchmetrics, by name; each is given float32 logits, and the labels.
-        device: Where the logits lie.
+        scores: Metrics of torchmetrics, by name; each is given float32 predictions, and the labels.
+        device: Where the predictions lie.
     """
 
     def __init__(self, scores: Mapping[str, Metric], device: torch.device) -> None:
@@ -37,17 +37,17 @@ class Meter:
         self._num_nan = torch.zeros((), dtype=torch.int64, device=device)
         self._num_rows = 0
 
-    def update(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
+    def update(self, predictions: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
         """Add a batch; of graphs nothing is kept.
 
         Args:
-            logits: Floating, [batch, classes] of classes.
+            predictions: As the metrics take them; logits, [batch, classes], of classes.
             labels: As the metrics take them; int64 [batch] of classes.
             loss: The batch's mean loss, a scalar.
         """
-        logits = logits.detach()
-        self._num_nan += logits.isnan().sum()
-        self._scores.update(logits.float(), labels)
+        predictions = predictions.detach()
+        self._num_nan += predictions.isnan().sum()
+        self._scores.update(predictions.float(), labels)
         self._loss_sum += loss.detach().double() * len(labels)
         self._num_rows += len(labels)
 

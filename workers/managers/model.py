@@ -71,6 +71,7 @@ class ModelManager(BaseProcessManager):
         pad_token_id: int | None = None,
         max_length: int = 0,
         dropout: float | None = None,
+        problem_type: str | None = None,
         **fields: Any,
     ) -> Any:
         """A fresh model with a classification head, in training mode, on the device.
@@ -93,6 +94,8 @@ class ModelManager(BaseProcessManager):
             pad_token_id: Its padding token, where it is not given.
             max_length: Tokens of the longest text; an architecture gets as many positions.
             dropout: Sets every dropout probability of the configuration, if given.
+            problem_type: What the outputs stand for, as `transformers` calls it, for who loads the
+                model elsewhere.
             **fields: Of the model's configuration.
 
         Returns:
@@ -118,6 +121,7 @@ class ModelManager(BaseProcessManager):
         if checkpoint is not None and labels:
             checkpoint = heads.for_classes(checkpoint, labels)
         built = model_fit.configuration(config, texts, names, dropout, saved)
+        built.problem_type = problem_type
         made = self._build(config, built, texts, checkpoint)
         return made.to(self._cuda.device).train()
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import torch
 import transformers
-from torch.nn import functional
 from transformers import AutoConfig
 
 from workers.managers import model_fit, weights
@@ -26,6 +25,7 @@ from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import read, refuse_foreign, train_on
 from workers.protocol.errors import InvalidInputError, RemoteUnavailableError
 from workers.protocol.finetune import FinetuneConfig
+from workers.protocol.tasks import TASKS
 from workers.settings import Settings
 
 #: A larger model is looked at without memory for its weights: its shapes, and no text.
@@ -39,6 +39,9 @@ _LONGEST: Final = 512
 
 #: How many classes there are is the data's; what a model is does not follow from it.
 _LABELS: Final = ("a", "b", "c")
+
+#: The one output of a model that learns numbers.
+_OUTPUT: Final = ("LABEL_0",)
 
 
 def find_problem(config: FinetuneConfig, hub: HubManager | None = None) -> str | None:
@@ -63,7 +66,7 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
     texts = _texts(config, config.tokenizer.pinned_id, hub)
     if texts is None:
         return
-    built = model_fit.configuration(config.model, texts, _LABELS, config.dropout)
+    built = model_fit.configuration(config.model, texts, _labels(config), config.dropout)
     num_weights = sum(weight.numel() for weight in model_fit.without_memory(built).parameters())
     if num_weights > _MOST_TRIED:
         return
@@ -81,8 +84,8 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
 def _learn(model: Any, texts: TextFormat) -> None:
     """A step back through the model: some crash in nothing else."""
     logits = model.train()(input_ids=torch.tensor([texts.example] * 2)).logits
-    loss = functional.cross_entropy(logits, torch.tensor([0, 1]))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss = logits.square().mean()  # a task's own loss crashes nothing
+    loss.backward()
 
 
 def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
@@ -101,9 +104,10 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
     texts = _texts(config, config.tokenizer.pinned_id or config.model.pinned_id, hub)
     if texts is None:
         return
-    built = model_fit.configuration(config.model, texts, _LABELS, config.dropout, saved)
+    built = model_fit.configuration(config.model, texts, _labels(config), config.dropout, saved)
     try:
-        shapes = [model_fit.shapes_of(each) for each in (built, _with_labels(saved))]
+        as_saved = _with_labels(saved, built.num_labels)
+        shapes = [model_fit.shapes_of(each) for each in (built, as_saved)]
     except Exception as error:
         raise model_fit.unfit(config.model, built, error) from error
     changed = sorted(name for name, shape in shapes[0].items() if shapes[1].get(name) != shape)
@@ -114,10 +118,14 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
         )
 
 
-def _with_labels(saved: Any) -> Any:
+def _labels(config: FinetuneConfig) -> tuple[str, ...]:
+    return _OUTPUT if TASKS[config.task].labels == "number" else _LABELS
+
+
+def _with_labels(saved: Any, count: int) -> Any:
     """A configuration for as many classes as are tried."""
     saved = copy.deepcopy(saved)
-    saved.num_labels = len(_LABELS)
+    saved.num_labels = count
     return saved
 
 

@@ -13,7 +13,7 @@ from workers.disk.cache_entry import Progress, unwatched
 from workers.managers.cldr import language_id_texts
 from workers.protocol.finetune import BUILT_IN_SOURCES, DataConfig
 from workers.remote.hub_data import content_of, directory, is_directory, read_hub
-from workers.texts.rows import Row, existing_file, is_file, read_rows
+from workers.texts.rows import Row, check_built_in, existing_file, is_file, read_rows
 
 #: What is read at once for a fingerprint.
 _CHUNK_BYTES: Final = 4 * 2**20
@@ -33,6 +33,7 @@ def read_source(source: str, config: DataConfig, field: str) -> Iterator[Row]:
     if is_file(source):
         return read_rows(source, config, field)
     if source in BUILT_IN_SOURCES:
+        check_built_in(config, field)
         pairs = zip(*language_id_texts(), strict=True)
         return (Row(f"row {number}", *pair) for number, pair in enumerate(pairs, 1))
     return read_hub(source, config, field)

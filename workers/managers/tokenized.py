@@ -1,12 +1,13 @@
 """Tokenised texts on disk, memory-mapped by every process of a host, and how batches are padded.
 
 Layout of a split: `<name>.ids` (int32, all texts behind one another), `<name>.offsets` (int64,
-`len + 1` of them), `<name>.labels` (int64) and, of pairs, `<name>.types` (int8, one for each id).
+`len + 1` of them), `<name>.labels` (in NumPy's format, a row for each text) and, of pairs,
+`<name>.types` (int8, one for each id).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -24,8 +25,8 @@ from workers.disk.cache_entry import Entry, Progress, unwatched
 _PORTION_TEXTS: Final = 8192
 _PORTION_CHARACTERS: Final = 2**22
 
-#: Token ids (int32), class and, of pairs, which text each id is of (int8).
-Row = tuple[npt.NDArray[np.int32], int] | tuple[npt.NDArray[np.int32], int, npt.NDArray[np.int8]]
+#: Token ids (int32), target and, of pairs, which text each id is of (int8).
+Row = tuple[npt.NDArray[np.int32], Any] | tuple[npt.NDArray[np.int32], Any, npt.NDArray[np.int8]]
 Batch = dict[str, torch.Tensor]
 
 #: Puts rows into one batch.
@@ -33,7 +34,7 @@ Collate = Callable[[Sequence[Row]], Batch]
 
 
 class TokenizedTexts(Dataset[Row]):
-    """One split; row `i` is its token ids, its class and, of pairs, its token types."""
+    """One split; row `i` is its token ids, its target and, of pairs, its token types."""
 
     def __init__(self, folder: Path, name: str, entry: Entry | None = None) -> None:
         self._folder = folder
@@ -41,7 +42,8 @@ class TokenizedTexts(Dataset[Row]):
         self._entry = entry  # its files stay for as long as they are mapped here
         self._ids = _mapped(folder / f"{name}.ids", np.int32)
         self._offsets = _mapped(folder / f"{name}.offsets", np.int64)
-        self._labels = _mapped(folder / f"{name}.labels", np.int64)
+        self._labels: npt.NDArray[Any] = np.load(folder / f"{name}.labels", mmap_mode="r")
+        self._labels = self._labels.view(np.ndarray)
         types = folder / f"{name}.types"
         self._types = _mapped(types, np.int8) if types.exists() else None
 
@@ -52,7 +54,7 @@ class TokenizedTexts(Dataset[Row]):
         name: str,
         tokenizer: Any,
         texts: Sequence[str],
-        labels: Iterable[int],
+        labels: npt.ArrayLike,
         max_length: int,
         progress: Progress = unwatched,
         pairs: Sequence[str] = (),
@@ -67,7 +69,7 @@ class TokenizedTexts(Dataset[Row]):
             tokenizer: A `transformers.PreTrainedTokenizerBase`.
             texts: What is tokenised; by the threads of `RAYON_NUM_THREADS`, if the tokenizer is
                 one of those in Rust.
-            labels: The class of each.
+            labels: What is learned of each, [texts] or [texts, ...].
             max_length: Tokens after which a text is cut.
             progress: Told of each portion; what it raises ends the work.
             pairs: The second text of each, where pairs are classified.
@@ -92,7 +94,7 @@ class TokenizedTexts(Dataset[Row]):
                     each = chain.from_iterable(found)
                     file.write(np.fromiter(each, dtype, int(lengths[-1].sum())).data)
         _write(folder / f"{name}.offsets", np.cumsum(np.concatenate(lengths), dtype=np.int64))
-        _write(folder / f"{name}.labels", np.fromiter(labels, dtype=np.int64))
+        _write_array(folder / f"{name}.labels", np.asarray(labels))
         return cls(folder, name)
 
     @property
@@ -101,8 +103,8 @@ class TokenizedTexts(Dataset[Row]):
         return np.diff(self._offsets)
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """The class of each text."""
+    def labels(self) -> npt.NDArray[Any]:
+        """What is learned of each text; of a class its number, int64."""
         return self._labels
 
     def __len__(self) -> int:
@@ -110,7 +112,7 @@ class TokenizedTexts(Dataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         start, end = self._offsets[index], self._offsets[index + 1]
-        row = self._ids[start:end], int(self._labels[index])
+        row = self._ids[start:end], self._labels[index]
         return row if self._types is None else (*row, self._types[start:end])
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
@@ -167,6 +169,14 @@ def _write(path: Path, numbers: npt.NDArray[Any]) -> None:
         file.write(numbers.data)
 
 
+def _write_array(path: Path, numbers: npt.NDArray[Any]) -> None:
+    """Write numbers with their type and shape."""
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(numbers)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(numbers).data)
+
+
 class PaddingCollator:
     """Puts rows into one batch, each as long as the longest.
 
@@ -180,7 +190,7 @@ class PaddingCollator:
         self._multiple = multiple
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
-        """`input_ids` and `attention_mask`, int64 [batch, length], and `labels`, int64 [batch].
+        """`input_ids` and `attention_mask`, int64 [batch, length], and `labels`, [batch, ...].
 
         Of pairs, `token_type_ids` too, int64 [batch, length].
         """
@@ -197,7 +207,7 @@ class PaddingCollator:
         batch = {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(mask),
-            "labels": torch.tensor([row[1] for row in rows]),
+            "labels": torch.from_numpy(np.array([row[1] for row in rows])),
         }
         if types is not None:
             batch["token_type_ids"] = torch.from_numpy(types)

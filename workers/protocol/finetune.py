@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from workers.protocol.tasks import DEFAULT_TASK, TaskName
+from workers.protocol.tasks import DEFAULT_TASK, TASKS, TaskName
 
 #: Built-in data sets, by the name that `data.source` gives them.
 BUILT_IN_SOURCES: Final = ("cldr-language-id",)
@@ -58,7 +58,12 @@ class DataConfig(_Section):
     text_pair: str | None = None
     """The column that holds a second text, where pairs are classified."""
     label: str = "label"
-    """The column that holds the class; `1.10` is a name like any other, and not `1.1`."""
+    """The column that holds the class; `1.10` is a name like any other, and not `1.1`. Of
+    regression, the number; of multi-label, the classes, with `label_separator` between them."""
+    labels: list[str] | None = Field(default=None, min_length=2)
+    """Of multi-label: columns named like the classes, in place of `label`; each holds 0 or 1."""
+    label_separator: str = Field(default=",", min_length=1)
+    """Of multi-label: what stands between two classes of a row."""
     validation: str | None = None
     """A second source with the held-out rows; without one, `validation_fraction` is split off."""
     validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
@@ -78,6 +83,8 @@ class DataConfig(_Section):
     """Of CSV files: a quote within quotes is `""` (standard) or `\\"`, or is text (none)."""
     commits: dict[str, str] = {}
     """Filled in at submission: the commit of each hub source, the same for all trials."""
+    task: TaskName = DEFAULT_TASK
+    """Filled in from the `task` beside `data`: what the labels are read as."""
 
     @field_validator("encoding")
     @classmethod
@@ -97,7 +104,7 @@ class DataConfig(_Section):
 
     @model_validator(mode="after")
     def _fits_source(self) -> DataConfig:
-        if self.text_pair in {self.text, self.label}:
+        if self.text_pair in {self.text, *self.label_columns}:
             raise ValueError("`text_pair` names the column of the texts or of the classes again")
         if self.text_pair is not None and self.source in BUILT_IN_SOURCES:
             raise ValueError(f"`text_pair`: {self.source} has one text a row; leave it out")
@@ -108,10 +115,32 @@ class DataConfig(_Section):
                 raise ValueError(f"`{name}` is for hub data sets, written hub:owner/name")
         return self
 
+    @model_validator(mode="after")
+    def _fits_task(self) -> DataConfig:
+        if TASKS[self.task].labels != "classes":
+            for name in ("labels", "label_separator"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"`{name}` is for task: multi_label; leave it out")
+        elif self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise ValueError("`labels` names a column twice; name each once")
+        return self
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns that say what is learned."""
+        return [self.label] if self.labels is None else self.labels
+
+    @property
+    def roles(self) -> list[tuple[str, str]]:
+        """The columns that are read, in the order in which a row holds them, by their settings."""
+        labels = "label" if self.labels is None else "labels"
+        pair = [] if self.text_pair is None else [("text_pair", self.text_pair)]
+        return [("text", self.text), *((labels, each) for each in self.label_columns), *pair]
+
     @property
     def columns(self) -> list[str]:
-        """The columns that are read: text, label and, where there is one, the second text."""
-        return [self.text, self.label, *([] if self.text_pair is None else [self.text_pair])]
+        """The columns that are read: text, labels and, where there is one, the second text."""
+        return [column for _, column in self.roles]
 
     @property
     def held_out(self) -> str | None:
@@ -226,7 +255,7 @@ class FinetuneConfig(_Section):
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Sets every dropout probability that the architecture has."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Label smoothing of the cross entropy."""
+    """Label smoothing of the cross entropy, of one class or of each of several."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """The norm to which gradients are clipped."""
     on_divergence: Literal["fail", "skip", "rollback"] = "fail"
@@ -249,6 +278,26 @@ class FinetuneConfig(_Section):
     """Which trials leave their model: those that beat the study's best so far, all, or none."""
     seed: int | None = None
     """Seeds weights and order; by default drawn from the study's seed and the trial's number."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data_know_the_task(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping):
+            return fields
+        task, data = fields.get("task", DEFAULT_TASK), fields.get("data", {})
+        if isinstance(data, DataConfig):
+            data = data.model_dump(exclude_unset=True)
+        if not isinstance(data, Mapping) or task not in TASKS:
+            return fields  # refused as what it is
+        if data.get("task", task) != task:
+            raise ValueError("data.task: give `task` beside `data`, and not in it")
+        return {**fields, "data": {**data, "task": task}}
+
+    @model_validator(mode="after")
+    def _has_classes_to_smooth(self) -> FinetuneConfig:
+        if self.label_smoothing and TASKS[self.task].labels == "number":
+            raise ValueError(f"label_smoothing: {self.task} has no classes; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _agree_on_tf32(self) -> FinetuneConfig:

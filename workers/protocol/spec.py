@@ -20,6 +20,7 @@ from pydantic import (
 
 from workers.passwords import learn_from
 from workers.protocol.states import Charge
+from workers.protocol.tasks import DEFAULT_TASK
 
 #: The name of the built-in objective.
 FINETUNE: Final = "finetune"
@@ -397,6 +398,10 @@ class StudySpec(_Model):
         identity = self.model_dump(mode="json", exclude=set(EXTENDABLE), exclude_defaults=True)
         for dimension in identity.get("space", {}).values():
             dimension.pop("default", None)  # says what was, not what is to be
+        if self.objective == FINETUNE and self.config.get("task") == DEFAULT_TASK:
+            del identity["config"]["task"]
+            if not identity["config"]:
+                del identity["config"]
         identity["directions"] = self.all_directions
         identity.pop("direction", None)
         return {"name": self.name, **identity}

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-TaskName = Literal["text_classification"]
+TaskName = Literal["text_classification", "regression", "multi_label"]
+
+#: What a row says of its text: one class, a number, or any number of classes.
+LabelKind = Literal["class", "number", "classes"]
 
 #: What a study is about that says nothing.
 DEFAULT_TASK: Final = "text_classification"
@@ -19,6 +22,8 @@ DEFAULT_TASK: Final = "text_classification"
 class TaskTraits:
     """What is known of a task without torch."""
 
+    labels: LabelKind
+    """What it learns."""
     metrics: Mapping[str, Literal["maximize", "minimize"]]
     """What it measures after each evaluation, and which way is better; the first is the usual
     objective."""
@@ -26,6 +31,26 @@ class TaskTraits:
 
 TASKS: Final[Mapping[TaskName, TaskTraits]] = {
     "text_classification": TaskTraits(
-        metrics={"accuracy": "maximize", "f1": "maximize", "loss": "minimize"}
+        labels="class",
+        metrics={"accuracy": "maximize", "f1": "maximize", "loss": "minimize"},
+    ),
+    "regression": TaskTraits(
+        labels="number",
+        metrics={
+            "pearson": "maximize",
+            "spearman": "maximize",
+            "mse": "minimize",
+            "mae": "minimize",
+            "loss": "minimize",
+        },
+    ),
+    "multi_label": TaskTraits(
+        labels="classes",
+        metrics={
+            "f1_micro": "maximize",
+            "f1_macro": "maximize",
+            "auroc": "maximize",
+            "loss": "minimize",
+        },
     ),
 }

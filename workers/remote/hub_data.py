@@ -19,6 +19,7 @@ from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS, HUB, DataConfig
 from workers.remote.faults import will_pass
 from workers.remote.hub import is_switched_off
+from workers.texts.labels import kind_of
 from workers.texts.rows import Row, checked_row, read_rows
 
 _FILE_ON_HUB: Final = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
@@ -107,6 +108,8 @@ class HubData:
 
     def class_names(self) -> Sequence[str]:
         """The names of the class numbers, where the data set's card tells them."""
+        if kind_of(self._config) != "class":
+            return ()
         features = self._builder.info.features or {}
         return getattr(features.get(self._config.label), "names", None) or ()
 
@@ -217,7 +220,7 @@ def _named(row: Row, *, names: Sequence[str], where: str) -> Row:
     Raises:
         InvalidInputError: The number is none of a class.
     """
-    if not names or row.lacks or row.label in names:
+    if not names or row.lacks or not isinstance(row.label, str) or row.label in names:
         return row
     if not row.label.isdecimal() or int(row.label) >= len(names):
         raise InvalidInputError(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
+from workers.texts.labels import is_number, kind_of
 from workers.texts.text_file import MAX_TEXT, RawRow, TextFile
 
 _DELIMITERS: Final = (",", ";", "\t", "|")
@@ -72,7 +73,7 @@ class _Reader:
                     raise self._refuse_width(number, len(fields))
             label = fields[self._label]
             self._labels.add(label.strip())
-            yield RawRow(number, *(fields[position] for position in positions))
+            yield RawRow(number, [fields[position] for position in positions])
         self._refuse_hidden_rows()
 
     def _parser(self) -> Any:
@@ -134,13 +135,17 @@ class _Reader:
 
     def _refuse_hidden_rows(self) -> None:
         for number, labels in self._suspects:
-            if labels <= self._labels:
+            if labels <= self._labels or self._are_numbers(labels):
                 raise self._file.refusal(
                     "a quote opens a text that holds whole rows; write a quote that is part of a"
                     f' text as "", within quotes, or set {self._quoting()}: none; if the text is'
                     " meant, put it on one line",
                     f"line {number}",
                 )
+
+    def _are_numbers(self, labels: set[str]) -> bool:
+        """Whether they could be labels, where no two rows need have the same."""
+        return kind_of(self._file.config) == "number" and all(map(is_number, labels))
 
     def _refuse_width(self, number: int, width: int) -> Exception:
         return self._file.refusal(

@@ -70,7 +70,7 @@ class _Columns:
             if column not in value:
                 problem = f"there is no {column!r}{nearest(column, value)}; fill it in"
                 raise self._file.refusal(problem, f"{self._unit} {number}")
-        return RawRow(number, *(value[column] for column in config.columns))
+        return RawRow(number, [value[column] for column in config.columns])
 
 
 def _elements(file: TextFile, stream: io.TextIOWrapper) -> Iterator[Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.protocol.finetune import DataConfig
+from workers.texts.labels import Label, kind_of, names_in
 from workers.texts.rows import Row
 
 #: How many lines, and how many classes, a finding names.
@@ -23,6 +24,9 @@ _NAMED: Final = 5
 
 #: Spreads class numbers over 64 bits (Knuth's multiplicative hashing).
 _ODD: Final = 0x9E3779B97F4A7C15
+
+#: What is wrong with a text that has more than one label.
+_SEVERAL: Final = {"class": "classes", "number": "numbers", "classes": "sets of classes"}
 
 Mask = npt.NDArray[np.bool_]
 
@@ -32,20 +36,35 @@ class Ledger:
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
+        self._kind = kind_of(config)
         self._texts = array("Q")
         self._classes = array("I")
         self._lines = array("I")
         self._unit = "row"
-        #: class -> its number
-        self.numbers: dict[str, int] = {}
+        #: label -> its number
+        self._numbers: dict[Label, int] = {}
+        #: the classes that labels name, in their order
+        self.classes: dict[str, None] = {}
 
     def add(self, row: Row) -> None:
         """Note a row."""
         digest = hashlib.sha256(f"{self._config.seed}\0{row.text}".encode()).digest()
         self._texts.append(int.from_bytes(digest[:8]))
-        self._classes.append(self.numbers.setdefault(row.label, len(self.numbers)))
+        self._classes.append(self._number(row.label))
         self._unit, _, line = row.place.partition(" ")
         self._lines.append(int(line))
+
+    def _number(self, label: Label) -> int:
+        number = self._numbers.get(label)
+        if number is None:
+            number = self._numbers[label] = len(self._numbers)
+            self.classes.update(dict.fromkeys(names_in(label)))
+        return number
+
+    @property
+    def num_labels(self) -> int:
+        """Different labels: of numbers, different numbers."""
+        return len(self._numbers)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -54,14 +73,16 @@ class Ledger:
         """Which rows are held out: of each class, as many of its texts as the fraction says.
 
         One text at least, where a class has two; which ones, the hash of a text decides: the same
-        in every trial, on every host, wherever in the file it is.
+        in every trial, on every host, wherever in the file it is. Texts with numbers, or with any
+        number of classes, are parted as if they were of one class.
         """
         keys, first, group_of_row = np.unique(
             self._array(self._texts, np.uint64), return_index=True, return_inverse=True
         )
         classes = self._array(self._classes, np.int64)
-        class_of_group = classes[first]
-        sizes = np.bincount(class_of_group, minlength=len(self.numbers))
+        strata = classes if self._kind == "class" else np.zeros_like(classes)
+        class_of_group = strata[first]
+        sizes = np.bincount(class_of_group, minlength=self.num_labels)
         wanted = np.maximum(np.round(sizes * self._config.validation_fraction), 1).astype(np.int64)
         wanted = np.minimum(wanted, sizes - 1)
         order = np.lexsort((keys, class_of_group))
@@ -70,9 +91,15 @@ class Ledger:
         rank[order] = np.arange(len(keys)) - starts[class_of_group[order]]
         chosen: Mask = (rank < wanted[class_of_group])[group_of_row]
         # of a text that has several classes, one of them may be held out alone
-        alone = np.setdiff1d(classes[chosen], classes[~chosen])
+        alone = self._untrained(set(classes[chosen].tolist()), set(classes[~chosen].tolist()))
         kept = np.unique(group_of_row[np.isin(classes, alone)])
         return chosen & ~np.isin(group_of_row, kept)
+
+    def _untrained(self, held_out: set[int], trained: set[int]) -> list[int]:
+        """The numbers of held-out labels that name a class which no trained one names."""
+        labels = list(self._numbers)
+        known = {name for number in trained for name in names_in(labels[number])}
+        return [number for number in held_out if not known.issuperset(names_in(labels[number]))]
 
     def findings(self, held_out: Mask | None) -> list[str]:
         """What people should know, each with what is done about it.
@@ -105,7 +132,8 @@ class Ledger:
         if not again.any():
             return None
         return (
-            f"{again.sum()} rows repeat a text and its class ({self._lines_of(again)}): they stay,"
+            f"{again.sum()} rows repeat a text and its {self._kind}"
+            f" ({self._lines_of(again)}): they stay,"
             " all on one side of the split"
         )
 
@@ -119,15 +147,17 @@ class Ledger:
             return None
         count = len(np.unique(group[differs]))
         return (
-            f"{count} text{'s have' if count > 1 else ' has'} several classes"
+            f"{count} text{'s have' if count > 1 else ' has'} several {_SEVERAL[self._kind]}"
             f" ({self._lines_of(differs)} say otherwise than a line before): they stay, and no"
             " model can get them all right"
         )
 
     def _unmeasured(self, held_out: Mask) -> str | None:
-        classes = self._array(self._classes, np.int64)
-        missing = set(range(len(self.numbers))) - set(np.unique(classes[held_out]).tolist())
-        return unmeasured(label for label, number in self.numbers.items() if number in missing)
+        measured = set(self._array(self._classes, np.int64)[held_out].tolist())
+        labels = [label for label, number in self._numbers.items() if number in measured]
+        return unmeasured(
+            self.classes.keys() - {name for each in labels for name in names_in(each)}
+        )
 
     def _lines_of(self, rows: Mask) -> str:
         lines = self._array(self._lines, np.int64)[rows]

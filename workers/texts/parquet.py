@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
+from workers.protocol.finetune import DataConfig
+from workers.texts.labels import kind_of
 from workers.texts.text_file import RawRow, TextFile
 
 _BATCH: Final = 8192
@@ -25,15 +27,16 @@ def rows(file: TextFile) -> Iterator[RawRow]:
             schema = opened.schema_arrow
             file.positions(schema.names)
             names = file.config.columns
-            classes = _class_names(schema, file.config.label)
+            classes = _class_names(schema, file.config)
             for name in names:
                 _check_type(file, name, schema.field(name).type)
             number = 0
             for batch in opened.iter_batches(_BATCH, columns=names):
                 columns = [_values(batch.column(name)) for name in names]
-                for text, label, *pair in zip(*columns, strict=True):
+                for text, label, *others in zip(*columns, strict=True):
                     number += 1
-                    yield RawRow(number, text, classes.get(label, label), *pair)
+                    named = classes.get(label, label) if classes else label
+                    yield RawRow(number, [text, named, *others])
     except UnicodeDecodeError as error:
         place = f"one of the rows {number + 1} to {number + _BATCH}"
         raise file.refusal("a text that is not UTF-8; write the file anew", place) from error
@@ -42,11 +45,13 @@ def rows(file: TextFile) -> Iterator[RawRow]:
         raise file.refusal(f"cannot be read as parquet: {first}; write it anew") from error
 
 
-def _class_names(schema: Any, column: str) -> dict[int, str]:
+def _class_names(schema: Any, config: DataConfig) -> dict[int, str]:
     """The names of the class numbers, where the `datasets` library has left them in the file."""
+    if kind_of(config) != "class":
+        return {}
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
-        return dict(enumerate(about["info"]["features"][column]["names"]))
+        return dict(enumerate(about["info"]["features"][config.label]["names"]))
     except (KeyError, ValueError, TypeError):
         return {}
 
@@ -54,6 +59,8 @@ def _class_names(schema: Any, column: str) -> dict[int, str]:
 def _check_type(file: TextFile, name: str, kind: Any) -> None:
     import pyarrow as pa
 
+    if pa.types.is_list(kind) and name == file.config.label and kind_of(file.config) == "classes":
+        kind = kind.value_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):

@@ -1,37 +1,30 @@
 """Labelled texts of a file, row by row, each checked.
 
-Texts and labels are text: `1.10` is no number, and not `1.1`. Where the format has types, a number
-that is whole is written without a fraction, so that 1 and 1.0 are one class.
-
 Invariant: a row that is handed out has a text and a label, or says what it lacks.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import BUILT_IN_SOURCES, FILE_FORMATS, HUB, DataConfig
+from workers.protocol.tasks import DEFAULT_TASK
 from workers.texts import delimited, json_rows, parquet
-from workers.texts.text_file import MAX_TEXT, RawRow, TextFile
-
-#: What programs write for a label that is not there; no word of a language.
-_MISSING: Final = frozenset(
-    {"nan", "NaN", "NAN", "-nan", "<NA>", "NaT", "NULL", "null", r"\N", "#N/A"}
-)
+from workers.texts.labels import Label, read_label
+from workers.texts.text_file import RawRow, TextFile
+from workers.texts.values import MissingError, UnusableError, text_of
 
 
 class Row(NamedTuple):
-    """A text and its class, and where they are."""
+    """A text and its label, and where they are."""
 
     place: str
     """Such as `line 17`."""
     text: str
-    label: str
+    label: Label
     pair: str | None = None
     """The second text, where pairs are classified."""
     lacks: str | None = None
@@ -41,6 +34,19 @@ class Row(NamedTuple):
 def is_file(source: str) -> bool:
     """Whether a source is a file, by its name."""
     return source not in BUILT_IN_SOURCES and not source.startswith(HUB)
+
+
+def check_built_in(config: DataConfig, field: str) -> None:
+    """Refuse a built-in source for a task that it has no labels for.
+
+    Raises:
+        InvalidInputError: The message names the source and the way out.
+    """
+    if config.task != DEFAULT_TASK:
+        raise InvalidInputError(
+            f"{field} = {config.source!r}: its texts have one class each, which is"
+            f" task: {DEFAULT_TASK}; for task: {config.task}, name a file or hub:owner/name"
+        )
 
 
 def read_rows(source: str, config: DataConfig, field: str) -> Iterator[Row]:
@@ -57,23 +63,24 @@ def read_rows(source: str, config: DataConfig, field: str) -> Iterator[Row]:
     """
     file = TextFile(existing_file(source, field), config, field)
     unit, found = _open(file)
-    for number, *values in found:
+    for number, values in found:
         yield checked_row(f"{unit} {number}", values, config, f"{field} = {source!r}")
 
 
 def checked_row(place: str, values: Sequence[Any], config: DataConfig, source: str) -> Row:
-    """A row of whatever its columns hold: text, label and, where there is one, second text.
+    """A row of whatever its columns hold, in the order of `DataConfig.columns`.
 
     Raises:
-        InvalidInputError: One of them is no text.
+        InvalidInputError: One of them is no text, or no label of the task's kind.
     """
+    end = 1 + len(config.label_columns)
     try:
-        text, label = _text(values[0], config.text), _label(values[1], config.label)
-        pair = None if config.text_pair is None else _text(values[2], config.text_pair)
+        text, label = text_of(values[0], config.text), read_label(values[1:end], config)
+        pair = None if config.text_pair is None else text_of(values[end], config.text_pair)
         return Row(place, text, label, pair)
-    except _MissingError as error:
+    except MissingError as error:
         return Row(place, "", "", None, str(error))
-    except _UnusableError as error:
+    except UnusableError as error:
         raise InvalidInputError(f"{source}, {place}: {error}") from None
 
 
@@ -111,58 +118,3 @@ def _open(file: TextFile) -> tuple[str, Iterator[RawRow]]:
     if json_rows.is_array(file):
         return "row", json_rows.rows_of_array(file)
     return "line", json_rows.rows_of_lines(file)
-
-
-class _UnusableError(Exception):
-    """A value is no text, or no label."""
-
-
-class _MissingError(Exception):
-    """There is no value."""
-
-
-def _text(value: Any, column: str) -> str:
-    text = value if isinstance(value, str) else _plain(value, column)
-    if not text or text.isspace():
-        raise _MissingError(f"nothing in column {column!r}")
-    if len(text) > MAX_TEXT:
-        raise _UnusableError(f"a text of {len(text)} characters in {column!r}; shorten it")
-    if not text.isascii():
-        _check_encodable(text, column)
-    return text
-
-
-def _label(value: Any, column: str) -> str:
-    label = (value if isinstance(value, str) else _plain(_whole(value), column)).strip()
-    if not label:
-        raise _MissingError(f"nothing in column {column!r}")
-    if label in _MISSING:
-        raise _MissingError(f"{label!r} in column {column!r} stands for a label that is not there")
-    if not label.isascii():
-        _check_encodable(label, column)
-    return label
-
-
-def _whole(value: Any) -> Any:
-    """An integer for a number that is one."""
-    is_fraction = isinstance(value, float | Decimal) and math.isfinite(value)
-    return int(value) if is_fraction and abs(value) < 2**63 and value == int(value) else value
-
-
-def _plain(value: Any, column: str) -> str:
-    """A value of a typed format as text."""
-    if value is None:
-        return ""
-    if isinstance(value, bool | int | float | Decimal):
-        return str(value)
-    kind = {"dict": "an object", "list": "a list"}.get(type(value).__name__, type(value).__name__)
-    raise _UnusableError(f"{kind} in column {column!r}; make it a text")
-
-
-def _check_encodable(text: str, column: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _UnusableError(
-            f"half a character (a lone surrogate) in column {column!r}; mend the text"
-        ) from None

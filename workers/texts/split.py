@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Final, NamedTuple
 
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import DataConfig
+from workers.texts.labels import Label, kind_of, names_in
 from workers.texts.ledger import Blanks, Ledger, Mask, unmeasured
 from workers.texts.rows import Row, is_file, read_rows
 
@@ -31,14 +32,14 @@ def _untold(_finding: str) -> None:
 
 
 class LabelledTexts(NamedTuple):
-    """Texts and the class of each, as text; equally long."""
+    """Texts and the label of each; equally long."""
 
     texts: list[str]
-    labels: list[str]
+    labels: list[Label]
     pairs: list[str]
     """The second text of each, where pairs are classified; else empty."""
 
-    def add(self, text: str, label: str, pair: str | None) -> None:
+    def add(self, text: str, label: Label, pair: str | None) -> None:
         """Take a row in."""
         self.texts.append(text)
         self.labels.append(label)
@@ -110,7 +111,7 @@ def _survey(
 ) -> Mask | None:
     """Read all rows, and check them as a whole; which of the source's are held out, if any."""
     ledger = Ledger(config)
-    census = _Census(config, section, ledger.numbers)
+    census = _Census(config, section, ledger)
     for row in _Filled(config, f"{section}.source", config.source, read, tell):
         ledger.add(row)
         census.check_number()
@@ -145,7 +146,7 @@ def _survey_held_out(
     census.check_validation(len(ledger))
     found = [
         *trained.findings(None),
-        unmeasured(set(trained.numbers) - set(ledger.numbers)),
+        unmeasured(trained.classes.keys() - ledger.classes.keys()),
         trained.shared_with(ledger),
     ]
     for finding in filter(None, found):
@@ -200,10 +201,11 @@ class _Filled:
 class _Census:
     """Checks a data set as a whole."""
 
-    def __init__(self, config: DataConfig, section: str, classes: Mapping[str, int]) -> None:
+    def __init__(self, config: DataConfig, section: str, trained: Ledger) -> None:
         self._config = config
         self._section = section
-        self._classes = classes
+        self._trained = trained
+        self._classes = trained.classes
 
     def check_number(self) -> None:
         if len(self._classes) > _MAX_CLASSES:
@@ -212,30 +214,38 @@ class _Census:
             )
 
     def check_known(self, row: Row) -> None:
-        if row.label not in self._classes:
+        unknown = [name for name in names_in(row.label) if name not in self._classes]
+        if unknown and self._config.labels is None:
             some = ", ".join(sorted(self._classes)[:10])
             raise InvalidInputError(
                 f"{self._section}.validation = {self._config.held_out!r}, {row.place}: the class"
-                f" {row.label!r} is none of {self._config.source!r} (it has {some}"
+                f" {unknown[0]!r} is none of {self._config.source!r} (it has {some}"
                 f"{', ...' if len(self._classes) > 10 else ''})"
-                f"{nearest(row.label, self._classes)}; name classes alike in both files, or leave"
+                f"{nearest(unknown[0], self._classes)}; name classes alike in both files, or leave"
                 " the row out"
             )
 
     def check_labels(self) -> None:
         labels = self._classes.keys()
-        if not labels:
+        if not len(self._trained):
             raise InvalidInputError(
                 f"{self._section}.source = {self._config.source!r}: it holds no rows; fill it"
             )
-        if len(labels) == 1:
-            raise InvalidInputError(
-                f"{self._label} holds one class only, {next(iter(labels))!r}; classification needs"
-                " two or more"
-            )
+        if kind_of(self._config) == "number":
+            self._refuse_constant()
+            return
+        if len(labels) < 2 and self._config.labels is None:
+            one = f"one class only, {next(iter(labels))!r}" if labels else "no class"
+            raise InvalidInputError(f"{self._label} holds {one}; classification needs two or more")
         self._refuse_alike(labels, _canonical, "differ in how accents are encoded")
         if all(_is_whole(label) for label in labels):
             self._refuse_alike(labels, lambda label: label.partition(".")[0], "are one number")
+
+    def _refuse_constant(self) -> None:
+        if self._trained.num_labels == 1:
+            raise InvalidInputError(
+                f"{self._label} holds one number only; there is nothing to tell texts apart by"
+            )
 
     def check_validation(self, num_rows: int) -> None:
         if not num_rows:
@@ -266,7 +276,9 @@ class _Census:
 
     @property
     def _label(self) -> str:
-        return f"{self._section}.label = {self._config.label!r} of {self._config.source!r}"
+        role = self._config.roles[1][0]
+        named = self._config.labels or self._config.label
+        return f"{self._section}.{role} = {named!r} of {self._config.source!r}"
 
 
 def _canonical(label: str) -> str:

@@ -31,10 +31,8 @@ class RawRow(NamedTuple):
 
     number: int
     """The line or the row, from 1."""
-    text: Any
-    label: Any
-    pair: Any = None
-    """The second text, where pairs are classified."""
+    values: Sequence[Any]
+    """By the order of `DataConfig.columns`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +50,20 @@ class TextFile:
         return InvalidInputError(f"{self.field} = {str(self.path)!r}{where}: {problem}")
 
     def positions(self, columns: Sequence[str]) -> list[int]:
-        """Where the columns of text, label and, where there is one, second text are.
+        """Where the columns that are read are, in the order of `DataConfig.columns`.
 
         Raises:
             InvalidInputError: One is not there, or there twice.
         """
-        if self.config.text == self.config.label:
+        if self.config.text in self.config.label_columns:
+            (_, *labels) = self.config.roles
             raise InvalidInputError(
-                f"{self._setting('label')} = {self.config.label!r}: that is the column of the"
+                f"{self._setting(labels[0][0])} = {self.config.text!r}: that is the column of the"
                 " texts; name the one of the classes"
             )
-        roles = ["text", "label", *([] if self.config.text_pair is None else ["text_pair"])]
-        return [self._position(role, columns) for role in roles]
+        return [self._position(role, wanted, columns) for role, wanted in self.config.roles]
 
-    def _position(self, role: str, columns: Sequence[str]) -> int:
-        wanted: str = getattr(self.config, role)
+    def _position(self, role: str, wanted: str, columns: Sequence[str]) -> int:
         count = Counter(columns)[wanted]
         if not count:
             some = [column[:60] for column in columns[:20]]

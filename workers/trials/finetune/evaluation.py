@@ -59,7 +59,7 @@ class Evaluation:
                 moved = self._tensors.to_device(batch)
                 logits = self._forward(moved)
                 loss = self._task.evaluation_loss(logits, moved)
-                self._meter.update(logits, moved["labels"], loss)
+                self._meter.update(*self._task.measured(logits, moved), loss)
             return self._meter.compute()
         finally:
             self._model.train()

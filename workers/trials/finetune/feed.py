@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from workers.managers.data import TextClassificationData
+from workers.managers.data import Examples
 from workers.managers.tokenized import Batch, TokenizedTexts
 from workers.protocol.finetune import FinetuneConfig
 from workers.trials.finetune.needs import Managers
@@ -24,7 +24,7 @@ class Feed:
     """
 
     def __init__(
-        self, task: Task, data: TextClassificationData, config: FinetuneConfig, managers: Managers
+        self, task: Task, data: Examples, config: FinetuneConfig, managers: Managers
     ) -> None:
         self._task = task
         self._data = data

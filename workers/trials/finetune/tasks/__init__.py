@@ -7,12 +7,18 @@ from typing import Final
 
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.tasks import TaskName
+from workers.trials.finetune.tasks.multi_label import MultiLabel
+from workers.trials.finetune.tasks.regression import Regression
 from workers.trials.finetune.tasks.task import Task
 from workers.trials.finetune.tasks.text_classification import TextClassification
 
 __all__ = ["Task", "make_task"]
 
-_TASKS: Final[Mapping[TaskName, type[Task]]] = {"text_classification": TextClassification}
+_TASKS: Final[Mapping[TaskName, type[Task]]] = {
+    "text_classification": TextClassification,
+    "regression": Regression,
+    "multi_label": MultiLabel,
+}
 
 
 def make_task(config: FinetuneConfig) -> Task:

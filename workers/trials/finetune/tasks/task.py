@@ -1,7 +1,7 @@
 """What a task is: what is learned from which examples, and how it is measured.
 
 A task is asked in this order: `examples`, `build_model`, `meter`, and then, batch by batch,
-`collator`, `loss` and `evaluation_loss`. It keeps no state of the training.
+`collator`, `loss`, `evaluation_loss` and `measured`. It keeps no state of the training.
 
 Invariant: a task draws from torch's generator in `build_model` and in `loss` alone, so that a
 resumed training draws what an undisturbed one would have.
@@ -16,7 +16,7 @@ import torch
 
 from workers.disk.cache_entry import Progress
 from workers.managers import DataManager, MetricsManager, ModelManager
-from workers.managers.data import TextClassificationData
+from workers.managers.data import Examples
 from workers.managers.metrics import Meter
 from workers.managers.tokenized import Batch, Collate, PaddingCollator
 from workers.protocol.finetune import FinetuneConfig
@@ -32,16 +32,17 @@ class Task(ABC):
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config
 
-    @abstractmethod
-    def examples(self, data: DataManager, progress: Progress) -> TextClassificationData:
-        """What is trained on, and what is held out.
+    def examples(self, data: DataManager, progress: Progress) -> Examples:
+        """What is trained on, and what is held out; read as `DataConfig.task` says.
 
         Raises:
             InvalidInputError: The study's data cannot be used.
         """
+        config = self.config
+        return data.examples(config.data, config.tokenizer, config.model, progress)
 
     @abstractmethod
-    def build_model(self, models: ModelManager, examples: TextClassificationData) -> Any:
+    def build_model(self, models: ModelManager, examples: Examples) -> Any:
         """A fresh model with the head that the examples ask for.
 
         Raises:
@@ -65,6 +66,13 @@ class Task(ABC):
     def evaluation_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """What is measured as `loss`: a mean like it, without what only regularises."""
 
+    def measured(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the metrics are given: predictions, and what they ought to be, equally long.
+
+        Their length is the weight of the batch in the mean of `evaluation_loss`.
+        """
+        return logits, batch["labels"]
+
     @abstractmethod
-    def meter(self, metrics: MetricsManager, examples: TextClassificationData) -> Meter:
+    def meter(self, metrics: MetricsManager, examples: Examples) -> Meter:
         """What measures an evaluation: the metrics that `protocol/tasks.py` names, by name."""

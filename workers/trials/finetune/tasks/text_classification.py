@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from workers.disk.cache_entry import Progress
-from workers.managers import DataManager, MetricsManager, ModelManager
-from workers.managers.data import TextClassificationData
+from workers.managers import MetricsManager, ModelManager
+from workers.managers.data import Examples
 from workers.managers.metrics import Meter
 from workers.managers.tokenized import Batch
 from workers.trials.finetune.tasks.task import Task
@@ -18,12 +17,7 @@ from workers.trials.finetune.tasks.task import Task
 class TextClassification(Task):
     """Cross entropy over the classes; accuracy and macro F1."""
 
-    def examples(self, data: DataManager, progress: Progress) -> TextClassificationData:
-        """Each with the number of its class."""
-        config = self.config
-        return data.text_classification(config.data, config.tokenizer, config.model, progress)
-
-    def build_model(self, models: ModelManager, examples: TextClassificationData) -> Any:
+    def build_model(self, models: ModelManager, examples: Examples) -> Any:
         """One with an output for each class."""
         return models.sequence_classifier(
             self.config.model,
@@ -43,6 +37,6 @@ class TextClassification(Task):
         """Cross entropy."""
         return functional.cross_entropy(logits, batch["labels"])
 
-    def meter(self, metrics: MetricsManager, examples: TextClassificationData) -> Meter:
+    def meter(self, metrics: MetricsManager, examples: Examples) -> Meter:
         """Accuracy and macro F1."""
         return metrics.classification(len(examples.classes))
