@@ -41,7 +41,7 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
     for name in spec.space:
         _check_setting(f"space.{name}", name.split("."), FinetuneConfig)
     config = _validated(spec.config, "config")
-    _check_metrics(spec, config)
+    doubts = _check_metrics(spec, config)
     for corner, params in _corners(spec.space):
         _validated(merge_params(spec.config, params), corner)
     read = ReadFiles(home)
@@ -50,20 +50,31 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
         if data.source in BUILT_IN_SOURCES:
             check_built_in(data, "config.data.source")
     found = [read.check(data) for data in variants]
-    return list(dict.fromkeys(chain.from_iterable(found)))
+    return list(dict.fromkeys(chain(doubts, *found)))
 
 
-def _check_metrics(spec: StudySpec, config: FinetuneConfig) -> None:
-    """Refuse metrics that the study's task does not measure."""
+def _check_metrics(spec: StudySpec, config: FinetuneConfig) -> list[str]:
+    """Refuse metrics that the study's task does not measure; which of them go the wrong way."""
     known = TASKS[config.task].metrics
     what = FINETUNE if config.task == DEFAULT_TASK else f"{FINETUNE} with task: {config.task}"
     if not spec.metrics:
-        raise InvalidInputError(f"metric is missing; {what} reports {', '.join(known)}")
+        usual, way = next(iter(known.items()))
+        raise InvalidInputError(
+            f"metric is missing; {what} reports {', '.join(known)}; the usual one is {usual}, with"
+            f" direction: {way}"
+        )
     for metric in spec.metrics:
         if metric not in known:
             raise InvalidInputError(
                 f"metric = {metric!r}: {what} reports {', '.join(known)}{nearest(metric, known)}"
             )
+    return [
+        f"metric = {metric!r}: the study's direction is {direction}, and"
+        f" {'higher' if direction == 'minimize' else 'lower'} is better; set direction:"
+        f" {known[metric]}"
+        for metric, direction in zip(spec.metrics, spec.all_directions, strict=True)
+        if known[metric] != direction
+    ]
 
 
 def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -73,15 +74,14 @@ class Ledger:
         """Which rows are held out: of each class, as many of its texts as the fraction says.
 
         One text at least, where a class has two; which ones, the hash of a text decides: the same
-        in every trial, on every host, wherever in the file it is. Texts with numbers, or with any
-        number of classes, are parted as if they were of one class.
+        in every trial, on every host, wherever in the file it is. A text with several classes
+        counts as of the rarest of them, and those with numbers as of one class.
         """
         keys, first, group_of_row = np.unique(
             self._array(self._texts, np.uint64), return_index=True, return_inverse=True
         )
         classes = self._array(self._classes, np.int64)
-        strata = classes if self._kind == "class" else np.zeros_like(classes)
-        class_of_group = strata[first]
+        class_of_group = self._strata(classes)[classes[first]]
         sizes = np.bincount(class_of_group, minlength=self.num_labels)
         wanted = np.maximum(np.round(sizes * self._config.validation_fraction), 1).astype(np.int64)
         wanted = np.minimum(wanted, sizes - 1)
@@ -94,6 +94,20 @@ class Ledger:
         alone = self._untrained(set(classes[chosen].tolist()), set(classes[~chosen].tolist()))
         kept = np.unique(group_of_row[np.isin(classes, alone)])
         return chosen & ~np.isin(group_of_row, kept)
+
+    def _strata(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """For each label the number of those that are parted as one: of their rarest class."""
+        if self._kind == "class":
+            return np.arange(self.num_labels)
+        counts = Counter[str]()
+        for label, count in zip(self._numbers, np.bincount(rows).tolist(), strict=True):
+            counts.update(dict.fromkeys(names_in(label), count))
+        strata: dict[str | None, int] = {}
+        rarest = [
+            min(names_in(label), key=lambda name: (counts[name], name), default=None)
+            for label in self._numbers
+        ]
+        return np.array([strata.setdefault(name, len(strata)) for name in rarest], dtype=np.int64)
 
     def _untrained(self, held_out: set[int], trained: set[int]) -> list[int]:
         """The numbers of held-out labels that name a class which no trained one names."""

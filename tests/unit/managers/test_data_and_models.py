@@ -7,7 +7,8 @@ import torch
 
 from workers.managers import DataManager, ModelManager
 from workers.managers.cldr import LANGUAGES, language_id_texts
-from workers.managers.data import in_order, split
+from workers.managers.data import split
+from workers.managers.targets import in_order
 from workers.managers.tokenized import TokenizedTexts
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig

@@ -71,6 +71,8 @@ def test_what_keeps_an_architecture_from_being_trained_is_found(fields, message)
 def test_what_keeps_a_saved_model_from_being_trained_is_found(saved, tmp_path):
     name = {"id": str(saved)}
     assert problem(name, 64) is None
+    assert problem(name, 64, task="regression") is None
+    assert problem({"architecture": "bert", **TINY}, task="regression") is None
     assert "data.max_length = 65" in problem(name, 65)
     assert "has positions for 64 tokens" in problem(name, 65)
     assert problem({**name, "hidden_dropout_prob": 0.3}) is None

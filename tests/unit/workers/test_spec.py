@@ -47,6 +47,15 @@ def test_params_are_laid_over_the_config_by_dotted_name_without_changing_it():
     assert config == {"model": {"hidden_size": 64}, "epochs": 1}
 
 
+def test_the_task_that_is_meant_by_default_is_no_part_of_a_studys_identity():
+    def identity(**config):
+        return StudySpec(name="s", config=config).identity()
+
+    assert identity(task="text_classification") == identity()
+    assert identity(task="text_classification", epochs=1) == identity(epochs=1)
+    assert identity(task="regression") != identity()
+
+
 def test_what_may_be_extended_is_no_part_of_a_studys_identity():
     short = StudySpec(name="s", trials=5, max_failures=1)
     long = StudySpec(name="s", trials=50, timeout="2h")

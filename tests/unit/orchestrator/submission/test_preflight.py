@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from orchestrator.submission import preflight
+from orchestrator.submission.finetune_check import check_finetune
 from workers.disk.cache import Cache
 from workers.disk.cache_sweep import CacheLimits
 from workers.protocol.errors import InvalidInputError
@@ -45,7 +46,7 @@ def test_a_good_study_passes(check):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"metric": None}, "metric is missing; finetune reports accuracy, f1, loss"),
+        ({"metric": None}, "metric is missing; finetune reports accuracy, f1, loss; the usual one"),
         ({"metric": "acuracy"}, "metric = 'acuracy': finetune reports accuracy, f1, loss; did you"),
         ({"space": {"learnig_rate": RATE}}, "space.learnig_rate: no such setting of finetune; did"),
         ({"space": {"data": RATE}}, "space.data: 'data' is a group of settings"),
@@ -66,6 +67,26 @@ def test_a_good_study_passes(check):
         (
             {"directions": ["maximize", "minimize"], "metric": ["f1", "loss"], "pruner": "median"},
             "pruner.type = 'median': a study with several directions cannot be pruned",
+        ),
+        ({"config": {"task": "regresion"}}, "config.task = 'regresion': it should be 'text_clas"),
+        (
+            {"metric": "accuracy", "config": {"task": "regression"}},
+            "metric = 'accuracy': finetune with task: regression reports pearson, spearman, mse",
+        ),
+        (
+            {"metric": "mse", "config": {"task": "regression"}},
+            "config.data.source = 'cldr-language-id': its texts have one class each",
+        ),
+        (
+            {"metric": "mse", "config": {"task": "regression", "label_smoothing": 0.1}},
+            "label_smoothing: regression has no classes; leave it out",
+        ),
+        ({"config": {"data": {"labels": ["a", "b"]}}}, "`labels` is for task: multi_label"),
+        ({"config": {"data": {"label_separator": "|"}}}, "`label_separator` is for task: multi"),
+        ({"config": {"data": {"task": "regression"}}}, "data.task: give `task` beside `data`"),
+        (
+            {"space": {"task": {"type": "categorical", "choices": ["regression"]}}},
+            "space.task: a study has one task; give it in config",
         ),
         ({"objective": "finetun"}, "objective = 'finetun': write finetune, package.module"),
         ({"objective": "no_such_module:f"}, "No module named 'no_such_module'"),
@@ -132,6 +153,29 @@ def test_the_columns_of_each_kind_of_file_are_known(check, write, name):
         check(finetune(config={"data": {"source": str(path), "text": "txt"}}))
     message = "config.data.text = 'txt': d.* has no such column (it has text, label); did you"
     assert message.replace("d.*", name) in str(error.value)
+
+
+def test_each_task_reads_its_own_labels(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("text,label\n" + "".join(f"text {n},{n % 3}.5\n" for n in range(40)))
+    data = {"data": {"source": str(path)}}
+    up = {"direction": "maximize"}
+    assert check_finetune(finetune(metric="mse", config={"task": "regression", **data})) == []
+    assert (
+        check_finetune(finetune(metric="auroc", config={"task": "multi_label", **data}, **up)) == []
+    )
+    path.write_text(path.read_text() + "text,good\n")
+    with pytest.raises(InvalidInputError, match="line 42: 'good' in column 'label' is no number"):
+        check_finetune(finetune(metric="mse", config={"task": "regression", **data}))
+
+
+def test_a_metric_that_goes_the_wrong_way_is_told(write):
+    config = {"data": {"source": str(write("d.csv"))}}
+    told = "metric = 'accuracy': the study's direction is minimize, and higher is better"
+    assert check_finetune(finetune(config=config))[0].startswith(told)
+    assert check_finetune(finetune(config=config, direction="maximize")) == []
+    both = {"metric": ["f1", "loss"], "directions": ["maximize", "maximize"]}
+    assert check_finetune(finetune(config=config, **both))[0].startswith("metric = 'loss'")
 
 
 @pytest.mark.parametrize("name", ["d.json", "d.parquet"])
