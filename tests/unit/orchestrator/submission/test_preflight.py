@@ -268,7 +268,7 @@ def test_what_people_should_know_of_their_data_is_told_also_when_it_is_not_read_
 ):
     path = write("d.csv")
     path.write_text(path.read_text() + "\n" + path.read_text().splitlines()[1])
-    spec = finetune(config={"data": {"source": str(path)}})
+    spec = finetune(direction="maximize", config={"data": {"source": str(path)}})
     (told,) = check(spec, home=tmp_path / "home")
     assert told.startswith(
         f"config.data.source = {str(path)!r}: 1 rows repeat a text and its class"
