@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workers.protocol.tasks import DEFAULT_TASK, TASKS, TaskName
+from workers.protocol.training_options import Section, TrainingOptions
 
 #: Built-in data sets, by the name that `data.source` gives them.
 BUILT_IN_SOURCES: Final = ("cldr-language-id",)
@@ -33,11 +34,7 @@ DECIDES_THE_MODEL: Final = ("model.", "tokenizer.", "data.max_length", "dropout"
 _OF_THE_DATA: Final = ("num_labels", "id2label", "label2id", "problem_type")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the texts and labels come from, and how they are split."""
 
     source: str = "cldr-language-id"
@@ -81,7 +78,7 @@ class DataConfig(_Section):
     """Of CSV files: a character or `tab`; `auto` is the one that parts the header into columns."""
     quoting: Literal["standard", "backslash", "none"] = "standard"
     """Of CSV files: a quote within quotes is `""` (standard) or `\\"`, or is text (none)."""
-    commits: dict[str, str] = {}
+    commits: dict[str, str] = Field(default={})
     """Filled in at submission: the commit of each hub source, the same for all trials."""
     task: TaskName = DEFAULT_TASK
     """Filled in from the `task` beside `data`: what the labels are read as."""
@@ -170,12 +167,12 @@ def _pinned(name: str | None, commits: Mapping[str, str]) -> str | None:
     return f"{name.partition('@')[0]}@{commits[name]}"
 
 
-class TokenizerConfig(_Section):
+class TokenizerConfig(Section):
     """The tokenizer; by default the model's own, and without one, one trained on the data."""
 
     id: str | None = None
     """A hub id, perhaps with a revision as `owner/name@v2`, or a path."""
-    commits: dict[str, str] = {}
+    commits: dict[str, str] = Field(default={})
     """Filled in at submission: the commit of each hub id, the same for all trials."""
     vocab_size: int = Field(default=4000, ge=64)
     """Entries of a tokenizer that is trained on the data."""
@@ -195,7 +192,7 @@ class ModelConfig(BaseModel):
     """A hub id, perhaps with a revision as `owner/name@v2`, or a path with pretrained weights."""
     architecture: str | None = None
     """A transformers model type such as `bert`, built with random weights."""
-    commits: dict[str, str] = {}
+    commits: dict[str, str] = Field(default={})
     """Filled in at submission: the commit of each hub id, the same for all trials."""
 
     @model_validator(mode="after")
@@ -228,7 +225,7 @@ class ModelConfig(BaseModel):
         return self.model_extra or {}
 
 
-class FinetuneConfig(_Section):
+class FinetuneConfig(TrainingOptions):
     """Everything that `finetune` reads; `space` may vary any of it by dotted name."""
 
     task: TaskName = DEFAULT_TASK
@@ -236,8 +233,6 @@ class FinetuneConfig(_Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig(architecture="bert")
     tokenizer: TokenizerConfig = TokenizerConfig()
-    epochs: int = Field(default=3, ge=1)
-    """Passes over the training texts."""
     batch_size: int = Field(default=32, ge=1)
     """Texts an optimizer step."""
     micro_batch_size: int | None = Field(default=None, ge=1)
@@ -268,14 +263,8 @@ class FinetuneConfig(_Section):
     float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     """How products of float32 are computed, as in torch: `auto` is `highest` for fp32 and on the
     CPU, else `high` (TensorFloat-32 where the GPU has it)."""
-    evaluations_per_epoch: int = Field(default=1, ge=1)
-    """How often an epoch is interrupted to evaluate, report and ask whether to prune."""
     loader_workers: int = Field(default=0, ge=0)
     """DataLoader processes that pad batches ahead of training; 0 pads in the trial process."""
-    checkpoint_interval_seconds: float = Field(default=30.0, ge=0.0)
-    """How much training a crash may cost; a drain always saves."""
-    save_model: Literal["best", "all", "none"] = "best"
-    """Which trials leave their model: those that beat the study's best so far, all, or none."""
     seed: int | None = None
     """Seeds weights and order; by default drawn from the study's seed and the trial's number."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from workers.trials.finetune.plan import TrainingPlan
 from workers.trials.finetune.result import TrainingResult, leave_result
 from workers.trials.finetune.schedule import build_scheduler, slowed
 from workers.trials.finetune.state import FinetuneState
+from workers.trials.finetune.stopping import best_of, is_exhausted
 from workers.trials.finetune.tasks import Task
 from workers.trials.handle import FleetTrial
 
@@ -60,6 +62,9 @@ class Training:
         self._config = config
         self._task = task
         self._managers = managers
+        self._metric = trial.spec.metrics[0]
+        self._direction = trial.spec.all_directions[0]
+        self._may_leave_model = config.save_model != "none"
         seed = trial.seed if config.seed is None else config.seed
         self._data = task.examples(managers.data, trial.preparing)
         self._feed = Feed(task, self._data, config, managers)
@@ -90,10 +95,10 @@ class Training:
             with suppress(Diverged):  # the next attempt finds that out, from the checkpoint before
                 self._save()
             raise
-        self._leave_word()
-        self._leave_result()
-        last = self._state.history[-1]
-        return {name: last[name] for name in TASKS[self._config.task].metrics}
+        counted = self._counted()
+        self._leave_word(counted)
+        self._leave_result(counted)
+        return {name: counted[name] for name in TASKS[self._config.task].metrics}
 
     def _begin(self) -> FinetuneState:
         """The state before the first step."""
@@ -107,7 +112,7 @@ class Training:
             config.max_divergences if config.on_divergence == "skip" else 0,
             is_scaled=precision.is_scaled,
         )
-        best = managers.metrics.best(self._trial.spec.all_directions[0])
+        best = managers.metrics.best(self._direction)
         return FinetuneState(
             model, optimizer, scheduler, precision, losses, best, cuda=managers.cuda
         )
@@ -141,12 +146,16 @@ class Training:
     def _train(self) -> None:
         if self._is_evaluation_due():  # a drain came between the step and its evaluation
             self._evaluate()
+        if self._is_exhausted():
+            return
         for batch in self._feed.training(self._plan.from_step(self._state.step)):
             self._trial.progress(self._state.step)
             self._train_step(self._managers.tensors.to_device(batch))
             if self._is_evaluation_due():
                 self._evaluate()
-            if time.monotonic() - self._saved_at >= self._config.checkpoint_interval_seconds:
+                if self._is_exhausted():
+                    return
+            if self._is_checkpoint_due():
                 self._save()
 
     def _train_step(self, batch: Batch) -> None:
@@ -172,6 +181,22 @@ class Training:
     def _is_evaluation_due(self) -> bool:
         return self._plan.evaluation_at(len(self._state.history)) == self._state.step
 
+    def _is_checkpoint_due(self) -> bool:
+        if self._config.checkpoint_every is not None:
+            return self._plan.has_checkpoint_at(self._state.step)
+        return time.monotonic() - self._saved_at >= self._config.checkpoint_interval_seconds
+
+    def _is_exhausted(self) -> bool:
+        """Whether the study wants no more of a training that gets no better."""
+        values = (each[self._metric] for each in self._state.history)
+        return is_exhausted(values, self._direction, self._config.early_stopping)
+
+    def _counted(self) -> Mapping[str, float]:
+        """The evaluation that is the trial's result."""
+        if self._config.keeps_best:
+            return best_of(self._state.history, self._metric, self._direction)
+        return self._state.history[-1]
+
     def _evaluate(self) -> None:
         """Measure, report, and ask whether to go on.
 
@@ -184,10 +209,11 @@ class Training:
         train_loss = state.losses.mean()
         measured = self._measure()
         number = len(state.history) + 1
-        value = measured[self._trial.spec.metrics[0]]
+        value = measured[self._metric]
         if len(self._trial.spec.all_directions) == 1:
             self._trial.report(value, number)
-        state.best.update(value)
+        if state.best.update(value) and self._config.keeps_best and self._may_leave_model:
+            state.keep_weights()
         entry: dict[str, float] = {
             "step": state.step,
             **measured,
@@ -265,26 +291,32 @@ class Training:
         step, rate = self._state.step, self._state.rate
         log.warning("rolled_back", reason=str(error), to_step=step, learning_rate=rate)
 
-    def _leave_word(self) -> None:
+    def _leave_word(self, counted: Mapping[str, float]) -> None:
         """Attach to the trial what it went through, should its value be looked at twice."""
+        is_early = self._state.step < self._plan.num_steps
         for name, count in [
             ("batches_left_out", self._state.losses.num_left_out),
             ("rollbacks", self._state.num_rollbacks),
+            ("stopped_early_at", self._state.step if is_early else 0),
+            ("best_step", int(counted["step"]) if self._config.keeps_best else 0),
         ]:
             if count:
                 self._trial.set_user_attr(name, count)
 
-    def _leave_result(self) -> None:
+    def _leave_result(self, counted: Mapping[str, float]) -> None:
+        is_wanted = self._is_model_wanted(counted[self._metric])
+        if is_wanted and self._state.best_weights is not None:
+            self._state.model.load_state_dict(self._state.best_weights)
         result = TrainingResult(
             self._data.classes,
             self._state.history,
+            counted,
             self._data.tokenizer,
-            self._state.model if self._is_model_wanted() else None,
+            self._state.model if is_wanted else None,
         )
         leave_result(self._trial, result, self._managers.directories, self._managers.models)
 
-    def _is_model_wanted(self) -> bool:
+    def _is_model_wanted(self, value: float) -> bool:
         if self._config.save_model == "best":
-            value = self._state.history[-1][self._trial.spec.metrics[0]]
             return self._state.best.is_better(value, than=self._trial.best_value())
-        return self._config.save_model == "all"
+        return self._may_leave_model

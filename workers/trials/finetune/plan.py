@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from workers.managers import BatchManager
 from workers.managers.tokenized import TokenizedTexts
 from workers.protocol.finetune import FinetuneConfig
+from workers.protocol.training_options import Every, TrainingOptions
 
 
 class TrainingPlan:
@@ -33,12 +34,19 @@ class TrainingPlan:
         self._seed = seed
         self._steps_per_epoch = math.ceil(len(texts) / config.batch_size)
         #: optimizer steps in all
-        self.num_steps = self._steps_per_epoch * config.epochs
+        self.num_steps = steps_in_all(config, self._steps_per_epoch)
         self._evaluations = evaluation_steps(config, self._steps_per_epoch)
+        self._checkpoints = frozenset(
+            steps_every(config.checkpoint_every, self._steps_per_epoch, self.num_steps)
+        )
 
     def evaluation_at(self, number: int) -> int | None:
         """After which step an evaluation is due, by its number from 0; None after the last."""
         return self._evaluations[number] if number < len(self._evaluations) else None
+
+    def has_checkpoint_at(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step by the number of steps."""
+        return step in self._checkpoints
 
     def from_step(self, step: int) -> RemainingBatches:
         """The batches after so many steps."""
@@ -46,12 +54,17 @@ class TrainingPlan:
 
     def epochs_from(self, step: int) -> Iterator[list[list[int]]]:
         """The batches of each epoch that is left, planned when it begins."""
-        first, offset = divmod(step, self._steps_per_epoch)
-        for epoch in range(first, self._config.epochs):
+        for epoch in range(step // self._steps_per_epoch, self._num_epochs):
             planned = self._batches.training_batches(
                 self._lengths, self._config.batch_size, seed=self._seed, epoch=epoch
             )
-            yield planned[offset if epoch == first else 0 :]
+            before = epoch * self._steps_per_epoch
+            yield planned[max(0, step - before) : self.num_steps - before]
+
+    @property
+    def _num_epochs(self) -> int:
+        """Passes that are begun."""
+        return math.ceil(self.num_steps / self._steps_per_epoch)
 
 
 class RemainingBatches:
@@ -69,11 +82,33 @@ class RemainingBatches:
             yield from batches
 
 
-def evaluation_steps(config: FinetuneConfig, steps_per_epoch: int) -> list[int]:
+def steps_in_all(config: TrainingOptions, steps_per_epoch: int) -> int:
+    """Optimizer steps of a training that does not end early."""
+    limits = [] if config.max_steps is None else [config.max_steps]
+    if config.num_epochs is not None:
+        limits.append(config.num_epochs * steps_per_epoch)
+    return min(limits)
+
+
+def evaluation_steps(config: TrainingOptions, steps_per_epoch: int) -> list[int]:
     """After which steps to evaluate, ascending; the last step is one of them."""
+    num_steps = steps_in_all(config, steps_per_epoch)
+    if config.evaluate_every is not None:
+        return [*steps_every(config.evaluate_every, steps_per_epoch, num_steps - 1), num_steps]
     parts = min(config.evaluations_per_epoch, steps_per_epoch)
-    return [
+    steps = (
         epoch * steps_per_epoch + steps_per_epoch * part // parts
-        for epoch in range(config.epochs)
+        for epoch in range(math.ceil(num_steps / steps_per_epoch))
         for part in range(1, parts + 1)
-    ]
+    )
+    return [*(step for step in steps if step < num_steps), num_steps]
+
+
+def steps_every(every: Every | None, steps_per_epoch: int, last: int) -> list[int]:
+    """The steps up to `last` that are so many apart, ascending; none where there is no rule."""
+    if every is None:
+        return []
+    if every.steps is not None:
+        return list(range(every.steps, last + 1, every.steps))
+    apart = max(1.0, (every.epochs or 0.0) * steps_per_epoch)
+    return [round(apart * number) for number in range(1, int(last / apart) + 1)]

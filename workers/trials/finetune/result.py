@@ -6,7 +6,7 @@ Invariant: a disk that takes no more costs the files, and never the trial's valu
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,11 @@ class TrainingResult:
 
     classes: Sequence[str]
     evaluations: Sequence[dict[str, float]]
+    counted: Mapping[str, float]
+    """The evaluation that is the trial's result."""
     tokenizer: Any
     model: Any | None
-    """The trained model, or None where it is not wanted."""
+    """The model as it was at that evaluation, or None where it is not wanted."""
 
 
 def leave_result(
@@ -50,6 +52,7 @@ def _write(
         "params": trial.params,
         "classes": result.classes,
         "evaluations": result.evaluations,
+        "result_step": result.counted["step"],
     }
     folder = trial.result_directory
     directories.atomic_write(

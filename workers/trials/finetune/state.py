@@ -37,6 +37,16 @@ class FinetuneState:
     """How often the training went on from before, because it diverged."""
     history: list[dict[str, float]] = field(default_factory=list)
     """What each evaluation measured."""
+    best_weights: dict[str, Any] | None = None
+    """The model's state at its best evaluation, on the CPU, where that is to be kept."""
+
+    def keep_weights(self) -> None:
+        """Take those of now for the best; waits for the device."""
+        self.best_weights = None  # first: a host may have no room for three
+        self.best_weights = {
+            name: value.detach().to("cpu", copy=True) if torch.is_tensor(value) else value
+            for name, value in self.model.state_dict().items()
+        }
 
     @property
     def rate(self) -> float:
@@ -64,6 +74,7 @@ class FinetuneState:
             "rollbacks": self.num_rollbacks,
             "best": self.best.value,
             "history": self.history,
+            **({} if self.best_weights is None else {"best_weights": self.best_weights}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -79,3 +90,4 @@ class FinetuneState:
         self.num_rollbacks = state.get("rollbacks", 0)
         self.best.value = state["best"]
         self.history = state["history"]
+        self.best_weights = state.get("best_weights")

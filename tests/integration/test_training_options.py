@@ -1,0 +1,121 @@
+"""The options of the built-in trainer: each trains, is resumed to the bit, and does something."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from desk import StepTrial, run, study_of
+
+from workers.managers import ModelManager
+from workers.protocol.errors import DrainRequested
+
+
+class Trained:
+    """What a training came to."""
+
+    def __init__(self, container, trial):
+        self.values = run(container, trial)
+        self.attrs = trial.user_attrs
+        folder = trial.result_directory
+        self.written = json.loads((folder / "metrics.json").read_text())
+        self.evaluations = [
+            {name: value for name, value in each.items() if name != "texts_per_second"}
+            for each in self.written["evaluations"]
+        ]
+        self.steps = [each["step"] for each in self.evaluations]
+        self.weights = container.get(ModelManager).load(folder / "model").state_dict()
+
+
+def of_the_best(trained):
+    losses = [each["loss"] for each in trained.evaluations]
+    assert trained.steps == [2, 4, 6, 7]
+    assert trained.values["loss"] == min(losses) < losses[-1], "or this tells nothing"
+    best = losses.index(min(losses))
+    assert trained.written["result_step"] == trained.attrs["best_step"] == trained.steps[best]
+
+
+def ended_early(trained):
+    assert trained.steps == [3, 6, 9]
+    assert trained.attrs["stopped_early_at"] == 9
+
+
+def ended_at_the_limit(trained):
+    assert trained.steps == [4, 7, 9]
+    assert "stopped_early_at" not in trained.attrs
+
+
+#: Settings, the step before which the training is drained, and what they come to.
+OPTIONS = {
+    "best": (
+        {"objective": "best", "evaluate_every": {"steps": 2}, "learning_rate": 0.1},
+        5,
+        of_the_best,
+    ),
+    "early": (
+        {
+            "early_stopping": {"patience": 2, "min_delta": 9.0},
+            "evaluate_every": {"steps": 3},
+            "epochs": 9,
+        },
+        5,
+        ended_early,
+    ),
+    "max_steps": ({"max_steps": 9, "evaluate_every": {"epochs": 0.5}}, 5, ended_at_the_limit),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_what_is_trained_with_an_option_is_resumed_to_the_bit(desk, container, texts, option):
+    settings, drained_at, check = OPTIONS[option]
+    place = desk(**short_study(texts, **settings))
+    whole = Trained(container, place.claim(0))
+    check(whole)
+    interrupted = as_the_first(place, place.claim(1))
+    with pytest.raises(DrainRequested):
+        run(container, StepTrial(interrupted, drained_at, place.drain.set))
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    torch.manual_seed(999)
+    resumed = as_the_first(place, place.hold(1))
+    again = Trained(container, resumed)
+    assert resumed.attempt == 2
+    assert again.values == whole.values
+    assert again.evaluations == whole.evaluations
+    assert again.written["result_step"] == whole.written["result_step"]
+    assert_equal(again.weights, whole.weights)
+
+
+def test_the_model_of_the_best_evaluation_is_the_one_that_is_left(desk, container, texts):
+    settings = {**OPTIONS["best"][0], "schedule": "constant", "warmup_fraction": 0.0}
+    place = desk(**short_study(texts, **settings))
+    best = Trained(container, place.claim(0))
+    of_the_best(best)
+    until_then = {"max_steps": best.written["result_step"], "objective": "last"}
+    last = Trained(container, as_the_first(place, place.claim(1, until_then)))
+    assert last.values == best.values
+    assert_equal(last.weights, best.weights)
+
+
+def as_the_first(place, trial):
+    trial.seed = place.spec.trial_seed(0)
+    return trial
+
+
+def assert_equal(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(weights[name], weight), name
+
+
+def short_study(texts, **settings):
+    """One pass of 7 steps, and the model is left, unless the settings say something else."""
+    study = {**study_of(texts, save_model="all", **settings)}
+    study |= {"metric": "loss", "direction": "minimize", "sampler": {"seed": 1}}
+    del study["config"]["evaluations_per_epoch"]
+    if "epochs" not in settings:
+        del study["config"]["epochs"]
+        if "max_steps" not in settings:
+            study["config"]["epochs"] = 1
+    return study

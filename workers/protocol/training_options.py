@@ -1,0 +1,94 @@
+"""How `finetune` trains, whatever it learns: its length, evaluations, checkpoints and model.
+
+Invariant: a study that says nothing of an option trains as before there was one.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A group of settings; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Every(Section):
+    """How often: every so many optimizer steps, or passes over the training texts."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps."""
+    epochs: float | None = Field(default=None, gt=0.0)
+    """Passes over the training texts; 0.5 is twice a pass."""
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Every:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`")
+        return self
+
+
+class EarlyStopping(Section):
+    """When a training that gets no better ends before its last step."""
+
+    patience: int = Field(ge=1)
+    """Evaluations in a row that may be no better than the best; the training ends with them."""
+    min_delta: float = Field(default=0.0, ge=0.0)
+    """By more than this an evaluation has to be better than the best to count as better."""
+
+
+#: Of two settings of the same thing: the one, the other, and what the first stands for.
+_EITHER: Final = (
+    ("evaluate_every", "evaluations_per_epoch", "when it is evaluated"),
+    ("checkpoint_every", "checkpoint_interval_seconds", "when checkpoints are saved"),
+)
+
+
+class TrainingOptions(Section):
+    """How long is trained, when that is measured and saved, and what of it is kept."""
+
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the training texts."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps after which the training ends, over as many passes as they take; where
+    `epochs` is given, too, whichever is over first."""
+    evaluations_per_epoch: int = Field(default=1, ge=1)
+    """How often an epoch is interrupted to evaluate, report and ask whether to prune."""
+    evaluate_every: Every | None = None
+    """When to evaluate, in place of `evaluations_per_epoch`: `{steps: 500}` or `{epochs: 2}`. The
+    last step is always evaluated."""
+    objective: Literal["auto", "last", "best"] = "auto"
+    """Which evaluation is the trial's result, and whose model is left: the last, or the best by the
+    study's first metric. `auto` is the last, or, with `early_stopping`, the best. `best` is what
+    one wants of a model that is used; checkpoints then hold its weights a second time."""
+    early_stopping: EarlyStopping | None = None
+    """Ends a training that gets no better: `{patience: 3, min_delta: 0.001}`."""
+    checkpoint_interval_seconds: float = Field(default=30.0, ge=0.0)
+    """How much training a crash may cost; a drain always saves."""
+    checkpoint_every: Every | None = None
+    """When to save, in place of `checkpoint_interval_seconds`: `{steps: 500}` or `{epochs: 1}`."""
+    save_model: Literal["best", "all", "none"] = "best"
+    """Which trials leave their model: those that beat the study's best so far, all, or none."""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best evaluation is the result, and not the last."""
+        if self.objective == "auto":
+            return self.early_stopping is not None
+        return self.objective == "best"
+
+    @property
+    def num_epochs(self) -> int | None:
+        """Passes over the training texts; None where `max_steps` alone says when it ends."""
+        is_open = self.max_steps is not None and "epochs" not in self.model_fields_set
+        return None if is_open else self.epochs
+
+    @model_validator(mode="after")
+    def _say_it_once(self) -> TrainingOptions:
+        for one, other, what in _EITHER:
+            if {one, other} <= self.model_fields_set and getattr(self, one) is not None:
+                raise ValueError(f"`{one}` and `{other}` both say {what}; give one of them")
+        return self
