@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -86,13 +87,23 @@ def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:
         raise InvalidInputError(
             f"{label}: no such setting of {FINETUNE}{nearest(head, model.model_fields)}"
         )
-    section = model.model_fields[head].annotation
-    is_section = isinstance(section, type) and issubclass(section, BaseModel)
-    if is_section != bool(rest):
-        problem = "is a group of settings; name one in it" if is_section else "has none below it"
-        raise InvalidInputError(f"{label}: {head!r} {problem}")
-    if rest and isinstance(section, type):
+    kinds = _kinds(model.model_fields[head].annotation)
+    section = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+    if not rest and kinds == [section]:
+        raise InvalidInputError(f"{label}: {head!r} is a group of settings; name one in it")
+    if rest and section is not None:
         _check_setting(label, rest, section)
+    elif rest and dict not in kinds:
+        raise InvalidInputError(f"{label}: {head!r} has none below it")
+
+
+def _kinds(annotation: Any) -> list[type]:
+    """The classes of what a setting may be, None aside: `Every | None` is an `Every`."""
+    if get_origin(annotation) in {Union, UnionType}:
+        parts = [kind for part in get_args(annotation) for kind in _kinds(part)]
+        return [kind for kind in parts if kind is not type(None)]
+    kind = get_origin(annotation) or annotation
+    return [kind] if isinstance(kind, type) else []
 
 
 def _corners(space: Mapping[str, Dimension]) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -117,7 +128,9 @@ def _validated(config: Mapping[str, Any], label: str) -> FinetuneConfig:
         if first["type"] == "extra_forbidden":
             _check_setting(where, path, FinetuneConfig)
         message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        raise InvalidInputError(f"{where} = {first['input']!r}: {message}") from error
+        # settings that contradict one another are named by the message, of all that were given
+        value = f" = {first['input']!r}" if path else ""
+        raise InvalidInputError(f"{where}{value}: {message}") from error
 
 
 def _data_variants(spec: StudySpec, config: FinetuneConfig) -> Iterable[DataConfig]:

@@ -49,7 +49,13 @@ def ended_at_the_limit(trained):
 #: Settings, the step before which the training is drained, and what they come to.
 OPTIONS = {
     "best": (
-        {"objective": "best", "evaluate_every": {"steps": 2}, "learning_rate": 0.1},
+        {
+            "objective": "best",
+            "evaluate_every": {"steps": 2},
+            "learning_rate": 0.03,
+            "schedule": "constant",
+            "warmup_fraction": 0.0,
+        },
         5,
         of_the_best,
     ),
@@ -88,8 +94,7 @@ def test_what_is_trained_with_an_option_is_resumed_to_the_bit(desk, container, t
 
 
 def test_the_model_of_the_best_evaluation_is_the_one_that_is_left(desk, container, texts):
-    settings = {**OPTIONS["best"][0], "schedule": "constant", "warmup_fraction": 0.0}
-    place = desk(**short_study(texts, **settings))
+    place = desk(**short_study(texts, **OPTIONS["best"][0]))
     best = Trained(container, place.claim(0))
     of_the_best(best)
     until_then = {"max_steps": best.written["result_step"], "objective": "last"}

@@ -63,5 +63,7 @@ def read_config(trial: FleetTrial) -> FinetuneConfig:
         return FinetuneConfig.model_validate(trial.config)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ObjectiveError(f"config.{name} = {first['input']!r}: {first['msg']}") from error
+        name = ".".join(["config", *(str(part) for part in first["loc"])])
+        value = f" = {first['input']!r}" if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise ObjectiveError(f"{name}{value}: {message}") from error

@@ -37,8 +37,12 @@ def test_a_good_study_passes(check):
                 "learning_rate": RATE,
                 "model.num_hidden_layers": {"type": "int", "low": 1, "high": 2},
                 "data.max_length": {"type": "categorical", "choices": [16, 32]},
+                "early_stopping.patience": {"type": "int", "low": 1, "high": 3},
             },
-            config={"model": {"architecture": "bert", "hidden_size": 64}, "epochs": 2},
+            config={
+                "model": {"architecture": "bert", "hidden_size": 64},
+                "epochs": 2,
+            },
         )
     )
 
@@ -58,6 +62,21 @@ def test_a_good_study_passes(check):
         ),
         ({"config": {"epoch": 3}}, "config.epoch: no such setting of finetune; did you mean"),
         ({"config": {"epochs": 0}}, "config.epochs = 0: it should be greater than or equal to 1"),
+        ({"config": {"evaluate_every": {}}}, "config.evaluate_every = {}: give either `steps` or"),
+        (
+            {"config": {"evaluate_every": {"steps": 9}, "evaluations_per_epoch": 2}},
+            "config: `evaluate_every` and `evaluations_per_epoch` both say when it is evaluated;",
+        ),
+        (
+            {"config": {"checkpoint_every": {"steps": 9}, "checkpoint_interval_seconds": 2}},
+            "both say when checkpoints are saved; give one of them",
+        ),
+        ({"config": {"early_stopping": {}}}, "config.early_stopping.patience = {}: Field required"),
+        (
+            {"space": {"early_stopping.patient": RATE}},
+            "space.early_stopping.patient: no such setting of finetune; did you mean 'patience'?",
+        ),
+        ({"space": {"early_stopping": RATE}}, "'early_stopping' is a group of settings"),
         ({"config": {"data": {"source": "/no/such.csv"}}}, "there is no such file; mend the path"),
         ({"config": {"data": {"source": "cldr-language"}}}, "did you mean 'cldr-language-id'?"),
         (
