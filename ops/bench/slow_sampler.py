@@ -29,8 +29,8 @@ import psutil
 import redis
 from nothing import PARAMETERS
 from optuna.distributions import FloatDistribution, distribution_to_json
-from optuna.samplers import GPSampler
 
+from orchestrator.driving.aside_sampler import AsideSampler
 from orchestrator.driving.service import Service
 from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination.leases import Grant, TrialLeases
@@ -115,7 +115,7 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 def timed_gp() -> list[float]:
     """Have what `gp` draws timed from now on; the seconds of each."""
     seconds: list[float] = []
-    draw = GPSampler.sample_relative
+    draw = AsideSampler.sample_relative
 
     def timed(*arguments: Any) -> dict[str, Any]:
         start = time.perf_counter()
@@ -124,7 +124,7 @@ def timed_gp() -> list[float]:
         finally:
             seconds.append(time.perf_counter() - start)
 
-    GPSampler.sample_relative = timed  # type: ignore[method-assign]
+    AsideSampler.sample_relative = timed  # type: ignore[method-assign]
     return seconds
 
 

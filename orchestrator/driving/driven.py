@@ -15,6 +15,7 @@ from optuna.distributions import json_to_distribution
 from optuna.samplers import BaseSampler, GridSampler
 from optuna.trial import FrozenTrial
 
+from orchestrator.driving.aside_sampler import AsideSampler, may_draw_aside
 from orchestrator.driving.foresight import Foresight, take
 from orchestrator.driving.generation import prepare, stored_generation
 from orchestrator.driving.halving import Halving, Place
@@ -78,6 +79,7 @@ class DrivenStudy:
         self._settings = settings
         self._has_larger_grid = False
         self._end_hook = EndHook(name, settings.on_end)
+        self._aside: AsideSampler | None = None
         self._hints = hints
         self._studies = Studies(client, leader, settings.seal)
         self.spec: StudySpec = self._studies.spec(name)
@@ -430,7 +432,7 @@ class DrivenStudy:
 
     def close(self) -> None:
         """Let another orchestrator drive the study."""
-        self._end_hook.close()
+        self._end_helpers()
         try:
             self.note_clock()
             self._storage.sync()
@@ -439,7 +441,7 @@ class DrivenStudy:
 
     def abandon(self) -> None:
         """Write nothing more: another orchestrator drives the study."""
-        self._end_hook.close()
+        self._end_helpers()
         self._storage.close()
 
     def _begin(self) -> None:
@@ -505,12 +507,26 @@ class DrivenStudy:
         if isinstance(sampler, GridSampler):
             self._has_larger_grid = bool(former_of(self._storage.storage, self.name))
             sampler = (FurtherGrid if self._has_larger_grid else OwnGrid).of(sampler)
+        if may_draw_aside(sampler):
+            sampler = self._aside = AsideSampler(sampler, self._make_sampler_again, self.name)
         warm = with_former(
             sampler, former_trials(self.spec, self._storage.storage, self._settings), self.spec
         )
         if not self.spec.pruner.promote:
             return warm
         return PausedAsPruned(warm, lambda: self.tally.paused)
+
+    def _make_sampler_again(self) -> BaseSampler:
+        """The study's sampler as after a restart."""
+        return make_sampler(
+            self.spec, num_existing=self.tally.num_trials, allowed=self._settings.samplers
+        )
+
+    def _end_helpers(self) -> None:
+        """End what runs beside this process for the study."""
+        self._end_hook.close()
+        if self._aside is not None:
+            self._aside.close()
 
     def _note_exhausted(self) -> None:
         self.study.set_user_attr(EXHAUSTED_ATTR, value=True)

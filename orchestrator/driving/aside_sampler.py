@@ -1,0 +1,312 @@
+"""A sampler that draws in a process of its own, once drawing takes long.
+
+One interpreter runs one thread at a time: what a slow sampler calculates delays the answers to
+trials of every other study. So its calls are timed; where they are slow, a process is begun, and
+takes the sampler over as it is when it is ready: what is drawn with a seed is the same.
+
+Invariant: the process only proposes. What is written is written here, and a process that ends in
+the midst of a draw costs that draw: it is made here, by a sampler as after a restart.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import pickle
+import select
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from statistics import median
+from typing import IO, Any, Final, cast
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    PartialFixedSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.trial import FrozenTrial
+
+from orchestrator.driving.sampler_messages import (
+    decode_error,
+    decode_space,
+    encode_space,
+    encode_trial,
+    from_line,
+    to_line,
+)
+from orchestrator.driving.seeing_sampler import SeeingSampler
+from workers.logs import get_logger
+
+log = get_logger(__name__)
+
+#: What a trial may cost its sampler before that is slow, in the median of some.
+SLOW_SECONDS: Final = 0.05
+
+#: Of how many trials.
+_TIMED: Final = 5
+
+#: After so many processes that ended by themselves, all is drawn here.
+_MOST_ENDED: Final = 3
+
+#: Samplers that are known to keep what they know in themselves and in their trials.
+_KNOWN: Final = (TPESampler, GPSampler, CmaEsSampler, PartialFixedSampler, RandomSampler)
+
+#: Where these have others that draw for them.
+_INNER: Final = ("_base_sampler", "_independent_sampler", "_random_sampler")
+
+
+def may_draw_aside(sampler: BaseSampler) -> bool:
+    """Whether a sampler may be in a process of its own; those that are quick have no use for it."""
+    inner = [getattr(sampler, name) for name in _INNER if hasattr(sampler, name)]
+    return type(sampler) in _KNOWN and all(map(may_draw_aside, inner))
+
+
+class AsideSampler(SeeingSampler):
+    """A sampler that draws here, or in a process of its own.
+
+    Args:
+        sampler: What draws.
+        make: Makes one as after a restart, in the place of one that is gone with its process.
+        study: Its study, for the log.
+        slow_seconds: From where on it is slow.
+    """
+
+    def __init__(
+        self,
+        sampler: BaseSampler,
+        make: Callable[[], BaseSampler],
+        study: str,
+        slow_seconds: float = SLOW_SECONDS,
+    ) -> None:
+        super().__init__(sampler)
+        self._make = make
+        self._study = study
+        self._slow_seconds = slow_seconds
+        #: the last trials that were drawn for here, and the seconds that it took
+        self._spent: deque[tuple[int, float]] = deque(maxlen=_TIMED)
+        self._process: SamplerProcess | None = None
+        self._num_ended = 0
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What is to be drawn together."""
+        answered, found = self._ask("space", study, trial, {})
+        if answered:
+            return decode_space(found)
+        with self._timed(trial):
+            return self.inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """What the sampler draws together."""
+        answered, drawn = self._ask("joint", study, trial, search_space)
+        if answered:
+            return dict(drawn)
+        with self._timed(trial):
+            return self.inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """What the sampler draws for one parameter."""
+        answered, drawn = self._ask("one", study, trial, {param_name: param_distribution})
+        if answered:
+            return drawn
+        with self._timed(trial):
+            return self.inner.sample_independent(study, trial, param_name, param_distribution)
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether a process draws."""
+        return self._process is not None and self._process.has_begun
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
+
+    @contextmanager
+    def _timed(self, trial: FrozenTrial) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._note(trial.number, time.perf_counter() - start)
+
+    def _note(self, number: int, seconds: float) -> None:
+        if self._spent and self._spent[-1][0] == number:
+            seconds += self._spent.pop()[1]
+        self._spent.append((number, seconds))
+        if self._process is None and self._num_ended < _MOST_ENDED and self._is_slow():
+            self._begin()
+
+    def _is_slow(self) -> bool:
+        spent = [seconds for _, seconds in self._spent]
+        return len(spent) == _TIMED and median(spent) > self._slow_seconds
+
+    def _begin(self) -> None:
+        try:
+            self._process = SamplerProcess()
+        except OSError as error:  # no room for a process: it is slow here
+            self._num_ended = _MOST_ENDED
+            log.warning("sampler_process_not_begun", study=self._study, error=str(error))
+
+    def _ask(
+        self,
+        wanted: str,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        space: Mapping[str, BaseDistribution],
+    ) -> tuple[bool, Any]:
+        """Have the process draw; whether it did, and what."""
+        if self._process is None:
+            return False, None
+        try:
+            if not self._process.has_begun:
+                if not self._process.is_ready():
+                    return False, None
+                self._process.hand_over(self.inner, study)
+                log.info("sampler_draws_aside", study=self._study, pid=self._process.pid)
+            return True, self._process.ask(wanted, study, trial, space)
+        except (OSError, EOFError) as error:
+            self._replace(error)
+            return False, None
+
+    def _replace(self, error: Exception) -> None:
+        """Go on without the process; the next one is begun when that is slow."""
+        has_begun = self.is_aside
+        self.close()
+        self._num_ended += 1
+        self._spent.clear()
+        log.warning("sampler_process_ended", study=self._study, error=str(error))
+        if has_begun:
+            self.inner = self._make()
+
+
+class SamplerProcess:
+    """A process that draws.
+
+    Raises:
+        OSError: It cannot be begun.
+    """
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-P", "-m", "orchestrator.driving.sampler_process"]
+        # a session of its own: Ctrl-C is for the orchestrator, which ends it
+        self._process = subprocess.Popen(
+            [*command, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self.has_begun = False
+        """Whether it has the sampler."""
+        #: the trials that it has, and whether they had ended when they were sent
+        self._sent: dict[int, tuple[FrozenTrial, bool]] = {}
+
+    @property
+    def pid(self) -> int:
+        """Its own."""
+        return self._process.pid
+
+    def is_ready(self) -> bool:
+        """Whether it can be given the sampler.
+
+        Raises:
+            EOFError: It has ended.
+        """
+        if not select.select([self._answers], [], [], 0)[0]:
+            return False
+        self._read()
+        return True
+
+    def hand_over(self, sampler: BaseSampler, study: optuna.Study) -> None:
+        """Give it the sampler, which draws there from now on."""
+        self._write(
+            {
+                "sampler": base64.b64encode(pickle.dumps(sampler)).decode(),
+                "study_id": study._study_id,
+                "directions": [direction.name for direction in study.directions],
+            }
+        )
+        self.has_begun = True
+
+    def ask(
+        self,
+        wanted: str,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        space: Mapping[str, BaseDistribution],
+    ) -> Any:
+        """Have it draw for a trial, and write what it wants to have written.
+
+        Raises:
+            OSError, EOFError: It has ended.
+            Exception: What the sampler raised.
+        """
+        seen = study._get_trials(deepcopy=False, use_cache=False)
+        news = [each for each in seen if self._is_news(each)]
+        self._sent |= {each.number: (each, each.state.is_finished()) for each in news}
+        self._write(
+            {
+                "for": wanted,
+                "news": list(map(encode_trial, news)),
+                "shown": None if len(seen) == len(self._sent) else [each.number for each in seen],
+                "trial": encode_trial(trial),
+                "space": encode_space(space),
+            }
+        )
+        answer = self._read()
+        for trial_id, key, value in answer["written"]:
+            study._storage.set_trial_system_attr(trial_id, key, value)
+        if "error" in answer:
+            raise decode_error(answer["error"])
+        return answer["drawn"]
+
+    def _is_news(self, trial: FrozenTrial) -> bool:
+        sent, had_ended = self._sent.get(trial.number, (None, False))
+        # one that had not ended may have been changed since, in its place
+        return not had_ended or (sent is not trial and sent != trial)
+
+    def end(self) -> None:
+        """End it, whatever it is at."""
+        self._process.kill()
+        for stream in (self._questions, self._answers):
+            with suppress(OSError):
+                stream.close()
+        self._process.wait()
+
+    @property
+    def _questions(self) -> IO[bytes]:
+        return cast("IO[bytes]", self._process.stdin)
+
+    @property
+    def _answers(self) -> IO[bytes]:
+        return cast("IO[bytes]", self._process.stdout)
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        self._questions.write(to_line(message))
+        self._questions.flush()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._answers.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError(f"process {self.pid} ended, by {self._process.poll()}")
+        return from_line(line)

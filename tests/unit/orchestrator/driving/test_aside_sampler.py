@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+import warnings
+
+import optuna
+import psutil
+import pytest
+import torch
+from optuna.distributions import FloatDistribution
+from optuna.samplers import (
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    PartialFixedSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.trial import TrialState
+from waiting import wait_until
+
+from orchestrator.driving.aside_sampler import AsideSampler, may_draw_aside
+from orchestrator.driving.sampler_messages import (
+    decode_error,
+    decode_trial,
+    encode_error,
+    encode_trial,
+    from_line,
+    to_line,
+)
+from orchestrator.driving.seeing_sampler import PausedAsPruned
+from orchestrator.driving.warm_sampler import WarmSampler
+
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+NUM_TRIALS = 24
+
+
+def draw(study, number):
+    """One trial as a study file and an objective may have it: drawn together and one by one."""
+    trial = study.ask()
+    x = trial.suggest_float("x", -1, 1)
+    kind = trial.suggest_categorical("kind", ["a", "b", None, 3]) if number % 3 else "a"
+    n = trial.suggest_int("n", 1, 64, log=True)
+    trial.set_user_attr("for people", {"only": 1})
+    trial.report(x, 1)
+    if number % 5 == 4 and "gp" not in study.study_name:
+        trial.set_constraint("c", x)
+    return trial, x * x + n / 64 + (kind == "b")
+
+
+def drive(study, count, before=lambda number: None):
+    """Have some trials drawn and told, one behind the other; all that they were."""
+    open_one = None
+    for number in range(count):
+        before(number)
+        trial, value = draw(study, number)
+        if open_one is not None:
+            state = TrialState.PRUNED if number % 7 == 6 else TrialState.COMPLETE
+            told = None if state is TrialState.PRUNED else open_one[1]
+            study.tell(open_one[0], told, state=state)
+        open_one = trial, value
+    return [(trial.params, trial.state, list(trial.system_attrs)) for trial in study.trials]
+
+
+@pytest.fixture
+def aside():
+    """Samplers with a process, which is begun by the third trial and has them from the tenth on."""
+    opened = []
+
+    def make(sampler, again=None):
+        made = AsideSampler(sampler, again or (lambda: sampler), "s", slow_seconds=-1.0)
+        opened.append(made)
+        return made
+
+    yield make
+    processes = [each._process for each in opened if each._process is not None]
+    for each in opened:
+        each.close()
+    assert not any(psutil.pid_exists(each.pid) for each in processes)
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Have torch calculate in one thread, here and there."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def hand_over_at(sampler, at):
+    """Have the process be ready by some trial, and be asked from then on."""
+
+    def before(number):
+        if number == at and not sampler.is_aside:
+            answers = sampler._process._answers
+            wait_until(lambda: select.select([answers], [], [], 0)[0], "it is ready")
+
+    return before
+
+
+SAMPLERS = {
+    "tpe": lambda: TPESampler(seed=1),
+    "tpe of all": lambda: TPESampler(seed=1, multivariate=True, group=True, constant_liar=True),
+    "gp": lambda: GPSampler(seed=2, n_startup_trials=5),
+    "cmaes": lambda: CmaEsSampler(seed=3, n_startup_trials=3),
+    "fixed": lambda: PartialFixedSampler({"n": 8}, TPESampler(seed=4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Constraints have been set")
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_is_drawn_with_a_seed_is_the_same_wherever_it_is_drawn(name, aside, one_thread):
+    count = 14 if name == "gp" else NUM_TRIALS
+    alone = optuna.create_study(study_name=name, sampler=SAMPLERS[name]())
+    expected = drive(alone, count)
+    sampler = aside(SAMPLERS[name]())
+    beside = optuna.create_study(study_name=name, sampler=sampler)
+    found = drive(beside, count, hand_over_at(sampler, 9))
+    assert sampler.is_aside
+    assert found == expected
+
+
+@pytest.mark.parametrize("pruner", [optuna.pruners.HyperbandPruner(1, 9), None])
+def test_it_sees_what_the_sampler_would_see(aside, pruner):
+    """Former trials, paused ones, and those of a trial's own bracket."""
+    former = optuna.create_study(sampler=RandomSampler(seed=8))
+    former.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, 6)
+    trials = former.get_trials()
+
+    def seen(sampler):
+        paused = PausedAsPruned(WarmSampler(sampler, trials), lambda: {3, 4})
+        return optuna.create_study(sampler=paused, pruner=pruner, study_name="s")
+
+    expected = drive(seen(TPESampler(seed=1, constant_liar=True)), NUM_TRIALS)
+    sampler = aside(TPESampler(seed=1, constant_liar=True))
+    assert drive(seen(sampler), NUM_TRIALS, hand_over_at(sampler, 9)) == expected
+    assert sampler.is_aside
+
+
+def test_several_directions_are_known_to_it(aside):
+    def drive_both(sampler, before=lambda number: None):
+        study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+        for number in range(NUM_TRIALS):
+            before(number)
+            trial = study.ask({"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)})
+            study.tell(trial, [trial.params["x"], trial.params["y"]])
+        return [trial.params for trial in study.trials]
+
+    sampler = aside(TPESampler(seed=1))
+    assert drive_both(sampler, hand_over_at(sampler, 9)) == drive_both(TPESampler(seed=1))
+    assert sampler.is_aside
+
+
+def test_a_process_that_is_killed_costs_no_trial_and_another_one_takes_its_place(aside):
+    made = []
+
+    def again():
+        made.append(TPESampler(seed=len(made) + 100))
+        return made[-1]
+
+    sampler = aside(TPESampler(seed=1), again)
+    pids = []
+
+    def before(number):
+        if number in {9, 20}:
+            hand_over_at(sampler, number)(number)
+        if number in {12, 22}:
+            pids.append(sampler._process.pid)
+            os.kill(pids[-1], signal.SIGKILL)
+            wait_until(lambda: sampler._process._process.poll() is not None, "it is gone")
+
+    study = optuna.create_study(sampler=sampler)
+    drive(study, NUM_TRIALS, before)
+    assert [trial.number for trial in study.trials] == list(range(NUM_TRIALS))
+    assert all({"x", "n"} <= trial.params.keys() for trial in study.trials)
+    assert len(made) == len(set(pids)) == 2
+
+
+def test_a_process_that_ends_again_and_again_is_begun_no_more(aside):
+    sampler = aside(TPESampler(seed=1))
+    seen = set()
+
+    def before(number):
+        if sampler._process is not None:
+            seen.add(sampler._process.pid)
+            sampler._process._process.kill()
+            wait_until(lambda: sampler._process._process.poll() is not None, "it is gone")
+
+    drive(optuna.create_study(sampler=sampler), 3 * NUM_TRIALS, before)
+    assert len(seen) == 3
+    assert sampler._process is None
+
+
+def test_an_error_of_the_sampler_is_raised_where_it_was_asked(aside):
+    sampler = aside(TPESampler(seed=1))
+    study = optuna.create_study(sampler=sampler)
+    space = {"x": FloatDistribution(0, 1)}
+    for number in range(12):
+        study.tell(study.ask(space), float(number))
+    sampler.inner._n_ei_candidates = "many"
+    hand_over_at(sampler, 0)(0)
+    with pytest.raises(ValueError, match="invalid literal for int.* with base 10: .*many"):
+        study.ask(space)
+    assert sampler.is_aside
+
+
+def test_an_error_comes_over_as_what_the_driver_tells_apart():
+    error = decode_error(from_line(to_line(encode_error(UnicodeError("no")))))
+    assert (type(error), str(error)) == (ValueError, "UnicodeError: no")
+
+
+def test_trials_come_over_as_they_are():
+    study = optuna.create_study(sampler=RandomSampler(seed=1))
+    drive(study, 12)
+    study.tell(11, state=TrialState.FAIL)
+    for trial in study.trials:
+        found = decode_trial(from_line(to_line(encode_trial(trial))))
+        for name in (
+            "number", "state", "values", "params", "distributions", "system_attrs",
+            "intermediate_values", "constraints", "_trial_id",
+        ):  # fmt: skip
+            assert getattr(found, name) == getattr(trial, name), name
+
+
+@pytest.mark.parametrize(
+    ("sampler", "may"),
+    [
+        (TPESampler(), True),
+        (GPSampler(), True),
+        (CmaEsSampler(), True),
+        (PartialFixedSampler({"x": 1.0}, GPSampler()), True),
+        (NSGAIISampler(), False),
+        (PartialFixedSampler({"x": 1.0}, NSGAIISampler()), False),
+        (CmaEsSampler(independent_sampler=NSGAIISampler()), False),
+        (type("Own", (TPESampler,), {})(), False),
+    ],
+)
+def test_samplers_of_which_that_is_known_may_draw_aside(sampler, may):
+    assert may_draw_aside(sampler) is may
