@@ -57,8 +57,10 @@ _TIMED: Final = 5
 #: After so many processes that ended by themselves, all is drawn here.
 _MOST_ENDED: Final = 3
 
-#: Samplers that are known to keep what they know in themselves and in their trials.
-_KNOWN: Final = (TPESampler, GPSampler, CmaEsSampler, PartialFixedSampler, RandomSampler)
+#: Samplers that may take long, and are known to keep what they know in themselves and in their
+#: trials; and those that draw for them.
+_SLOW: Final = (TPESampler, GPSampler, CmaEsSampler, PartialFixedSampler)
+_KNOWN: Final = (*_SLOW, RandomSampler)
 
 #: Where these have others that draw for them.
 _INNER: Final = ("_base_sampler", "_independent_sampler", "_random_sampler")
@@ -66,8 +68,12 @@ _INNER: Final = ("_base_sampler", "_independent_sampler", "_random_sampler")
 
 def may_draw_aside(sampler: BaseSampler) -> bool:
     """Whether a sampler may be in a process of its own; those that are quick have no use for it."""
+    return type(sampler) in _SLOW and _is_known(sampler)
+
+
+def _is_known(sampler: BaseSampler) -> bool:
     inner = [getattr(sampler, name) for name in _INNER if hasattr(sampler, name)]
-    return type(sampler) in _KNOWN and all(map(may_draw_aside, inner))
+    return type(sampler) in _KNOWN and all(map(_is_known, inner))
 
 
 class AsideSampler(SeeingSampler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,15 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gated_sampler
+import psutil
 import pytest
-from hand_fleet import Fleet, is_over, look_around, put, turn_until
+from hand_fleet import Fleet, is_over, look_around, put, turn_until, work
 from waiting import wait_until
 
 from orchestrator.driving import deletion
+from orchestrator.driving.aside_sampler import AsideSampler
 from orchestrator.driving.deletion import try_delete
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.service import Service
+from orchestrator.handle import StudyHandle
 from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
@@ -166,6 +170,38 @@ def test_a_slow_sampler_does_not_hold_up_what_its_own_trials_tell(fleet):
         assert len(gated_sampler.asked_of) < 64, "and not all of them are asked for by then"
         gated_sampler.gate.set()
         turn_until(service, lambda: len(leases.queued()) == 65, "all are in the end")
+
+
+def test_a_slow_sampler_draws_in_a_process_that_ends_with_its_study_and_may_be_killed(
+    fleet, monkeypatch
+):
+    monkeypatch.setattr(AsideSampler, "_is_slow", lambda sampler: True)
+    put(fleet, "s", sampler={"type": "tpe", "seed": 1, "n_startup_trials": 2}, trials=10**4)
+    pids = set()
+
+    def is_aside():
+        work(fleet, "s")
+        aside = service._roster.drivers["s"].study._aside
+        if aside.is_aside:
+            pids.add(aside._process.pid)
+        return len(pids)
+
+    def num_trials():
+        work(fleet, "s")
+        return service.status("s").num_ended
+
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: service.status("s"), "it is driven")
+        turn_until(service, lambda: is_aside() == 1, "a process draws")
+        drawn = num_trials()
+        turn_until(service, lambda: num_trials() > drawn + 5, "it does")
+        os.kill(*pids, signal.SIGKILL)
+        turn_until(service, lambda: is_aside() == 2, "another one draws")
+    assert not any(map(psutil.pid_exists, pids))
+    stored = StudyHandle("s", fleet.settings).study.get_trials(deepcopy=False)
+    assert [trial.number for trial in stored] == list(range(len(stored)))
+    assert all("x" in trial.params for trial in stored)
+    assert service.status("s") is None
 
 
 def test_the_right_to_a_study_is_held_until_its_last_turn_has_returned(fleet):

@@ -235,6 +235,7 @@ def test_trials_come_over_as_they_are():
         (CmaEsSampler(), True),
         (PartialFixedSampler({"x": 1.0}, GPSampler()), True),
         (NSGAIISampler(), False),
+        (RandomSampler(), False),
         (PartialFixedSampler({"x": 1.0}, NSGAIISampler()), False),
         (CmaEsSampler(independent_sampler=NSGAIISampler()), False),
         (type("Own", (TPESampler,), {})(), False),
