@@ -34,7 +34,7 @@ LANGUAGE_ID: dict[str, Any] = {
         "model": {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1},
         "batch_size": 64,
         "epochs": 3,
-        "checkpoint_interval_seconds": 0.2,
+        "checkpoint_interval_seconds": 0.5,
     },
 }
 
@@ -62,6 +62,19 @@ class Machine:
         path = self.folder / f"{study['name']}.yaml"
         path.write_text(yaml.safe_dump(study, sort_keys=False))
         return path
+
+    def few_texts(self) -> dict[str, Any]:
+        """A configuration of a training that takes a second, and saves at each step."""
+        path = self.folder / "texts.csv"
+        words = ["red", "green", "blue", "one", "two", "three"]
+        rows = [f"{words[i % 6]} {words[i % 5]} {i % 11},{i % 3}" for i in range(480)]
+        path.write_text("\n".join(["text,label", *rows]))
+        return {
+            "data": {"source": str(path), "max_length": 12, "validation_fraction": 0.3},
+            "tokenizer": {"vocab_size": 80},
+            "epochs": 2,
+            "checkpoint_interval_seconds": 0.0,
+        }
 
     def start(self, *command: object, log: str = "command.log") -> subprocess.Popen[str]:
         sink = (self.folder / log).open("a")

@@ -64,7 +64,7 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
 
 
 def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
-    study = machine.write_study(config={"epochs": 2}, trials=3)
+    study = machine.write_study(config=machine.few_texts(), trials=3)
     machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2)
     held = {entry["trial"] for entry in machine.await_held()}
@@ -88,7 +88,7 @@ def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
 
 
 def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
-    study = machine.write_study(config={"epochs": 2}, trials=2)
+    study = machine.write_study(config=machine.few_texts(), trials=2)
     machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2)
     for entry in machine.await_held():
@@ -108,7 +108,8 @@ def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
 
 def test_a_killed_worker_and_a_killed_redis_are_started_again(machine):
     machine.hold()
-    process = machine.start("trialfleet", "run", machine.write_study(), "--slots", 2, "--json")
+    study = machine.write_study(config=machine.few_texts())
+    process = machine.start("trialfleet", "run", study, "--slots", 2, "--json")
     machine.await_held()
     endpoint = json.loads((machine.home / "redis" / "endpoint.json").read_text())
     os.kill(endpoint["pid"], signal.SIGKILL)
@@ -126,7 +127,7 @@ def test_a_killed_worker_and_a_killed_redis_are_started_again(machine):
 
 def test_a_killed_run_is_resumed_by_the_next(machine):
     machine.environment["FLEET_TIME_SCALE"] = "0.1"
-    study = machine.write_study(config={"epochs": 2}, trials=2)
+    study = machine.write_study(config=machine.few_texts(), trials=2)
     machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2)
     machine.await_held()
@@ -160,7 +161,7 @@ def test_the_same_seed_and_one_slot_give_the_same_study(machine):
     changes = {
         "trials": 4,
         "pruner": {"type": "median", "n_startup_trials": 1, "n_warmup_steps": 0},
-        "config": {"epochs": 2, "evaluations_per_epoch": 2},
+        "config": {**machine.few_texts(), "evaluations_per_epoch": 2},
     }
     found = []
     for name in ("first", "second"):

@@ -11,7 +11,7 @@ from workers.protocol.states import TrialState
 
 
 def test_a_run_drains_when_its_terminal_closes(machine):
-    study = machine.write_study(config={"epochs": 2}, trials=2)
+    study = machine.write_study(config=machine.few_texts(), trials=2)
     command = ["trialfleet", "run", str(study), "--slots", "2"]
     machine.hold()
     with Terminal(command, machine.environment, machine.folder) as terminal:
