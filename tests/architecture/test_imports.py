@@ -33,6 +33,11 @@ def test_the_main_processes_import_nothing_heavy(module):
     assert not modules_after(f"import {module}") & set(HEAVY)
 
 
+def test_a_pool_process_imports_no_metrics_before_it_measures():
+    found = modules_after("import workers.managers, workers.trials.runner")
+    assert not found & {"torchmetrics", "scipy"}
+
+
 def test_the_contracts_of_import_linter_hold():
     linter = Path(sys.executable).with_name("lint-imports")
     finished = subprocess.run([linter], capture_output=True, text=True, cwd=ROOT, check=False)

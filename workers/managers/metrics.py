@@ -1,5 +1,7 @@
 """MetricsManager: measures on the device, which is waited for only when numbers are read.
 
+torchmetrics is imported by the first that measures: it takes a process half as long as torch.
+
 Invariant: a model whose outputs are no numbers has no measure that is one.
 """
 
@@ -8,15 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.protocol.errors import ObjectiveError
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 class Meter:
@@ -31,6 +34,8 @@ class Meter:
     """
 
     def __init__(self, scores: Mapping[str, Metric], device: torch.device) -> None:
+        from torchmetrics import MetricCollection
+
         self._scores = MetricCollection(dict(scores)).to(device)
         # torchmetrics' `MeanMetric` leaves NaN out, or, told not to, the weights
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -133,6 +138,8 @@ class MetricsManager(BaseProcessManager):
 
     def classification(self, num_classes: int) -> Meter:
         """Accuracy, macro F1 and mean loss over `num_classes` classes."""
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
         return self.meter(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
