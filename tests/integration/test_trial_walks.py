@@ -34,7 +34,7 @@ TTL_MS, HOLDER_MS, GRACE_MS = (
 BACKOFF_MS = 2000
 MAX_FAILURES, MAX_LOSSES = 2, 3
 MOST = {Charge.FAILURE: MAX_FAILURES, Charge.LOSS: MAX_LOSSES}
-STEPS_IN_CI = 50_000
+STEPS_IN_CI = 25_000
 
 
 @dataclass(frozen=True)
@@ -468,14 +468,15 @@ def binary(server):
     client.close()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_random_walk_with_rollbacks_keeps_every_invariant(client, binary):
     seed = int(os.environ.get("WALK_SEED", time.time_ns() % 10**9))
     print(f"seed {seed}; to take this walk again: WALK_SEED={seed}")
     walk = RandomWalk(client, binary, seed)
     walk.run(STEPS_IN_CI)
-    missed = EVERY_ANSWER - set(walk.seen)
-    assert not missed, f"seed {seed}: never seen: {missed}"
+    while missed := EVERY_ANSWER - set(walk.seen):  # as rarely happens in so few steps
+        assert walk.steps < 8 * STEPS_IN_CI, f"seed {seed}: never seen: {missed}"
+        walk.run(walk.steps + STEPS_IN_CI)
 
 
 #: What a walk must meet to be worth its name.
@@ -531,22 +532,25 @@ def shape(bench: Bench) -> object:
     )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_breadth_first_walk_takes_every_edge_from_every_state(client, binary):
     bench = Bench(client, binary)
     seen, edges = {shape(bench)}, 0
     left = deque([(Snapshot(bench), {}, {})])
     while left:
         snapshot, granted, sent_at = left.popleft()
+        is_as_it_was = False
         for move in moves(snapshot.model, granted.get(0, [])):
-            snapshot.restore(bench)
-            bench.model = snapshot.model
-            bench.granted, bench.sent_at = deepcopy(granted), dict(sent_at)
+            if not is_as_it_was:
+                snapshot.restore(bench)
+                bench.model = snapshot.model
+                bench.granted, bench.sent_at = deepcopy(granted), dict(sent_at)
+            edges += 1
             if isinstance(move, int):
                 bench.tick(move)
+                is_as_it_was = False
             else:
-                bench.make(move)
-            edges += 1
+                is_as_it_was = bench.make(move) in REFUSALS
             if shape(bench) not in seen:
                 seen.add(shape(bench))
                 left.append((Snapshot(bench), deepcopy(bench.granted), dict(bench.sent_at)))

@@ -1,6 +1,6 @@
 """MetricsManager: measures on the device, which is waited for only when numbers are read.
 
-torchmetrics is imported by the first that measures: it takes a process half as long as torch.
+torchmetrics is imported by the first that measures: it takes half as long as torch.
 
 Invariant: a model whose outputs are no numbers has no measure that is one.
 """

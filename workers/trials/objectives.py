@@ -15,7 +15,6 @@ from workers.protocol.errors import ObjectiveError, ObjectiveNotLoadedError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import FINETUNE
 from workers.trials.advice import advice_on
-from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
 from workers.trials.objective_modules import (
     ObjectiveModules,
@@ -45,6 +44,9 @@ def load_objective(
         StaleExtensionError: This process cannot import it: another one must.
     """
     if name == FINETUNE:
+        # with torchmetrics, it takes a process half as long to import as torch
+        from workers.trials.finetune import finetune
+
         return finetune
     module_name, _, function_name = name.rpartition(":")
     if not _is_allowed(module_name, allowed):
