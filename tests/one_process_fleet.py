@@ -101,12 +101,16 @@ class OneProcessFleet:
 
         None waits for the end of a pause after a failure.
         """
+        for number in sorted(self.studies.leases(study).queued()):
+            self.run_queued_one(study, number)
+
+    def run_queued_one(self, study: str, number: int) -> None:
+        """Run one of them."""
         leases, inbox = self.studies.leases(study), Inbox(self.client, "test")
-        for number in sorted(leases.queued()):
-            self.client.hset(keys.trial(study, number), "not_before", 0)
-            hint = RunTrial(study=study, number=number, epoch=leases.epoch)
-            self.runner.run(hint.sealed(self.config.seal))
-            self.until(lambda: inbox.is_empty(study), "what it told is taken in")
+        self.client.hset(keys.trial(study, number), "not_before", 0)
+        hint = RunTrial(study=study, number=number, epoch=leases.epoch)
+        self.runner.run(hint.sealed(self.config.seal))
+        self.until(lambda: inbox.is_empty(study), "what it told is taken in")
 
     @contextmanager
     def stopped_clock(self) -> Iterator[None]:

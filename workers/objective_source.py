@@ -32,6 +32,20 @@ def find_source(objective: str, search_path: Sequence[str] | None = None) -> Pat
     return found if found.is_file() else None
 
 
+def find_shipped(objective: str, root: Path) -> Path | None:
+    """The file of an objective's module in the code that came with its study; None if not there."""
+    module, _, function = objective.rpartition(":")
+    # a path below the root; anything else would be found, or not, by where this process stands
+    name = str(root / module) if module.endswith(".py") else module
+    found = find_source(f"{name}:{function}", [str(root)])
+    return found if found is not None and found.resolve().is_relative_to(root.resolve()) else None
+
+
+def is_shipped(objective: str, root: Path) -> bool:
+    """Whether an objective's module is in the code that came with its study."""
+    return find_shipped(objective, root) is not None
+
+
 def sha256_of(file: Path) -> str | None:
     """The sum of a file, computed once for each state of it; None if it cannot be read."""
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import platformdirs
 from pydantic import (
@@ -25,6 +26,9 @@ from workers.protocol.errors import InvalidInputError
 from workers.protocol.seals import MIN_CHARACTERS, Seal, secrets_in
 from workers.protocol.spec import parse_duration
 from workers.times import Times
+
+#: Of `FLEET_ACCEPT_CODE`: whatever the fleet's secret has signed.
+SIGNED: Final = "signed"
 
 
 class Settings(BaseModel):
@@ -62,6 +66,11 @@ class Settings(BaseModel):
     secret: SecretStr | None = Field(default=None, validate_default=True)
     """`FLEET_SECRET`: signs what workers act on; they refuse what is not signed. Several, separated
     by commas or lines, to change it: the first signs, all are accepted."""
+    accept_code: tuple[str, ...] = ()
+    """`FLEET_ACCEPT_CODE`: `signed` has a worker take code that travels with studies and is signed
+    by the fleet's secret; digests have it take those packages. Written as `FLEET_OBJECTIVES`."""
+    code_size: ByteSize = Field(default=ByteSize(10 * 10**6))
+    """`FLEET_CODE_SIZE`: bytes that the code of one study may have to travel, such as `20MB`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`FLEET_LOG_LEVEL`: at `info` a worker tells of each trial how it ended, at `debug` all it
     does."""
@@ -121,10 +130,30 @@ class Settings(BaseModel):
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
+    @field_validator("accept_code")
+    @classmethod
+    def _signed_or_digests(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            if each != SIGNED and not re.fullmatch("[0-9a-f]{64}", each):
+                raise ValueError(f"{each!r} is neither {SIGNED!r} nor the digest of a package")
+        return value
+
     @field_validator("cache_age", mode="before")
     @classmethod
     def _parse_age(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
+
+    def check_worker(self) -> None:
+        """Refuse what no worker can do its part with.
+
+        Raises:
+            InvalidInputError: It is to take signed code, and has no secret to tell it by.
+        """
+        if SIGNED in self.accept_code and self.secret is None:
+            raise InvalidInputError(
+                f"FLEET_ACCEPT_CODE={SIGNED} needs FLEET_SECRET (or FLEET_SECRET_FILE): set that"
+                " which studies are handed in with"
+            )
 
     def storage_of(self, study: str) -> str:
         """The Optuna storage of a study's results, where these settings are the orchestrator's."""
@@ -152,7 +181,7 @@ class Settings(BaseModel):
             for name in cls.model_fields
             if environment.get(variable := f"FLEET_{name.upper()}")
         }
-        for name in {"objectives", "samplers", "on_end"} & given.keys():
+        for name in {"objectives", "samplers", "on_end", "accept_code"} & given.keys():
             given[name] = _read_list(f"FLEET_{name.upper()}", given[name])
         return cls.build(given)
 
@@ -188,8 +217,8 @@ class Settings(BaseModel):
             values.pop("secret")
             if self.secret_file is None:
                 values["secret"] = self.secret.get_secret_value()
-        for name, given in {"samplers": self.samplers, "on_end": self.on_end}.items():
-            if given:
+        for name in ("samplers", "on_end", "accept_code"):
+            if given := getattr(self, name):
                 values[name] = write_list(given)
         return {f"FLEET_{name.upper()}": str(value) for name, value in values.items()}
 

@@ -38,6 +38,7 @@ from orchestrator.storage.attributes import (
     told_end,
 )
 from orchestrator.storage.former_trials import former_trials
+from orchestrator.storage.kept_package import keep_package
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
 from orchestrator.storage.ordered_trials import carry_out
 from orchestrator.storage.place import is_found_by_place, locate, place_of
@@ -49,6 +50,7 @@ from orchestrator.submission.widening import is_to_be_widened, stored_spec, wide
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.leases import TrialLeases
+from workers.coordination.packages import Packages
 from workers.coordination.studies import Origin, Studies
 from workers.protocol.messages import Drawn
 from workers.protocol.orders import Order
@@ -82,6 +84,7 @@ class DrivenStudy:
         self._aside: AsideSampler | None = None
         self._hints = hints
         self._studies = Studies(client, leader, settings.seal)
+        self._packages = Packages(client, settings.seal)
         self.spec: StudySpec = self._studies.spec(name)
         origin = self._studies.origin(name)
         url = locate(settings, name, origin)
@@ -167,6 +170,7 @@ class DrivenStudy:
 
     def start_epoch(self, epoch: str) -> None:
         """Go on in a Redis that lost its data, and has the study again."""
+        keep_package(self._packages, self.spec, self._settings)
         self.leases = self._open_leases(epoch)
 
     @property
@@ -459,6 +463,7 @@ class DrivenStudy:
             self._note_beginning()
         self._store_spec()
         self._studies.renew_seal(self.name)
+        keep_package(self._packages, self.spec, self._settings)
         self.leases = self._open_leases()
 
     def _open_leases(self, epoch: str | None = None) -> TrialLeases:

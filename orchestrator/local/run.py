@@ -147,7 +147,10 @@ def worker_environment(
 ) -> dict[str, str]:
     """What the worker and all its processes see."""
     environment = {**os.environ, **settings.to_environment()}
-    if spec.objective != FINETUNE:
+    if spec.code.package is not None:
+        accepted = [*settings.accept_code, spec.code.package]
+        environment["FLEET_ACCEPT_CODE"] = write_list(accepted)
+    elif spec.objective != FINETUNE:
         module = spec.objective.rpartition(":")[0]
         environment["FLEET_OBJECTIVES"] = write_list([*settings.objectives, module])
         environment["PYTHONPATH"] = import_path(import_directory)

@@ -62,7 +62,8 @@ def try_out(
             update={"home": Path(folder), "storage": None, "redis_url": own.url, "slots": 1}
         )
         spec = _of_one_trial(spec)
-        submit(spec, own_settings, import_directory=import_directory, tell=tell)
+        handle = submit(spec, own_settings, import_directory=import_directory, tell=tell)
+        spec = handle.spec()
         environment = worker_environment(spec, import_directory, own_settings)
         with Service(own_settings, only=spec.name) as service:
             return _drive(service, spec.name, environment, with_pdb=with_pdb)

@@ -254,6 +254,12 @@ def check_same_spec(spec: StudySpec, known: dict[str, Any]) -> None:
     # as text: NaN is unlike itself
     if json.dumps(wanted, sort_keys=True) != json.dumps(known, sort_keys=True):
         path, before, now = _first_difference(known, wanted, spec.name)
+        if path == "code.package" and before and now:
+            raise StudyExistsError(
+                f"study {spec.name!r} exists with other code (package {before[:12]}, and now it is"
+                f" {now[:12]}): what ships is part of a study; choose another `name`, or set its"
+                " files back"
+            )
         raise StudyExistsError(
             f"study {spec.name!r} exists with {path} = {json.dumps(before)}, and now it is"
             f" {json.dumps(now)}; choose another `name`, or set it back{_way_to_widen(spec, known)}"

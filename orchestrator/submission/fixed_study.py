@@ -38,6 +38,8 @@ def fixed_fields(spec: StudySpec, trial: FrozenTrial) -> dict[str, Any]:
     fields |= spec.model_dump(mode="json", include=kept, exclude_defaults=True)
     if spec.sampler.seed is not None:
         fields["sampler"] = {"type": "random", "seed": spec.sampler.seed}
+    if spec.code.ship:
+        fields["code"] = {"ship": spec.code.ship}
     params = values_of(spec, trial.params)
     if spec.objective == FINETUNE:
         return {**fields, "config": merge_params(spec.config, params)}

@@ -6,6 +6,7 @@ Invariant: what cannot be read ends in one line that names the field, the value 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.submission.metric_directions import with_direction
 from orchestrator.submission.objective_reference import reference_to
 from orchestrator.submission.overrides import setting_names, with_overrides
+from orchestrator.submission.shipping import below, ships
 from orchestrator.submission.study_file import read_study_file
 from workers.passwords import hide
 from workers.protocol.errors import InvalidInputError, nearest
@@ -78,7 +80,8 @@ class Study:
             mode alone.
         warm_start: A study whose complete trials the sampler learns from, as `from` in YAML.
         on_end: A command, or the URL of a web hook, that gets the status as JSON at the end.
-        code: `must_match: true` leaves trials to workers whose file of the objective is this one.
+        code: `must_match: true` leaves trials to workers whose file of the objective is this one;
+            `ship` names files and folders, below the script's own, that travel with the study.
 
     Raises:
         InvalidInputError: A field holds what it does not take.
@@ -134,7 +137,9 @@ class Study:
             "code": code,
         }
         given = {field: value for field, value in fields.items() if value is not None}
-        self.spec = build_spec(given, "Study", base=Path.cwd())
+        #: what `code.ship` names files of
+        self._folder = _script_folder()
+        self.spec = build_spec(given, "Study", base=Path.cwd(), ship_from=self._folder)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Study:
@@ -145,6 +150,7 @@ class Study:
         """
         study = cls.__new__(cls)
         study.spec = load_study(str(path))
+        study._folder = import_directory(str(path))
         return study
 
     def submit(self, settings: Settings | None = None) -> StudyHandle:
@@ -156,7 +162,9 @@ class Study:
         """
         from orchestrator.submission.submit import submit
 
-        return submit(self.spec, settings, import_directory=import_directory(self.spec.objective))
+        ships = bool(self.spec.code.ship)
+        folder = self._folder if ships else import_directory(self.spec.objective)
+        return submit(self.spec, settings, import_directory=folder)
 
 
 def load_study(
@@ -184,7 +192,7 @@ def load_study(
         fields, base = {"name": Path(origin).stem, **fields}, Path.cwd()
     if trials is not None:
         fields = {**fields, "trials": trials}
-    return build_spec(fields, origin, base=base)
+    return build_spec(fields, origin, base=base, ship_from=import_directory(reference))
 
 
 def import_directory(reference: str) -> Path:
@@ -194,23 +202,34 @@ def import_directory(reference: str) -> Path:
     return path.absolute().parent if path.suffix else Path.cwd()
 
 
-def build_spec(fields: Mapping[str, Any], origin: str, *, base: Path) -> StudySpec:
+def build_spec(
+    fields: Mapping[str, Any], origin: str, *, base: Path, ship_from: Path | None = None
+) -> StudySpec:
     """Check the fields of a study.
 
     Args:
         fields: As in YAML.
         origin: Where they are from, for messages.
         base: What relative paths of objectives and data are relative to.
+        ship_from: What those of code that travels are relative to; by default the same.
 
     Raises:
         InvalidInputError: The first field that cannot be used, its value, and the way out.
     """
     fields = {"name": Path(origin).stem, **_with_absolute_paths(fields, base)}
+    if ships(fields) and isinstance(fields.get("objective"), str):
+        fields["objective"] = below(fields["objective"], ship_from or base)
     fields = with_direction(fields)
     try:
         return StudySpec.model_validate(fields)
     except ValidationError as error:
         raise InvalidInputError(f"{origin}: {_explain(error)}") from error
+
+
+def _script_folder() -> Path:
+    """The folder of the script that this process runs; in an interactive session, the current."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return Path.cwd() if file is None else Path(file).absolute().parent
 
 
 def _is_objective(reference: str) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+
+import redis
 
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.former_trials import complete_trials
@@ -12,14 +15,17 @@ from orchestrator.storage.place import is_gone as is_gone_from_here
 from orchestrator.submission.hub_commits import with_commits
 from orchestrator.submission.model_check import kept_checks
 from orchestrator.submission.preflight import check
+from orchestrator.submission.shipping import unpacked, with_package
 from orchestrator.submission.submitted_code import with_code
 from workers.coordination.connection import connect
 from workers.coordination.deletions import Deletions
+from workers.coordination.packages import Packages
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.disk.fleet_home import FleetHome
 from workers.importing import refuse_while_importing
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, UnsealedError
+from workers.protocol.packages import Package
 from workers.protocol.spec import StudySpec
 from workers.protocol.wider_space import in_order_of, is_same_in_wider_space
 from workers.settings import Settings
@@ -52,7 +58,7 @@ def submit(
     """
     refuse_while_importing("hands in a study")
     settings = settings or Settings.from_environment()
-    spec = prepared(spec, settings, import_directory=import_directory, tell=tell)
+    spec, package = _prepared(spec, settings, import_directory, tell)
     client = connect(settings)
     try:
         FleetHome(client, settings.home).join()
@@ -72,7 +78,12 @@ def submit(
         _check_source(spec, settings, studies)
         ensure_epoch(client)
         deletions.revoke(spec.name)
+        packages, former = Packages(client, settings.seal), _package_of(client, spec.name)
+        if package is not None:
+            packages.ship(spec.name, package)
         studies.submit(spec, by_run=by_run)
+        if former not in {None, spec.code.package}:  # of a study whose results are gone
+            packages.drop(spec.name, former)
         if is_gone:
             studies.forget_facts(spec.name)
     finally:
@@ -100,21 +111,39 @@ def prepared(
         StudyExistsError: The storage has another one under its name.
         RemoteUnavailableError: A hub or a file share did not answer, whatever was tried.
     """
+    return _prepared(spec, settings, import_directory, tell)[0]
+
+
+def _prepared(
+    spec: StudySpec,
+    settings: Settings,
+    import_directory: Path | None,
+    tell: Callable[[str], None] | None,
+) -> tuple[StudySpec, Package | None]:
+    """The same, with the package of the code that travels with it, if any does."""
     known = stored_identity(storage_url(settings, spec.name), spec.name)
     spec = with_commits(spec, None if known is None else known.get("config"))
-    spec = with_code(spec, import_directory)
-    findings = check(
-        spec,
-        import_directory=import_directory,
-        home=settings.home,
-        cache=kept_checks(settings),
-        samplers=settings.samplers,
-    )
+    spec, package = with_package(spec, import_directory or Path.cwd(), settings.code_size)
+    if package is None:
+        spec = with_code(spec, import_directory)
+    # as workers see it: in what it ships, if it ships
+    seeing: AbstractContextManager[tuple[StudySpec, Path | None]]
+    seeing = nullcontext((spec, import_directory))
+    if package is not None:
+        seeing = unpacked(spec, package, settings.code_size)
+    with seeing as (seen, directory):
+        findings = check(
+            seen,
+            import_directory=directory,
+            home=settings.home,
+            cache=kept_checks(settings),
+            samplers=settings.samplers,
+        )
     for finding in findings:
         (tell or _log)(finding)
     if known is not None:
         check_same_spec(spec, known)
-    return spec
+    return spec, package
 
 
 def _check_known(spec: StudySpec, known: StudySpec, settings: Settings) -> None:
@@ -127,6 +156,14 @@ def _check_known(spec: StudySpec, known: StudySpec, settings: Settings) -> None:
     if is_stored and is_same_in_wider_space(known, spec):
         known = known.model_copy(update={"space": spec.space})
     check_same_spec(spec, known.identity())
+
+
+def _package_of(client: redis.Redis, name: str) -> str | None:
+    """The code that travels with a study as Redis has it, if it is there and can be read."""
+    try:
+        return Studies(client).spec(name).code.package
+    except InvalidInputError:
+        return None
 
 
 def _is_trusted(studies: Studies, name: str) -> bool:

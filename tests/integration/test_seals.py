@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -51,6 +52,7 @@ def wandb_is_off(monkeypatch):
 
 @pytest.fixture
 def train(tmp_path):
+    sys.modules.pop("sealed_objective", None)
     (tmp_path / "sealed_objective.py").write_text(OBJECTIVE)
     return f"{tmp_path}/sealed_objective.py:objective"
 

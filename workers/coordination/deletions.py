@@ -13,8 +13,9 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
+from workers.coordination.packages import Packages
 from workers.coordination.studies import Studies
-from workers.protocol.errors import StudyNotKnownError
+from workers.protocol.errors import InvalidInputError, StudyNotKnownError
 from workers.protocol.states import Wish
 
 #: For how long hosts that are away may come back and remove what they hold: 30 days.
@@ -45,6 +46,7 @@ class Deletions:
         """Drop all that Redis holds of a study; its results are gone. Orchestrator only."""
         now_ms = server_time_ms(self.client)
         Studies(self.client).forget(study)
+        self._drop_package(study)
         pipeline = self.client.pipeline()
         pipeline.zremrangebyscore(keys.DELETED, 0, now_ms - _KEPT_MS)
         pipeline.zadd(keys.DELETED, {study: now_ms})
@@ -54,6 +56,13 @@ class Deletions:
         pipeline.delete(keys.study(study), keys.orders(study), keys.events(study))
         pipeline.srem(keys.DELETING, study)  # last: until here it is begun anew
         pipeline.execute()
+
+    def _drop_package(self, study: str) -> None:
+        """Drop the code that travelled with a study, unless another one ships the same."""
+        with suppress(InvalidInputError):  # one that nobody can read names none
+            package = Studies(self.client).spec(study).code.package
+            if package is not None:
+                Packages(self.client).drop(study, package)
 
     def done(self) -> list[str]:
         """The studies that were deleted, and of which no new one has the name."""

@@ -83,6 +83,11 @@ def orders(name: str) -> str:
     return f"fleet:{{{name}}}:orders"
 
 
+def code(digest: str) -> str:
+    """Hash: a package of code that studies ship, and the studies that do."""
+    return f"fleet:code:{digest}"
+
+
 def process(identity: object) -> str:
     """Hash with an expiry: a registered process."""
     return f"fleet:process:{identity}"

@@ -101,7 +101,7 @@ _PARTS: Final = {
         " get set del hget hmget hset hdel hgetall sismember smembers sadd srem llen lpush rpush"
         " brpop blpop zadd zrange zrem zscore zrangebyscore zremrangebyscore"
         " psubscribe punsubscribe",
-        keys=(*_SHARED, *_TRIALS, keys.device("*"), keys.cleanup("*"), _CELERY),
+        keys=(*_SHARED, *_TRIALS, keys.code("*"), keys.device("*"), keys.cleanup("*"), _CELERY),
         verbs=(
             "claim", "renew", "report", "suggest", "take", "checkpoint", "commit", "release",
             "fail", "park", "reap", "process_register", "process_beat", "process_gone",
@@ -118,12 +118,11 @@ _PARTS: Final = {
         " xgroup|create xgroup|delconsumer xinfo|consumers",
         keys=(
             *_SHARED, *_TRIALS, keys.DELETING, keys.set_aside("*"), keys.orders("*"),
-            keys.lead("*"), _CELERY,
+            keys.code("*"), keys.lead("*"), _CELERY,
         ),
         verbs=(
             "enqueue", "reply", "settle", "unpark", "reap", "lead", "unlead", "wish", "publish",
-            "begin", "drop_orders",
-            "respec", "reseal",
+            "begin", "drop_orders", "respec", "reseal", "ship", "unship",
             "process_register", "process_beat", "process_gone",
         ),
     ),
@@ -131,8 +130,8 @@ _PARTS: Final = {
         commands="ping info time multi exec evalsha script|load"
         " get set hget hmget hset hsetnx hincrby hdel hexists hgetall sismember smembers sadd srem"
         " zrangebyscore zscore zrem xadd xrange",
-        keys=(*_SHARED, keys.DELETING, keys.orders("*")),
-        verbs=("wish", "respec", "order"),
+        keys=(*_SHARED, keys.DELETING, keys.orders("*"), keys.code("*")),
+        verbs=("wish", "respec", "order", "ship", "unship"),
     ),
 }  # fmt: skip
 
@@ -150,6 +149,7 @@ _CALLS: Final = {
     "hget": "KEY -",
     "hgetall": "KEY",
     "hincrby": "KEY - 1",
+    "hkeys": "KEY",
     "hlen": "KEY",
     "hmget": "KEY -",
     "hset": "KEY - -",

@@ -6,7 +6,6 @@ Invariant: nothing that is in use is removed, and nothing that a process which m
 from __future__ import annotations
 
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -141,7 +140,7 @@ def evict(path: Path) -> bool:
     """Remove an entry, unless it is in use; whether it was removed."""
     with suppress(OSError), _unused(path) as is_unused:
         if is_unused:
-            shutil.rmtree(_renamed(path), ignore_errors=True)
+            durable.remove(_renamed(path))
             return True
     return False
 
@@ -172,7 +171,7 @@ def _renamed(path: Path) -> Path:
 def _remove_aside(path: Path) -> None:
     with suppress(OSError), _unused(path) as is_unused:
         if is_unused:
-            shutil.rmtree(path, ignore_errors=True)
+            durable.remove(path)
 
 
 def _remove_idle_lock(path: Path) -> None:

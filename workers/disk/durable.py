@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -182,6 +183,13 @@ def sync(path: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder, as far as that is possible."""
     if path.is_dir() and not path.is_symlink():
+        for folder in [path, *(found for found in path.rglob("*") if _is_own_folder(found))]:
+            with suppress(OSError):  # what lies in one that cannot be written to stays there
+                folder.chmod(folder.stat().st_mode | 0o700)
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()

@@ -108,6 +108,7 @@ class HostAgent(bootsteps.StartStopStep):
         # before any child is started: they find it in their environment
         self._folder = name_scratch(self._record.identity)
         with _refusing():
+            self._settings.check_worker()
             self._gpus = take_gpus(worker.concurrency, self._settings.times.beat)
             make_scratch(self._folder)
         redirect_temporary_files(self._folder)

@@ -48,6 +48,10 @@ class UnsealedError(InvalidInputError):
     """Something in Redis was not signed by a secret of this fleet; what, and the way out."""
 
 
+class PackageError(InvalidInputError):
+    """Code that travels and cannot be taken; what is wrong with it."""
+
+
 class StudyExistsError(InvalidInputError):
     """A study of this name exists with other settings."""
 

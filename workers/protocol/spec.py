@@ -259,6 +259,11 @@ class CodeSpec(_Model):
     """Whether workers whose objective's file differs from the submitter's leave it to others."""
     sha256: str | None = None
     """Of that file; filled in at submission."""
+    ship: list[Annotated[str, Field(min_length=1)]] = []
+    """Files and folders that travel with the study, by paths below its file's folder (a script's
+    own), so that workers need not have them; they import the objective from there."""
+    package: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """The digest of what travels; filled in at submission. Another one makes another study."""
 
 
 class StudySpec(_Model):
@@ -404,6 +409,8 @@ class StudySpec(_Model):
                 del identity["config"]
         identity["directions"] = self.all_directions
         identity.pop("direction", None)
+        if self.code.package is not None:
+            identity["code"] = {"package": self.code.package}
         return {"name": self.name, **identity}
 
     def digest(self) -> str:
@@ -413,7 +420,7 @@ class StudySpec(_Model):
 
     def work(self) -> str:
         """A sha256 over what its trials run, which no extension and no wider space changes."""
-        work = [self.name, self.objective, self.config]
+        work = [self.name, self.objective, self.config, self.code.package]
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
     def trial_seed(self, number: int) -> int:

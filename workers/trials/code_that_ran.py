@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.logs import get_logger
-from workers.objective_source import find_source, sha256_of
+from workers.objective_source import find_shipped, find_source, sha256_of
 from workers.processes.registry import ProcessRecord
 from workers.protocol.spec import StudySpec
 
@@ -42,14 +42,22 @@ class CodeThatRan:
         #: study -> the sum of what lies here, where it is not the submitter's
         self._other: dict[str, str] = {}
 
-    def facts(self, spec: StudySpec) -> dict[str, Any]:
-        """What is recorded with a trial of a study."""
-        file = find_source(spec.objective)
+    def facts(self, spec: StudySpec, root: Path | None = None) -> dict[str, Any]:
+        """What is recorded with a trial of a study.
+
+        Args:
+            spec: The study.
+            root: Where the code lies that came with it, if it ships any.
+        """
+        file = find_source(spec.objective) if root is None else find_shipped(spec.objective, root)
         digest = None if file is None else sha256_of(file)
-        commit, is_dirty = (None, None) if file is None else _git_state(file, digest)
+        is_here = file is not None and root is None
+        commit, is_dirty = _git_state(file, digest) if file and is_here else (None, None)
+        shown = file.relative_to(root) if file and root else file
         return {
-            "file": None if file is None else str(file),
+            "file": None if shown is None else str(shown),
             "sha256": digest,
+            **({} if root is None else {"package": spec.code.package}),
             "git_commit": commit,
             "git_dirty": is_dirty,
             **_versions(),

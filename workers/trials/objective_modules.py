@@ -52,30 +52,40 @@ class ObjectiveModules:
     _roots: dict[str, Path] = field(default_factory=dict)
     #: dotted name -> what importing it set in this process
     _settings: dict[str, list[Remembered]] = field(default_factory=dict)
-    _is_on_path: bool = False
-    """Whether it was here that the folder was put on the import path."""
+    #: what was put on the import path here
+    _on_path: list[str] = field(default_factory=list)
+    _writes_bytecode: bool = field(default_factory=lambda: not sys.dont_write_bytecode)
+    """Whether this process writes any at all."""
     #: what was there before the first objective: none of a study's
     _before: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules))
     #: what `_find_own` found last, and in which folder among which modules
     _own_found: dict[str, Path] = field(default_factory=dict)
     _own_found_in: tuple[Any, ...] | None = None
 
-    def load(self, name: str) -> ModuleType:
+    def load(self, name: str, root: Path | None = None) -> ModuleType:
         """Import a module by dotted name, or a file by its path under its own stem.
 
         It finds `sys.argv` as if its file had been run, without arguments.
+
+        Args:
+            name: The module's.
+            root: The folder that all code of the study lies below, where it came with the study.
 
         Raises:
             StaleExtensionError: A module that must be dropped cannot be; this process must end.
             Exception: Whatever importing it raises.
         """
-        folder = self._enter(name)
+        if root is not None and name.endswith(".py"):
+            name = str(root / name)
+        folder = self._enter(name, root)
         sys.argv[:] = [name]
         with importing(name), self._with_its_settings(name):
             if folder is None:
                 sys.argv[:] = [_file_of(name)]
             module = importlib.import_module(Path(name).stem if folder is not None else name)
-        if folder is None:
+        if root is not None:
+            _refuse_others(module, root)
+        elif folder is None:
             self._folder = self._roots[name] = _root_of(module)
         self._note()
         return module
@@ -102,17 +112,22 @@ class ObjectiveModules:
         """Take note of what was imported since: an objective may import in its body."""
         self._note()
 
-    def _enter(self, name: str) -> Path | None:
+    def _enter(self, name: str, shipped: Path | None) -> Path | None:
         """Make the folder of a file the first place to import from; None for a dotted name."""
         folder = Path(name).parent if name.endswith(".py") else None
-        root = self._roots.get(name) if folder is None else folder
+        root = shipped or (self._roots.get(name) if folder is None else folder)
         if root != self._folder or self._has_changed():
             self._drop()
             self._folder = root
         # by name on the path, so that loader processes can import it, too
-        if folder is not None and (not sys.path or sys.path[0] != str(folder)):
-            sys.path.insert(0, str(folder))
-            self._is_on_path = True
+        places = list(dict.fromkeys(str(each) for each in (folder, shipped) if each is not None))
+        if sys.path[: len(places)] != places:
+            sys.path[:0] = places
+            self._on_path = places
+        # what came with a study stays as it came, whoever may write there
+        sys.dont_write_bytecode = shipped is not None or not self._writes_bytecode
+        if shipped is not None:
+            _show_to_programs(places)
         return folder
 
     def _own(self) -> dict[str, Path]:
@@ -164,10 +179,27 @@ class ObjectiveModules:
         if own:
             log.info("modules_dropped", folder=str(self._folder), modules=sorted(own))
         self._seen.clear()
-        if self._is_on_path:
-            sys.path[:] = [entry for entry in sys.path if entry != str(self._folder)]
-            self._is_on_path = False
+        sys.path[:] = [entry for entry in sys.path if entry not in self._on_path]
+        self._on_path = []
         importlib.invalidate_caches()
+
+
+def _show_to_programs(places: list[str]) -> None:
+    """Have programs that a trial starts find its study's modules; put back with the environment."""
+    given = [place for place in places if os.pathsep not in place]
+    before = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*given, *before]))
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+def _refuse_others(module: ModuleType, root: Path) -> None:
+    """Refuse a module that does not come from where its study's code lies."""
+    place = _place_of(module)
+    if place is None or not place.startswith(os.path.join(root, "")):  # noqa: PTH118 - with its end
+        raise ImportError(
+            f"{module.__name__!r} is {place or 'built in'} in this process, and not what the study"
+            " ships; rename that"
+        )
 
 
 def _place_of(module: ModuleType) -> str | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from workers.containers import Container
+from workers.objective_source import is_shipped
 from workers.protocol.errors import ObjectiveError, ObjectiveNotLoadedError
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import FINETUNE
@@ -29,7 +31,10 @@ _QUOTED: Final = 500
 
 
 def load_objective(
-    name: str, allowed: Collection[str], modules: ObjectiveModules | None = None
+    name: str,
+    allowed: Collection[str],
+    modules: ObjectiveModules | None = None,
+    root: Path | None = None,
 ) -> Objective:
     """Import an objective: `finetune`, `package.module:function` or `/path/file.py:function`.
 
@@ -37,6 +42,8 @@ def load_objective(
         name: As the study names it.
         allowed: Modules (or packages, or files) that this worker may import objectives from.
         modules: What this process has imported before.
+        root: Where the code lies that came with the study: of that, all is allowed, and it has the
+            objective.
 
     Raises:
         ObjectiveNotLoadedError: It is not allowed here, or does not import.
@@ -49,14 +56,19 @@ def load_objective(
 
         return finetune
     module_name, _, function_name = name.rpartition(":")
-    if not _is_allowed(module_name, allowed):
+    if root is not None and not is_shipped(name, root):
+        raise ObjectiveNotLoadedError(
+            f"objective {name!r}: its module is not among the files that the study ships; name its"
+            " file in `code.ship`"
+        )
+    if root is None and not _is_allowed(module_name, allowed):
         raise ObjectiveNotLoadedError(
             f"objective {name!r}: this worker may import objectives only from"
             f" {', '.join(allowed) or 'nowhere'}; start it with FLEET_OBJECTIVES={module_name}"
         )
     try:
         found: Any = find_attribute(
-            (modules or ObjectiveModules()).load(module_name), function_name
+            (modules or ObjectiveModules()).load(module_name, root), function_name
         )
     except StaleExtensionError:
         raise

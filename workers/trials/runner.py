@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -37,6 +38,7 @@ from workers.protocol.errors import (
     LeaseLost,
     ObjectiveError,
     ObjectiveNotLoadedError,
+    PackageError,
     TransientError,
     TrialCancelled,
     TrialTimedOut,
@@ -59,6 +61,7 @@ from workers.trials.out_of_memory import ran_out_of_memory
 from workers.trials.preparation import Preparation
 from workers.trials.refused_studies import RefusedStudies
 from workers.trials.returned import read_values
+from workers.trials.shipped_code import ShippedCode
 from workers.trials.slot_health import SlotHealth
 from workers.trials.surroundings import Surroundings
 
@@ -107,6 +110,9 @@ class TrialRunner:
         self._streak = FailureStreak(self._studies)
         self._code = CodeThatRan(record)
         self._refusals = RefusedStudies(record)
+        self._shipped = ShippedCode(client, settings)
+        #: where the code lies that came with the study at hand
+        self._root: Path | None = None
         #: studies whose objective this process has imported
         self._loaded: set[str] = set()
         self._num_trials = 0
@@ -175,7 +181,8 @@ class TrialRunner:
             hint.check(self._settings.seal)
             spec = self._studies.spec(hint.study)
             leases = leases.trusted(hint.number, spec.work())
-        except UnsealedError as error:
+            self._root = self._shipped.root_of(spec)
+        except (UnsealedError, PackageError, OSError) as error:
             return self._leave_refused(leases, hint, str(error))
         self._refusals.accept(hint.study)
         left_as = self._leave_to_others(leases, spec, hint)
@@ -333,7 +340,7 @@ class TrialRunner:
             checkpoints=self._checkpoints,
             hints=self._hints,
             times=self._settings.times,
-            code=self._code.facts(spec),
+            code=self._code.facts(spec, self._root),
             is_draining=self._is_draining,
         )
         held.end_in_place = end.in_place_of_objective
@@ -382,7 +389,7 @@ class TrialRunner:
                 trial.next_rung.check()  # or may have died when they had reached the rung
                 self._seed_module(trial)
                 objective = load_objective(
-                    trial.spec.objective, self._settings.objectives, self._modules
+                    trial.spec.objective, self._settings.objectives, self._modules, self._root
                 )
                 self._loaded.add(trial.study_name)
                 self._seed_trial(trial)
