@@ -40,7 +40,7 @@ from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, is_general, resolve_url
 from workers.coordination.deletions import Deletions
 from workers.coordination.hints import Hints
-from workers.coordination.inbox import Inbox
+from workers.coordination.inbox import Inbox, are_ends
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies, Submitted
 from workers.coordination.study_lead import StudyLead
@@ -60,6 +60,10 @@ log = get_logger(__name__)
 
 #: How long one read of the inbox waits.
 _BLOCK_MS: Final = 250
+
+#: How long ends of trials may wait for others, to be taken in with them: each turn costs the same,
+#: whatever it takes in. Trials are kept ready for longer, so that no slot waits for it.
+_GATHER_SECONDS: Final = 0.02
 
 #: For how long a turn of the loop waits for the turns of the studies; slower ones go on beside it.
 _PATIENCE_SECONDS: Final = 0.25
@@ -88,6 +92,9 @@ class Service:
     """Whether no further trial may be asked for."""
     _refused_at: dict[str, float] = field(default_factory=dict)
     _looked_at: float = 0.0
+    _read_at: float = 0.0
+    _are_ends: bool = False
+    """Whether all that was read last were ends of trials."""
     _beat_at: float = 0.0
     _deleting: set[str] = field(default_factory=set)
     """Those that are being deleted: they are not driven any more."""
@@ -302,6 +309,7 @@ class Service:
         if not driven:
             time.sleep(self._block_ms() / 1000)
             return
+        self._gather()
         try:
             entries = self._inbox.read(driven, self._block_ms())
         except redis.ResponseError as error:
@@ -310,9 +318,15 @@ class Service:
             for name in driven:  # it is of one of them, and names none: each is to be asked
                 self._roster.drivers[name].is_disturbed = True
             return
+        self._read_at, self._are_ends = time.monotonic(), are_ends(each for _, each in entries)
         for name in driven:
             if own := [entry for study, entry in entries if study == name]:
                 self._roster.drivers[name].hand(own)
+
+    def _gather(self) -> None:
+        """Let further ends of trials come in, where it was ends that came; nobody waits for that."""
+        if self._are_ends:
+            time.sleep(max(0.0, self._read_at + _GATHER_SECONDS - time.monotonic()))
 
     def _block_ms(self) -> int:
         """How long to wait for entries: not at all while something else is to be done."""

@@ -120,6 +120,12 @@ class Inbox:
         pipeline.execute()
 
 
+def are_ends(entries: Iterable[Entry]) -> bool:
+    """Whether some entries all tell how trials ended: whoever told it waits for no answer."""
+    kinds = {entry.kind if isinstance(entry, InboxEntry) else None for entry in entries}
+    return kinds == {"terminal"}
+
+
 def set_aside(client: redis.Redis, study: str, entry: Entry, reason: str) -> None:
     """Keep an entry that cannot be taken in where people can look at it; not acknowledged yet."""
     fields = entry.fields if isinstance(entry, BrokenEntry) else entry.model_dump(mode="json")
