@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
+from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import NOW, Call, Script, Value, Verb, call, call_all, script
 from workers.coordination.study_lead import LEFT, left
 from workers.protocol.errors import UnsealedError
@@ -166,6 +167,8 @@ class Grant:
     attempt: int
     deadline_ms: int
     record: TrialRecord
+    is_noted: bool = False
+    """Whether the record of the holder's process names the trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +176,8 @@ class Refusal:
     """Why a trial cannot be claimed; `retry_ms` tells when asking again may help."""
 
     reason: Literal[
-        "HELD", "NOT_YET", "ELSEWHERE", "WITHHELD", "PAUSED", "DONE", "UNKNOWN", "ALTERED"
+        "HELD", "NOT_YET", "ELSEWHERE", "WITHHELD", "PAUSED", "RESPEC", "DONE", "UNKNOWN",
+        "ALTERED",
     ]
     retry_ms: int = 0
 
@@ -335,6 +339,8 @@ class TrialLeases:
         *,
         device: str = "",
         insists: bool = False,
+        spec_sha1: str = "",
+        is_assigned: bool = False,
     ) -> Grant | Refusal:
         """Ask for a trial. A retry of the same call, by its nonce, gets the same grant.
 
@@ -346,24 +352,30 @@ class TrialLeases:
             device: Where it would run; refused (ELSEWHERE) if that broke under it before.
             insists: Whether to have it on that device all the same, and whatever is wanted of the
                 study (WITHHELD).
+            spec_sha1: The sum of the specification that the caller knows; refused (RESPEC) if the
+                study has another one by now.
+            is_assigned: Whether the owner is a process whose record is to name the trial.
         """
         status, *rest = self._call(
             "claim",
             number,
+            extra_keys={"process": keys.process(owner)},
             owner=owner,
             nonce=nonce or uuid.uuid4().hex,
             ttl_ms=int(lease_seconds * 1000),
             device=device,
             insists="1" if insists else "",
+            spec_sha1=spec_sha1,
+            assigned=json.dumps(self.study) if is_assigned else "",
         )
         if status == "OK":
-            token, attempt, deadline_ms, *pairs = rest
+            token, attempt, deadline_ms, is_noted, *pairs = rest
             fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
             if self._is_altered(number, fields):
                 self.release(number, int(token), cause=Cause.HANDED_OVER)
                 return Refusal("ALTERED")
             record = TrialRecord.parse(fields)
-            return Grant(int(token), int(attempt), int(deadline_ms), record)
+            return Grant(int(token), int(attempt), int(deadline_ms), record, bool(is_noted))
         if status in {"HELD", "NOT_YET"}:
             return Refusal(status, int(rest[0]))  # type: ignore[arg-type]
         return Refusal(status)  # type: ignore[arg-type]
@@ -478,13 +490,25 @@ class TrialLeases:
         result: Result,
         cause: Cause | None = None,
         first_step_seconds: float | None = None,
+        freed: ProcessIdentity | None = None,
     ) -> str:
-        """End a trial: OK, DUP (this very commit was made before) or LOST."""
+        """End a trial: OK, DUP (this very commit was made before) or LOST.
+
+        Args:
+            number: The trial.
+            token: Its holder's.
+            state: How it ended.
+            result: With what.
+            cause: Why, where that is no matter of course.
+            first_step_seconds: How long after the claim training made its first step, if it did.
+            freed: The process whose record is to name no trial any more.
+        """
         if OUT_OF_MEMORY in result.constraints:
             cause = Cause.OUT_OF_MEMORY
         return self._call(
             "commit",
             number,
+            extra_keys={"process": keys.process(freed or "")},
             token=token,
             state=state.value,
             payload=result.model_dump_json(),
@@ -492,6 +516,7 @@ class TrialLeases:
             cause=cause or "",
             detail=brief(result.error),
             first_step_ms=_as_ms(first_step_seconds),
+            frees="" if freed is None else "1",
         )[0]
 
     def park(

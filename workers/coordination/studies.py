@@ -359,7 +359,18 @@ class Studies:
             InvalidInputError: There is no such study, or what lies there is no specification.
             UnsealedError: It is not signed.
         """
-        return self._read_spec(name, *self.client.hmget(keys.study(name), "spec", "seal"))
+        return self.spec_and_sha1(name)[0]
+
+    def spec_and_sha1(self, name: str) -> tuple[StudySpec, str]:
+        """A study's specification, and the sum of its text by which a claim knows it again.
+
+        Raises:
+            InvalidInputError: There is no such study, or what lies there is no specification.
+            UnsealedError: It is not signed.
+        """
+        text, seal = self.client.hmget(keys.study(name), "spec", "seal")
+        spec = self._read_spec(name, text, seal)
+        return spec, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     def is_sealed(self, name: str) -> bool:
         """Whether a study was signed, by whatever secret."""

@@ -125,6 +125,11 @@ class WandbManager(BaseProcessManager):
             self._prepare()
             self._put(lambda: _finish_others(exit_code))
 
+    @property
+    def has_run(self) -> bool:
+        """Whether a run is to be finished when the trial has ended."""
+        return self._trial is not None or _open_run() is not None
+
     def _begin(self, trial: _Announced) -> None:
         if not trial.has_begun:
             trial.has_begun = True

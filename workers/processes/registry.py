@@ -269,9 +269,13 @@ class ProcessRecord:
         if self._registry is not None:
             self._registry.register(self.identity, self._fields)
 
+    def note(self, **fields: Any) -> None:
+        """Note what was written into the record's fields by a script."""
+        self._fields.update(fields)
+
     def update(self, **fields: Any) -> None:
         """Change fields of the record."""
-        self._fields.update(fields)
+        self.note(**fields)
         # the whole of it: Redis may have lost what was there
         self.register()
 

@@ -71,14 +71,16 @@ class CodeThatRan:
         Raises:
             redis.RedisError: Redis is away.
         """
-        file = find_source(spec.objective) if spec.code.sha256 is not None else None
-        here = None if file is None else sha256_of(file)
-        is_other = here is not None and here != spec.code.sha256
-        if is_other and here is not None:
-            self._note(spec, here)
+        other = _other_sum(spec)
+        if other is not None:
+            self._note(spec, other)
         elif self._other.pop(spec.name, None) is not None:
             self._record.update(other_code=dict(self._other))
-        return is_other
+        return other is not None
+
+    def is_other(self, spec: StudySpec) -> bool:
+        """The same, without a word."""
+        return _other_sum(spec) is not None
 
     def _note(self, spec: StudySpec, here: str) -> None:
         if self._other.get(spec.name) == here:
@@ -95,6 +97,13 @@ class CodeThatRan:
             if spec.code.must_match
             else "it runs what lies here; `code: {must_match: true}` would leave it to others",
         )
+
+
+def _other_sum(spec: StudySpec) -> str | None:
+    """The sum of the objective's file here, if it is another one than the submitter's."""
+    file = find_source(spec.objective) if spec.code.sha256 is not None else None
+    here = None if file is None else sha256_of(file)
+    return None if here == spec.code.sha256 else here
 
 
 @functools.cache

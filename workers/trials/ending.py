@@ -119,6 +119,8 @@ class AttemptEnd:
         times: The protocol's intervals.
         code: What ran, to be recorded with the end.
         is_draining: Whether this worker is shutting down.
+        is_last: Whether nothing of the trial is left to be ended after its commit: the record of
+            this process names it no more.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class AttemptEnd:
         times: Times,
         code: dict[str, Any],
         is_draining: Callable[[], bool],
+        is_last: Callable[[], bool] = lambda: False,
     ) -> None:
         self._trial = trial
         self._held = held
@@ -151,6 +154,9 @@ class AttemptEnd:
         self._times = times
         self._code = code
         self._is_draining = is_draining
+        self._is_last = is_last
+        #: whether the record of this process names no trial any more
+        self.has_freed = False
         self._outcome = Outcome.ENDED
         #: held from the first word on by the thread that says it, to the process's end
         self._has_the_word = threading.RLock()
@@ -209,15 +215,23 @@ class AttemptEnd:
         )
 
     def _commit(self, entry: OutboxEntry, cause: Cause | None) -> str:
-        held = self._held
+        held, freed = self._held, self._owner if self._is_last() else None
         try:
-            return held.leases.commit(
-                held.number, held.token, entry.state, entry.result, cause, held.first_step_seconds
+            status = held.leases.commit(
+                held.number,
+                held.token,
+                entry.state,
+                entry.result,
+                cause,
+                held.first_step_seconds,
+                freed,
             )
         except redis.RedisError:
             with _disk_may_be_full():  # it may take long until Redis is back
                 self._outbox.bring_to_disk(entry)
             raise
+        self.has_freed = freed is not None and status == "OK"
+        return status
 
     def prune(self, error: optuna.TrialPruned) -> None:
         """End the trial as the objective asked, with the last value that it reported."""

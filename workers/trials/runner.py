@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
@@ -39,6 +40,7 @@ from workers.protocol.errors import (
     ObjectiveError,
     ObjectiveNotLoadedError,
     PackageError,
+    StudyNotKnownError,
     TransientError,
     TrialCancelled,
     TrialTimedOut,
@@ -55,6 +57,7 @@ from workers.trials.ending import AttemptEnd, Outcome
 from workers.trials.failure_streak import FailureStreak
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
+from workers.trials.known_specs import KnownSpec, KnownSpecs
 from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.out_of_memory import ran_out_of_memory
@@ -70,6 +73,10 @@ log = get_logger(__name__)
 #: For how many beats a process waits that cannot, or should not, run what there is, before a fresh
 #: one takes its place: 10 minutes.
 _PATIENCE_BEATS: Final = 60
+
+
+#: What the record of this process says between trials.
+_AT_NO_TRIAL: Final = {"study": None, "trial": None, "token": None, "activity": None}
 
 
 class TrialRunner:
@@ -100,6 +107,7 @@ class TrialRunner:
         self._record = record
         self._drain_file = drain_file
         self._studies = Studies(client, seal=settings.seal)
+        self._specs = KnownSpecs(self._studies)
         self._hints = Hints(redis_url, settings.seal)
         self._checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
         self._outbox = Outbox(settings.home)
@@ -173,15 +181,15 @@ class TrialRunner:
     def _claim_and_run(self, hint: RunTrial) -> Outcome:
         if self._is_draining():
             return Outcome.GOES_BACK
-        if not self._studies.exists(hint.study):
-            log.warning("unknown_study")
-            return Outcome.ENDED
         leases = self._studies.leases(hint.study, hint.epoch)
         try:
+            spec, sha1 = self._spec_for(hint)
             hint.check(self._settings.seal)
-            spec = self._studies.spec(hint.study)
             leases = leases.trusted(hint.number, spec.work())
             self._root = self._shipped.root_of(spec)
+        except StudyNotKnownError:
+            log.warning("unknown_study")
+            return Outcome.ENDED
         except (UnsealedError, PackageError, OSError) as error:
             return self._leave_refused(leases, hint, str(error))
         self._refusals.accept(hint.study)
@@ -189,11 +197,12 @@ class TrialRunner:
         if left_as is not None:
             return left_as
         sent_at = lease_clock()
-        grant = self._claim(leases, spec, hint.number)
+        grant = self._claim(leases, spec, sha1, hint.number)
         if isinstance(grant, Refusal):
             return self._refused(grant, leases, spec, hint)
         structlog.contextvars.bind_contextvars(attempt=grant.attempt)
-        self._record.update(study=spec.name, trial=hint.number, token=grant.token)
+        write = self._record.note if grant.is_noted else self._record.update
+        write(study=spec.name, trial=hint.number, token=grant.token)
         log.debug("claimed", token=grant.token)
         held = HeldLease(
             leases,
@@ -212,6 +221,21 @@ class TrialRunner:
         finally:
             self._num_trials += 1
             self._container.get(TensorManager).tidy()
+
+    def _spec_for(self, hint: RunTrial) -> KnownSpec:
+        """The specification of a hinted trial's study; the claim tells if it is an old one.
+
+        Raises:
+            StudyNotKnownError: There is no such study.
+        """
+        known = self._specs.get(hint.study)
+        if known is None or self._may_leave(known.spec, hint):
+            return self._specs.read(hint.study)  # by an old one, it might be left for ever
+        return known
+
+    def _may_leave(self, spec: StudySpec, hint: RunTrial) -> bool:
+        has_failed_here = self._streak.seconds_since(hint.study, hint.number) is not None
+        return has_failed_here or self._code.is_other(spec)
 
     def _leave_to_others(
         self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
@@ -273,18 +297,27 @@ class TrialRunner:
             while lease_clock() < until and leases.is_queued(hint.number):
                 time.sleep(beat / 200)
 
-    def _claim(self, leases: TrialLeases, spec: StudySpec, number: int) -> Grant | Refusal:
+    def _claim(
+        self, leases: TrialLeases, spec: StudySpec, sha1: str, number: int
+    ) -> Grant | Refusal:
         """Ask for a trial; one that was lost on this device, only if it can go to no other."""
-        owner, device = str(self._record.identity), self._record.device
-        lease = self._settings.times.lease
-        grant = leases.claim(number, owner, lease, device=device)
+        claim = partial(
+            leases.claim,
+            number,
+            str(self._record.identity),
+            self._settings.times.lease,
+            device=self._record.device,
+            spec_sha1=sha1,
+            is_assigned=self._record.is_registered,
+        )
+        grant = claim()
         if isinstance(grant, Grant) or grant.reason != "ELSEWHERE":
             return grant
         record = leases.record(number)
         lost_on = () if record is None else record.lost_on
         if self._health.has_other(spec.resources.queue, lost_on):
             return grant
-        return leases.claim(number, owner, lease, device=device, insists=True)
+        return claim(insists=True)
 
     def _leave_word(self, reason: str) -> None:
         """Tell the cleaner why this process ends, in the middle of a trial that stands still."""
@@ -317,8 +350,13 @@ class TrialRunner:
         self, refusal: Refusal, leases: TrialLeases, spec: StudySpec, hint: RunTrial
     ) -> Outcome:
         log.debug("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
+        if refusal.reason == "RESPEC":
+            self._specs.forget(hint.study)
+            return self._claim_and_run(hint)
         if refusal.reason == "NOT_YET":
             self._announce(spec.resources.queue, hint, refusal.retry_ms / 1000)
+        if refusal.reason == "ALTERED":  # it was granted, and given back
+            self._record.update(**_AT_NO_TRIAL)
         if refusal.reason in {"ELSEWHERE", "ALTERED"}:
             self._pass_on(leases, spec.resources.queue, hint)
         return Outcome.ENDED
@@ -328,6 +366,7 @@ class TrialRunner:
     ) -> Outcome:
         """Train under the lease; see to the rest without it."""
         trial = self._handle(spec, held, sent_at)
+        wandb = self._container.get(WandbManager)
         end = AttemptEnd(
             trial,
             held,
@@ -342,9 +381,9 @@ class TrialRunner:
             times=self._settings.times,
             code=self._code.facts(spec, self._root),
             is_draining=self._is_draining,
+            is_last=lambda: not wandb.has_run,
         )
         held.end_in_place = end.in_place_of_objective
-        wandb = self._container.get(WandbManager)
         wandb.start(
             spec.name,
             held.number,
@@ -362,7 +401,8 @@ class TrialRunner:
             lasting = surroundings.restore()
         finally:
             wandb.finish(end.exit_code)
-            self._record.update(study=None, trial=None, token=None, activity=None)
+            write = self._record.note if end.has_freed else self._record.update
+            write(**_AT_NO_TRIAL)
         self._judge_device(end, held)
         if outcome is Outcome.ENDED and self._cuda.check() is not None:
             log.error("cuda_broken", reason=self._cuda.trouble, hint="a fresh process is started")

@@ -25,6 +25,13 @@ local function stamp_epoch(record, key)
   redis.call('HSET', record, 'epoch', cjson.encode(redis.call('GET', key) or ''))
 end
 
+-- Notes in a process's record what trial it is at; its fields are JSON. False where there is none.
+local function assign(process, epoch, study, number, token)
+  if not is_of_epoch(process, epoch) then return false end
+  redis.call('HSET', process, 'study', study, 'trial', number, 'token', token, 'activity', 'null')
+  return true
+end
+
 local function holds(trial, token)
   local record = redis.call('HMGET', trial, 'state', 'token')
   return record[1] == 'RUNNING' and record[2] == token

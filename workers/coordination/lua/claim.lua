@@ -1,14 +1,19 @@
 -- claim: grant a trial to one holder, if it may run now. The same nonce gets the same grant.
--- KEYS: epoch trial leases queued study events
--- ARGV: epoch number owner nonce ttl_ms device insists now_ms
--- RETURNS: OK token attempt deadline_ms field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | PAUSED | DONE state | UNKNOWN
+-- KEYS: epoch trial leases queued study events process
+-- ARGV: epoch number owner nonce ttl_ms device insists now_ms spec_sha1 assigned
+-- RETURNS: OK token attempt deadline_ms is_noted field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | PAUSED | RESPEC | DONE state | UNKNOWN
 -- A trial that was lost on `device` is refused there, and one of a study that is paused, stopped or
 -- cancelled everywhere, unless the caller `insists`: it knows no other device, or has the result.
+-- With `spec_sha1`, only if that is still the sum of the study's specification. `assigned`, the study's
+-- name in JSON, has the record of the holder's process name the trial; `is_noted` says whether it does.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'UNKNOWN'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'nonce', 'deadline', 'not_before',
   'attempt')
 local state, now = record[1], now_ms(ARGV[8])
 if not state then return {'UNKNOWN'} end
+if ARGV[9] ~= '' and redis.sha1hex(redis.call('HGET', KEYS[5], 'spec') or '') ~= ARGV[9] then
+  return {'RESPEC'}
+end
 if state == 'RUNNING' and record[3] ~= ARGV[4] then
   return {'HELD', integer(math.max(0, tonumber(record[4]) - now))}
 end
@@ -36,6 +41,7 @@ if state == 'QUEUED' then
     'process', ARGV[3], 'device', string.match(ARGV[6], '/(.*)') or ARGV[6], 'step', from)
 end
 local grant = redis.call('HMGET', KEYS[2], 'token', 'attempt', 'deadline')
-local answer = {'OK', grant[1], grant[2], grant[3]}
+local is_noted = ARGV[10] ~= '' and assign(KEYS[7], KEYS[1], ARGV[10], ARGV[2], grant[1])
+local answer = {'OK', grant[1], grant[2], grant[3], is_noted and '1' or ''}
 for _, item in ipairs(redis.call('HGETALL', KEYS[2])) do answer[#answer + 1] = item end
 return answer
