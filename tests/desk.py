@@ -14,6 +14,7 @@ from workers.times import Times
 from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
+from workers.trials.lease_keeper import LeaseKeeper
 from workers.trials.objectives import call_objective
 
 #: These leases are not renewed, and must outlast several trainings on a slow machine.
@@ -32,6 +33,7 @@ class Desk:
         self.studies.submit(spec)
         self.leases = self.studies.leases(spec.name)
         self.drain = threading.Event()
+        self.keeper = LeaseKeeper()
         self.trial: FleetTrial | None = None
 
     def claim(self, number=0, params=None) -> FleetTrial:
@@ -51,6 +53,7 @@ class Desk:
             grant,
             sent_at=sent_at,
             times=UNRENEWED,
+            keeper=self.keeper,
             is_draining=self.drain.is_set,
         )
         self.trial = FleetTrial(

@@ -324,7 +324,7 @@ class Service:
                 self._roster.drivers[name].hand(own)
 
     def _gather(self) -> None:
-        """Let further ends of trials come in, where it was ends that came; nobody waits for that."""
+        """Let further ends of trials come in, where ends came: nobody waits for an answer."""
         if self._are_ends:
             time.sleep(max(0.0, self._read_at + _GATHER_SECONDS - time.monotonic()))
 

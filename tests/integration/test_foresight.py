@@ -248,7 +248,7 @@ def test_a_young_attempt_tells_what_it_uses_while_it_runs_and_a_later_one_at_onc
 
     assert trial.suggest_float("x", 0, 1) == 0.5
     assert set(trial.untold_params) == {"x"}
-    with place.held:
+    with place.keeper, place.held:
         assert wait_until(told, "the lease's thread tells it") == [Taken(params={"x": drawn["x"]})]
     assert trial.untold_params == {}
     place.leases.release(0, trial._lease.token)

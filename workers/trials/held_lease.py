@@ -1,4 +1,4 @@
-"""A trial's lease while it is held: a thread renews it, and the trial asks whether to go on.
+"""A trial's lease while it is held: a keeper renews it, and the trial asks whether to go on.
 
 Invariant: the holder falls silent before the server's deadline, by a clock that counts suspend.
 """
@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Self, TypeVar
 
 import redis
@@ -20,6 +20,7 @@ from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled, TrialTimedOut
 from workers.protocol.states import Command
 from workers.times import Times
+from workers.trials.lease_keeper import LeaseKeeper
 
 log = get_logger(__name__)
 
@@ -51,6 +52,7 @@ class HeldLease:
         grant: What `claim` answered.
         sent_at: `lease_clock()` from before the claim was sent.
         times: The protocol's intervals.
+        keeper: The thread that renews it.
         is_draining: Whether this worker is shutting down.
         leave_word: Told, for whoever cleans up, why this process is about to end.
     """
@@ -63,6 +65,7 @@ class HeldLease:
         *,
         sent_at: float,
         times: Times,
+        keeper: LeaseKeeper,
         is_draining: Callable[[], bool],
         leave_word: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -96,7 +99,7 @@ class HeldLease:
         self._silent_from = sent_at + times.holder
         self._is_refused = False
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._keeper = keeper
 
     @property
     def token(self) -> int:
@@ -208,30 +211,31 @@ class HeldLease:
         self._is_refused = True
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._keeper.keep(self._rounds())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()
+        self._keeper.leave()
 
-    def _beat(self) -> None:
+    def _rounds(self) -> Iterator[float]:
+        """What is done beside the objective, with the seconds to wait before it goes on."""
         pause = min(self._times.beat, max(0.0, self._times_out_at - lease_clock()))
         early = min(self._errand_seconds, pause)
-        if not self._ended.wait(early):
-            self._errand()
-        pause -= early
-        while not self._ended.wait(pause) and not self.is_lost:
+        yield early
+        self._errand()
+        yield pause - early
+        while not self.is_lost:
             self._end_if_hung()
             # while Redis is away, ask more often: what is left of the lease is short
             pause = self._times.beat if self._renew() else self._times.beat / 10
             self._errand()
             self._end_if_not_obeyed()
             soon = min(self._grace_left(), self._times_out_at - lease_clock())
-            pause = min(pause, max(soon, self._times.beat / 10))
-        if not self._ended.wait(self._times.grace):
-            log.error("ending_process", reason="the lease is lost, and the objective goes on")
-            os._exit(EXIT_LEASE_LOST)
+            yield min(pause, max(soon, self._times.beat / 10))
+        yield self._times.grace
+        log.error("ending_process", reason="the lease is lost, and the objective goes on")
+        os._exit(EXIT_LEASE_LOST)
 
     def _end_if_hung(self) -> None:
         if self.progress_timeout is None or self._progressed_at is None:

@@ -58,6 +58,7 @@ from workers.trials.failure_streak import FailureStreak
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.known_specs import KnownSpec, KnownSpecs
+from workers.trials.lease_keeper import LeaseKeeper
 from workers.trials.objective_modules import ObjectiveModules, StaleExtensionError
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.out_of_memory import ran_out_of_memory
@@ -111,6 +112,7 @@ class TrialRunner:
         self._hints = Hints(redis_url, settings.seal)
         self._checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
         self._outbox = Outbox(settings.home)
+        self._keeper = LeaseKeeper()
         self._beat = ProcessBeat(record, settings.times.beat)
         self._modules = ObjectiveModules()
         self._cuda = container.get(CUDAManager)
@@ -134,10 +136,12 @@ class TrialRunner:
 
     def __enter__(self) -> Self:
         self._beat.start()
+        self._keeper.__enter__()
         self._health.refusal()  # shown from the start
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._keeper.__exit__()
         self._beat.stop()
         self._hints.close()
 
@@ -210,6 +214,7 @@ class TrialRunner:
             grant,
             sent_at=sent_at,
             times=self._settings.times,
+            keeper=self._keeper,
             is_draining=self._is_draining,
             leave_word=self._leave_word,
         )
