@@ -10,6 +10,7 @@ from workers.coordination.inbox import Inbox
 from workers.coordination.leases import CheckpointRef, Grant, Refusal, TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.study_lead import StudyLead
+from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import StudyTakenOverError
 from workers.protocol.messages import Drawn, Result, Taken
 from workers.protocol.spec import StudySpec
@@ -457,3 +458,49 @@ def test_tokens_rise_even_when_the_clock_stands_still(clock):
     clock.leases.release(0, first.token)
     second = clock.leases.claim(0, "owner", LEASE)
     assert second.token == first.token + 1
+
+
+def test_a_claim_under_a_specification_that_the_study_has_no_more_is_refused(client):
+    studies = Studies(client)
+    studies.submit(StudySpec(name="s"))
+    leases = studies.leases("s")
+    leases.enqueue(0, {})
+    known, sha1 = studies.spec_and_sha1("s")
+    studies.change_spec("s", lambda spec: spec.model_copy(update={"trials": known.trials + 1}))
+    assert leases.claim(0, "owner", LEASE, spec_sha1=sha1) == Refusal("RESPEC")
+    assert leases.record(0).attempt == 0
+    now, sha1 = studies.spec_and_sha1("s")
+    assert now.trials == known.trials + 1
+    assert isinstance(leases.claim(0, "owner", LEASE, spec_sha1=sha1), Grant)
+
+
+def test_a_processs_record_names_its_trial_from_the_grant_on_and_not_after_the_commit(
+    client, settings
+):
+    studies = Studies(client)
+    studies.submit(StudySpec(name="s"))
+    leases, registry = studies.leases("s"), ProcessRegistry(client, settings.times)
+    me = ProcessIdentity.current()
+
+    def claim(number: int) -> Grant:
+        leases.enqueue(number, {})
+        grant = leases.claim(number, str(me), LEASE, is_assigned=True)
+        assert isinstance(grant, Grant)
+        return grant
+
+    assert not claim(0).is_noted, "there is no record yet: its owner is to write one"
+    assert registry.find(me) is None
+    registry.register(me, {"kind": "trial", "activity": "rows read"})
+    grant = claim(1)
+    assert grant.is_noted
+    found = registry.find(me)
+    assert (found.study, found.trial, found.token, found.activity) == ("s", 1, grant.token, None)
+    result = Result(values=[1.0])
+    assert leases.commit(1, grant.token, TrialState.COMPLETE, result, freed=me) == "OK"
+    found = registry.find(me)
+    assert (found.study, found.trial, found.token) == (None, None, None)
+    grant = claim(2)
+    assert leases.commit(2, grant.token + 1, TrialState.COMPLETE, result, freed=me) == "LOST"
+    assert registry.find(me).trial == 2
+    client.hset(keys.process(me), "epoch", '"earlier"')
+    assert not claim(3).is_noted, "what an earlier Redis held of it is not to be built upon"

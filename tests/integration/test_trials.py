@@ -215,6 +215,9 @@ import torch
 from workers.managers import MetricsManager
 from workers.protocol.errors import TransientError, TrialTimedOut
 
+def tells_its_limit(trial):
+    return trial.config["limit"]
+
 def good(trial):
     trial.set_user_attr("k", [1])
     trial.set_constraint("c", 0.5)
@@ -414,6 +417,20 @@ def test_a_trial_whose_time_is_up_is_not_begun_again(desk, runner, settings, tmp
     runner.run(RunTrial(study="s", number=0, epoch=place.leases.epoch))
     (entry,) = place.inbox()
     assert entry.subject == "FAILED"
+
+
+def test_each_trial_runs_under_its_studys_specification_as_it_is_then(desk, runner, tmp_path):
+    path = f"{tmp_path}/runner_objectives.py:tells_its_limit"
+    place = desk(objective=path, config={"limit": 1.0})
+    for number, limit in enumerate([1.0, 1.0, 2.0]):
+        place.studies.change_spec(
+            "s", lambda spec, limit=limit: spec.model_copy(update={"config": {"limit": limit}})
+        )
+        place.leases.enqueue(number, {})
+        hint = RunTrial(study="s", number=number, epoch=place.leases.epoch)
+        assert runner.run(hint) is Outcome.ENDED
+    values = [Result.model_validate(entry.payload).values for entry in place.inbox()]
+    assert values == [[1.0], [1.0], [2.0]]
 
 
 def test_a_hint_that_grants_nothing_ends_quietly(desk, runner, client):

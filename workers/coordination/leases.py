@@ -176,7 +176,14 @@ class Refusal:
     """Why a trial cannot be claimed; `retry_ms` tells when asking again may help."""
 
     reason: Literal[
-        "HELD", "NOT_YET", "ELSEWHERE", "WITHHELD", "PAUSED", "RESPEC", "DONE", "UNKNOWN",
+        "HELD",
+        "NOT_YET",
+        "ELSEWHERE",
+        "WITHHELD",
+        "PAUSED",
+        "RESPEC",
+        "DONE",
+        "UNKNOWN",
         "ALTERED",
     ]
     retry_ms: int = 0
