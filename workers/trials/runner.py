@@ -195,6 +195,7 @@ class TrialRunner:
             log.warning("unknown_study")
             return Outcome.ENDED
         except (UnsealedError, PackageError, OSError) as error:
+            self._specs.forget(hint.study)  # it may be another one by now
             return self._leave_refused(leases, hint, str(error))
         self._refusals.accept(hint.study)
         left_as = self._leave_to_others(leases, spec, hint)
