@@ -602,6 +602,49 @@ def test_an_unreadable_checkpoint_counts_as_not_whole(bench):
     assert opened.run(save, load).value == 1.0
 
 
+def test_what_is_known_of_a_trial_at_a_checkpointed_step_comes_back_with_it(bench, tmp_path):
+    (tmp_path / "weights").write_text("w")
+    saves = {
+        "state": (
+            lambda trial, step: trial.save_checkpoint(step, {"step": step}),
+            lambda trial: trial.load_checkpoint(),
+        ),
+        "files": (
+            lambda trial, step: trial.save_checkpoint_files(step, tmp_path / "weights"),
+            lambda trial: trial.load_checkpoint_files(),
+        ),
+    }
+    opened = bench(max_failures=3)
+    for save, load in saves.values():
+
+        def begin(trial, save=save):
+            trial.set_user_attr("seen", {"rows": 10})
+            trial.set_user_attr("best", 0.5)
+            trial.set_constraint("memory", 2.0)
+            save(trial, 1)
+            trial.set_user_attr("after it", 1)
+            trial.set_constraint("late", 1.0)
+            raise RuntimeError("once more")
+
+        def go_on(trial, save=save, load=load):
+            trial.set_user_attr("best", 0.0)
+            assert load(trial) is not None
+            assert trial.user_attrs == {"seen": {"rows": 10}, "best": 0.5}
+            assert trial.constraints == {"memory": 2.0}
+            save(trial, 2)
+            raise RuntimeError("once more")
+
+        def end(trial, load=load):
+            load(trial)
+            trial.set_constraint("memory", 1.0)  # as it may anew, in each attempt
+            return 1.0
+
+        ended = opened.run(begin, go_on, end)
+        attrs = {k: each for k, each in ended.user_attrs.items() if not k.startswith("trialfleet:")}
+        assert attrs == {"seen": {"rows": 10}, "best": 0.5}
+        assert ended.constraints == {"memory": 1.0}
+
+
 class Greedy:
     """Takes a state of its own for as long as there is memory, and knows what is in it."""
 

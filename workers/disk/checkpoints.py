@@ -1,8 +1,9 @@
 """Checkpoints on disk: one directory a token, complete or absent, never touched by another token.
 
-Layout: `<root>/<study>/<number>/<token>/step-<step>/`, with `manifest.json` and either `state.pt`
-or, of a trainer that writes files of its own, `files/`. It is written under another name, flushed
-to disk, then renamed. torch is imported by whoever saves or loads a state.
+Layout: `<root>/<study>/<number>/<token>/step-<step>/`, with `manifest.json`, what the trial's
+attributes were at that step if it had some (`attributes.json`), and either `state.pt` or, of a
+trainer that writes files of its own, `files/`. It is written under another name, flushed to disk,
+then renamed. torch is imported by whoever saves or loads a state.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, TypeVar, cast
+from typing import IO, Any, BinaryIO, Final, Generic, NamedTuple, TypeVar, cast
 
 from workers.coordination.leases import CheckpointRef
 from workers.disk import durable
@@ -30,8 +31,18 @@ _STATE: Final = "state.pt"
 
 _FILES: Final = "files"
 
+_ATTRIBUTES: Final = "attributes.json"
+
 #: Checkpoints that an attempt keeps: the newest, and one before it should the newest be bad.
 _KEPT: Final = 2
+
+
+class Kept(NamedTuple, Generic[T]):
+    """What a checkpoint holds."""
+
+    content: T
+    attributes: dict[str, Any]
+    """Of its trial, at its step; empty where there were none."""
 
 
 class CheckpointStore:
@@ -40,7 +51,15 @@ class CheckpointStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def save(self, study: str, number: int, token: int, step: int, packed: Any) -> CheckpointRef:
+    def save(
+        self,
+        study: str,
+        number: int,
+        token: int,
+        step: int,
+        packed: Any,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> CheckpointRef:
         """Write a checkpoint that is on disk, whole, when this returns.
 
         Args:
@@ -49,12 +68,18 @@ class CheckpointStore:
             token: The attempt's fencing token.
             step: The step after which the state was taken.
             packed: What `state_packing.pack` made of it.
+            attributes: The trial's, as plain JSON.
 
         Raises:
             OSError: The disk takes no more; what was there before still is.
         """
         return self._publish(
-            study, number, token, step, lambda draft: _write_state(draft / _STATE, packed)
+            study,
+            number,
+            token,
+            step,
+            lambda draft: _write_state(draft / _STATE, packed),
+            attributes,
         )
 
     def save_files(
@@ -65,6 +90,7 @@ class CheckpointStore:
         step: int,
         paths: Sequence[Path],
         changing: Sequence[Path] = (),
+        attributes: Mapping[str, Any] | None = None,
     ) -> CheckpointRef:
         """Keep files and folders as a checkpoint that is on disk, whole, when this returns.
 
@@ -78,6 +104,7 @@ class CheckpointStore:
             step: The step after which they were written.
             paths: Each is kept under its own name.
             changing: More of them, which may be changed in place, and so are copied.
+            attributes: The trial's, as plain JSON.
 
         Raises:
             OSError: One is not there, or the disk takes no more; what was there before still is.
@@ -91,10 +118,16 @@ class CheckpointStore:
                 durable.copy_tree(path, draft / _FILES / path.name)
             return _tree_sha256(draft / _FILES)
 
-        return self._publish(study, number, token, step, fill)
+        return self._publish(study, number, token, step, fill, attributes)
 
     def _publish(
-        self, study: str, number: int, token: int, step: int, write: Callable[[Path], str]
+        self,
+        study: str,
+        number: int,
+        token: int,
+        step: int,
+        write: Callable[[Path], str],
+        attributes: Mapping[str, Any] | None,
     ) -> CheckpointRef:
         """Put a checkpoint in its place, and drop those of this attempt that it outdates.
 
@@ -104,6 +137,7 @@ class CheckpointStore:
             token: The attempt's fencing token.
             step: The step that it holds.
             write: Fills the new directory; the sum over what it wrote.
+            attributes: The trial's.
         """
         own = self._root / study / str(number) / str(token)
         final = own / f"step-{step:09d}"
@@ -113,6 +147,8 @@ class CheckpointStore:
             nonlocal sha256
             draft.mkdir()
             sha256 = write(draft)
+            if attributes:
+                (draft / _ATTRIBUTES).write_text(json.dumps(attributes))
             (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": sha256}))
 
         durable.make_whole(final, fill)
@@ -160,13 +196,13 @@ class CheckpointStore:
         folder = Path(ref.uri) / _FILES
         return folder if _is_sound(ref, lambda: _tree_sha256(folder)) else None
 
-    def load_last(self, study: str, number: int, ref: CheckpointRef) -> dict[str, Any] | None:
+    def load_last(self, study: str, number: int, ref: CheckpointRef) -> Kept[dict[str, Any]] | None:
         """The state of `ref`, or, where it is not whole, of the last good one before it."""
-        return self._last(study, number, ref, self.load)
+        return self._last(study, number, ref, lambda found: _kept(found, self.load(found)))
 
-    def load_last_files(self, study: str, number: int, ref: CheckpointRef) -> Path | None:
+    def load_last_files(self, study: str, number: int, ref: CheckpointRef) -> Kept[Path] | None:
         """The files of `ref`, or, where they are not whole, of the last good one before it."""
-        return self._last(study, number, ref, self.load_files)
+        return self._last(study, number, ref, lambda found: _kept(found, self.load_files(found)))
 
     def _last(
         self, study: str, number: int, ref: CheckpointRef, load: Callable[[CheckpointRef], T | None]
@@ -191,6 +227,20 @@ def _token_of(ref: CheckpointRef) -> int:
     """The attempt that saved a checkpoint; by the layout of the files."""
     name = Path(ref.uri).parent.name
     return int(name) if name.isdecimal() else 0
+
+
+def _kept(ref: CheckpointRef, content: T | None) -> Kept[T] | None:
+    """What a checkpoint holds, with the attributes that lie beside it; None without a content."""
+    if content is None:
+        return None
+    try:
+        attributes = json.loads((Path(ref.uri) / _ATTRIBUTES).read_text())
+    except FileNotFoundError:
+        attributes = {}
+    except (OSError, ValueError) as error:
+        log.warning("attributes_unreadable", uri=ref.uri, error=describe_error(error, 500))
+        attributes = {}
+    return Kept(content, attributes if isinstance(attributes, dict) else {})
 
 
 def _read(path: Path) -> Any:

@@ -7,14 +7,14 @@ to Redis, or their error was raised. Whoever ends the attempt waits for the last
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workers.coordination.leases import CheckpointRef
-from workers.disk.checkpoints import CheckpointStore
+from workers.disk.checkpoints import CheckpointStore, Kept
 from workers.disk.snapshots import HostMemory
 from workers.disk.state_packing import pack
 from workers.logs import get_logger
@@ -48,12 +48,13 @@ class Checkpointing:
         """Whether another attempt could go on from what this or any before has saved."""
         return self._last is not None
 
-    def save(self, step: int, state: Any, *, at_once: bool) -> bool:
+    def save(self, step: int, state: Any, attributes: Mapping[str, Any], *, at_once: bool) -> bool:
         """Have a state written as it is now.
 
         Args:
             step: Of which it is the state.
             state: What `pack` takes.
+            attributes: The trial's, now; as plain JSON.
             at_once: Whether it is on disk when this returns, and nothing is copied before.
 
         Returns:
@@ -68,25 +69,32 @@ class Checkpointing:
         packed = pack(state)
         snapshot = None if at_once else self._snapshot(packed)
         place = (self._study, self._lease.number, self._lease.token, step)
-        if snapshot is None or not self._begin(partial(self._store.save, *place, snapshot)):
-            return self._publish(partial(self._store.save, *place, packed))
+        write = partial(self._store.save, *place, attributes=attributes)
+        if snapshot is None or not self._begin(partial(write, snapshot)):
+            return self._publish(partial(write, packed))
         return False
 
-    def save_files(self, step: int, paths: Sequence[Path], changing: Sequence[Path]) -> bool:
+    def save_files(
+        self,
+        step: int,
+        paths: Sequence[Path],
+        changing: Sequence[Path],
+        attributes: Mapping[str, Any],
+    ) -> bool:
         """Have files on disk as a checkpoint when this returns; as `CheckpointStore.save_files`."""
         self.wait()
         self._lease.note_sign_of_life()
         place = (self._study, self._lease.number, self._lease.token, step)
-        return self._publish(partial(self._store.save_files, *place, paths, changing))
+        return self._publish(partial(self._store.save_files, *place, paths, changing, attributes))
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> Kept[dict[str, Any]] | None:
         """The state that the last accepted checkpoint of this or any attempt holds, or None."""
         self.wait()
         if self._last is None:
             return None
         return self._store.load_last(self._study, self._lease.number, self._last)
 
-    def load_files(self) -> Path | None:
+    def load_files(self) -> Kept[Path] | None:
         """The folder with the files of the last accepted checkpoint of any attempt, or None."""
         self.wait()
         if self._last is None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from optuna import distributions
 from optuna._warnings import optuna_warn
@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
 
 from workers.coordination.studies import Studies
-from workers.disk.checkpoints import CheckpointStore
+from workers.disk.checkpoints import CheckpointStore, Kept
 from workers.logs import get_logger
 from workers.managers import WandbManager
 from workers.protocol.choices import Choices
@@ -41,6 +41,8 @@ from workers.trials.suggestions import Suggestions
 from workers.trials.training_loop import TrainingLoop
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 #: After which a suggestion is asked for again: the orchestrator may have been restarted.
 _ASK_AGAIN_SECONDS: Final = 5.0
@@ -91,6 +93,8 @@ class FleetTrial(BaseTrial):
         self._user_attrs: dict[str, Any] = {}
         self._attr_sizes: dict[str, int] = {}
         self._constraints: dict[str, float] = {}
+        #: those of the step that it goes on from
+        self._constraints_before: dict[str, float] = {}
         self._unjudged_step: int | None = None
         self._is_trained = False
         #: Reports that found the inbox full, since no orchestrator reads it.
@@ -157,7 +161,7 @@ class FleetTrial(BaseTrial):
     @property
     def constraints(self) -> dict[str, float]:
         """What `set_constraint` has set."""
-        return dict(self._constraints)
+        return {**self._constraints_before, **self._constraints}
 
     def progress(self, step: int) -> None:
         """Say that training is about to make step `step`; call it before each.
@@ -357,7 +361,9 @@ class FleetTrial(BaseTrial):
             self._give_up()
         # nothing is trained any more while what an objective saves on its way out is written
         at_once = self._is_interrupted or self.next_rung.is_reached
-        self._note_saved(self._checkpointing.save(as_step(step), state, at_once=at_once))
+        attributes = self._attributes()
+        is_saved = self._checkpointing.save(as_step(step), state, attributes, at_once=at_once)
+        self._note_saved(is_saved)
 
     def save_checkpoint_files(
         self, step: int, *paths: str | Path, changing: Iterable[str | Path] = ()
@@ -380,7 +386,23 @@ class FleetTrial(BaseTrial):
         linked, copied = _present(paths), _present(changing)
         if self._lease.is_lost:
             self._give_up()
-        self._note_saved(self._checkpointing.save_files(as_step(step), linked, copied))
+        attributes = self._attributes()
+        is_saved = self._checkpointing.save_files(as_step(step), linked, copied, attributes)
+        self._note_saved(is_saved)
+
+    def _attributes(self) -> dict[str, Any]:
+        """What belongs to the step that is saved, and comes back with it."""
+        found = {"user_attrs": self.user_attrs, "constraints": self.constraints}
+        return {name: dict(each) for name, each in found.items() if each}
+
+    def _take_back(self, kept: Kept[T] | None) -> T | None:
+        """Have the attributes be those of the checkpoint; what it holds."""
+        if kept is None:
+            return None
+        for name, value in kept.attributes.get("user_attrs", {}).items():
+            self.set_user_attr(name, value)
+        self._constraints_before = dict(kept.attributes.get("constraints", {}))
+        return kept.content
 
     def _note_saved(self, is_saved: bool) -> None:  # noqa: FBT001 - of one meaning
         # one that was interrupted saves this on its way out
@@ -406,17 +428,21 @@ class FleetTrial(BaseTrial):
         return self._checkpointing.is_there
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The state that the last accepted checkpoint of this or any attempt holds, or None."""
+        """The state that the last accepted checkpoint of this or any attempt holds, or None.
+
+        The trial's attributes and constraints are those that it had at that step, too.
+        """
         self._resumes = True
-        return self._checkpointing.load()
+        return self._take_back(self._checkpointing.load())
 
     def load_checkpoint_files(self) -> Path | None:
         """The folder with the files of the last accepted checkpoint of any attempt, or None.
 
-        They are to be read, or copied, and not to be changed.
+        They are to be read, or copied, and not to be changed. The trial's attributes and
+        constraints are those that it had at that step, too.
         """
         self._resumes = True
-        return self._checkpointing.load_files()
+        return self._take_back(self._checkpointing.load_files())
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Add points to the curves of the trial's W&B run, where it has one; never waits.
