@@ -46,6 +46,11 @@ def ended_at_the_limit(trained):
     assert "stopped_early_at" not in trained.attrs
 
 
+def slowed_down(trained):
+    rates = [each["learning_rate"] for each in trained.evaluations]
+    assert rates == [0.02, 0.01, 0.005, 0.0025], "no evaluation was better by so much"
+
+
 #: Settings, the step before which the training is drained, and what they come to.
 OPTIONS = {
     "best": (
@@ -67,6 +72,20 @@ OPTIONS = {
         },
         5,
         ended_early,
+    ),
+    "plateau": (
+        {
+            "optimizer": "sgd",
+            "optimizer_options": {"momentum": 0.9, "nesterov": True},
+            "learning_rate": 0.02,
+            "schedule": "reduce_lr_on_plateau",
+            "schedule_options": {"factor": 0.5, "patience": 0, "threshold": 0.9},
+            "gradient_accumulation_steps": 4,
+            "max_grad_norm": None,
+            "evaluate_every": {"steps": 2},
+        },
+        5,
+        slowed_down,
     ),
     "max_steps": ({"max_steps": 9, "evaluate_every": {"epochs": 0.5}}, 5, ended_at_the_limit),
 }

@@ -45,7 +45,7 @@ class PrecisionPolicy:
         self,
         optimizer: torch.optim.Optimizer,
         parameters: Iterable[torch.nn.Parameter],
-        max_grad_norm: float,
+        max_grad_norm: float | None,
         *,
         guard: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -57,12 +57,17 @@ class PrecisionPolicy:
         Args:
             optimizer: A fused one, where there is a guard.
             parameters: What is clipped.
-            max_grad_norm: To which norm.
+            max_grad_norm: To which norm; None clips nothing.
             guard: A scalar such as the loss. Where it, or the norm, is not finite, the step is left
                 out, and neither weights nor the optimizer's state change.
         """
         self._scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        weights = list(parameters)
+        norm = torch.nn.utils.get_total_norm(
+            [weight.grad for weight in weights if weight.grad is not None]
+        )
+        if max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(weights, max_grad_norm, norm)
         if guard is None or self._scaler.is_enabled():
             self._scaler.step(optimizer)
         else:

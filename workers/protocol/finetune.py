@@ -7,8 +7,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from workers.protocol.section import Section
 from workers.protocol.tasks import DEFAULT_TASK, TASKS, TaskName
-from workers.protocol.training_options import Section, TrainingOptions
+from workers.protocol.training_options import TrainingOptions
 
 #: Built-in data sets, by the name that `data.source` gives them.
 BUILT_IN_SOURCES: Final = ("cldr-language-id",)
@@ -233,31 +234,12 @@ class FinetuneConfig(TrainingOptions):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig(architecture="bert")
     tokenizer: TokenizerConfig = TokenizerConfig()
-    batch_size: int = Field(default=32, ge=1)
-    """Texts an optimizer step."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """Texts a forward pass; by default the batch, halved for as long as memory runs out."""
     eval_batch_size: int = Field(default=256, ge=1)
     """Texts a forward pass without gradients."""
-    learning_rate: float = Field(default=5e-4, gt=0.0)
-    """Peak learning rate of AdamW."""
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    """Decoupled weight decay."""
-    warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """The share of all steps over which the learning rate rises."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """What the learning rate does after warm-up."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Sets every dropout probability that the architecture has."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing of the cross entropy, of one class or of each of several."""
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
-    """The norm to which gradients are clipped."""
-    on_divergence: Literal["fail", "skip", "rollback"] = "fail"
-    """Of a loss or gradient that is NaN or infinite: `fail` ends the trial; `skip` leaves the batch
-    out; `rollback` goes on from the last checkpoint with half the learning rate."""
-    max_divergences: int = Field(default=5, ge=1)
-    """Batches in a row left out, or times rolled back, after which the next ends the trial."""
     precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
     """`auto` takes the best that the device has."""
     float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """A group of settings; unknown ones are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from workers.protocol.optimizer_options import OptimizerOptions
+from workers.protocol.section import Section
 
 
 class Every(Section):
@@ -47,7 +44,7 @@ _EITHER: Final = (
 )
 
 
-class TrainingOptions(Section):
+class TrainingOptions(OptimizerOptions):
     """How long is trained, when that is measured and saved, and what of it is kept."""
 
     epochs: int = Field(default=3, ge=1)

@@ -28,7 +28,7 @@ from workers.trials.finetune.needs import Managers
 from workers.trials.finetune.optimizer import build_optimizer
 from workers.trials.finetune.plan import TrainingPlan
 from workers.trials.finetune.result import TrainingResult, leave_result
-from workers.trials.finetune.schedule import build_scheduler, slowed
+from workers.trials.finetune.schedule import Schedule, slowed
 from workers.trials.finetune.state import FinetuneState
 from workers.trials.finetune.stopping import best_of, is_exhausted
 from workers.trials.finetune.tasks import Task
@@ -81,7 +81,7 @@ class Training:
             self._feed,
             managers.tensors,
         )
-        self._accumulator = managers.batches.accumulator(config.micro_batch_size)
+        self._accumulator = managers.batches.accumulator(config.rows_a_pass)
         self._throughput = managers.metrics.throughput()
         self._saved_at = time.monotonic()
 
@@ -105,7 +105,7 @@ class Training:
         config, managers = self._config, self._managers
         model = self._build_model()
         optimizer = build_optimizer(model, config)
-        scheduler = build_scheduler(optimizer, config, self._plan.num_steps)
+        schedule = Schedule(optimizer, config, self._plan.num_steps, self._direction)
         precision = managers.amp.policy(config.precision, config.float32_matmul_precision)
         losses = LossWatch(
             managers.cuda.device,
@@ -114,7 +114,7 @@ class Training:
         )
         best = managers.metrics.best(self._direction)
         return FinetuneState(
-            model, optimizer, scheduler, precision, losses, best, cuda=managers.cuda
+            model, optimizer, schedule, precision, losses, best, cuda=managers.cuda
         )
 
     def _build_model(self) -> Any:
@@ -170,7 +170,7 @@ class Training:
             guard=loss if self._config.on_divergence == "skip" else None,
         )
         rate = state.rate
-        state.scheduler.step()
+        state.schedule.stepped()
         self._throughput.add(len(batch["labels"]))
         state.step += 1
         state.losses.note(state.step, rate, loss, norm)
@@ -221,6 +221,7 @@ class Training:
             "learning_rate": state.rate,
             "texts_per_second": round(texts_per_second, 1),
         }
+        state.schedule.measured(value)
         state.losses.forget_mean()
         state.history.append(entry)
         self._managers.wandb.log(entry, step=state.step)

@@ -15,6 +15,7 @@ from workers.managers import CUDAManager
 from workers.managers.amp import PrecisionPolicy
 from workers.managers.metrics import BestValue
 from workers.trials.finetune.divergence import Diverged, LossWatch
+from workers.trials.finetune.schedule import Schedule
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class FinetuneState:
     model: Any
     """A `transformers.PreTrainedModel`."""
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    schedule: Schedule
     precision: PrecisionPolicy
     losses: LossWatch
     best: BestValue
@@ -51,7 +52,7 @@ class FinetuneState:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return float(self.scheduler.get_last_lr()[0])
+        return self.schedule.rate
 
     def diverged(self, what: str) -> Diverged:
         """What to raise where the training is none any more; says step, rate and loss, too."""
@@ -67,7 +68,7 @@ class FinetuneState:
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "scheduler": self.schedule.state_dict(),
             "precision": self.precision.state_dict(),
             "rng": self.cuda.rng_state(),
             "losses": self.losses.state_dict(),
@@ -82,7 +83,7 @@ class FinetuneState:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        self.schedule.load_state_dict(state["scheduler"])
         self.precision.load_state_dict(state["precision"])
         self.cuda.set_rng_state(state["rng"])
         # release 0.1.0 saved neither
