@@ -110,6 +110,8 @@ def _requests(spec: StudySpec) -> list[dict[str, Any]]:
             "tokenizer": config.tokenizer.model_dump(mode="json"),
             "data": {"max_length": config.data.max_length},
             "dropout": config.dropout,
+            "freeze": config.freeze,
+            "gradient_checkpointing": config.gradient_checkpointing,
         }
         asked[json.dumps(request, sort_keys=True)] = request
     return list(asked.values())

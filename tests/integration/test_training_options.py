@@ -51,6 +51,17 @@ def slowed_down(trained):
     assert rates == [0.02, 0.01, 0.005, 0.0025], "no evaluation was better by so much"
 
 
+def left_what_is_frozen(trained):
+    moved = {name for name, weight in trained.weights.items() if has_moved(weight)}
+    assert not any("embeddings" in name or "attention" in name for name in moved)
+    assert {"bert.pooler.dense.bias", "classifier.bias"} <= moved
+
+
+def has_moved(bias):
+    """A bias begins as zeros; what is weighed otherwise cannot be told by itself."""
+    return bias.ndim == 1 and bool(bias.count_nonzero()) and not bool((bias == 1).all())
+
+
 #: Settings, the step before which the training is drained, and what they come to.
 OPTIONS = {
     "best": (
@@ -86,6 +97,16 @@ OPTIONS = {
         },
         5,
         slowed_down,
+    ),
+    "frozen": (
+        {
+            "freeze": ["embeddings", "encoder.layer.0-0.attention"],
+            "gradient_checkpointing": True,
+            "class_weights": {"0": 3.0},
+            "micro_batch_size": 5,
+        },
+        4,
+        left_what_is_frozen,
     ),
     "max_steps": ({"max_steps": 9, "evaluate_every": {"epochs": 0.5}}, 5, ended_at_the_limit),
 }

@@ -19,7 +19,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from workers.managers import model_fit, weights
+from workers.managers import model_fit, trainable, weights
 from workers.managers.hub import HubManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import read, refuse_foreign, train_on
@@ -67,7 +67,9 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
     if texts is None:
         return
     built = model_fit.configuration(config.model, texts, _labels(config), config.dropout)
-    num_weights = sum(weight.numel() for weight in model_fit.without_memory(built).parameters())
+    empty = model_fit.without_memory(built)
+    trainable.prepare(empty, config)
+    num_weights = sum(weight.numel() for weight in empty.parameters())
     if num_weights > _MOST_TRIED:
         return
     try:
@@ -116,6 +118,7 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
             f"model.id = {name!r}: its weights do not fit the fields set for it ({changed[0]} has"
             " another shape); leave out those that change a shape or add layers"
         )
+    trainable.prepare(model_fit.without_memory(built), config)
 
 
 def _labels(config: FinetuneConfig) -> tuple[str, ...]:

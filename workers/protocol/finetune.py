@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -29,7 +30,14 @@ FILE_FORMATS: Final = {
 
 
 #: How the names of the settings begin from which a model, and whether it takes the texts, follow.
-DECIDES_THE_MODEL: Final = ("model.", "tokenizer.", "data.max_length", "dropout")
+DECIDES_THE_MODEL: Final = (
+    "model.",
+    "tokenizer.",
+    "data.max_length",
+    "dropout",
+    "freeze",
+    "gradient_checkpointing",
+)
 
 #: Fields of every transformers configuration that a study does not choose.
 _OF_THE_DATA: Final = ("num_labels", "id2label", "label2id", "problem_type")
@@ -240,6 +248,10 @@ class FinetuneConfig(TrainingOptions):
     """Sets every dropout probability that the architecture has."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing of the cross entropy, of one class or of each of several."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """How much a text of each class counts in the loss: `balanced` is as much as its class is
+    rarer than the mean one, else by the name of the class, and 1 of those that are not named. A
+    step's loss is the mean over its texts of loss times weight."""
     precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
     """`auto` takes the best that the device has."""
     float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
@@ -263,6 +275,21 @@ class FinetuneConfig(TrainingOptions):
         if data.get("task", task) != task:
             raise ValueError("data.task: give `task` beside `data`, and not in it")
         return {**fields, "data": {**data, "task": task}}
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _are_weights(cls, weights: Any) -> Any:
+        if not isinstance(weights, Mapping):
+            return weights
+        if any(not 0.0 < weight < math.inf for weight in map(float, weights.values())):
+            raise ValueError("weights are numbers over 0; 1 is the usual one")
+        return {str(name): weight for name, weight in weights.items()}
+
+    @model_validator(mode="after")
+    def _has_classes_to_weigh(self) -> FinetuneConfig:
+        if self.class_weights is not None and TASKS[self.task].labels != "class":
+            raise ValueError(f"`class_weights`: {self.task} has not one class a text; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _has_classes_to_smooth(self) -> FinetuneConfig:

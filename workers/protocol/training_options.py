@@ -5,9 +5,10 @@ Invariant: a study that says nothing of an option trains as before there was one
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from workers.protocol.optimizer_options import OptimizerOptions
 from workers.protocol.section import Section
@@ -36,6 +37,9 @@ class EarlyStopping(Section):
     min_delta: float = Field(default=0.0, ge=0.0)
     """By more than this an evaluation has to be better than the best to count as better."""
 
+
+#: Before a pattern that is a regular expression.
+REGEX: Final = "re:"
 
 #: Of two settings of the same thing: the one, the other, and what the first stands for.
 _EITHER: Final = (
@@ -67,8 +71,23 @@ class TrainingOptions(OptimizerOptions):
     """How much training a crash may cost; a drain always saves."""
     checkpoint_every: Every | None = None
     """When to save, in place of `checkpoint_interval_seconds`: `{steps: 500}` or `{epochs: 1}`."""
+    freeze: list[str] = Field(default=[])
+    """Weights that stay as they are, by runs of their dotted names with globs and ranges, such as
+    `[embeddings, encoder.layer.0-3]`, or by expressions, such as `re:layer[.][02][.]`."""
+    gradient_checkpointing: bool = False
+    """Computes activations a second time in place of keeping them: less memory, slower steps."""
     save_model: Literal["best", "all", "none"] = "best"
     """Which trials leave their model: those that beat the study's best so far, all, or none."""
+
+    @field_validator("freeze")
+    @classmethod
+    def _are_patterns(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern.removeprefix(REGEX) if pattern.startswith(REGEX) else "")
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return patterns
 
     @property
     def keeps_best(self) -> bool:

@@ -16,6 +16,7 @@ import optuna
 import torch
 
 from workers.logs import get_logger
+from workers.managers import trainable
 from workers.managers.tokenized import Batch
 from workers.protocol.errors import DrainRequested, ObjectiveError, UnfitModelError, UnfitStudyError
 from workers.protocol.finetune import DECIDES_THE_MODEL, FinetuneConfig
@@ -124,7 +125,9 @@ class Training:
             UnfitStudyError: It would be wrong in every other trial, too.
         """
         try:
-            return self._task.build_model(self._managers.models, self._data)
+            model = self._task.build_model(self._managers.models, self._data)
+            trainable.prepare(model, self._config)
+            return model
         except UnfitModelError as error:
             if any(name.startswith(DECIDES_THE_MODEL) for name in self._trial.params):
                 raise
@@ -214,6 +217,7 @@ class Training:
             self._trial.report(value, number)
         if state.best.update(value) and self._config.keeps_best and self._may_leave_model:
             state.keep_weights()
+        state.schedule.measured(value)
         entry: dict[str, float] = {
             "step": state.step,
             **measured,
@@ -221,7 +225,6 @@ class Training:
             "learning_rate": state.rate,
             "texts_per_second": round(texts_per_second, 1),
         }
-        state.schedule.measured(value)
         state.losses.forget_mean()
         state.history.append(entry)
         self._managers.wandb.log(entry, step=state.step)
