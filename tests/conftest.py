@@ -13,6 +13,8 @@ import pytest
 import redis
 import structlog
 from hub_server import HubServer
+from hypothesis import HealthCheck
+from hypothesis import settings as properties
 from isolation import isolated
 from waiting import wait_until
 
@@ -21,6 +23,10 @@ from workers import passwords
 from workers.processes.gpus import count_gpus
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
+
+#: How quick an example is says how busy the machine is.
+properties.register_profile("fleet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+properties.load_profile("fleet")
 
 #: Before any other file imports the libraries that read its address.
 _HUB = HubServer()

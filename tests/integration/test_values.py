@@ -99,9 +99,7 @@ def bench(client, server, settings, tmp_path, monkeypatch):
 def examples(count: int) -> hypothesis.settings:
     """So many, for as long as they take; a failure prints how to have it again."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    return hypothesis.settings(
-        max_examples=count, deadline=None, suppress_health_check=checks, print_blob=True
-    )
+    return hypothesis.settings(max_examples=count, suppress_health_check=checks, print_blob=True)
 
 
 # --- values, each with what it is to be in JSON

@@ -78,7 +78,7 @@ def run(slots, num, lengths, **demands):
     return queue
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     weights=st.lists(st.sampled_from([1.0, 2.0, 5.0]), min_size=2, max_size=20),
     lengths=st.lists(st.sampled_from([0.01, 0.1, 1.0, 3.0]), min_size=20, max_size=20),

@@ -112,7 +112,7 @@ TWICE = [FIRST, {**TRIAL, "study_id": 1}, {**TRIAL, "study_id": 0}, drawn(3, 0)]
 ADDED = {**TRIAL, "distributions": {"x": DISTRIBUTIONS[3]}, "params": {"x": 3.0}}
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @example(logs=TWICE, split=0)
 @example(logs=[drawn(0, 0), ADDED, drawn(1, 1), drawn(2, 3)], split=4)
 @given(logs=LOGS, split=st.integers(0, 60))

@@ -134,7 +134,7 @@ def test_whatever_is_written_is_taken_whole_or_refused_by_its_field(count, tmp_p
     taken: list[StudySpec] = []
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
-    @settings(max_examples=count, deadline=None, suppress_health_check=checks, print_blob=True)
+    @settings(max_examples=count, suppress_health_check=checks, print_blob=True)
     @given(STUDIES)
     def every(fields):
         handle(fields, tmp_path, taken)

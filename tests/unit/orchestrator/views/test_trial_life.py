@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
@@ -265,7 +265,6 @@ FIELDS = st.fixed_dictionaries(
 
 
 # the first examples of a process load what they need
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(KINDS, FIELDS), max_size=12))
 def test_any_events_in_any_order_are_told_and_no_terminal_acts_on_them(events):
     found = [
