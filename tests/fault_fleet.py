@@ -173,11 +173,11 @@ class FaultFleet:
 
         return wait_until(find, f"trial {number}, attempt {attempt}: {what}", seconds)
 
-    def await_checkpoint(self, step: int) -> CheckpointRef:
-        """The checkpoint of trial 0 of a step, when Redis knows of it."""
+    def await_checkpoint(self, step: int, number: int = 0) -> CheckpointRef:
+        """A trial's checkpoint of a step, when Redis knows of it."""
 
         def find() -> CheckpointRef | None:
-            found = self.record().checkpoint
+            found = self.record(number).checkpoint
             return found if found is not None and found.step == step else None
 
         return wait_until(find, f"there is a checkpoint of step {step}")

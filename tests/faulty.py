@@ -188,6 +188,7 @@ def obey(trial: FleetTrial, training: Training | None) -> None:
         order = orders.get(f"{trial.number}/{attempt}/{step}")
         if order is not None:
             trial.await_checkpoint()  # what was saved is known to be, whatever comes now
+            trial.settle_checkpoint(60.0)  # tests tell what a disturbed trial goes on from
             note(trial, order, step)
             ORDERS[order](training)
 

@@ -20,24 +20,17 @@ def run(fleet, trials=1, slots=1, **fields):
 
 
 @pytest.mark.fault(1)
-def test_a_process_killed_in_training_goes_on_from_its_checkpoint(fleet):
-    fleet.order("kill", step=8)
-    run(fleet)
-    fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
-    again = fleet.await_note("starts", attempt=2)
-    assert again.step == 6, "the last multiple of three before the eighth step"
-    (reaped,) = fleet.events("reaped")
-    assert reaped["ended"] == "REQUEUED"
-
-
 @pytest.mark.fault(2)
-def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(fleet):
-    fleet.order("die while saving", step=7)
-    run(fleet)
+def test_a_process_killed_in_training_or_while_it_saves_goes_on_from_the_checkpoint_before(fleet):
+    fleet.order("kill", number=0, step=8)
+    fleet.order("die while saving", number=1, step=7)
+    run(fleet, trials=2)
     fleet.await_over()
-    fleet.assert_sound(attempts={0: 2})
-    assert fleet.await_note("starts", attempt=2).step == 6
+    fleet.assert_sound(2, attempts={0: 2, 1: 2})
+    for number in (0, 1):
+        again = fleet.await_note("starts", number, attempt=2)
+        assert again.step == 6, "the last multiple of three before the eighth step"
+    assert [event["ended"] for event in fleet.events("reaped")] == ["REQUEUED"] * 2
 
 
 @pytest.mark.fault(3)
@@ -66,24 +59,21 @@ def test_a_result_in_the_outbox_of_a_killed_process_is_committed_for_it(fleet):
     assert [event["status"] for event in fleet.events("outbox_committed")] == ["OK"]
 
 
+#: What an objective may do to its process; each is tried again, and is no loss of the worker's.
+ENDS = ["exit 0", "exit 3", "SystemExit", "MemoryError", "RLIMIT_AS", "segmentation fault"]
+
+
 @pytest.mark.fault(5)
-def test_an_objective_that_exits_is_a_failure_and_is_tried_again(fleet):
-    for number, way in enumerate(["exit 0", "exit 3", "SystemExit"]):
-        fleet.order(way, number)
-    run(fleet, trials=3)
-    fleet.await_over()
-    fleet.assert_sound(trials=3, attempts={0: 2, 1: 2, 2: 2})
-    for number in range(3):
-        assert fleet.await_note("starts", number, attempt=2).step == 3
-
-
 @pytest.mark.fault(6)
-def test_a_process_out_of_memory_or_out_of_bounds_does_not_take_the_worker_with_it(fleet):
-    for number, way in enumerate(["MemoryError", "RLIMIT_AS", "segmentation fault"]):
+def test_an_objective_that_exits_or_breaks_its_process_is_tried_again_and_the_worker_stays(fleet):
+    for number, way in enumerate(ENDS):
         fleet.order(way, number)
-    worker = run(fleet, trials=4)
+    worker = run(fleet, trials=len(ENDS) + 1, slots=2)
     fleet.await_over()
-    fleet.assert_sound(trials=4, attempts={0: 2, 1: 2, 2: 2, 3: 1})
+    tried = dict.fromkeys(range(len(ENDS)), 2)
+    fleet.assert_sound(len(ENDS) + 1, attempts={**tried, len(ENDS): 1})
+    for number in tried:
+        assert fleet.await_note("starts", number, attempt=2).step == 3
     assert worker.poll() is None
 
 
