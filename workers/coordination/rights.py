@@ -98,8 +98,8 @@ _CELERY: Final = f"{keys.CELERY_PREFIX}*"
 _PARTS: Final = {
     Role.WORKER: _Part(
         commands="ping info time multi exec watch evalsha script|load script|exists"
-        " get set del hget hmget hset hdel hgetall sismember smembers sadd srem llen lpush rpush"
-        " brpop blpop zadd zrange zrem zscore zrangebyscore zremrangebyscore"
+        " get set del hget hmget hset hdel hgetall sismember smismember smembers sadd srem llen"
+        " lpush rpush brpop blpop zadd zrange zrem zscore zrangebyscore zremrangebyscore"
         " psubscribe punsubscribe",
         keys=(*_SHARED, *_TRIALS, keys.code("*"), keys.device("*"), keys.cleanup("*"), _CELERY),
         verbs=(
