@@ -130,6 +130,14 @@ class DrivenStudy:
         if not self._studies.wish(self.name).is_end:
             self.limits.resume()
 
+    def check_lead(self) -> None:
+        """Make sure of the lead before something is made that no script of Redis guards.
+
+        Raises:
+            StudyTakenOverError: This orchestrator drives the study no more.
+        """
+        self._studies.check_lead(self.name)
+
     def recount(self) -> None:
         """Sum the trials up anew: the storage may have taken what it gave no answer to."""
         trials = self.study.get_trials(deepcopy=False)
@@ -455,6 +463,8 @@ class DrivenStudy:
         self.generation = prepare(self._studies, self.name, stored)
         if stored is not None:  # else, were this process killed here, nothing of it would be left
             self._note_beginning()
+        else:
+            self.check_lead()
         self.study = self._open_study()
         self._storage.raise_fence(self.name)
         if stored != self.generation:

@@ -253,6 +253,7 @@ class StudyDriver:
         if self.is_doubtful:
             self.study.recount()
             self.is_doubtful = False
+        self.study.check_lead()  # a deleted one gets no inbox again
         self._take(self._inbox.join(self.name))
         now_ms = server_time_ms(self._client)
         self.study.limits.look(self.study.leases, now_ms)  # before anything is asked for

@@ -68,7 +68,7 @@ class EventFiling:
         if status.state.value != self._state:
             ended_by = brief(status.ended_by)
             told = {"state": status.state.value, "detail": ended_by}
-            self._stream.tell(EventKind.TURNED, only_if_there=True, **told)
+            self._stream.tell(EventKind.TURNED, **told)
             self._state = status.state.value
 
     def file(self) -> None:

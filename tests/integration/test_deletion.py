@@ -7,6 +7,9 @@ import pytest
 from hand_fleet import Fleet, turn_until
 
 from orchestrator.driving.deletion import try_delete
+from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.driver import StudyDriver
+from orchestrator.driving.event_filing import EventFiling
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
@@ -150,21 +153,30 @@ def test_a_deletion_that_was_broken_off_is_completed_by_the_next_orchestrator(fl
     fleet.submit()
 
 
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        (DrivenStudy, "_take_wider_space"),  # nothing of it is there yet
+        (EventFiling, "begin"),
+        (StudyDriver, "_catch_up"),
+        (TrialLeases, "enqueue_all"),  # they are on disk
+    ],
+)
 def test_one_that_was_suspended_in_a_turn_writes_nothing_of_what_is_deleted_meanwhile(
-    fleet, serve, monkeypatch
+    fleet, serve, monkeypatch, kind, step
 ):
     fleet.submit()
-    enqueue_all, other = TrialLeases.enqueue_all, ProcessIdentity.current()._replace(pid=1)
+    do, other = getattr(kind, step), ProcessIdentity.current()._replace(pid=1)
     has_deleted: list[bool] = []
 
-    def suspended_before_it(leases, *trials):  # they are on disk
+    def suspended_before_it(*arguments):
         if not has_deleted:
             fleet.client.delete(keys.lead("s"))  # its time is up
             Deletions(fleet.client).begin("s")
             has_deleted.append(try_delete(fleet.client, fleet.settings, "s", other))
-        enqueue_all(leases, *trials)
+        return do(*arguments)
 
-    monkeypatch.setattr(TrialLeases, "enqueue_all", suspended_before_it)
+    monkeypatch.setattr(kind, step, suspended_before_it)
     with serve() as service:
         turn_until(service, lambda: has_deleted, "it is suspended, and goes on")
         turn_until(service, lambda: "s" not in service._roster, "it has noticed")

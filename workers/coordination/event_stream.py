@@ -55,21 +55,18 @@ class EventStream:
     def _key(self) -> str:
         return keys.FLEET_EVENTS if self.study is None else keys.events(self.study)
 
-    def tell(
-        self, kind: EventKind, *, only_if_there: bool = False, **fields: str | float | None
-    ) -> None:
-        """Tell an event that no script tells.
+    def tell(self, kind: EventKind, **fields: str | float | None) -> None:
+        """Tell an event that no script tells; nothing of a study that was deleted.
 
         Args:
             kind: What happened.
-            only_if_there: Begin no stream for it: its study may have been deleted.
             fields: What tells more of it.
         """
+        if self.study is not None and not self.client.exists(keys.study(self.study)):
+            return
         told = {"event": encode(kind, **fields)}
         with suppress(redis.ResponseError):  # a key that is no stream, or a Redis that is full
-            self.client.xadd(
-                self._key, told, maxlen=MAX_NEWS, approximate=True, nomkstream=only_if_there
-            )
+            self.client.xadd(self._key, told, maxlen=MAX_NEWS, approximate=True)
 
     def after(self, place: str) -> Iterator[list[Told]]:
         """What was told after an event, in batches, to its end."""

@@ -225,12 +225,23 @@ class Studies:
         Raises:
             StudyTakenOverError: This orchestrator drives the study no more.
         """
-        self._led(
+        status = self._led(
             "begin",
             name,
             {"study": keys.study(name), "events": keys.events(name)},
             {"generation": generation, "place": place, "former": former},
         )
+        if status == "UNKNOWN":  # it was deleted meanwhile
+            raise left(name)
+
+    def check_lead(self, name: str) -> None:
+        """Make sure of the lead before something is made that no script of Redis guards.
+
+        Raises:
+            StudyTakenOverError: This orchestrator drives the study no more.
+        """
+        if self.client.get(keys.lead(name)) != self.leader:
+            raise left(name)
 
     def drop_earlier_url(self, name: str) -> None:
         """Forget what an earlier release wrote, passwords included."""

@@ -5,8 +5,8 @@
 -- `former` names the study as it was in a narrower space; empty for none. Another one than was noted
 -- is an event; where none was, Redis lost its data. It asks for no epoch: it is of the Redis that has
 -- the study.
-if redis.call('HEXISTS', KEYS[1], 'spec') == 0 then return {'UNKNOWN'} end
 if not leads(KEYS[3], ARGV[1]) then return {'LEFT'} end
+if redis.call('HEXISTS', KEYS[1], 'spec') == 0 then return {'UNKNOWN'} end
 local former = redis.call('HGET', KEYS[1], 'former')
 redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'place', ARGV[3], 'former', ARGV[4])
 if former and ARGV[4] ~= '' and former ~= ARGV[4] then

@@ -5,9 +5,9 @@
 -- `over` is JSON: null, or what identifies the specification that is done; empty leaves it. `revision`
 -- is the one at which it was found to be over. `stalled` is why it does not get on, if that is news. It
 -- asks for no epoch: it is of the Redis that has it.
+if not leads(KEYS[4], ARGV[5]) then return {'LEFT'} end
 local record = redis.call('HMGET', KEYS[1], 'spec', 'revision')
 if not record[1] then return {'UNKNOWN'} end
-if not leads(KEYS[4], ARGV[5]) then return {'LEFT'} end
 if ARGV[4] ~= '' then tell_event(KEYS[3], 'stalled', 'detail', ARGV[4]) end
 for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if ARGV[2] == '' then return {'OK'} end
