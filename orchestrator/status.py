@@ -135,6 +135,8 @@ class StudyStatus(BaseModel):
     """Trials that were given back uncounted, and what each waits for."""
     results: str | None = None
     """Where trials leave their results."""
+    former: str | None = None
+    """The study of the storage that holds its trials as they were in a narrower space."""
     end_problem: str | None = None
     """Why the study's `on_end` failed."""
     other_code: list[str] = []

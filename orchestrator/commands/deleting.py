@@ -9,6 +9,7 @@ import typer
 
 from orchestrator.commands.options import NameArgument
 from orchestrator.local.delete_study import delete_study
+from orchestrator.storage.known_studies import kept_beside
 from orchestrator.views.json_output import JsonOption, print_json
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
@@ -34,7 +35,9 @@ def delete(
     if not is_sure:
         if as_json or not sys.stdin.isatty():
             raise InvalidInputError(f"delete {name}: nobody can be asked here; give --yes")
-        typer.confirm(f"Delete study {name!r} with all its results and models?", abort=True)
+        kept = kept_beside(Settings.from_environment(), name)
+        beside = f", and {', '.join(kept)}, which holds its trials as they were" if kept else ""
+        typer.confirm(f"Delete study {name!r} with all its results and models{beside}?", abort=True)
     delete_study(name, Settings.from_environment(), cancels=cancels)
     if as_json:
         print_json({"deleted": name})

@@ -480,8 +480,9 @@ class DrivenStudy:
         return self._studies.leases(self.name, epoch, self.generation, self.spec.work())
 
     def _note_beginning(self) -> None:
-        former = former_of(self._storage.storage, self.name)
-        self._studies.begin(self.name, self.generation, self._place, former or "")
+        #: The study of the storage that holds its trials as they were in a narrower space.
+        self.former = former_of(self._storage.storage, self.name)
+        self._studies.begin(self.name, self.generation, self._place, self.former or "")
 
     def _take_wider_space(self) -> None:
         """Go on in the space of the storage, if Redis lost that it has become wider."""

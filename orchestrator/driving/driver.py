@@ -429,7 +429,9 @@ class StudyDriver:
         self.status = self._build_status()
         # who waits for the study waits for this, too
         is_done = self.status.is_over and self.study.tell_end(self.status)
-        self.status = self.status.model_copy(update={"end_problem": self.study.end_problem})
+        self.status = self.status.model_copy(
+            update={"end_problem": self.study.end_problem, "former": self.study.former}
+        )
         self._parts.events.turn(self.status)
         facts: dict[str, Any] = {
             "status": self.status.model_dump(mode="json"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from orchestrator.storage.attributes import is_beside
-from orchestrator.storage.opening import open_reader, stored_journals
+from orchestrator.storage.opening import open_reader, storage_url, stored_journals
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError
@@ -20,6 +20,15 @@ def known_studies(settings: Settings) -> list[str]:
     with suppress(FleetError):
         found.update(_in_storage(settings))
     return sorted(name for name in found if not is_beside(name))
+
+
+def kept_beside(settings: Settings, name: str) -> list[str]:
+    """The studies of a storage that hold a study's trials as they were, and go with it."""
+    with suppress(FleetError):
+        storage = open_reader(storage_url(settings, name))
+        found = [] if storage is None else [each.study_name for each in storage.get_all_studies()]
+        return sorted(each for each in found if each.startswith(f"{name}@"))
+    return []
 
 
 def _in_redis(settings: Settings) -> list[str]:

@@ -331,11 +331,16 @@ def _stalled(status: StudyStatus) -> list[RenderableType]:
 
 
 def _refusing(status: StudyStatus) -> list[RenderableType]:
-    """Slots that take no trials, and workers with other code, one line each."""
+    """Slots that take no trials, workers with other code, and what lies beside; a line each."""
     return [
         *(Text(f"takes no trials: {reason}", style="red") for reason in status.put_aside),
         *(Text(f"other code: {reason}", style="yellow") for reason in status.other_code),
         *(Text(f"on_end: {reason}", style="red") for reason in [status.end_problem] if reason),
+        *(
+            Text(f"as it was in a narrower space: study {name} of its storage", style="dim")
+            for name in [status.former]
+            if name
+        ),
     ]
 
 

@@ -28,7 +28,7 @@ from orchestrator.storage.attributes import (
     SPEC_ATTR,
 )
 from orchestrator.storage.journal import JournalFile
-from orchestrator.storage.known_studies import known_studies
+from orchestrator.storage.known_studies import kept_beside, known_studies
 from orchestrator.storage.opening import StudyStorage, open_reader, storage_url
 from orchestrator.storage.results_removal import remove_results
 from orchestrator.submission.submit import submit
@@ -118,6 +118,8 @@ def test_a_study_goes_on_in_a_wider_space_with_all_its_trials_whatever_they_are_
     assert former[0].distributions["x"] == FloatDistribution(0.0, 1.0)
     assert after.user_attrs[GENERATION_ATTR] == generation
     assert after.user_attrs[FORMER_ATTR] == "s@1"
+    assert kept_beside(fleet.settings, "s") == ["s@1"]
+    assert handle.status().former == "s@1"
     told = [each.text for batch in EventStream(fleet.client, "s").after("0-0") for each in batch]
     widened = [text for text in told if '"widened"' in text]
     assert widened == ['{"kind":"widened","detail":"as it was: s@1"}'], "once, however often opened"

@@ -91,6 +91,13 @@ def test_the_summary_names_the_best_trial_its_parameters_and_the_errors():
     assert "no trial is complete" in text_of(summary(STATUS.model_copy(update={"best": None})))
 
 
+def test_what_a_study_was_in_a_narrower_space_is_named():
+    assert "narrower space: study s@1 of its storage" in text_of(
+        draw(STATUS.model_copy(update={"former": "s@1"}), width=100)
+    )
+    assert "narrower" not in text_of(draw(STATUS, width=100))
+
+
 def test_slots_that_take_no_trials_are_told_once_and_drawn_with_the_reason():
     refused = STATUS.model_copy(update={"put_aside": ["0 (GPU-1) of box: CUDA does not work here"]})
     console = Console(file=io.StringIO(), width=200)
