@@ -108,16 +108,23 @@ OPTIONS = {
         4,
         left_what_is_frozen,
     ),
-    "max_steps": ({"max_steps": 9, "evaluate_every": {"epochs": 0.5}}, 5, ended_at_the_limit),
+    "max_steps": (
+        {"max_steps": 9, "evaluate_every": {"epochs": 0.5}, "log_every_steps": 4},
+        5,
+        ended_at_the_limit,
+    ),
 }
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_what_is_trained_with_an_option_is_resumed_to_the_bit(desk, container, texts, option):
+def test_what_is_trained_with_an_option_is_resumed_to_the_bit(
+    desk, container, texts, option, capsys
+):
     settings, drained_at, check = OPTIONS[option]
     place = desk(**short_study(texts, **settings))
     whole = Trained(container, place.claim(0))
     check(whole)
+    assert ("tokens_per_second" in capsys.readouterr().out) == ("log_every_steps" in settings)
     interrupted = as_the_first(place, place.claim(1))
     with pytest.raises(DrainRequested):
         run(container, StepTrial(interrupted, drained_at, place.drain.set))

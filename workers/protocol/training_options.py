@@ -67,6 +67,9 @@ class TrainingOptions(OptimizerOptions):
     one wants of a model that is used; checkpoints then hold its weights a second time."""
     early_stopping: EarlyStopping | None = None
     """Ends a training that gets no better: `{patience: 3, min_delta: 0.001}`."""
+    log_every_steps: int | None = Field(default=None, ge=1)
+    """Every so many steps, their mean loss and gradient norm, the learning rate and tokens a second
+    go to the log and to W&B, as `train/loss` and so on; null: what each evaluation tells."""
     checkpoint_interval_seconds: float = Field(default=30.0, ge=0.0)
     """How much training a crash may cost; a drain always saves."""
     checkpoint_every: Every | None = None

@@ -31,6 +31,7 @@ from workers.trials.finetune.plan import TrainingPlan
 from workers.trials.finetune.result import TrainingResult, leave_result
 from workers.trials.finetune.schedule import Schedule, slowed
 from workers.trials.finetune.state import FinetuneState
+from workers.trials.finetune.step_log import StepLog
 from workers.trials.finetune.stopping import best_of, is_exhausted
 from workers.trials.finetune.tasks import Task
 from workers.trials.handle import FleetTrial
@@ -84,6 +85,7 @@ class Training:
         )
         self._accumulator = managers.batches.accumulator(config.rows_a_pass)
         self._throughput = managers.metrics.throughput()
+        self._steps = StepLog(config.log_every_steps, managers.cuda.device, managers.wandb.log)
         self._saved_at = time.monotonic()
 
     def run(self) -> dict[str, float]:
@@ -153,7 +155,8 @@ class Training:
             return
         for batch in self._feed.training(self._plan.from_step(self._state.step)):
             self._trial.progress(self._state.step)
-            self._train_step(self._managers.tensors.to_device(batch))
+            num_tokens = int(batch["attention_mask"].sum())  # here: on the device it is waited for
+            self._train_step(self._managers.tensors.to_device(batch), num_tokens)
             if self._is_evaluation_due():
                 self._evaluate()
                 if self._is_exhausted():
@@ -161,7 +164,7 @@ class Training:
             if self._is_checkpoint_due():
                 self._save()
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, batch: Batch, num_tokens: int) -> None:
         state = self._state
         loss = self._accumulator.run(
             batch, self._loss_of, state.precision.backward, state.optimizer.zero_grad
@@ -177,6 +180,7 @@ class Training:
         self._throughput.add(len(batch["labels"]))
         state.step += 1
         state.losses.note(state.step, rate, loss, norm)
+        self._steps.note(state.step, rate, loss, norm, num_tokens)
 
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         return self._task.loss(self._forward(batch), batch)
@@ -210,7 +214,8 @@ class Training:
         state = self._state
         texts_per_second = self._throughput.take()
         train_loss = state.losses.mean()
-        measured = self._measure()
+        with self._steps.apart():
+            measured = self._measure()
         number = len(state.history) + 1
         value = measured[self._metric]
         if len(self._trial.spec.all_directions) == 1:

@@ -1,0 +1,86 @@
+"""What a training says of its steps: their mean loss and gradients, the rate, and tokens a second.
+
+Invariant: sums lie on the device, which is waited for only where a line is written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from workers.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class StepLog:
+    """Writes a line every so many steps, to the log and to the trial's W&B run.
+
+    The first line of a resumed training is of the steps since.
+
+    Args:
+        every: Steps a line; None writes none.
+        device: Where losses lie.
+        publish: Takes the values of a line, and the step.
+    """
+
+    def __init__(
+        self,
+        every: int | None,
+        device: torch.device,
+        publish: Callable[[Mapping[str, float], int], None],
+    ) -> None:
+        self._every = every
+        self._device = device
+        self._publish = publish
+        self._begin()
+
+    def note(
+        self, step: int, rate: float, loss: torch.Tensor, norm: torch.Tensor, tokens: int
+    ) -> None:
+        """Take note of a step that was made.
+
+        Args:
+            step: Its number, from 1.
+            rate: Its learning rate.
+            loss: The batch's mean loss, a scalar without a graph.
+            norm: The norm of the gradients before clipping, a scalar.
+            tokens: Tokens of the batch, without padding.
+        """
+        if self._every is None:
+            return
+        self._sums += torch.stack((loss.float(), norm.float()))
+        self._num_steps += 1
+        self._num_tokens += tokens
+        if step % self._every == 0:
+            self._write(step, rate)
+            self._begin()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What takes time, and is no training."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - began
+
+    def _begin(self) -> None:
+        self._sums = torch.zeros(2, device=self._device)
+        self._num_steps = self._num_tokens = 0
+        self._since = time.perf_counter()
+
+    def _write(self, step: int, rate: float) -> None:
+        loss, norm = (self._sums / self._num_steps).tolist()
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        values = {
+            "train/loss": loss,
+            "train/gradient_norm": norm,
+            "train/learning_rate": rate,
+            "train/tokens_per_second": round(self._num_tokens / seconds, 1),
+        }
+        self._publish(values, step)
+        log.info("steps", step=step, **{name.partition("/")[2]: v for name, v in values.items()})
