@@ -31,6 +31,9 @@ from orchestrator.views.obstacles import obstacles
 from orchestrator.views.other_code import other_code
 from workers.coordination.connection import connect
 from workers.coordination.studies import Studies
+from workers.disk.object_store import ObjectStore
+from workers.disk.results import result_directory
+from workers.disk.store_layout import results_of
 from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import (
     FleetError,
@@ -161,6 +164,24 @@ class StudyHandle(ControlledStudy):
             roots.append(Path(published.results))
         folders = (root / str(number) / "result" for root in roots)
         return next(filter(Path.is_dir, folders), None)
+
+    def fetched_result(self, number: int) -> Path | None:
+        """The same, brought to this home from `FLEET_STORE` where it is not on this machine.
+
+        Raises:
+            FleetError: The store does not answer.
+        """
+        found = self.result_folder(number)
+        store = None if found is not None else ObjectStore.of(self._settings)
+        if store is None:
+            return found
+        keys = store.keys(results_of(self.name, number))
+        folder = result_directory(self._settings.home, self.name, number)
+        if not keys or not store.get(
+            max(keys, key=lambda key: int(key.rpartition("/")[2])), folder
+        ):
+            return None
+        return folder
 
     @contextmanager
     def _named(self) -> Iterator[None]:

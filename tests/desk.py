@@ -9,6 +9,8 @@ from workers.coordination.inbox import Inbox
 from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
+from workers.disk.object_store import ObjectStore
+from workers.disk.uploads import Uploads
 from workers.managers import DirectoryManager
 from workers.times import Times
 from workers.trials.finetune import finetune
@@ -60,7 +62,11 @@ class Desk:
             self.spec,
             self.held,
             self.studies,
-            CheckpointStore(directories.checkpoints),
+            CheckpointStore(
+                directories.checkpoints,
+                Uploads(self.settings.home, has_store=self.settings.store is not None),
+                ObjectStore.of(self.settings),
+            ),
             directories.draft_directory(self.spec.name, number, grant.token),
             verdict_seconds=2.0,
         )

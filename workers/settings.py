@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import (
@@ -42,6 +43,13 @@ class Settings(BaseModel):
     """`FLEET_STORAGE`: an Optuna storage URL; without it, a journal file a study under `home`."""
     home: Path = Field(default=Path("~/.trialfleet"), validate_default=True)
     """`FLEET_HOME`: journals, checkpoints, results; what must not be lost."""
+    store: str | None = None
+    """`FLEET_STORE`: `s3://bucket/prefix` or `file:///path`, where workers bring checkpoints and
+    results, for workers and people that do not share a disk with them. Credentials are those of the
+    environment (`AWS_ACCESS_KEY_ID`, a profile, a role), and never part of it."""
+    store_endpoint: str | None = None
+    """`FLEET_STORE_ENDPOINT`: the URL of an S3 server other than Amazon's; by default
+    `AWS_ENDPOINT_URL`."""
     cache: Path = Field(
         default_factory=lambda known: _default_cache(known.get("home")), validate_default=True
     )
@@ -124,6 +132,30 @@ class Settings(BaseModel):
                 f"this user has no home directory; set FLEET_{str(info.field_name).upper()} to a"
                 " directory"
             ) from error
+
+    @field_validator("store", mode="after")
+    @classmethod
+    def _is_a_store(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.password or parts.username:
+            learn_from(value)
+            raise ValueError("leave credentials to the environment, such as AWS_ACCESS_KEY_ID")
+        is_bucket = parts.scheme == "s3" and bool(parts.netloc)
+        is_folder = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
+        if not (is_bucket or is_folder) or parts.query or parts.fragment:
+            raise ValueError("write s3://bucket/prefix or file:///path")
+        return value.rstrip("/")
+
+    @field_validator("store_endpoint", mode="after")
+    @classmethod
+    def _is_a_server(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://host")
+        if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc:
+            learn_from(value)
+            raise ValueError("write http://host:port or https://host, without credentials")
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -112,7 +112,8 @@ def best(
         check_target(copy_to)
     found = _Found.by_name(name)
     trial = found.trial(number)
-    folder = found.handle.result_folder(trial.number)
+    handle = found.handle
+    folder = (handle.result_folder if copy_to is None else handle.fetched_result)(trial.number)
     about = _describe(found, trial, folder)
     study_file = write_study_file(fixed_fields(found.spec, trial))
     if copy_to is not None:

@@ -10,6 +10,7 @@ from workers.coordination.studies import Studies
 from workers.disk.ended_trials import EndedTrials
 from workers.disk.kept_models import KeptModels
 from workers.disk.results import draft_directory, result_directory
+from workers.disk.uploads import Uploads
 from workers.protocol.spec import KeepSpec, StudySpec
 
 OBJECTIVE = """
@@ -56,7 +57,7 @@ def test_the_best_trials_alone_keep_their_models_where_a_study_says_so(
 def test_a_model_goes_when_its_trial_has_ended_and_others_are_better(client, tmp_path):
     studies = Studies(client)
     studies.submit(StudySpec(name="s", objective="m:f", keep={"models": "best 1"}))
-    kept = KeptModels(studies, tmp_path)
+    kept = KeptModels(studies, tmp_path, Uploads(tmp_path, has_store=True))
 
     def leave(number):
         folder = result_directory(tmp_path, "s", number)

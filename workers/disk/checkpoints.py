@@ -11,15 +11,26 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Generic, NamedTuple, TypeVar, cast
 
 from workers.coordination.leases import CheckpointRef
 from workers.disk import durable
 from workers.disk.manifests import MANIFEST, read_manifests
+from workers.disk.object_store import ObjectStore, StoreAwayError
 from workers.disk.state_reading import unpack
+from workers.disk.store_layout import (
+    checkpoint_key,
+    checkpoints_of,
+    place_of,
+    place_of_key,
+    step_folder,
+)
+from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
+from workers.protocol.errors import TransientError
 from workers.protocol.memory_errors import is_of_memory
 from workers.protocol.plain import describe_error
 
@@ -32,6 +43,8 @@ _STATE: Final = "state.pt"
 _FILES: Final = "files"
 
 _ATTRIBUTES: Final = "attributes.json"
+#: Between two looks at whether the store has something.
+_LOOK_SECONDS: Final = 0.1
 
 #: Checkpoints that an attempt keeps: the newest, and one before it should the newest be bad.
 _KEPT: Final = 2
@@ -46,10 +59,20 @@ class Kept(NamedTuple, Generic[T]):
 
 
 class CheckpointStore:
-    """Saves and loads the checkpoints of all trials under one root directory."""
+    """Saves and loads the checkpoints of all trials under one root directory.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The directory.
+        uploads: Where it is noted what the store is to get and to lose.
+        store: Where checkpoints of other homes are found.
+    """
+
+    def __init__(
+        self, root: Path, uploads: Uploads | None = None, store: ObjectStore | None = None
+    ) -> None:
         self._root = root
+        self._uploads = uploads
+        self._store = store
 
     def save(
         self,
@@ -140,7 +163,7 @@ class CheckpointStore:
             attributes: The trial's.
         """
         own = self._root / study / str(number) / str(token)
-        final = own / f"step-{step:09d}"
+        final = own / step_folder(step)
         sha256 = ""
 
         def fill(draft: Path) -> None:
@@ -171,6 +194,21 @@ class CheckpointStore:
             # an attempt before, of which at most a draft is left
             if path.name.isdecimal() and int(path.name) < token and int(path.name) not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def offer(self, study: str, number: int, ref: CheckpointRef) -> None:
+        """Have a checkpoint that Redis has accepted brought to the store, if there is one."""
+        if self._uploads is not None:
+            step, token = place_of(ref)
+            self._uploads.add(Errand("checkpoint", study, number, token, step))
+
+    def await_upload(self, study: str, number: int, seconds: float) -> None:
+        """Wait, at most so long, until the store has a trial's last checkpoint, or is away."""
+        until = time.monotonic() + seconds
+        while self._uploads is not None and self._uploads.is_waiting(study, number):
+            if time.monotonic() > until:
+                log.warning("upload_not_awaited", hint="the store is slow; it goes on")
+                return
+            time.sleep(_LOOK_SECONDS)
 
     def load(self, ref: CheckpointRef) -> dict[str, Any] | None:
         """The state of a checkpoint, on the CPU; None if it is missing, damaged or unreadable.
@@ -207,26 +245,64 @@ class CheckpointStore:
     def _last(
         self, study: str, number: int, ref: CheckpointRef, load: Callable[[CheckpointRef], T | None]
     ) -> T | None:
-        found = load(ref)
+        found = load(self._brought_here(study, number, ref))
         if found is not None:
             return found
-        folder = self._root / study / str(number)
-        before = [other for other in read_manifests(folder) if other.step <= ref.step]
-        for other in sorted(before, reverse=True):
-            if other.uri != ref.uri and (found := load(other)) is not None:
+        for other in self._before(study, number, ref):
+            if (found := load(other)) is not None:
                 log.warning("checkpoint_before_used", step=other.step, uri=other.uri)
                 return found
         return None
 
+    def _brought_here(self, study: str, number: int, ref: CheckpointRef) -> CheckpointRef:
+        """A checkpoint where it lies in this home, fetched from the store if it is another's.
+
+        Raises:
+            TransientError: The store has it, maybe, and does not answer.
+        """
+        if self._store is None or Path(ref.uri).exists():
+            return ref
+        step, token = place_of(ref)
+        own = self._root / study / str(number) / str(token) / step_folder(step)
+        if not own.exists():
+            self._fetch(study, number, token, step)
+        return ref._replace(uri=str(own))
+
+    def _before(self, study: str, number: int, ref: CheckpointRef) -> Iterator[CheckpointRef]:
+        """The checkpoints before one, here and in the store, the furthest first."""
+        folder, last = self._root / study / str(number), place_of(ref)
+        here = {place_of(other): other for other in read_manifests(folder)}
+        keys = [] if self._store is None else self._store.keys(checkpoints_of(study, number))
+        for place in sorted({*here, *map(place_of_key, keys)}, reverse=True):
+            step, token = place
+            if step > ref.step or place == last:
+                continue
+            if place not in here:
+                self._fetch(study, number, token, step)
+                here = {place_of(other): other for other in read_manifests(folder)}
+            if place in here:
+                yield here[place]
+
+    def _fetch(self, study: str, number: int, token: int, step: int) -> None:
+        if self._store is None:
+            return
+        key = checkpoint_key(study, number, token, step)
+        try:
+            is_there = self._store.get(key, self._root.parent / key)
+        except StoreAwayError as error:
+            raise TransientError(f"the trial's checkpoint is in the store: {error}") from error
+        log.info("checkpoint_fetched" if is_there else "checkpoint_not_in_store", key=key)
+
     def remove(self, study: str, number: int) -> None:
         """Drop all checkpoints of a trial that has ended."""
         shutil.rmtree(self._root / study / str(number), ignore_errors=True)
+        if self._uploads is not None:
+            self._uploads.add(Errand("forget", study, number))
 
 
 def _token_of(ref: CheckpointRef) -> int:
     """The attempt that saved a checkpoint; by the layout of the files."""
-    name = Path(ref.uri).parent.name
-    return int(name) if name.isdecimal() else 0
+    return place_of(ref)[1]
 
 
 def _kept(ref: CheckpointRef, content: T | None) -> Kept[T] | None:

@@ -21,6 +21,7 @@ from workers.disk.kept_models import KeptModels
 from workers.disk.manifests import checkpoint_root, remove_checkpoints
 from workers.disk.results import Draft, drafts, earlier_drafts
 from workers.disk.study_folders import remove_study, studies_in
+from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
 from workers.protocol.states import TrialState
 
@@ -30,11 +31,12 @@ log = get_logger(__name__)
 class EndedTrials:
     """Removes what ended trials left under a home."""
 
-    def __init__(self, client: redis.Redis, home: Path) -> None:
+    def __init__(self, client: redis.Redis, home: Path, uploads: Uploads | None = None) -> None:
         self._studies = Studies(client)
         self._deletions = Deletions(client)
         self._home = home
-        self._models = KeptModels(self._studies, home)
+        self._uploads = uploads or Uploads(home, has_store=False)
+        self._models = KeptModels(self._studies, home, self._uploads)
         self._is_first = True
 
     def remove(self) -> list[Path]:
@@ -53,6 +55,7 @@ class EndedTrials:
         """Remove what lies here of studies that were deleted, maybe on another host."""
         for study in studies_in(self._home, self._deletions.done()):
             remove_study(self._home, study)
+            self._uploads.add(Errand("delete", study))
             log.info("deleted_study_removed", study=study)
 
     def _remove_checkpoints(self) -> list[Path]:
@@ -61,6 +64,7 @@ class EndedTrials:
             study, number = path.parent.name, path.name
             if number.isdecimal() and self._ended(study, int(number)):
                 remove_checkpoints(self._home, study, int(number))
+                self._uploads.add(Errand("forget", study, int(number)))
                 removed.append(path)
         return removed
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from workers.coordination.studies import Studies
 from workers.disk import durable
 from workers.disk.results import draft_directory, result_directory
+from workers.disk.uploads import Errand, Uploads
 
 #: What an attempt's model is called in its folder.
 _PATTERNS: Final = ("model", "model.*")
@@ -34,9 +35,11 @@ class KeptModels:
     Args:
         studies: The fleet's.
         home: Where results lie.
+        uploads: Where it is noted that the store's copy is to be what is left.
     """
 
-    def __init__(self, studies: Studies, home: Path) -> None:
+    def __init__(self, studies: Studies, home: Path, uploads: Uploads) -> None:
+        self._uploads = uploads
         self._studies = studies
         self._home = home
         self._looked: dict[str, _Looked] = {}
@@ -72,4 +75,6 @@ class KeptModels:
         found = [path for pattern in _PATTERNS for path in folder.glob(pattern)]
         for path in found:
             durable.remove(path)
+        if found:
+            self._uploads.add(Errand("result", study, number))
         return found

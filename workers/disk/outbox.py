@@ -26,6 +26,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.coordination.leases import Refusal, TrialLeases
 from workers.coordination.setbacks import Setbacks
 from workers.disk import durable, results
+from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
@@ -62,8 +63,9 @@ class OutboxEntry(BaseModel):
 class Outbox:
     """The results of this host that Redis has not answered yet."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, uploads: Uploads | None = None) -> None:
         self._home = home
+        self._uploads = uploads
         self._folder = home / "outbox"
         self._setbacks = Setbacks(_PAUSE_SECONDS)
         self._lock = home / "outbox.lock"
@@ -162,6 +164,8 @@ class Outbox:
                 lock = stack.enter_context(self._lock.open("a"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             results.publish(self._home, entry.study, entry.number, entry.files)
+        if self._uploads is not None:
+            self._uploads.add(Errand("result", entry.study, entry.number, entry.token))
 
     def commit_abandoned(
         self, leases_of: Callable[[str, str | None], TrialLeases], lease_seconds: float

@@ -29,6 +29,7 @@ from workers.disk.fleet_home import FleetHome
 from workers.disk.outbox import Outbox
 from workers.disk.scratch import remove_scratch
 from workers.disk.shared_memory import remove_shared_memory
+from workers.disk.uploads import Uploads
 from workers.logs import get_logger
 from workers.processes.cleanup_lease import CleanupLease
 from workers.processes.registry import ProcessEntry, ProcessRegistry
@@ -70,8 +71,9 @@ class Cleaner:
         self._hints = Hints(resolve_url(settings), settings.seal)
         self._settings = settings
         self._home = FleetHome(client, settings.home)
-        self._outbox = Outbox(settings.home)
-        self._ended_trials = EndedTrials(client, settings.home)
+        uploads = Uploads(settings.home, has_store=settings.store is not None)
+        self._outbox = Outbox(settings.home, uploads)
+        self._ended_trials = EndedTrials(client, settings.home, uploads)
         self._setbacks = Setbacks(settings.times.beat)
         self._helpers: list[subprocess.Popen[bytes]] = []
         self._lease = CleanupLease(client, ProcessIdentity.current(), settings.times.lease)

@@ -37,6 +37,7 @@ from workers.processes.child_watch import ChildWatch
 from workers.processes.cleaner import Cleaner
 from workers.processes.gpu_slots import device_name, take_gpus
 from workers.processes.registry import ProcessRecord, ProcessRegistry
+from workers.processes.uploader import Uploader
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
@@ -155,6 +156,8 @@ class HostAgent(bootsteps.StartStopStep):
             log.info("no_gpu", hint="this worker's trials run on the CPU")
         if mode() == "disabled":
             log.info("wandb_off", hint=_WANDB_HINT)
+        with _refusing():
+            uploader = Uploader(client, self._settings)
         registry = ProcessRegistry(client, self._settings.times)
         fields = {
             "slots": worker.concurrency,
@@ -165,7 +168,7 @@ class HostAgent(bootsteps.StartStopStep):
         self._record.register()
         self._thread = threading.Thread(
             target=self._watch_or_stop,
-            args=(worker, client, registry),
+            args=(worker, client, registry, uploader),
             name="host-agent",
             daemon=True,
         )
@@ -193,15 +196,24 @@ class HostAgent(bootsteps.StartStopStep):
     def _drain_file(self) -> Path:
         return self._folder / "drain"
 
-    def _watch_or_stop(self, worker: Any, client: redis.Redis, registry: ProcessRegistry) -> None:
+    def _watch_or_stop(
+        self, worker: Any, client: redis.Redis, registry: ProcessRegistry, uploader: Uploader
+    ) -> None:
         try:
-            self._watch(worker, client, registry)
+            with uploader:
+                self._watch(worker, client, registry, uploader)
+            client.close()
+            if self._ends_at_once:
+                remove_scratch(self._folder, self._record.identity)
+                _exit_at_once()
         except Exception:
             log.exception("host_agent_failed", hint="the worker stops: nobody would clean up")
             self._has_failed = True
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _watch(self, worker: Any, client: redis.Redis, registry: ProcessRegistry) -> None:
+    def _watch(
+        self, worker: Any, client: redis.Redis, registry: ProcessRegistry, uploader: Uploader
+    ) -> None:
         watch, cleaner = ChildWatch(), Cleaner(client, registry, self._settings)
         beat_at = -self._settings.times.beat  # the first beat is due at once
         while not self._ended.is_set():
@@ -221,7 +233,7 @@ class HostAgent(bootsteps.StartStopStep):
                     self._record.beat()
                     cleaner.sweep_host()
                     self._tell_rights(client)
-                    self._show_stalled(cleaner)
+                    self._show_stalled(cleaner.setbacks() + uploader.setbacks())
             except redis.RedisError as error:
                 # leases and records run out by themselves
                 self._tell_trouble(describe_trouble(error, client, Role.WORKER, self._settings))
@@ -231,18 +243,14 @@ class HostAgent(bootsteps.StartStopStep):
             self._record.gone()
         watch.close()
         cleaner.close()
-        client.close()
-        if self._ends_at_once:
-            remove_scratch(self._folder, self._record.identity)
-            _exit_at_once()
 
     def _tell_rights(self, client: redis.Redis) -> None:
         """Say what this worker's user lacks now, also where Celery alone is refused it."""
         self._tell_trouble(name_missing(client, Role.WORKER, self._settings))
 
-    def _show_stalled(self, cleaner: Cleaner) -> None:
+    def _show_stalled(self, setbacks: list[str]) -> None:
         """Show in the registry what cannot be done for now."""
-        stalled = [*filter(None, [self._trouble]), *cleaner.setbacks()]
+        stalled = [*filter(None, [self._trouble]), *setbacks]
         if stalled != self._record.stalled:
             self._record.update(stalled=stalled)
 

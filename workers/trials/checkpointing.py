@@ -129,6 +129,10 @@ class Checkpointing:
             if not writer.is_alive():
                 self._writer = None
 
+    def await_upload(self, seconds: float) -> None:
+        """Wait, at most so long, until the store has the last checkpoint, if there is a store."""
+        self._store.await_upload(self._study, self._lease.number, seconds)
+
     def _snapshot(self, packed: Any) -> Any | None:
         snapshot = self._memory.snapshot(packed)
         if snapshot is None and not self._has_said_why:
@@ -177,4 +181,5 @@ class Checkpointing:
         if status == "OK":
             self._last = ref
             self._store.prune(self._study, lease.number, lease.token)
+            self._store.offer(self._study, lease.number, ref)
         return status == "OK"

@@ -57,6 +57,9 @@ from workers.trials.tracebacks import EXITED, fingerprint, objective_traceback
 
 log = get_logger(__name__)
 
+#: For how many beats a trial that another host may go on with waits for the store: 30 s.
+_UPLOAD_BEATS: Final = 3
+
 #: How much of an error's text travels with a failure.
 _ERROR_CHARACTERS: Final = 2000
 
@@ -407,6 +410,7 @@ class AttemptEnd:
         """Pause the trial at the rung that it has reached; this slot is another trial's."""
         self._has_the_word.acquire()
         held = self._held
+        self._trial.await_upload(_UPLOAD_BEATS * self._times.beat)
         pause = self._trial.next_rung.pause(self._result())
         self.exit_code = 0
         self._streak.end()
@@ -430,6 +434,7 @@ class AttemptEnd:
             return
         self._has_the_word.acquire()
         held = self._held
+        self._trial.await_upload(_UPLOAD_BEATS * self._times.beat)
         if cause is None:
             is_paused = held.command in {Command.PAUSE, Command.PAUSE_NOW}
             cause = Cause.PAUSED if is_paused else Cause.DRAINED

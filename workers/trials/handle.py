@@ -418,6 +418,10 @@ class FleetTrial(BaseTrial):
         """
         self._checkpointing.wait()
 
+    def await_upload(self, seconds: float) -> None:
+        """Wait, at most so long, until another host would find the last checkpoint, too."""
+        self._checkpointing.await_upload(seconds)
+
     def settle_checkpoint(self, timeout_seconds: float) -> None:
         """Wait for the same at most so long, from whatever thread; raises nothing."""
         self._checkpointing.settle(timeout_seconds)

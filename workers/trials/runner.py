@@ -27,7 +27,9 @@ from workers.coordination.hints import Hints
 from workers.coordination.leases import Grant, Refusal, TrialLeases
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
+from workers.disk.object_store import ObjectStore
 from workers.disk.outbox import Outbox
+from workers.disk.uploads import Uploads
 from workers.logs import get_logger
 from workers.managers import CUDAManager, DirectoryManager, TensorManager, WandbManager
 from workers.processes.beat import ProcessBeat
@@ -110,8 +112,11 @@ class TrialRunner:
         self._studies = Studies(client, seal=settings.seal)
         self._specs = KnownSpecs(self._studies)
         self._hints = Hints(redis_url, settings.seal)
-        self._checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
-        self._outbox = Outbox(settings.home)
+        uploads = Uploads(settings.home, has_store=settings.store is not None)
+        self._checkpoints = CheckpointStore(
+            container.get(DirectoryManager).checkpoints, uploads, ObjectStore.of(settings)
+        )
+        self._outbox = Outbox(settings.home, uploads)
         self._keeper = LeaseKeeper()
         self._beat = ProcessBeat(record, settings.times.beat)
         self._modules = ObjectiveModules()

@@ -1,0 +1,302 @@
+"""`FLEET_STORE`: homes that share no disk, and a store that fails."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from desk import Desk
+from s3_server import CREDENTIALS, S3Server, closed_port
+
+from orchestrator.handle import StudyHandle
+from workers.containers import Container
+from workers.coordination.deletions import Deletions
+from workers.coordination.studies import Studies
+from workers.disk.ended_trials import EndedTrials
+from workers.disk.object_store import ObjectStore, StoreAwayError
+from workers.disk.outbox import Outbox
+from workers.disk.results import draft_directory, publish
+from workers.disk.uploads import Errand, Uploads
+from workers.managers import MANAGERS
+from workers.processes.registry import ProcessRecord
+from workers.processes.uploader import Uploader
+from workers.protocol.errors import InvalidInputError, TransientError
+from workers.protocol.messages import Result
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+from workers.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3, monkeypatch):
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    import s3fs
+
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    files.mkdir("fleet")
+    yield "s3://fleet/some/place"
+    s3.status, s3.only = None, ""
+    s3.gate.set()
+    files.rm("fleet", recursive=True)
+
+
+@pytest.fixture(params=["file", "s3"])
+def url(request, tmp_path):
+    return request.getfixturevalue("s3_url") if request.param == "s3" else f"file://{tmp_path}/st"
+
+
+class Host:
+    """A worker's home, with its uploader, and a desk that claims trials there."""
+
+    def __init__(self, name, client, settings, tmp_path, url):
+        self.settings = settings.model_copy(update={"home": tmp_path / name, "store": url})
+        self.container = Container(MANAGERS, [self.settings, ProcessRecord()])
+        self.desk = Desk(client, self.settings, self.container.open(), SPEC)
+        self.uploads = Uploads(self.settings.home, has_store=True)
+        self.uploader = Uploader(client, self.settings)
+
+    def go_away(self):
+        """Have others not see this home's disk, as where hosts share none."""
+        self.settings.home.rename(self.settings.home.with_name("unseen"))
+
+    def come_back(self):
+        self.settings.home.with_name("unseen").rename(self.settings.home)
+
+    def upload(self):
+        self.uploader._setbacks.done("store")  # as if the pause after a failure were over
+        self.uploader.turn()
+
+
+SPEC = StudySpec(name="s", objective="m:f")
+
+
+@pytest.fixture
+def host(client, settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    made = []
+
+    def make(name, url):
+        made.append(Host(name, client, settings, tmp_path, url))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.container.close()
+
+
+def test_another_home_goes_on_from_what_the_store_has(host, url):
+    here, there = host("here", url), host("there", url)
+    trial = here.desk.claim()
+    for step in (1, 2, 3):
+        trial.save_checkpoint(step, {"weights": torch.full((4,), float(step))})
+        trial.await_checkpoint()
+        here.upload()
+    keys = ObjectStore.of(here.settings).keys("checkpoints/s/0/")
+    assert [key.rpartition("/")[2] for key in keys] == ["step-000000002", "step-000000003"]
+    assert here.uploads.waiting() == []
+    here.desk.leases.release(0, here.desk.held.token)
+    here.go_away()
+    elsewhere = there.desk.hold(0)
+    assert elsewhere.load_checkpoint()["weights"].tolist() == [3.0] * 4
+    elsewhere.save_checkpoint(4, {"weights": torch.zeros(4)})
+    elsewhere.await_checkpoint()
+    there.upload()
+    there.desk.leases.release(0, there.desk.held.token)
+    here.come_back()
+    there.go_away()
+    assert here.desk.hold(0).load_checkpoint()["weights"].tolist() == [0.0] * 4, "and back"
+
+
+def test_files_of_a_trainer_go_to_another_home_too(host, url, tmp_path):
+    here, there = host("here", url), host("there", url)
+    folder = tmp_path / "checkpoint-7"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "weights").write_bytes(b"w" * 1000)
+    (folder / "empty").touch()
+    here.desk.claim().save_checkpoint_files(7, folder)
+    here.upload()
+    here.desk.leases.release(0, here.desk.held.token)
+    here.go_away()
+    found = there.desk.hold(0).load_checkpoint_files()
+    assert (found / "checkpoint-7" / "deep" / "weights").read_bytes() == b"w" * 1000
+    assert (found / "checkpoint-7" / "empty").exists()
+
+
+def test_where_the_last_checkpoint_did_not_reach_the_store_the_one_before_is_used(host, url):
+    here, there = host("here", url), host("there", url)
+    trial = here.desk.claim()
+    trial.save_checkpoint(1, {"step": 1})
+    trial.await_checkpoint()
+    here.upload()
+    trial.save_checkpoint(2, {"step": 2})
+    trial.await_checkpoint()  # and the host is lost
+    here.desk.leases.release(0, here.desk.held.token)
+    here.go_away()
+    assert there.desk.hold(0).load_checkpoint() == {"step": 1}
+
+
+def test_an_attempt_that_lost_its_trial_uploads_nothing_more(host, url):
+    here, there = host("here", url), host("there", url)
+    first = here.desk.claim()
+    first.save_checkpoint(5, {"by": "first"})
+    first.await_checkpoint()
+    here.desk.leases.release(0, here.desk.held.token)
+    second = there.desk.hold(0)
+    second.save_checkpoint(6, {"by": "second"})
+    second.await_checkpoint()
+    there.upload()
+    here.upload()  # it was stopped, and goes on
+    keys = ObjectStore.of(here.settings).keys("checkpoints/s/0/")
+    assert [key.split("/")[3] for key in keys] == [str(there.desk.held.token)]
+    assert here.uploads.waiting() == []
+
+
+@pytest.mark.parametrize("fault", ["503 Slow Down", "507 Insufficient Storage", "403 Forbidden"])
+def test_a_store_that_fails_is_said_and_gets_all_when_it_is_well_again(host, s3, s3_url, fault):
+    here, there = host("here", s3_url), host("there", s3_url)
+    trial = here.desk.claim()
+    s3.status, s3.only = fault, "manifest.json"  # when the files lie there
+    trial.save_checkpoint(1, {"step": 1})
+    trial.await_checkpoint()
+    here.upload()
+    (told,) = here.uploader.setbacks()
+    assert "store_away" in told
+    assert s3_url in told
+    assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in told
+    assert not here.uploads.is_waiting("s", 0), "nobody waits for a store that is away"
+    trial.save_checkpoint(2, {"step": 2})
+    trial.await_checkpoint()
+    s3.only = ""
+    here.desk.leases.release(0, here.desk.held.token)
+    here.go_away()
+    with pytest.raises(TransientError, match="FLEET_STORE=s3://fleet"):
+        there.desk.hold(0).load_checkpoint()
+    s3.status = None
+    here.come_back()
+    here.upload()
+    assert here.uploader.setbacks() == []
+    here.go_away()
+    assert there.desk.trial.load_checkpoint() == {"step": 2}
+
+
+def test_a_store_that_refuses_connections_is_away(tmp_path, s3_url):
+    store = ObjectStore(s3_url, f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(StoreAwayError, match="FLEET_STORE=s3://fleet"):
+        store.keys("checkpoints/")
+
+
+def test_training_goes_on_beside_a_store_that_is_slow(host, s3, s3_url):
+    here = host("here", s3_url)
+    trial = here.desk.claim()
+    trial.save_checkpoint(1, {"step": 1})
+    trial.await_checkpoint()
+    s3.gate.clear()
+    uploading = threading.Thread(target=here.upload)
+    uploading.start()
+    for step in (2, 3, 4):
+        trial.progress(step)
+        trial.save_checkpoint(step, {"step": step})
+    trial.await_checkpoint()
+    assert uploading.is_alive()
+    assert here.uploads.is_waiting("s", 0)
+    trial.await_upload(0.1)
+    s3.gate.set()
+    uploading.join()
+    here.upload()
+    keys = ObjectStore.of(here.settings).keys("checkpoints/s/0/")
+    assert keys[-1].endswith("step-000000004")
+
+
+def test_what_was_broken_off_is_not_there_and_is_made_good(tmp_path, s3, s3_url):
+    store = ObjectStore(s3_url)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    s3.status, s3.only = "403 Forbidden", "/b"
+    with pytest.raises(StoreAwayError):
+        store.put("results/s/0/7", folder)
+    s3.status = None
+    assert store.keys("results/") == []
+    assert not store.get("results/s/0/7", tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+    (folder / "a").unlink()
+    store.put("results/s/0/7", folder)
+    assert store.get("results/s/0/7", tmp_path / "got")
+    assert [path.name for path in (tmp_path / "got").iterdir()] == ["b"]
+    store.remove("results/")
+    assert store.keys("") == []
+
+
+def test_results_are_taken_home_from_the_store_and_go_with_their_study(host, url, client, tmp_path):
+    here, there = host("here", url), host("there", url)
+    here.desk.claim().save_checkpoint(1, {"step": 1})
+    here.desk.trial.await_checkpoint()
+    here.upload()
+    draft = draft_directory(here.settings.home, "s", 0, here.desk.held.token)
+    (draft / "model").mkdir(parents=True)
+    (draft / "model" / "weights").write_text("w")
+    (draft / "metrics.json").write_text("{}")
+    held = here.desk.held
+    held.leases.commit(0, held.token, TrialState.COMPLETE, Result(values=[0.5]))
+    publish(here.settings.home, "s", 0, draft)
+    here.uploads.add(Errand("result", "s", 0, held.token))
+    EndedTrials(client, here.settings.home, here.uploads).remove()
+    here.upload()
+    store = ObjectStore.of(here.settings)
+    assert store.keys("") == [f"results/s/0/{held.token}"], "and no checkpoint of an ended trial"
+    folder = StudyHandle("s", there.settings).fetched_result(0)
+    assert (folder / "model" / "weights").read_text() == "w"
+    studies = Studies(client)
+    studies.publish("s", {"kept_models": {"best": [], "num_known": 1, "open": []}})
+    EndedTrials(client, here.settings.home, here.uploads).remove()
+    here.upload()
+    assert store.get(f"results/s/0/{held.token}", tmp_path / "got")
+    assert [path.name for path in (tmp_path / "got").iterdir()] == ["metrics.json"]
+    here.uploads.add(Errand("delete", "s"))
+    here.upload()
+    assert store.keys("") != [], "a study of this name is there"
+    Deletions(client).begin("s")
+    Deletions(client).finish("s")
+    EndedTrials(client, here.settings.home, here.uploads).remove()
+    here.upload()
+    assert store.keys("") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("store", "s3://", "s3://bucket/prefix or file:///path"),
+        ("store", "gs://bucket", "s3://bucket/prefix or file:///path"),
+        ("store", "/a/path", "s3://bucket/prefix or file:///path"),
+        ("store", "file://host/path", "s3://bucket/prefix or file:///path"),
+        ("store", "s3://bucket/x?versionId=1", "s3://bucket/prefix or file:///path"),
+        ("store", "s3://key:hidden-word@bucket", "leave credentials to the environment"),
+        ("store_endpoint", "localhost:9000", "http://host:port"),
+        ("store_endpoint", "http://key:hidden-word@host", "without credentials"),
+    ],
+)
+def test_what_is_no_store_is_refused_and_no_secret_is_shown(name, value, says):
+    with pytest.raises(InvalidInputError, match=f"FLEET_{name.upper()}") as refused:
+        Settings.build({name: value})
+    assert says in str(refused.value)
+    assert "hidden-word" not in str(refused.value)
+
+
+def test_an_outbox_notes_what_it_published(tmp_path):
+    assert Uploads(tmp_path, has_store=False).add(Errand("result", "s")) is None
+    assert not (tmp_path / "uploads").exists(), "without a store nothing is noted"
+    uploads = Uploads(tmp_path, has_store=True)
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "strange@name").touch()
+    assert uploads.waiting() == []
+    assert isinstance(Outbox(tmp_path, uploads), Outbox)

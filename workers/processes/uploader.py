@@ -1,0 +1,151 @@
+"""The uploader: brings a home's checkpoints and results to the store, beside all else.
+
+One thread of a worker's main process, so that it outlives pool processes that are killed; what is
+to be done lies on disk, so that a worker that is started again goes on with it.
+
+Invariant: it uploads only what the trial's record points to; what a store does not take stays on
+disk, is said, and is tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final, Self
+
+import redis
+
+from workers.coordination.setbacks import Setbacks
+from workers.coordination.studies import Studies
+from workers.disk.file_locks import lock_file
+from workers.disk.manifests import checkpoint_root
+from workers.disk.object_store import ObjectStore, StoreAwayError
+from workers.disk.results import result_directory
+from workers.disk.store_layout import (
+    CHECKPOINTS,
+    RESULTS,
+    checkpoint_key,
+    checkpoints_of,
+    place_of,
+    place_of_key,
+    result_key,
+    results_of,
+)
+from workers.disk.uploads import Errand, Uploads
+from workers.logs import get_logger
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+#: How many checkpoints of a trial stay in the store, as on disk.
+_KEPT: Final = 2
+
+#: The store, as a setback: one that is away is away for all.
+_STORE: Final = "store"
+
+
+class Uploader:
+    """Does a home's errands in the store while it is open.
+
+    Args:
+        client: The fleet's Redis.
+        settings: This worker's.
+    """
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._studies = Studies(client)
+        self._home = settings.home
+        self._uploads = Uploads(settings.home, has_store=settings.store is not None)
+        self._store = ObjectStore.of(settings)
+        self._pause_seconds = settings.times.beat / 10
+        self._setbacks = Setbacks(self._pause_seconds)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="uploader", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._store is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop; what is being uploaded is broken off with the process, and begun anew later."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(self._pause_seconds)
+
+    def setbacks(self) -> list[str]:
+        """What is wrong with the store, if anything is."""
+        return self._setbacks.described()
+
+    def turn(self) -> None:
+        """Do what is to be done now, unless the store was away a moment ago."""
+        if self._store is None or not self._setbacks.is_due(_STORE):
+            return
+        waiting = self._uploads.waiting()
+        if not waiting:
+            return
+        lock = lock_file(self._uploads.folder / "lock", create=True)
+        if lock is None:
+            return  # another worker of this home is at it
+        with lock:
+            for errand in waiting:
+                if self._ended.is_set() or not self._do(self._store, errand):
+                    return
+            self._setbacks.done(_STORE)
+            self._uploads.note_away(is_away=False)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._pause_seconds):
+            try:
+                self.turn()
+            except redis.RedisError:
+                continue  # whoever watches this host says so
+            except Exception as error:  # noqa: BLE001 - uploads are no reason to end a worker
+                self._setbacks.failed(_STORE, "store_failed", error)
+
+    def _do(self, store: ObjectStore, errand: Errand) -> bool:
+        """Do one errand; False if the store is away."""
+        try:
+            if errand.kind == "checkpoint":
+                self._upload_checkpoint(store, errand)
+            elif errand.kind == "result":
+                self._upload_result(store, errand)
+            elif errand.kind == "forget":
+                self._forget(store, errand)
+            elif not self._studies.exists(errand.study):  # nor is there another of this name
+                store.remove(f"{CHECKPOINTS}/{errand.study}/")
+                store.remove(f"{RESULTS}/{errand.study}/")
+        except FileNotFoundError:
+            log.debug("upload_is_gone", errand=errand.name)  # outdated, or removed
+        except (StoreAwayError, OSError) as error:
+            self._setbacks.failed(_STORE, "store_away", error)
+            self._uploads.note_away(is_away=True)
+            return False
+        self._uploads.done(errand)
+        return True
+
+    def _upload_checkpoint(self, store: ObjectStore, errand: Errand) -> None:
+        kind, study, number, token, step = errand
+        record = self._studies.leases(study).record(number)
+        if record is None or record.state.is_terminal or record.checkpoint is None:
+            return
+        if place_of(record.checkpoint) != (step, token):
+            return  # another attempt, or a later checkpoint, has taken its place
+        key = checkpoint_key(study, number, token, step)
+        store.put(key, checkpoint_root(self._home) / key.removeprefix(f"{CHECKPOINTS}/"))
+        log.debug("uploaded", kind=kind, study=study, trial=number, step=step)
+        known = store.keys(checkpoints_of(study, number))
+        own = [each for each in known if place_of_key(each)[1] <= token]
+        for old in sorted(own, key=place_of_key)[:-_KEPT]:
+            store.remove(f"{old}/")
+
+    def _upload_result(self, store: ObjectStore, errand: Errand) -> None:
+        _, study, number, token, _ = errand
+        known = store.keys(results_of(study, number))
+        token = token or max((int(key.rpartition("/")[2]) for key in known), default=0)
+        store.put(result_key(study, number, token), result_directory(self._home, study, number))
+        log.debug("uploaded", kind="result", study=study, trial=number)
+
+    def _forget(self, store: ObjectStore, errand: Errand) -> None:
+        record = self._studies.leases(errand.study).record(errand.number)
+        if record is None or record.state.is_terminal:
+            store.remove(checkpoints_of(errand.study, errand.number))
