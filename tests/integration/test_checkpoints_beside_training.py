@@ -28,10 +28,10 @@ class Gate:
         self._open = threading.Event()
         gate = self
 
-        def save(store, *place_and_state):
+        def save(store, *place_and_state, **more):
             gate.writes.append((threading.current_thread().name, place_and_state[3]))
             assert gate._open.wait(60.0)
-            return gate._save(store, *place_and_state)
+            return gate._save(store, *place_and_state, **more)
 
         monkeypatch.setattr(CheckpointStore, "save", save)
 
@@ -157,7 +157,7 @@ def test_where_memory_is_short_or_no_thread_is_left_training_waits(desk, gate, m
 def test_what_goes_wrong_with_a_checkpoint_is_raised_by_the_next_call(
     desk, monkeypatch, call, error
 ):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     trial = desk().claim()
@@ -217,12 +217,12 @@ def test_an_attempt_ends_when_its_last_checkpoint_is_written(
         is_over.set()
         wait(trial)
 
-    def save_late(store, *state):
+    def save_late(store, *state, **more):
         assert is_over.wait(60.0)  # the objective has ended by then
         if how == "lost":
             token = place.leases.record(0).token
             assert place.leases.release(0, token)
-        return saved(store, *state)
+        return saved(store, *state, **more)
 
     monkeypatch.setattr(CheckpointStore, "save", save_late)
     monkeypatch.setattr(FleetTrial, "await_checkpoint", wait_and_say_so)
