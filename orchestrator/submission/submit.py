@@ -21,7 +21,7 @@ from workers.coordination.connection import connect
 from workers.coordination.deletions import Deletions
 from workers.coordination.packages import Packages
 from workers.coordination.studies import Studies, ensure_epoch
-from workers.disk.fleet_home import FleetHome
+from workers.disk.fleet_home import FleetHome, make_home
 from workers.importing import refuse_while_importing
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, UnsealedError
@@ -121,6 +121,7 @@ def _prepared(
     tell: Callable[[str], None] | None,
 ) -> tuple[StudySpec, Package | None]:
     """The same, with the package of the code that travels with it, if any does."""
+    make_home(settings.home)  # before anything below it is
     known = stored_identity(storage_url(settings, spec.name), spec.name)
     spec = with_commits(spec, None if known is None else known.get("config"))
     spec, package = with_package(spec, import_directory or Path.cwd(), settings.code_size)

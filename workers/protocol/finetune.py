@@ -270,7 +270,7 @@ class FinetuneConfig(TrainingOptions):
         task, data = fields.get("task", DEFAULT_TASK), fields.get("data", {})
         if isinstance(data, DataConfig):
             data = data.model_dump(exclude_unset=True)
-        if not isinstance(data, Mapping) or task not in TASKS:
+        if not isinstance(data, Mapping) or not isinstance(task, str) or task not in TASKS:
             return fields  # refused as what it is
         if data.get("task", task) != task:
             raise ValueError("data.task: give `task` beside `data`, and not in it")

@@ -33,12 +33,15 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Ledger:
-    """The rows of one source, 16 bytes each."""
+    """The rows of one source, 16 bytes each, and 24 of pairs."""
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
         self._kind = kind_of(config)
+        #: of each row, what falls on one side of the split with its like
         self._texts = array("Q")
+        #: of each row, what a model reads: the text or, where pairs are read, both
+        self._inputs = self._texts if config.text_pair is None else array("Q")
         self._classes = array("I")
         self._lines = array("I")
         self._unit = "row"
@@ -49,8 +52,9 @@ class Ledger:
 
     def add(self, row: Row) -> None:
         """Note a row."""
-        digest = hashlib.sha256(f"{self._config.seed}\0{row.text}".encode()).digest()
-        self._texts.append(int.from_bytes(digest[:8]))
+        self._texts.append(_hash(f"{self._config.seed}\0{row.text}"))
+        if self._inputs is not self._texts:
+            self._inputs.append(_hash(f"{row.text}\0{row.pair}"))
         self._classes.append(self._number(row.label))
         self._unit, _, line = row.place.partition(" ")
         self._lines.append(int(line))
@@ -128,25 +132,26 @@ class Ledger:
 
     def shared_with(self, other: Ledger) -> str | None:
         """What there is to say of held-out texts that are trained, too."""
-        trained = self._array(self._texts, np.uint64)
-        shared = np.isin(other._array(other._texts, np.uint64), trained)
+        trained = self._array(self._inputs, np.uint64)
+        shared = np.isin(other._array(other._inputs, np.uint64), trained)
         if not shared.any():
             return None
         return (
-            f"{shared.sum()} held-out texts are trained, too ({other._lines_of(shared)} of the"
-            " held-out ones): what is measured on them is memory; they stay"
+            f"{shared.sum()} held-out {self._input}s are trained, too"
+            f" ({other._lines_of(shared)} of the held-out ones): what is measured on them is"
+            " memory; they stay"
         )
 
     def _repeated(self) -> str | None:
         classes = self._array(self._classes, np.uint64)
-        both = self._array(self._texts, np.uint64) ^ (classes * np.uint64(_ODD))
+        both = self._array(self._inputs, np.uint64) ^ (classes * np.uint64(_ODD))
         _, first = np.unique(both, return_index=True)
         again = np.ones(len(self), dtype=np.bool_)
         again[first] = False
         if not again.any():
             return None
         return (
-            f"{again.sum()} rows repeat a text and its {self._kind}"
+            f"{again.sum()} rows repeat a {self._input} and its {self._kind}"
             f" ({self._lines_of(again)}): they stay,"
             " all on one side of the split"
         )
@@ -154,20 +159,26 @@ class Ledger:
     def _contradicting(self) -> str | None:
         classes = self._array(self._classes, np.int64)
         _, first, group = np.unique(
-            self._array(self._texts, np.uint64), return_index=True, return_inverse=True
+            self._array(self._inputs, np.uint64), return_index=True, return_inverse=True
         )
         differs = classes != classes[first][group]
         if not differs.any():
             return None
         count = len(np.unique(group[differs]))
         return (
-            f"{count} text{'s have' if count > 1 else ' has'} several {_SEVERAL[self._kind]}"
-            f" ({self._lines_of(differs)} say otherwise than a line before): they stay, and no"
-            " model can get them all right"
+            f"{count} {self._input}{'s have' if count > 1 else ' has'} several"
+            f" {_SEVERAL[self._kind]} ({self._lines_of(differs)} say otherwise than a line before):"
+            " they stay, and no model can get them all right"
         )
+
+    @property
+    def _input(self) -> str:
+        return "text" if self._config.text_pair is None else "pair"
 
     def _unmeasured(self, held_out: Mask) -> str | None:
         measured = set(self._array(self._classes, np.int64)[held_out].tolist())
+        if self._kind == "number":
+            return alike(len(measured))
         labels = [label for label, number in self._numbers.items() if number in measured]
         return unmeasured(
             self.classes.keys() - {name for each in labels for name in names_in(each)}
@@ -182,6 +193,11 @@ class Ledger:
         return np.frombuffer(values, dtype=values.typecode).astype(dtype, copy=False)
 
 
+def _hash(text: str) -> int:
+    """64 bits of it."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
 def unmeasured(labels: Iterable[str]) -> str | None:
     """What there is to say of classes of which nothing is held out."""
     missing = sorted(labels)
@@ -191,6 +207,13 @@ def unmeasured(labels: Iterable[str]) -> str | None:
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     classes = "classes" if len(missing) > 1 else "class"
     return f"of the {classes} {named}{more} no text is held out: trained, not measured"
+
+
+def alike(num_numbers: int) -> str | None:
+    """What there is to say where so many different numbers are held out."""
+    if num_numbers > 1:
+        return None
+    return "all held-out texts have one number: correlations are 0 in every trial; hold out others"
 
 
 class Blanks:

@@ -59,12 +59,19 @@ def _class_names(schema: Any, config: DataConfig) -> dict[int, str]:
 def _check_type(file: TextFile, name: str, kind: Any) -> None:
     import pyarrow as pa
 
-    if pa.types.is_list(kind) and name == file.config.label and kind_of(file.config) == "classes":
+    if name == file.config.label and kind_of(file.config) == "classes" and _is_list(kind):
         kind = kind.value_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise file.refusal(f"the column {name!r} holds {kind}; make it one of strings")
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_one(kind) for is_one in kinds)
 
 
 def _values(column: Any) -> list[Any]:

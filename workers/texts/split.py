@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import DataConfig
 from workers.texts.labels import Label, kind_of, names_in
-from workers.texts.ledger import Blanks, Ledger, Mask, unmeasured
+from workers.texts.ledger import Blanks, Ledger, Mask, alike, unmeasured
 from workers.texts.rows import Row, is_file, read_rows
 
 #: Beyond that many, the labels are something else.
@@ -147,6 +147,7 @@ def _survey_held_out(
     found = [
         *trained.findings(None),
         unmeasured(trained.classes.keys() - ledger.classes.keys()),
+        alike(ledger.num_labels) if kind_of(config) == "number" else None,
         trained.shared_with(ledger),
     ]
     for finding in filter(None, found):

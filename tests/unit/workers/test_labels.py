@@ -89,6 +89,36 @@ def test_numbers_are_split_by_texts_alone_whatever_their_values(tmp_path):
     assert found[1].startswith("1 text has several numbers (line 203 ")
 
 
+def test_of_pairs_it_is_the_pair_that_repeats_and_the_first_text_that_lies_on_one_side(tmp_path):
+    rows = [f"text {n % 20},other {n},{n}.5" for n in range(200)]
+    pairs = {"task": "regression", "text_pair": "pair"}
+    train, held_out, found = split(tmp_path / "d.csv", ["text,pair,label", *rows], **pairs)
+    assert not set(train.texts) & set(held_out.texts)
+    assert found == []
+    rows += ["text 0,other 0,0.5", "text 1,other 1,9"]
+    *_, found = split(tmp_path / "d.csv", ["text,pair,label", *rows], **pairs)
+    assert found[0].startswith("1 rows repeat a pair and its number (line 202)")
+    assert found[1].startswith("1 pair has several numbers (line 203 ")
+    validation = tmp_path / "v.csv"
+    validation.write_text("text,pair,label\ntext 0,new,1\ntext 0,other 20,2\n")
+    rows = rows[:200]
+    *_, found = split(
+        tmp_path / "d.csv", ["text,pair,label", *rows], validation=str(validation), **pairs
+    )
+    assert found[0].startswith("1 held-out pairs are trained, too (line 3 ")
+
+
+def test_held_out_numbers_that_tell_nothing_apart_are_told(tmp_path):
+    lines = ["text,label", *(f"text {n},{n}.5" for n in range(5))]
+    *_, found = split(tmp_path / "d.csv", lines, task="regression")
+    assert found == [
+        "all held-out texts have one number: correlations are 0 in every trial; hold out others"
+    ]
+    (tmp_path / "v.csv").write_text("text,label\na,1\nb,1\n")
+    validation = str(tmp_path / "v.csv")
+    assert split(tmp_path / "d.csv", task="regression", validation=validation)[2] == found
+
+
 def test_each_class_that_is_held_out_is_trained_too_where_rows_have_several(tmp_path):
     lines = ["text,label", *(f'text {n},"{"abc"[n % 3]},{"xyz"[n % 2]}"' for n in range(60))]
     lines += ["text of one,once", "text of none,"]
@@ -110,7 +140,9 @@ def test_lists_and_columns_of_typed_formats_are_several_classes(tmp_path, kind):
     ]
     path = tmp_path / f"d.{kind}"
     if kind == "parquet":
-        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+        table = pa.Table.from_pylist(rows)
+        labels = table["label"].cast(pa.large_list(pa.string()))
+        pyarrow.parquet.write_table(table.set_column(1, "label", labels), path)
     else:
         path.write_text("\n".join(map(json.dumps, rows)))
     train, held_out, _ = split(path, task="multi_label")

@@ -87,6 +87,7 @@ def test_a_good_study_passes(check):
             {"directions": ["maximize", "minimize"], "metric": ["f1", "loss"], "pruner": "median"},
             "pruner.type = 'median': a study with several directions cannot be pruned",
         ),
+        ({"config": {"task": ["regression"]}}, "config.task = ['regression']: "),
         ({"config": {"task": "regresion"}}, "config.task = 'regresion': it should be 'text_clas"),
         (
             {"metric": "accuracy", "config": {"task": "regression"}},
