@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from waiting import wait_until
@@ -57,9 +58,9 @@ def test_two_versions_of_a_module_run_on_a_worker_that_takes_what_is_signed(
         return told if "FLEET_ACCEPT_CODE=signed" in told else None
 
     assert "no worker takes its trials" in wait_until(reasons, "it is said what to set", 90.0)
-    assert machine.status("old")["trials"]["queued"] > 0
+    wait_until(lambda: machine.status("old")["trials"]["queued"], "its trials wait", 60.0)
     closed.terminate()
-    closed.wait(60)
+    closed.wait(90)
     # as a service does it that is given the secret in its environment
     machine.environment = {
         name: value for name, value in machine.environment.items() if name not in given
@@ -74,9 +75,13 @@ def test_two_versions_of_a_module_run_on_a_worker_that_takes_what_is_signed(
         assert [trial.value for trial in trials] == [value] * 3
     assert SECRET not in machine.run("ps", "--json") + machine.run("status", "old", "--json")
     told = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "secret"]
-    leaks = [path for path in told if SECRET.encode() in path.read_bytes()]
-    assert leaks == []
+    assert [path for path in told if _holds_secret(path)] == []
     assert SECRET not in json.dumps([_shown(client, key) for key in client.keys("*")])
+
+
+def _holds_secret(path):
+    with suppress(FileNotFoundError):  # a draft that has its name by now, a result that was told
+        return SECRET.encode() in path.read_bytes()
 
 
 def _shown(client, key):
