@@ -141,8 +141,9 @@ RARE = {
     Role.USER: set[str](),
 }
 
-#: What studies that promote alone touch: `test_halving.py`.
-OF_PROMOTING = {keys.paused("*")}
+#: What studies that promote, or bring their code along, alone touch: `test_halving.py`,
+#: `integration/test_shipped_code.py`.
+OF_OTHER_STUDIES = {keys.paused("*"), keys.code("*")}
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
         wait_until(lambda: needed <= members.sent(role)[0], f"{role} needs all that it may do")  # noqa: B023
         names, places = members.sent(role)
         assert names - COURTESIES <= set(stated.commands)
-        for pattern in {*stated.keys, *stated.channels} - OF_PROMOTING:
+        for pattern in {*stated.keys, *stated.channels} - OF_OTHER_STUDIES:
             assert any(fnmatch.fnmatchcase(place, pattern) for place in places), pattern
 
 
