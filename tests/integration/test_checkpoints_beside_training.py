@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 import threading
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
+import structlog
 import torch
 
 from workers.disk import snapshots
 from workers.disk.checkpoints import CheckpointStore
 from workers.managers import DirectoryManager
 from workers.processes.registry import ProcessRecord
-from workers.protocol.errors import DrainRequested, LeaseLost
+from workers.protocol.errors import DrainRequested, LeaseLost, UnsuitableValueError
 from workers.protocol.messages import RunTrial
 from workers.trials.ending import Outcome
 from workers.trials.handle import FleetTrial
@@ -25,15 +28,19 @@ class Gate:
     def __init__(self, monkeypatch):
         self._save = CheckpointStore.save
         self.writes = []
-        self._open = threading.Event()
+        self.close()
         gate = self
 
         def save(store, *place_and_state, **more):
+            is_open = gate._open  # as it was when this write began
             gate.writes.append((threading.current_thread().name, place_and_state[3]))
-            assert gate._open.wait(60.0)
+            assert is_open.wait(60.0)
             return gate._save(store, *place_and_state, **more)
 
         monkeypatch.setattr(CheckpointStore, "save", save)
+
+    def close(self):
+        self._open = threading.Event()
 
     def open(self):
         self._open.set()
@@ -91,6 +98,7 @@ def test_a_checkpoint_holds_the_state_as_it_was_at_the_call_whatever_becomes_of_
     trial = desk().claim()
     expected = described(whole_state())
     for step in (1, 2):  # the second in the buffers of the first
+        gate.close()
         state = whole_state()
         trial.save_checkpoint(step, state)
         overwrite(state)
@@ -99,6 +107,83 @@ def test_a_checkpoint_holds_the_state_as_it_was_at_the_call_whatever_becomes_of_
         assert described(found) == expected
         view = found["a view"].untyped_storage()
         assert view.data_ptr() == found["weights"].untyped_storage().data_ptr(), "still a view"
+
+
+@pytest.fixture
+def full_disk():
+    """No file grows beyond 4 MB while a test holds this open."""
+
+    @contextmanager
+    def limited():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
+
+
+@pytest.mark.parametrize("is_drained", [False, True], ids=["beside", "on the way out"])
+def test_a_disk_that_is_full_is_logged_and_training_goes_on(desk, full_disk, is_drained):
+    place = desk()
+    trial = place.claim()
+    trial.save_checkpoint(1, {"step": 1})
+    trial.await_checkpoint()
+    if is_drained:
+        place.drain.set()
+        with pytest.raises(DrainRequested):
+            trial.progress(2)
+    large = {"weights": torch.ones(2 << 20), "more": torch.ones(2 << 20)}
+    with full_disk(), structlog.testing.capture_logs() as logs:
+        trial.save_checkpoint(2, large)
+        trial.await_checkpoint()
+    assert [log["event"] for log in logs] == ["checkpoint_not_saved"]
+    assert "File too large" in logs[0]["error"]
+    assert trial.load_checkpoint() == {"step": 1}
+    trial.save_checkpoint(3, large)
+    trial.await_checkpoint()
+    assert place.leases.record(0).checkpoint.step == 3
+
+
+@pytest.mark.parametrize(
+    "mode", [lambda: torch.device("meta"), torch.inference_mode, torch.no_grad],
+    ids=["a default device", "inference", "no gradients"],
+)  # fmt: skip
+def test_whatever_mode_torch_is_in_a_checkpoint_is_as_in_none(desk, gate, mode):
+    trial = desk().claim()
+    gate.open()
+    expected = described(whole_state())
+    for is_first in (True, False):  # the second in the buffers of the first, out of that mode
+        with mode() if is_first else nullcontext():
+            with torch.device("cpu"):
+                state = whole_state()
+            trial.save_checkpoint(1 if is_first else 2, state | {"nothing in": b""})
+            found = trial.load_checkpoint()
+        assert found.pop("nothing in") == b""
+        assert described(found) == expected
+
+
+def test_what_was_made_in_inference_mode_is_saved_out_of_it(desk, gate):
+    trial = desk().claim()
+    gate.open()
+    with torch.inference_mode():
+        state = {
+            "leaf": torch.ones(3, requires_grad=True),
+            "of a model": torch.nn.Linear(2, 1).weight,
+        }
+    trial.save_checkpoint(1, state)
+    assert described(trial.load_checkpoint()) == described(state)
+
+
+def test_a_tensor_whose_memory_was_freed_is_refused_by_its_place(desk):
+    trial = desk().claim()
+    weight = torch.ones(10, 10)
+    state = {"model": {"weight": weight.t(), "none": torch.ones(0, 3)}}
+    weight.untyped_storage().resize_(396)
+    with pytest.raises(UnsuitableValueError, match=r"\['model'\]\['weight'\].*\[10, 10\].*freed"):
+        trial.save_checkpoint(1, state)
 
 
 def test_training_goes_on_while_one_checkpoint_is_written_and_the_next_one_waits(desk, gate):
