@@ -17,6 +17,7 @@ from workers.managers import DirectoryManager
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import DrainRequested, LeaseLost, UnsuitableValueError
 from workers.protocol.messages import RunTrial
+from workers.protocol.states import TrialState
 from workers.trials.ending import Outcome
 from workers.trials.handle import FleetTrial
 from workers.trials.runner import TrialRunner
@@ -281,8 +282,29 @@ def ends(trial):
         trial.progress(2)
     if how == "fails":
         raise ValueError("boom")
+    if how == "is pruned":
+        raise optuna.TrialPruned
     return 1.0
 """
+
+
+@pytest.fixture
+def run_trial(client, settings, container, server, tmp_path):
+    """Runs the trial 0 of a desk as a pool process does."""
+    allowed = settings.model_copy(update={"objectives": (str(tmp_path / "ending.py"),)})
+
+    def run(place, drain):
+        with TrialRunner(
+            client=client,
+            redis_url=server.url,
+            settings=allowed,
+            container=container,
+            record=ProcessRecord(),
+            drain_file=str(drain),
+        ) as runner:
+            return runner.run(RunTrial(study="s", number=0, epoch=place.leases.epoch))
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -290,7 +312,7 @@ def ends(trial):
     [("drained", Outcome.GOES_BACK, 1), ("fails", Outcome.ENDED, 1), ("lost", Outcome.ENDED, None)],
 )
 def test_an_attempt_ends_when_its_last_checkpoint_is_written(
-    desk, client, settings, container, server, tmp_path, monkeypatch, how, outcome, step
+    desk, run_trial, container, tmp_path, monkeypatch, how, outcome, step
 ):
     (tmp_path / "ending.py").write_text(OBJECTIVE)
     drain = tmp_path / "drain"
@@ -311,22 +333,35 @@ def test_an_attempt_ends_when_its_last_checkpoint_is_written(
 
     monkeypatch.setattr(CheckpointStore, "save", save_late)
     monkeypatch.setattr(FleetTrial, "await_checkpoint", wait_and_say_so)
-    allowed = settings.model_copy(update={"objectives": (str(tmp_path / "ending.py"),)})
-    with TrialRunner(
-        client=client,
-        redis_url=server.url,
-        settings=allowed,
-        container=container,
-        record=ProcessRecord(),
-        drain_file=str(drain),
-    ) as runner:
-        hint = RunTrial(study="s", number=0, epoch=place.leases.epoch)
-        assert runner.run(hint) is outcome
+    assert run_trial(place, drain) is outcome
     record = place.leases.record(0)
     assert (None if record.checkpoint is None else record.checkpoint.step) == step
     if step is not None:
         store = CheckpointStore(container.get(DirectoryManager).checkpoints)
         assert store.load(record.checkpoint)["weights"].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("how", "state"),
+    [
+        ("returns", TrialState.COMPLETE),
+        ("is pruned", TrialState.PRUNED),
+        ("fails", TrialState.QUEUED),
+    ],
+)
+def test_a_result_is_not_lost_to_a_checkpoint_that_nobody_needs(
+    desk, run_trial, tmp_path, monkeypatch, how, state
+):
+    (tmp_path / "ending.py").write_text(OBJECTIVE)
+    place = desk(objective=f"{tmp_path}/ending.py:ends", config={"how": how})
+    place.leases.enqueue(0, {})
+
+    def fail(*_):
+        raise RuntimeError("the writer broke")
+
+    monkeypatch.setattr(CheckpointStore, "save", fail)
+    assert run_trial(place, tmp_path / "drain") is Outcome.ENDED
+    assert place.leases.record(0).state is state
 
 
 def test_what_is_saved_on_the_way_out_is_not_copied_before(desk, gate):

@@ -152,7 +152,7 @@ class CUDAManager(BaseProcessManager):
         )
 
     def seed(self, seed: int) -> None:
-        """Seed Python, NumPy and torch, on the CPU and on this process's GPU.
+        """Seed Python, NumPy and torch, on the CPU and on this process's GPU, Apple's too.
 
         Args:
             seed: In [0, 2**32).
@@ -163,6 +163,8 @@ class CUDAManager(BaseProcessManager):
         torch.default_generator.manual_seed(seed)
         if self.is_cuda:
             torch.cuda.manual_seed(seed)
+        elif torch.backends.mps.is_available():  # which an objective may compute on by itself
+            torch.mps.manual_seed(seed)
 
     def rng_state(self) -> dict[str, torch.Tensor]:
         """The states of torch's generators, as `uint8` tensors on the CPU."""

@@ -53,7 +53,7 @@ def for_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> Checkpoint:
     if rows == list(range(len(names))):
         return checkpoint
     log.debug("head_kept", model=checkpoint.name, rows=rows, saved=list(names.values())[:_QUOTED])
-    order = torch.tensor(rows)
+    order = torch.tensor(rows, device="cpu")
     weights |= {name: weights[name].index_select(0, order) for name in per_class}
     return dataclasses.replace(checkpoint, weights=weights)
 

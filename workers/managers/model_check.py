@@ -85,7 +85,8 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
 
 def _learn(model: Any, texts: TextFormat) -> None:
     """A step back through the model: some crash in nothing else."""
-    logits = model.train()(input_ids=torch.tensor([texts.example] * 2)).logits
+    ids = torch.tensor([texts.example] * 2, device=model.device)
+    logits = model.train()(input_ids=ids).logits
     loss = logits.square().mean()  # a task's own loss crashes nothing
     loss.backward()
 

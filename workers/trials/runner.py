@@ -50,6 +50,7 @@ from workers.protocol.errors import (
     UnsealedError,
 )
 from workers.protocol.messages import RunTrial
+from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Charge, TrialState
 from workers.settings import Settings
@@ -446,9 +447,14 @@ class TrialRunner:
                 self._seed_trial(trial)
                 try:
                     returned = call_objective(objective, trial, self._container)
+                except BaseException as error:
+                    is_verdict = isinstance(error, optuna.TrialPruned)
+                    _await_checkpoint(trial, is_needed=not is_verdict or trial.next_rung.is_reached)
+                    raise
+                else:
+                    _await_checkpoint(trial, is_needed=False)
                 finally:
                     self._modules.note()  # what it imported in its body, however it ended
-                    trial.await_checkpoint()  # what it saved last is the next attempt's
             values = read_values(returned, trial.spec)
         except StaleExtensionError as error:
             surroundings.spoil(str(error))
@@ -547,3 +553,25 @@ class TrialRunner:
     def _is_draining(self) -> bool:
         # asked at every training step
         return self._is_terminated or os.path.exists(self._drain_file)  # noqa: PTH110
+
+
+def _await_checkpoint(trial: FleetTrial, *, is_needed: bool) -> None:
+    """Wait until what the objective saved last is on disk.
+
+    Args:
+        trial: What the objective was given.
+        is_needed: Whether another attempt may go on from it; where not, the trial has its result,
+            whatever went wrong with the checkpoint.
+
+    Raises:
+        LeaseLost: Somebody else may run the trial now.
+        Exception: What else went wrong with one that is needed.
+    """
+    try:
+        trial.await_checkpoint()
+    except LeaseLost:
+        raise
+    except Exception as error:
+        if is_needed:
+            raise
+        log.warning("checkpoint_not_saved", error=describe_error(error, 500))

@@ -20,6 +20,7 @@ from workers.processes.cores import count_cores
 from workers.protocol.errors import InvalidInputError, ObjectiveError
 from workers.protocol.finetune import FinetuneConfig
 from workers.settings import Settings
+from workers.trials.step_seeds import seed_generators
 from workers.trials.surroundings import Surroundings
 
 
@@ -51,6 +52,15 @@ def test_a_seed_makes_all_generators_repeat_and_states_can_be_restored(container
     wanted = torch.rand(3)
     cuda.set_rng_state(state)
     assert torch.equal(torch.rand(3), wanted)
+
+
+def test_what_an_objective_draws_on_an_apple_gpu_follows_from_the_seed(container, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)  # stands for such a GPU
+    monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)
+    container.get(CUDAManager).seed(5)
+    seed_generators(6)
+    assert seeds == [5, 6]
 
 
 def test_tensors_go_to_the_cpu_cut_from_their_graph_in_any_nesting(container):
