@@ -403,8 +403,9 @@ class DrivenStudy:
         if num_kept is None:
             return None
         best = self.tally.best if len(self.spec.all_directions) > 1 else self.tally.best[:num_kept]
+        kept = best or self.tally.least_violating[:num_kept]
         return {
-            "best": [trial.number for trial in best],
+            "best": [trial.number for trial in kept],
             "num_known": self.tally.num_trials,
             "open": sorted(self.tally.open),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +21,32 @@ _DIRECTIONS: Final = {
 def is_feasible(trial: FrozenTrial) -> bool:
     """Whether a trial violates no constraint: one above 0 is violated."""
     return all(value <= 0.0 for value in trial.constraints.values())
+
+
+def least_violating_first(
+    trials: Sequence[FrozenTrial], directions: Sequence[Direction]
+) -> list[FrozenTrial]:
+    """The complete trials that violate a constraint, those first that violate them least.
+
+    By the sum of what is above 0, as Optuna's TPE sampler orders them; then by their first value.
+    """
+    found = [
+        trial
+        for trial in trials
+        if trial.state is optuna.trial.TrialState.COMPLETE
+        and trial.values
+        and not is_feasible(trial)
+    ]
+    sign = -1.0 if directions[0] == "maximize" else 1.0
+    return sorted(
+        found, key=lambda trial: (_violation(trial), sign * trial.values[0], trial.number)
+    )
+
+
+def _violation(trial: FrozenTrial) -> float:
+    # one that is not a number is as bad as can be, and has its place in the order
+    above = (math.inf if math.isnan(value) else value for value in trial.constraints.values())
+    return sum(max(0.0, value) for value in above)
 
 
 def best_first(trials: Sequence[FrozenTrial], directions: Sequence[Direction]) -> list[FrozenTrial]:

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from orchestrator.storage.attributes import ATTR, is_paused
-from orchestrator.storage.best_trials import best_first, is_feasible
+from orchestrator.storage.best_trials import best_first, is_feasible, least_violating_first
 from workers.protocol.spec import MAX_BEST, Direction
 from workers.protocol.states import OUT_OF_MEMORY, TrialState
 
@@ -57,6 +57,8 @@ class Tally:
         self.losses = 0
         self.best: list[FrozenTrial] = []
         """The best first, as many as a study may keep; of several directions, the whole front."""
+        self.least_violating: list[FrozenTrial] = []
+        """Those that violate constraints least, as many as a study may keep; with none above."""
         self.recent: list[FrozenTrial] = []
         """The latest ended, in the order of their end."""
         self.add(trials)
@@ -130,6 +132,10 @@ class Tally:
         self.recent = sorted([*self.recent, *trials], key=_ended_at)[-NUM_RECENT:]
         best = best_first([*self.best, *complete], self._directions)
         self.best = best if len(self._directions) > 1 else best[:MAX_BEST]
+        violating = [*self.least_violating, *complete]
+        self.least_violating = (
+            [] if best else least_violating_first(violating, self._directions)[:MAX_BEST]
+        )
 
 
 def state_of(trial: FrozenTrial) -> TrialState:

@@ -8,11 +8,14 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
+import redis
 import structlog
 import torch
 
+from workers.coordination.leases import TrialLeases
 from workers.disk import snapshots
 from workers.disk.checkpoints import CheckpointStore
+from workers.disk.outbox import Outbox
 from workers.managers import DirectoryManager
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import DrainRequested, LeaseLost, UnsuitableValueError
@@ -362,6 +365,27 @@ def test_a_result_is_not_lost_to_a_checkpoint_that_nobody_needs(
     monkeypatch.setattr(CheckpointStore, "save", fail)
     assert run_trial(place, tmp_path / "drain") is Outcome.ENDED
     assert place.leases.record(0).state is state
+
+
+def test_a_result_is_brought_to_disk_once_where_redis_does_not_answer(
+    desk, run_trial, tmp_path, monkeypatch
+):
+    (tmp_path / "ending.py").write_text(OBJECTIVE)
+    place = desk(objective=f"{tmp_path}/ending.py:ends", config={"how": "returns"})
+    place.leases.enqueue(0, {})
+    commit, brought, refused = TrialLeases.commit, [], []
+
+    def commit_at_last(*arguments):
+        if len(refused) < 3:
+            refused.append(len(brought))
+            raise redis.ConnectionError("away")
+        return commit(*arguments)
+
+    monkeypatch.setattr(TrialLeases, "commit", commit_at_last)
+    monkeypatch.setattr(Outbox, "bring_to_disk", lambda _, entry: brought.append(entry.name))
+    assert run_trial(place, tmp_path / "drain") is Outcome.ENDED
+    assert (len(brought), refused) == (1, [0, 1, 1])
+    assert place.leases.record(0).state is TrialState.COMPLETE
 
 
 def test_what_is_saved_on_the_way_out_is_not_copied_before(desk, gate):

@@ -142,6 +142,35 @@ def test_a_draft_that_was_never_finished_is_no_result_and_goes_in_time(leases, d
     assert not draft.exists()
 
 
+@pytest.mark.parametrize("content", [b"", bytes(300)])
+def test_an_entry_that_a_power_cut_left_without_content_goes_after_a_lease(tmp_path, content):
+    outbox = Outbox(tmp_path)
+    (tmp_path / "outbox").mkdir()
+    empty, broken = (tmp_path / "outbox" / name for name in ("s-0-7.json", "s-1-7.json"))
+    empty.write_bytes(content)
+    broken.write_bytes(b"{")
+    os.utime(broken, (0, 0))
+    outbox.commit_abandoned(lambda *_: None, LEASE)
+    assert empty.exists(), "it may be on its way to the disk"
+    os.utime(empty, (0, 0))
+    outbox.commit_abandoned(lambda *_: None, LEASE)
+    assert (empty.exists(), broken.exists()) == (False, True)
+
+
+def test_a_result_that_redis_lost_its_data_for_is_brought_to_disk(leases, tmp_path, monkeypatch):
+    entry = entry_of(leases, ProcessIdentity.current(), tmp_path)
+    outbox, brought = Outbox(tmp_path), []
+    outbox.write(entry)
+    monkeypatch.setattr(Outbox, "bring_to_disk", lambda _, entry: brought.append(entry.name))
+    outbox.settle(entry, "LOST", leases)
+    assert (brought, outbox.entries()) == ([], []), "another attempt runs"
+    outbox.write(entry)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(leases), "is_current", lambda _: False)
+        outbox.settle(entry, "LOST", leases)
+    assert (brought, outbox.entries()) == ([entry.name], [entry])
+
+
 def test_what_ended_trials_left_is_removed_and_what_others_need_is_not(client, leases, tmp_path):
     current = ProcessIdentity.current()
     ended, running = (entry_of(leases, current, tmp_path, number) for number in (0, 1))

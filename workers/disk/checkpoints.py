@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Generic, NamedTuple, TypeVar, cast
 
@@ -323,7 +324,8 @@ def _read(path: Path) -> Any:
     import torch
 
     # weights_only: a checkpoint is data, never code
-    return unpack(torch.load(path, map_location="cpu", weights_only=True))
+    with torch.device("cpu"):  # sparse tensors would be made on the default device
+        return unpack(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _write_state(path: Path, packed: Any) -> str:
@@ -333,7 +335,13 @@ def _write_state(path: Path, packed: Any) -> str:
     # a file of our own: given a path, torch turns a full disk into a RuntimeError
     with path.open("wb") as file:
         summed = _Summed(file)
-        torch.save(packed, cast("IO[bytes]", summed))
+        try:
+            torch.save(packed, cast("IO[bytes]", summed))
+        except RuntimeError:
+            # torch's writer closes its archive on the way out, and what that raises hides the disk
+            if summed.error is not None:
+                raise summed.error from None
+            raise
         return summed.sha256
 
 
@@ -343,6 +351,8 @@ class _Summed:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._sum = hashlib.sha256()
+        #: why the disk took no more
+        self.error: OSError | None = None
 
     @property
     def sha256(self) -> str:
@@ -350,10 +360,20 @@ class _Summed:
 
     def write(self, content: bytes | memoryview) -> int:
         self._sum.update(content)
-        return self._file.write(content)
+        with self._noted():
+            return self._file.write(content)
 
     def flush(self) -> None:
-        self._file.flush()
+        with self._noted():
+            self._file.flush()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
 
 def _is_sound(ref: CheckpointRef, measure: Callable[[], str]) -> bool:

@@ -146,9 +146,14 @@ class Outbox:
     def settle(self, entry: OutboxEntry, status: str, leases: TrialLeases) -> None:
         """Publish the files of a result that was accepted, and remove the entry.
 
-        One that is lost because Redis lost its data is left: it is handed in anew.
+        One that is lost because Redis lost its data is left, on disk: it is handed in anew, which
+        may take long.
         """
         if status == "LOST" and not leases.is_current():
+            try:
+                self.bring_to_disk(entry)
+            except OSError as problem:
+                log.warning("outbox_not_written", error=str(problem), hint="make room on the disk")
             return
         if status != "LOST":
             self._publish(entry)
@@ -190,6 +195,19 @@ class Outbox:
                 self._setbacks.done(entry.name)
                 log.info("outbox_committed", study=entry.study, trial=entry.number, status=status)
 
+        self._drop_remnants(lease_seconds)
+
+    def _drop_remnants(self, lease_seconds: float) -> None:
+        """Remove what holds no result and will not: its trial's lease has run out by now."""
+        for path in self._folder.glob("*.json"):
+            with suppress(OSError):  # which `entries` tells
+                if _age_seconds(path) > lease_seconds and _holds_nothing(path):
+                    path.unlink(missing_ok=True)
+                    log.warning(
+                        "outbox_entry_empty",
+                        name=path.name[:200],
+                        hint="its host went before it was on disk; its trial runs again",
+                    )
         for draft in self._folder.glob("*.draft"):  # of a process that died while writing
             if _age_seconds(draft) > lease_seconds:
                 draft.unlink(missing_ok=True)
@@ -227,6 +245,15 @@ class Outbox:
 
     def _age_seconds(self, entry: OutboxEntry) -> float:
         return _age_seconds(self._folder / entry.name)
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether a file has a name and no content, as a power cut leaves one; or zeros in its place.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return not path.read_bytes().strip(b"\0")
 
 
 def _age_seconds(path: Path) -> float:

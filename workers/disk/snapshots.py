@@ -43,10 +43,14 @@ class HostMemory:
             packed: What `state_packing.pack` made.
         """
         taking = _Snapshot(self._kept)
+        import torch
+
         try:
-            taking.reserve(packed)
-            copied = taking.copy(packed)
-            taking.wait()
+            # a buffer made in inference mode could not be written to outside of it
+            with torch.inference_mode(mode=False), torch.no_grad():
+                taking.reserve(packed)
+                copied = taking.copy(packed)
+                taking.wait()
         except (MemoryError, RuntimeError) as error:  # torch's own for memory that it cannot get
             self._kept = {}
             if isinstance(error, RuntimeError) and "memory" not in str(error):
@@ -109,7 +113,7 @@ class _Snapshot:
         bare = tensor.detach()
         if _is_plain(tensor):
             place = (tensor.storage_offset(), tensor.size(), tensor.stride())
-            host = torch.empty(0, dtype=tensor.dtype)
+            host = torch.empty(0, dtype=tensor.dtype, device="cpu")
             copied = host.set_(self._copy_storage(bare).untyped_storage(), *place)
         else:
             copied = bare.clone() if tensor.device.type in {"cpu", "meta"} else bare.cpu()
@@ -136,7 +140,7 @@ class _Snapshot:
         import torch
 
         kept = self._kept.get((size, is_pinned)) or [
-            torch.empty(size, dtype=torch.uint8, pin_memory=is_pinned)
+            torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
         ]
         buffer = kept.pop()
         self.buffers[size, is_pinned].append(buffer)

@@ -162,14 +162,37 @@ def _pack_torch(value: Any, place: str) -> Any:
             raise UnsuitableValueError(
                 f"{place}: {type_name(value)}; give a plain tensor: `.as_subclass(torch.Tensor)`"
             )
-        # what the user hung on it is no data; a new tensor on the same memory has none of it
-        bare = value.detach().requires_grad_(value.requires_grad)
-        return torch.nn.Parameter(bare, value.requires_grad) if kind is torch.nn.Parameter else bare
+        _check_memory(value, place)
+        with torch.inference_mode(mode=value.is_inference()):  # as it was made
+            # what the user hung on it is no data; a new tensor on the same memory has none of it
+            bare = value.detach().requires_grad_(value.requires_grad)
+            is_parameter = kind is torch.nn.Parameter
+            return torch.nn.Parameter(bare, value.requires_grad) if is_parameter else bare
     if kind in {torch.Size, torch.dtype, torch.device}:
         return value
     if kind is torch.Generator:
         return _node("torch.Generator", value.get_state(), device=str(value.device))
     return None
+
+
+def _check_memory(tensor: Any, place: str) -> None:
+    """Return if a tensor's memory holds what the tensor says it does.
+
+    Raises:
+        UnsuitableValueError: It was freed under it.
+    """
+    import torch
+
+    is_strided = tensor.layout is torch.strided and not tensor.is_nested
+    if not is_strided or tensor.device.type not in {"cpu", "cuda"} or not tensor.numel():
+        return
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = tensor.storage_offset() + sum((size - 1) * stride for size, stride in steps)
+    if (last + 1) * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise UnsuitableValueError(
+            f"{place}: a tensor of {list(tensor.shape)} whose memory was freed"
+            " (`untyped_storage().resize_(0)`); gather it first, or leave it out"
+        )
 
 
 def _pack_numpy(value: Any, place: str) -> Any:
@@ -217,7 +240,9 @@ def _ints(content: bytes | bytearray) -> Any:
     """Bytes as a tensor: as `bytes`, they would take twice the room and a hundred times as long."""
     import torch
 
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
+    if not content:
+        return torch.empty(0, device="cpu")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def _is_clean(text: str) -> bool:

@@ -166,6 +166,8 @@ class AttemptEnd:
         #: whether the attempt was counted as a loss
         self.is_loss = False
         self._entry: OutboxEntry | None = None
+        #: whether it was brought to disk, or that could not be done
+        self._is_on_disk = False
         #: what Redis answered; None while it has not
         self._status: str | None = None
         self._is_to_be_announced = False
@@ -230,8 +232,10 @@ class AttemptEnd:
                 freed,
             )
         except redis.RedisError:
-            with _disk_may_be_full():  # it may take long until Redis is back
-                self._outbox.bring_to_disk(entry)
+            if not self._is_on_disk:  # it may take long until Redis is back
+                self._is_on_disk = True
+                with _disk_may_be_full():
+                    self._outbox.bring_to_disk(entry)
             raise
         self.has_freed = freed is not None and status == "OK"
         return status

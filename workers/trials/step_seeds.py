@@ -26,7 +26,7 @@ class StepSeeds:
     @classmethod
     def drawn(cls) -> StepSeeds:
         """Seeds that follow from torch's generator: of a seeded study, the same in each attempt."""
-        return cls(int(torch.randint(2**62, ()).item()))
+        return cls(int(torch.randint(2**62, (), device="cpu").item()))
 
     def of(self, what: str, *numbers: int) -> int:
         """The seed of one thing, in [0, 2**64); those of two things have nothing in common."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from orchestrator.storage.best_trials import best_first
+from orchestrator.storage.best_trials import best_first, least_violating_first
 from orchestrator.storage.tally import NUM_RECENT, Tally
 from workers.protocol.spec import MAX_BEST
 
@@ -51,10 +51,36 @@ def test_what_is_kept_is_what_a_count_over_all_trials_says(directions, data):
     assert kept.num_infeasible == len(complete) - sum(
         all(value <= 0 for value in trial.constraints.values()) for trial in complete
     )
+    nearest = [] if best else least_violating_first(trials, directions)[:MAX_BEST]
+    assert kept.least_violating == nearest
     assert kept.busy_seconds == pytest.approx(1.5 * len(trials))
     assert kept.losses == sum(trial.number % 2 for trial in trials)
     assert kept.ended == Tally(directions, trials).ended
     assert kept.best == Tally(directions, trials).best
+
+
+def test_where_no_trial_is_feasible_those_come_first_that_violate_least():
+    given = [
+        (4.0, {"a": 2.0}),
+        (3.0, {"a": 0.5, "b": 0.75, "c": -9.0}),
+        (9.0, {"a": float("inf"), "b": 1.0}),
+        (5.0, {"a": 2.0}),
+        (8.0, {"a": float("inf")}),
+    ]
+    trials = []
+    for number, (value, constraints) in enumerate(given):
+        trial = create_trial(state=TrialState.COMPLETE, value=value)
+        trial.number = number
+        for name, violation in constraints.items():
+            trial.set_constraint(name, violation)
+        trials.append(trial)
+    tally = Tally(["maximize"], trials)
+    assert tally.best == []
+    assert [trial.number for trial in tally.least_violating] == [1, 3, 0, 2, 4]
+    feasible = create_trial(state=TrialState.COMPLETE, value=-1.0)
+    feasible.number = 9
+    tally.add([feasible])
+    assert ([trial.number for trial in tally.best], tally.least_violating) == ([9], [])
 
 
 def test_the_latest_ended_are_kept_in_the_order_of_their_end():
