@@ -181,6 +181,12 @@ def test_what_was_made_in_inference_mode_is_saved_out_of_it(desk, gate):
     assert described(trial.load_checkpoint()) == described(state)
 
 
+def test_pinned_memory_counts_as_the_power_of_two_that_torch_takes():
+    sizes = [0, 1, 3, 4096, 4097]
+    assert [snapshots._taken(size, is_pinned=True) for size in sizes] == [0, 1, 4, 4096, 8192]
+    assert [snapshots._taken(size, is_pinned=False) for size in sizes] == sizes
+
+
 def test_a_tensor_whose_memory_was_freed_is_refused_by_its_place(desk):
     trial = desk().claim()
     weight = torch.ones(10, 10)

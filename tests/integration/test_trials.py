@@ -636,3 +636,17 @@ def test_twenty_drains_leave_two_checkpoints(desk, tmp_path, settings):
     later.mkdir(parents=True)
     CheckpointStore(settings.home / "checkpoints").prune("s", 0, place.held.token)
     assert later.exists(), "a later attempt's is its own"
+
+
+def test_a_step_that_is_saved_twice_leaves_a_checkpoint_to_go_on_from(desk):
+    place = desk()
+    place.leases.enqueue(0, {})
+    trial = place.hold(0)
+    for step, text in ((4, "before"), (5, "A"), (5, "B")):
+        trial.save_checkpoint(step, {"is": text})
+    assert trial.load_checkpoint() == {"is": "A"}
+    assert place.leases.release(0, place.held.token)
+    again = place.hold(0)
+    assert again.load_checkpoint() == {"is": "A"}
+    again.save_checkpoint(6, {"is": "C"})
+    assert again.load_checkpoint() == {"is": "C"}

@@ -155,6 +155,8 @@ class CheckpointStore:
     ) -> CheckpointRef:
         """Put a checkpoint in its place, and drop those of this attempt that it outdates.
 
+        Of a step that the attempt has saved before, what it saved first stays.
+
         Args:
             study: The study's name.
             number: The trial's number.
@@ -165,6 +167,11 @@ class CheckpointStore:
         """
         own = self._root / study / str(number) / str(token)
         final = own / step_folder(step)
+        for saved in read_manifests(own.parent):
+            if saved.uri == str(final):
+                # Redis may point to it, by its sum: replaced, it would be taken for damaged
+                log.warning("checkpoint_kept", step=step, hint="a step is saved once an attempt")
+                return saved
         sha256 = ""
 
         def fill(draft: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 #: How much of the memory that is free a snapshot may take: the rest is the training's.
-_SHARE: Final = 0.8
+_SHARE: Final = 0.5
 
 #: Where a container's memory has its limit and its use: of cgroup 2, and of cgroup 1.
 _LIMITS: Final = (
@@ -82,7 +82,8 @@ class _Snapshot:
                 storage = tensor.untyped_storage()
                 sizes[storage.nbytes(), tensor.is_cuda].add(storage._cdata)
         wanted = sum(
-            size * max(0, len(storages) - len(self._kept.get((size, is_pinned), ())))
+            _taken(size, is_pinned=is_pinned)
+            * max(0, len(storages) - len(self._kept.get((size, is_pinned), ())))
             for (size, is_pinned), storages in sizes.items()
         )
         if wanted > _SHARE * free_memory():
@@ -145,6 +146,11 @@ class _Snapshot:
         buffer = kept.pop()
         self.buffers[size, is_pinned].append(buffer)
         return buffer
+
+
+def _taken(size: int, *, is_pinned: bool) -> int:
+    """Bytes that a buffer takes: torch rounds pinned memory up to a power of two."""
+    return 1 << (size - 1).bit_length() if is_pinned and size else size
 
 
 def free_memory() -> int:

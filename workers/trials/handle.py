@@ -348,7 +348,8 @@ class FleetTrial(BaseTrial):
         training goes on: the checkpoint before stands.
 
         Args:
-            step: Never less than that of the checkpoint before.
+            step: More than that of the checkpoint before; of one that this attempt saves again,
+                what it saved first stays.
             state: Nested containers of tensors, arrays, numbers, text and generators; all that
                 `workers.disk.state_packing` has a rule for. `load_checkpoint` gives it back equal.
 
