@@ -181,6 +181,22 @@ def test_what_was_made_in_inference_mode_is_saved_out_of_it(desk, gate):
     assert described(trial.load_checkpoint()) == described(state)
 
 
+@pytest.mark.parametrize(
+    ("folder", "names", "prefix"),
+    [
+        ("", ("memory.max", "memory.current"), ""),
+        ("memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"),
+    ],
+)
+def test_files_that_the_kernel_would_drop_count_as_free(tmp_path, folder, names, prefix):
+    group = tmp_path / folder
+    group.mkdir(exist_ok=True)
+    for name, text in zip(names, ("9000\n", "8000\n"), strict=True):
+        (group / name).write_text(text)
+    (group / "memory.stat").write_text(f"anon 1\n{prefix}inactive_file 5000\n")
+    assert snapshots.free_memory(tmp_path) == 6000
+
+
 def test_pinned_memory_counts_as_the_power_of_two_that_torch_takes():
     sizes = [0, 1, 3, 4096, 4097]
     assert [snapshots._taken(size, is_pinned=True) for size in sizes] == [0, 1, 4, 4096, 8192]

@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 #: How much of the memory that is free a snapshot may take: the rest is the training's.
 _SHARE: Final = 0.5
 
-#: Where a container's memory has its limit and its use: of cgroup 2, and of cgroup 1.
+#: Where a container's memory has its limit, its use, and in that the files that the kernel would
+#: drop: of cgroup 2, and of cgroup 1.
 _LIMITS: Final = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
 )
 
 
@@ -153,17 +159,23 @@ def _taken(size: int, *, is_pinned: bool) -> int:
     return 1 << (size - 1).bit_length() if is_pinned and size else size
 
 
-def free_memory() -> int:
-    """Bytes that this process can take, by the machine and by the limit of its container."""
+def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process can take, by the machine and by the limit of its container.
+
+    Args:
+        groups: Where control groups are mounted.
+    """
     free = psutil.virtual_memory().available
-    for limit, used in _LIMITS:
+    for limit, used, details, dropped in _LIMITS:
         try:
-            most = (Path("/sys/fs/cgroup") / limit).read_text().strip()
-            taken = (Path("/sys/fs/cgroup") / used).read_text().strip()
-        except OSError:
+            most = (groups / limit).read_text().strip()
+            taken = int((groups / used).read_text())
+            lines = (groups / details).read_text().splitlines()
+        except (OSError, ValueError):
             continue
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith(f"{dropped} "))
         if most != "max":
-            free = min(free, int(most) - int(taken))
+            free = min(free, int(most) - taken + cached)
     return max(0, int(free))
 
 
