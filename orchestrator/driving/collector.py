@@ -39,6 +39,7 @@ from workers.protocol.messages import (
     Result,
 )
 from workers.protocol.plain import describe_error
+from workers.protocol.seals import WAY_OUT
 from workers.protocol.states import TrialState
 
 log = get_logger(__name__)
@@ -46,12 +47,19 @@ log = get_logger(__name__)
 #: How many of the entries that were set aside a status names.
 _SHOWN: Final = 5
 
+#: Why entries are left that nobody of the fleet has written.
+_UNSIGNED: Final = (
+    "FLEET_SECRET is set here, and what its trials told is not signed by it, in {} entries:"
+    f" {WAY_OUT}"
+)
+
 
 class Collector:
     """Takes the inbox entries of one study in."""
 
     def __init__(self, study: DrivenStudy) -> None:
         self._study = study
+        self._num_unsigned = 0
         #: why entries were set aside, the latest last
         self.set_aside: deque[str] = deque(study.reasons_set_aside(_SHOWN), maxlen=_SHOWN)
 
@@ -59,6 +67,9 @@ class Collector:
         """Take entries in, in their order, and bring them to disk, so that they may be dropped."""
         ended: dict[int, TrialState] = {}
         for entry in entries:
+            if not self._study.leases.is_told(entry):
+                self._leave_unsigned(entry)
+                continue
             try:
                 state = self._take(entry)
             except UnreadableEntryError as error:
@@ -272,6 +283,41 @@ class Collector:
             return None
         self.tell_failed(entry.number, f"its result could not be taken in: {reason}")
         return TrialState.FAILED
+
+    def _leave_unsigned(self, entry: Entry) -> None:
+        """Take nothing of what no member of the fleet has signed, and say so once.
+
+        A trial that ended so, or was paused, was run by a process without the secret: it runs
+        again.
+        """
+        shown = _UNSIGNED.format(self._num_unsigned)
+        self._num_unsigned += 1
+        reason = _UNSIGNED.format(self._num_unsigned)
+        if shown in self.set_aside:
+            self.set_aside[self.set_aside.index(shown)] = reason
+        else:
+            self.set_aside.append(reason)
+        if self._num_unsigned == 1:
+            log.error("entry_set_aside", study=self._study.name, entry=entry.id, reason=reason)
+            self._study.keep_aside(entry, reason)
+        if entry.number is not None and self._rests_by(entry, entry.number):
+            log.warning("run_again", study=self._study.name, trial=entry.number, reason=reason)
+            self._study.check_lead()
+            self._study.leases.forget(entry.number)
+
+    def _rests_by(self, entry: Entry, number: int) -> bool:
+        """Whether a trial is open in the storage, and rests in Redis by what this entry told."""
+        try:
+            if self._study.stored(number).state.is_finished():
+                return False
+        except KeyError:
+            return False
+        if isinstance(entry, InboxEntry) and entry.kind == "pause":
+            record = self._study.leases.record(number)
+            is_paused = record is not None and record.state is TrialState.PAUSED
+            has_been_taken = number in self._study.tally.paused
+            return is_paused and not has_been_taken
+        return self._is_end_of(number, entry.id)
 
     def _is_end_of(self, number: int, entry_id: str) -> bool:
         """Whether a trial ended in Redis with this very entry: nothing else will tell how."""

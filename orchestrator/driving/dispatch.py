@@ -39,7 +39,6 @@ class Dispatcher:
         self._collector = collector
         self._times = settings.times
         self._home = settings.home
-        self._has_secret = bool(settings.seal)
         #: trial -> when it was last announced again, on the server's clock, ms, and how often
         self._announced: dict[int, tuple[int, int]] = {}
         #: trial -> until when it may not be claimed, by the monotonic clock
@@ -171,8 +170,7 @@ class Dispatcher:
         }
         for number in (held.keys() | paused.keys()) - tally.open:
             self._settle(number)
-        if at_start:
-            self._seal_anew(sorted(tally.open - tally.waiting))
+        self._seal_anew(sorted(tally.open - tally.waiting) if at_start else open_ones)
         records = self._study.leases.records(open_ones)
         self._note_waiting(records, queued, now_ms)
         for number in open_ones:
@@ -201,10 +199,11 @@ class Dispatcher:
                 self._collector.tell_lost(number, record.state)
 
     def _seal_anew(self, numbers: Sequence[int]) -> None:
-        """Sign records that were written before the fleet had the secret that signs now."""
-        for number in numbers if self._has_secret else ():
-            if not self._study.leases.is_sealed(number):
-                self._study.leases.reseal(number, self._params(number), self._study.drawn(number))
+        """Sign records that are signed by another secret, or that others have altered."""
+        for number, fields in self._study.leases.unsealed(numbers).items():
+            log.warning("sealed_anew", study=self._study.name, trial=number)
+            params, drawn = self._params(number), self._study.drawn(number)
+            self._study.leases.reseal(number, fields, params, drawn)
 
     def _note_waiting(
         self, records: Mapping[int, TrialRecord], queued: Mapping[int, int], now_ms: int

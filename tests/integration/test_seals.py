@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import sys
+import json
 from contextlib import contextmanager
 
 import pytest
 from hand_fleet import SPACE, Fleet, turn_until
 from one_process_fleet import OneProcessFleet
-from optuna.distributions import IntDistribution, distribution_to_json
+from optuna.distributions import CategoricalDistribution, IntDistribution, distribution_to_json
 from structlog.testing import capture_logs
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from workers.containers import Container
 from workers.coordination import keys
+from workers.coordination.inbox import Inbox
 from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.managers import MANAGERS
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError, UnsealedError
-from workers.protocol.messages import Drawn, RunTrial
+from workers.protocol.messages import Drawn, Result, RunTrial
 from workers.protocol.seals import UNSEALED, Seal
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind, TrialState
@@ -170,14 +172,13 @@ def test_a_message_that_is_not_the_fleets_is_refused_and_left_to_others(
         assert "FLEET_SECRET" not in str(StudyHandle("s", settings).status().waits_for)
 
 
-def test_a_worker_without_a_secret_takes_what_is_signed(client, settings, tmp_path, queued):
-    config = with_secret(settings, None)
-    with runner_of(client, config, tmp_path) as runner, capture_logs() as logs:
-        client.hset(keys.trial("s", 0), "param:y", "2")
-        client.hset(keys.trial("s", 0), "param:x", "0.75")
-        runner.run(hint_of(queued, UNSEALED))
-    assert queued.record(0).state is TrialState.COMPLETE
-    assert [each for each in logs if each["event"] == "study_refused"] == []
+def test_a_worker_without_a_secret_leaves_a_fleet_that_has_one(client, settings, tmp_path, queued):
+    """What it told would not be taken in."""
+    with runner_of(client, with_secret(settings, None), tmp_path) as runner, capture_logs() as logs:
+        runner.run(hint_of(queued))
+    assert (queued.record(0).state, queued.record(0).attempt) == (TrialState.QUEUED, 0)
+    (told,) = [each for each in logs if each["event"] == "study_refused"]
+    assert "'s' is of a fleet with a secret, and there is no FLEET_SECRET here" in told["reason"]
 
 
 def test_a_record_that_is_altered_between_look_and_claim_is_given_back(client, queued):
@@ -232,17 +233,131 @@ def test_an_orchestrator_drives_what_its_fleet_handed_in_alone(client, settings,
     assert Studies(client, seal=SEAL).spec("s").trials == 5
 
 
-def test_a_fleet_that_is_given_a_secret_or_another_one_goes_on(client, settings, tmp_path):
-    fleet = Fleet(client, settings, tmp_path)
-    fleet.submit(trials=2)
+def trusted(client, spec, number, secret=SECRET):
+    """A trial's leases, as a worker with a secret has them."""
+    return Studies(client, seal=Seal.of(secret)).leases("s").trusted(number, spec.work())
+
+
+def is_trusted(client, spec, number):
+    try:
+        return trusted(client, spec, number) is not None
+    except UnsealedError:
+        return False
+
+
+def has_ended(fleet, number):
+    return fleet.stored()[number].state.is_finished()
+
+
+EVIL = distribution_to_json(CategoricalDistribution(["/tmp/evil"]))
+EVIL_PARAMS = {"data.source": {"distribution": EVIL, "value": "/tmp/evil"}}
+
+#: What somebody could put into an inbox: kind, subject, body.
+FORGED_ENTRIES = [
+    ("suggest", "model.id", EVIL),
+    ("taken", "", json.dumps(EVIL_PARAMS)),
+    ("report", "3", "0.5"),
+    ("pause", "0", json.dumps({"step": 3, "value": 0.5, "result": {"params": EVIL_PARAMS}})),
+    ("terminal", "COMPLETE", json.dumps({"values": [0.0], "params": EVIL_PARAMS})),
+    ("terminal", "DEAD", json.dumps({"error": "x", "params": EVIL_PARAMS})),
+    ("nothing", "", ""),
+]
+
+
+def test_an_orchestrator_takes_nothing_in_that_its_fleet_did_not_sign(client, settings, tmp_path):
+    fleet = Fleet(client, with_secret(settings), tmp_path)
+    fleet.submit(trials=2, space={})
+    inbox = Inbox(client, "test")
     with fleet.service() as service:
         turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they wait for a worker")
-    for secret, accepted in [(OTHER, OTHER), (f"{SECRET},{OTHER}", SECRET)]:
-        fleet.settings = with_secret(settings, secret)
-        fleet.submit(trials=2)
-        with fleet.service() as service:
-            turn_until(service, lambda: service.status("s") is not None, "it is driven again")
-        seal = Seal.of(accepted)
-        spec = Studies(client, seal=seal).spec("s")
+        leases = trusted(client, fleet.spec, 0)
+        token = leases.claim(0, "me", 600.0).token
+        leases.report(0, token, 1, 0.25)
+        ((_, signed),) = client.xrange(keys.inbox("s"))
+        replayed = [
+            {**signed, "number": "1"},
+            {**signed, "subject": "2"},
+            {**signed, "body": "0.5"},
+        ]
+        fields = {"number": "0", "token": str(token), "attempt": "1", "seal": signed["seal"]}
+        for kind, subject, body in FORGED_ENTRIES:
+            replayed.append({**fields, "kind": kind, "subject": subject, "body": body})
+        for entry in replayed:
+            client.xadd(keys.inbox("s"), entry)
+        turn_until(service, lambda: inbox.is_empty("s"), "all is read")
+        stored = fleet.stored()
+        assert (stored[0].state.name, stored[0].params) == ("RUNNING", {})
+        assert [trial.intermediate_values for trial in stored] == [{1: 0.25}, {}]
+        client.delete(keys.trial("s", 0))  # it is written again from the storage
+        turn_until(service, lambda: fleet.leases.record(0), "it waits again")
+        assert fleet.leases.record(0).params == {}
+        shown = f"is not signed by it, in {len(replayed)} entries"
+        turn_until(service, lambda: shown in str(fleet.statuses[-1].set_aside), "it is shown")
+        assert len(fleet.statuses[-1].set_aside) == 1
+
+
+def test_a_trial_that_a_process_without_the_secret_ended_runs_again(client, settings, tmp_path):
+    fleet = Fleet(client, with_secret(settings), tmp_path)
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: 0 in fleet.leases.queued(), "it waits for a worker")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: 0 in fleet.leases.queued(), "it waits again")
+        leases = trusted(client, fleet.spec, 0)
+        ended = Result(values=[0.75])
+        token = leases.claim(0, "me", 600.0).token
+        assert leases.commit(0, token, TrialState.COMPLETE, ended) == "OK"
+        turn_until(service, lambda: has_ended(fleet, 0), "it is told")
+    assert fleet.stored()[0].values == [0.75]
+
+
+def test_what_others_write_into_a_record_is_mended_from_the_storage(client, settings, tmp_path):
+    fleet = Fleet(client, with_secret(settings), tmp_path)
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: 0 in fleet.leases.queued(), "it waits for a worker")
+        before = fleet.leases.record(0).params
+        record = keys.trial("s", 0)
+        client.hset(record, mapping={"param:x": "7.5", "param:z": "no JSON", "seal:z": "0"})
+        assert not is_trusted(client, fleet.spec, 0)
+        turn_until(service, lambda: is_trusted(client, fleet.spec, 0), "it is signed again")
+        assert fleet.leases.record(0).params == before
+
+
+@pytest.mark.parametrize("before", [None, OTHER])
+def test_trials_go_on_where_a_fleet_is_given_a_secret_or_another_one(
+    client, settings, tmp_path, before
+):
+    """One has been answered, one has taken what was drawn for it, and that waits to be read."""
+    fleet = Fleet(client, with_secret(settings, before), tmp_path)
+    fleet.submit(trials=3, space={})
+    spec, asked_from = fleet.spec, distribution_to_json(IntDistribution(1, 5))
+    with fleet.service() as service:
         for number in (0, 1):
-            Studies(client, seal=seal).leases("s").trusted(number, spec.work())
+            turn_until(service, lambda each=number: each in fleet.leases.queued(), "it waits")
+            leases = trusted(client, spec, number, before)
+            token = leases.claim(number, "me", 600.0).token
+            leases.suggest(number, token, "y", asked_from)
+            turn_until(
+                service, lambda each=number: fleet.leases.record(each).params, "it is answered"
+            )
+            if number == 0:
+                leases.commit(0, token, TrialState.COMPLETE, Result(values=[0.5]))
+        turn_until(service, lambda: 2 in fleet.leases.queued(), "another one is asked for")
+        leases = trusted(client, spec, 2, before)
+        grant = leases.claim(2, "me", 600.0)
+        drawn = grant.record.drawn
+        assert drawn.keys() == {"y"}
+        leases.take(2, grant.token, drawn)
+    fleet.settings = with_secret(settings, SECRET if before is None else f"{SECRET},{before}")
+    fleet.submit(trials=3, space={})
+    with fleet.service() as service:
+        for number in (1, 2):
+            turn_until(service, lambda each=number: is_trusted(client, spec, each), "it is signed")
+        turn_until(service, lambda: Inbox(client, "test").is_empty("s"), "all is read")
+        assert Studies(client, seal=SEAL).spec("s").trials == 3
+        assert trusted(client, spec, 1).record(1).params == fleet.stored()[1].params
+        if before is not None:
+            assert fleet.stored()[2].params == {"y": drawn["y"].value}
+            leases.commit(2, grant.token, TrialState.COMPLETE, Result(values=[0.5]))
+            turn_until(service, lambda: has_ended(fleet, 2), "it is told")

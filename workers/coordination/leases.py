@@ -23,7 +23,7 @@ from workers.coordination.scripts import NOW, Call, Script, Value, Verb, call, c
 from workers.coordination.study_lead import LEFT, left
 from workers.protocol.errors import UnsealedError
 from workers.protocol.events import Cause, brief
-from workers.protocol.messages import Drawn, Pause, Result
+from workers.protocol.messages import BrokenEntry, Drawn, InboxEntry, Pause, Result
 from workers.protocol.seals import TrialSeals
 from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
 
@@ -292,31 +292,68 @@ class TrialLeases:
         encoded = {name: json.dumps(value) for name, value in params.items()}
         return self.seals.put(number, encoded, _encode_drawn(drawn or {}))
 
+    def _told(self, number: int, token: int, kind: str, subject: str, body: str) -> str:
+        """The seal of an entry of the inbox; empty without a secret."""
+        if not (self.seals and self.seals.seal):
+            return ""
+        seals = self.seals
+        if not self.generation:  # of whoever ends what another process ran
+            known = self.client.hget(keys.trial(self.study, number), "generation") or ""
+            seals = replace(seals, generation=known)
+        return seals.told(number, token, kind, subject, body)
+
+    def is_told(self, entry: InboxEntry | BrokenEntry) -> bool:
+        """Whether a member of the fleet put an entry into the inbox; without a secret, always."""
+        if not (self.seals and self.seals.seal):
+            return True
+        if isinstance(entry, BrokenEntry):
+            return False
+        told = entry.number, entry.token, entry.kind, entry.subject, entry.body
+        return self.seals.is_told(entry.seal, *told)
+
+    def forget(self, number: int) -> None:
+        """Drop a trial's record: it is written anew from the storage; orchestrator only."""
+        pipeline = self.client.pipeline()
+        pipeline.delete(keys.trial(self.study, number))
+        for waiting in (keys.leases, keys.queued, keys.paused):
+            pipeline.zrem(waiting(self.study), str(number))
+        pipeline.execute()
+
     def reseal(
-        self, number: int, params: Mapping[str, Any], drawn: Mapping[str, Drawn] | None = None
+        self,
+        number: int,
+        fields: Mapping[str, str],
+        params: Mapping[str, Any],
+        drawn: Mapping[str, Drawn],
     ) -> None:
         """Have a record that is there be signed by the secret that signs now.
 
+        What its objective has taken of what was drawn is drawn still, and taken again.
+
         Args:
             number: The trial.
+            fields: Its record, as it was found; of that, draws are kept that the fleet signed.
             params: Its parameters, as the storage has them.
-            drawn: Values that its objective may ask for, likewise.
+            drawn: Values that its objective may ask for, where the record's are not the fleet's.
         """
-        self._call(
-            "reseal",
-            number,
-            rest=_pairs(params),
-            drawn=_encode_drawn(drawn or {}),
-            seal=self._seal(number, params, drawn),
-        )
+        if self.seals is None:
+            return
+        is_kept = "drawn" in fields and self.seals.has_sealed_drawn(number, fields)
+        text = fields["drawn"] if is_kept else _encode_drawn(drawn)
+        encoded = {name: json.dumps(value) for name, value in params.items()}
+        seal = self.seals.put(number, encoded, text)
+        self._call("reseal", number, rest=_pairs(params), drawn=text, seal=seal)
 
-    def is_sealed(self, number: int) -> bool:
-        """Whether a record is signed by the secret that signs now; without one, whether it is not.
+    def unsealed(self, numbers: Sequence[int]) -> dict[int, Mapping[str, str]]:
+        """Records of which not all is signed by the secret that signs now; without one, none.
 
-        A record that is not there is as it should be.
+        One that is not there is as it should be.
         """
-        fields = self.client.hgetall(keys.trial(self.study, number))
-        return not fields or self.seals is None or self.seals.is_latest(number, fields)
+        if not (self.seals and self.seals.seal):
+            return {}
+        is_latest = self.seals.is_latest
+        found = self._fields_of(numbers)
+        return {number: each for number, each in found.items() if not is_latest(number, each)}
 
     def trusted(self, number: int, work: str) -> TrialLeases:
         """The same for one trial, whose record is the fleet's own.
@@ -428,15 +465,25 @@ class TrialLeases:
         inbox) or LOST.
         """
         text = json.dumps(value)
-        most = MAX_ENTRIES_WITH_REPORTS
-        return self._call("report", number, token=token, step=step, value=text, most=most)[0]
+        return self._call(
+            "report",
+            number,
+            token=token,
+            step=step,
+            value=text,
+            most=MAX_ENTRIES_WITH_REPORTS,
+            seal=self._told(number, token, "report", str(step), text),
+        )[0]
 
     def suggest(self, number: int, token: int, name: str, distribution: str) -> list[str]:
         """Ask for a parameter.
 
         VALUE with its JSON and its seal, OK (asked; await the reply) or LOST.
         """
-        return self._call("suggest", number, token=token, name=name, distribution=distribution)
+        seal = self._told(number, token, "suggest", name, distribution)
+        return self._call(
+            "suggest", number, token=token, name=name, distribution=distribution, seal=seal
+        )
 
     def check_answer(self, number: int, name: str, value: str, seal: str | None) -> None:
         """Refuse a parameter, in JSON, that the orchestrator did not answer with.
@@ -449,11 +496,13 @@ class TrialLeases:
 
     def take(self, number: int, token: int, params: Mapping[str, Drawn]) -> bool:
         """Tell which drawn parameters the objective asked for; False if the lease is lost."""
+        body = _encode_drawn(params)
         answer = self._call(
             "take",
             number,
             token=token,
-            body=_encode_drawn(params),
+            body=body,
+            seal=self._told(number, token, "taken", "", body),
             rest=_pairs({name: each.value for name, each in params.items()}),
         )
         return answer[0] == "OK"
@@ -512,18 +561,20 @@ class TrialLeases:
         """
         if OUT_OF_MEMORY in result.constraints:
             cause = Cause.OUT_OF_MEMORY
+        payload = result.model_dump_json()
         return self._call(
             "commit",
             number,
             extra_keys={"process": keys.process(freed or "")},
             token=token,
             state=state.value,
-            payload=result.model_dump_json(),
+            payload=payload,
             value=json.dumps(result.values[0]) if result.values else "",
             cause=cause or "",
             detail=brief(result.error),
             first_step_ms=_as_ms(first_step_seconds),
             frees="" if freed is None else "1",
+            seal=self._told(number, token, "terminal", state.value, payload),
         )[0]
 
     def park(
@@ -539,6 +590,7 @@ class TrialLeases:
             payload=body,
             value=json.dumps(pause.value),
             first_step_ms=_as_ms(first_step_seconds),
+            seal=self._told(number, token, "pause", str(pause.rung), body),
         )[0]
 
     def unpark(self, number: int, rung: int) -> str:
@@ -596,12 +648,13 @@ class TrialLeases:
     ) -> Ended:
         """Count this attempt as a failure, or as a loss: REQUEUED, DEAD (after `most`) or LOST."""
         cause = cause or (Cause.FAILED if charge is Charge.FAILURE else Cause.BROKE)
+        payload = _charged(result, charge).model_dump_json()
         return self._call(  # type: ignore[return-value]
             "fail",
             number,
             token=token,
             error=Result(error=result.error, fingerprint=result.fingerprint).model_dump_json(),
-            payload=_charged(result, charge).model_dump_json(),
+            payload=payload,
             charge=charge.value,
             most=most,
             backoff_ms=int(backoff_seconds * 1000),
@@ -609,6 +662,7 @@ class TrialLeases:
             cause=cause,
             detail=brief(result.error),
             first_step_ms=_as_ms(first_step_seconds),
+            seal=self._told(number, token, "terminal", TrialState.DEAD.value, payload),
         )[0]
 
     def reap(
@@ -626,16 +680,18 @@ class TrialLeases:
 
         REQUEUED, DEAD (after `most`), LIVE (not yet due) or SKIP (nothing to do).
         """
+        text = _charged(Result(error=error), charge).model_dump_json()
         return self._call(  # type: ignore[return-value]
             "reap",
             number,
             dead_token=dead_token or "",
             grace_ms=int(grace_seconds * 1000),
-            error=_charged(Result(error=error), charge).model_dump_json(),
+            error=text,
             charge=charge.value,
             most=most,
             backoff_ms=int(backoff_seconds * 1000),
             detail=brief(error),
+            seal=self._told(number, dead_token or 0, "terminal", TrialState.DEAD.value, text),
         )[0]
 
     def pause_seconds(self, number: int) -> float:
@@ -697,11 +753,15 @@ class TrialLeases:
 
     def records(self, numbers: Sequence[int]) -> dict[int, TrialRecord]:
         """The records of some trials, in one round trip; without those that Redis has not."""
+        found = self._fields_of(numbers)
+        return {number: TrialRecord.parse(fields) for number, fields in found.items()}
+
+    def _fields_of(self, numbers: Sequence[int]) -> dict[int, Mapping[str, str]]:
         pipeline = self.client.pipeline(transaction=False)
         for number in numbers:
             pipeline.hgetall(keys.trial(self.study, number))
         found = zip(numbers, pipeline.execute(), strict=True)
-        return {number: TrialRecord.parse(fields) for number, fields in found if fields}
+        return {number: fields for number, fields in found if fields}
 
     def running(self) -> dict[int, int]:
         """Trials with a lease, and its end in ms on the server's clock."""

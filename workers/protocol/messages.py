@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from workers.protocol.errors import UnknownMessageError, UnreadableEntryError
+from workers.protocol.errors import UnknownMessageError, UnreadableEntryError, UnsealedError
 from workers.protocol.plain import describe_error, plain_text
 from workers.protocol.seals import WAY_OUT, Seal
 from workers.protocol.states import TrialState
@@ -40,11 +40,16 @@ class RunTrial(BaseModel):
         return self.model_copy(update={"seal": seal.put("hint", *self._parts)})
 
     def check(self, seal: Seal) -> None:
-        """Refuse a hint that no member of the fleet sent.
+        """Refuse a hint that no member of the fleet sent, and one that needs a secret to follow.
 
         Raises:
-            UnsealedError: None did.
+            UnsealedError: None did, or what is told without a secret would not be taken in.
         """
+        if self.seal and not seal:
+            raise UnsealedError(
+                f"study {self.study!r} is of a fleet with a secret, and there is no FLEET_SECRET"
+                f" here: {WAY_OUT}"
+            )
         what = f"the message for trial {self.number} of study {self.study!r}"
         seal.check(self.seal, "hint", *self._parts, what=what, way=WAY_OUT)
 
@@ -200,6 +205,7 @@ class InboxEntry(BaseModel):
     #: Likewise: how long all attempts together held a slot, and one with a GPU.
     held_ms: int = 0
     gpu_ms: int = 0
+    seal: str = ""
 
     @classmethod
     def from_stream(cls, entry_id: str, fields: Mapping[str, str]) -> InboxEntry:

@@ -10,13 +10,13 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from workers.protocol.errors import UnsealedError
 
 #: What is sealed; the first part of the bytes, so that a seal of one kind fits no other.
-Subject: TypeAlias = Literal["study", "hint", "trial", "answer", "package"]
+Subject: TypeAlias = Literal["study", "hint", "trial", "answer", "told", "package"]
 
 #: Before all bytes: what else the secret may be used for.
 _DOMAIN: Final = b"trialfleet 1\n"
@@ -136,12 +136,42 @@ class TrialSeals:
         """The seal of a parameter that the orchestrator answers with; `value` is JSON."""
         return self.seal.put("answer", self.study, self.generation, number, name, value)
 
+    def told(self, number: int, token: int, kind: str, subject: str, body: str) -> str:
+        """The seal of an entry of the inbox; empty without a secret.
+
+        Args:
+            number: The trial.
+            token: Of the attempt that tells it; 0 of whoever ends one and knows no token.
+            kind: Of the entry.
+            subject: Likewise.
+            body: Likewise.
+        """
+        return self.seal.put(
+            "told", self.study, self.generation, number, token, kind, subject, body
+        )
+
+    def is_told(
+        self, seal: str, number: int, token: int, kind: str, subject: str, body: str
+    ) -> bool:
+        """Whether a member of the fleet put an entry into the inbox; without a secret, always."""
+        parts = kind, subject, body
+        return any(
+            self.seal.fits(seal, "told", self.study, self.generation, number, each, *parts)
+            for each in (token, 0)
+        )
+
     def is_latest(self, number: int, fields: Mapping[str, str]) -> bool:
-        """Whether a record was sealed by the secret that seals now."""
-        names, mac = _read(fields.get(RECORD_SEAL))
-        params = {name: fields.get(f"param:{name}", "") for name in names}
-        parts = self._parts(number, params, fields.get("drawn", ""))
-        return self.seal.is_latest(mac, "trial", *parts)
+        """Whether all of a record is the fleet's, by the secret that seals now."""
+        try:
+            replace(self, seal=Seal(self.seal.secrets[:1])).check(number, fields)
+        except UnsealedError:
+            return False
+        return True
+
+    def has_sealed_drawn(self, number: int, fields: Mapping[str, str]) -> bool:
+        """Whether a record's draws, and what it began with, are the fleet's, by any secret."""
+        mac, parts = self._main(number, fields)
+        return self.seal.fits(mac, "trial", *parts)
 
     def check(self, number: int, fields: Mapping[str, str]) -> None:
         """Refuse a record that the fleet did not write, with all parameters that it has by now.
@@ -151,17 +181,17 @@ class TrialSeals:
         """
         if not self.seal:
             return
-        names, mac = _read(fields.get(RECORD_SEAL))
-        params = {name: fields.get(f"param:{name}", "") for name in names}
+        mac, parts = self._main(number, fields)
         what = f"the record of trial {number} of study {self.study!r}"
-        parts = self._parts(number, params, fields.get("drawn", ""))
         self.seal.check(mac, "trial", *parts, what=what, way=WAY_OUT)
+        begun_with = parts[-2]
         drawn = json.loads(fields.get("drawn") or "{}")
         for field_name, value in fields.items():
             name = field_name.removeprefix("param:")
-            if name == field_name or name in params:
+            if name == field_name or name in begun_with:
                 continue
-            if name in drawn and json.loads(value) == drawn[name]["value"]:
+            # as text: NaN is not equal to itself, and 1 is to true
+            if name in drawn and value == json.dumps(drawn[name]["value"]):
                 continue  # the objective asked for what was drawn, and sealed, before
             self.check_answer(number, name, value, fields.get(ANSWER_SEAL + name))
 
@@ -174,6 +204,12 @@ class TrialSeals:
         parts = self.study, self.generation, number, name, value
         what = f"{name} of trial {number} of study {self.study!r}"
         self.seal.check(seal, "answer", *parts, what=what, way=WAY_OUT)
+
+    def _main(self, number: int, fields: Mapping[str, str]) -> tuple[str | None, list[Any]]:
+        """A record's own seal, and what it is over."""
+        names, mac = _read(fields.get(RECORD_SEAL))
+        params = {name: fields.get(f"param:{name}", "") for name in names}
+        return mac, self._parts(number, params, fields.get("drawn", ""))
 
     def _parts(self, number: int, params: Mapping[str, str], drawn: str) -> list[Any]:
         return [self.study, self.generation, self.work, number, dict(params), drawn]

@@ -58,9 +58,10 @@ local function revive(study, over, name)
   redis.call('SREM', over, name)
 end
 
-local function tell_inbox(inbox, kind, number, token, attempt, subject, body, ...)
+-- An empty `seal` is that of a fleet without a secret.
+local function tell_inbox(inbox, kind, number, token, attempt, subject, body, seal, ...)
   return redis.call('XADD', inbox, '*', 'kind', kind, 'number', number, 'token', token,
-    'attempt', attempt, 'subject', subject, 'body', body, ...)
+    'attempt', attempt, 'subject', subject, 'body', body, 'seal', seal, ...)
 end
 
 -- How many events a stream keeps while they are news.
@@ -130,11 +131,11 @@ end
 
 -- Ends a trial for good; the caller has checked that it may. `told` is for its event: the stream, and
 -- cause, value, detail, the process that is gone, how long after the claim the first step was.
-local function finish(trial, leases, queued, inbox, number, state, payload, now, told)
+local function finish(trial, leases, queued, inbox, number, state, payload, seal, now, told)
   local held = count_time(trial, now)
   local record = redis.call('HMGET', trial, 'token', 'attempt')
   local id = tell_inbox(inbox, 'terminal', number, record[1], record[2], state, payload,
-    unpack(spent(trial)))
+    seal, unpack(spent(trial)))
   redis.call('HSET', trial, 'state', state, 'result_token', record[1], 'result_id', id,
     'ended_at', integer(now))
   redis.call('HDEL', trial, 'nonce', 'deadline')
@@ -171,12 +172,13 @@ end
 -- back to the queue, or DEAD after `most` of them.
 -- `error` stays with the record; `payload` tells all that the attempt came to, if it was the last.
 local function fail_attempt(trial, leases, queued, inbox, number, charge, most, backoff, error,
-    payload, now, told)
+    payload, seal, now, told)
   local count = redis.call('HINCRBY', trial, charge, 1)
   told.count = integer(count)
   redis.call('HSET', trial, 'error', error)
   if count >= tonumber(most) then
-    return {'DEAD', finish(trial, leases, queued, inbox, number, 'DEAD', payload, now, told)}
+    return {'DEAD', finish(trial, leases, queued, inbox, number, 'DEAD', payload, seal, now,
+      told)}
   end
   local counts = redis.call('HMGET', trial, 'failures', 'losses')
   local attempts = tonumber(counts[1]) + tonumber(counts[2] or 0)

@@ -1,6 +1,6 @@
 -- commit: end a trial with its result; the first commit wins.
 -- KEYS: epoch trial leases queued inbox events process
--- ARGV: epoch number token state payload value cause detail first_step_ms now_ms frees
+-- ARGV: epoch number token state payload value cause detail first_step_ms now_ms frees seal
 -- RETURNS: OK id | DUP id | LOST
 -- `value`, `cause`, `detail` and `first_step_ms` are for the event. With `frees`, the record of the
 -- holder's process names no trial any more.
@@ -13,4 +13,5 @@ if ARGV[11] ~= '' then assign(KEYS[7], KEYS[1], 'null', 'null', 'null') end
 local told = {events = KEYS[6], value = ARGV[6], cause = ARGV[7], detail = ARGV[8],
   after_ms = ARGV[9]}
 return {'OK',
-  finish(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], ARGV[4], ARGV[5], now, told)}
+  finish(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], ARGV[4], ARGV[5], ARGV[12],
+    now, told)}

@@ -1,6 +1,6 @@
 -- park: the holder's trial has reached its rung: it gives its slot back and waits to be promoted.
 -- KEYS: epoch trial leases paused inbox events
--- ARGV: epoch number token rung payload value first_step_ms now_ms
+-- ARGV: epoch number token rung payload value first_step_ms now_ms seal
 -- RETURNS: OK id | DUP | LOST
 -- Neither an end nor a failure; the checkpoint stays with the record. `payload` tells what was reached,
 -- `value` and `first_step_ms` are for the event.
@@ -21,4 +21,4 @@ tell_event(KEYS[6], 'paused', 'trial', ARGV[2], 'attempt', attempt, 'state', 'PA
   'value', ARGV[6], 'held_ms', held, 'step', last_step(KEYS[2]), 'after_ms', ARGV[7],
   'detail', 'at rung ' .. ARGV[4])
 return {'OK', tell_inbox(KEYS[5], 'pause', ARGV[2], ARGV[3], attempt, ARGV[4], ARGV[5],
-  unpack(spent(KEYS[2])))}
+  ARGV[9], unpack(spent(KEYS[2])))}

@@ -1,6 +1,6 @@
 -- reap: end the attempt of a holder that is gone: its lease ended, or its process is known dead.
 -- KEYS: epoch trial leases queued inbox events
--- ARGV: epoch number dead_token grace_ms error charge most backoff_ms detail now_ms
+-- ARGV: epoch number dead_token grace_ms error charge most backoff_ms detail now_ms seal
 -- RETURNS: REQUEUED count | DEAD id | LIVE ms | SKIP
 -- With `dead_token`, that token is reaped at once and no other; without, the deadline decides.
 -- `detail` is for the event of a death; that of a lease that ran out names the process.
@@ -15,6 +15,6 @@ else
   if left > 0 then return {'LIVE', integer(left)} end
 end
 return fail_attempt(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], ARGV[6], ARGV[7], ARGV[8],
-  ARGV[5], ARGV[5], now,
+  ARGV[5], ARGV[5], ARGV[11], now,
   ARGV[3] ~= '' and {events = KEYS[6], cause = 'died', detail = ARGV[9]}
     or {events = KEYS[6], cause = 'lease_lost', process = record[4]})

@@ -1,6 +1,6 @@
 -- report: hand an intermediate value to the orchestrator; the first one of a step counts there.
 -- KEYS: epoch trial inbox events
--- ARGV: epoch number token step value most now_ms
+-- ARGV: epoch number token step value most now_ms seal
 -- RETURNS: OK | OLD | FULL | LOST
 -- OLD is the same call again; a lower step, or another attempt's, is news where it is not stored.
 -- With `most` entries in the inbox, nobody has read it for long: the value is left out.
@@ -13,7 +13,7 @@ redis.call('HSET', KEYS[2], 'reported', told)
 if not record[1] or tonumber(ARGV[4]) > tonumber(record[1]) then
   redis.call('HSET', KEYS[2], 'reported_step', ARGV[4], 'reported_value', ARGV[5])
 end
-tell_inbox(KEYS[3], 'report', ARGV[2], ARGV[3], record[2], ARGV[4], ARGV[5])
+tell_inbox(KEYS[3], 'report', ARGV[2], ARGV[3], record[2], ARGV[4], ARGV[5], ARGV[8])
 if is_news(KEYS[2], 'told_at', now_ms(ARGV[7])) then
   tell_event(KEYS[4], 'reported', 'trial', ARGV[2], 'attempt', record[2], 'step', ARGV[4],
     'value', ARGV[5])

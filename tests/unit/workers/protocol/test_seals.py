@@ -42,7 +42,9 @@ def test_without_a_secret_nothing_is_sealed_and_all_is_taken():
     assert UNSEALED.fits("whatever", "study", "s")
     hint = RunTrial(study="s", number=1, epoch="e")
     assert hint.sealed(UNSEALED) == hint
-    hint.sealed(SEAL).check(UNSEALED)
+    hint.check(UNSEALED)
+    with pytest.raises(UnsealedError, match="no FLEET_SECRET here"):
+        hint.sealed(SEAL).check(UNSEALED)
 
 
 def test_the_first_secret_seals_and_all_are_accepted():
