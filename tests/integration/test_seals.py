@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import json
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -249,6 +249,12 @@ def has_ended(fleet, number):
     return fleet.stored()[number].state.is_finished()
 
 
+def drawn_for(fleet):
+    """A trial that waits, and for which something was drawn; 0 if there is none."""
+    records = fleet.leases.records(sorted(fleet.leases.queued()))
+    return next((number for number, record in records.items() if record.drawn), 0)
+
+
 EVIL = distribution_to_json(CategoricalDistribution(["/tmp/evil"]))
 EVIL_PARAMS = {"data.source": {"distribution": EVIL, "value": "/tmp/evil"}}
 
@@ -318,7 +324,7 @@ def test_what_others_write_into_a_record_is_mended_from_the_storage(client, sett
         turn_until(service, lambda: 0 in fleet.leases.queued(), "it waits for a worker")
         before = fleet.leases.record(0).params
         record = keys.trial("s", 0)
-        client.hset(record, mapping={"param:x": "7.5", "param:z": "no JSON", "seal:z": "0"})
+        client.hset(record, mapping={"param:x": "7.5", "param:z": "8", "seal:z": "0"})
         assert not is_trusted(client, fleet.spec, 0)
         turn_until(service, lambda: is_trusted(client, fleet.spec, 0), "it is signed again")
         assert fleet.leases.record(0).params == before
@@ -330,7 +336,7 @@ def test_trials_go_on_where_a_fleet_is_given_a_secret_or_another_one(
 ):
     """One has been answered, one has taken what was drawn for it, and that waits to be read."""
     fleet = Fleet(client, with_secret(settings, before), tmp_path)
-    fleet.submit(trials=3, space={})
+    fleet.submit(trials=8, space={})
     spec, asked_from = fleet.spec, distribution_to_json(IntDistribution(1, 5))
     with fleet.service() as service:
         for number in (0, 1):
@@ -343,21 +349,21 @@ def test_trials_go_on_where_a_fleet_is_given_a_secret_or_another_one(
             )
             if number == 0:
                 leases.commit(0, token, TrialState.COMPLETE, Result(values=[0.5]))
-        turn_until(service, lambda: 2 in fleet.leases.queued(), "another one is asked for")
-        leases = trusted(client, spec, 2, before)
-        grant = leases.claim(2, "me", 600.0)
+        late = turn_until(service, lambda: drawn_for(fleet), "one is asked for with draws")
+        leases = trusted(client, spec, late, before)
+        grant = leases.claim(late, "me", 600.0)
         drawn = grant.record.drawn
         assert drawn.keys() == {"y"}
-        leases.take(2, grant.token, drawn)
+        leases.take(late, grant.token, drawn)
     fleet.settings = with_secret(settings, SECRET if before is None else f"{SECRET},{before}")
-    fleet.submit(trials=3, space={})
+    fleet.submit(trials=8, space={})
     with fleet.service() as service:
-        for number in (1, 2):
+        for number in (1, late):
             turn_until(service, lambda each=number: is_trusted(client, spec, each), "it is signed")
         turn_until(service, lambda: Inbox(client, "test").is_empty("s"), "all is read")
-        assert Studies(client, seal=SEAL).spec("s").trials == 3
+        assert Studies(client, seal=SEAL).spec("s").trials == 8
         assert trusted(client, spec, 1).record(1).params == fleet.stored()[1].params
         if before is not None:
-            assert fleet.stored()[2].params == {"y": drawn["y"].value}
-            leases.commit(2, grant.token, TrialState.COMPLETE, Result(values=[0.5]))
-            turn_until(service, lambda: has_ended(fleet, 2), "it is told")
+            assert fleet.stored()[late].params == {"y": drawn["y"].value}
+            leases.commit(late, grant.token, TrialState.COMPLETE, Result(values=[0.5]))
+            turn_until(service, lambda: has_ended(fleet, late), "it is told")
