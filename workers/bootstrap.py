@@ -32,7 +32,7 @@ from workers.processes.host_agent import DRAIN_FILE_VARIABLE, HostAgent, failure
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import NotInitializedError
 from workers.protocol.states import ProcessKind
-from workers.settings import Settings
+from workers.settings import Settings, forget_secret
 
 if TYPE_CHECKING:
     from workers.trials.runner import TrialRunner
@@ -121,7 +121,7 @@ def _build_managers(**_: Any) -> None:
         os.kill(os.getppid(), signal.SIGTERM)
         sys.exit(EXIT_NO_MANAGERS)
     # objectives are code of their own, and put what they find there into attributes and reports
-    os.environ.pop("FLEET_SECRET", None)
+    forget_secret()
     log.info("managers_ready", slot=slot)
 
 

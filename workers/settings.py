@@ -94,12 +94,25 @@ class Settings(BaseModel):
         learn_from(value)
         return value
 
+    @field_validator("secret_file", mode="before")
+    @classmethod
+    def _names_a_file(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is set and empty; give it a file, or leave it out")
+        return value
+
     @field_validator("secret", mode="before")
     @classmethod
     def _read_secret(cls, value: Any, info: ValidationInfo) -> Any:
         file = info.data.get("secret_file")
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str) and not text.strip():
+            raise ValueError(
+                "it is set and empty; give it the fleet's secret, or leave it out for a fleet that"
+                " has none"
+            )
         if file is None:
-            return value or None
+            return value
         if value:
             raise ValueError("FLEET_SECRET_FILE is given, too; give one of them")
         try:
@@ -212,6 +225,8 @@ class Settings(BaseModel):
             name: environment[variable]
             for name in cls.model_fields
             if environment.get(variable := f"FLEET_{name.upper()}")
+            # unset by mistake, these must not open a fleet to everybody
+            or (name in _NEVER_EMPTY and variable in environment)
         }
         for name in {"objectives", "samplers", "on_end", "accept_code"} & given.keys():
             given[name] = _read_list(f"FLEET_{name.upper()}", given[name])
@@ -253,6 +268,20 @@ class Settings(BaseModel):
             if given := getattr(self, name):
                 values[name] = write_list(given)
         return {f"FLEET_{name.upper()}": str(value) for name, value in values.items()}
+
+
+def forget_secret() -> None:
+    """Take the secret from the environment, before code runs that is not the fleet's own."""
+    os.environ.pop("FLEET_SECRET", None)
+
+
+def environment_without_secret() -> dict[str, str]:
+    """The environment for processes that run what is not the fleet's own."""
+    return {name: value for name, value in os.environ.items() if name != "FLEET_SECRET"}
+
+
+#: Settings that are refused where their variable is empty.
+_NEVER_EMPTY: Final = frozenset({"secret", "secret_file"})
 
 
 def _default_cache(home: Path | None) -> Path:

@@ -74,6 +74,9 @@ class DrivenStudy:
         InvalidInputError: Another orchestrator drives the study, or keeps its results.
     """
 
+    leases: TrialLeases
+    """Its trials in Redis."""
+
     def __init__(
         self, client: redis.Redis, hints: Hints, name: str, settings: Settings, leader: str
     ) -> None:
@@ -150,6 +153,7 @@ class DrivenStudy:
             self.spec = spec
             self.limits.take_spec(spec)
             self._store_spec()
+            self.leases = self._open_leases(self.leases.epoch)
 
     def take_wish(self, wish: Wish) -> Wish:
         """Keep with the results what people want of the study; what they wanted before."""

@@ -33,6 +33,7 @@ def try_out(tmp_path):
     (tmp_path / "tried.py").write_text(OBJECTIVE)
     variables = {name: value for name, value in os.environ.items() if name[:6] != "FLEET_"}
     variables |= {"FLEET_HOME": str(tmp_path / "home"), "FLEET_CACHE": str(tmp_path / "cache")}
+    variables["FLEET_SECRET"] = "a-secret-that-no-objective-is-to-read"
 
     def run(*options, typed):
         return subprocess.run(
@@ -54,10 +55,13 @@ def remains():
 
 
 def test_a_trial_runs_under_a_debugger_with_real_managers_and_leaves_nothing(try_out, tmp_path):
-    ended = try_out("--json", typed="p 6 * 7\nc\n")
+    ended = try_out(
+        "--json", typed="p 6 * 7\np [*__import__('os').environ].count('FLEET_SECRET') + 70\nc\n"
+    )
     assert ended.returncode == 0, ended.stderr
     assert "managers TensorManager" in ended.stdout
     assert "(Pdb) 42" in ended.stdout
+    assert "(Pdb) 70" in ended.stdout, "it is not in the environment of an objective"
     document = json.loads(ended.stdout[ended.stdout.index('{\n  "number"') :])
     assert (document["state"], document["value"]) == ("complete", document["params"]["x"])
     assert not (tmp_path / "home").exists()

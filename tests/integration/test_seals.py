@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from contextlib import contextmanager
 
@@ -192,6 +193,18 @@ def test_a_record_that_is_altered_between_look_and_claim_is_given_back(client, q
     assert isinstance(leases.trusted(1, spec.work()).claim(1, "me", 45.0), Grant)
 
 
+def test_a_drawn_choice_that_is_no_number_stays_what_it_is(client, queued):
+    text = distribution_to_json(CategoricalDistribution([math.nan, 1.0]))
+    drawn = {"c": Drawn(distribution=text, value=math.nan)}
+    queued.enqueue(3, {}, drawn=drawn)
+    work = Studies(client, seal=SEAL).spec("s").work()
+    leases = Studies(client, seal=SEAL).leases("s").trusted(3, work)
+    grant = leases.claim(3, "me", 45.0)
+    assert math.isnan(grant.record.drawn["c"].value)
+    assert leases.take(3, grant.token, grant.record.drawn)
+    assert math.isnan(leases.trusted(3, work).record(3).params["c"])
+
+
 def test_an_answer_that_the_orchestrator_did_not_sign_is_not_taken(
     client, server, settings, tmp_path, train
 ):
@@ -328,6 +341,23 @@ def test_what_others_write_into_a_record_is_mended_from_the_storage(client, sett
         assert not is_trusted(client, fleet.spec, 0)
         turn_until(service, lambda: is_trusted(client, fleet.spec, 0), "it is signed again")
         assert fleet.leases.record(0).params == before
+
+
+def test_a_study_that_is_handed_in_with_its_default_task_written_out_goes_on(
+    client, settings, tmp_path
+):
+    fleet = Fleet(client, with_secret(settings), tmp_path)
+    given = {"name": "s", "objective": "finetune", "space": SPACE}
+    written = StudySpec(**given, config={"task": "text_classification"}, trials=3)
+    assert written.work() == StudySpec(**given).work()
+    studies = Studies(client, seal=SEAL)
+    studies.submit(StudySpec(**given, trials=1))
+    with fleet.service() as service:
+        turn_until(service, lambda: 0 in studies.leases("s").queued(), "it is driven")
+        studies.submit(written)
+        turn_until(service, lambda: 2 in studies.leases("s").queued(), "it has more trials")
+        for number in range(3):
+            assert is_trusted(client, studies.spec("s"), number)
 
 
 @pytest.mark.parametrize("before", [None, OTHER])

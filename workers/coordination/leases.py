@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import redis
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, RootModel
 
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
@@ -37,7 +37,11 @@ KEEP_REPLY_MS: Final = 60_000
 #: which each trial has few, are always taken.
 MAX_ENTRIES_WITH_REPORTS: Final = 100_000
 
-_DRAWN: Final = TypeAdapter(dict[str, Drawn])
+
+class _DrawnByName(RootModel[dict[str, Drawn]]):
+    # an adapter for the mapping alone would write null for what is not finite
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
 
 _PARAM: Final = "param:"
 _LOST_ON: Final = "lost_on:"
@@ -135,7 +139,9 @@ class TrialRecord:
                 for name, value in fields.items()
                 if name.startswith(_PARAM)
             },
-            drawn=_DRAWN.validate_json(fields["drawn"]) if "drawn" in fields else {},
+            drawn=_DrawnByName.model_validate_json(fields["drawn"]).root
+            if "drawn" in fields
+            else {},
             checkpoint=checkpoint,
             owner=fields.get("owner"),
             device=fields.get("device") or None,
@@ -833,7 +839,7 @@ class TrialLeases:
 
 
 def _encode_drawn(drawn: Mapping[str, Drawn]) -> str:
-    return _DRAWN.dump_json(dict(drawn)).decode() if drawn else ""
+    return _DrawnByName(dict(drawn)).model_dump_json() if drawn else ""
 
 
 def _pairs(params: Mapping[str, Any]) -> list[str]:

@@ -45,6 +45,9 @@ EXTENDABLE: Final = frozenset(
     }
 )
 
+#: Raised whenever `StudySpec.work` is over something else: orchestrators sign records anew then.
+_WORK_VERSION: Final = 2
+
 #: The most trials of which `keep` can say that they are the best.
 MAX_BEST: Final = 100
 
@@ -403,10 +406,10 @@ class StudySpec(_Model):
         identity = self.model_dump(mode="json", exclude=set(EXTENDABLE), exclude_defaults=True)
         for dimension in identity.get("space", {}).values():
             dimension.pop("default", None)  # says what was, not what is to be
-        if self.objective == FINETUNE and self.config.get("task") == DEFAULT_TASK:
-            del identity["config"]["task"]
-            if not identity["config"]:
-                del identity["config"]
+        own = self._config_without_defaults()
+        config = {name: each for name, each in identity.pop("config", {}).items() if name in own}
+        if config:
+            identity["config"] = config
         identity["directions"] = self.all_directions
         identity.pop("direction", None)
         if self.code.package is not None:
@@ -419,9 +422,19 @@ class StudySpec(_Model):
         return f"v2:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def work(self) -> str:
-        """A sha256 over what its trials run, which no extension and no wider space changes."""
-        work = [self.name, self.objective, self.config, self.code.package]
+        """A sha256 over what its trials run, which no extension and no wider space changes.
+
+        Two specifications of the same identity have the same.
+        """
+        config = self._config_without_defaults()
+        work = [_WORK_VERSION, self.name, self.objective, config, self.code.package]
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+
+    def _config_without_defaults(self) -> dict[str, Any]:
+        config = dict(self.config)
+        if self.objective == FINETUNE and config.get("task") == DEFAULT_TASK:
+            del config["task"]
+        return config
 
     def trial_seed(self, number: int) -> int:
         """The seed of trial `number`: the same for each of its attempts, in [0, 2**31)."""

@@ -28,7 +28,7 @@ from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import FleetError
 from workers.protocol.messages import RunTrial
 from workers.protocol.states import ProcessKind
-from workers.settings import Settings
+from workers.settings import Settings, forget_secret
 
 if TYPE_CHECKING:
     from workers.trials.runner import TrialRunner
@@ -48,6 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     configure_logging(level=logging.CRITICAL)
     settings = Settings.from_environment()
+    forget_secret()
     with ExitStack() as stack:
         client = connect(settings, Role.WORKER)
         stack.callback(client.close)

@@ -56,6 +56,20 @@ def test_the_task_that_is_meant_by_default_is_no_part_of_a_studys_identity():
     assert identity(task="regression") != identity()
 
 
+def test_what_is_the_same_study_runs_the_same_work():
+    specs = [
+        StudySpec(name="s", **{"config": {"epochs": 1}, **fields})
+        for fields in [
+            {}, {"config": {"epochs": 1, "task": "text_classification"}}, {"trials": 50},
+            {"config": {"epochs": 2}}, {"config": {"epochs": 1, "task": "regression"}},
+            {"objective": "a:b"}, {"objective": "a:b", "config": {"task": "text_classification"}},
+        ]
+    ]  # fmt: skip
+    for one in specs:
+        for other in specs:
+            assert (one.work() == other.work()) == (one.identity() == other.identity())
+
+
 def test_what_may_be_extended_is_no_part_of_a_studys_identity():
     short = StudySpec(name="s", trials=5, max_failures=1)
     long = StudySpec(name="s", trials=50, timeout="2h")

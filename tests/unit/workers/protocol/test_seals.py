@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 
 from workers.passwords import hide
 from workers.protocol.errors import InvalidInputError, UnsealedError
-from workers.protocol.messages import RunTrial
+from workers.protocol.messages import Drawn, RunTrial
 from workers.protocol.seals import UNSEALED, Seal, TrialSeals
 from workers.settings import Settings
 
@@ -100,6 +101,27 @@ def test_what_is_asked_for_later_is_what_was_drawn_or_answered():
         seals.check(3, {**fields, "param:b": "7", "seal:b": answer["seal:a"]})
 
 
+@pytest.mark.parametrize(
+    ("value", "others"),
+    [
+        (math.nan, ["null", "1", "no JSON", '"nan"']),
+        (1, ["true", "1.0", "{"]),
+        (True, ["1"]),
+        (math.inf, ["-Infinity"]),
+        (None, ["0", "false"]),
+        ("é\n", ['"é"']),
+    ],
+)
+def test_what_was_drawn_is_taken_as_it_is_written(value, others):
+    seals = TrialSeals(SEAL, "s", "g", "work")
+    drawn = '{"d":' + Drawn(distribution="{}", value=value).model_dump_json() + "}"
+    fields = fields_of(seals, 3, {}, drawn)
+    seals.check(3, {**fields, "param:d": json.dumps(value)})
+    for other in others:
+        with pytest.raises(UnsealedError):
+            seals.check(3, {**fields, "param:d": other})
+
+
 def test_a_seal_costs_microseconds():
     seals = TrialSeals(SEAL, "s", "g", "work")
     fields = fields_of(seals, 3, {f"parameter_{index}": 0.1 * index for index in range(5)})
@@ -132,6 +154,9 @@ def test_a_secret_that_cannot_be_one_is_refused_and_not_shown(tmp_path):
         ({"FLEET_SECRET": "tiny-secret"}, "16 characters"),
         ({"FLEET_SECRET": f"{NEW},tiny-secret"}, "16 characters"),
         ({"FLEET_SECRET": " , "}, "16 characters"),
+        ({"FLEET_SECRET": ""}, "set and empty"),
+        ({"FLEET_SECRET": " \n"}, "set and empty"),
+        ({"FLEET_SECRET_FILE": ""}, "set and empty"),
         ({"FLEET_SECRET_FILE": str(file)}, "16 characters"),
         ({"FLEET_SECRET_FILE": str(tmp_path / "none")}, "cannot be read.*No such file"),
         ({"FLEET_SECRET_FILE": str(file), "FLEET_SECRET": NEW}, "give one of them"),
