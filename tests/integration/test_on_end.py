@@ -28,8 +28,9 @@ def lines(path):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_the_end_is_told_once_and_again_when_the_study_was_extended(fleet, tmp_path):
-    command = f"cat >> {tmp_path}/told; echo >> {tmp_path}/told"
+def test_the_end_is_told_once_and_again_when_the_study_was_extended(fleet, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEET_SECRET", "a-secret-that-no-command-is-to-read")
+    command = f"cat >> {tmp_path}/told; echo >> {tmp_path}/told; env > {tmp_path}/environment"
     handle = fleet.submit(trials=1, on_end=command)
     with fleet.service() as service:
         drive_to_its_end(fleet, service)
@@ -40,6 +41,9 @@ def test_the_end_is_told_once_and_again_when_the_study_was_extended(fleet, tmp_p
     with fleet.service() as service:  # the next orchestrator finds it told
         turn_until(service, lambda: service.is_done("s"), "it is over")
     assert len(lines(tmp_path / "told")) == 1
+    variables = {line.partition("=")[0] for line in lines(tmp_path / "environment")}
+    assert "FLEET_STUDY" in variables
+    assert "FLEET_SECRET" not in variables
     fleet.submit(trials=2, on_end=command)
     with fleet.service() as service:
         drive_to_its_end(fleet, service)
