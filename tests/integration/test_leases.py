@@ -471,7 +471,12 @@ def test_a_claim_under_a_specification_that_the_study_has_no_more_is_refused(cli
     assert leases.record(0).attempt == 0
     now, sha1 = studies.spec_and_sha1("s")
     assert now.trials == known.trials + 1
-    assert isinstance(leases.claim(0, "owner", LEASE, spec_sha1=sha1), Grant)
+    granted = leases.claim(0, "owner", LEASE, "nonce", spec_sha1=sha1)
+    assert isinstance(granted, Grant)
+    studies.change_spec("s", lambda spec: spec.model_copy(update={"trials": known.trials + 2}))
+    again = leases.claim(0, "owner", LEASE, "nonce", spec_sha1=sha1)
+    assert again == granted, "its answer was lost, and the client sent it again"
+    assert leases.claim(0, "other", LEASE, "another", spec_sha1=sha1) == Refusal("RESPEC")
 
 
 def test_a_processs_record_names_its_trial_from_the_grant_on_and_not_after_the_commit(

@@ -102,8 +102,23 @@ CHANGES = {
     "os.environ['TZ'] = 'Asia/Tokyo'; time.tzset()": "time.localtime(0).tm_hour",
     "locale.setlocale(locale.LC_ALL, 'C')": "locale.setlocale(locale.LC_ALL)",
     "sys.set_int_max_str_digits(9999)": "sys.get_int_max_str_digits()",
-    "decimal.getcontext().prec = 5": "decimal.getcontext().prec",
-    "gc.set_threshold(5, 5, 5)": "gc.get_threshold()",
+    "decimal.getcontext().prec = trial": "decimal.getcontext().prec",
+    "decimal.getcontext().traps[decimal.Inexact] = True":
+        "decimal.getcontext().traps[decimal.Inexact]",
+    "gc.set_threshold(trial, 5, 5)": "gc.get_threshold()",
+    "os.umask(trial)": "(os.umask(mask := os.umask(0)), mask)[1]",
+    "os.environ['CHANGED'] = str(trial)": "os.environ.get('CHANGED')",
+    "sys.argv.append(trial)": "list(sys.argv)",
+    "sys.path.append(str(trial))": "list(sys.path)",
+    "warnings.simplefilter('error', category=[UserWarning, BytesWarning][trial % 2])":
+        "list(warnings.filters)",
+    "logging.getLogger().addHandler(logging.NullHandler())": "list(logging.getLogger().handlers)",
+    "logging.getLogger('optuna').setLevel(trial)": "logging.getLogger('optuna').level",
+    "numpy.seterr(over='raise')": "numpy.geterr()",
+    "numpy.random.random(trial)": "numpy.random.get_state()[1:3][1]",
+    "random.random()": "random.getstate()",
+    "torch.rand(trial)": "torch.get_rng_state().tolist()",
+    "signal.signal(signal.SIGUSR1, lambda *_: trial)": "signal.getsignal(signal.SIGUSR1)",
     "gc.disable()": "gc.isenabled()",
     "sys.setprofile(lambda *_: None)": "sys.getprofile()",
     "numpy.set_printoptions(precision=2)": "numpy.get_printoptions()['precision']",
@@ -133,17 +148,21 @@ CHANGES = {
 }  # fmt: skip
 
 
-def test_what_libraries_and_the_kernel_keep_for_a_process_is_put_back_too():
-    names = "decimal gc locale numpy optuna os resource sys time torch"
+def test_what_libraries_and_the_kernel_keep_for_a_process_is_put_back_after_each_trial():
+    names = (
+        "decimal gc locale logging numpy optuna os random resource signal sys time torch warnings"
+    )
     known = {name: importlib.import_module(name) for name in names.split()}
     before = {change: eval(read, known) for change, read in CHANGES.items()}
     surroundings = Surroundings()
-    for change, read in CHANGES.items():
-        exec(change, known)
-        if "matmul" not in change:  # torch refuses to read it now
-            assert eval(read, known) != before[change], f"{change} has an effect"
-    assert surroundings.restore() == []
-    assert {change: eval(read, known) for change, read in CHANGES.items()} == before
+    for trial in range(1, 4):
+        for change, read in CHANGES.items():
+            exec(change, known | {"trial": trial})
+            if "matmul" not in change:  # torch refuses to read it now
+                assert eval(read, known) != before[change], f"{change} has an effect"
+        assert surroundings.restore() == []
+        found = {change: eval(read, known) for change, read in CHANGES.items()}
+        assert found == before, f"after trial {trial}"
 
 
 def test_the_next_trial_may_set_accelerate_up_otherwise():

@@ -583,7 +583,7 @@ MUTATIONS = {
     "no guard in renew": (["renew"], GUARD, ""),
     "no guard in release": (["release"], GUARD, ""),
     "no guard in fail": (["fail"], GUARD, ""),
-    "no nonce": (["claim"], "record[3] ~= ARGV[4]", "true"),
+    "no nonce": (["claim"], "record[3] == ARGV[4]", "false"),
     "no ZREM in claim": (["claim"], "redis.call('ZREM', KEYS[4], ARGV[2])", ""),
     "no ZREM when requeued": (
         ["release", "fail", "reap"],

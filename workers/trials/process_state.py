@@ -49,6 +49,7 @@ class _Setting:
     what: str
     get: Callable[[], Any]
     put: Callable[[Any], object]
+    """Is called after each trial with the same value, and leaves nothing of that to be changed."""
 
     def remember(self) -> Remembered | None:
         """The thing as it is; None where it cannot be read, as a working directory that is gone."""
@@ -188,7 +189,12 @@ def _numbers() -> Iterator[_Setting]:
         np.get_printoptions,
         lambda before: np.set_printoptions(**before),
     )
-    yield _Setting("the decimal context", lambda: decimal.getcontext().copy(), decimal.setcontext)
+    # what is put back is changed in place by the next trial
+    yield _Setting(
+        "the decimal context",
+        lambda: decimal.getcontext().copy(),
+        lambda before: decimal.setcontext(before.copy()),
+    )
 
 
 def _torch() -> Iterator[_Setting]:

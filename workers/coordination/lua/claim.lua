@@ -4,17 +4,20 @@
 -- RETURNS: OK token attempt deadline_ms is_noted field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | PAUSED | RESPEC | DONE state | UNKNOWN
 -- A trial that was lost on `device` is refused there, and one of a study that is paused, stopped or
 -- cancelled everywhere, unless the caller `insists`: it knows no other device, or has the result.
--- With `spec_sha1`, only if that is still the sum of the study's specification. `assigned`, the study's
--- name in JSON, has the record of the holder's process name the trial; `is_noted` says whether it does.
+-- With `spec_sha1`, a trial is granted only if that is still the sum of the study's specification; a
+-- grant that was made before stays one. `assigned`, the study's name in JSON, has the record of the
+-- holder's process name the trial; `is_noted` says whether it does.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'UNKNOWN'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'nonce', 'deadline', 'not_before',
   'attempt')
 local state, now = record[1], now_ms(ARGV[8])
 if not state then return {'UNKNOWN'} end
-if ARGV[9] ~= '' and redis.sha1hex(redis.call('HGET', KEYS[5], 'spec') or '') ~= ARGV[9] then
+local is_granted = state == 'RUNNING' and record[3] == ARGV[4]
+if ARGV[9] ~= '' and not is_granted
+    and redis.sha1hex(redis.call('HGET', KEYS[5], 'spec') or '') ~= ARGV[9] then
   return {'RESPEC'}
 end
-if state == 'RUNNING' and record[3] ~= ARGV[4] then
+if state == 'RUNNING' and not is_granted then
   return {'HELD', integer(math.max(0, tonumber(record[4]) - now))}
 end
 if state == 'PAUSED' then return {'PAUSED'} end
