@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from orchestrator.status import StudyStatus
 from orchestrator.views.other_code import is_without_its_code
 from workers.processes.registry import ProcessEntry
-from workers.processes.slots import has_slot_elsewhere
+from workers.processes.slots import has_slot_beside
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind
 
@@ -52,10 +52,9 @@ def obstacles(
 def _refusals(spec: StudySpec, entries: Sequence[ProcessEntry]) -> list[str]:
     """Why workers take no trial of the study, with the hosts; first whether all do."""
     refusing = [entry for entry in entries if spec.name in entry.refuses]
-    devices = {entry.device or "" for entry in refusing}
     if not refusing:
         return []
-    rest = has_slot_elsewhere(spec.resources.queue, entries, devices)
+    rest = has_slot_beside(spec.resources.queue, entries, {entry.identity for entry in refusing})
     consequence = "its trials are left to others" if rest else "no worker takes its trials"
     hosts: dict[str, set[str]] = {}
     for entry in refusing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workers.processes.registry import ProcessEntry
-from workers.processes.slots import has_slot_elsewhere
+from workers.processes.slots import has_slot_beside
 from workers.protocol.spec import StudySpec
 
 
@@ -33,11 +33,11 @@ def other_code(spec: StudySpec, entries: Sequence[ProcessEntry]) -> list[str]:
 
 def is_without_its_code(spec: StudySpec, entries: Sequence[ProcessEntry]) -> bool:
     """Whether no slot of the study's queue may run it: all have other code, and must not."""
-    devices = {entry.device or "" for entry in _others(spec, entries)}
+    others = {entry.identity for entry in _others(spec, entries)}
     return (
         spec.code.must_match
-        and bool(devices)
-        and not has_slot_elsewhere(spec.resources.queue, entries, devices)
+        and bool(others)
+        and not has_slot_beside(spec.resources.queue, entries, others)
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.views.other_code import is_without_its_code
 from workers.coordination import keys
 from workers.coordination.device_marks import DeviceMarks, Victim
 from workers.coordination.leases import Grant, Refusal
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessEntry
-from workers.processes.slots import has_slot_elsewhere, num_slots, refusing_slots
+from workers.processes.slots import has_slot_beside, has_slot_elsewhere, num_slots, refusing_slots
 from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Charge, TrialState
@@ -109,6 +110,20 @@ def test_another_slot_is_one_of_the_queue_that_is_not_put_aside_or_one_that_star
     assert has_slot_elsewhere("default", elsewhere, {"a"})
     draining = [*refused, main(7, 4, is_draining=True)]
     assert not has_slot_elsewhere("default", draining, {"a"})
+
+
+def test_two_workers_of_one_host_may_differ_in_what_they_take():
+    """Both have the device of a slot without a GPU."""
+    entries = [main(1, 1), slot(2, 1, "h/cpu-0"), main(3, 1), slot(4, 3, "h/cpu-0")]
+    assert has_slot_beside("default", entries, {entries[1].identity})
+    assert not has_slot_beside("default", entries, {each.identity for each in entries})
+    other = {"other_code": {"s": "0" * 64}}
+    entries[1] = entries[1].model_copy(update=other)
+    code = {"must_match": True, "sha256": "1" * 64}
+    spec = StudySpec(name="s", objective="a:b", code=code)
+    assert not is_without_its_code(spec, entries)
+    entries[3] = entries[3].model_copy(update=other)
+    assert is_without_its_code(spec, entries)
 
 
 def publish(studies, complete):

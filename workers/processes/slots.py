@@ -5,8 +5,9 @@ Invariant: a slot whose process is being replaced counts: it takes trials in a m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
+from workers.coordination.identity import ProcessIdentity
 from workers.processes.registry import ProcessEntry
 from workers.protocol.states import ProcessKind
 
@@ -31,11 +32,27 @@ def has_slot_elsewhere(
     queue: str, entries: Sequence[ProcessEntry], devices: Collection[str]
 ) -> bool:
     """Whether a slot takes trials from a queue on another device than some, or is starting."""
+    return _has_slot(queue, entries, lambda slot: slot.device not in devices)
+
+
+def has_slot_beside(
+    queue: str, entries: Sequence[ProcessEntry], processes: Collection[ProcessIdentity]
+) -> bool:
+    """Whether a slot takes trials from a queue that is none of some processes, or is starting.
+
+    Workers of one host may share a device, and differ in what they take.
+    """
+    return _has_slot(queue, entries, lambda slot: slot.identity not in processes)
+
+
+def _has_slot(
+    queue: str, entries: Sequence[ProcessEntry], counts: Callable[[ProcessEntry], bool]
+) -> bool:
     for main in _readers(queue, entries):
         slots = _slots_of(main, entries)
         if len(slots) < main.slots:
             return True
-        if any(slot.aside is None and slot.device not in devices for slot in slots):
+        if any(slot.aside is None and counts(slot) for slot in slots):
             return True
     return False
 

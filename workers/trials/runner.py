@@ -260,8 +260,8 @@ class TrialRunner:
     def _leave_refused(self, leases: TrialLeases, hint: RunTrial, reason: str) -> Outcome:
         """Leave a trial to processes that take it; where there is none, it waits."""
         self._refusals.refuse(hint.study, reason)
-        queue, elsewhere = self._queue_of(hint), self._health.devices_that_refuse(hint.study)
-        if leases.is_queued(hint.number) and self._health.has_other(queue, elsewhere):
+        queue = self._queue_of(hint)
+        if leases.is_queued(hint.number) and self._health.has_other_that_takes(queue, hint.study):
             self._pass_on(leases, queue, hint)
         return Outcome.ENDED
 
@@ -273,11 +273,9 @@ class TrialRunner:
         self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
     ) -> Outcome | None:
         """Leave a trial to processes with the submitter's code; where there is none, it waits."""
-        elsewhere = self._health.devices_with_other_code(spec.name)
-        if leases.is_queued(hint.number) and self._health.has_other(
-            spec.resources.queue, elsewhere
-        ):
-            self._pass_on(leases, spec.resources.queue, hint)
+        queue = spec.resources.queue
+        if leases.is_queued(hint.number) and self._health.has_other_with_code(queue, spec.name):
+            self._pass_on(leases, queue, hint)
         return Outcome.ENDED
 
     def _leave_failed_here(

@@ -6,7 +6,7 @@ has is not put aside.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import redis
@@ -14,8 +14,8 @@ import redis
 from workers.coordination.device_marks import ENOUGH, DeviceMarks, Victim
 from workers.logs import get_logger
 from workers.managers import CUDAManager
-from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.processes.slots import has_slot_elsewhere
+from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegistry
+from workers.processes.slots import has_slot_beside, has_slot_elsewhere
 from workers.times import Times
 
 log = get_logger(__name__)
@@ -68,15 +68,18 @@ class SlotHealth:
             return has_slot_elsewhere(queue, entries, excluded)
         return False
 
-    def devices_with_other_code(self, study: str) -> set[str]:
-        """The devices of all processes whose objective is not the one that was submitted."""
-        entries = self._registry.entries() if self._record.is_registered else ()
-        return {entry.device or "" for entry in entries if study in entry.other_code}
+    def has_other_with_code(self, queue: str, study: str) -> bool:
+        """Whether another slot has the objective that was submitted, for all that is known."""
+        return self._has_other(queue, lambda entry: study in entry.other_code)
 
-    def devices_that_refuse(self, study: str) -> set[str]:
-        """The devices of all processes that take no trial of a study."""
-        entries = self._registry.entries() if self._record.is_registered else ()
-        return {entry.device or "" for entry in entries if study in entry.refuses}
+    def has_other_that_takes(self, queue: str, study: str) -> bool:
+        """Whether another slot takes trials of a study, for all that is known."""
+        return self._has_other(queue, lambda entry: study in entry.refuses)
+
+    def _has_other(self, queue: str, is_left_out: Callable[[ProcessEntry], bool]) -> bool:
+        entries = list(self._registry.entries()) if self._record.is_registered else []
+        left_out = {entry.identity for entry in entries if is_left_out(entry)}
+        return has_slot_beside(queue, entries, {self._record.identity, *left_out})
 
     def is_suspect(self) -> bool:
         """Whether this slot's device broke under a trial that succeeded elsewhere."""

@@ -48,16 +48,22 @@ def test_what_a_study_waits_for_is_said_with_the_way_out(entries, said):
         assert part in text
 
 
-def slot(device, **fields):
-    return entry(ProcessKind.TRIAL, parent=1, device=device, **fields)
+def slot(pid, device, **fields):
+    identity = ("host", "boot", pid, 2)
+    return ProcessEntry(
+        identity=identity, kind=ProcessKind.TRIAL, parent=1, device=device, **fields
+    )
 
 
 def test_workers_that_refuse_a_study_say_why_and_whether_others_take_it():
     two = entry(ProcessKind.MAIN, queues=["big"], slots=2)
-    refusing = slot("host/0", refuses={"s": "it is not signed", "t": "nor is this"})
-    both = [DRIVER, two, refusing, slot("host/1", refuses={"s": "it is not signed"})]
+    refusing = slot(3, "host/0", refuses={"s": "it is not signed", "t": "nor is this"})
+    both = [DRIVER, two, refusing, slot(4, "host/1", refuses={"s": "it is not signed"})]
     assert obstacles(SPEC, STATUS, both) == ["no worker takes its trials (host): it is not signed"]
-    (text,) = obstacles(SPEC, STATUS, [DRIVER, two, refusing, slot("host/1")])
+    (text,) = obstacles(SPEC, STATUS, [DRIVER, two, refusing, slot(4, "host/1")])
+    assert text == "its trials are left to others (host): it is not signed"
+    # as two workers without a GPU have it
+    (text,) = obstacles(SPEC, STATUS, [DRIVER, two, refusing, slot(4, "host/0")])
     assert text == "its trials are left to others (host): it is not signed"
 
 
