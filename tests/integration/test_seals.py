@@ -330,17 +330,28 @@ def test_a_trial_that_a_process_without_the_secret_ended_runs_again(client, sett
     assert fleet.stored()[0].values == [0.75]
 
 
+def alterations(client):
+    """What somebody could do to the record of a trial that waits, by what it is."""
+    sealed = client.hget(keys.trial("s", 0), "seal")
+    return {
+        "parameters": {"param:x": "7.5", "param:z": "8", "seal:z": "0"},
+        "a generation": {"generation": "another"},
+        "draws": {"drawn": "{}"},
+        "a seal": {"seal": sealed[::-1]},
+    }
+
+
 def test_what_others_write_into_a_record_is_mended_from_the_storage(client, settings, tmp_path):
     fleet = Fleet(client, with_secret(settings), tmp_path)
     fleet.submit(trials=1)
     with fleet.service() as service:
         turn_until(service, lambda: 0 in fleet.leases.queued(), "it waits for a worker")
         before = fleet.leases.record(0).params
-        record = keys.trial("s", 0)
-        client.hset(record, mapping={"param:x": "7.5", "param:z": "8", "seal:z": "0"})
-        assert not is_trusted(client, fleet.spec, 0)
-        turn_until(service, lambda: is_trusted(client, fleet.spec, 0), "it is signed again")
-        assert fleet.leases.record(0).params == before
+        for what, fields in alterations(client).items():
+            client.hset(keys.trial("s", 0), mapping=fields)
+            assert not is_trusted(client, fleet.spec, 0), what
+            turn_until(service, lambda: is_trusted(client, fleet.spec, 0), f"{what} of it mended")
+            assert fleet.leases.record(0).params == before
 
 
 def test_a_study_that_is_handed_in_with_its_default_task_written_out_goes_on(

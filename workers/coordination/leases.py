@@ -348,7 +348,14 @@ class TrialLeases:
         text = fields["drawn"] if is_kept else _encode_drawn(drawn)
         encoded = {name: json.dumps(value) for name, value in params.items()}
         seal = self.seals.put(number, encoded, text)
-        self._call("reseal", number, rest=_pairs(params), drawn=text, seal=seal)
+        self._call(
+            "reseal",
+            number,
+            rest=_pairs(params),
+            drawn=text,
+            seal=seal,
+            generation=self.generation,
+        )
 
     def unsealed(self, numbers: Sequence[int]) -> dict[int, Mapping[str, str]]:
         """Records of which not all is signed by the secret that signs now; without one, none.
@@ -357,9 +364,12 @@ class TrialLeases:
         """
         if not (self.seals and self.seals.seal):
             return {}
-        is_latest = self.seals.is_latest
-        found = self._fields_of(numbers)
-        return {number: each for number, each in found.items() if not is_latest(number, each)}
+        return {
+            number: fields
+            for number, fields in self._fields_of(numbers).items()
+            if fields.get("generation", "") != self.generation
+            or not self.seals.is_latest(number, fields)
+        }
 
     def trusted(self, number: int, work: str) -> TrialLeases:
         """The same for one trial, whose record is the fleet's own.
