@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.submission.read_files import ReadFiles
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import BUILT_IN_SOURCES, DataConfig, FinetuneConfig
+from workers.protocol.learning_rates import find_rate_problem
 from workers.protocol.spec import (
     FINETUNE,
     CategoricalDimension,
@@ -45,6 +46,7 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
     doubts = _check_metrics(spec, config)
     for corner, params in _corners(spec.space):
         _validated(merge_params(spec.config, params), corner)
+    _check_rates(spec)
     read = ReadFiles(home)
     variants = list(_data_variants(spec, config))
     for data in variants:
@@ -52,6 +54,49 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
             check_built_in(data, "config.data.source")
     found = [read.check(data) for data in variants]
     return list(dict.fromkeys(chain(doubts, *found)))
+
+
+#: Settings on which the course of the learning rate depends, with the value of those that a study
+#: searches by which it is most likely to peak and to fall.
+_MOST_LIKELY: Final = {
+    "learning_rate": max,
+    "max_steps": max,
+    "warmup_steps": min,
+    "warmup_fraction": min,
+    **{f"schedule_options.{name}": min for name in ("lr_end", "min_lr", "num_decay_steps")},
+}
+
+
+def _check_rates(spec: StudySpec) -> None:
+    """Refuse learning rates that rise or never peak, whatever the sampler draws.
+
+    A trial of which that is so where others are well ends with that reason.
+    """
+    searched = {name: each for name, each in spec.space.items() if name in _MOST_LIKELY}
+    if "schedule" in spec.space:
+        return  # each trial has its own
+    best = {name: _best_of(name, _bounds(each)) for name, each in searched.items()}
+    configs = [merge_params(spec.config, best)]
+    if any(each.when for each in searched.values()):
+        configs.append(spec.config)  # as it is where they are not searched
+    checked = [_validated(each, "config") for each in configs]
+    problems = [find_rate_problem(each, each.max_steps) for each in checked]
+    if all(problems):
+        at_best = ", ".join(f"{name} = {value}" for name, value in best.items())
+        where = f" (at {at_best}, the best of `space`)" if best else ""
+        raise InvalidInputError(f"config: {problems[0]}{where}")
+
+
+def _best_of(name: str, values: Sequence[Any]) -> Any:
+    given = [value for value in values if value is not None]
+    return _MOST_LIKELY[name](given, key=float) if len(given) == len(values) else None
+
+
+def _bounds(dimension: Dimension) -> list[Any]:
+    """The ends of an interval, or all choices."""
+    if isinstance(dimension, CategoricalDimension):
+        return dimension.choices
+    return [dimension.low, dimension.high]
 
 
 def _check_metrics(spec: StudySpec, config: FinetuneConfig) -> list[str]:
@@ -109,12 +154,7 @@ def _kinds(annotation: Any) -> list[type]:
 def _corners(space: Mapping[str, Dimension]) -> Iterable[tuple[str, dict[str, Any]]]:
     """Each bound and each choice of each parameter, by itself."""
     for name, dimension in space.items():
-        values = (
-            dimension.choices
-            if isinstance(dimension, CategoricalDimension)
-            else [dimension.low, dimension.high]
-        )
-        for value in values:
+        for value in _bounds(dimension):
             yield f"space.{name}", {name: value}
 
 

@@ -1,6 +1,7 @@
 """How `finetune` makes steps of gradients: the optimizer, its learning rate, and what is clipped.
 
-Invariant: a name or an option that is accepted here is one that the worker's libraries have.
+Invariant: a name or an option that is accepted here is one that the worker's libraries have, and
+what they are given is the value that was checked: `no` is false, and `"1e-6"` a number.
 """
 
 from __future__ import annotations
@@ -8,19 +9,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from workers.protocol.errors import nearest
 from workers.protocol.section import Section
 
-_Rate: Final = TypeAdapter[Any](Annotated[float, Field(ge=0.0)])
-_Positive: Final = TypeAdapter[Any](Annotated[float, Field(gt=0.0)])
-_Share: Final = TypeAdapter[Any](Annotated[float, Field(ge=0.0, lt=1.0)])
-_Betas: Final = TypeAdapter[Any](
-    tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]]
-)
-_Count: Final = TypeAdapter[Any](Annotated[int, Field(ge=1)])
-_WholeNumber: Final = TypeAdapter[Any](Annotated[int, Field(ge=0)])
+
+def _no_switch(value: Any) -> Any:
+    """Refuse true and false for a number: it would be 1 or 0."""
+    if isinstance(value, bool):
+        raise ValueError("it should be a number")  # noqa: TRY004 - pydantic tells those alone
+    return value
+
+
+_Number = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False)]
+_Whole = Annotated[int, BeforeValidator(_no_switch)]
+_Part = Annotated[_Number, Field(ge=0.0, lt=1.0)]
+
+_Rate: Final = TypeAdapter[Any](Annotated[_Number, Field(ge=0.0)])
+_Positive: Final = TypeAdapter[Any](Annotated[_Number, Field(gt=0.0)])
+_Share: Final = TypeAdapter[Any](_Part)
+_Betas: Final = TypeAdapter[Any](tuple[_Part, _Part])
+_Count: Final = TypeAdapter[Any](Annotated[_Whole, Field(ge=1)])
+_WholeNumber: Final = TypeAdapter[Any](Annotated[_Whole, Field(ge=0)])
 _Switch: Final = TypeAdapter[Any](bool)
 _Curve: Final = TypeAdapter[Any](Literal["linear", "cosine", "1-sqrt"])
 
@@ -145,14 +163,20 @@ class OptimizerOptions(Section):
 
     @model_validator(mode="after")
     def _have_their_options(self) -> OptimizerOptions:
-        _check_options("optimizer", self.optimizer, self.optimizer_options, OPTIMIZERS)
-        _check_options("schedule", self.schedule, self.schedule_options, SCHEDULES)
+        options = _checked("optimizer", self.optimizer, self.optimizer_options, OPTIMIZERS)
+        schedule = _checked("schedule", self.schedule, self.schedule_options, SCHEDULES)
+        # frozen for others; what is kept is what was checked
+        self.__dict__.update(optimizer_options=options, schedule_options=schedule)
         needed = _NEEDED.get(self.schedule, ())
         if needed and len(set(needed) & set(self.schedule_options)) != 1:
             raise ValueError(f"`schedule_options`: {self.schedule} needs {' or '.join(needed)}")
-        options = self.optimizer_options
         if options.get("nesterov") and not options.get("momentum"):
             raise ValueError("`optimizer_options`: nesterov needs a momentum")
+        if options.get("nesterov") and options.get("dampening"):
+            raise ValueError(
+                f"`optimizer_options.dampening` = {options['dampening']}: nesterov takes none;"
+                " leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -200,16 +224,20 @@ def _known(name: str, table: Mapping[str, Options]) -> str:
     return name
 
 
-def _check_options(
+def _checked(
     what: str, name: str, given: Mapping[str, Any], table: Mapping[str, Options]
-) -> None:
+) -> dict[str, Any]:
+    """Options as they were checked, of the types that the libraries take."""
     known = table[name]
+    found = {}
     for option, value in given.items():
         if option not in known:
             has = f"has {', '.join(known)}" if known else "has no options"
             raise ValueError(f"`{what}_options.{option}`: {name} {has}{nearest(option, known)}")
         try:
-            known[option].validate_python(value)
+            found[option] = known[option].validate_python(value)
         except ValidationError as error:
-            message = error.errors()[0]["msg"].replace("Input should", "it should")
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            message = message.replace("Input should", "it should")
             raise ValueError(f"`{what}_options.{option}` = {value!r}: {message}") from error
+    return found

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from torch.nn.functional import mse_loss
 from transformers import get_scheduler
 
 from workers.managers.amp import PrecisionPolicy
+from workers.protocol.errors import ObjectiveError
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.optimizer_options import OPTIMIZERS, SCHEDULES
+from workers.trials.finetune.objective import read_config
 from workers.trials.finetune.optimizer import build_optimizer
 from workers.trials.finetune.schedule import Schedule, slowed
 
@@ -167,11 +170,70 @@ def test_gradients_are_clipped_or_not():
         ),
         ({"optimizer": "sgd", "on_divergence": "skip"}, "with sgd, take rollback or fail"),
         ({"max_grad_norm": 0}, "greater than 0"),
+        ({"optimizer_options": {"eps": "tiny"}}, "eps` = 'tiny': it should be a valid number"),
+        ({"optimizer_options": {"eps": True}}, "eps` = True: it should be a number"),
+        ({"optimizer_options": {"eps": float("inf")}}, "eps` = inf: it should be a finite"),
+        (
+            {
+                "optimizer": "sgd",
+                "optimizer_options": {"nesterov": "yes", "momentum": 0.9, "dampening": 0.1},
+            },
+            "dampening` = 0.1: nesterov takes none",
+        ),
     ],
 )
 def test_what_contradicts_or_does_not_exist_is_refused_with_the_way_out(settings, message):
     with pytest.raises(ValidationError, match=message):
         FinetuneConfig.model_validate(settings)
+
+
+def test_options_are_kept_as_they_were_checked():
+    given = {"nesterov": "no", "momentum": "0.9", "dampening": 0}
+    config = FinetuneConfig(
+        optimizer="sgd",
+        optimizer_options=given,
+        schedule="cosine_with_restarts",
+        schedule_options={"num_cycles": "2"},
+    )
+    assert config.optimizer_options == {"nesterov": False, "momentum": 0.9, "dampening": 0.0}
+    assert config.schedule_options == {"num_cycles": 2}
+    _, optimizer, _ = model_of(config)
+    assert optimizer.param_groups[0]["nesterov"] is False
+    adam = FinetuneConfig(optimizer_options={"eps": "1e-6", "betas": ["0.9", 0.98]})
+    train(*model_of(adam), range(1))
+
+
+LOW = {"learning_rate": 1e-4}
+FALLING = {"warmup_steps": 12, "schedule_options": {"num_decay_steps": 9}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {**LOW, "schedule": "polynomial", "schedule_options": {"lr_end": 1e-4}},
+            "lr_end` = 0.0001",
+        ),
+        ({"learning_rate": 1e-8, "schedule": "polynomial"}, "lr_end` = 1e-07"),
+        (
+            {**LOW, "schedule": "cosine_with_min_lr", "schedule_options": {"min_lr": 0.1}},
+            "falls to",
+        ),
+        (
+            {**LOW, "schedule": "reduce_lr_on_plateau", "schedule_options": {"min_lr": 1}},
+            "falls to",
+        ),
+        ({"schedule": "warmup_stable_decay", **FALLING}, "with 12 steps of warm-up it is more"),
+        ({"warmup_steps": 20}, "`warmup_steps` = 20: the training has 20 steps"),
+    ],
+)
+def test_a_rate_that_rises_or_never_peaks_ends_the_trial_with_the_reason(settings, message):
+    with pytest.raises(ObjectiveError, match=message):
+        model_of(FinetuneConfig(**settings))
+    trial = SimpleNamespace(config={**settings, "max_steps": 20})
+    with pytest.raises(ObjectiveError, match=message):
+        read_config(trial)
+    model_of(FinetuneConfig(**{**settings, "learning_rate": 2.0, "warmup_steps": 0}))
 
 
 def test_passes_of_a_step_are_micro_batches():

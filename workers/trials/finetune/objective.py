@@ -17,6 +17,7 @@ from workers.managers import (
 )
 from workers.protocol.errors import ObjectiveError
 from workers.protocol.finetune import FinetuneConfig
+from workers.protocol.learning_rates import find_rate_problem
 from workers.trials.finetune.loop import Training
 from workers.trials.finetune.needs import Managers
 from workers.trials.finetune.tasks import make_task
@@ -57,13 +58,16 @@ def read_config(trial: FleetTrial) -> FinetuneConfig:
     """The trial's settings: the study's, with its parameters over them.
 
     Raises:
-        ObjectiveError: A setting is unknown or out of range.
+        ObjectiveError: A setting is unknown or out of range, or its learning rate cannot be.
     """
     try:
-        return FinetuneConfig.model_validate(trial.config)
+        config = FinetuneConfig.model_validate(trial.config)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(["config", *(str(part) for part in first["loc"])])
         value = f" = {first['input']!r}" if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         raise ObjectiveError(f"{name}{value}: {message}") from error
+    if problem := find_rate_problem(config, config.max_steps):
+        raise ObjectiveError(f"config: {problem}")
+    return config

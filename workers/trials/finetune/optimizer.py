@@ -36,7 +36,5 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerOptions) -> torch.o
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    options = config.optimizer_options
-    if "betas" in options:
-        options = {**options, "betas": tuple(options["betas"])}
-    return _CLASSES[config.optimizer](groups, lr=config.learning_rate, **options)
+    make = _CLASSES[config.optimizer]
+    return make(groups, lr=config.learning_rate, **config.optimizer_options)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from transformers import get_scheduler
 
+from workers.protocol.errors import ObjectiveError
+from workers.protocol.learning_rates import find_rate_problem, warmup_steps
 from workers.protocol.optimizer_options import PLATEAU, OptimizerOptions
 
 
@@ -20,6 +22,9 @@ class Schedule:
         config: The trial's settings.
         num_steps: Of the training, if it does not end early.
         direction: Which way the study's first metric is better.
+
+    Raises:
+        ObjectiveError: The rate would never peak, or rise where it is to fall.
     """
 
     def __init__(
@@ -29,6 +34,8 @@ class Schedule:
         num_steps: int,
         direction: Literal["maximize", "minimize"],
     ) -> None:
+        if problem := find_rate_problem(config, num_steps):
+            raise ObjectiveError(f"config: {problem}")
         self._follows_the_metric = config.schedule == PLATEAU
         self._rates: Any = _make(optimizer, config, num_steps, direction)
 
@@ -60,9 +67,7 @@ class Schedule:
 def _make(
     optimizer: torch.optim.Optimizer, config: OptimizerOptions, num_steps: int, direction: str
 ) -> Any:
-    warmup = config.warmup_steps
-    if warmup is None:
-        warmup = round(num_steps * config.warmup_fraction)
+    warmup = warmup_steps(config, num_steps)
     if config.schedule in {"linear", "cosine", "constant"}:
         factor = partial(_factor, config.schedule, warmup, num_steps)
         return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -189,6 +189,32 @@ def test_each_task_reads_its_own_labels(tmp_path):
         check_finetune(finetune(metric="mse", config={"task": "regression", **data}))
 
 
+def test_a_rate_that_never_falls_is_refused_where_no_trial_could_have_a_better_one(write):
+    lowest = {"schedule": "cosine_with_min_lr", "schedule_options": {"min_lr": 1e-3}}
+    steady = {"schedule": "warmup_stable_decay", "schedule_options": {"num_decay_steps": 60}}
+
+    def checked(space=None, **config):
+        config = {"data": {"source": str(write("d.csv"))}, **config}
+        check_finetune(finetune(config=config, space=space or {}, direction="maximize"))
+
+    checked({"learning_rate": RATE}, **lowest)
+    low = {"learning_rate": {**RATE, "high": 1e-3}}
+    floor = {"schedule_options.min_lr": {"type": "categorical", "choices": [1e-3, 1e-5]}}
+    checked({**low, **floor}, **lowest)
+    sometimes = {**low["learning_rate"], "when": {"batch_size": 16}}
+    batch = {"batch_size": {"type": "categorical", "choices": [16, 32]}}
+    checked({"learning_rate": sometimes, **batch}, **lowest, learning_rate=0.1)
+    checked(max_steps=100, **steady)
+    for space, config, told in [
+        (low, lowest, "min_lr` = 0.001.*at learning_rate = 0.001, the best of `space`"),
+        ({}, {**lowest, "learning_rate": 1e-4}, "falls to that from learning_rate = 0.0001, which"),
+        ({}, {**steady, "max_steps": 50}, "is more than the training's 50 steps"),
+        ({}, {"warmup_steps": 50, "max_steps": 50}, "would end before the rate has peaked"),
+    ]:
+        with pytest.raises(InvalidInputError, match=told):
+            checked(space, **config)
+
+
 def test_a_metric_that_goes_the_wrong_way_is_told(write):
     config = {"data": {"source": str(write("d.csv"))}}
     told = "metric = 'accuracy': the study's direction is minimize, and higher is better"
