@@ -5,7 +5,8 @@ trials of every other study. So its calls are timed; where they are slow, a proc
 takes the sampler over as it is when it is ready: what is drawn with a seed is the same.
 
 Invariant: the process only proposes. What is written is written here, and a process that ends in
-the midst of a draw costs that draw: it is made here, by a sampler as after a restart.
+the midst of a draw, or does not answer, costs that draw: it is made here, by a sampler as after a
+restart.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ _TIMED: Final = 5
 #: After so many processes that ended by themselves, all is drawn here.
 _MOST_ENDED: Final = 3
 
+#: For how long an answer is waited for at least, and by how many times what one has taken so far.
+PATIENCE_SECONDS: Final = 60.0
+_PATIENCE: Final = 20
+
+#: What is read of an answer at once.
+_CHUNK_BYTES: Final = 2**16
+
 #: Samplers that may take long, and are known to keep what they know in themselves and in their
 #: trials; and those that draw for them.
 _SLOW: Final = (TPESampler, GPSampler, CmaEsSampler, PartialFixedSampler)
@@ -84,6 +92,7 @@ class AsideSampler(SeeingSampler):
         make: Makes one as after a restart, in the place of one that is gone with its process.
         study: Its study, for the log.
         slow_seconds: From where on it is slow.
+        patience_seconds: After which a process that does not answer is replaced, at least.
     """
 
     def __init__(
@@ -92,11 +101,13 @@ class AsideSampler(SeeingSampler):
         make: Callable[[], BaseSampler],
         study: str,
         slow_seconds: float = SLOW_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         super().__init__(sampler)
         self._make = make
         self._study = study
         self._slow_seconds = slow_seconds
+        self._patience_seconds = patience_seconds
         #: the last trials that were drawn for here, and the seconds that it took
         self._spent: deque[tuple[int, float]] = deque(maxlen=_TIMED)
         self._process: SamplerProcess | None = None
@@ -167,11 +178,18 @@ class AsideSampler(SeeingSampler):
         return len(spent) == _TIMED and median(spent) > self._slow_seconds
 
     def _begin(self) -> None:
+        longest = max(seconds for _, seconds in self._spent)
         try:
-            self._process = SamplerProcess()
-        except OSError as error:  # no room for a process: it is slow here
-            self._num_ended = _MOST_ENDED
-            log.warning("sampler_process_not_begun", study=self._study, error=str(error))
+            pickle.dumps(self.inner)  # as it will be handed over
+            self._process = SamplerProcess(max(self._patience_seconds, _PATIENCE * longest))
+        except Exception as error:  # noqa: BLE001 - whatever keeps it here: it is slow here
+            self._stay(error)
+
+    def _stay(self, error: Exception) -> None:
+        """Draw here from now on."""
+        self.close()
+        self._num_ended = _MOST_ENDED
+        log.warning("sampler_process_not_begun", study=self._study, error=str(error))
 
     def _ask(
         self,
@@ -184,44 +202,61 @@ class AsideSampler(SeeingSampler):
         if self._process is None:
             return False, None
         try:
-            if not self._process.has_begun:
-                if not self._process.is_ready():
-                    return False, None
-                self._process.hand_over(self.inner, study)
-                log.info("sampler_draws_aside", study=self._study, pid=self._process.pid)
+            if not self._process.has_begun and not self._process.is_ready():
+                return False, None
+            if not self._process.has_begun and not self._hand_over(self._process, study):
+                return False, None
             return True, self._process.ask(wanted, study, trial, space)
         except (OSError, EOFError) as error:
             self._replace(error)
             return False, None
 
+    def _hand_over(self, process: SamplerProcess, study: optuna.Study) -> bool:
+        try:
+            handed = pickle.dumps(self.inner)
+        except Exception as error:  # noqa: BLE001 - of a sampler that has become such a one
+            self._stay(error)
+            return False
+        process.hand_over(handed, study)
+        log.info("sampler_draws_aside", study=self._study, pid=process.pid)
+        return True
+
     def _replace(self, error: Exception) -> None:
         """Go on without the process; the next one is begun when that is slow."""
-        has_begun = self.is_aside
+        if self.is_aside:
+            # before all else: what cannot be made now is asked for again by the next draw
+            self.inner = self._make()
         self.close()
         self._num_ended += 1
         self._spent.clear()
         log.warning("sampler_process_ended", study=self._study, error=str(error))
-        if has_begun:
-            self.inner = self._make()
 
 
 class SamplerProcess:
     """A process that draws.
 
+    Args:
+        patience_seconds: For how long an answer is waited for, at least.
+
     Raises:
         OSError: It cannot be begun.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_seconds: float) -> None:
         command = [sys.executable, "-P", "-m", "orchestrator.driving.sampler_process"]
         # a session of its own: Ctrl-C is for the orchestrator, which ends it
         self._process = subprocess.Popen(
             [*command, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
+        os.set_blocking(self._questions.fileno(), False)
+        os.set_blocking(self._answers.fileno(), False)
+        self._patience_seconds = patience_seconds
+        self._unread = bytearray()
         self.has_begun = False
         """Whether it has the sampler."""
         #: the trials that it has, and whether they had ended when they were sent
@@ -238,16 +273,16 @@ class SamplerProcess:
         Raises:
             EOFError: It has ended.
         """
-        if not select.select([self._answers], [], [], 0)[0]:
+        if not _is_due(self._answers, select.POLLIN, 0.0):
             return False
         self._read()
         return True
 
-    def hand_over(self, sampler: BaseSampler, study: optuna.Study) -> None:
-        """Give it the sampler, which draws there from now on."""
+    def hand_over(self, sampler: bytes, study: optuna.Study) -> None:
+        """Give it the sampler, pickled, which draws there from now on."""
         self._write(
             {
-                "sampler": base64.b64encode(pickle.dumps(sampler)).decode(),
+                "sampler": base64.b64encode(sampler).decode(),
                 "study_id": study._study_id,
                 "directions": [direction.name for direction in study.directions],
             }
@@ -264,12 +299,13 @@ class SamplerProcess:
         """Have it draw for a trial, and write what it wants to have written.
 
         Raises:
-            OSError, EOFError: It has ended.
+            OSError, EOFError: It has ended, or does not answer.
             Exception: What the sampler raised.
         """
         seen = study._get_trials(deepcopy=False, use_cache=False)
         news = [each for each in seen if self._is_news(each)]
         self._sent |= {each.number: (each, each.state.is_finished()) for each in news}
+        start = time.monotonic()
         self._write(
             {
                 "for": wanted,
@@ -280,6 +316,8 @@ class SamplerProcess:
             }
         )
         answer = self._read()
+        took = time.monotonic() - start
+        self._patience_seconds = max(self._patience_seconds, _PATIENCE * took)
         for trial_id, key, value in answer["written"]:
             study._storage.set_trial_system_attr(trial_id, key, value)
         if "error" in answer:
@@ -308,11 +346,35 @@ class SamplerProcess:
         return cast("IO[bytes]", self._process.stdout)
 
     def _write(self, message: Mapping[str, Any]) -> None:
-        self._questions.write(to_line(message))
-        self._questions.flush()
+        left = memoryview(to_line(message))
+        deadline = time.monotonic() + self._patience_seconds
+        while left:
+            self._await(self._questions, select.POLLOUT, deadline)
+            # none where less is free than is written at once
+            left = left[self._questions.write(left) or 0 :]
 
     def _read(self) -> dict[str, Any]:
-        line = self._answers.readline()
-        if not line.endswith(b"\n"):
-            raise EOFError(f"process {self.pid} ended, by {self._process.poll()}")
+        deadline = time.monotonic() + self._patience_seconds
+        while b"\n" not in self._unread:
+            self._await(self._answers, select.POLLIN, deadline)
+            chunk = self._answers.read(_CHUNK_BYTES)
+            if chunk == b"":
+                raise EOFError(f"process {self.pid} ended, by {self._process.poll()}")
+            self._unread += chunk or b""
+        line, _, rest = bytes(self._unread).partition(b"\n")
+        self._unread[:] = rest
         return from_line(line)
+
+    def _await(self, stream: IO[bytes], event: int, deadline: float) -> None:
+        """Wait until a stream can be read or written, or has an end."""
+        if not _is_due(stream, event, max(0.0, deadline - time.monotonic())):
+            raise TimeoutError(
+                f"process {self.pid} did not answer within {self._patience_seconds:.0f} seconds"
+            )
+
+
+def _is_due(stream: IO[bytes], event: int, timeout_seconds: float) -> bool:
+    # not `select`, which takes no descriptor from 1024 on
+    poll = select.poll()
+    poll.register(stream, event)
+    return bool(poll.poll(timeout_seconds * 1000))

@@ -15,7 +15,7 @@ from optuna.distributions import json_to_distribution
 from optuna.samplers import BaseSampler, GridSampler
 from optuna.trial import FrozenTrial
 
-from orchestrator.driving.aside_sampler import AsideSampler, may_draw_aside
+from orchestrator.driving.aside_sampler import PATIENCE_SECONDS, AsideSampler, may_draw_aside
 from orchestrator.driving.foresight import Foresight, take
 from orchestrator.driving.generation import prepare, stored_generation
 from orchestrator.driving.halving import Halving, Place
@@ -529,7 +529,12 @@ class DrivenStudy:
             self._has_larger_grid = bool(former_of(self._storage.storage, self.name))
             sampler = (FurtherGrid if self._has_larger_grid else OwnGrid).of(sampler)
         if may_draw_aside(sampler):
-            sampler = self._aside = AsideSampler(sampler, self._make_sampler_again, self.name)
+            sampler = self._aside = AsideSampler(
+                sampler,
+                self._make_sampler_again,
+                self.name,
+                patience_seconds=PATIENCE_SECONDS * self._settings.time_scale,
+            )
         warm = with_former(
             sampler, former_trials(self.spec, self._storage.storage, self._settings), self.spec
         )

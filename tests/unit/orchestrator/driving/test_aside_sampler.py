@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import warnings
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -19,6 +21,7 @@ from optuna.samplers import (
     TPESampler,
 )
 from optuna.trial import TrialState
+from structlog.testing import capture_logs
 from waiting import wait_until
 
 from orchestrator.driving.aside_sampler import AsideSampler, may_draw_aside
@@ -179,6 +182,82 @@ def test_a_process_that_is_killed_costs_no_trial_and_another_one_takes_its_place
     assert [trial.number for trial in study.trials] == list(range(NUM_TRIALS))
     assert all({"x", "n"} <= trial.params.keys() for trial in study.trials)
     assert len(made) == len(set(pids)) == 2
+
+
+def test_a_process_that_is_stopped_is_waited_for_and_replaced(aside):
+    made = []
+
+    def again():
+        made.append(TPESampler(seed=7))
+        return made[-1]
+
+    sampler = aside(TPESampler(seed=1), again)
+
+    def before(number):
+        if number == 9:
+            hand_over_at(sampler, number)(number)
+        if number == 12:
+            sampler._process._patience_seconds = 0.2
+            os.kill(sampler._process.pid, signal.SIGSTOP)
+
+    study = optuna.create_study(sampler=sampler)
+    with capture_logs() as logs:
+        drive(study, 14, before)
+    assert [trial.number for trial in study.trials] == list(range(14))
+    assert [each for each in logs if "did not answer within" in each.get("error", "")]
+    assert sampler.inner is made[0]
+
+
+def test_a_question_that_a_stopped_process_does_not_take_is_given_up(aside):
+    sampler = aside(TPESampler(seed=1))
+    drive(optuna.create_study(sampler=sampler), 6)
+    process = sampler._process
+    wait_until(process.is_ready, "it is ready")
+    os.kill(process.pid, signal.SIGSTOP)
+    process._patience_seconds = 0.2
+    with pytest.raises(TimeoutError, match="did not answer within"):
+        process._write({"more than a pipe holds": "x" * 2**20})
+
+
+def test_a_sampler_that_does_not_pickle_draws_here_and_leaves_no_process(aside):
+    for at_first in (True, False):
+        sampler = aside(TPESampler(seed=1, n_startup_trials=3))
+        weights = sampler.inner._parzen_estimator_parameters
+
+        def refuse(number, sampler=sampler, weights=weights, at=0 if at_first else 9):
+            if number == at:
+                if at:
+                    hand_over_at(sampler, number)(number)
+                own = weights._replace(weights=lambda count: np.ones(count) / 2)
+                sampler.inner._parzen_estimator_parameters = own
+
+        with capture_logs() as logs:
+            drive(optuna.create_study(sampler=sampler), NUM_TRIALS, refuse)
+        assert sampler._process is None
+        (told,) = [each for each in logs if each["event"] == "sampler_process_not_begun"]
+        assert "pickle" in told["error"]
+
+
+def test_more_descriptors_than_select_takes_are_none_too_many(aside):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("this machine gives a process too few descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        while held[-1] < 1030:
+            held.append(os.dup(held[0]))
+        sampler = aside(TPESampler(seed=1))
+        study = optuna.create_study(sampler=sampler)
+        drive(study, 8)
+        wait_until(sampler._process.is_ready, "it is ready")
+        assert sampler._hand_over(sampler._process, study)
+        drive(study, 4)
+        assert sampler.is_aside
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_process_that_ends_again_and_again_is_begun_no_more(aside):
