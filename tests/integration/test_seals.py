@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from hand_fleet import SPACE, Fleet, turn_until
@@ -17,6 +18,7 @@ from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from workers.containers import Container
 from workers.coordination import keys
+from workers.coordination.clock import server_time_ms
 from workers.coordination.inbox import Inbox
 from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies, ensure_epoch
@@ -328,6 +330,27 @@ def test_a_trial_that_a_process_without_the_secret_ended_runs_again(client, sett
         assert leases.commit(0, token, TrialState.COMPLETE, ended) == "OK"
         turn_until(service, lambda: has_ended(fleet, 0), "it is told")
     assert fleet.stored()[0].values == [0.75]
+
+
+def test_ends_that_are_told_for_processes_that_are_gone_are_signed(client, settings, tmp_path):
+    """By the lease's end, by who saw the process die, and by who found its result on disk."""
+    fleet = Fleet(client, with_secret(settings), tmp_path)
+    fleet.submit(trials=3)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "they wait for a worker")
+        tokens = [
+            trusted(client, fleet.spec, number).claim(number, "me", 600.0).token
+            for number in range(3)
+        ]
+        others = Studies(client, seal=SEAL).leases("s")  # whoever ran none of them
+        died = {"most": 1, "backoff_seconds": 0.0}
+        assert others.reap(0, "gone", dead_token=tokens[0], **died) == "DEAD"
+        late = replace(others, now_ms=server_time_ms(client) + 10**6)
+        assert late.reap(1, "gone", **died) == "DEAD"
+        assert others.commit(2, tokens[2], TrialState.COMPLETE, Result(values=[0.5])) == "OK"
+        turn_until(service, lambda: all(has_ended(fleet, each) for each in range(3)), "all ended")
+        assert fleet.statuses[-1].set_aside == []
+    assert [trial.state.name for trial in fleet.stored()] == ["FAIL", "FAIL", "COMPLETE"]
 
 
 def alterations(client):
