@@ -55,7 +55,7 @@ class EventFiling:
             generation: The study's.
             state: As it was published last, by whomever.
         """
-        self._stream.tell(EventKind.DRIVEN, process=str(process), generation=generation)
+        self._stream.tell_if_known(EventKind.DRIVEN, process=str(process), generation=generation)
         self._state = state
         if state in OVER_STATES:  # and perhaps still is: what is news of it is not to stay for that
             self._is_ending = True
@@ -68,7 +68,7 @@ class EventFiling:
         if status.state.value != self._state:
             ended_by = brief(status.ended_by)
             told = {"state": status.state.value, "detail": ended_by}
-            self._stream.tell(EventKind.TURNED, **told)
+            self._stream.tell_if_known(EventKind.TURNED, **told)
             self._state = status.state.value
 
     def file(self) -> None:

@@ -56,17 +56,20 @@ class EventStream:
         return keys.FLEET_EVENTS if self.study is None else keys.events(self.study)
 
     def tell(self, kind: EventKind, **fields: str | float | None) -> None:
-        """Tell an event that no script tells; nothing of a study that was deleted.
+        """Tell an event that no script tells; with a pipeline, whenever that is carried out.
 
         Args:
             kind: What happened.
             fields: What tells more of it.
         """
-        if self.study is not None and not self.client.exists(keys.study(self.study)):
-            return
         told = {"event": encode(kind, **fields)}
         with suppress(redis.ResponseError):  # a key that is no stream, or a Redis that is full
             self.client.xadd(self._key, told, maxlen=MAX_NEWS, approximate=True)
+
+    def tell_if_known(self, kind: EventKind, **fields: str | float | None) -> None:
+        """The same, but nothing of a study that was deleted; no pipeline answers that."""
+        if self.study is None or self.client.exists(keys.study(self.study)):
+            self.tell(kind, **fields)
 
     def after(self, place: str) -> Iterator[list[Told]]:
         """What was told after an event, in batches, to its end."""
