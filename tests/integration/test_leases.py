@@ -187,6 +187,12 @@ def test_a_holder_learns_of_a_command_when_it_renews(clock):
     assert clock.leases.renew(0, grant.token, LEASE, 0) is Command.CANCEL
 
 
+def test_what_only_a_newer_release_asks_of_a_holder_asks_nothing_of_this_one(clock):
+    grant = clock.claimed()
+    clock.client.hset(keys.trial("s", 0), "command", "DO_SOMETHING_NEW")
+    assert clock.leases.renew(0, grant.token, LEASE, 0) is Command.NONE
+
+
 def test_the_checkpoint_pointer_only_moves_forward(clock):
     grant = clock.claimed()
     assert clock.leases.checkpoint(0, grant.token, CheckpointRef(10, "/a", "aa")) == "OK"

@@ -16,6 +16,7 @@ from waiting import wait_until
 from workers.containers import Container
 from workers.coordination.clock import lease_clock
 from workers.disk.checkpoints import CheckpointStore
+from workers.disk.outbox import Outbox
 from workers.managers import MANAGERS, DataManager, DirectoryManager, ModelManager
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError, TrialCancelled
@@ -208,12 +209,13 @@ def test_managers_are_passed_by_type(container):
 
 
 OBJECTIVES = """
-import os, sys, time
+import contextlib, os, sys, threading, time
 from pathlib import Path
 import optuna
 import torch
 from workers.managers import MetricsManager
 from workers.protocol.errors import TransientError, TrialTimedOut
+from workers.protocol.states import Command
 
 def tells_its_limit(trial):
     return trial.config["limit"]
@@ -221,6 +223,16 @@ def tells_its_limit(trial):
 def good(trial):
     trial.set_user_attr("k", [1])
     trial.set_constraint("c", 0.5)
+    return {"value": 2.0}
+
+def outlives_its_end(trial):
+    def end():
+        with contextlib.suppress(RuntimeError):
+            trial._lease.end_in_place(Command.CANCEL)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    thread.join()
     return {"value": 2.0}
 
 def prunes(trial):
@@ -494,6 +506,43 @@ def test_reports_and_checkpoints_are_progress_and_a_hang_tells_what_to_change(de
     assert codes == [held_lease.EXIT_HUNG]
     assert "since step 7" in words[0]
     assert "raise `progress_timeout` (now 2 s)" in words[0]
+
+
+def test_a_lease_whose_care_went_wrong_runs_out_and_ends_the_process_as_any_other(
+    desk, monkeypatch
+):
+    lease, codes, ahead = desk().claim(0)._lease, [], [0.0]
+    monkeypatch.setattr(held_lease, "lease_clock", lambda: lease_clock() + ahead[0])
+    monkeypatch.setattr(held_lease.os, "_exit", codes.append)
+    lease.ripen(0.0, lambda: 1 / 0)
+    rounds = lease._rounds()
+    assert next(rounds) == 0.0
+    while not lease.is_lost:
+        ahead[0] += (pause := next(rounds))
+        assert 0.0 < pause <= lease._times.holder
+    assert codes == [], "an objective that asks is told, and may end by itself"
+    assert next(rounds) == lease._times.grace
+    assert list(rounds) == []
+    assert codes == [held_lease.EXIT_LEASE_LOST]
+
+
+def test_a_trial_that_could_not_be_ended_in_place_of_its_objective_is_ended_by_it(
+    desk, runner, tmp_path, monkeypatch
+):
+    write, failed = Outbox.write, []
+
+    def fail_once(outbox, entry):
+        if not failed:
+            failed.append(entry.state)
+            raise RuntimeError("as a bug would have it")
+        return write(outbox, entry)
+
+    monkeypatch.setattr(Outbox, "write", fail_once)
+    place = desk(objective=f"{tmp_path}/runner_objectives.py:outlives_its_end", metric="value")
+    place.leases.enqueue(0, {})
+    assert runner.run(RunTrial(study="s", number=0, epoch=place.leases.epoch)) is Outcome.ENDED
+    assert failed == [TrialState.CANCELLED]
+    assert place.leases.record(0).state is TrialState.COMPLETE
 
 
 @pytest.mark.parametrize("another_builds", [False, True])

@@ -472,7 +472,7 @@ class TrialLeases:
         answer = self._call(
             "renew", number, token=token, ttl_ms=ttl_ms, step=step, first_step_ms=first_step_ms
         )
-        return Command(answer[2]) if answer[0] == "OK" else None
+        return Command.read(answer[2]) if answer[0] == "OK" else None
 
     def report(self, number: int, token: int, step: int, value: float) -> str:
         """Hand in an intermediate value.

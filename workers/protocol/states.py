@@ -89,6 +89,11 @@ class Command(StrEnum):
     TIME_OUT = "TIME_OUT"
     """Not sent: by its holder's own clock, the trial's time is up."""
 
+    @classmethod
+    def read(cls, text: str | None) -> Command:
+        """What the server answered; what only a newer release knows asks nothing of this one."""
+        return cls(text) if text in set(cls) else cls.NONE
+
     @property
     def is_pressing(self) -> bool:
         """Whether an objective that does not obey is ended after a grace."""

@@ -14,7 +14,6 @@ that does not do what is asked of its study, the one that renews the lease.
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +51,7 @@ from workers.trials.cuda_errors import CudaTrouble
 from workers.trials.failure_streak import FailureStreak
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
+from workers.trials.last_word import LastWord
 from workers.trials.out_of_memory import ran_out_of_memory
 from workers.trials.tracebacks import EXITED, fingerprint, objective_traceback
 
@@ -161,8 +161,7 @@ class AttemptEnd:
         #: whether the record of this process names no trial any more
         self.has_freed = False
         self._outcome = Outcome.ENDED
-        #: held from the first word on by the thread that says it, to the process's end
-        self._has_the_word = threading.RLock()
+        self._word = LastWord()
         #: whether the attempt was counted as a loss
         self.is_loss = False
         self._entry: OutboxEntry | None = None
@@ -186,7 +185,7 @@ class AttemptEnd:
         cause: Cause | None = None,
     ) -> None:
         """End the trial for good."""
-        self._has_the_word.acquire()
+        self._word.take()
         result = self._result(values, error)
         result.traceback = traceback
         if is_out_of_memory:
@@ -258,7 +257,7 @@ class AttemptEnd:
 
         It is tried once more before: what others had left in the memory may be gone by then.
         """
-        self._has_the_word.acquire()
+        self._word.take()
         if self._is_draining() or _is_of(error, TrialInterrupt):
             self.fail(error)
             return
@@ -282,7 +281,7 @@ class AttemptEnd:
             error: What the objective raised.
             may_be_sick: Whether a fresh process might do better in this one's place.
         """
-        self._has_the_word.acquire()
+        self._word.take()
         if _is_of(error, TrialCancelled):
             self.cancel()
             return
@@ -325,7 +324,7 @@ class AttemptEnd:
             error: What the objective raised.
             is_suspect: Whether the device broke under trials that succeeded elsewhere.
         """
-        self._has_the_word.acquire()
+        self._word.take()
         self._outcome = Outcome.CUDA_BROKEN
         if self._is_draining() or _is_of(error, TrialInterrupt):
             self.release()
@@ -399,20 +398,24 @@ class AttemptEnd:
         Returns:
             False if the objective has ended, and its own end is being told.
         """
-        if not self._has_the_word.acquire(blocking=False):
+        if not self._word.take(waits=False):
             return False
-        self._trial.settle_checkpoint(self._times.beat)  # it dies with this process
-        if command is Command.CANCEL:
-            self.cancel()
-        elif command is Command.TIME_OUT:
-            self.time_out()
-        else:
-            self.release()
+        try:
+            self._trial.settle_checkpoint(self._times.beat)  # it dies with this process
+            if command is Command.CANCEL:
+                self.cancel()
+            elif command is Command.TIME_OUT:
+                self.time_out()
+            else:
+                self.release()
+        except BaseException:
+            self._word.give_back()  # the objective's thread would wait for it for ever
+            raise
         return True
 
     def park(self) -> None:
         """Pause the trial at the rung that it has reached; this slot is another trial's."""
-        self._has_the_word.acquire()
+        self._word.take()
         held = self._held
         self._trial.await_upload(_UPLOAD_BEATS * self._times.beat)
         pause = self._trial.next_rung.pause(self._result())
@@ -436,7 +439,7 @@ class AttemptEnd:
         if self._trial.next_rung.is_reached:
             self.park()
             return
-        self._has_the_word.acquire()
+        self._word.take()
         held = self._held
         self._trial.await_upload(_UPLOAD_BEATS * self._times.beat)
         if cause is None:
@@ -456,7 +459,7 @@ class AttemptEnd:
 
     def give_back(self, error: TransientError) -> None:
         """Give the trial back, uncounted, until what it lacks may be there."""
-        self._has_the_word.acquire()
+        self._word.take()
         held, backoff = self._held, self._times.backoff
         reason = hide(plain_text(error, _REASON_CHARACTERS))
         log.warning("given_back", reason=reason)
@@ -477,7 +480,7 @@ class AttemptEnd:
 
     def fall_silent(self, error: LeaseLost) -> None:
         """Write nothing more for the trial: somebody else may run it now."""
-        self._has_the_word.acquire()
+        self._word.take()
         log.warning("lost", reason=str(error))
 
     def leave(self) -> Outcome:

@@ -219,7 +219,22 @@ class HeldLease:
         self._keeper.leave()
 
     def _rounds(self) -> Iterator[float]:
-        """What is done beside the objective, with the seconds to wait before it goes on."""
+        """What is done beside the objective, with the seconds to wait before it goes on.
+
+        Where something goes wrong in it, the lease is not renewed any more, and ends as any other.
+        """
+        try:
+            yield from self._care()
+        except Exception:
+            log.exception("lease_not_kept")
+        while not self.is_lost:
+            yield max(self._silent_from - lease_clock(), self._times.beat / 10)
+        yield self._times.grace
+        log.error("ending_process", reason="the lease is lost, and the objective goes on")
+        os._exit(EXIT_LEASE_LOST)
+
+    def _care(self) -> Iterator[float]:
+        """The rounds of a lease that is held."""
         pause = min(self._times.beat, max(0.0, self._times_out_at - lease_clock()))
         early = min(self._errand_seconds, pause)
         yield early
@@ -233,9 +248,6 @@ class HeldLease:
             self._end_if_not_obeyed()
             soon = min(self._grace_left(), self._times_out_at - lease_clock())
             yield min(pause, max(soon, self._times.beat / 10))
-        yield self._times.grace
-        log.error("ending_process", reason="the lease is lost, and the objective goes on")
-        os._exit(EXIT_LEASE_LOST)
 
     def _end_if_hung(self) -> None:
         if self.progress_timeout is None or self._progressed_at is None:

@@ -68,6 +68,6 @@ class LeaseKeeper:
         try:
             self._due = time.monotonic() + next(rounds)
         except Exception:
-            # not renewed any more, the lease runs out, which its holder sees by its own clock
+            # not seen to any more, the lease runs out, which its holder sees by its own clock
             log.exception("lease_not_kept")
             self._rounds, self._due = None, math.inf
