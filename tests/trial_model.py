@@ -25,6 +25,8 @@ class Trial:
     deadline: int | None = None
     nonce: str | None = None
     checkpoint: int | None = None
+    checkpoint_token: int | None = None
+    """The attempt that saved it."""
     rung: int = 0
     """Where it is paused, or is to be paused next."""
     reported: str | None = None
@@ -105,13 +107,18 @@ class Model:
         entry = Entry("report", number, token, str(step))
         return "OK", self.put(number, replace(trial, reported=f"{token}:{step}"), entry)
 
-    def checkpoint(self, number: int, epoch: str, token: int, step: int) -> tuple[str, Model]:
+    def checkpoint(
+        self, number: int, epoch: str, token: int, step: int, replaces: tuple[int, int] | None
+    ) -> tuple[str, Model]:
+        """`replaces` is the token and the step of one that the holder could not load."""
         if not self.holds(number, token, epoch):
             return "LOST", self
         trial = self.trials[number]
-        if trial.checkpoint is not None and step <= trial.checkpoint:
+        last = (trial.checkpoint_token, trial.checkpoint)
+        is_behind = trial.checkpoint is not None and step <= trial.checkpoint
+        if is_behind and (replaces != last or last == (token, step)):
             return "OLD", self
-        return "OK", self.put(number, replace(trial, checkpoint=step))
+        return "OK", self.put(number, replace(trial, checkpoint=step, checkpoint_token=token))
 
     def commit(self, number: int, epoch: str, token: int, state: str) -> tuple[str, Model]:
         trial = self.trials.get(number)

@@ -203,6 +203,18 @@ def test_the_checkpoint_pointer_only_moves_forward(clock):
     assert second.record.checkpoint == CheckpointRef(10, "/a", "aa")
 
 
+def test_the_pointer_moves_back_from_what_could_not_be_loaded_and_from_nothing_else(clock):
+    token = clock.claimed().token
+    lost, other = CheckpointRef(1000, "/lost", "a"), CheckpointRef(600, "/b", "b")
+    assert clock.leases.checkpoint(0, token, lost) == "OK"
+    assert clock.leases.checkpoint(0, token, other, "/another") == "OLD"
+    assert clock.leases.checkpoint(0, token, other, "/lost") == "OK"
+    assert clock.leases.checkpoint(0, token, other, "/lost") == "OLD", "it was sent again"
+    assert clock.leases.checkpoint(0, token, CheckpointRef(500, "/c", "c"), "/lost") == "OLD"
+    assert clock.leases.checkpoint(0, token, CheckpointRef(700, "/d", "d"), "/lost") == "OK"
+    assert clock.leases.record(0).checkpoint.step == 700
+
+
 def test_the_first_commit_wins_and_its_retry_is_known(clock):
     grant = clock.claimed()
     result = Result(values=[0.7], user_attrs={"k": [1]}, busy_seconds=2.0)

@@ -46,6 +46,8 @@ class Call:
     epoch: str
     token: int | None = None
     value: str = ""
+    replaces: tuple[int, int] | None = None
+    """Of a checkpoint: the token and the step of the one that could not be loaded."""
 
 
 #: Answers after which all is as it was.
@@ -66,7 +68,10 @@ def on_server(call: Call, leases: TrialLeases) -> tuple[str, Grant | None]:
         "renew": lambda: "OK" if leases.renew(number, token, TTL_MS / 1000, 0) else "LOST",
         "report": lambda: leases.report(number, token, int(value), 0.5),
         "checkpoint": lambda: leases.checkpoint(
-            number, token, CheckpointRef(int(value), f"/{token}/{value}", "sum")
+            number,
+            token,
+            CheckpointRef(int(value), f"/{token}/{value}", "sum"),
+            "/{}/{}".format(*call.replaces) if call.replaces else "",
         ),
         "commit": lambda: leases.commit(number, token, TrialState(value), Result(values=[1.0])),
         "release": lambda: (
@@ -98,7 +103,7 @@ def in_model(call: Call, model: Model, drawn: int) -> tuple[str, Model]:
         "claim": lambda: model.claim(number, epoch, value, TTL_MS, drawn),
         "renew": lambda: model.renew(number, epoch, token, TTL_MS),
         "report": lambda: model.report(number, epoch, token, int(value)),
-        "checkpoint": lambda: model.checkpoint(number, epoch, token, int(value)),
+        "checkpoint": lambda: model.checkpoint(number, epoch, token, int(value), call.replaces),
         "commit": lambda: model.commit(number, epoch, token, value),
         "release": lambda: model.release(number, epoch, token, BACKOFF_MS if value else 0),
         "fail": lambda: model.fail(number, epoch, token, value, MOST[Charge(value)], BACKOFF_MS),
@@ -209,6 +214,9 @@ class Bench:
                 deadline=number(fields, "deadline"),
                 nonce=fields.get("nonce"),
                 checkpoint=number(fields, "checkpoint_step"),
+                checkpoint_token=(
+                    int(fields["checkpoint"].split("/")[1]) if "checkpoint" in fields else None
+                ),
                 rung=int(fields["rung"]),
                 reported=fields.get("reported"),
                 result_token=number(fields, "result_token"),
@@ -239,7 +247,9 @@ class Bench:
             now = self.model.trials[number]
             if earlier.state in TERMINAL:
                 assert now.state == earlier.state, f"I5: {call} left {earlier.state}"
-            assert (now.checkpoint or -1) >= (earlier.checkpoint or -1), f"I7: {call}"
+            is_replaced = call.replaces == (earlier.checkpoint_token, earlier.checkpoint)
+            if number != call.number or not is_replaced:
+                assert (now.checkpoint or -1) >= (earlier.checkpoint or -1), f"I7: {call}"
             drained = call.verb in {"release", "park", "unpark"} and number == call.number
             counts = (now.failures, now.losses), (earlier.failures, earlier.losses)
             assert not drained or counts[0] == counts[1], "I6: a drain, and a pause, is free"
@@ -407,7 +417,9 @@ class RandomWalk:
             "release": pick.choice(["", "later"]),
             "park": str(pick.randrange(3)),
         }
-        return Call(verb, number, epoch, token, values.get(verb, ""))
+        last = trial and trial.checkpoint_token and (trial.checkpoint_token, trial.checkpoint)
+        replaces = (last or None) if verb == "checkpoint" and pick.random() < 0.4 else None
+        return Call(verb, number, epoch, token, values.get(verb, ""), replaces)
 
     def collect(self, *, acknowledged: bool) -> None:
         """The orchestrator reads the inbox; without the acknowledgement, it all comes again."""
@@ -512,6 +524,7 @@ def moves(model: Model, tokens: list[int]) -> list[Call | int]:
         calls += [Call("fail", 0, epoch, token, charge.value) for charge in Charge]
         calls += [Call("report", 0, epoch, token, step) for step in ("1", "2")]
         calls += [Call("checkpoint", 0, epoch, token, step) for step in ("1", "2")]
+        calls += [Call("checkpoint", 0, epoch, token, "1", (saved_by, 2)) for saved_by in tokens]
         calls += [Call("park", 0, epoch, token, "0")]
         calls += [Call("commit", 0, epoch, token, "COMPLETE")]
         calls += [Call("commit", 0, "epoch-0", token, "COMPLETE")]
@@ -524,7 +537,16 @@ def shape(bench: Bench) -> object:
     if trial is None:
         return None
     return (
-        replace(trial, token=0, attempt=0, rung=0, not_before=0, deadline=0, result_token=0),
+        replace(
+            trial,
+            token=0,
+            attempt=0,
+            rung=0,
+            not_before=0,
+            deadline=0,
+            result_token=0,
+            checkpoint_token=0,
+        ),
         trial.not_before > bench.model.now,
         trial.deadline is not None and trial.deadline + GRACE_MS <= bench.model.now,
         len(bench.granted.get(0, [])) > 1,
@@ -604,6 +626,12 @@ MUTATIONS = {
     "no look at the token in reap": (["reap"], "record[2] ~= ARGV[3]", "false"),
     "no look at the deadline in reap": (["reap"], "if left > 0", "if false"),
     "a pointer that moves back": (["checkpoint"], "tonumber(ARGV[4]) <= tonumber(step)", "false"),
+    "a pointer that moves back over another": (
+        ["checkpoint"],
+        "record[3] ~= ARGV[7]",
+        "ARGV[7] == ''",
+    ),
+    "a pointer that moves back over nothing": (["checkpoint"], "record[3] ~= ARGV[7] or", ""),
     "no guard in park": (["park"], "if not holds(KEYS[2], ARGV[3])", "if false"),
     "no ZREM of the lease in park": (["park"], "redis.call('ZREM', KEYS[3], ARGV[2])", ""),
     "no DUP check in park": (["park"], "record[1] == 'PAUSED' and record[2] == ARGV[3]", "false"),

@@ -683,8 +683,34 @@ def test_twenty_drains_leave_two_checkpoints(desk, tmp_path, settings):
     assert len(list(folder.iterdir())) == 1
     later = folder / str(place.held.token + 1) / "step-000000001"
     later.mkdir(parents=True)
-    CheckpointStore(settings.home / "checkpoints").prune("s", 0, place.held.token)
+    CheckpointStore(settings.home / "checkpoints").prune(
+        "s", 0, place.held.token, place.leases.record(0).checkpoint
+    )
     assert later.exists(), "a later attempt's is its own"
+
+
+@pytest.mark.parametrize("num_left", [0, 1])
+def test_an_attempt_that_goes_on_from_before_the_last_checkpoint_is_gone_on_from(
+    desk, settings, num_left
+):
+    """What was saved last is lost, on this host or for good; and what is saved next counts."""
+    place = desk()
+    trial = place.claim(0)
+    for step in (500, 900, 1000):
+        trial.save_checkpoint(step, {"step": step})
+    trial.await_checkpoint()
+    home = settings.home / "checkpoints" / "s" / "0"
+    for path in sorted(home.glob("*/step-*"))[num_left:]:
+        (path / "state.pt").write_bytes(b"damaged")
+    assert place.leases.release(0, place.held.token)
+    begins = [900 * num_left, 610, 615]
+    for begin, steps in zip(begins, [(600, 610), (605, 615), ()], strict=True):
+        attempt = place.hold(0)
+        assert (attempt.load_checkpoint() or {"step": 0})["step"] == begin
+        for step in steps:
+            attempt.save_checkpoint(step, {"step": step})
+        attempt.await_checkpoint()
+        assert place.leases.release(0, place.held.token)
 
 
 def test_a_step_that_is_saved_twice_leaves_a_checkpoint_to_go_on_from(desk):

@@ -550,9 +550,17 @@ class TrialLeases:
         )
         return answer[0] == "OK"
 
-    def checkpoint(self, number: int, token: int, ref: CheckpointRef) -> str:
-        """Move the checkpoint pointer forward: OK, OLD or LOST."""
-        return self._call("checkpoint", number, token=token, **ref._asdict())[0]
+    def checkpoint(self, number: int, token: int, ref: CheckpointRef, replaces: str = "") -> str:
+        """Move the checkpoint pointer forward: OK, OLD or LOST.
+
+        Args:
+            number: The trial.
+            token: Its holder's.
+            ref: Where it is to point.
+            replaces: The uri of a checkpoint that its holder could not load: from there, and from
+                nowhere else, the pointer moves back, too.
+        """
+        return self._call("checkpoint", number, token=token, replaces=replaces, **ref._asdict())[0]
 
     def commit(
         self,

@@ -57,6 +57,7 @@ class Kept(NamedTuple, Generic[T]):
     content: T
     attributes: dict[str, Any]
     """Of its trial, at its step; empty where there were none."""
+    step: int
 
 
 class CheckpointStore:
@@ -183,21 +184,30 @@ class CheckpointStore:
             (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": sha256}))
 
         durable.make_whole(final, fill)
-        for old in sorted(own.glob("step-*"))[:-_KEPT]:
+        older = sorted(path for path in own.glob("step-*") if path != final)
+        for old in older[: 1 - _KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         return CheckpointRef(step, str(final), sha256)
 
-    def prune(self, study: str, number: int, token: int) -> None:
-        """Keep the two furthest checkpoints of a trial, of this attempt and of those before it.
+    def prune(self, study: str, number: int, token: int, accepted: CheckpointRef) -> None:
+        """Keep the last two checkpoints of a trial, of this attempt and of those before it.
 
         To be called when Redis has accepted a checkpoint of this attempt: until the next is, nobody
         else holds the trial. What later attempts have is theirs.
+
+        Args:
+            study: The study's name.
+            number: The trial's number.
+            token: The attempt's fencing token.
+            accepted: What Redis has accepted; what lies beyond it could not be loaded.
         """
         folder = self._root / study / str(number)
-        own = [ref for ref in read_manifests(folder) if _token_of(ref) <= token]
-        for ref in sorted(own)[:-_KEPT]:
-            shutil.rmtree(ref.uri, ignore_errors=True)
-        kept = {_token_of(ref) for ref in sorted(own)[-_KEPT:]}
+        own = sorted(ref for ref in read_manifests(folder) if _token_of(ref) <= token)
+        kept_refs = [ref for ref in own if ref.step <= accepted.step][-_KEPT:]
+        for ref in own:
+            if ref not in kept_refs:
+                shutil.rmtree(ref.uri, ignore_errors=True)
+        kept = {_token_of(ref) for ref in kept_refs}
         for path in folder.iterdir():
             # an attempt before, of which at most a draft is left
             if path.name.isdecimal() and int(path.name) < token and int(path.name) not in kept:
@@ -324,7 +334,7 @@ def _kept(ref: CheckpointRef, content: T | None) -> Kept[T] | None:
     except (OSError, ValueError) as error:
         log.warning("attributes_unreadable", uri=ref.uri, error=describe_error(error, 500))
         attributes = {}
-    return Kept(content, attributes if isinstance(attributes, dict) else {})
+    return Kept(content, attributes if isinstance(attributes, dict) else {}, ref.step)
 
 
 def _read(path: Path) -> Any:

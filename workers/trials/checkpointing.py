@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from workers.coordination.leases import CheckpointRef
 from workers.disk.checkpoints import CheckpointStore, Kept
@@ -22,6 +22,8 @@ from workers.protocol.errors import LeaseLost
 from workers.trials.held_lease import HeldLease
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Checkpointing:
@@ -38,6 +40,8 @@ class Checkpointing:
         self._lease = lease
         self._store = store
         self._last = lease.grant.record.checkpoint
+        #: the uri of the last one, if what was loaded is not that, but lies before it
+        self._passed_over = ""
         self._memory = HostMemory()
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -92,14 +96,21 @@ class Checkpointing:
         self.wait()
         if self._last is None:
             return None
-        return self._store.load_last(self._study, self._lease.number, self._last)
+        return self._noted(self._store.load_last(self._study, self._lease.number, self._last))
 
     def load_files(self) -> Kept[Path] | None:
         """The folder with the files of the last accepted checkpoint of any attempt, or None."""
         self.wait()
         if self._last is None:
             return None
-        return self._store.load_last_files(self._study, self._lease.number, self._last)
+        return self._noted(self._store.load_last_files(self._study, self._lease.number, self._last))
+
+    def _noted(self, kept: Kept[T] | None) -> Kept[T] | None:
+        """What was loaded; if that lies before the last, what is saved next replaces the last."""
+        last = self._last
+        is_last = last is None or (kept is not None and kept.step >= last.step)
+        self._passed_over = "" if is_last or last is None else last.uri
+        return kept
 
     def check(self) -> None:
         """Return if nothing went wrong with what was written; cheap enough for every step.
@@ -172,14 +183,16 @@ class Checkpointing:
         except OSError as error:
             log.warning("checkpoint_not_saved", error=str(error), hint="make room on the disk")
             return False
-        lease = self._lease
+        lease, passed_over = self._lease, self._passed_over
         lease.note_sign_of_life()
-        status = lease.patiently(lambda: lease.leases.checkpoint(lease.number, lease.token, ref))
+        status = lease.patiently(
+            lambda: lease.leases.checkpoint(lease.number, lease.token, ref, passed_over)
+        )
         if status == "LOST":
             lease.lose()
             raise LeaseLost(f"trial {lease.number}: token {lease.token} is no longer valid")
         if status == "OK":
-            self._last = ref
-            self._store.prune(self._study, lease.number, lease.token)
+            self._last, self._passed_over = ref, ""
+            self._store.prune(self._study, lease.number, lease.token, ref)
             self._store.offer(self._study, lease.number, ref)
         return status == "OK"
