@@ -318,11 +318,11 @@ def run_trial(client, settings, container, server, tmp_path):
     """Runs the trial 0 of a desk as a pool process does."""
     allowed = settings.model_copy(update={"objectives": (str(tmp_path / "ending.py"),)})
 
-    def run(place, drain):
+    def run(place, drain, slots=None):
         with TrialRunner(
             client=client,
             redis_url=server.url,
-            settings=allowed,
+            settings=allowed.model_copy(update={"slots": slots}),
             container=container,
             record=ProcessRecord(),
             drain_file=str(drain),
@@ -330,6 +330,25 @@ def run_trial(client, settings, container, server, tmp_path):
             return runner.run(RunTrial(study="s", number=0, epoch=place.leases.epoch))
 
     return run
+
+
+@pytest.mark.parametrize(("num_slots", "is_copied"), [(1, True), (4, False)])
+def test_the_slots_of_a_host_share_the_memory_for_copies(
+    desk, run_trial, tmp_path, monkeypatch, num_slots, is_copied
+):
+    (tmp_path / "ending.py").write_text(OBJECTIVE)
+    monkeypatch.setattr(snapshots, "free_memory", lambda: 80)  # for a state of 12 bytes
+    taken, snapshot = [], snapshots.HostMemory.snapshot
+
+    def note(memory, packed):
+        taken.append(snapshot(memory, packed))
+        return taken[-1]
+
+    monkeypatch.setattr(snapshots.HostMemory, "snapshot", note)
+    place = desk(objective=f"{tmp_path}/ending.py:ends", config={"how": "returns"})
+    place.leases.enqueue(0, {})
+    assert run_trial(place, tmp_path / "drain", slots=num_slots) is Outcome.ENDED
+    assert [each is not None for each in taken] == [is_copied]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-#: How much of the memory that is free a snapshot may take: the rest is the training's.
+#: How much of the memory that is free the snapshots of a host may take: the rest is the trainings'.
 _SHARE: Final = 0.5
 
 #: Where a container's memory has its limit, its use, and in that the files that the kernel would
@@ -35,9 +35,14 @@ _LIMITS: Final = (
 
 
 class HostMemory:
-    """Takes snapshots of one training, one at a time, in buffers that it keeps."""
+    """Takes snapshots of one training, one at a time, in buffers that it keeps.
 
-    def __init__(self) -> None:
+    Args:
+        num_slots: How many trainings this host runs; each takes its part of the memory.
+    """
+
+    def __init__(self, num_slots: int = 1) -> None:
+        self._share = _SHARE / num_slots
         self._kept: dict[tuple[int, bool], list[torch.Tensor]] = {}
 
     def snapshot(self, packed: Any) -> Any | None:
@@ -48,7 +53,7 @@ class HostMemory:
         Args:
             packed: What `state_packing.pack` made.
         """
-        taking = _Snapshot(self._kept)
+        taking = _Snapshot(self._kept, self._share)
         import torch
 
         try:
@@ -69,7 +74,8 @@ class HostMemory:
 class _Snapshot:
     """One snapshot while it is taken."""
 
-    def __init__(self, kept: dict[tuple[int, bool], list[torch.Tensor]]) -> None:
+    def __init__(self, kept: dict[tuple[int, bool], list[torch.Tensor]], share: float) -> None:
+        self._share = share
         self._kept = {size: list(buffers) for size, buffers in kept.items()}
         #: what this snapshot uses, by size and by whether it is pinned
         self.buffers: dict[tuple[int, bool], list[torch.Tensor]] = defaultdict(list)
@@ -92,7 +98,7 @@ class _Snapshot:
             * max(0, len(storages) - len(self._kept.get((size, is_pinned), ())))
             for (size, is_pinned), storages in sizes.items()
         )
-        if wanted > _SHARE * free_memory():
+        if wanted > self._share * free_memory():
             raise MemoryError(f"a snapshot takes {wanted} bytes more")
 
     def copy(self, packed: Any) -> Any:

@@ -73,10 +73,15 @@ class TensorManager(BaseProcessManager):
             torch.cuda.empty_cache()
 
     def tidy(self) -> bool:
-        """`clear_memory`, if what ran since it was last tidied used some; whether it did."""
+        """`clear_memory`, if what ran since it was last tidied used some; whether it did.
+
+        Pinned memory that torch keeps for copies to come goes, too.
+        """
         if not self._use.is_worth_tidying():
             return False
         self.clear_memory()
+        if self._cuda.holds_memory:
+            _give_host_memory_back()
         self._use.note_tidied()
         return True
 
@@ -101,6 +106,12 @@ class TensorManager(BaseProcessManager):
         if tensor.device.type == "cpu" and not tensor.is_pinned():
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def _give_host_memory_back() -> None:
+    give_back = getattr(torch.accelerator, "empty_host_cache", None)  # not in every torch
+    if give_back is not None:
+        give_back()
 
 
 def _map(nested: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -33,16 +33,19 @@ class Checkpointing:
         study: The study's name.
         lease: The attempt's.
         store: Where they lie.
+        num_slots: How many attempts share this host's memory.
     """
 
-    def __init__(self, study: str, lease: HeldLease, store: CheckpointStore) -> None:
+    def __init__(
+        self, study: str, lease: HeldLease, store: CheckpointStore, num_slots: int = 1
+    ) -> None:
         self._study = study
         self._lease = lease
         self._store = store
         self._last = lease.grant.record.checkpoint
         #: the uri of the last one, if what was loaded is not that, but lies before it
         self._passed_over = ""
-        self._memory = HostMemory()
+        self._memory = HostMemory(num_slots)
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self._has_said_why = False

@@ -73,6 +73,7 @@ class FleetTrial(BaseTrial):
         preparation: Preparation | None = None,
         storage_url: str = "",
         wandb: WandbManager | None = None,
+        num_slots: int = 1,
     ) -> None:
         self.spec = spec
         self._storage_url = storage_url
@@ -85,7 +86,7 @@ class FleetTrial(BaseTrial):
         self.result_directory = result_directory
         self._lease = lease
         self._studies = studies
-        self._checkpointing = Checkpointing(spec.name, lease, checkpoints)
+        self._checkpointing = Checkpointing(spec.name, lease, checkpoints, num_slots)
         self._verdict_seconds = verdict_seconds
         self._on_first_step: Callable[[], None] | None = on_first_step
         self._preparation = preparation or Preparation()

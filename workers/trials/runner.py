@@ -539,6 +539,7 @@ class TrialRunner:
             Preparation(self._show_activity, self._settings.times.beat / 2),
             self._settings.storage_of(spec.name),
             self._container.get(WandbManager),
+            self._settings.slots or 1,
         )
 
     def _show_activity(self, activity: str | None) -> None:

@@ -16,6 +16,7 @@ from workers.managers import (
     TensorManager,
     TokenizerManager,
 )
+from workers.managers.memory_use import MemoryUse
 from workers.processes.cores import count_cores
 from workers.protocol.errors import InvalidInputError, ObjectiveError
 from workers.protocol.finetune import FinetuneConfig
@@ -98,6 +99,20 @@ def test_circular_references_are_freed(container):
     finally:
         gc.enable()
     assert leak.bytes == 0
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_pinned_memory_that_torch_keeps_goes_with_what_a_gpu_was_used_for(monkeypatch, has_gpu):
+    given_back = []
+    cuda = CUDAManager(Settings())
+    monkeypatch.setattr(CUDAManager, "holds_memory", property(lambda _: has_gpu))
+    monkeypatch.setattr(MemoryUse, "is_worth_tidying", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda *_: {})
+    monkeypatch.setattr(
+        torch.accelerator, "empty_host_cache", lambda: given_back.append(1), raising=False
+    )
+    assert TensorManager(cuda).tidy()
+    assert len(given_back) == has_gpu
 
 
 def test_a_file_is_written_whole_or_not_at_all(container, tmp_path):
