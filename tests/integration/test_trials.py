@@ -709,7 +709,8 @@ def test_an_attempt_that_goes_on_from_before_the_last_checkpoint_is_gone_on_from
         assert (attempt.load_checkpoint() or {"step": 0})["step"] == begin
         for step in steps:
             attempt.save_checkpoint(step, {"step": step})
-        attempt.await_checkpoint()
+            attempt.await_checkpoint()
+            assert place.leases.record(0).checkpoint.step == step
         assert place.leases.release(0, place.held.token)
 
 
