@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import cmath
 import collections
+import contextlib
 import dataclasses
 import enum
 import math
 import operator
 import random
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -54,6 +56,16 @@ class Point:
     label: str
 
 
+@contextlib.contextmanager
+def _its_own_recursion_limit():
+    """Hypothesis sets another one for each example, and a trial puts back that of the first."""
+    limit = sys.getrecursionlimit()
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 class Bench(OneProcessFleet):
     """One study of it, each attempt of whose trials is a function of the test."""
 
@@ -77,7 +89,8 @@ class Bench(OneProcessFleet):
         for attempt in attempts:
             value_hook.calls[:] = [attempt]
             self.client.hset(keys.trial("values", number), "not_before", 0)
-            self.runner.run(hint)
+            with _its_own_recursion_limit():
+                self.runner.run(hint)
         assert self.leases.record(number).state.is_terminal, "no attempt is missing"
         return self.until(self.ended, "it has ended in the storage")
 

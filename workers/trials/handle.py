@@ -398,11 +398,12 @@ class FleetTrial(BaseTrial):
         return {name: dict(each) for name, each in found.items() if each}
 
     def _take_back(self, kept: Kept[T] | None) -> T | None:
-        """Have the attributes be those of the checkpoint; what it holds."""
+        """Have the attributes that this attempt has not set be the checkpoint's; what it holds."""
         if kept is None:
             return None
         for name, value in kept.attributes.get("user_attrs", {}).items():
-            self.set_user_attr(name, value)
+            if name not in self._user_attrs:
+                self.set_user_attr(name, value)
         self._constraints_before = dict(kept.attributes.get("constraints", {}))
         return kept.content
 
@@ -436,7 +437,8 @@ class FleetTrial(BaseTrial):
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state that the last accepted checkpoint of this or any attempt holds, or None.
 
-        The trial's attributes and constraints are those that it had at that step, too.
+        The trial's attributes and constraints are those that it had at that step, too, but for
+        those that this attempt has set by itself.
         """
         self._resumes = True
         return self._take_back(self._checkpointing.load())
@@ -445,7 +447,8 @@ class FleetTrial(BaseTrial):
         """The folder with the files of the last accepted checkpoint of any attempt, or None.
 
         They are to be read, or copied, and not to be changed. The trial's attributes and
-        constraints are those that it had at that step, too.
+        constraints are those that it had at that step, too, but for those that this attempt has
+        set by itself.
         """
         self._resumes = True
         return self._take_back(self._checkpointing.load_files())

@@ -151,7 +151,8 @@ def test_overrides_and_scripts_ship_from_where_the_study_lies(folder, monkeypatc
         assert spec.objective == "train.py:objective"
         assert spec.code.ship == ["train.py"]
         assert name in spec.name
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(folder / "submit.py"))
+    script = str(folder / "submit.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
     study = Study(f"{folder}/train.py:objective", code={"ship": ["train.py"]})
     assert study.spec.objective == "train.py:objective"
     assert study._folder == folder
