@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -29,6 +30,13 @@ _RUBBISH: Final = frozenset(
         ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", ".idea", ".vscode", ".DS_Store",
         "node_modules",
     }
+)  # fmt: skip
+
+#: What of a folder stays here because it may hold secrets or results; named by itself, it travels.
+_PRIVATE: Final = (
+    ".env*", ".netrc", "_netrc", ".aws", ".azure", ".ssh", ".gnupg", ".kube", ".docker", ".npmrc",
+    ".pypirc", ".git-credentials", "id_*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx",
+    "wandb", "mlruns", "*.ipynb_checkpoints",
 )  # fmt: skip
 
 #: What lies in every virtual environment, whatever its name.
@@ -130,7 +138,7 @@ def collect(folder: Path, names: Sequence[str], max_bytes: int) -> dict[str, Pac
     Args:
         folder: The study file's.
         names: Files and folders below it. Of folders, what git ignores, caches, virtual
-            environments and what tools keep for themselves stay here.
+            environments, what tools keep for themselves and what usually holds secrets stay here.
         max_bytes: What all files together may have.
 
     Raises:
@@ -179,6 +187,8 @@ class _Collection:
     def _walk(self, folder: Path) -> None:
         for path in sorted(folder.iterdir()):
             if path.name in _RUBBISH or path.suffix == ".pyc" or path.name.endswith(".egg-info"):
+                continue
+            if _is_private(path):
                 continue
             is_folder = path.is_dir()
             if (path / _ENVIRONMENT).exists() or self._ignored.has(path, is_folder=is_folder):
@@ -233,21 +243,38 @@ class _Collection:
         )
 
 
+def _is_private(path: Path) -> bool:
+    name = path.name.lower()
+    # a module is none: `id_mapping.py` is imported, and a package `wandb` would hold modules
+    if name.startswith("id_") and path.is_dir():
+        return False
+    return not name.endswith(".py") and any(fnmatchcase(name, each) for each in _PRIVATE)
+
+
+def told_of(root: Path) -> str:
+    """How much travels with a study, whose package is unpacked there, for people."""
+    sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
+    return f"code.ship: files that travel with the study: {len(sizes)}, of {sum(sizes)} bytes"
+
+
 def _refusal(name: str, problem: str) -> InvalidInputError:
     return InvalidInputError(f"code.ship = {name!r}: {problem}")
 
 
 class _Ignored:
-    """What git would ignore below a folder, by all `.gitignore` of its tree."""
+    """What git would ignore below a folder: by all `.gitignore` of its tree, and its own list."""
 
     def __init__(self, folder: Path) -> None:
         tree = [folder, *folder.parents]
         self._top = next((each for each in tree if (each / ".git").exists()), folder)
+        self._own = _read_spec(_excluded_in(self._top / ".git"))
         self._specs: dict[Path, GitIgnoreSpec] = {}
 
     def has(self, path: Path, *, is_folder: bool) -> bool:
         """Whether a file or a folder is ignored, whose folder is not."""
-        is_ignored = False
+        # whatever a `.gitignore` says comes before the clone's own list
+        name = path.relative_to(self._top).as_posix() + "/" * is_folder
+        is_ignored = bool(self._own.check_file(name).include)
         for folder in reversed(path.relative_to(self._top).parents):
             place = self._top / folder
             name = path.relative_to(place).as_posix() + "/" * is_folder
@@ -257,9 +284,23 @@ class _Ignored:
 
     def _spec_of(self, folder: Path) -> GitIgnoreSpec:
         if folder not in self._specs:
-            try:
-                lines = (folder / ".gitignore").read_text(errors="replace").splitlines()
-            except OSError:
-                lines = []
-            self._specs[folder] = GitIgnoreSpec.from_lines(lines)
+            self._specs[folder] = _read_spec(folder / ".gitignore")
         return self._specs[folder]
+
+
+def _read_spec(file: Path) -> GitIgnoreSpec:
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return GitIgnoreSpec.from_lines(lines)
+
+
+def _excluded_in(git: Path) -> Path:
+    """Where a clone keeps its own list of what is ignored; a work tree's is its clone's."""
+    if git.is_file():
+        named = git.read_text(errors="replace").strip().removeprefix("gitdir:").strip()
+        git = git.parent / named
+        common = git / "commondir"
+        git = git / common.read_text(errors="replace").strip() if common.is_file() else git
+    return git / "info" / "exclude"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import redis
@@ -15,7 +15,7 @@ from orchestrator.storage.place import is_gone as is_gone_from_here
 from orchestrator.submission.hub_commits import with_commits
 from orchestrator.submission.model_check import kept_checks
 from orchestrator.submission.preflight import check
-from orchestrator.submission.shipping import unpacked, with_package
+from orchestrator.submission.shipping import told_of, unpacked, with_package
 from orchestrator.submission.submitted_code import with_code
 from workers.coordination.connection import connect
 from workers.coordination.deletions import Deletions
@@ -79,9 +79,15 @@ def submit(
         ensure_epoch(client)
         deletions.revoke(spec.name)
         packages, former = Packages(client, settings.seal), _package_of(client, spec.name)
+        studies.refuse_to_unseal(spec.name)  # before the seal of its package goes
         if package is not None:
             packages.ship(spec.name, package)
-        studies.submit(spec, by_run=by_run)
+        try:
+            studies.submit(spec, by_run=by_run)
+        except Exception:
+            if package is not None:
+                _take_back(packages, client, spec.name, package.digest)
+            raise
         if former not in {None, spec.code.package}:  # of a study whose results are gone
             packages.drop(spec.name, former)
         if is_gone:
@@ -133,6 +139,8 @@ def _prepared(
     if package is not None:
         seeing = unpacked(spec, package, settings.code_size)
     with seeing as (seen, directory):
+        if package is not None and directory is not None:
+            (tell or _log_code)(told_of(directory))
         findings = check(
             seen,
             import_directory=directory,
@@ -157,6 +165,13 @@ def _check_known(spec: StudySpec, known: StudySpec, settings: Settings) -> None:
     if is_stored and is_same_in_wider_space(known, spec):
         known = known.model_copy(update={"space": spec.space})
     check_same_spec(spec, known.identity())
+
+
+def _take_back(packages: Packages, client: redis.Redis, name: str, digest: str) -> None:
+    """Have a package go that was shipped for a study that was not taken, and is no other's."""
+    with suppress(redis.RedisError):  # what is wrong is told already
+        if _package_of(client, name) != digest:
+            packages.drop(name, digest)
 
 
 def _package_of(client: redis.Redis, name: str) -> str | None:
@@ -191,6 +206,10 @@ def _check_source(spec: StudySpec, settings: Settings, studies: Studies) -> None
     except StudyNotKnownError:
         if source.home or source.storage or not studies.exists(source.study):
             raise
+
+
+def _log_code(told: str) -> None:
+    log.info("code_travels", told=told)
 
 
 def _log(finding: str) -> None:

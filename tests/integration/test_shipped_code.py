@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 
 import pytest
+import redis
 from hand_fleet import Fleet, turn_until
 from one_process_fleet import OneProcessFleet
 from structlog.testing import capture_logs
@@ -14,10 +15,12 @@ from structlog.testing import capture_logs
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
 from orchestrator.storage.attributes import code_of
+from orchestrator.storage.kept_package import keep_package
 from orchestrator.submission.submit import submit
 from workers.coordination import keys
 from workers.coordination.packages import Packages
 from workers.coordination.studies import Studies
+from workers.disk import durable
 from workers.protocol.errors import InvalidInputError, PackageError, StudyExistsError, UnsealedError
 from workers.protocol.packages import Package, PackedFile, pack
 from workers.protocol.seals import Seal
@@ -218,11 +221,77 @@ def test_who_may_run_it_is_the_workers_to_say(client, settings, shipped):
 
 def test_what_was_altered_on_disk_is_unpacked_again(client, settings, shipped):
     config = with_secret(settings)
-    file = ShippedCode(client, config).root_of(shipped) / "train.py"
+    running = ShippedCode(client, config)
+    file = running.root_of(shipped) / "train.py"
     file.chmod(0o644)
     file.write_text("raise SystemExit\n")
-    assert ShippedCode(client, config).root_of(shipped) == file.parent
-    assert file.read_text() == OBJECTIVE
+    again = ShippedCode(client, config).root_of(shipped)
+    assert (again / "train.py").read_text() == OBJECTIVE
+    assert file.exists(), "nothing is taken from under what runs there"
+    del running
+    ShippedCode(client, config).root_of(shipped)
+    assert not file.exists()
+
+
+def test_what_others_write_beside_the_files_of_a_package_is_left_to_them(client, settings, shipped):
+    config = with_secret(settings)
+    root = ShippedCode(client, config).root_of(shipped)
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o755)  # as to a worker that is run by root
+    root.joinpath("train.py").chmod(0o644)
+    for path in root.rglob("*.py"):
+        path.chmod(0o644)
+    (root / "__pycache__").mkdir()
+    (root / "__pycache__" / "train.nbi").write_text("x")
+    for _ in range(2):
+        assert ShippedCode(client, config).root_of(shipped) == root
+    assert (root / "__pycache__" / "train.nbi").exists()
+
+
+def test_a_cache_that_is_removed_under_a_worker_is_filled_again(client, settings, shipped):
+    config = with_secret(settings)
+    code = ShippedCode(client, config)
+    root = code.root_of(shipped)
+    durable.remove(config.cache)
+    assert not root.exists()
+    assert code.root_of(shipped) == root
+    assert (root / "train.py").read_text() == OBJECTIVE
+
+
+def test_a_submission_that_is_not_taken_leaves_no_package(client, settings, lab, monkeypatch):
+    config = with_secret(settings)
+
+    def refuse(*_, **__):
+        raise redis.ReadOnlyError("the Redis has become a replica")
+
+    monkeypatch.setattr(Studies, "submit", refuse)
+    with pytest.raises(redis.ReadOnlyError):
+        submit(spec_of("s"), config, import_directory=lab("lab", 1))
+    assert client.keys("fleet:code:*") == []
+    monkeypatch.undo()
+    told = []
+    submit(spec_of("t"), config, import_directory=lab("lab", 1), tell=told.append)
+    assert any("files that travel with the study: 5, of" in each for each in told)
+
+
+def test_who_has_no_secret_takes_no_seal_from_a_package(client, settings, shipped, lab):
+    with pytest.raises(UnsealedError):
+        submit(spec_of("s"), with_secret(settings, None, ()), import_directory=lab("lab", 1))
+    assert ShippedCode(client, with_secret(settings)).root_of(shipped)
+
+
+def test_what_an_orchestrator_kept_mends_what_was_altered_in_redis(client, settings, shipped):
+    config, digest = with_secret(settings), shipped.code.package
+    packages = Packages(client, config.seal)
+    whole = packages.fetch("s", digest)
+    keep_package(packages, shipped, config)
+    put_another(client, digest)
+    keep_package(packages, shipped, config)
+    assert packages.fetch("s", digest) == whole
+    (kept,) = (config.home / "studies" / "s").glob("code-*")
+    kept.write_bytes(b"cut off")
+    keep_package(packages, shipped, config)
+    assert kept.read_bytes() == whole.content
 
 
 def test_changed_code_is_another_study_and_the_last_one_takes_its_package_along(

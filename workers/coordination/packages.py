@@ -40,19 +40,20 @@ class Packages:
     def ship(self, study: str, package: Package) -> None:
         """Have a package be there for a study; before the study is."""
         seal = self.seal.put("package", study, package.digest)
-        content = base64.b64encode(package.content).decode()
-        arguments = {"study": study, "seal": seal, "content": content}
+        arguments = {"study": study, "seal": seal, "content": _encoded(package)}
         call(self.client, "ship", {"code": keys.code(package.digest)}, arguments)
 
     def drop(self, study: str, digest: str) -> None:
         """Have a study name a package no more; the last one takes it along."""
         call(self.client, "unship", {"code": keys.code(digest)}, {"study": study})
 
-    def is_latest(self, study: str, digest: str) -> bool:
-        """Whether a package is there for a study, signed by the secret that signs now."""
-        seal = self.client.hget(keys.code(digest), f"{_STUDY}{study}")
-        is_there = self.client.hexists(keys.code(digest), _CONTENT)
-        return is_there and seal is not None and self.seal.is_latest(seal, "package", study, digest)
+    def is_latest(self, study: str, package: Package) -> bool:
+        """Whether a package is there for a study as it is, signed by the secret that signs now."""
+        fields = [f"{_STUDY}{study}", _CONTENT]
+        seal, content = self.client.hmget(keys.code(package.digest), fields)
+        if seal is None or content != _encoded(package):
+            return False
+        return self.seal.is_latest(seal, "package", study, package.digest)
 
     def check(self, study: str, digest: str) -> None:
         """Refuse a package that is not there for a study, or not signed for it.
@@ -83,6 +84,10 @@ class Packages:
             return Package(digest, base64.b64decode(text, validate=True))
         except binascii.Error as error:
             raise PackageError(f"package {digest[:12]} of study {study!r}: {error}") from error
+
+
+def _encoded(package: Package) -> str:
+    return base64.b64encode(package.content).decode()
 
 
 def _missing(study: str, digest: str) -> PackageError:

@@ -153,7 +153,7 @@ class Studies:
         Raises:
             UnsealedError: It was signed before, and there is no secret here.
         """
-        self._refuse_to_unseal(spec.name)
+        self.refuse_to_unseal(spec.name)
         is_everybodys = self.exists(spec.name) and not self.is_by_run(spec.name)
         submitted = Submitted(spec, is_by_run=by_run and not is_everybodys)
         self._write(submitted, EventKind.SUBMITTED)
@@ -401,7 +401,12 @@ class Studies:
     def _sealed(self, name: str, text: str) -> str:
         return self.seal.put("study", name, text)
 
-    def _refuse_to_unseal(self, name: str) -> None:
+    def refuse_to_unseal(self, name: str) -> None:
+        """Refuse to hand in a study without a secret that was handed in with one.
+
+        Raises:
+            UnsealedError: So it is.
+        """
         if not self.seal and self.is_sealed(name):
             raise UnsealedError(
                 f"study {name!r} is signed, and there is no FLEET_SECRET here: set the one that it"
@@ -436,7 +441,7 @@ class Studies:
             InvalidInputError: There is no such study, or its end was asked for.
             UnsealedError: It is not signed by a secret that there is here.
         """
-        self._refuse_to_unseal(name)
+        self.refuse_to_unseal(name)
         return self._change_spec(name, change, by_people=True)
 
     def rewrite(self, name: str, change: Callable[[StudySpec], StudySpec]) -> StudySpec:

@@ -24,6 +24,7 @@ from workers.disk.cache_entry import (
     Entry,
     Progress,
     check,
+    check_key,
     digest_of,
     lock_for_use,
     seal,
@@ -50,16 +51,19 @@ class Cache:
     Args:
         folder: `FLEET_CACHE`.
         limits: What may be kept.
+        checks: Whether entries are held against what was built when they are opened; where others
+            may write beside their files, whoever opens them has to look.
     """
 
-    def __init__(self, folder: Path, limits: CacheLimits) -> None:
+    def __init__(self, folder: Path, limits: CacheLimits, *, checks: bool = True) -> None:
         self.folder = folder
+        self._checks = checks
         self._sweep = CacheSweep(folder, limits)
 
     def get(
         self, kind: str, key: Mapping[str, Any], build: Build, progress: Progress = unwatched
     ) -> Entry:
-        """The entry of a key, checked; built by the first who asks for it.
+        """The entry of a key, checked as `checks` says; built by the first who asks for it.
 
         Args:
             kind: Small letters, such as `data`.
@@ -102,7 +106,10 @@ class Cache:
                 return None
         entry = Entry(path, lock)
         try:
-            check(path, path.name, progress)
+            if self._checks:
+                check(path, path.name, progress)
+            else:
+                check_key(path, path.name)
         except BaseException:
             entry.leave()  # the traceback would keep it in use
             raise

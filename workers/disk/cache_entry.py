@@ -137,15 +137,25 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedEntryError(f"{MANIFEST} cannot be read: {error}") from error
 
 
+def check_key(folder: Path, digest: str) -> Manifest:
+    """The manifest of an entry, which is the one of that name.
+
+    Raises:
+        DamagedEntryError: There is none that can be read, or it is another one's.
+    """
+    manifest = read_manifest(folder)
+    if digest_of(manifest.key) != digest:
+        raise DamagedEntryError(f"{MANIFEST} is of another entry")
+    return manifest
+
+
 def check(folder: Path, digest: str, progress: Progress = unwatched) -> None:
     """Read an entry, and compare it to what was built.
 
     Raises:
         DamagedEntryError: A file is missing, too many, or not as it was written.
     """
-    manifest = read_manifest(folder)
-    if digest_of(manifest.key) != digest:
-        raise DamagedEntryError(f"{MANIFEST} is of another entry")
+    manifest = check_key(folder, digest)
     found = dict(_files(folder))
     if found.keys() != manifest.files.keys():
         names = ", ".join(sorted(found.keys() ^ manifest.files.keys()))

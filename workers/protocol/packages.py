@@ -106,6 +106,8 @@ def _read(archive: bytes, max_bytes: int) -> dict[str, PackedFile]:
                     raise PackageError(f"{member.name!r} is no plain file")
                 if len(files) == MAX_FILES:
                     raise PackageError(f"it has more than {MAX_FILES} files")
+                if member.size < 0:
+                    raise PackageError(f"{member.name!r} has {member.size} bytes")
                 left -= member.size
                 if left < 0:
                     raise PackageError(f"its files have more than {max_bytes} bytes")

@@ -12,13 +12,15 @@ from typing import Final
 import redis
 
 from workers.coordination.packages import Packages
-from workers.disk.cache import Cache
 from workers.disk.cache_entry import Entry
 from workers.disk.cache_sweep import CacheLimits
-from workers.disk.shipped_code import folder_of, open_package
+from workers.disk.shipped_code import folder_of, open_cache, open_package
+from workers.logs import get_logger
 from workers.protocol.errors import PackageError
 from workers.protocol.spec import StudySpec
 from workers.settings import SIGNED, Settings
+
+log = get_logger(__name__)
 
 #: How many packages a process keeps from being removed: of the studies that it runs by turns.
 _KEPT: Final = 16
@@ -36,7 +38,7 @@ class ShippedCode:
         self._packages = Packages(client, settings.seal)
         self._settings = settings
         limits = CacheLimits(settings.cache_size, settings.cache_age)
-        self._cache = Cache(settings.cache, limits)
+        self._cache = open_cache(settings.cache, limits)
         #: by digest; checked when they were opened
         self._opened: dict[str, Entry] = {}
         #: studies with the packages that are known to be signed for them
@@ -55,7 +57,7 @@ class ShippedCode:
         if digest is None:
             return None
         self._check(spec.name, digest)
-        entry = self._opened.pop(digest, None) or open_package(
+        entry = self._still_open(digest) or open_package(
             self._cache,
             digest,
             lambda: self._packages.fetch(spec.name, digest),
@@ -65,6 +67,15 @@ class ShippedCode:
         while len(self._opened) > _KEPT:
             self._opened.pop(next(iter(self._opened))).leave()
         return folder_of(entry)
+
+    def _still_open(self, digest: str) -> Entry | None:
+        """A package that was opened, unless somebody has removed it since, with the cache."""
+        entry = self._opened.pop(digest, None)
+        if entry is None or folder_of(entry).is_dir():
+            return entry
+        entry.leave()
+        log.warning("shipped_code_gone", package=digest, hint="it is unpacked again")
+        return None
 
     def _check(self, study: str, digest: str) -> None:
         accepted = self._settings.accept_code

@@ -60,6 +60,38 @@ def test_of_a_folder_code_travels_and_nothing_else(folder):
     assert "train.py" in collect(folder, ["."], LIMIT)
 
 
+def test_secrets_and_results_stay_here_unless_they_are_named(folder):
+    private = [
+        ".env", ".env.local", ".envrc", ".netrc", ".aws/credentials", ".ssh/config", "id_ed25519",
+        "id_rsa.pub", "server.pem", "Server.KEY", "wandb/run/config.yaml", "mlruns/0/meta.yaml",
+        "old.ipynb_checkpoints/a.py", "kept-out.txt",
+    ]  # fmt: skip
+    for name in [*private, "id_map.py", "id_tools/x.py", "also.txt"]:
+        path = folder / "app" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    (folder / ".git" / "info").mkdir(parents=True)
+    (folder / ".git" / "info" / "exclude").write_text("kept-out.txt\nalso.txt\n")
+    (folder / "app" / ".gitignore").write_text("!also.txt\n")
+    files = collect(folder, ["app"], LIMIT)
+    expected = ["app/.gitignore", "app/also.txt", "app/id_map.py", "app/id_tools/x.py"]
+    assert sorted(files) == expected
+    for name in private:
+        assert f"app/{name}" in collect(folder, [f"app/{name}"], LIMIT), name
+
+
+def test_a_work_tree_keeps_the_list_of_its_clone(folder, tmp_path):
+    of_tree = tmp_path / "clone" / ".git" / "worktrees" / "lab"
+    of_tree.mkdir(parents=True)
+    (of_tree / "commondir").write_text("../..\n")
+    (tmp_path / "clone" / ".git" / "info").mkdir()
+    (tmp_path / "clone" / ".git" / "info" / "exclude").write_text("helper.py\n")
+    (folder / ".git").write_text(f"gitdir: {of_tree}\n")
+    files = collect(folder, ["."], LIMIT)
+    assert "train.py" in files
+    assert "helper.py" not in files
+
+
 def test_what_cannot_travel_is_named_with_the_way_out(folder, tmp_path):
     (tmp_path / "outside.py").write_text("x")
     (tmp_path / "beside").mkdir()

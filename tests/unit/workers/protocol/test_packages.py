@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 import zlib
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, reject, settings
@@ -50,13 +51,13 @@ def test_what_is_no_package_is_refused(content, is_compressed):
 
 @few
 @given(files, st.integers(0, 10**6), st.integers(0, 255))
-def test_an_altered_package_is_refused(these, place, byte):
-    package = packed({**these, "x.py": PackedFile(b"x")})
+def test_of_an_altered_package_come_the_same_files_or_none(these, place, byte):
+    whole = {**these, "x.py": PackedFile(b"x")}
+    package = packed(whole)
     altered = bytearray(package.content)
     altered[place % len(altered)] = byte
-    if bytes(altered) != package.content:
-        with pytest.raises(PackageError):
-            unpack(Package(package.digest, bytes(altered)), LIMIT)
+    with suppress(PackageError):  # a compressor's note on its own work may be any
+        assert unpack(Package(package.digest, bytes(altered)), LIMIT) == unpack(package, LIMIT)
 
 
 def forged(write) -> Package:
@@ -106,6 +107,7 @@ FORGERIES = {
     "too many": many,
     "a bomb": member("x.py", content=b"\0" * 50_000_000),
     "too large": member("x.py", content=b"\1" * (LIMIT + 1)),
+    "less than nothing": member("x.py", pax_headers={"size": "-512"}),
     "another mode": member("x.py", mode=0o4755),
     "a time": member("x.py", mtime=1),
     "an owner": member("x.py", uname="root"),
