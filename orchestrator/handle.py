@@ -18,6 +18,7 @@ from orchestrator.storage.attributes import (
     ATTR,
     ENDED_BY_ATTR,
     EXHAUSTED_ATTR,
+    GENERATION_ATTR,
     SPEC_ATTR,
     WISH_ATTR,
 )
@@ -30,10 +31,11 @@ from orchestrator.views.following import follow
 from orchestrator.views.obstacles import obstacles
 from orchestrator.views.other_code import other_code
 from workers.coordination.connection import connect
+from workers.coordination.leases import TrialRecord
 from workers.coordination.studies import Studies
 from workers.disk.object_store import ObjectStore
 from workers.disk.results import result_directory
-from workers.disk.store_layout import results_of
+from workers.disk.store_layout import results_of, token_of_result
 from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import (
     FleetError,
@@ -175,13 +177,36 @@ class StudyHandle(ControlledStudy):
         store = None if found is not None else ObjectStore.of(self._settings)
         if store is None:
             return found
-        keys = store.keys(results_of(self.name, number))
+        generation, accepted = self._accepted(number)
+        keys = {
+            token_of_result(key): key
+            for key in store.keys(results_of(self.name, generation, number))
+        }
         folder = result_directory(self._settings.home, self.name, number)
-        if not keys or not store.get(
-            max(keys, key=lambda key: int(key.rpartition("/")[2])), folder
-        ):
+        key = keys.get(max(keys, default=0) if accepted is None else accepted)
+        return folder if key is not None and store.get(key, folder) else None
+
+    def _accepted(self, number: int) -> tuple[str | None, int | None]:
+        """The study's generation, and the attempt at a trial whose result counts.
+
+        Where Redis knows the trial no more, the last attempt that left something is meant.
+        """
+        record = self._record(number)
+        if record is not None:
+            return record.generation, record.result_token
+        return self.study.user_attrs.get(GENERATION_ATTR) or None, None
+
+    def _record(self, number: int) -> TrialRecord | None:
+        try:
+            client = connect(self._settings)
+        except RedisUnavailableError:
+            if self._settings.redis_url:
+                raise
             return None
-        return folder
+        with client:
+            studies = Studies(client)
+            known = studies.exists(self.name)
+            return studies.leases(self.name).record(number) if known else None
 
     @contextmanager
     def _named(self) -> Iterator[None]:

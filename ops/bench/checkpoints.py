@@ -127,7 +127,7 @@ class Bench:
                 num_steps += 1
             seconds = time.perf_counter() - begun
             drained = self._drained(trial, num_steps) if saves != "none" else 0.0
-        self._store.remove(self._spec.name, held.number)
+        self._store.remove(self._spec.name, None, held.number)
         return {
             "steps_per_second": round(num_steps / seconds, 2),
             "waited_share": round(sum(waited) / seconds, 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -51,7 +52,13 @@ def s3_url(s3, monkeypatch):
 
 @pytest.fixture(params=["file", "s3"])
 def url(request, tmp_path):
-    return request.getfixturevalue("s3_url") if request.param == "s3" else f"file://{tmp_path}/st"
+    return request.getfixturevalue("s3_url" if request.param == "s3" else "file_url")
+
+
+@pytest.fixture
+def file_url(tmp_path):
+    (tmp_path / "st").mkdir()
+    return f"file://{tmp_path}/st"
 
 
 class Host:
@@ -100,7 +107,7 @@ def test_another_home_goes_on_from_what_the_store_has(host, url):
         trial.save_checkpoint(step, {"weights": torch.full((4,), float(step))})
         trial.await_checkpoint()
         here.upload()
-    keys = ObjectStore.of(here.settings).keys("checkpoints/s/0/")
+    keys = ObjectStore.of(here.settings).keys("checkpoints/s/unnamed/0/")
     assert [key.rpartition("/")[2] for key in keys] == ["step-000000002", "step-000000003"]
     assert here.uploads.waiting() == []
     here.desk.leases.release(0, here.desk.held.token)
@@ -114,6 +121,106 @@ def test_another_home_goes_on_from_what_the_store_has(host, url):
     here.come_back()
     there.go_away()
     assert here.desk.hold(0).load_checkpoint()["weights"].tolist() == [0.0] * 4, "and back"
+
+
+def test_nothing_of_a_deleted_study_is_taken_for_that_of_a_new_one_of_its_name(
+    host, client, file_url
+):
+    here, there = host("here", file_url), host("there", file_url)
+    store = ObjectStore.of(here.settings)
+    here.desk.leases = Studies(client).leases("s", generation="old")
+    here.desk.claim().save_checkpoint(1, {"of": "the old study"})
+    here.desk.trial.await_checkpoint()
+    here.upload()
+    for token, text in ((9, "the old study"), (10, "the old study")):
+        leave_result(here, text)
+        here.uploads.add(Errand("result", "s", 0, token, generation="old"))
+        here.upload()
+    here.uploads.add(Errand("delete", "s"))
+    Deletions(client).begin("s")
+    Deletions(client).finish("s")
+    here.go_away()
+    there.desk.studies.submit(SPEC)
+    there.desk.studies.begin("s", "new", "a place")
+    there.desk.leases = Studies(client).leases("s", generation="new")
+    trial = there.desk.claim()
+    trial.save_checkpoint(5, {"of": "the new study"})
+    trial.await_checkpoint()
+    there.desk.leases.release(0, there.desk.held.token)
+    there.settings.home.rename(there.settings.home.with_name("lost"))
+    assert there.desk.hold(0).load_checkpoint() is None
+    held = there.desk.held
+    held.leases.commit(0, held.token, TrialState.COMPLETE, Result(values=[0.5]))
+    for token, text in ((held.token, "the new study"), (held.token + 1, "nobody's")):
+        leave_result(there, text)
+        there.uploads.add(Errand("result", "s", 0, token, generation="new"))
+        there.upload()
+    there.settings.home.rename(there.settings.home.with_name("lost too"))
+    folder = StudyHandle("s", there.settings).fetched_result(0)
+    assert (folder / "text").read_text() == "the new study"
+    here.come_back()
+    here.upload()
+    assert {key.split("/")[2] for key in store.keys("")} == {"new"}
+
+
+def leave_result(host, text):
+    draft = draft_directory(host.settings.home, "s", 0, 1)
+    draft.mkdir(parents=True)
+    (draft / "text").write_text(text)
+    publish(host.settings.home, "s", 0, draft)
+
+
+def put_by_hand(root, key, manifest, **files):
+    folder = root / key
+    for name, content in files.items():
+        (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "files" / name).write_text(content)
+    (folder / "manifest.json").write_text(
+        manifest if isinstance(manifest, str) else json.dumps({"files": manifest})
+    )
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"/tmp/escaped": 1},
+        {"../escaped": 1},
+        {"a/../../escaped": 1},
+        {"a//b": 1},
+        {"./a": 1},
+        {"": 1},
+        {"a/": 1},
+        {"..\\escaped": 1},
+        {"a\0b": 1},
+        {"a": 1, "a/b": 1},
+        {"a": -1},
+        {"a": "1"},
+        {"a": True},
+        {"a": 1.0},
+        {"a": None},
+        ["a"],
+        '{"files": {"a": 1',
+        "[]",
+        "",
+        "\x00",
+        {"a": 2},
+        {"a": 1, "missing": 1},
+    ],
+)
+def test_what_a_manifest_does_not_fit_is_absent_and_nothing_is_written_elsewhere(
+    tmp_path, file_url, manifest, capsys
+):
+    root = tmp_path / "st"
+    put_by_hand(root, "results/s/g/0/1", manifest, a="x")
+    (root / "results/s/g/0/1/escaped").write_text("x")
+    target = tmp_path / "home" / "deep" / "got"
+    target.parent.mkdir(parents=True)
+    store = ObjectStore(file_url)
+    assert not store.get("results/s/g/0/1", target)
+    assert not store.get("results/s/g/0/1", target)
+    assert list((tmp_path / "home").rglob("*")) == [target.parent]
+    assert "".join(capsys.readouterr()).count("not_whole_in_store") == 1, "said, once"
+    assert not list(tmp_path.glob("escaped"))
 
 
 def test_files_of_a_trainer_go_to_another_home_too(host, url, tmp_path):
@@ -155,8 +262,8 @@ def test_an_attempt_that_lost_its_trial_uploads_nothing_more(host, url):
     second.await_checkpoint()
     there.upload()
     here.upload()  # it was stopped, and goes on
-    keys = ObjectStore.of(here.settings).keys("checkpoints/s/0/")
-    assert [key.split("/")[3] for key in keys] == [str(there.desk.held.token)]
+    keys = ObjectStore.of(here.settings).keys("checkpoints/s/unnamed/0/")
+    assert [key.split("/")[4] for key in keys] == [str(there.desk.held.token)]
     assert here.uploads.waiting() == []
 
 
@@ -212,7 +319,7 @@ def test_training_goes_on_beside_a_store_that_is_slow(host, s3, s3_url):
     s3.gate.set()
     uploading.join()
     here.upload()
-    keys = ObjectStore.of(here.settings).keys("checkpoints/s/0/")
+    keys = ObjectStore.of(here.settings).keys("checkpoints/s/unnamed/0/")
     assert keys[-1].endswith("step-000000004")
 
 
@@ -224,14 +331,14 @@ def test_what_was_broken_off_is_not_there_and_is_made_good(tmp_path, s3, s3_url)
         (folder / name).write_text(name)
     s3.status, s3.only = "403 Forbidden", "/b"
     with pytest.raises(StoreAwayError):
-        store.put("results/s/0/7", folder)
+        store.put("results/s/unnamed/0/7", folder)
     s3.status = None
     assert store.keys("results/") == []
-    assert not store.get("results/s/0/7", tmp_path / "got")
+    assert not store.get("results/s/unnamed/0/7", tmp_path / "got")
     assert not (tmp_path / "got").exists()
     (folder / "a").unlink()
-    store.put("results/s/0/7", folder)
-    assert store.get("results/s/0/7", tmp_path / "got")
+    store.put("results/s/unnamed/0/7", folder)
+    assert store.get("results/s/unnamed/0/7", tmp_path / "got")
     assert [path.name for path in (tmp_path / "got").iterdir()] == ["b"]
     store.remove("results/")
     assert store.keys("") == []
@@ -253,14 +360,16 @@ def test_results_are_taken_home_from_the_store_and_go_with_their_study(host, url
     EndedTrials(client, here.settings.home, here.uploads).remove()
     here.upload()
     store = ObjectStore.of(here.settings)
-    assert store.keys("") == [f"results/s/0/{held.token}"], "and no checkpoint of an ended trial"
+    assert store.keys("") == [f"results/s/unnamed/0/{held.token}"], (
+        "and no checkpoint of an ended trial"
+    )
     folder = StudyHandle("s", there.settings).fetched_result(0)
     assert (folder / "model" / "weights").read_text() == "w"
     studies = Studies(client)
     studies.publish("s", {"kept_models": {"best": [], "num_known": 1, "open": []}})
     EndedTrials(client, here.settings.home, here.uploads).remove()
     here.upload()
-    assert store.get(f"results/s/0/{held.token}", tmp_path / "got")
+    assert store.get(f"results/s/unnamed/0/{held.token}", tmp_path / "got")
     assert [path.name for path in (tmp_path / "got").iterdir()] == ["metrics.json"]
     here.uploads.add(Errand("delete", "s"))
     here.upload()

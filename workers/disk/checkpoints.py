@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Generic, NamedTuple, TypeVar, cast
@@ -23,11 +23,13 @@ from workers.disk.manifests import MANIFEST, read_manifests
 from workers.disk.object_store import ObjectStore, StoreAwayError
 from workers.disk.state_reading import unpack
 from workers.disk.store_layout import (
+    KEPT,
+    checkpoint_folder,
     checkpoint_key,
     checkpoints_of,
+    last_before,
     place_of,
     place_of_key,
-    step_folder,
 )
 from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
@@ -46,9 +48,6 @@ _FILES: Final = "files"
 _ATTRIBUTES: Final = "attributes.json"
 #: Between two looks at whether the store has something.
 _LOOK_SECONDS: Final = 0.1
-
-#: Checkpoints that an attempt keeps: the newest, and one before it should the newest be bad.
-_KEPT: Final = 2
 
 
 class Kept(NamedTuple, Generic[T]):
@@ -166,8 +165,8 @@ class CheckpointStore:
             write: Fills the new directory; the sum over what it wrote.
             attributes: The trial's.
         """
-        own = self._root / study / str(number) / str(token)
-        final = own / step_folder(step)
+        final = checkpoint_folder(self._root, study, number, token, step)
+        own = final.parent
         for saved in read_manifests(own.parent):
             if saved.uri == str(final):
                 # Redis may point to it, by its sum: replaced, it would be taken for damaged
@@ -185,12 +184,12 @@ class CheckpointStore:
 
         durable.make_whole(final, fill)
         older = sorted(path for path in own.glob("step-*") if path != final)
-        for old in older[: 1 - _KEPT]:
+        for old in older[: 1 - KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         return CheckpointRef(step, str(final), sha256)
 
     def prune(self, study: str, number: int, token: int, accepted: CheckpointRef) -> None:
-        """Keep the last two checkpoints of a trial, of this attempt and of those before it.
+        """Keep two checkpoints of a trial, of this attempt and of those before it.
 
         To be called when Redis has accepted a checkpoint of this attempt: until the next is, nobody
         else holds the trial. What later attempts have is theirs.
@@ -199,25 +198,26 @@ class CheckpointStore:
             study: The study's name.
             number: The trial's number.
             token: The attempt's fencing token.
-            accepted: What Redis has accepted; what lies beyond it could not be loaded.
+            accepted: What Redis has accepted: it stays, with the furthest before it. What is
+                further could not be loaded, or is from before Redis lost its data.
         """
         folder = self._root / study / str(number)
-        own = sorted(ref for ref in read_manifests(folder) if _token_of(ref) <= token)
-        kept_refs = [ref for ref in own if ref.step <= accepted.step][-_KEPT:]
+        own = [ref for ref in read_manifests(folder) if _token_of(ref) <= token]
+        stays = last_before(own, place_of(accepted), place_of)
         for ref in own:
-            if ref not in kept_refs:
+            if ref not in stays:
                 shutil.rmtree(ref.uri, ignore_errors=True)
-        kept = {_token_of(ref) for ref in kept_refs}
+        kept = {_token_of(ref) for ref in stays}
         for path in folder.iterdir():
             # an attempt before, of which at most a draft is left
             if path.name.isdecimal() and int(path.name) < token and int(path.name) not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def offer(self, study: str, number: int, ref: CheckpointRef) -> None:
+    def offer(self, study: str, generation: str | None, number: int, ref: CheckpointRef) -> None:
         """Have a checkpoint that Redis has accepted brought to the store, if there is one."""
         if self._uploads is not None:
             step, token = place_of(ref)
-            self._uploads.add(Errand("checkpoint", study, number, token, step))
+            self._uploads.add(Errand("checkpoint", study, number, token, step, generation or ""))
 
     def await_upload(self, study: str, number: int, seconds: float) -> None:
         """Wait, at most so long, until the store has a trial's last checkpoint, or is away."""
@@ -252,70 +252,108 @@ class CheckpointStore:
         folder = Path(ref.uri) / _FILES
         return folder if _is_sound(ref, lambda: _tree_sha256(folder)) else None
 
-    def load_last(self, study: str, number: int, ref: CheckpointRef) -> Kept[dict[str, Any]] | None:
-        """The state of `ref`, or, where it is not whole, of the last good one before it."""
-        return self._last(study, number, ref, lambda found: _kept(found, self.load(found)))
+    def load_last(
+        self, study: str, generation: str | None, number: int, ref: CheckpointRef
+    ) -> Kept[dict[str, Any]] | None:
+        """The state of `ref`, or, where it is not whole, of the last good one before it.
 
-    def load_last_files(self, study: str, number: int, ref: CheckpointRef) -> Kept[Path] | None:
-        """The files of `ref`, or, where they are not whole, of the last good one before it."""
-        return self._last(study, number, ref, lambda found: _kept(found, self.load_files(found)))
+        Raises:
+            TransientError: The store has one, maybe, and does not answer.
+        """
+        trial = _Trial(study, generation, number)
+        return self._last(trial, ref, lambda found: _kept(found, self.load(found)))
+
+    def load_last_files(
+        self, study: str, generation: str | None, number: int, ref: CheckpointRef
+    ) -> Kept[Path] | None:
+        """The files of `ref`, or, where they are not whole, of the last good one before it.
+
+        Raises:
+            TransientError: The store has one, maybe, and does not answer.
+        """
+        trial = _Trial(study, generation, number)
+        return self._last(trial, ref, lambda found: _kept(found, self.load_files(found)))
 
     def _last(
-        self, study: str, number: int, ref: CheckpointRef, load: Callable[[CheckpointRef], T | None]
+        self, trial: _Trial, ref: CheckpointRef, load: Callable[[CheckpointRef], T | None]
     ) -> T | None:
-        found = load(self._brought_here(study, number, ref))
+        found = load(self._brought_here(trial, ref))
         if found is not None:
             return found
-        for other in self._before(study, number, ref):
+        for other in self._before(trial, ref):
             if (found := load(other)) is not None:
                 log.warning("checkpoint_before_used", step=other.step, uri=other.uri)
                 return found
         return None
 
-    def _brought_here(self, study: str, number: int, ref: CheckpointRef) -> CheckpointRef:
-        """A checkpoint where it lies in this home, fetched from the store if it is another's.
-
-        Raises:
-            TransientError: The store has it, maybe, and does not answer.
-        """
+    def _brought_here(self, trial: _Trial, ref: CheckpointRef) -> CheckpointRef:
+        """A checkpoint where it lies in this home, fetched from the store if it is another's."""
         if self._store is None or Path(ref.uri).exists():
             return ref
         step, token = place_of(ref)
-        own = self._root / study / str(number) / str(token) / step_folder(step)
+        own = checkpoint_folder(self._root, trial.study, trial.number, token, step)
         if not own.exists():
-            self._fetch(study, number, token, step)
+            self._fetch(trial, token, step)
         return ref._replace(uri=str(own))
 
-    def _before(self, study: str, number: int, ref: CheckpointRef) -> Iterator[CheckpointRef]:
-        """The checkpoints before one, here and in the store, the furthest first."""
-        folder, last = self._root / study / str(number), place_of(ref)
-        here = {place_of(other): other for other in read_manifests(folder)}
-        keys = [] if self._store is None else self._store.keys(checkpoints_of(study, number))
-        for place in sorted({*here, *map(place_of_key, keys)}, reverse=True):
-            step, token = place
-            if step > ref.step or place == last:
-                continue
-            if place not in here:
-                self._fetch(study, number, token, step)
-                here = {place_of(other): other for other in read_manifests(folder)}
-            if place in here:
-                yield here[place]
+    def _before(self, trial: _Trial, ref: CheckpointRef) -> Iterator[CheckpointRef]:
+        """The checkpoints before one, the furthest first: those here, then those in the store.
 
-    def _fetch(self, study: str, number: int, token: int, step: int) -> None:
+        A store that is away is no reason to leave what lies here; what is further there was not
+        good here, or is of the attempt whose checkpoint was lost, and is at most one save ahead.
+        """
+        here = {
+            place_of(other): other
+            for other in read_manifests(self._root / trial.study / str(trial.number))
+        }
+        for place in self._places_before(here, ref):
+            yield here[place]
         if self._store is None:
             return
-        key = checkpoint_key(study, number, token, step)
-        try:
-            is_there = self._store.get(key, self._root.parent / key)
-        except StoreAwayError as error:
-            raise TransientError(f"the trial's checkpoint is in the store: {error}") from error
+        with _away_for_now():
+            known = set(map(place_of_key, self._store.keys(checkpoints_of(*trial))))
+        for step, token in self._places_before(known - set(here), ref):
+            self._fetch(trial, token, step)
+            own = checkpoint_folder(self._root, trial.study, trial.number, token, step)
+            yield from (found for found in read_manifests(own.parents[1]) if found.uri == str(own))
+
+    def _places_before(
+        self, places: Iterable[tuple[int, int]], ref: CheckpointRef
+    ) -> list[tuple[int, int]]:
+        last = place_of(ref)
+        return sorted(each for each in places if each[0] <= ref.step and each != last)[::-1]
+
+    def _fetch(self, trial: _Trial, token: int, step: int) -> None:
+        if self._store is None:
+            return
+        key = checkpoint_key(*trial, token, step)
+        own = checkpoint_folder(self._root, trial.study, trial.number, token, step)
+        with _away_for_now():
+            is_there = self._store.get(key, own)
         log.info("checkpoint_fetched" if is_there else "checkpoint_not_in_store", key=key)
 
-    def remove(self, study: str, number: int) -> None:
+    def remove(self, study: str, generation: str | None, number: int) -> None:
         """Drop all checkpoints of a trial that has ended."""
+        if self._uploads is not None:  # first: what is not here any more reminds nobody
+            self._uploads.add(Errand("forget", study, number, generation=generation or ""))
         shutil.rmtree(self._root / study / str(number), ignore_errors=True)
-        if self._uploads is not None:
-            self._uploads.add(Errand("forget", study, number))
+
+
+class _Trial(NamedTuple):
+    """Whose checkpoints are meant, in the store."""
+
+    study: str
+    generation: str | None
+    number: int
+
+
+@contextmanager
+def _away_for_now() -> Iterator[None]:
+    """Have a trial whose checkpoint the store may have given back, uncounted, while it is away."""
+    try:
+        yield
+    except StoreAwayError as error:
+        raise TransientError(f"the trial's checkpoint is in the store: {error}") from error
 
 
 def _token_of(ref: CheckpointRef) -> int:

@@ -54,17 +54,18 @@ class EndedTrials:
     def _remove_deleted(self) -> None:
         """Remove what lies here of studies that were deleted, maybe on another host."""
         for study in studies_in(self._home, self._deletions.done()):
+            self._uploads.add(Errand("delete", study))  # first: what is gone reminds nobody
             remove_study(self._home, study)
-            self._uploads.add(Errand("delete", study))
             log.info("deleted_study_removed", study=study)
 
     def _remove_checkpoints(self) -> list[Path]:
         removed = []
         for path in checkpoint_root(self._home).glob("*/*"):
             study, number = path.parent.name, path.name
-            if number.isdecimal() and self._ended(study, int(number)):
+            if number.isdecimal() and (ended := self._ended(study, int(number))):
+                generation = ended.generation or ""
+                self._uploads.add(Errand("forget", study, int(number), generation=generation))
                 remove_checkpoints(self._home, study, int(number))
-                self._uploads.add(Errand("forget", study, int(number)))
                 removed.append(path)
         return removed
 

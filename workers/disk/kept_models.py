@@ -125,6 +125,13 @@ class KeptModels:
         waiting = (path.name.partition("-")[0] for path in drafts.glob("*-*"))
         return {int(number) for number in waiting if _NUMBER.fullmatch(number)}
 
+    def _note_upload(self, study: str, number: int) -> None:
+        """Have the store's copy of what is left become the same."""
+        record = self._studies.leases(study).record(number)
+        if record is not None and record.result_token is not None:
+            token, generation = record.result_token, record.generation or ""
+            self._uploads.add(Errand("result", study, number, token, generation=generation))
+
     def _drop(self, study: str, numbers: AbstractSet[int]) -> tuple[list[Path], set[int]]:
         """Remove models; which they were, and of which trials one is still there."""
         removed, failed = [], set()
@@ -139,5 +146,5 @@ class KeptModels:
             if there:
                 failed.add(number)
             if found:
-                self._uploads.add(Errand("result", study, number))
+                self._note_upload(study, number)
         return removed, failed

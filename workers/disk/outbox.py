@@ -156,10 +156,10 @@ class Outbox:
                 log.warning("outbox_not_written", error=str(problem), hint="make room on the disk")
             return
         if status != "LOST":
-            self._publish(entry)
+            self._publish(entry, entry.token)
         (self._folder / entry.name).unlink(missing_ok=True)
 
-    def _publish(self, entry: OutboxEntry) -> None:
+    def _publish(self, entry: OutboxEntry, token: int) -> None:
         """One at a time: a second one would take the result for that of an earlier attempt."""
         if not results.has_drafts(self._home, entry.study) and not entry.files.exists():
             return
@@ -170,7 +170,10 @@ class Outbox:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             results.publish(self._home, entry.study, entry.number, entry.files)
         if self._uploads is not None:
-            self._uploads.add(Errand("result", entry.study, entry.number, entry.token))
+            generation = entry.generation or ""
+            self._uploads.add(
+                Errand("result", entry.study, entry.number, token, generation=generation)
+            )
 
     def commit_abandoned(
         self, leases_of: Callable[[str, str | None], TrialLeases], lease_seconds: float
@@ -239,7 +242,7 @@ class Outbox:
         log.info("outbox_handed_in_anew", study=entry.study, trial=entry.number)
         status = leases.commit(entry.number, grant.token, entry.state, entry.result)
         if status != "LOST":
-            self._publish(entry)
+            self._publish(entry, grant.token)
             (self._folder / entry.name).unlink(missing_ok=True)
         return status
 

@@ -26,6 +26,8 @@ class Errand(NamedTuple):
     number: int = 0
     token: int = 0
     step: int = 0
+    generation: str = ""
+    """The study's; empty for one without."""
 
     @property
     def name(self) -> str:
@@ -36,10 +38,10 @@ class Errand(NamedTuple):
     def named(cls, name: str) -> Errand | None:
         """The errand of a file, if it is one's."""
         kind, *rest = name.split("@")
-        if kind not in _KINDS or len(rest) != 4 or not all(map(str.isdecimal, rest[1:])):
+        if kind not in _KINDS or len(rest) != 5 or not all(map(str.isdecimal, rest[1:4])):
             return None
-        number, token, step = map(int, rest[1:])
-        return cls(kind, rest[0], number, token, step)  # type: ignore[arg-type]  # of _KINDS
+        number, token, step = map(int, rest[1:4])
+        return cls(kind, rest[0], number, token, step, rest[4])  # type: ignore[arg-type]  # of _KINDS
 
 
 class Uploads:
@@ -66,12 +68,13 @@ class Uploads:
         """What is to be done; of a trial's checkpoints the newest alone."""
         found = [errand for path in self.folder.glob("*@*") if (errand := Errand.named(path.name))]
         newest = {
-            (errand.study, errand.number): errand
+            (errand.study, errand.generation, errand.number): errand
             for errand in sorted(found, key=lambda errand: (errand.token, errand.step))
             if errand.kind == "checkpoint"
         }
+        kept = set(newest.values())
         for errand in found:
-            if errand.kind == "checkpoint" and errand != newest[errand.study, errand.number]:
+            if errand.kind == "checkpoint" and errand not in kept:
                 self.done(errand)
         return [errand for errand in found if errand.kind != "checkpoint"] + list(newest.values())
 

@@ -23,21 +23,20 @@ from workers.disk.results import result_directory
 from workers.disk.store_layout import (
     CHECKPOINTS,
     RESULTS,
+    checkpoint_folder,
     checkpoint_key,
     checkpoints_of,
+    generation_folder,
+    last_before,
     place_of,
     place_of_key,
     result_key,
-    results_of,
 )
 from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
 from workers.settings import Settings
 
 log = get_logger(__name__)
-
-#: How many checkpoints of a trial stay in the store, as on disk.
-_KEPT: Final = 2
 
 #: The store, as a setback: one that is away is away for all.
 _STORE: Final = "store"
@@ -111,9 +110,8 @@ class Uploader:
                 self._upload_result(store, errand)
             elif errand.kind == "forget":
                 self._forget(store, errand)
-            elif not self._studies.exists(errand.study):  # nor is there another of this name
-                store.remove(f"{CHECKPOINTS}/{errand.study}/")
-                store.remove(f"{RESULTS}/{errand.study}/")
+            else:
+                self._delete(store, errand.study)
         except FileNotFoundError:
             log.debug("upload_is_gone", errand=errand.name)  # outdated, or removed
         except (StoreAwayError, OSError) as error:
@@ -124,28 +122,51 @@ class Uploader:
         return True
 
     def _upload_checkpoint(self, store: ObjectStore, errand: Errand) -> None:
-        kind, study, number, token, step = errand
-        record = self._studies.leases(study).record(number)
-        if record is None or record.state.is_terminal or record.checkpoint is None:
-            return
-        if place_of(record.checkpoint) != (step, token):
+        kind, study, number, token, step, generation = errand
+        if not self._is_accepted(errand):
             return  # another attempt, or a later checkpoint, has taken its place
-        key = checkpoint_key(study, number, token, step)
-        store.put(key, checkpoint_root(self._home) / key.removeprefix(f"{CHECKPOINTS}/"))
+        folder = checkpoint_folder(checkpoint_root(self._home), study, number, token, step)
+        store.put(checkpoint_key(study, generation, number, token, step), folder)
         log.debug("uploaded", kind=kind, study=study, trial=number, step=step)
-        known = store.keys(checkpoints_of(study, number))
-        own = [each for each in known if place_of_key(each)[1] <= token]
-        for old in sorted(own, key=place_of_key)[:-_KEPT]:
-            store.remove(f"{old}/")
+        known = store.keys(checkpoints_of(study, generation, number))
+        if not self._is_accepted(errand):
+            return  # what was accepted since may be among them
+        stays = last_before(known, (step, token), place_of_key)
+        for old in known:
+            if old not in stays:
+                store.remove(f"{old}/")
+
+    def _is_accepted(self, errand: Errand) -> bool:
+        """Whether a trial goes on, and from the checkpoint that an errand names."""
+        record = self._studies.leases(errand.study).record(errand.number)
+        if record is None or record.state.is_terminal or record.checkpoint is None:
+            return False
+        is_of_study = (record.generation or "") == errand.generation
+        return is_of_study and place_of(record.checkpoint) == (errand.step, errand.token)
 
     def _upload_result(self, store: ObjectStore, errand: Errand) -> None:
-        _, study, number, token, _ = errand
-        known = store.keys(results_of(study, number))
-        token = token or max((int(key.rpartition("/")[2]) for key in known), default=0)
-        store.put(result_key(study, number, token), result_directory(self._home, study, number))
+        _, study, number, token, _, generation = errand
+        folder = result_directory(self._home, study, number)
+        store.put(result_key(study, generation, number, token), folder)
         log.debug("uploaded", kind="result", study=study, trial=number)
 
     def _forget(self, store: ObjectStore, errand: Errand) -> None:
-        record = self._studies.leases(errand.study).record(errand.number)
-        if record is None or record.state.is_terminal:
-            store.remove(checkpoints_of(errand.study, errand.number))
+        _, study, number, _, _, generation = errand
+        record = self._studies.leases(study).record(number)
+        is_another = record is not None and (record.generation or "") != generation
+        if record is None or is_another or record.state.is_terminal:
+            store.remove(checkpoints_of(study, generation, number))
+
+    def _delete(self, store: ObjectStore, study: str) -> None:
+        """Remove what is left of a study that was deleted, and nothing of a new one of its name."""
+        prefixes = [f"{kind}/{study}/" for kind in (CHECKPOINTS, RESULTS)]
+        found = [f"{prefix}{name}/" for prefix in prefixes for name in store.names(prefix)]
+        # looked up when it is known what lies there: what a study leaves that begins now does not
+        if self._studies.exists(study):
+            generation = self._studies.origin(study).generation
+            if generation is None:
+                return  # it has not begun: which is its own is not known
+            own = f"/{generation_folder(generation)}/"
+            found = [each for each in found if not each.endswith(own)]
+        for each in found:
+            store.remove(each)

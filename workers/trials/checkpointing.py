@@ -40,6 +40,7 @@ class Checkpointing:
         self, study: str, lease: HeldLease, store: CheckpointStore, num_slots: int = 1
     ) -> None:
         self._study = study
+        self._generation = lease.grant.record.generation
         self._lease = lease
         self._store = store
         self._last = lease.grant.record.checkpoint
@@ -99,14 +100,20 @@ class Checkpointing:
         self.wait()
         if self._last is None:
             return None
-        return self._noted(self._store.load_last(self._study, self._lease.number, self._last))
+        number = self._lease.number
+        return self._noted(
+            self._store.load_last(self._study, self._generation, number, self._last)
+        )
 
     def load_files(self) -> Kept[Path] | None:
         """The folder with the files of the last accepted checkpoint of any attempt, or None."""
         self.wait()
         if self._last is None:
             return None
-        return self._noted(self._store.load_last_files(self._study, self._lease.number, self._last))
+        number = self._lease.number
+        return self._noted(
+            self._store.load_last_files(self._study, self._generation, number, self._last)
+        )
 
     def _noted(self, kept: Kept[T] | None) -> Kept[T] | None:
         """What was loaded; if that lies before the last, what is saved next replaces the last."""
@@ -196,6 +203,7 @@ class Checkpointing:
             raise LeaseLost(f"trial {lease.number}: token {lease.token} is no longer valid")
         if status == "OK":
             self._last, self._passed_over = ref, ""
+            # first: a process that dies in between has had it brought to the store
+            self._store.offer(self._study, self._generation, lease.number, ref)
             self._store.prune(self._study, lease.number, lease.token, ref)
-            self._store.offer(self._study, lease.number, ref)
         return status == "OK"

@@ -496,7 +496,8 @@ class AttemptEnd:
         if self._entry is not None and self._status is not None:
             self._outbox.settle(self._entry, self._status, self._held.leases)
             if self._status != "LOST":
-                self._checkpoints.remove(self._trial.study_name, self._trial.number)
+                generation = self._held.grant.record.generation
+                self._checkpoints.remove(self._trial.study_name, generation, self._trial.number)
         if self._leaves_files:
             shutil.rmtree(self._trial.result_directory, ignore_errors=True)
         return self._outcome
