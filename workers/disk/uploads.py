@@ -1,4 +1,6 @@
-"""What is to be done in the store: a folder of empty files, each of which names one errand.
+"""What is to be done in the store: a folder of files, each of which names one errand.
+
+A file is empty until its errand failed, and then says why.
 
 Invariant: an errand outlives the process that left it, and is forgotten when it is done.
 """
@@ -8,6 +10,10 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
+
+from workers.logs import get_logger
+
+log = get_logger(__name__)
 
 Kind = Literal["checkpoint", "result", "forget", "delete"]
 
@@ -60,32 +66,36 @@ class Uploads:
         """Note an errand; a disk that takes no more costs the upload, and not the training."""
         if not self._has_store:
             return
-        with suppress(OSError):
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / errand.name).touch()
+        except OSError as error:
+            log.warning(
+                "upload_not_noted",
+                errand=errand.name,
+                error=str(error),
+                hint="make room on the disk",
+            )
 
     def waiting(self) -> list[Errand]:
-        """What is to be done; of a trial's checkpoints the newest alone."""
+        """What is to be done, checkpoints last: which of a trial's is wanted, its record says."""
         found = [errand for path in self.folder.glob("*@*") if (errand := Errand.named(path.name))]
-        newest = {
-            (errand.study, errand.generation, errand.number): errand
-            for errand in sorted(found, key=lambda errand: (errand.token, errand.step))
-            if errand.kind == "checkpoint"
-        }
-        kept = set(newest.values())
-        for errand in found:
-            if errand.kind == "checkpoint" and errand not in kept:
-                self.done(errand)
-        return [errand for errand in found if errand.kind != "checkpoint"] + list(newest.values())
+        return sorted(found, key=lambda errand: errand.kind == "checkpoint")
 
     def done(self, errand: Errand) -> None:
         """Forget an errand."""
         (self.folder / errand.name).unlink(missing_ok=True)
 
+    def failed(self, errand: Errand, why: str) -> None:
+        """Have nobody wait for an errand that cannot be done now."""
+        with suppress(OSError):
+            (self.folder / errand.name).write_text(why)
+
     def is_waiting(self, study: str, number: int) -> bool:
-        """Whether a checkpoint of a trial is to be uploaded, by a store that is not away."""
-        pattern = f"checkpoint@{study}@{number}@*"
-        return any(self.folder.glob(pattern)) and not (self.folder / _AWAY).exists()
+        """Whether a checkpoint of a trial is about to be uploaded: nothing was in its way yet."""
+        if not self._has_store or (self.folder / _AWAY).exists():
+            return False
+        return any(map(_is_empty, self.folder.glob(f"checkpoint@{study}@{number}@*")))
 
     def note_away(self, *, is_away: bool) -> None:
         """Say whether the store is away."""
@@ -94,3 +104,10 @@ class Uploads:
                 (self.folder / _AWAY).touch()
             else:
                 (self.folder / _AWAY).unlink(missing_ok=True)
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except FileNotFoundError:
+        return False  # done meanwhile

@@ -158,6 +158,7 @@ class HostAgent(bootsteps.StartStopStep):
             log.info("wandb_off", hint=_WANDB_HINT)
         with _refusing():
             uploader = Uploader(client, self._settings)
+            uploader.check_store()
         registry = ProcessRegistry(client, self._settings.times)
         fields = {
             "slots": worker.concurrency,

@@ -4,7 +4,7 @@ One thread of a worker's main process, so that it outlives pool processes that a
 to be done lies on disk, so that a worker that is started again goes on with it.
 
 Invariant: it uploads only what the trial's record points to; what a store does not take stays on
-disk, is said, and is tried again.
+disk, is said, is tried again, and holds up nothing else, unless the store does not answer at all.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from workers.disk.store_layout import (
 )
 from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
+from workers.protocol.errors import FleetError
+from workers.protocol.plain import describe_error
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -75,6 +77,18 @@ class Uploader:
         """What is wrong with the store, if anything is."""
         return self._setbacks.described()
 
+    def check_store(self) -> None:
+        """Return if the store is there; one that does not answer now is waited for later.
+
+        Raises:
+            InvalidInputError: There is no such store.
+        """
+        if self._store is not None:
+            try:
+                self._store.check()
+            except StoreAwayError as error:
+                self._note_away(error)
+
     def turn(self) -> None:
         """Do what is to be done now, unless the store was away a moment ago."""
         if self._store is None or not self._setbacks.is_due(_STORE):
@@ -87,9 +101,11 @@ class Uploader:
             return  # another worker of this home is at it
         with lock:
             for errand in waiting:
-                if self._ended.is_set() or not self._do(self._store, errand):
+                if self._ended.is_set():
                     return
-            self._setbacks.done(_STORE)
+                if self._setbacks.is_due(errand.name) and not self._do(self._store, errand):
+                    return
+            self._setbacks.forget_others({errand.name for errand in self._uploads.waiting()})
             self._uploads.note_away(is_away=False)
 
     def _run(self) -> None:
@@ -114,12 +130,29 @@ class Uploader:
                 self._delete(store, errand.study)
         except FileNotFoundError:
             log.debug("upload_is_gone", errand=errand.name)  # outdated, or removed
-        except (StoreAwayError, OSError) as error:
-            self._setbacks.failed(_STORE, "store_away", error)
-            self._uploads.note_away(is_away=True)
-            return False
+        except redis.RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what is wrong with one holds up no other
+            if isinstance(error, StoreAwayError) and not self._answers(store):
+                return False
+            self._setbacks.failed(errand.name, "not_uploaded", error)
+            self._uploads.failed(errand, describe_error(error, 500))
+            return True
         self._uploads.done(errand)
         return True
+
+    def _answers(self, store: ObjectStore) -> bool:
+        """Whether the store is there at all; it is noted if it is not."""
+        try:
+            store.check()
+        except FleetError as error:
+            self._note_away(error)
+            return False
+        return True
+
+    def _note_away(self, error: FleetError) -> None:
+        self._setbacks.failed(_STORE, "store_away", error)
+        self._uploads.note_away(is_away=True)
 
     def _upload_checkpoint(self, store: ObjectStore, errand: Errand) -> None:
         kind, study, number, token, step, generation = errand

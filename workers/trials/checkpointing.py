@@ -101,9 +101,7 @@ class Checkpointing:
         if self._last is None:
             return None
         number = self._lease.number
-        return self._noted(
-            self._store.load_last(self._study, self._generation, number, self._last)
-        )
+        return self._noted(self._store.load_last(self._study, self._generation, number, self._last))
 
     def load_files(self) -> Kept[Path] | None:
         """The folder with the files of the last accepted checkpoint of any attempt, or None."""

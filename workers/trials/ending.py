@@ -407,17 +407,18 @@ class AttemptEnd:
             elif command is Command.TIME_OUT:
                 self.time_out()
             else:
-                self.release()
+                self.release(awaits_upload=False)  # nobody would renew the lease
         except BaseException:
             self._word.give_back()  # the objective's thread would wait for it for ever
             raise
         return True
 
-    def park(self) -> None:
+    def park(self, *, awaits_upload: bool = True) -> None:
         """Pause the trial at the rung that it has reached; this slot is another trial's."""
         self._word.take()
         held = self._held
-        self._trial.await_upload(_UPLOAD_BEATS * self._times.beat)
+        if awaits_upload:
+            self._trial.await_upload(_UPLOAD_BEATS * self._times.beat)
         pause = self._trial.next_rung.pause(self._result())
         self.exit_code = 0
         self._streak.end()
@@ -430,18 +431,21 @@ class AttemptEnd:
                 " trial.load_checkpoint in the objective",
             )
 
-    def release(self, cause: Cause | None = None) -> None:
+    def release(self, cause: Cause | None = None, *, awaits_upload: bool = True) -> None:
         """Give the trial back, uncounted, and the message with it; or pause it, at its rung.
 
         Args:
             cause: Why; by default, what was asked of the objective.
+            awaits_upload: Whether it is given back when the store has its checkpoint, or some time
+                has passed.
         """
         if self._trial.next_rung.is_reached:
-            self.park()
+            self.park(awaits_upload=awaits_upload)
             return
         self._word.take()
         held = self._held
-        self._trial.await_upload(_UPLOAD_BEATS * self._times.beat)
+        if awaits_upload:
+            self._trial.await_upload(_UPLOAD_BEATS * self._times.beat)
         if cause is None:
             is_paused = held.command in {Command.PAUSE, Command.PAUSE_NOW}
             cause = Cause.PAUSED if is_paused else Cause.DRAINED
