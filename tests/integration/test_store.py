@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -409,3 +411,185 @@ def test_an_outbox_notes_what_it_published(tmp_path):
     (tmp_path / "uploads" / "strange@name").touch()
     assert uploads.waiting() == []
     assert isinstance(Outbox(tmp_path, uploads), Outbox)
+
+
+def test_a_root_that_is_missing_is_away_and_never_made(host, client, tmp_path, s3_url):
+    missing = tmp_path / "not" / "mounted"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("a")
+    for url in (f"file://{missing}", "s3://no-such-bucket/x"):
+        here = host(urlsplit(url).scheme, url)
+        store = ObjectStore.of(here.settings)
+        with pytest.raises(InvalidInputError, match=f"FLEET_STORE={url}: there is no such"):
+            here.uploader.check_store()
+        for act in (
+            lambda store=store: store.put("results/s/g/0/1", folder),
+            lambda store=store: store.get("results/s/g/0/1", tmp_path / "got"),
+            lambda store=store: store.keys("results/"),
+            lambda store=store: store.remove("results/"),
+        ):
+            with pytest.raises(StoreAwayError, match=f"FLEET_STORE={url}"):
+                act()
+        trial = here.desk.claim()
+        trial.save_checkpoint(1, {"step": 1})
+        trial.await_checkpoint()
+        here.upload()
+        assert len(here.uploads.waiting()) == 1, "the errand stays"
+        assert "store_away" in here.uploader.setbacks()[0]
+        here.desk.leases.release(0, here.desk.held.token)
+        here.go_away()
+        with pytest.raises(TransientError, match="no such"):
+            here.desk.hold(0).load_checkpoint()
+        Studies(client).forget("s")
+        here.settings.home.with_name("unseen").rename(tmp_path / f"old {here.settings.home.name}")
+    assert not missing.parent.exists()
+
+
+def test_a_store_that_does_not_answer_at_the_start_is_away(host, s3_url, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
+    here = host("here", s3_url)
+    here.uploader.check_store()
+    assert "store_away" in here.uploader.setbacks()[0]
+
+
+def test_names_such_as_files_and_manifest_hide_nothing(tmp_path):
+    root = tmp_path / "files" / "manifest.json" / "files"
+    root.mkdir(parents=True)
+    store = ObjectStore(f"file://{root}")
+    folder = tmp_path / "folder"
+    (folder / "files" / "results").mkdir(parents=True)
+    for name in ("manifest.json", "files/manifest.json", "files/results/manifest.json"):
+        (folder / name).write_text("{}")
+    keys = ["checkpoints/files/files/0/1/step-000000001", "results/files/files/0/1"]
+    for key in keys:
+        store.put(key, folder)
+    assert store.keys("") == keys
+    assert store.keys("results/files/") == keys[1:]
+    assert store.get(keys[0], tmp_path / "got")
+    assert len(list((tmp_path / "got").rglob("manifest.json"))) == 3
+    store.remove("checkpoints/files/")
+    assert store.keys("") == keys[1:]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "size", "missing"])
+def test_a_checkpoint_that_is_not_whole_in_the_store_gives_way_to_the_one_before(
+    host, file_url, tmp_path, damage
+):
+    here, there = host("here", file_url), host("there", file_url)
+    trial = here.desk.claim()
+    for step in (1, 2):
+        trial.save_checkpoint(step, {"step": step})
+        trial.await_checkpoint()
+        here.upload()
+    (last,) = (tmp_path / "st").rglob("step-000000002")
+    if damage == "truncated":
+        (last / "manifest.json").write_text('{"files": {"st')
+    elif damage == "size":
+        (last / "files" / "state.pt").write_text("short")
+    else:
+        (last / "files" / "state.pt").unlink()
+    here.desk.leases.release(0, here.desk.held.token)
+    here.go_away()
+    assert there.desk.hold(0).load_checkpoint() == {"step": 1}
+
+
+def test_what_lies_here_is_taken_before_a_store_is_asked_that_is_away(host, file_url, tmp_path):
+    here = host("here", file_url)
+    trial = here.desk.claim()
+    for step in (1, 2):
+        trial.save_checkpoint(step, {"step": step})
+        trial.await_checkpoint()
+    here.desk.leases.release(0, here.desk.held.token)
+    trial = here.desk.hold(0)
+    (tmp_path / "st").rmdir()
+    for step, expected in ((2, {"step": 1}), (1, None)):
+        (state,) = here.settings.home.rglob(f"step-{step:09d}/state.pt")
+        state.write_text("damaged")
+        if expected is None:
+            with pytest.raises(TransientError, match="no such directory"):
+                trial.load_checkpoint()
+        else:
+            assert trial.load_checkpoint() == expected
+
+
+def test_a_trial_that_began_anew_loses_neither_what_is_accepted_nor_its_upload(
+    host, client, file_url
+):
+    here, there = host("here", file_url), host("there", file_url)
+    trial = here.desk.claim()
+    for step in (100, 200):
+        trial.save_checkpoint(step, {"step": step})
+        trial.await_checkpoint()
+        here.upload()
+    here.uploads.add(Errand("checkpoint", "s", 0, 99, 300))  # of before, with a higher token
+    Studies(client).forget("s")  # Redis lost its data
+    trial = here.desk.claim()
+    for step in (1, 2, 3):
+        trial.save_checkpoint(step, {"step": step})
+        trial.await_checkpoint()
+        assert Path(here.desk.leases.record(0).checkpoint.uri).exists()
+    here.upload()
+    assert here.uploads.waiting() == []
+    steps = [key[-1] for key in ObjectStore.of(here.settings).keys("checkpoints/")]
+    assert steps == ["3"], "and what is further is of no use"
+    here.desk.leases.release(0, here.desk.held.token)
+    here.go_away()
+    assert there.desk.hold(0).load_checkpoint() == {"step": 3}
+
+
+def test_an_errand_that_fails_by_itself_holds_up_no_other(host, file_url, tmp_path):
+    here = host("here", file_url)
+    for number, name in enumerate(("a" * 200 + "/" + "b" * 200, "plain")):
+        draft = draft_directory(here.settings.home, "s", number, 1)
+        (draft / name).parent.mkdir(parents=True)
+        (draft / name).write_text("x")
+        publish(here.settings.home, "s", number, draft)
+        here.uploads.add(Errand("result", "s", number, 1))
+    # where the first is to lie, there is something in the way
+    blocked = tmp_path / "st" / "results" / "s" / "unnamed" / "0"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("in the way")
+    trial = here.desk.claim(2)
+    trial.save_checkpoint(1, {"step": 1})
+    trial.await_checkpoint()
+    here.upload()
+    found = ObjectStore.of(here.settings).keys("")
+    assert [key.split("/")[3] for key in found] == ["2", "1"]
+    (told,) = here.uploader.setbacks()
+    assert told.startswith("result@s@0@1@")
+    assert "not_uploaded" in told
+    assert here.uploads.waiting() == [Errand("result", "s", 0, 1)]
+    blocked.unlink()
+    here.upload()
+    assert here.uploads.waiting() == []
+    assert here.uploader.setbacks() == []
+
+
+def test_what_is_removed_here_is_noted_for_the_store_first(host, file_url, client, monkeypatch):
+    here = host("here", file_url)
+    here.desk.claim().save_checkpoint(1, {"step": 1})
+    here.desk.trial.await_checkpoint()
+    noted = []
+
+    def add(uploads, errand):
+        lies_here = (here.settings.home / "checkpoints" / "s" / "0").exists()
+        noted.append((errand.kind, lies_here))
+
+    monkeypatch.setattr(Uploads, "add", add)
+    here.desk.trial._checkpointing._store.remove("s", None, 0)
+    assert noted == [("forget", True)]
+
+
+def test_nobody_waits_for_a_home_without_a_store_or_for_an_errand_that_failed(tmp_path, capsys):
+    errand = Errand("checkpoint", "s", 0, 1, 1)
+    uploads = Uploads(tmp_path, has_store=True)
+    uploads.add(errand)
+    assert uploads.is_waiting("s", 0)
+    assert not Uploads(tmp_path, has_store=False).is_waiting("s", 0)
+    uploads.failed(errand, "it cannot be read")
+    assert not uploads.is_waiting("s", 0)
+    assert uploads.waiting() == [errand]
+    (tmp_path / "full").write_text("no folder can be made below a file")
+    Uploads(tmp_path / "full", has_store=True).add(errand)
+    assert "upload_not_noted" in "".join(capsys.readouterr())
