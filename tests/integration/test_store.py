@@ -15,11 +15,12 @@ from s3_server import CREDENTIALS, S3Server, closed_port
 from orchestrator.handle import StudyHandle
 from workers.containers import Container
 from workers.coordination.deletions import Deletions
+from workers.coordination.identity import ProcessIdentity
 from workers.coordination.studies import Studies
 from workers.disk.ended_trials import EndedTrials
 from workers.disk.object_store import ObjectStore, StoreAwayError
-from workers.disk.outbox import Outbox
-from workers.disk.results import draft_directory, publish
+from workers.disk.outbox import Outbox, OutboxEntry
+from workers.disk.results import draft_directory, publish, result_directory
 from workers.disk.uploads import Errand, Uploads
 from workers.managers import MANAGERS
 from workers.processes.registry import ProcessRecord
@@ -303,7 +304,7 @@ def test_a_store_that_refuses_connections_is_away(tmp_path, s3_url):
         store.keys("checkpoints/")
 
 
-def test_training_goes_on_beside_a_store_that_is_slow(host, s3, s3_url):
+def test_training_goes_on_beside_a_store_that_is_slow(host, s3, s3_url, capsys):
     here = host("here", s3_url)
     trial = here.desk.claim()
     trial.save_checkpoint(1, {"step": 1})
@@ -318,9 +319,13 @@ def test_training_goes_on_beside_a_store_that_is_slow(host, s3, s3_url):
     assert uploading.is_alive()
     assert here.uploads.is_waiting("s", 0)
     trial.await_upload(0.1)
+    assert "upload_not_awaited" in "".join(capsys.readouterr())
     s3.gate.set()
-    uploading.join()
+    uploading.join(60.0)
+    assert not uploading.is_alive()
     here.upload()
+    trial.await_upload(60.0)
+    assert "upload_not_awaited" not in "".join(capsys.readouterr())
     keys = ObjectStore.of(here.settings).keys("checkpoints/s/unnamed/0/")
     assert keys[-1].endswith("step-000000004")
 
@@ -403,14 +408,31 @@ def test_what_is_no_store_is_refused_and_no_secret_is_shown(name, value, says):
     assert "hidden-word" not in str(refused.value)
 
 
-def test_an_outbox_notes_what_it_published(tmp_path):
-    assert Uploads(tmp_path, has_store=False).add(Errand("result", "s")) is None
-    assert not (tmp_path / "uploads").exists(), "without a store nothing is noted"
-    uploads = Uploads(tmp_path, has_store=True)
-    (tmp_path / "uploads").mkdir()
+def test_an_outbox_notes_what_it_published(client, tmp_path):
+    leases = Studies(client).leases("s")
+    for has_store in (False, True):
+        uploads = Uploads(tmp_path, has_store=has_store)
+        outbox = Outbox(tmp_path, uploads)
+        draft = draft_directory(tmp_path, "s", 4, 7)
+        draft.mkdir(parents=True)
+        entry = OutboxEntry(
+            study="s",
+            number=4,
+            epoch=leases.epoch,
+            generation="g",
+            token=7,
+            state=TrialState.COMPLETE,
+            result=Result(values=[0.5]),
+            owner=ProcessIdentity.current(),
+            files=draft,
+        )
+        outbox.write(entry)
+        outbox.settle(entry, "OK", leases)
+        assert result_directory(tmp_path, "s", 4).is_dir()
+        if not has_store:
+            assert not (tmp_path / "uploads").exists(), "without a store nothing is noted"
     (tmp_path / "uploads" / "strange@name").touch()
-    assert uploads.waiting() == []
-    assert isinstance(Outbox(tmp_path, uploads), Outbox)
+    assert uploads.waiting() == [Errand("result", "s", 4, 7, generation="g")]
 
 
 def test_a_root_that_is_missing_is_away_and_never_made(host, client, tmp_path, s3_url):
