@@ -39,6 +39,7 @@ from workers.protocol.spec import StudySpec
 from workers.times import Times
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
+from workers.trials.lease_keeper import LeaseKeeper
 
 #: Between two checkpoints, and how many of them a training has.
 EVERY_SECONDS: Final = 30.0
@@ -72,7 +73,8 @@ def made_state() -> dict[str, Any]:
 class Bench:
     """One Redis, one disk, one state."""
 
-    def __init__(self, client: redis.Redis, home: Path, scale: float) -> None:
+    def __init__(self, client: redis.Redis, home: Path, scale: float, keeper: LeaseKeeper) -> None:
+        self._keeper = keeper
         self._studies = Studies(client)
         self._store = CheckpointStore(home / "checkpoints")
         self._home = home
@@ -98,6 +100,7 @@ class Bench:
             grant,
             sent_at=sent_at,
             times=times,
+            keeper=self._keeper,
             is_draining=self._drain.is_set,
         )
 
@@ -162,10 +165,11 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(dir=options.home) as folder,
         EmbeddedRedis(Path(folder)) as server,
+        LeaseKeeper() as keeper,
     ):
         client = redis.Redis.from_url(server.url, decode_responses=True)
         ensure_epoch(client)
-        bench = Bench(client, Path(folder), options.scale)
+        bench = Bench(client, Path(folder), options.scale, keeper)
         sides = {saves: bench.train(saves) for saves in ("none", "waiting", "beside")}
         free = sides["none"]["steps_per_second"]
         for side in sides.values():
