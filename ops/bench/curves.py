@@ -67,7 +67,7 @@ class _Training:
         for _ in range(_BATCHES):
             loss = self._loss(mine)
             self._optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             self._optimizer.step()
         with torch.no_grad():
             self.loss = float(self._loss(self._is_held_out))

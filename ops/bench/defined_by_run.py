@@ -34,7 +34,10 @@ SPACE: Final = {name: {"type": "float", "low": 0.0, "high": 1.0} for name in PAR
 
 def run_study(fleet: BenchFleet, name: str, **fields: Any) -> dict[str, Any]:
     """One study to its end: of its trials, how many asked, and how long one takes."""
-    spec = StudySpec(name=name, objective=OBJECTIVE, share={"max_slots": 1}, **fields)
+    share = {"max_slots": 1}
+    spec = StudySpec.model_validate(
+        {"name": name, "objective": OBJECTIVE, "share": share, **fields}
+    )
     submit(spec, fleet.settings)
     fleet.wait(name)
     trials = StudyHandle(name, fleet.settings).study.get_trials(deepcopy=False)

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,10 +94,10 @@ def run(home: Path, client: redis.Redis, trials: int) -> dict[str, Any]:
     not_told: list[tuple[float, float]] = []
     number = 0
     for _ in range(ROUNDS):
-        told.append(measure(client, lambda n=number: live(leases, range(n, n + trials))))
+        told.append(measure(client, partial(live, leases, range(number, number + trials))))
         number += trials
         with silent():
-            not_told.append(measure(client, lambda n=number: live(leases, range(n, n + trials))))
+            not_told.append(measure(client, partial(live, leases, range(number, number + trials))))
         number += trials
     return {
         "server_ms": _difference(told, not_told, 0, trials),

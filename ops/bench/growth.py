@@ -91,13 +91,15 @@ def worker(settings: Settings, trial_seconds: float) -> Iterator[None]:
 def submit(settings: Settings, name: str, trials: int, **fields: Any) -> None:
     """Hand a study in; nothing of it is checked."""
     dimension = {"type": "float", "low": 0.0, "high": 1.0}
-    spec = StudySpec(
-        name=name,
-        objective="nothing:objective",
-        trials=trials,
-        space=dict.fromkeys(PARAMETERS, dimension),
-        sampler={"type": "random", "seed": 1},
-        **fields,
+    spec = StudySpec.model_validate(
+        {
+            "name": name,
+            "objective": "nothing:objective",
+            "trials": trials,
+            "space": dict.fromkeys(PARAMETERS, dimension),
+            "sampler": {"type": "random", "seed": 1},
+            **fields,
+        }
     )
     with redis.Redis.from_url(str(settings.redis_url), decode_responses=True) as client:
         Studies(client).submit(spec)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Final
@@ -137,11 +138,12 @@ def measure_many(server: EmbeddedRedis, holders: int, seconds: float) -> dict[st
     ready.wait(60.0)
     client, leases = open_leases(server.url, "claimed")
     process = psutil.Process(server.pid)
-    before, start, claims = process.cpu_times(), time.monotonic(), []
+    claims: list[float] = []
+    before, start = process.cpu_times(), time.monotonic()
     while time.monotonic() - start < seconds:
         number = len(claims)
         leases.enqueue(number, {"learning_rate": 1e-3})
-        claims.append(timed_ms(lambda number=number: claim(leases, number)))
+        claims.append(timed_ms(partial(claim, leases, number)))
         time.sleep(CLAIM_EVERY_SECONDS)
     elapsed, after = time.monotonic() - start, process.cpu_times()
     done.set()

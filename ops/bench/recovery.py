@@ -79,7 +79,9 @@ class Stand:
 
     def await_event(self, name: str, study: str, after: float) -> float:
         """When the first event after some moment was logged."""
-        return until(lambda: next((at for at in self.events(name, study) if at > after), 0.0), name)
+        return float(
+            until(lambda: next((at for at in self.events(name, study) if at > after), 0.0), name)
+        )
 
     def await_next_attempt(self, study: str, killed_at: float) -> dict[str, float]:
         """Seconds from a death to the claim, and to the first step."""

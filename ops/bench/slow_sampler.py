@@ -124,13 +124,15 @@ def timed_gp() -> list[float]:
         finally:
             seconds.append(time.perf_counter() - start)
 
-    AsideSampler.sample_relative = timed  # type: ignore[method-assign]
+    AsideSampler.sample_relative = timed  # type: ignore[method-assign, assignment]
     return seconds
 
 
 def submit(settings: Settings, name: str, sampler: dict[str, Any]) -> None:
     """Hand a study in; nothing of it is checked."""
-    spec = StudySpec(name=name, objective="nothing:objective", trials=10**6, sampler=sampler)
+    spec = StudySpec.model_validate(
+        {"name": name, "objective": "nothing:objective", "trials": 10**6, "sampler": sampler}
+    )
     with redis.Redis.from_url(str(settings.redis_url), decode_responses=True) as client:
         Studies(client).submit(spec)
 

@@ -70,6 +70,7 @@ def run_fleet(folder: Path, seconds: float) -> dict[str, Any]:
         wall = time.monotonic() - start
         used = {name: cpu(each) - before[name] for name, each in processes.items()}
         end = handle.status()
+        assert begin.as_of is not None and end.as_of is not None  # noqa: S101, PT018 - it is driven
         done = end.num_ended - begin.num_ended
         return {
             "trials_per_second": round(done / (end.as_of - begin.as_of), 1),
