@@ -15,6 +15,7 @@ from waiting import wait_until
 
 from workers.containers import Container
 from workers.coordination.clock import lease_clock
+from workers.disk.checkpoint_content import load_state
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox
 from workers.managers import MANAGERS, DataManager, DirectoryManager, ModelManager
@@ -63,14 +64,13 @@ def test_a_checkpoint_is_taken_as_often_as_asked_and_a_damaged_one_is_not_used(
     with pytest.raises(LeaseLost):
         run(container, StepTrial(trial, 8, place.held.lose))
     ref = place.leases.record(0).checkpoint
-    checkpoints = CheckpointStore(container.get(DirectoryManager).checkpoints)
     assert ref.step == 8
-    assert checkpoints.load(ref)["step"] == 8
+    assert load_state(ref)["step"] == 8
     folders = sorted(container.get(DirectoryManager).checkpoints.glob("s/0/*/*"))
     assert [folder.name for folder in folders] == ["step-000000007", "step-000000008"]
     state = folders[-1] / "state.pt"
     state.write_bytes(state.read_bytes()[:-10])
-    assert checkpoints.load(ref) is None
+    assert load_state(ref) is None
 
 
 def test_the_model_is_left_by_trials_that_beat_the_study(desk, container, texts):

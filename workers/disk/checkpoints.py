@@ -3,60 +3,40 @@
 Layout: `<root>/<study>/<number>/<token>/step-<step>/`, with `manifest.json`, what the trial's
 attributes were at that step if it had some (`attributes.json`), and either `state.pt` or, of a
 trainer that writes files of its own, `files/`. It is written under another name, flushed to disk,
-then renamed. torch is imported by whoever saves or loads a state.
+then renamed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final
 
 from workers.coordination.leases import CheckpointRef
 from workers.disk import durable
-from workers.disk.manifests import MANIFEST, read_manifests
-from workers.disk.object_store import ObjectStore, StoreAwayError
-from workers.disk.state_reading import unpack
-from workers.disk.store_layout import (
-    KEPT,
-    checkpoint_folder,
-    checkpoint_key,
-    checkpoints_of,
-    last_before,
-    place_of,
-    place_of_key,
+from workers.disk.checkpoint_content import (
+    Kept,
+    load_files,
+    load_state,
+    with_attributes,
+    write_attributes,
+    write_files,
+    write_state,
 )
+from workers.disk.checkpoint_search import CheckpointSearch, StoredTrial
+from workers.disk.manifests import MANIFEST, read_manifests
+from workers.disk.object_store import ObjectStore
+from workers.disk.store_layout import KEPT, checkpoint_folder, last_before, place_of
 from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
-from workers.protocol.errors import TransientError
-from workers.protocol.memory_errors import is_of_memory
-from workers.protocol.plain import describe_error
 
 log = get_logger(__name__)
 
-T = TypeVar("T")
-
-_STATE: Final = "state.pt"
-
-_FILES: Final = "files"
-
-_ATTRIBUTES: Final = "attributes.json"
 #: Between two looks at whether the store has something.
 _LOOK_SECONDS: Final = 0.1
-
-
-class Kept(NamedTuple, Generic[T]):
-    """What a checkpoint holds."""
-
-    content: T
-    attributes: dict[str, Any]
-    """Of its trial, at its step; empty where there were none."""
-    step: int
 
 
 class CheckpointStore:
@@ -73,7 +53,7 @@ class CheckpointStore:
     ) -> None:
         self._root = root
         self._uploads = uploads
-        self._store = store
+        self._search = CheckpointSearch(root, store)
 
     def save(
         self,
@@ -102,7 +82,7 @@ class CheckpointStore:
             number,
             token,
             step,
-            lambda draft: _write_state(draft / _STATE, packed),
+            lambda draft: write_state(draft, packed),
             attributes,
         )
 
@@ -133,16 +113,14 @@ class CheckpointStore:
         Raises:
             OSError: One is not there, or the disk takes no more; what was there before still is.
         """
-
-        def fill(draft: Path) -> str:
-            (draft / _FILES).mkdir()
-            for path in paths:
-                durable.link_tree(path, draft / _FILES / path.name)
-            for path in changing:
-                durable.copy_tree(path, draft / _FILES / path.name)
-            return _tree_sha256(draft / _FILES)
-
-        return self._publish(study, number, token, step, fill, attributes)
+        return self._publish(
+            study,
+            number,
+            token,
+            step,
+            lambda draft: write_files(draft, paths, changing),
+            attributes,
+        )
 
     def _publish(
         self,
@@ -179,7 +157,7 @@ class CheckpointStore:
             draft.mkdir()
             sha256 = write(draft)
             if attributes:
-                (draft / _ATTRIBUTES).write_text(json.dumps(attributes))
+                write_attributes(draft, attributes)
             (draft / MANIFEST).write_text(json.dumps({"step": step, "sha256": sha256}))
 
         durable.make_whole(final, fill)
@@ -228,30 +206,6 @@ class CheckpointStore:
                 return
             time.sleep(_LOOK_SECONDS)
 
-    def load(self, ref: CheckpointRef) -> dict[str, Any] | None:
-        """The state of a checkpoint, on the CPU; None if it is missing, damaged or unreadable.
-
-        Raises:
-            MemoryError, RuntimeError, OSError: There is no memory for it now, which says nothing
-                of the checkpoint.
-        """
-        path = Path(ref.uri) / _STATE
-        if not _is_sound(ref, lambda: _sha256(path)):
-            return None
-        try:
-            state: dict[str, Any] = _read(path)
-        except Exception as error:  # torch, and what a file holds, may raise anything
-            if is_of_memory(error):
-                raise
-            log.warning("checkpoint_unreadable", uri=ref.uri, error=describe_error(error, 500))
-            return None
-        return state
-
-    def load_files(self, ref: CheckpointRef) -> Path | None:
-        """The folder with a checkpoint's files, to be read only; None if one is not as it was."""
-        folder = Path(ref.uri) / _FILES
-        return folder if _is_sound(ref, lambda: _tree_sha256(folder)) else None
-
     def load_last(
         self, study: str, generation: str | None, number: int, ref: CheckpointRef
     ) -> Kept[dict[str, Any]] | None:
@@ -260,8 +214,10 @@ class CheckpointStore:
         Raises:
             TransientError: The store has one, maybe, and does not answer.
         """
-        trial = _Trial(study, generation, number)
-        return self._last(trial, ref, lambda found: _kept(found, self.load(found)))
+        trial = StoredTrial(study, generation, number)
+        return self._search.last(
+            trial, ref, lambda found: with_attributes(found, load_state(found))
+        )
 
     def load_last_files(
         self, study: str, generation: str | None, number: int, ref: CheckpointRef
@@ -271,66 +227,10 @@ class CheckpointStore:
         Raises:
             TransientError: The store has one, maybe, and does not answer.
         """
-        trial = _Trial(study, generation, number)
-        return self._last(trial, ref, lambda found: _kept(found, self.load_files(found)))
-
-    def _last(
-        self, trial: _Trial, ref: CheckpointRef, load: Callable[[CheckpointRef], T | None]
-    ) -> T | None:
-        found = load(self._brought_here(trial, ref))
-        if found is not None:
-            return found
-        for other in self._before(trial, ref):
-            if (found := load(other)) is not None:
-                log.warning("checkpoint_before_used", step=other.step, uri=other.uri)
-                return found
-        return None
-
-    def _brought_here(self, trial: _Trial, ref: CheckpointRef) -> CheckpointRef:
-        """A checkpoint where it lies in this home, fetched from the store if it is another's."""
-        if self._store is None or Path(ref.uri).exists():
-            return ref
-        step, token = place_of(ref)
-        own = checkpoint_folder(self._root, trial.study, trial.number, token, step)
-        if not own.exists():
-            self._fetch(trial, token, step)
-        return ref._replace(uri=str(own))
-
-    def _before(self, trial: _Trial, ref: CheckpointRef) -> Iterator[CheckpointRef]:
-        """The checkpoints before one, the furthest first: those here, then those in the store.
-
-        A store that is away is no reason to leave what lies here; what is further there was not
-        good here, or is of the attempt whose checkpoint was lost, and is at most one save ahead.
-        """
-        here = {
-            place_of(other): other
-            for other in read_manifests(self._root / trial.study / str(trial.number))
-        }
-        for place in self._places_before(here, ref):
-            yield here[place]
-        if self._store is None:
-            return
-        with _away_for_now():
-            known = set(map(place_of_key, self._store.keys(checkpoints_of(*trial))))
-        for step, token in self._places_before(known - set(here), ref):
-            self._fetch(trial, token, step)
-            own = checkpoint_folder(self._root, trial.study, trial.number, token, step)
-            yield from (found for found in read_manifests(own.parents[1]) if found.uri == str(own))
-
-    def _places_before(
-        self, places: Iterable[tuple[int, int]], ref: CheckpointRef
-    ) -> list[tuple[int, int]]:
-        last = place_of(ref)
-        return sorted(each for each in places if each[0] <= ref.step and each != last)[::-1]
-
-    def _fetch(self, trial: _Trial, token: int, step: int) -> None:
-        if self._store is None:
-            return
-        key = checkpoint_key(*trial, token, step)
-        own = checkpoint_folder(self._root, trial.study, trial.number, token, step)
-        with _away_for_now():
-            is_there = self._store.get(key, own)
-        log.info("checkpoint_fetched" if is_there else "checkpoint_not_in_store", key=key)
+        trial = StoredTrial(study, generation, number)
+        return self._search.last(
+            trial, ref, lambda found: with_attributes(found, load_files(found))
+        )
 
     def remove(self, study: str, generation: str | None, number: int) -> None:
         """Drop all checkpoints of a trial that has ended."""
@@ -339,124 +239,6 @@ class CheckpointStore:
         shutil.rmtree(self._root / study / str(number), ignore_errors=True)
 
 
-class _Trial(NamedTuple):
-    """Whose checkpoints are meant, in the store."""
-
-    study: str
-    generation: str | None
-    number: int
-
-
-@contextmanager
-def _away_for_now() -> Iterator[None]:
-    """Have a trial whose checkpoint the store may have given back, uncounted, while it is away."""
-    try:
-        yield
-    except StoreAwayError as error:
-        raise TransientError(f"the trial's checkpoint is in the store: {error}") from error
-
-
 def _token_of(ref: CheckpointRef) -> int:
     """The attempt that saved a checkpoint; by the layout of the files."""
     return place_of(ref)[1]
-
-
-def _kept(ref: CheckpointRef, content: T | None) -> Kept[T] | None:
-    """What a checkpoint holds, with the attributes that lie beside it; None without a content."""
-    if content is None:
-        return None
-    try:
-        attributes = json.loads((Path(ref.uri) / _ATTRIBUTES).read_text())
-    except FileNotFoundError:
-        attributes = {}
-    except (OSError, ValueError) as error:
-        log.warning("attributes_unreadable", uri=ref.uri, error=describe_error(error, 500))
-        attributes = {}
-    return Kept(content, attributes if isinstance(attributes, dict) else {}, ref.step)
-
-
-def _read(path: Path) -> Any:
-    import torch
-
-    # weights_only: a checkpoint is data, never code
-    with torch.device("cpu"):  # sparse tensors would be made on the default device
-        return unpack(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _write_state(path: Path, packed: Any) -> str:
-    """Write a state; the sum over the file, taken as it is written."""
-    import torch
-
-    # a file of our own: given a path, torch turns a full disk into a RuntimeError
-    with path.open("wb") as file:
-        summed = _Summed(file)
-        try:
-            torch.save(packed, cast("IO[bytes]", summed))
-        except RuntimeError:
-            # torch's writer closes its archive on the way out, and what that raises hides the disk
-            if summed.error is not None:
-                raise summed.error from None
-            raise
-        return summed.sha256
-
-
-class _Summed:
-    """A file that is written from beginning to end, and summed on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._sum = hashlib.sha256()
-        #: why the disk took no more
-        self.error: OSError | None = None
-
-    @property
-    def sha256(self) -> str:
-        return self._sum.hexdigest()
-
-    def write(self, content: bytes | memoryview) -> int:
-        self._sum.update(content)
-        with self._noted():
-            return self._file.write(content)
-
-    def flush(self) -> None:
-        with self._noted():
-            self._file.flush()
-
-    @contextmanager
-    def _noted(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-
-def _is_sound(ref: CheckpointRef, measure: Callable[[], str]) -> bool:
-    """Whether what a checkpoint holds is what was saved; where not, it is said."""
-    try:
-        found = measure()
-    except OSError as error:
-        if is_of_memory(error):
-            raise
-        log.warning("checkpoint_unreadable", uri=ref.uri, error=str(error))
-        return False
-    if found != ref.sha256:
-        log.warning("checkpoint_corrupt", uri=ref.uri, expected=ref.sha256, found=found)
-    return found == ref.sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _tree_sha256(folder: Path) -> str:
-    """The sum over the names and the sums of all files in a folder.
-
-    Raises:
-        OSError: There is no such folder, or one cannot be read.
-    """
-    folder.stat()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(folder).as_posix()}\0{_sha256(path)}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workers.coordination.leases import CheckpointRef
-from workers.disk.checkpoints import CheckpointStore, Kept
+from workers.disk.checkpoint_content import Kept
+from workers.disk.checkpoints import CheckpointStore
 from workers.disk.snapshots import HostMemory
 from workers.disk.state_packing import pack
 from workers.logs import get_logger

@@ -17,7 +17,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
 
 from workers.coordination.studies import Studies
-from workers.disk.checkpoints import CheckpointStore, Kept
+from workers.disk.checkpoint_content import Kept
+from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
 from workers.managers import WandbManager
 from workers.protocol.choices import Choices
