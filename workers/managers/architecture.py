@@ -1,4 +1,4 @@
-"""From a study's fields to the configuration of a sequence classifier of `transformers`.
+"""From a study's fields to the configuration of a model of `transformers` with a head.
 
 Fields are taken by the configuration's constructor, so that what it derives from them follows.
 
@@ -9,11 +9,12 @@ the architecture knows, and none that it does not know.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import transformers
 
+from workers.managers.head import Head, HeadKind
 from workers.managers.proportions import TOKENS, default_of, of_texts, proportions
 from workers.managers.text_format import TextFormat
 from workers.protocol.errors import UnfitModelError, nearest
@@ -47,7 +48,7 @@ def from_nothing(
     architecture: str,
     given: Mapping[str, Any],
     texts: TextFormat,
-    labels: Sequence[str],
+    head: Head,
     dropout: float | None = None,
 ) -> Any:
     """The configuration of an architecture, for a model whose weights are drawn.
@@ -56,18 +57,18 @@ def from_nothing(
         architecture: A model type of `transformers`.
         given: Fields, by the names of the architecture or the common ones (`hidden_size`).
         texts: The vocabulary gets as many entries, and there are as many positions.
-        labels: The classes, in the order of their numbers.
+        head: What the model has on top.
         dropout: Sets every dropout probability that is not among the fields.
 
     Raises:
         UnfitModelError: There is no such architecture, or it cannot be so.
     """
-    cls = _class_of(architecture)
+    cls = _class_of(architecture, head.kind)
     label = f"model.architecture = {architecture!r}"
     fields = _completed(cls, _named(cls, given), texts)
     if dropout is not None:
         fields = {**dict.fromkeys(_dropouts(default_of(cls)), dropout), **fields}
-    config = _constructed(cls, {**fields, **_of_labels(labels)}, given, label)
+    config = _constructed(cls, {**fields, **head.fields}, given, label)
     _check_tokens(config, texts)
     vocab_size = getattr(config, "vocab_size", texts.vocab_size)
     if vocab_size < texts.vocab_size:
@@ -82,7 +83,7 @@ def of_pretrained(
     config: Any,
     given: Mapping[str, Any],
     texts: TextFormat,
-    labels: Sequence[str],
+    head: Head,
     dropout: float | None = None,
 ) -> Any:
     """A pretrained model's configuration with some fields set anew.
@@ -99,7 +100,7 @@ def of_pretrained(
     if dropout is not None:
         fields = {**dict.fromkeys(_dropouts(config), dropout), **fields}
     before = {name: value for name, value in config.to_dict().items() if name != "model_type"}
-    fields = {**before, **fields, **_of_labels(labels)}
+    fields = {**before, **fields, **head.fields}
     configured = _constructed(cls, fields, given, f"model.id = {config.name_or_path!r}")
     _check_tokens(configured, texts)
     return configured
@@ -122,7 +123,7 @@ def unfit(label: str, config: Any, given: Mapping[str, Any], error: BaseExceptio
     )
 
 
-def _class_of(architecture: str) -> Any:
+def _class_of(architecture: str, kind: HeadKind) -> Any:
     known = [str(name) for name in transformers.CONFIG_MAPPING]
     if architecture not in known:
         raise UnfitModelError(
@@ -130,10 +131,10 @@ def _class_of(architecture: str) -> Any:
             f" {transformers.__version__}{nearest(architecture, known)}"
         )
     cls = transformers.CONFIG_MAPPING[architecture]
-    if cls not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    if cls not in kind.mapping:
         raise UnfitModelError(
-            f"model.architecture = {architecture!r} has no sequence classifier in transformers;"
-            " take one such as bert, distilbert, roberta or modernbert"
+            f"model.architecture = {architecture!r} has no {kind.name} in transformers;"
+            f" take one such as {kind.examples}"
         )
     text_part = getattr(default_of(cls), "text_config", None)
     if text_part is not None:
@@ -177,13 +178,6 @@ def _completed(cls: Any, given: Mapping[str, Any], texts: TextFormat) -> dict[st
     fields = {**given, **parts}
     fields = {**of_texts(cls, texts, fields), **fields}
     return {**proportions(cls, fields), **fields}
-
-
-def _of_labels(labels: Sequence[str]) -> dict[str, Any]:
-    return {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: number for number, label in enumerate(labels)},
-    }
 
 
 def _check_tokens(config: Any, texts: TextFormat) -> None:

@@ -16,9 +16,10 @@ import transformers
 
 from workers.disk import durable
 from workers.logs import get_logger
-from workers.managers import heads, model_fit, weights
+from workers.managers import model_fit, pretrained_head, weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
+from workers.managers.head import SEQUENCE_CLASSIFIER, Head, HeadKind
 from workers.managers.hub import HubManager
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
@@ -53,7 +54,7 @@ class ModelManager(BaseProcessManager):
         #: the models whose ids a tokenizer was found to have
         self._suited: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
         #: the shapes of models that have taken a text here
-        self._tried: set[tuple[str, TextFormat]] = set()
+        self._tried: set[tuple[str, HeadKind, TextFormat]] = set()
 
     def open(self) -> None:
         """Keep the library from drawing progress bars into the worker's log."""
@@ -115,15 +116,9 @@ class ModelManager(BaseProcessManager):
         else:
             special = () if pad_token_id is None else (("pad_token_id", pad_token_id),)
             texts = TextFormat(vocab_size, max_length, special)
-        names = list(labels) or [f"LABEL_{number}" for number in range(num_labels)]
-        checkpoint = None if config.pinned_id is None else self._checkpoint(config.pinned_id)
-        saved = None if checkpoint is None else checkpoint.config
-        if checkpoint is not None and labels:
-            checkpoint = heads.for_classes(checkpoint, labels)
-        built = model_fit.configuration(config, texts, names, dropout, saved)
-        built.problem_type = problem_type
-        made = self._build(config, built, texts, checkpoint)
-        return made.to(self._cuda.device).train()
+        unnamed = tuple(f"LABEL_{number}" for number in range(num_labels))
+        head = Head(SEQUENCE_CLASSIFIER, tuple(labels) or unnamed, problem_type)
+        return self._fresh(config, head, texts, dropout, is_matched_by_name=bool(labels))
 
     def save(self, model: Any, folder: Path) -> None:
         """Save a model so that `load` or `from_pretrained` reads it; whole or not at all.
@@ -142,20 +137,42 @@ class ModelManager(BaseProcessManager):
         checkpoint = weights.read(name, self._files(name))
         return weights.build(checkpoint.config, checkpoint).to(self._cuda.device)
 
+    def _fresh(
+        self,
+        section: ModelConfig,
+        head: Head,
+        texts: TextFormat,
+        dropout: float | None,
+        *,
+        is_matched_by_name: bool,
+    ) -> Any:
+        """A study's model, in training mode, on the device."""
+        checkpoint = None
+        if section.pinned_id is not None:
+            checkpoint = self._checkpoint(section.pinned_id, head.kind)
+        saved = None if checkpoint is None else checkpoint.config
+        if checkpoint is not None and is_matched_by_name:
+            checkpoint = pretrained_head.for_classes(checkpoint, head.labels)
+        config = model_fit.configuration(section, texts, head, dropout, saved)
+        config.problem_type = head.problem_type
+        model = self._build(section, config, head, texts, checkpoint)
+        return model.to(self._cuda.device).train()
+
     def _build(
         self,
         section: ModelConfig,
         config: Any,
+        head: Head,
         texts: TextFormat,
         checkpoint: weights.Checkpoint | None,
     ) -> Any:
         """A model on the CPU that takes the texts; one of a new shape is tried on some."""
         try:
-            model = weights.build(config, checkpoint)
+            model = weights.build(config, checkpoint, head.kind)
         except (ValueError, TypeError, RuntimeError) as error:
             raise model_fit.unfit(section, config, error) from error
         _grow(model, texts)
-        shape = (section.model_dump_json(), texts)
+        shape = (section.model_dump_json(), head.kind, texts)
         if texts.example and shape not in self._tried:
             try:
                 model_fit.try_text(model, texts, _TRIED_TOKENS)
@@ -186,8 +203,8 @@ class ModelManager(BaseProcessManager):
             known[max_length] = TextFormat.of(tokenizer, max_length)
         return known[max_length]
 
-    def _checkpoint(self, id_or_path: str) -> weights.Checkpoint:
-        return self._checkpoints.get(id_or_path, self._files(id_or_path))
+    def _checkpoint(self, id_or_path: str, kind: HeadKind) -> weights.Checkpoint:
+        return self._checkpoints.get(id_or_path, self._files(id_or_path), kind)
 
     def _files(self, id_or_path: str) -> str:
         """The path of a model's files."""

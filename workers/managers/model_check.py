@@ -20,6 +20,7 @@ import transformers
 from transformers import AutoConfig
 
 from workers.managers import model_fit, trainable, weights
+from workers.managers.head import HEAD_KINDS, Head
 from workers.managers.hub import HubManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import read, refuse_foreign, train_on
@@ -66,14 +67,15 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
     texts = _texts(config, config.tokenizer.pinned_id, hub)
     if texts is None:
         return
-    built = model_fit.configuration(config.model, texts, _labels(config), config.dropout)
-    empty = model_fit.without_memory(built)
+    head = _head(config)
+    built = model_fit.configuration(config.model, texts, head, config.dropout)
+    empty = model_fit.without_memory(built, head.kind)
     trainable.prepare(empty, config)
     num_weights = sum(weight.numel() for weight in empty.parameters())
     if num_weights > _MOST_TRIED:
         return
     try:
-        model = weights.build(built)
+        model = weights.build(built, kind=head.kind)
         model_fit.try_text(model, texts, min(texts.max_length, _LONGEST))
         if num_weights <= _MOST_TRAINED:
             _learn(model, texts)
@@ -99,18 +101,19 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InvalidInputError(f"model.id = {name!r} does not load ({first})") from error
         return
-    if type(saved) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    head = _head(config)
+    if type(saved) not in head.kind.mapping:
         raise InvalidInputError(
-            f"model.id = {name!r} is a {saved.model_type}, which has no sequence classifier in"
-            " transformers; take one such as bert, distilbert, roberta or modernbert"
+            f"model.id = {name!r} is a {saved.model_type}, which has no {head.kind.name} in"
+            f" transformers; take one such as {head.kind.examples}"
         )
     texts = _texts(config, config.tokenizer.pinned_id or config.model.pinned_id, hub)
     if texts is None:
         return
-    built = model_fit.configuration(config.model, texts, _labels(config), config.dropout, saved)
+    built = model_fit.configuration(config.model, texts, head, config.dropout, saved)
     try:
         as_saved = _with_labels(saved, built.num_labels)
-        shapes = [model_fit.shapes_of(each) for each in (built, as_saved)]
+        shapes = [model_fit.shapes_of(each, head.kind) for each in (built, as_saved)]
     except Exception as error:
         raise model_fit.unfit(config.model, built, error) from error
     changed = sorted(name for name, shape in shapes[0].items() if shapes[1].get(name) != shape)
@@ -119,11 +122,12 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
             f"model.id = {name!r}: its weights do not fit the fields set for it ({changed[0]} has"
             " another shape); leave out those that change a shape or add layers"
         )
-    trainable.prepare(model_fit.without_memory(built), config)
+    trainable.prepare(model_fit.without_memory(built, head.kind), config)
 
 
-def _labels(config: FinetuneConfig) -> tuple[str, ...]:
-    return _OUTPUT if TASKS[config.task].labels == "number" else _LABELS
+def _head(config: FinetuneConfig) -> Head:
+    traits = TASKS[config.task]
+    return Head(HEAD_KINDS[traits.head], _OUTPUT if traits.labels == "number" else _LABELS)
 
 
 def _with_labels(saved: Any, count: int) -> Any:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from workers.logs import get_logger
 from workers.managers import architecture
+from workers.managers.head import SEQUENCE_CLASSIFIER, Head, HeadKind
 from workers.managers.proportions import positions_field
 from workers.managers.text_format import TextFormat
 from workers.protocol.errors import UnfitModelError
@@ -40,7 +41,7 @@ _REMEMBERED: Final = 256
 def configuration(
     model: ModelConfig,
     texts: TextFormat,
-    labels: Sequence[str],
+    head: Head,
     dropout: float | None = None,
     saved: Any = None,
 ) -> Any:
@@ -49,7 +50,7 @@ def configuration(
     Args:
         model: The study's section.
         texts: What the texts ask for.
-        labels: The classes, in the order of their numbers.
+        head: What the model has on top.
         dropout: Sets every dropout probability that the study does not give by its name.
         saved: The configuration that a pretrained model was saved with.
 
@@ -60,11 +61,11 @@ def configuration(
     as_text = json.dumps(dict(given), sort_keys=True, default=str)
     if saved is None:
         name = str(model.architecture)
-        missing = _num_missing(name, as_text, texts)
+        missing = _num_missing(name, as_text, texts, head.kind)
         enlarged = dataclasses.replace(texts, max_length=texts.max_length + missing)
-        return architecture.from_nothing(name, given, enlarged, labels, dropout)
-    config = architecture.of_pretrained(saved, given, texts, labels, dropout)
-    _check_saved_positions(str(model.id), saved.to_json_string(), texts)
+        return architecture.from_nothing(name, given, enlarged, head, dropout)
+    config = architecture.of_pretrained(saved, given, texts, head, dropout)
+    _check_saved_positions(str(model.id), saved.to_json_string(), texts, head.kind)
     return config
 
 
@@ -112,15 +113,15 @@ def drawing_nothing() -> Iterator[None]:
         yield
 
 
-def without_memory(config: Any) -> Any:
-    """A classifier on torch's meta device: its shapes, and no weights."""
+def without_memory(config: Any, kind: HeadKind = SEQUENCE_CLASSIFIER) -> Any:
+    """A model on torch's meta device: its shapes, and no weights."""
     with drawing_nothing(), torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        return kind.auto.from_config(config, dtype=torch.float32)
 
 
-def shapes_of(config: Any) -> dict[str, torch.Size]:
-    """The shapes of a classifier's weights and buffers, by name."""
-    return {name: value.shape for name, value in without_memory(config).state_dict().items()}
+def shapes_of(config: Any, kind: HeadKind = SEQUENCE_CLASSIFIER) -> dict[str, torch.Size]:
+    """The shapes of a model's weights and buffers, by name."""
+    return {name: value.shape for name, value in without_memory(config, kind).state_dict().items()}
 
 
 def num_positions(model: Any) -> int | None:
@@ -152,16 +153,16 @@ def _num_rows(table: Any) -> int:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _num_missing(name: str, given: str, texts: TextFormat) -> int:
+def _num_missing(name: str, given: str, texts: TextFormat, kind: HeadKind) -> int:
     """By how many the positions fall short of the longest text, which an offset may cause.
 
     Raises:
         UnfitModelError: No such model can be, or the positions are the study's own.
     """
     fields: Mapping[str, Any] = json.loads(given)
-    config = architecture.from_nothing(name, fields, texts, ("a", "b"))
+    config = architecture.from_nothing(name, fields, texts, Head(kind, ("a", "b")))
     try:
-        positions = num_positions(without_memory(config))
+        positions = num_positions(without_memory(config, kind))
     except Exception as error:
         label = f"model.architecture = {name!r}"
         raise architecture.unfit(label, config, fields, error) from error
@@ -174,10 +175,10 @@ def _num_missing(name: str, given: str, texts: TextFormat) -> int:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _check_saved_positions(name: str, saved: str, texts: TextFormat) -> None:
+def _check_saved_positions(name: str, saved: str, texts: TextFormat, kind: HeadKind) -> None:
     fields = json.loads(saved)
     config = AutoConfig.for_model(**fields)
-    positions = num_positions(without_memory(config))
+    positions = num_positions(without_memory(config, kind))
     if positions is not None and positions < texts.max_length:
         raise _too_long(texts, f"model.id = {name!r}", positions)
     trained = getattr(config, "max_position_embeddings", None)

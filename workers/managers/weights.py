@@ -1,4 +1,4 @@
-"""A classifier's weights: what a checkpoint holds, in float32, and what is drawn beside it.
+"""A model's weights: what a checkpoint holds, in float32, and what is drawn beside it.
 
 Pretrained models are built without memory (on torch's meta device) and filled: with copies of what
 their checkpoint holds, and, for what it does not hold, as `transformers` draws their architecture.
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from workers.logs import get_logger
+from workers.managers.head import SEQUENCE_CLASSIFIER, HeadKind
 from workers.protocol.errors import InvalidInputError
 
 log = get_logger(__name__)
@@ -38,7 +38,7 @@ _QUOTED: Final = 3
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier as it was read from a hub id or a path."""
+    """A model as it was read from a hub id or a path."""
 
     name: str
     config: Any
@@ -47,6 +47,8 @@ class Checkpoint:
     """What was read, by name, in float32 on the CPU; not to be changed."""
     lacking: frozenset[str]
     """What its own configuration asks for and its files do not hold, such as a head."""
+    kind: HeadKind = SEQUENCE_CLASSIFIER
+    """The head that it was read with."""
 
     @property
     def num_bytes(self) -> int:
@@ -65,31 +67,35 @@ class KeptCheckpoints:
         self._limit = limit_bytes
         self._kept: OrderedDict[tuple[object, ...], Checkpoint] = OrderedDict()
 
-    def get(self, name: str, files: str | None = None) -> Checkpoint:
+    def get(
+        self, name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFIER
+    ) -> Checkpoint:
         """A checkpoint, read where it is not kept or its files were changed.
 
         Args:
             name: As the study names it.
             files: Where it lies, if the name is not the path.
+            kind: The head that it is read with.
 
         Raises:
             InvalidInputError: It does not load.
         """
         files = files or name
-        key = (name, files, *_state_of(Path(files)))
-        found = self._kept.pop(key, None) or read(name, files)
+        key = (name, files, kind, *_state_of(Path(files)))
+        found = self._kept.pop(key, None) or read(name, files, kind)
         self._kept[key] = found
         while sum(each.num_bytes for each in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)
         return found
 
 
-def read(name: str, files: str | None = None) -> Checkpoint:
+def read(name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFIER) -> Checkpoint:
     """Read a checkpoint in whatever dtype it was saved; torch's generator stays as it is.
 
     Args:
         name: As the study names it.
         files: Where it lies, if the name is not the path.
+        kind: The head that it is read with; one that the files do not hold is left out.
 
     Raises:
         InvalidInputError: There is none, or it holds no weights of the model that it names.
@@ -100,7 +106,7 @@ def read(name: str, files: str | None = None) -> Checkpoint:
         with torch.random.fork_rng(devices=[]), _without_report():
             config = AutoConfig.from_pretrained(files)
             _refuse_quantised(name, config)
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = kind.auto.from_pretrained(
                 files,
                 config=config,
                 dtype=torch.float32,
@@ -119,7 +125,7 @@ def read(name: str, files: str | None = None) -> Checkpoint:
             f"model.id = {name!r} holds no weights of a {model.config.model_type}, which its"
             " config.json names; give the path of a model that was saved whole"
         )
-    return Checkpoint(name, model.config, weights, frozenset(drawn))
+    return Checkpoint(name, model.config, weights, frozenset(drawn), kind)
 
 
 def refusal(name: str, error: Exception) -> InvalidInputError:
@@ -131,21 +137,24 @@ def refusal(name: str, error: Exception) -> InvalidInputError:
     )
 
 
-def build(config: Any, checkpoint: Checkpoint | None = None) -> Any:
-    """A classifier of its own memory, in float32 on the CPU, in evaluation mode.
+def build(
+    config: Any, checkpoint: Checkpoint | None = None, kind: HeadKind = SEQUENCE_CLASSIFIER
+) -> Any:
+    """A model of its own memory, in float32 on the CPU, in evaluation mode.
 
     Args:
-        config: A `transformers` configuration of an architecture with a sequence classifier.
+        config: A `transformers` configuration of an architecture with such a head.
         checkpoint: Where the weights are taken from; what it does not hold, such as a head for
             another number of classes, is drawn from torch's generator. Without one, all is.
+        kind: The head; a checkpoint is one that was read with it.
 
     Raises:
         InvalidInputError: The configuration asks for other weights than the checkpoint holds.
         ValueError, TypeError, RuntimeError: The configuration cannot be built.
     """
     if checkpoint is None:
-        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
-    cls = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        return kind.auto.from_config(config, dtype=torch.float32).eval()
+    cls = kind.mapping[type(config)]
     # copies: they become the model's own
     held = {name: value.clone() for name, value in checkpoint.weights.items()}
     before = torch.get_rng_state()
@@ -161,7 +170,7 @@ def build(config: Any, checkpoint: Checkpoint | None = None) -> Any:
     drawn = _drawn(info)
     _refuse_foreign(checkpoint, model, drawn)
     log.debug("weights_taken", model=checkpoint.name, drawn=sorted(drawn))
-    _fill_what_is_left(model, config, drawn, before)
+    _fill_what_is_left(model, config, drawn, before, kind)
     return model
 
 
@@ -212,7 +221,9 @@ def _marking_what_is_not_filled() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _fill_what_is_left(model: Any, config: Any, drawn: set[str], before: torch.Tensor) -> None:
+def _fill_what_is_left(
+    model: Any, config: Any, drawn: set[str], before: torch.Tensor, kind: HeadKind
+) -> None:
     """Take what the architecture's `_init_weights` passes over from its constructor.
 
     An openai-gpt of transformers 5 has such weights: they would be what happened to lie in memory.
@@ -227,7 +238,7 @@ def _fill_what_is_left(model: Any, config: Any, drawn: set[str], before: torch.T
         return
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(before)
-        whole = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        whole = kind.auto.from_config(config, dtype=torch.float32)
     for name in left:
         model.get_parameter_or_buffer(name).copy_(whole.get_parameter_or_buffer(name))
 

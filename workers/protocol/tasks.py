@@ -14,6 +14,9 @@ TaskName = Literal["text_classification", "regression", "multi_label"]
 #: What a row says of its text: one class, a number, or any number of classes.
 LabelKind = Literal["class", "number", "classes"]
 
+#: What a model has on top, as `managers/head.py` knows it.
+HeadName = Literal["sequence_classifier"]
+
 #: What a study is about that says nothing.
 DEFAULT_TASK: Final = "text_classification"
 
@@ -27,6 +30,8 @@ class TaskTraits:
     metrics: Mapping[str, Literal["maximize", "minimize"]]
     """What it measures after each evaluation, and which way is better; the first is the usual
     objective."""
+    head: HeadName = "sequence_classifier"
+    """What its model has on top."""
 
 
 TASKS: Final[Mapping[TaskName, TaskTraits]] = {

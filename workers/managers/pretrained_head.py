@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 
 from workers.logs import get_logger
+from workers.managers.head import SEQUENCE_CLASSIFIER, HeadKind
 from workers.managers.model_fit import shapes_of
 from workers.managers.weights import Checkpoint
 
@@ -32,7 +33,7 @@ def for_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> Checkpoint:
     Where the names fit, its rows are taken, in another order if need be; else they are left out,
     for a head that is drawn.
     """
-    per_class = weights_per_class(checkpoint.config) - checkpoint.lacking
+    per_class = weights_per_class(checkpoint.config, checkpoint.kind) - checkpoint.lacking
     if not per_class:
         log.debug("head_new", model=checkpoint.name, reason="it was saved without one")
         return checkpoint
@@ -77,12 +78,12 @@ def rows_of(names: Mapping[int, str], classes: Sequence[str]) -> list[int] | Non
     return None
 
 
-def weights_per_class(config: Any) -> frozenset[str]:
+def weights_per_class(config: Any, kind: HeadKind = SEQUENCE_CLASSIFIER) -> frozenset[str]:
     """The names of the weights that have a row for each class."""
     wider = copy.deepcopy(config)
     wider.num_labels = config.num_labels + 1
-    shapes = shapes_of(wider)
-    return frozenset(name for name, shape in shapes_of(config).items() if shape != shapes[name])
+    now, then = shapes_of(config, kind), shapes_of(wider, kind)
+    return frozenset(name for name, shape in now.items() if shape != then[name])
 
 
 def _exactly(name: object) -> str:

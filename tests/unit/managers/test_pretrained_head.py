@@ -5,7 +5,7 @@ import torch
 from structlog.testing import capture_logs
 
 from workers.managers import ModelManager
-from workers.managers.heads import rows_of, weights_per_class
+from workers.managers.pretrained_head import rows_of, weights_per_class
 from workers.protocol.finetune import ModelConfig
 
 HEADS = {
