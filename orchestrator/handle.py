@@ -31,8 +31,8 @@ from orchestrator.views.following import follow
 from orchestrator.views.obstacles import obstacles
 from orchestrator.views.other_code import other_code
 from workers.coordination.connection import connect
-from workers.coordination.leases import TrialRecord
 from workers.coordination.studies import Studies
+from workers.coordination.trial_record import TrialRecord
 from workers.disk.object_store import ObjectStore
 from workers.disk.results import result_directory
 from workers.disk.store_layout import results_of, token_of_result

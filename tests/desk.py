@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from workers.coordination.clock import lease_clock
+from workers.coordination.grants import Grant
 from workers.coordination.inbox import Inbox
-from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.object_store import ObjectStore

@@ -27,8 +27,9 @@ from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import EmbeddedRedis, LocalWorker, start_process, stop_process
 from orchestrator.submission.study import build_spec
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.leases import CheckpointRef, TrialLeases, TrialRecord
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.coordination.trial_record import CheckpointRef, TrialRecord
 from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegistry
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings

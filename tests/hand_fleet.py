@@ -11,7 +11,7 @@ from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus
 from orchestrator.submission.submit import submit
-from workers.coordination.leases import Grant
+from workers.coordination.grants import Grant
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.messages import Result

@@ -31,7 +31,7 @@ import torch
 
 from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination.clock import lease_clock
-from workers.coordination.leases import Grant
+from workers.coordination.grants import Grant
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.disk.checkpoints import CheckpointStore
 from workers.protocol.errors import DrainRequested

@@ -32,8 +32,9 @@ from orchestrator.local.servers import EmbeddedRedis
 from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
 from workers.coordination import keys, scripts
+from workers.coordination.grants import Grant
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.leases import Grant, TrialLeases
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import ensure_epoch
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState

@@ -34,7 +34,7 @@ from nothing import PARAMETERS
 from orchestrator.driving.service import Service
 from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination import keys
-from workers.coordination.leases import Grant
+from workers.coordination.grants import Grant
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.messages import Result, RunTrial

@@ -29,8 +29,9 @@ import psutil
 import redis
 
 from orchestrator.local.servers import EmbeddedRedis
+from workers.coordination.grants import Grant
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.leases import Grant, TrialLeases
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.processes.registry import ProcessRegistry
 from workers.protocol.messages import Result

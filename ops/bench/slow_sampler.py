@@ -33,7 +33,8 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from orchestrator.driving.aside_sampler import AsideSampler
 from orchestrator.driving.service import Service
 from orchestrator.local.servers import EmbeddedRedis
-from workers.coordination.leases import Grant, TrialLeases
+from workers.coordination.grants import Grant
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.messages import Result

@@ -25,7 +25,7 @@ from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.opening import refuses_value
 from orchestrator.submission.space import suggest
 from workers.coordination.inbox import Entry
-from workers.coordination.leases import TrialRecord
+from workers.coordination.trial_record import TrialRecord
 from workers.logs import get_logger
 from workers.protocol.errors import UnreadableEntryError
 from workers.protocol.messages import (

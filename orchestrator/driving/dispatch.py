@@ -17,7 +17,7 @@ from orchestrator.driving.reconcile import Instruction, reconcile
 from orchestrator.storage.attributes import WHOLE_ATTR
 from orchestrator.storage.tally import state_of
 from orchestrator.submission.space import suggest_all, values_of
-from workers.coordination.leases import TrialRecord
+from workers.coordination.trial_record import TrialRecord
 from workers.disk.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
 from workers.protocol.messages import Drawn

@@ -13,8 +13,8 @@ from waiting import wait_until
 
 from orchestrator.storage.opening import StudyStorage
 from workers.coordination import keys
+from workers.coordination.grants import Grant
 from workers.coordination.hints import Hints
-from workers.coordination.leases import Grant
 
 
 def enqueue(fleet, trials):

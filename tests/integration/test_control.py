@@ -10,7 +10,7 @@ from hand_fleet import Fleet, look_around, turn_until
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from workers.coordination.leases import Grant, Refusal
+from workers.coordination.grants import Grant, Refusal
 from workers.coordination.studies import Studies
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.messages import Result

@@ -24,8 +24,9 @@ from orchestrator.views.trial_life import life_of
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
 from workers.coordination.event_stream import MAX_NEWS, EventStream
-from workers.coordination.leases import CheckpointRef, TrialLeases
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.coordination.trial_record import CheckpointRef
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.events import Cause, EventKind, decode
 from workers.protocol.messages import Result

@@ -16,7 +16,7 @@ from orchestrator.storage.attributes import GENERATION_ATTR
 from orchestrator.storage.opening import StudyStorage, journal_path, open_reader, storage_url
 from orchestrator.storage.place import place_of
 from workers.coordination import keys
-from workers.coordination.leases import Grant
+from workers.coordination.grants import Grant
 from workers.coordination.studies import Studies
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.messages import Result

@@ -14,8 +14,9 @@ from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.attributes import RUNG_ATTR
 from workers.coordination import keys
-from workers.coordination.leases import CheckpointRef, Grant, Refusal
+from workers.coordination.grants import Grant, Refusal
 from workers.coordination.studies import Studies
+from workers.coordination.trial_record import CheckpointRef
 from workers.disk.manifests import MANIFEST, checkpoint_root
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.halving import RungSchedule

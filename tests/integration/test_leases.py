@@ -5,11 +5,13 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination import leases as leases_module
+from workers.coordination.grants import Grant, Refusal
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.inbox import Inbox
-from workers.coordination.leases import CheckpointRef, Grant, Refusal, TrialLeases
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.study_lead import StudyLead
+from workers.coordination.trial_record import CheckpointRef
 from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import StudyTakenOverError
 from workers.protocol.messages import Drawn, Result, Taken

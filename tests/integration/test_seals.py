@@ -19,8 +19,8 @@ from orchestrator.handle import StudyHandle
 from workers.containers import Container
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
+from workers.coordination.grants import Grant
 from workers.coordination.inbox import Inbox
-from workers.coordination.leases import Grant
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.managers import MANAGERS
 from workers.processes.registry import ProcessRecord, ProcessRegistry

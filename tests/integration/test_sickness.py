@@ -7,7 +7,7 @@ import pytest
 from orchestrator.views.other_code import is_without_its_code
 from workers.coordination import keys
 from workers.coordination.device_marks import DeviceMarks, Victim
-from workers.coordination.leases import Grant, Refusal
+from workers.coordination.grants import Grant, Refusal
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessEntry
 from workers.processes.slots import has_slot_beside, has_slot_elsewhere, num_slots, refusing_slots

@@ -20,7 +20,9 @@ import redis
 from trial_model import TERMINAL, Entry, Model, Trial
 
 from workers.coordination import keys, scripts
-from workers.coordination.leases import CheckpointRef, Grant, TrialLeases
+from workers.coordination.grants import Grant
+from workers.coordination.leases import TrialLeases
+from workers.coordination.trial_record import CheckpointRef
 from workers.protocol.events import Event, EventKind, decode, line_of
 from workers.protocol.messages import Pause, Result
 from workers.protocol.states import Charge, TrialState

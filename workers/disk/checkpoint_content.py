@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Generic, NamedTuple, TypeVar, cast
 
-from workers.coordination.leases import CheckpointRef
+from workers.coordination.trial_record import CheckpointRef
 from workers.disk import durable
 from workers.disk.state_reading import unpack
 from workers.logs import get_logger

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from workers.coordination.leases import CheckpointRef
+from workers.coordination.trial_record import CheckpointRef
 from workers.disk.manifests import read_manifests
 from workers.disk.object_store import ObjectStore, StoreAwayError
 from workers.disk.store_layout import (

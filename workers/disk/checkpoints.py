@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from workers.coordination.leases import CheckpointRef
+from workers.coordination.trial_record import CheckpointRef
 from workers.disk import durable
 from workers.disk.checkpoint_content import (
     Kept,

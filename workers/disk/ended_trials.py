@@ -15,8 +15,8 @@ from pathlib import Path
 import redis
 
 from workers.coordination.deletions import Deletions
-from workers.coordination.leases import TrialRecord
 from workers.coordination.studies import Studies
+from workers.coordination.trial_record import TrialRecord
 from workers.disk.kept_models import KeptModels
 from workers.disk.manifests import checkpoint_root, remove_checkpoints
 from workers.disk.results import Draft, drafts, earlier_drafts

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from workers.coordination.leases import CheckpointRef
+from workers.coordination.trial_record import CheckpointRef
 
 #: The file beside a checkpoint's state that names its step and its sum.
 MANIFEST: Final = "manifest.json"

@@ -22,8 +22,9 @@ import redis
 from pydantic import BaseModel, ConfigDict
 
 from workers.coordination.connection import GENERAL_ERRORS
+from workers.coordination.grants import Refusal
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.leases import Refusal, TrialLeases
+from workers.coordination.leases import TrialLeases
 from workers.coordination.setbacks import Setbacks
 from workers.disk import durable, results
 from workers.disk.uploads import Errand, Uploads

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from workers.coordination.leases import CheckpointRef
+from workers.coordination.trial_record import CheckpointRef
 
 T = TypeVar("T")
 

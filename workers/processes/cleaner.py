@@ -21,9 +21,9 @@ import redis
 from workers.coordination.connection import GENERAL_ERRORS, resolve_url
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.leases import TrialRecord
 from workers.coordination.setbacks import Setbacks
 from workers.coordination.studies import Studies
+from workers.coordination.trial_record import TrialRecord
 from workers.disk.ended_trials import EndedTrials
 from workers.disk.fleet_home import FleetHome
 from workers.disk.outbox import Outbox

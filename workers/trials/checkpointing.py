@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workers.coordination.leases import CheckpointRef
+from workers.coordination.trial_record import CheckpointRef
 from workers.disk.checkpoint_content import Kept
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.snapshots import HostMemory

@@ -15,7 +15,8 @@ from typing import Final, Self, TypeVar
 import redis
 
 from workers.coordination.clock import lease_clock
-from workers.coordination.leases import Grant, TrialLeases
+from workers.coordination.grants import Grant
+from workers.coordination.leases import TrialLeases
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled, TrialTimedOut
 from workers.protocol.states import Command

@@ -6,7 +6,7 @@ what the objective saves on the way.
 
 from __future__ import annotations
 
-from workers.coordination.leases import TrialRecord
+from workers.coordination.trial_record import TrialRecord
 from workers.protocol.errors import RungReached
 from workers.protocol.halving import RungSchedule
 from workers.protocol.messages import Pause, Result

@@ -23,8 +23,9 @@ import structlog
 
 from workers.containers import Container
 from workers.coordination.clock import lease_clock
+from workers.coordination.grants import Grant, Refusal
 from workers.coordination.hints import Hints
-from workers.coordination.leases import Grant, Refusal, TrialLeases
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.object_store import ObjectStore
