@@ -19,17 +19,16 @@ import torch
 from torch.utils.data import Dataset
 
 from workers.disk.cache_entry import Entry, Progress, unwatched
+from workers.managers.token_rows import Row, Rows, padded
 
 #: What is tokenised at once: enough to be quick, little enough to stay small in memory and to stop
 #: soon.
 _PORTION_TEXTS: Final = 8192
 _PORTION_CHARACTERS: Final = 2**22
 
-#: Token ids (int32), target and, of pairs, which text each id is of (int8).
-Row = tuple[npt.NDArray[np.int32], Any] | tuple[npt.NDArray[np.int32], Any, npt.NDArray[np.int8]]
 Batch = dict[str, torch.Tensor]
 
-#: Puts rows into one batch.
+#: Puts rows into one batch; those of a split come as `Rows`, at once.
 Collate = Callable[[Sequence[Row]], Batch]
 
 
@@ -115,6 +114,10 @@ class TokenizedTexts(Dataset[Row]):
         row = self._ids[start:end], self._labels[index]
         return row if self._types is None else (*row, self._types[start:end])
 
+    def __getitems__(self, indices: Sequence[int]) -> Rows:
+        """Some rows at once; a DataLoader asks for those of a batch so."""
+        return Rows.take(indices, self._offsets, self._ids, self._labels, self._types)
+
     def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
         # a loader process maps the same files; the tokens do not travel
         return type(self), (self._folder, self._name)
@@ -194,21 +197,13 @@ class PaddingCollator:
 
         Of pairs, `token_type_ids` too, int64 [batch, length].
         """
-        longest = max(len(row[0]) for row in rows)
-        longest = -(-longest // self._multiple) * self._multiple
-        input_ids = np.full((len(rows), longest), self._pad_id, dtype=np.int64)
-        mask = np.zeros((len(rows), longest), dtype=np.int64)
-        types = np.zeros((len(rows), longest), dtype=np.int64) if len(rows[0]) > 2 else None
-        for number, (ids, _, *own) in enumerate(rows):
-            input_ids[number, : len(ids)] = ids
-            mask[number, : len(ids)] = 1
-            if types is not None:
-                types[number, : len(ids)] = own[0]
+        taken = Rows.of(rows)
+        mask = taken.mask(-(-int(taken.lengths.max()) // self._multiple) * self._multiple)
         batch = {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(mask),
-            "labels": torch.from_numpy(np.array([row[1] for row in rows])),
+            "input_ids": torch.from_numpy(padded(taken.ids, mask, self._pad_id)),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            "labels": torch.from_numpy(taken.labels),
         }
-        if types is not None:
-            batch["token_type_ids"] = torch.from_numpy(types)
+        if taken.types is not None:
+            batch["token_type_ids"] = torch.from_numpy(padded(taken.types, mask, 0))
         return batch
