@@ -19,7 +19,6 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.disk.snapshots import HostMemory
 from workers.disk.state_packing import pack
 from workers.logs import get_logger
-from workers.protocol.errors import LeaseLost
 from workers.trials.held_lease import HeldLease
 
 log = get_logger(__name__)
@@ -198,8 +197,7 @@ class Checkpointing:
             lambda: lease.leases.checkpoint(lease.number, lease.token, ref, passed_over)
         )
         if status == "LOST":
-            lease.lose()
-            raise LeaseLost(f"trial {lease.number}: token {lease.token} is no longer valid")
+            lease.give_up()
         if status == "OK":
             self._last, self._passed_over = ref, ""
             # first: a process that dies in between has had it brought to the store

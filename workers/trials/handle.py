@@ -3,59 +3,35 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-from optuna import distributions
-from optuna._warnings import optuna_warn
-from optuna.distributions import BaseDistribution
-from optuna.trial import BaseTrial
+from typing import Any
 
 from workers.coordination.studies import Studies
-from workers.disk.checkpoint_content import Kept
 from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
 from workers.managers import WandbManager
-from workers.protocol.choices import Choices
 from workers.protocol.errors import (
-    LeaseLost,
     ObjectiveError,
-    TransientError,
     TrialInterrupt,
-    UnsealedError,
-    UnsuitableValueError,
 )
-from workers.protocol.messages import Drawn
-from workers.protocol.plain import as_finite, as_key, as_number, as_plain, as_step
+from workers.protocol.plain import as_number, as_step
 from workers.protocol.spec import StudySpec, merge_params
+from workers.trials.attributes import Attributes
 from workers.trials.checkpointing import Checkpointing
 from workers.trials.held_lease import HeldLease
 from workers.trials.next_rung import NextRung
+from workers.trials.parameters import ParametersOfTrial
 from workers.trials.preparation import Preparation
+from workers.trials.questions import Questions
 from workers.trials.study_view import StudyView
-from workers.trials.suggestions import Suggestions
 from workers.trials.training_loop import TrainingLoop
 
 log = get_logger(__name__)
 
-T = TypeVar("T")
 
-#: After which a suggestion is asked for again: the orchestrator may have been restarted.
-_ASK_AGAIN_SECONDS: Final = 5.0
-
-#: Bytes of JSON that a trial's user attributes may take together.
-MAX_ATTRS_BYTES: Final = 4 * 2**20
-
-#: How long one blocking read lasts, between looks at the lease.
-_READ_SECONDS: Final = 0.5
-
-
-class FleetTrial(BaseTrial):
+class FleetTrial(ParametersOfTrial):
     """One attempt at a trial.
 
     Reports, suggestions and verdicts travel through the study's inbox to the orchestrator, which
@@ -76,6 +52,8 @@ class FleetTrial(BaseTrial):
         wandb: WandbManager | None = None,
         num_slots: int = 1,
     ) -> None:
+        self._questions = Questions(lease)
+        super().__init__(lease, self._questions.ask)
         self.spec = spec
         self._storage_url = storage_url
         self._wandb = wandb
@@ -85,18 +63,12 @@ class FleetTrial(BaseTrial):
         self.seed = spec.trial_seed(lease.number)
         #: Where this attempt may leave files; kept if the attempt's result is accepted.
         self.result_directory = result_directory
-        self._lease = lease
         self._studies = studies
         self._checkpointing = Checkpointing(spec.name, lease, checkpoints, num_slots)
         self._verdict_seconds = verdict_seconds
         self._on_first_step: Callable[[], None] | None = on_first_step
         self._preparation = preparation or Preparation()
-        self._suggestions = Suggestions(lease, self._ask)
-        self._user_attrs: dict[str, Any] = {}
-        self._attr_sizes: dict[str, int] = {}
-        self._constraints: dict[str, float] = {}
-        #: those of the step that it goes on from
-        self._constraints_before: dict[str, float] = {}
+        self._attributes = Attributes()
         self._unjudged_step: int | None = None
         self._is_trained = False
         #: Reports that found the inbox full, since no orchestrator reads it.
@@ -118,13 +90,6 @@ class FleetTrial(BaseTrial):
         return StudyView(self.spec, self._studies, self._storage_url)
 
     @property
-    def relative_params(self) -> dict[str, Any]:
-        """The parameters that were drawn together, before the objective began."""
-        record = self._lease.grant.record
-        joint = {name: each.value for name, each in record.drawn.items() if each.is_joint}
-        return {**joint, **record.params}
-
-    @property
     def number(self) -> int:
         """The trial's number in its study, from 0."""
         return self._lease.number
@@ -135,24 +100,9 @@ class FleetTrial(BaseTrial):
         return merge_params(self.spec.config, self._suggestions.stored)
 
     @property
-    def params(self) -> dict[str, Any]:
-        """The parameters known so far."""
-        return self._suggestions.values
-
-    @property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The distributions that this objective has asked for."""
-        return self._suggestions.distributions
-
-    @property
-    def untold_params(self) -> dict[str, Drawn]:
-        """What the objective asked for of what was drawn before, and was not told yet."""
-        return self._suggestions.untold
-
-    @property
     def user_attrs(self) -> dict[str, Any]:
         """What `set_user_attr` has set; stored with the trial's result."""
-        return dict(self._user_attrs)
+        return self._attributes.user_attrs
 
     @property
     def datetime_start(self) -> dt.datetime | None:
@@ -163,7 +113,7 @@ class FleetTrial(BaseTrial):
     @property
     def constraints(self) -> dict[str, float]:
         """What `set_constraint` has set."""
-        return {**self._constraints_before, **self._constraints}
+        return self._attributes.constraints
 
     def progress(self, step: int) -> None:
         """Say that training is about to make step `step`; call it before each.
@@ -201,56 +151,6 @@ class FleetTrial(BaseTrial):
         self._lease.note_sign_of_life()
         self._preparation.tell(what, done, total)
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """Suggest a real number in [low, high].
-
-        Raises:
-            UnsuitableValueError: A bound is no finite number.
-        """
-        low, high = _bounds(name, low, high)
-        distribution = distributions.FloatDistribution(low, high, bool(log), step)
-        return float(self._suggestions.suggest(name, distribution))
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        """Suggest an integer in [low, high].
-
-        Raises:
-            UnsuitableValueError: A bound is no finite number.
-        """
-        _bounds(name, low, high)
-        distribution = distributions.IntDistribution(low, high, bool(log), step)
-        return int(self._suggestions.suggest(name, distribution))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Suggest one of `choices`: the very object that was given.
-
-        Args:
-            name: The parameter.
-            choices: Text, numbers, booleans, None, and lists, tuples and mappings of them.
-
-        Raises:
-            UnsuitableValueError: A choice is none of these.
-        """
-        named = Choices.of(choices, name)
-        distribution = distributions.CategoricalDistribution(named.names)
-        return self._suggestions.suggest(name, distribution, named.value_of)
-
-    def suggest_uniform(self, name: str, low: float, high: float) -> float:
-        """Optuna's deprecated spelling of `suggest_float`."""
-        return self.suggest_float(name, low, high)
-
-    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
-        """Optuna's deprecated spelling of `suggest_float(..., log=True)`."""
-        return self.suggest_float(name, low, high, log=True)
-
-    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
-        """Optuna's deprecated spelling of `suggest_float(..., step=q)`."""
-        return self.suggest_float(name, low, high, step=q)
-
     def report(self, value: float, step: int) -> None:
         """Report an intermediate value, in any order of steps; the first one of a step counts.
 
@@ -274,7 +174,7 @@ class FleetTrial(BaseTrial):
         leases, token = self._lease.leases, self._lease.token
         status = self._lease.patiently(lambda: leases.report(self.number, token, whole, number))
         if status == "LOST":
-            self._give_up()
+            self._lease.give_up()
         if status == "FULL":
             self._leave_out(whole)
         if self.last_step is None or whole > self.last_step:
@@ -302,9 +202,8 @@ class FleetTrial(BaseTrial):
             self.next_rung.check()
         if not self.spec.pruner.prunes or self._unjudged_step is None:
             return False
-        request, self._unjudged_step = f"report:{self._unjudged_step}", None
-        verdict = self._await_reply(request, self._verdict_seconds)
-        return verdict is not None and bool(verdict["prune"])
+        step, self._unjudged_step = self._unjudged_step, None
+        return self._questions.verdict(step, self._verdict_seconds)
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Attach a fact to the trial; stored with its result, as plain JSON.
@@ -316,17 +215,7 @@ class FleetTrial(BaseTrial):
         Raises:
             UnsuitableValueError: The value has no plain form, or all of them are over 4 MiB.
         """
-        name = as_key(key)
-        plain = as_plain(value, f"user attribute {name!r}")
-        size = len(json.dumps({name: plain}, ensure_ascii=False).encode())
-        total = size + sum(other for known, other in self._attr_sizes.items() if known != name)
-        if total > MAX_ATTRS_BYTES:
-            raise UnsuitableValueError(
-                f"user attribute {name!r}: with it the trial's attributes take {total} bytes, and"
-                f" {MAX_ATTRS_BYTES} are the most; leave what is large in `trial.result_directory`"
-            )
-        self._attr_sizes[name] = size
-        self._user_attrs[name] = plain
+        self._attributes.set_user_attr(key, value)
 
     def set_constraint(self, key: str, value: float) -> None:
         """Set a constraint; above 0 it is violated.
@@ -334,12 +223,7 @@ class FleetTrial(BaseTrial):
         Raises:
             UnsuitableValueError: The value is no finite number.
         """
-        name = as_key(key)
-        number = as_finite(value, f"constraint {name!r}")
-        if name in self._constraints:
-            optuna_warn(f"constraint {name!r} is set already; {number} is ignored")
-        else:
-            self._constraints[name] = number
+        self._attributes.set_constraint(key, value)
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save what the next attempt needs to go on from `step`.
@@ -361,10 +245,10 @@ class FleetTrial(BaseTrial):
             DrainRequested: It is saved, and the trial has reached its rung; let this pass.
         """
         if self._lease.is_lost:
-            self._give_up()
+            self._lease.give_up()
         # nothing is trained any more while what an objective saves on its way out is written
         at_once = self._is_interrupted or self.next_rung.is_reached
-        attributes = self._attributes()
+        attributes = self._attributes.to_be_kept()
         is_saved = self._checkpointing.save(as_step(step), state, attributes, at_once=at_once)
         self._note_saved(is_saved)
 
@@ -388,25 +272,10 @@ class FleetTrial(BaseTrial):
         """
         linked, copied = _present(paths), _present(changing)
         if self._lease.is_lost:
-            self._give_up()
-        attributes = self._attributes()
+            self._lease.give_up()
+        attributes = self._attributes.to_be_kept()
         is_saved = self._checkpointing.save_files(as_step(step), linked, copied, attributes)
         self._note_saved(is_saved)
-
-    def _attributes(self) -> dict[str, Any]:
-        """What belongs to the step that is saved, and comes back with it."""
-        found = {"user_attrs": self.user_attrs, "constraints": self.constraints}
-        return {name: dict(each) for name, each in found.items() if each}
-
-    def _take_back(self, kept: Kept[T] | None) -> T | None:
-        """Have the attributes that this attempt has not set be the checkpoint's; what it holds."""
-        if kept is None:
-            return None
-        for name, value in kept.attributes.get("user_attrs", {}).items():
-            if name not in self._user_attrs:
-                self.set_user_attr(name, value)
-        self._constraints_before = dict(kept.attributes.get("constraints", {}))
-        return kept.content
 
     def _note_saved(self, is_saved: bool) -> None:  # noqa: FBT001 - of one meaning
         # one that was interrupted saves this on its way out
@@ -442,7 +311,7 @@ class FleetTrial(BaseTrial):
         those that this attempt has set by itself.
         """
         self._resumes = True
-        return self._take_back(self._checkpointing.load())
+        return self._attributes.take_back(self._checkpointing.load())
 
     def load_checkpoint_files(self) -> Path | None:
         """The folder with the files of the last accepted checkpoint of any attempt, or None.
@@ -452,7 +321,7 @@ class FleetTrial(BaseTrial):
         set by itself.
         """
         self._resumes = True
-        return self._take_back(self._checkpointing.load_files())
+        return self._attributes.take_back(self._checkpointing.load_files())
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Add points to the curves of the trial's W&B run, where it has one; never waits.
@@ -523,55 +392,6 @@ class FleetTrial(BaseTrial):
         if callback is not None:
             callback()
 
-    def _ask(self, name: str, distribution: BaseDistribution) -> Any:
-        text = distributions.distribution_to_json(distribution)
-        while True:
-            self._lease.check()
-            status, *rest = self._lease.patiently(
-                lambda: self._lease.leases.suggest(self.number, self._lease.token, name, text)
-            )
-            if status == "LOST":
-                self._give_up()
-            if status == "VALUE":
-                return self._answered(name, *rest)
-            reply = self._await_reply(f"suggest:{name}", _ASK_AGAIN_SECONDS)
-            if reply is not None and "error" in reply:
-                raise ObjectiveError(f"{name}: {reply['error']}")
-            if reply is not None:
-                return self._answered(name, json.dumps(reply["value"]), reply.get("seal"))
-
-    def _answered(self, name: str, value: str, seal: str | None) -> Any:
-        """A parameter that the orchestrator answered with, in JSON.
-
-        Raises:
-            TransientError: It is signed by no secret of this worker's.
-        """
-        try:
-            self._lease.leases.check_answer(self.number, name, value, seal)
-        except UnsealedError as error:
-            raise TransientError(str(error)) from error
-        return json.loads(value)
-
-    def _await_reply(self, request: str, timeout_seconds: float) -> dict[str, Any] | None:
-        deadline = time.monotonic() + timeout_seconds
-        while (left := deadline - time.monotonic()) > 0:
-            if self._lease.is_lost:
-                self._give_up()
-            wait_seconds = min(left, _READ_SECONDS)
-            reply = self._lease.patiently(
-                partial(
-                    self._lease.leases.await_reply, self.number, self._lease.token, wait_seconds
-                )
-            )
-            # answers to requests that were given up may still lie in the list
-            if reply is not None and reply["request"] == request:
-                return reply
-        return None
-
-    def _give_up(self) -> None:
-        self._lease.lose()
-        raise LeaseLost(f"trial {self.number}: token {self._lease.token} is no longer valid")
-
 
 def _present(paths: Iterable[str | Path]) -> list[Path]:
     """Where files and folders are, each under the name that it was given by.
@@ -583,10 +403,3 @@ def _present(paths: Iterable[str | Path]) -> list[Path]:
     for path in found:
         path.resolve(strict=True)
     return found
-
-
-def _bounds(name: str, low: Any, high: Any) -> tuple[float, float]:
-    """Both bounds of a range, which a sampler can draw from only if it is finite."""
-    bounds = as_finite(low, f"{name}: low"), as_finite(high, f"{name}: high")
-    as_finite(bounds[1] - bounds[0], f"{name}: high - low")
-    return bounds

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Self, TypeVar
+from typing import Final, NoReturn, Self, TypeVar
 
 import redis
 
@@ -210,6 +210,15 @@ class HeldLease:
     def lose(self) -> None:
         """Note that the server refused the token."""
         self._is_refused = True
+
+    def give_up(self) -> NoReturn:
+        """Note that the server refused the token, and end the objective.
+
+        Raises:
+            LeaseLost: Always.
+        """
+        self.lose()
+        raise LeaseLost(f"trial {self.number}: token {self.token} is no longer valid")
 
     def __enter__(self) -> Self:
         self._keeper.keep(self._rounds())
