@@ -21,6 +21,7 @@ from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
 from workers.coordination.connection import connect
 from workers.coordination.studies import WISHED, Studies
+from workers.protocol.durations import parse_duration
 from workers.protocol.errors import (
     InvalidInputError,
     RedisUnavailableError,
@@ -30,7 +31,7 @@ from workers.protocol.errors import (
 from workers.protocol.given import stored_params
 from workers.protocol.orders import Given, Order, Retry
 from workers.protocol.plain import describe_error
-from workers.protocol.spec import StudySpec, is_study_name, parse_duration
+from workers.protocol.spec import StudySpec, is_study_name
 from workers.protocol.states import Wish
 from workers.settings import Settings
 

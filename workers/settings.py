@@ -23,9 +23,9 @@ from pydantic import (
 )
 
 from workers.passwords import HIDDEN, hide, learn, learn_from
+from workers.protocol.durations import parse_duration
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.seals import MIN_CHARACTERS, Seal, secrets_in
-from workers.protocol.spec import parse_duration
 from workers.times import Times
 
 #: Of `FLEET_ACCEPT_CODE`: whatever the fleet's secret has signed.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from workers.protocol.spec import WandbSpec
+from workers.protocol.study_options import WandbSpec
 
 Mode: TypeAlias = Literal["online", "offline", "disabled"]
 

@@ -32,6 +32,7 @@ from orchestrator.views.json_output import JsonOption, print_json, print_json_li
 from orchestrator.views.trial_life import TrialLife, life_of, with_results
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
+from workers.protocol.durations import parse_duration
 from workers.protocol.errors import (
     FleetError,
     InvalidInputError,
@@ -40,7 +41,6 @@ from workers.protocol.errors import (
     nearest,
 )
 from workers.protocol.events import Event, EventKind
-from workers.protocol.spec import parse_duration
 from workers.settings import Settings
 
 events_app = typer.Typer()

@@ -32,7 +32,7 @@ from workers.coordination.inbox import Entry, Inbox
 from workers.coordination.studies import Submitted
 from workers.coordination.study_lead import StudyLead
 from workers.logs import get_logger
-from workers.protocol.spec import Dimension
+from workers.protocol.parameters import Dimension
 from workers.protocol.states import Wish
 from workers.protocol.wider_space import is_same_space
 from workers.settings import Settings

@@ -17,7 +17,8 @@ from orchestrator.driving.progress import Progress
 from orchestrator.storage.attributes import ENDED_BY_ATTR, FORGIVEN_ATTR
 from orchestrator.storage.tally import Tally
 from workers.coordination.leases import TrialLeases
-from workers.protocol.spec import BudgetSpec, StudySpec
+from workers.protocol.spec import StudySpec
+from workers.protocol.study_options import BudgetSpec
 
 
 class Limits:

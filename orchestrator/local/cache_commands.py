@@ -19,8 +19,8 @@ from rich.text import Text
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import printable
 from workers.disk.cache_sweep import CachedEntry, CacheLimits, CacheSweep
+from workers.protocol.durations import parse_duration
 from workers.protocol.errors import InvalidInputError
-from workers.protocol.spec import parse_duration
 from workers.settings import Settings
 
 cache_app = typer.Typer(

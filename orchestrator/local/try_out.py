@@ -22,7 +22,8 @@ from orchestrator.status import StudyStatus
 from orchestrator.submission.submit import submit
 from workers.installed import refuse_if_missing
 from workers.protocol.errors import FleetError
-from workers.protocol.spec import PrunerSpec, StudySpec
+from workers.protocol.spec import StudySpec
+from workers.protocol.study_options import PrunerSpec
 from workers.settings import Settings
 
 #: How long the orchestrator may take to take in how the trial ended.

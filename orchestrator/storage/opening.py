@@ -32,7 +32,8 @@ from workers.protocol.errors import (
     StudyNotKnownError,
 )
 from workers.protocol.plain import describe_error
-from workers.protocol.spec import StudySpec, WarmStart
+from workers.protocol.spec import StudySpec
+from workers.protocol.study_options import WarmStart
 from workers.protocol.wider_space import is_same_in_wider_space
 from workers.settings import Settings
 

@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.storage.attributes import ATTR, is_paused
 from orchestrator.storage.best_trials import best_first, is_feasible, least_violating_first
-from workers.protocol.spec import MAX_BEST, Direction
+from workers.protocol.spec import Direction
 from workers.protocol.states import OUT_OF_MEMORY, TrialState
+from workers.protocol.study_options import MAX_BEST
 
 #: How many of the best trials are shown, and how many of the latest are kept.
 NUM_TOP: Final = 5

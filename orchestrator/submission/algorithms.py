@@ -29,7 +29,8 @@ from orchestrator.submission.space import count_leaves, distributions, grid_poin
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.halving import RungSchedule
 from workers.protocol.plain import describe_error
-from workers.protocol.spec import PrunerSpec, StudySpec
+from workers.protocol.spec import StudySpec
+from workers.protocol.study_options import PrunerSpec
 
 #: Packages that a class imports when it is first used, none of them Optuna's own need.
 _PACKAGES: Final = {

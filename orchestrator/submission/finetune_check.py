@@ -14,13 +14,8 @@ from orchestrator.submission.read_files import ReadFiles
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import BUILT_IN_SOURCES, DataConfig, FinetuneConfig
 from workers.protocol.learning_rates import find_rate_problem
-from workers.protocol.spec import (
-    FINETUNE,
-    CategoricalDimension,
-    Dimension,
-    StudySpec,
-    merge_params,
-)
+from workers.protocol.parameters import CategoricalDimension, Dimension, merge_params
+from workers.protocol.spec import FINETUNE, StudySpec
 from workers.protocol.tasks import DEFAULT_TASK, TASKS
 from workers.texts.rows import check_built_in
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 from optuna.trial import FrozenTrial
 
 from orchestrator.submission.space import values_of
-from workers.protocol.spec import FINETUNE, StudySpec, merge_params
+from workers.protocol.parameters import merge_params
+from workers.protocol.spec import FINETUNE, StudySpec
 
 #: The longest name that a study may have.
 _NAME_LENGTH: Final = 100

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from workers.protocol.errors import InvalidInputError
-from workers.protocol.spec import CategoricalDimension, Dimension, StudySpec
+from workers.protocol.parameters import CategoricalDimension, Dimension
+from workers.protocol.spec import StudySpec
 from workers.protocol.wider_space import can_be
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import HUB
-from workers.protocol.spec import FINETUNE, CategoricalDimension, StudySpec
+from workers.protocol.parameters import CategoricalDimension
+from workers.protocol.spec import FINETUNE, StudySpec
 from workers.remote.hub import RepoKind, commit_of, is_on_hub, is_switched_off, parts_of
 from workers.remote.hub_data import is_directory
 from workers.remote.patience import Patience

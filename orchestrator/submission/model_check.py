@@ -27,8 +27,9 @@ from workers.disk.cache_sweep import CacheLimits
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import DECIDES_THE_MODEL, FinetuneConfig
+from workers.protocol.parameters import CategoricalDimension, merge_params
 from workers.protocol.plain import plain_text
-from workers.protocol.spec import CategoricalDimension, StudySpec, merge_params
+from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
 log = get_logger(__name__)

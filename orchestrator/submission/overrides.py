@@ -17,13 +17,8 @@ from pydantic import BaseModel
 
 from orchestrator.submission.study_file import read_study_file, read_value
 from workers.protocol.errors import InvalidInputError, nearest
-from workers.protocol.spec import (
-    FINETUNE,
-    CategoricalDimension,
-    FloatDimension,
-    IntDimension,
-    StudySpec,
-)
+from workers.protocol.parameters import CategoricalDimension, FloatDimension, IntDimension
+from workers.protocol.spec import FINETUNE, StudySpec
 
 #: Names that are so alike are taken for one that was misspelt.
 _ALIKE: Final = 0.85

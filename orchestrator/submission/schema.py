@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from orchestrator.submission.algorithms import PRUNERS, SAMPLERS
+from workers.protocol.durations import DURATION_PATTERN
 from workers.protocol.finetune import FinetuneConfig
-from workers.protocol.spec import DURATION_PATTERN, FINETUNE, StudySpec
+from workers.protocol.spec import FINETUNE, StudySpec
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

@@ -17,13 +17,13 @@ from optuna.distributions import (
 
 from workers.protocol.choices import Choices
 from workers.protocol.errors import InvalidInputError, nearest
-from workers.protocol.spec import (
+from workers.protocol.parameters import (
     CategoricalDimension,
     Dimension,
     FloatDimension,
     IntDimension,
-    StudySpec,
 )
+from workers.protocol.spec import StudySpec
 from workers.protocol.wider_space import can_be, refuse_wrong_default
 
 #: How many points of a grid one dimension may have.

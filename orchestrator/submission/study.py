@@ -22,16 +22,13 @@ from orchestrator.submission.study_file import read_study_file
 from workers.passwords import hide
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS, HUB
-from workers.protocol.spec import (
-    FINETUNE,
+from workers.protocol.parameters import CategoricalDimension, FloatDimension, IntDimension
+from workers.protocol.spec import FINETUNE, StudySpec
+from workers.protocol.study_options import (
     BudgetSpec,
-    CategoricalDimension,
     CodeSpec,
-    FloatDimension,
-    IntDimension,
     ResourcesSpec,
     StopSpec,
-    StudySpec,
     WandbSpec,
     WarmStart,
 )

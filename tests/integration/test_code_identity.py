@@ -16,8 +16,9 @@ from orchestrator.submission.submitted_code import with_code
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.objective_source import find_source, sha256_of
 from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.protocol.spec import CodeSpec, StudySpec
+from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind, TrialState
+from workers.protocol.study_options import CodeSpec
 from workers.trials.code_that_ran import CodeThatRan
 
 CODE = "def objective(trial):\n    return trial.suggest_float('x', 0, 1)\n"

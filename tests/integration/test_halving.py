@@ -21,8 +21,8 @@ from workers.disk.manifests import MANIFEST, checkpoint_root
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.halving import RungSchedule
 from workers.protocol.messages import Drawn, Pause, Result
-from workers.protocol.spec import PrunerSpec
 from workers.protocol.states import TrialState
+from workers.protocol.study_options import PrunerSpec
 
 ASHA = {"type": "asha", "promote": True, "reduction_factor": 3, "max_resource": 9}
 RUNGS = (1, 3)

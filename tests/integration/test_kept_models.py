@@ -13,7 +13,8 @@ from workers.disk.ended_trials import EndedTrials
 from workers.disk.kept_models import KeptModels
 from workers.disk.results import draft_directory, result_directory
 from workers.disk.uploads import Uploads
-from workers.protocol.spec import KeepSpec, StudySpec
+from workers.protocol.spec import StudySpec
+from workers.protocol.study_options import KeepSpec
 
 OBJECTIVE = """
 import optuna

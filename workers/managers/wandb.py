@@ -17,7 +17,7 @@ from typing import Any, Final
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.run_directories import DirectoryManager
-from workers.protocol.spec import WandbSpec
+from workers.protocol.study_options import WandbSpec
 from workers.wandb_run import mode, start_run
 
 log = get_logger(__name__)

@@ -8,8 +8,9 @@ from typing import Any
 
 from workers.protocol.choices import Choices
 from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.parameters import CategoricalDimension, FloatDimension, IntDimension
 from workers.protocol.plain import as_key, as_plain
-from workers.protocol.spec import CategoricalDimension, FloatDimension, IntDimension, StudySpec
+from workers.protocol.spec import StudySpec
 
 
 def stored_params(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.protocol.spec import PrunerSpec
+from workers.protocol.study_options import PrunerSpec
 
 #: Optuna's own, for the options that a study leaves out.
 _DEFAULTS: Final = {

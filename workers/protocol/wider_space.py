@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 
 from workers.protocol.choices import Choices
 from workers.protocol.errors import InvalidInputError
-from workers.protocol.spec import (
+from workers.protocol.parameters import (
     CategoricalDimension,
     Dimension,
     FloatDimension,
     IntDimension,
-    StudySpec,
 )
+from workers.protocol.spec import StudySpec
 
 #: How far from a step a bound may lie for the rounding of numbers, in steps.
 _ROUNDING = 1e-9

@@ -16,8 +16,9 @@ from workers.protocol.errors import (
     ObjectiveError,
     TrialInterrupt,
 )
+from workers.protocol.parameters import merge_params
 from workers.protocol.plain import as_number, as_step
-from workers.protocol.spec import StudySpec, merge_params
+from workers.protocol.spec import StudySpec
 from workers.trials.attributes import Attributes
 from workers.trials.checkpointing import Checkpointing
 from workers.trials.held_lease import HeldLease

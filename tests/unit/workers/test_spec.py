@@ -7,9 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.storage.opening import check_same_spec
+from workers.protocol.durations import parse_duration
 from workers.protocol.errors import StudyExistsError, UnknownMessageError
 from workers.protocol.messages import RunTrial
-from workers.protocol.spec import StudySpec, merge_params, parse_duration
+from workers.protocol.parameters import merge_params
+from workers.protocol.spec import StudySpec
 
 
 @pytest.mark.parametrize(

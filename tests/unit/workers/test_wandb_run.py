@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.protocol.spec import WandbSpec
+from workers.protocol.study_options import WandbSpec
 from workers.wandb_run import mode
 
 KEY = "machine api.wandb.ai login user password " + "0" * 40

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.driving.rungs import Rungs, Standing
 from workers.protocol.halving import RungSchedule
-from workers.protocol.spec import PrunerSpec
+from workers.protocol.study_options import PrunerSpec
 
 NAN = math.nan
 

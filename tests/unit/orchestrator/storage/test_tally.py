@@ -8,7 +8,7 @@ from optuna.trial import TrialState, create_trial
 
 from orchestrator.storage.best_trials import best_first, least_violating_first
 from orchestrator.storage.tally import NUM_RECENT, Tally
-from workers.protocol.spec import MAX_BEST
+from workers.protocol.study_options import MAX_BEST
 
 STATES = st.sampled_from([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 VALUES = st.floats(-2.0, 2.0) | st.just(float("inf"))

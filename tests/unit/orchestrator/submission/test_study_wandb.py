@@ -4,7 +4,8 @@ import pytest
 
 from orchestrator.submission.study import Study, build_spec
 from workers.protocol.errors import InvalidInputError
-from workers.protocol.spec import StudySpec, WandbSpec
+from workers.protocol.spec import StudySpec
+from workers.protocol.study_options import WandbSpec
 
 GIVEN = {"name": "s", "objective": "package.module:objective"}
 
