@@ -21,8 +21,8 @@ from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import DrainRequested, LeaseLost, UnsuitableValueError
 from workers.protocol.messages import RunTrial
 from workers.protocol.states import TrialState
-from workers.trials.ending import Outcome
 from workers.trials.handle import FleetTrial
+from workers.trials.outcomes import Outcome
 from workers.trials.runner import TrialRunner
 
 

@@ -26,8 +26,8 @@ from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Command, TrialState
 from workers.trials import held_lease
-from workers.trials.ending import Outcome
 from workers.trials.objectives import call_objective, load_objective
+from workers.trials.outcomes import Outcome
 from workers.trials.preparation import Preparation
 from workers.trials.returned import read_values
 from workers.trials.runner import TrialRunner

@@ -78,24 +78,21 @@ def main() -> None:
 def _open_runner(settings: Settings, record: ProcessRecord, *, with_pdb: bool) -> TrialRunner:
     """A runner that shows at once what its objective raises."""
     from workers.managers import ensure_process_initialized
-    from workers.trials.ending import AttemptEnd
-    from workers.trials.handle import FleetTrial
     from workers.trials.runner import TrialRunner
 
-    class Shown(TrialRunner):
-        def _end_with(self, error: BaseException, trial: FleetTrial, end: AttemptEnd) -> None:
-            traceback.print_exception(error)
-            if with_pdb:
-                pdb.post_mortem(error.__traceback__)
-            super()._end_with(error, trial, end)
+    def show(error: BaseException) -> None:
+        traceback.print_exception(error)
+        if with_pdb:
+            pdb.post_mortem(error.__traceback__)
 
-    return Shown(
+    return TrialRunner(
         client=connect(settings, Role.WORKER),
         redis_url=resolve_url(settings),
         settings=settings,
         container=ensure_process_initialized(settings, record=record),
         record=record,
         drain_file=str(Path(settings.home) / "drain"),
+        on_error=show,
     )
 
 

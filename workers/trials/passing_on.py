@@ -1,0 +1,149 @@
+"""Which trials this process leaves to others, and how those get them.
+
+Invariant: a trial that is left is announced again where another process may take it, and waits
+where there is none; none is claimed to be left.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from workers.coordination.clock import lease_clock
+from workers.coordination.hints import Hints
+from workers.coordination.leases import TrialLeases
+from workers.coordination.studies import Studies
+from workers.logs import get_logger
+from workers.managers import CUDAManager
+from workers.protocol.messages import RunTrial
+from workers.protocol.spec import StudySpec
+from workers.trials.code_that_ran import CodeThatRan
+from workers.trials.drain_signal import DrainSignal
+from workers.trials.failure_streak import FailureStreak
+from workers.trials.outcomes import Outcome
+from workers.trials.refused_studies import RefusedStudies
+from workers.trials.slot_health import SlotHealth
+
+log = get_logger(__name__)
+
+#: For how many beats a process waits that cannot, or should not, run what there is, before a fresh
+#: one takes its place: 10 minutes.
+_PATIENCE_BEATS: Final = 60
+
+
+class PassingOn:
+    """Leaves trials to other processes.
+
+    Args:
+        unchecked: The studies, as whoever wrote them.
+        hints: Announces trials.
+        health: What speaks against this slot, and which others there are.
+        cuda: Its device.
+        code: Whether this process has the submitter's code.
+        streak: Which trials failed here.
+        refusals: The studies of which no trial is taken here.
+        drain: Whether this worker is shutting down.
+        beat_seconds: How long a beat is.
+    """
+
+    def __init__(
+        self,
+        unchecked: Studies,
+        hints: Hints,
+        health: SlotHealth,
+        cuda: CUDAManager,
+        code: CodeThatRan,
+        streak: FailureStreak,
+        refusals: RefusedStudies,
+        drain: DrainSignal,
+        beat_seconds: float,
+    ) -> None:
+        self._unchecked = unchecked
+        self._hints = hints
+        self._health = health
+        self._cuda = cuda
+        self._code = code
+        self._streak = streak
+        self._refusals = refusals
+        self._drain = drain
+        self._beat_seconds = beat_seconds
+
+    def sit_out(self, hint: RunTrial) -> Outcome:
+        """Leave a trial to the other slots, and take no message for as long as this one refuses.
+
+        One whose CUDA does not work ends after a while: a fresh process looks again.
+        """
+        if self._unchecked.exists(hint.study):
+            self.announce(self._queue_of(hint), hint, 0.0)
+        until = lease_clock() + _PATIENCE_BEATS * self._beat_seconds
+        while not self._drain.is_set() and self._health.refusal() is not None:
+            if self._cuda.trouble is not None and lease_clock() > until:
+                return Outcome.CUDA_BROKEN
+            self.pause()
+        return Outcome.ENDED
+
+    def pause(self) -> None:
+        """Wait for a beat, or for a drain."""
+        until = lease_clock() + self._beat_seconds
+        while lease_clock() < until and not self._drain.is_set():
+            time.sleep(self._beat_seconds / 20)
+
+    def leave(self, leases: TrialLeases, spec: StudySpec, hint: RunTrial) -> Outcome | None:
+        """Leave a trial to another process, if this one is not to run it."""
+        if self._code.differs(spec) and spec.code.must_match:
+            return self._leave_other_code(leases, spec, hint)
+        return self._leave_failed_here(leases, spec, hint)
+
+    def leave_refused(self, leases: TrialLeases, hint: RunTrial, reason: str) -> Outcome:
+        """Leave a trial to processes that take it; where there is none, it waits."""
+        self._refusals.refuse(hint.study, reason)
+        queue = self._queue_of(hint)
+        if leases.is_queued(hint.number) and self._health.has_other_that_takes(queue, hint.study):
+            self.pass_on(leases, queue, hint)
+        return Outcome.ENDED
+
+    def _queue_of(self, hint: RunTrial) -> str:
+        """Where others take the trial from; whoever wrote that."""
+        return self._unchecked.spec(hint.study).resources.queue
+
+    def _leave_other_code(
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+    ) -> Outcome | None:
+        """Leave a trial to processes with the submitter's code; where there is none, it waits."""
+        queue = spec.resources.queue
+        if leases.is_queued(hint.number) and self._health.has_other_with_code(queue, spec.name):
+            self.pass_on(leases, queue, hint)
+        return Outcome.ENDED
+
+    def _leave_failed_here(
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+    ) -> Outcome | None:
+        """Leave a trial that failed in this process to another one, if there is one.
+
+        Until a trial succeeds here, nobody knows whether the objective or the process is to blame.
+        Where the others are busy for long, a fresh process takes this one's place.
+        """
+        seconds = self._streak.seconds_since(hint.study, hint.number)
+        if seconds is None or not self._health.has_other(spec.resources.queue):
+            return None
+        if not leases.is_queued(hint.number):
+            return None
+        self.pass_on(leases, spec.resources.queue, hint)
+        if seconds < _PATIENCE_BEATS * self._beat_seconds:
+            return Outcome.ENDED
+        log.warning("process_ends", reason="its trial failed here, and all others are busy")
+        return Outcome.SICK
+
+    def pass_on(self, leases: TrialLeases, queue: str, hint: RunTrial) -> None:
+        """Announce a trial again, for others; stay busy for a moment, or this process gets it."""
+        pause = leases.pause_seconds(hint.number)
+        self.announce(queue, hint, pause)
+        if not pause:
+            beat = self._beat_seconds
+            until = lease_clock() + beat / 10
+            while lease_clock() < until and leases.is_queued(hint.number):
+                time.sleep(beat / 200)
+
+    def announce(self, queue: str, hint: RunTrial, delay_seconds: float) -> None:
+        """Send a trial's hint again, after a while."""
+        self._hints.pass_on(hint, queue, delay_seconds)
