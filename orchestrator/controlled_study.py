@@ -20,7 +20,8 @@ from orchestrator.storage.opening import storage_url
 from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
 from workers.coordination.connection import connect
-from workers.coordination.studies import WISHED, Studies
+from workers.coordination.studies import Studies
+from workers.coordination.submitted import WISHED
 from workers.protocol.durations import parse_duration
 from workers.protocol.errors import (
     InvalidInputError,
@@ -225,7 +226,9 @@ class ControlledStudy:
             with self._studies() as studies:
                 orders = orders_for(studies.spec(self.name))
                 known = carried_out(self.study) if self._trials() is not None else set()
-                return studies.order(self.name, [each for each in orders if each.id not in known])
+                return studies.orders.leave(
+                    self.name, [each for each in orders if each.id not in known]
+                )
         except StudyAtRestError:
             spec = StudySpec.read(self.study.user_attrs[SPEC_ATTR])
             url = storage_url(self._settings, self.name)

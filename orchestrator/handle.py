@@ -240,7 +240,7 @@ class StudyHandle(ControlledStudy):
         studies = Studies(client)
         if not studies.exists(self.name):
             return None
-        status: Any = studies.fact(self.name, "status")
+        status: Any = studies.facts.get(self.name, "status")
         found = (
             # submitted, and no orchestrator has looked at it
             _not_looked_at(studies.spec(self.name))
@@ -248,11 +248,11 @@ class StudyHandle(ControlledStudy):
             else StudyStatus.model_validate(status)
         )
         wish = studies.wish(self.name)
-        if not found.is_over or studies.fact(self.name, "over") is None:
+        if not found.is_over or studies.facts.get(self.name, "over") is None:
             # what was asked is seen at once, also where no orchestrator has looked at it since
             state = unfinished_state(wish)
             found = found.model_copy(update={"state": state, "wish": wish})
-        stalled = studies.fact(self.name, "stalled")
+        stalled = studies.facts.get(self.name, "stalled")
         entries = list(ProcessRegistry(client, self._settings.times).entries())
         return found.model_copy(
             update={

@@ -86,7 +86,7 @@ def work(fleet, name) -> None:
 def is_over(fleet, name) -> bool:
     """Whether a study is over, after all that is queued in it was worked on."""
     work(fleet, name)
-    return Studies(fleet.client).fact(name, "over") is not None
+    return Studies(fleet.client).facts.get(name, "over") is not None
 
 
 def turn_until(service, condition, what):

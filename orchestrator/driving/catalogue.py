@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from workers.coordination.studies import Handed, Studies, Submitted
+from workers.coordination.studies import Studies
+from workers.coordination.submitted import Handed, Submitted
 
 #: How many of the studies that are over are looked at each time: an earlier release may have had
 #: some go on.
@@ -79,7 +80,7 @@ class Catalogue:
         """Have those that an earlier release knew to be over be known as such."""
         for name, read in self._read.items():
             if read.is_over and read.handed == self._handed[name]:
-                self._studies.publish_end(name, {}, read.digest, read.submitted.revision)
+                self._studies.facts.publish_end(name, {}, read.digest, read.submitted.revision)
 
     def _entry(self, name: str) -> _Read:
         handed = self._handed.get(name)

@@ -51,7 +51,8 @@ from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
 from workers.coordination.leases import TrialLeases
 from workers.coordination.packages import Packages
-from workers.coordination.studies import Origin, Studies
+from workers.coordination.studies import Studies
+from workers.coordination.submitted import Origin
 from workers.protocol.messages import Drawn
 from workers.protocol.orders import Order
 from workers.protocol.spec import StudySpec
@@ -284,15 +285,15 @@ class DrivenStudy:
 
     def orders(self) -> dict[str, str]:
         """What people ordered and is not carried out, by id."""
-        return self._studies.orders(self.name)
+        return self._studies.orders.waiting(self.name)
 
     def num_ordered(self) -> str | None:
         """How often people left orders."""
-        return self._studies.num_ordered(self.name)
+        return self._studies.orders.num_left(self.name)
 
     def drop_orders(self, ids: Iterable[str], num_ordered: str | None) -> None:
         """Forget orders that are in the storage, of those that were left so often."""
-        self._studies.drop_orders(self.name, ids, num_ordered)
+        self._studies.orders.drop(self.name, ids, num_ordered)
 
     def asked(self, number: int) -> optuna.Trial:
         """A trial that suggestions can be asked of."""
@@ -423,11 +424,11 @@ class DrivenStudy:
             revision: That of the study, as people handed it in, by which it is.
         """
         over = self.spec.digest() if is_over else None
-        return self._studies.publish_end(self.name, facts, over, revision)
+        return self._studies.facts.publish_end(self.name, facts, over, revision)
 
     def published_state(self) -> str | None:
         """The study's state, as an orchestrator showed it last."""
-        status = self._studies.fact(self.name, "status")
+        status = self._studies.facts.get(self.name, "status")
         return status.get("state") if isinstance(status, dict) else None
 
     def has_empty_inbox(self) -> bool:

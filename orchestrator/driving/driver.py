@@ -29,8 +29,8 @@ from orchestrator.status import StudyStatus, build_status, study_state
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox
-from workers.coordination.studies import Submitted
 from workers.coordination.study_lead import StudyLead
+from workers.coordination.submitted import Submitted
 from workers.logs import get_logger
 from workers.protocol.parameters import Dimension
 from workers.protocol.states import Wish

@@ -91,7 +91,7 @@ class Isolation:
             driver.show_stall(reason)
             self._roster.tell(driver)
             with suppress(redis.RedisError):
-                self._studies.publish_stall(name, reason, is_news=False)
+                self._studies.facts.publish_stall(name, reason, is_news=False)
 
     def _stall(self, name: str, reason: str, error: Exception) -> None:
         """Leave a study alone for a while, and show why."""
@@ -107,7 +107,7 @@ class Isolation:
         if not is_awaited:
             self._roster.abandon(name)  # whatever state it is in: it is opened anew
         with suppress(redis.RedisError):
-            self._studies.publish_stall(name, reason, is_news=is_new)
+            self._studies.facts.publish_stall(name, reason, is_news=is_new)
         if self._is_only and not is_awaited and stall.count >= _GIVE_UP_AFTER:
             raise StudyStalledError(
                 f"study {name!r} does not get on: {reason}; the log has the traceback, and what"

@@ -19,7 +19,8 @@ from orchestrator.storage.opening import open_reader, storage_url, stored_journa
 from orchestrator.storage.place import place_of
 from orchestrator.storage.tally import Tally
 from workers.coordination.address import redact
-from workers.coordination.studies import Origin, Studies, Submitted
+from workers.coordination.studies import Studies
+from workers.coordination.submitted import Origin, Submitted
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec

@@ -16,7 +16,7 @@ import redis
 from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.endings import Endings
 from orchestrator.status import StudyStatus
-from workers.coordination.studies import Submitted
+from workers.coordination.submitted import Submitted
 from workers.logs import get_logger
 
 log = get_logger(__name__)

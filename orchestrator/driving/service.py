@@ -42,8 +42,9 @@ from workers.coordination.deletions import Deletions
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Inbox, are_ends
 from workers.coordination.rights import Role
-from workers.coordination.studies import Studies, Submitted
+from workers.coordination.studies import Studies
 from workers.coordination.study_lead import StudyLead
+from workers.coordination.submitted import Submitted
 from workers.disk.fleet_home import FleetHome
 from workers.disk.study_folders import remove_aside
 from workers.logs import get_logger

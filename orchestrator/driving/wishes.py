@@ -11,7 +11,7 @@ from __future__ import annotations
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.order_book import OrderBook
-from workers.coordination.studies import Submitted
+from workers.coordination.submitted import Submitted
 from workers.logs import get_logger
 from workers.protocol.states import Wish
 

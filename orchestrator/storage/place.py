@@ -15,7 +15,7 @@ from orchestrator.storage.attributes import GENERATION_ATTR
 from orchestrator.storage.opening import open_reader, storage_url
 from workers.coordination.address import redact
 from workers.coordination.identity import hostname
-from workers.coordination.studies import Origin
+from workers.coordination.submitted import Origin
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from orchestrator.storage.opening import StudyStorage
 from orchestrator.storage.place import locate
-from workers.coordination.studies import Origin
+from workers.coordination.submitted import Origin
 from workers.disk.study_folders import remove_study
 from workers.settings import Settings
 

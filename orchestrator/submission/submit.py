@@ -91,7 +91,7 @@ def submit(
         if former not in {None, spec.code.package}:  # of a study whose results are gone
             packages.drop(spec.name, former)
         if is_gone:
-            studies.forget_facts(spec.name)
+            studies.facts.forget(spec.name)
     finally:
         client.close()
     return StudyHandle(spec.name, settings)

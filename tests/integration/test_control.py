@@ -12,6 +12,7 @@ from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from workers.coordination.grants import Grant, Refusal
 from workers.coordination.studies import Studies
+from workers.coordination.study_facts import StudyFacts
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.messages import Result
 from workers.protocol.states import Command, TrialState, Wish
@@ -170,14 +171,14 @@ LAST_WORDS = {
 def test_what_is_asked_while_the_end_of_a_study_is_published_has_it_go_on(fleet, monkeypatch, said):
     wish, ask = LAST_WORDS[said]
     handle = fleet.submit(trials=3 if wish is Wish.RUN else 9)
-    publish, asked = Studies.publish_end, []
+    publish, asked = StudyFacts.publish_end, []
 
     def publish_late(self, name, facts, over, revision):
         if over is not None and not asked:
             asked.append(ask(handle))
         return publish(self, name, facts, over, revision)
 
-    monkeypatch.setattr(Studies, "publish_end", publish_late)
+    monkeypatch.setattr(StudyFacts, "publish_end", publish_late)
     with Service(fleet.settings) as service:
         turn_until(service, lambda: len(fleet.leases.queued()) == 3, "they are in flight")
         fleet.commit(0, 0.5)

@@ -110,9 +110,9 @@ def test_a_study_is_written_extended_and_read(client):
     studies.submit(StudySpec(name="s", trials=9))
     assert studies.spec("s").trials == 9
     assert studies.names() == ["s"]
-    studies.publish("s", {"best_value": 0.5, "status": {"a": None}})
-    assert studies.facts("s") == {"best_value": 0.5, "status": {"a": None}}
-    assert studies.fact("s", "nothing") is None
+    studies.facts.publish("s", {"best_value": 0.5, "status": {"a": None}})
+    assert studies.facts.all("s") == {"best_value": 0.5, "status": {"a": None}}
+    assert studies.facts.get("s", "nothing") is None
 
 
 def test_a_study_whose_submitter_is_killed_when_it_is_written_has_been_told(client, monkeypatch):

@@ -132,7 +132,7 @@ def test_an_id_that_cannot_be_read_is_one_clear_error_or_waited_for(
             file.write_text("what is this")
 
         def said():
-            return "fleet.id" in (Studies(client).fact("s", "stalled") or "")
+            return "fleet.id" in (Studies(client).facts.get("s", "stalled") or "")
 
         turn_until(service, said, "it is said")
         for start in (Service(settings).__enter__, FleetHome(client, home).join):

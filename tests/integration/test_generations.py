@@ -54,7 +54,7 @@ def serve_until(fleet, num_ended, value, place=None):
                 if isinstance(grant, Grant):
                     result = Result(values=[value])
                     leases.commit(number, grant.token, TrialState.COMPLETE, result)
-            status = studies.fact("s", "status")
+            status = studies.facts.get("s", "status")
             is_shown = status is not None and status["trials"]["complete"] >= num_ended
             return is_shown and num_complete(lies_at) >= num_ended
 
@@ -220,7 +220,7 @@ def test_an_orchestrator_that_keeps_results_elsewhere_does_not_begin_a_study_twi
         fleet.client.hset(keys.study("s"), "generation", "0" * 32)
         with Service(other) as service:
             reason = turn_until(
-                service, lambda: Studies(fleet.client).fact("s", "stalled"), "it says why"
+                service, lambda: Studies(fleet.client).facts.get("s", "stalled"), "it says why"
             )
         assert "postgresql://***@db.example/studies" in reason
         with (
@@ -288,7 +288,7 @@ def test_a_storage_that_lost_its_tail_asks_anew_for_what_redis_has_as_ended(flee
         def is_over():
             for number in fleet.leases.queued():
                 fleet.commit(number, 2.0)
-            status = studies.fact("s", "status")
+            status = studies.facts.get("s", "status")
             return len(values(fleet)) == WANTED and status["state"] == "finished"
 
         turn_until(service, is_over, "it is over")

@@ -40,7 +40,7 @@ def gated():
 
 
 def stalled(fleet, name):
-    return Studies(fleet.client).fact(name, "stalled")
+    return Studies(fleet.client).facts.get(name, "stalled")
 
 
 def test_what_fails_in_a_study_stalls_it_with_the_reason_and_the_others_go_on(fleet):
@@ -65,11 +65,11 @@ def test_what_fails_in_a_study_stalls_it_with_the_reason_and_the_others_go_on(fl
 
         def good_is_over():
             work(fleet, "good")
-            status = studies.fact("good", "status")
+            status = studies.facts.get("good", "status")
             return status is not None and status["state"] == "finished"
 
         for name, key in wrong.items():
-            turn_until(service, lambda n=name: studies.fact(n, "status"), "it is driven, too")
+            turn_until(service, lambda n=name: studies.facts.get(n, "status"), "it is driven, too")
             fleet.client.delete(key)
             fleet.client.set(key, "something else")
         turn_until(service, good_is_over, "the good one is driven to its end")
@@ -216,7 +216,7 @@ def test_a_sampler_that_takes_its_time_holds_up_no_other_study_and_keeps_its_rig
 
         def quick_is_over():
             work(fleet, "quick")
-            over = Studies(fleet.client).fact("quick", "over") is not None
+            over = Studies(fleet.client).facts.get("quick", "over") is not None
             return over and time.monotonic() - begun > 1.5 * lease
 
         turn_until(service, quick_is_over, "the quick one is over")
@@ -234,8 +234,8 @@ def test_studies_that_are_over_cost_nothing_and_go_on_when_they_are_asked_to(fle
     for name in names:
         put(fleet, name)
         spec = studies.spec(name)
-        studies.publish_end(name, {}, spec.digest(), studies.submitted(name).revision)
-    studies.publish("s-7", {"over": studies.spec("s-7").digest()})
+        studies.facts.publish_end(name, {}, spec.digest(), studies.submitted(name).revision)
+    studies.facts.publish("s-7", {"over": studies.spec("s-7").digest()})
     fleet.client.srem(keys.OVER, "s-7")  # as an earlier release leaves it
 
     def looks():
@@ -272,7 +272,7 @@ def test_nothing_is_kept_of_studies_that_are_over_or_gone(fleet):
         Deletions(fleet.client).begin("gone")
         Deletions(fleet.client).begin("bad")
         other = studies.submitted("elsewhere")
-        studies.publish_end("elsewhere", {}, other.spec.digest(), other.revision)
+        studies.facts.publish_end("elsewhere", {}, other.spec.digest(), other.revision)
 
         def is_forgotten():
             holders = (service, service._roster, service._allotment, service._isolation.stalls)
@@ -354,7 +354,7 @@ def test_an_end_that_a_database_took_and_did_not_answer_for_is_counted(
 
         def is_over():
             work(fleet, "s")
-            return Studies(fleet.client).fact("s", "over") is not None
+            return Studies(fleet.client).facts.get("s", "over") is not None
 
         turn_until(service, is_over, "it is over all the same")
     assert broken == ["s"]

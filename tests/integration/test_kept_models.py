@@ -72,7 +72,7 @@ def test_a_model_goes_when_its_trial_has_ended_and_others_are_better(client, tmp
 
     def look(best, num_known, still_open=()):
         facts = {"best": best, "num_known": num_known, "open": list(still_open)}
-        studies.publish("s", {"kept_models": facts})
+        studies.facts.publish("s", {"kept_models": facts})
         kept.remove_others()
         return models_in(tmp_path, "s")
 
@@ -90,7 +90,7 @@ def test_a_model_goes_when_its_trial_has_ended_and_others_are_better(client, tmp
     leave(0)
     assert look([2], 5) == [0, 2], "which was looked at before"
     assert look([1], 1) == [2], "another study of this name"
-    studies.publish("s", {"kept_models": None})
+    studies.facts.publish("s", {"kept_models": None})
     leave(1)
     kept.remove_others()
     assert models_in(tmp_path, "s") == [1, 2]
@@ -101,7 +101,7 @@ def test_a_model_that_could_not_be_removed_is_tried_again_and_holds_up_no_other(
 ):
     studies = Studies(client)
     studies.submit(StudySpec(name="s", objective="m:f", keep={"models": "best 1"}))
-    studies.publish("s", {"kept_models": {"best": [3], "num_known": 4, "open": []}})
+    studies.facts.publish("s", {"kept_models": {"best": [3], "num_known": 4, "open": []}})
     for number in range(4):
         (result_directory(tmp_path, "s", number) / "model").mkdir(parents=True)
     (result_directory(tmp_path, "s", 1) / "model.pt").touch()
@@ -146,8 +146,8 @@ def test_what_makes_no_sense_as_a_list_of_models_removes_none_and_is_said_once(
         studies.submit(StudySpec(name=name, objective="m:f", keep={"models": "best 1"}))
         for number in range(2):
             (result_directory(tmp_path, name, number) / "model").mkdir(parents=True)
-    studies.publish("a", {"kept_models": fact})
-    studies.publish("b", {"kept_models": {"best": [0], "num_known": 2, "open": []}})
+    studies.facts.publish("a", {"kept_models": fact})
+    studies.facts.publish("b", {"kept_models": {"best": [0], "num_known": 2, "open": []}})
     kept = KeptModels(studies, tmp_path, Uploads(tmp_path, has_store=False))
     with capture_logs() as logs:
         kept.remove_others()
@@ -163,7 +163,7 @@ def test_a_look_takes_as_long_as_there_are_trials_whatever_number_is_said_to_be_
     studies.submit(StudySpec(name="s", objective="m:f", keep={"models": "best 1"}))
     (result_directory(tmp_path, "s", 7) / "model").mkdir(parents=True)
     (result_directory(tmp_path, "s", 8).parents[1] / "not a number").mkdir()
-    studies.publish("s", {"kept_models": {"best": [2], "num_known": 10**15, "open": []}})
+    studies.facts.publish("s", {"kept_models": {"best": [2], "num_known": 10**15, "open": []}})
     KeptModels(studies, tmp_path, Uploads(tmp_path, has_store=False)).remove_others()
     assert models_in(tmp_path, "s") == []
 

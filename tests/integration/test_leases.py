@@ -424,9 +424,9 @@ def test_an_orchestrator_whose_lead_ran_out_writes_nothing(clock, lead):
         lambda: leases.settle(0, TrialState.FAILED),
         lambda: leases.settle_all({0: TrialState.FAILED}),
         lambda: leases.unpark(0, 1),
-        lambda: studies.publish("s", {"best_value": 0.5}),
+        lambda: studies.facts.publish("s", {"best_value": 0.5}),
         lambda: studies.begin("s", "generation", "place"),
-        lambda: studies.drop_orders("s", ["id"], "1"),
+        lambda: studies.orders.drop("s", ["id"], "1"),
     ]
     if lead is not None:
         clock.client.set(keys.lead("s"), lead)

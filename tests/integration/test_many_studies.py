@@ -89,7 +89,7 @@ def test_serve_drives_more_studies_than_it_may_have_files_open(fleet):
         wait_until(
             lambda: all(studies.leases(name).queued() for name in names), "all are driven", 120.0
         )
-        assert {studies.fact(name, "stalled") for name in names} == {None}
+        assert {studies.facts.get(name, "stalled") for name in names} == {None}
     finally:
         process.terminate()
         process.wait(60)

@@ -97,4 +97,4 @@ def test_a_command_that_fails_or_is_not_allowed_ends_the_study_all_the_same(flee
     with fleet.service() as service:
         drive_to_its_end(fleet, service)
     assert "FLEET_ON_END" in StudyHandle("s", settings).status().end_problem
-    assert Studies(fleet.client).fact("s", "over") is not None
+    assert Studies(fleet.client).facts.get("s", "over") is not None

@@ -10,7 +10,9 @@ from hand_fleet import Fleet, look_around, turn_until
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from workers.coordination.studies import MAX_ORDERS, Studies
+from workers.coordination.studies import Studies
+from workers.coordination.study_facts import StudyFacts
+from workers.coordination.study_orders import MAX_ORDERS, StudyOrders
 from workers.protocol.errors import InvalidInputError, StorageFullError
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
@@ -70,14 +72,14 @@ def test_a_study_that_is_over_goes_on_for_what_is_ordered(fleet, monkeypatch):
         turn_until(service, fleet.leases.queued, "it is in flight")
         fleet.commit(1, 0.7)
         turn_until(service, lambda: handle.status().is_over, "it is over again")
-        order, publish = {"x": 0.5}, Studies.publish_end
+        order, publish = {"x": 0.5}, StudyFacts.publish_end
 
         def publish_late(self, name, facts, over, revision):
             if over is not None:  # an order comes when the end is being published
                 handle.enqueue(order)
             return publish(self, name, facts, over, revision)
 
-        monkeypatch.setattr(Studies, "publish_end", publish_late)
+        monkeypatch.setattr(StudyFacts, "publish_end", publish_late)
         handle.enqueue({"x": 0.75})
         turn_until(service, lambda: fleet.leases.is_queued(2), "it is in flight")
         fleet.commit(2, 0.7)
@@ -99,7 +101,7 @@ def test_an_order_that_a_full_disk_did_not_take_is_carried_out_later(fleet, monk
     monkeypatch.setattr(optuna.Study, "enqueue_trial", refuse_once)
     with fleet.service() as service:
         turn_until(service, lambda: refused, "it is refused")
-        turn_until(service, lambda: not Studies(fleet.client).orders("s"), "it is taken")
+        turn_until(service, lambda: not Studies(fleet.client).orders.waiting("s"), "it is taken")
         work_off(fleet, service)
     assert refused == ["s"]
     assert 0.25 in [trial.params["x"] for trial in fleet.stored()]
@@ -111,12 +113,14 @@ def test_an_order_is_carried_out_once_though_the_orchestrator_dies_before_it_is_
     handle = fleet.submit(trials=1)
     handle.enqueue({"x": 0.25}, {"x": 0.5})
     with fleet.service() as service, monkeypatch.context() as patch:
-        patch.setattr(Studies, "drop_orders", lambda *_: None)
+        patch.setattr(StudyOrders, "drop", lambda *_: None)
         turn_until(service, lambda: service.status("s") is not None, "it is driven")
         assert len(fleet.stored()) >= 2, "they are in the storage"
-        assert len(Studies(fleet.client).orders("s")) == 2
+        assert len(Studies(fleet.client).orders.waiting("s")) == 2
     with fleet.service() as service:
-        turn_until(service, lambda: not Studies(fleet.client).orders("s"), "they are dropped")
+        turn_until(
+            service, lambda: not Studies(fleet.client).orders.waiting("s"), "they are dropped"
+        )
         work_off(fleet, service)
     assert [trial.params["x"] for trial in fleet.stored()][:2] == [0.25, 0.5]
     assert len(fleet.stored()) == 3
@@ -218,14 +222,14 @@ def test_parameters_that_the_space_does_not_hold_are_refused_and_none_is_enqueue
     handle = fleet.submit(space=SPACE)
     with pytest.raises(InvalidInputError, match=message):
         handle.enqueue({"x": 0.5}, given)
-    assert Studies(fleet.client).orders("s") == {}
+    assert Studies(fleet.client).orders.waiting("s") == {}
 
 
 def test_more_orders_than_fit_are_refused_as_a_whole(fleet):
     handle = fleet.submit()
     with pytest.raises(InvalidInputError, match=f"{MAX_ORDERS} are the most"):
         handle.enqueue(*({"x": each / 1e5} for each in range(MAX_ORDERS + 1)))
-    assert Studies(fleet.client).orders("s") == {}
+    assert Studies(fleet.client).orders.waiting("s") == {}
 
 
 def test_what_optunas_own_enqueue_left_in_a_database_is_run_or_failed_and_stalls_nothing(

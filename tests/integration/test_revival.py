@@ -67,7 +67,7 @@ def test_a_study_that_was_over_for_the_release_before_is_left_alone(fleet):
     fleet.submit(trials=1)
     studies = Studies(fleet.client)
     text = fleet.client.hget(keys.study("s"), "spec")
-    studies.publish("s", {"over": hashlib.sha256(text.encode()).hexdigest()})
+    studies.facts.publish("s", {"over": hashlib.sha256(text.encode()).hexdigest()})
     with Service(fleet.settings) as service:
         turn(service)
         assert service.status("s") is None

@@ -231,7 +231,7 @@ def test_an_orchestrator_drives_what_its_fleet_handed_in_alone(client, settings,
     Studies(client).submit(unsigned)
     leases = Studies(client).leases("s")
     with Service(fleet.settings) as service:
-        turn_until(service, lambda: Studies(client).fact("s", "stalled"), "it stalls")
+        turn_until(service, lambda: Studies(client).facts.get("s", "stalled"), "it stalls")
         assert leases.queued() == {}
         stalled = StudyHandle("s", settings).status().stalled
         assert "the specification of study 's' is not signed: hand it in again" in stalled

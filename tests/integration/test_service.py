@@ -448,7 +448,9 @@ def test_a_stopped_study_stays_stopped_in_a_redis_that_lost_its_data(fleet):
     fleet.pretend_worker()
     asked = len(fleet.stored())
     with Service(fleet.settings) as service:
-        over = turn_until(service, lambda: Studies(fleet.client).fact("s", "over"), "it is over")
+        over = turn_until(
+            service, lambda: Studies(fleet.client).facts.get("s", "over"), "it is over"
+        )
         assert over
         for _ in range(5):
             service.turn()

@@ -127,7 +127,7 @@ def test_two_workers_of_one_host_may_differ_in_what_they_take():
 
 
 def publish(studies, complete):
-    studies.publish("s", {"status": {"trials": {"complete": complete, "pruned": 0}}})
+    studies.facts.publish("s", {"status": {"trials": {"complete": complete, "pruned": 0}}})
 
 
 def test_a_process_is_doubted_where_others_succeed_and_only_there(studies):

@@ -96,7 +96,7 @@ def test_closing_a_study_holds_up_no_other_one(fleet, monkeypatch):
         look_around(service, 1.5)
         gate.set()
         turn_until(service, lambda: is_over(fleet, "big"), "it goes on where it was")
-    assert len(Studies(fleet.client).fact("big", "status")["recent"]) == 3
+    assert len(Studies(fleet.client).facts.get("big", "status")["recent"]) == 3
 
 
 def test_the_right_to_a_study_is_held_for_as_long_as_its_closing_takes(fleet, monkeypatch):

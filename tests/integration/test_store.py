@@ -373,7 +373,7 @@ def test_results_are_taken_home_from_the_store_and_go_with_their_study(host, url
     folder = StudyHandle("s", there.settings).fetched_result(0)
     assert (folder / "model" / "weights").read_text() == "w"
     studies = Studies(client)
-    studies.publish("s", {"kept_models": {"best": [], "num_known": 1, "open": []}})
+    studies.facts.publish("s", {"kept_models": {"best": [], "num_known": 1, "open": []}})
     EndedTrials(client, here.settings.home, here.uploads).remove()
     here.upload()
     assert store.get(f"results/s/unnamed/0/{held.token}", tmp_path / "got")

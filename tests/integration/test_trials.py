@@ -82,7 +82,7 @@ def test_the_model_is_left_by_trials_that_beat_the_study(desk, container, texts)
     assert written["evaluations"][-1]["accuracy"] == values["accuracy"]
     model = container.get(ModelManager).load(trial.result_directory / "model")
     assert model.config.id2label == {0: "0", 1: "1", 2: "2"}
-    place.studies.publish("s", {"best_value": 1.0})
+    place.studies.facts.publish("s", {"best_value": 1.0})
     second = place.claim(1)
     run(container, second)
     assert not (second.result_directory / "model").exists()

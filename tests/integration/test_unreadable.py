@@ -69,7 +69,7 @@ def test_an_unreadable_study_is_listed_with_its_reason_and_hides_no_other(
         damage(client, keys.study(name))
     submit(client, settings, "good")
     submit(client, settings, "still")
-    Studies(client).publish("still", {"stalled": "opening it: a [reason]"})
+    Studies(client).facts.publish("still", {"stalled": "opening it: a [reason]"})
     found = {each["study"]: each for each in json.loads(command("studies", "--json").stdout)}
     assert set(found) == {*DAMAGE, "good", "still"}
     assert found["good"]["state"] == "running"

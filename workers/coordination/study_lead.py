@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -9,7 +10,7 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.scripts import Value, call
+from workers.coordination.scripts import Value, Verb, call
 from workers.protocol.errors import InvalidInputError, StudyTakenOverError
 
 #: What scripts answer to an orchestrator that leads the study no more.
@@ -81,3 +82,24 @@ class StudyLead:
     def release(self) -> None:
         """Let another one drive the study at once."""
         call(self.client, "unlead", {"lead": keys.lead(self.study)}, {"owner": str(self.owner)})
+
+
+def call_led(
+    client: redis.Redis,
+    leader: str,
+    verb: Verb,
+    name: str,
+    names: Mapping[str, str],
+    arguments: Mapping[str, Value],
+    rest: Sequence[Value] = (),
+) -> str:
+    """Write of a study as its orchestrator; the status word.
+
+    Raises:
+        StudyTakenOverError: This orchestrator drives the study no more.
+    """
+    led = {**names, "lead": keys.lead(name)}
+    status = call(client, verb, led, {**arguments, "leader": leader}, rest)[0]
+    if status == LEFT:
+        raise left(name)
+    return status

@@ -102,7 +102,7 @@ class KeptModels:
     def _fact(self, study: str) -> _KeptModels | None:
         """What the orchestrator says; None, said once, where it makes no sense."""
         try:
-            found = self._studies.fact(study, "kept_models")
+            found = self._studies.facts.get(study, "kept_models")
             kept = None if found is None else _KeptModels.model_validate(found)
         except (ValueError, RecursionError) as error:
             if study not in self._misread:

@@ -73,7 +73,7 @@ class FailureStreak:
     def _num_succeeded(self, study: str) -> int:
         """As the orchestrator last published it; none while Redis is away."""
         with suppress(redis.RedisError, LookupError, TypeError):
-            status = self._studies.fact(study, "status")
+            status = self._studies.facts.get(study, "status")
             counts = status["trials"]
             pruned = int(counts["pruned"]) - int(status.get("out_of_memory", 0))
             return int(counts["complete"]) + pruned

@@ -370,7 +370,7 @@ class FleetTrial(ParametersOfTrial):
 
     def best_value(self) -> float | None:
         """The study's best value so far, of its first objective."""
-        value: float | None = self._studies.fact(self.study_name, "best_value")
+        value: float | None = self._studies.facts.get(self.study_name, "best_value")
         return value
 
     def _check(self) -> None:

@@ -95,7 +95,7 @@ class StudyView:
         """
         if len(self.directions) > 1:
             raise RuntimeError("a study with several directions has no one best value")
-        value: float | None = self._studies.fact(self._spec.name, "best_value")
+        value: float | None = self._studies.facts.get(self._spec.name, "best_value")
         if value is None:
             raise ValueError("no trials are completed yet")
         return value
