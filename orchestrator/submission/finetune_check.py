@@ -17,6 +17,7 @@ from workers.protocol.learning_rates import find_rate_problem
 from workers.protocol.parameters import CategoricalDimension, Dimension, merge_params
 from workers.protocol.spec import FINETUNE, StudySpec
 from workers.protocol.tasks import DEFAULT_TASK, TASKS
+from workers.texts.held_out import HeldOut
 from workers.texts.rows import check_built_in
 
 
@@ -48,7 +49,9 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
         if data.source in BUILT_IN_SOURCES:
             check_built_in(data, "config.data.source")
     found = [read.check(data) for data in variants]
-    return list(dict.fromkeys(chain(doubts, *found)))
+    for data, checked in zip(variants, found, strict=True):
+        _check_measurable(spec.metrics, data, checked.held_out)
+    return list(dict.fromkeys(chain(doubts, *(each.findings for each in found))))
 
 
 #: Settings on which the course of the learning rate depends, with the value of those that a study
@@ -116,6 +119,14 @@ def _check_metrics(spec: StudySpec, config: FinetuneConfig) -> list[str]:
         for metric, direction in zip(spec.metrics, spec.all_directions, strict=True)
         if known[metric] != direction
     ]
+
+
+def _check_measurable(metrics: Sequence[str], data: DataConfig, held_out: HeldOut | None) -> None:
+    """Refuse metrics that the held-out labels leave undefined."""
+    if held_out is None:
+        return
+    if problem := held_out.problem(metrics, data.task):
+        raise InvalidInputError(f"{problem} (config.data.source = {data.source!r})")
 
 
 def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:

@@ -9,17 +9,21 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from pydantic import TypeAdapter
 
 from workers.protocol.finetune import HUB, DataConfig
 from workers.remote.hub_data import HubData, directory, is_directory, read_hub
 from workers.remote.patience import Patience
+from workers.texts.held_out import HeldOut
 from workers.texts.rows import Row, existing_file, is_file, read_rows
 from workers.texts.split import check_rows
 
 #: Raised when what is checked changes.
-_CHECKS: Final = 2
+_CHECKS: Final = 3
 
 #: What lies on a hub is read to its end up to this size; the workers read the rest.
 _MOST_FETCHED: Final = 200 * 2**20
@@ -31,6 +35,19 @@ _REMEMBERED: Final = 200
 _OTHER: Final = {"max_length"}
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedData:
+    """A data set that was found good."""
+
+    findings: list[str]
+    """What people should know of it, a line each."""
+    held_out: HeldOut | None
+    """What is held out; None where not all of it was read here."""
+
+
+_CHECKED: Final = TypeAdapter(CheckedData)
+
+
 class ReadFiles:
     """The data sets that were found good.
 
@@ -40,11 +57,10 @@ class ReadFiles:
 
     def __init__(self, home: Path | None) -> None:
         self._folder = None if home is None else home / "cache" / "checked"
-        #: what there is to know of each
-        self._good: dict[str, list[str]] = {}
+        self._good: dict[str, CheckedData] = {}
 
-    def check(self, data: DataConfig) -> list[str]:
-        """Read a data set, unless it was found good; what people should know of it.
+    def check(self, data: DataConfig) -> CheckedData:
+        """Read a data set, unless it was found good.
 
         Raises:
             InvalidInputError: A file, or a row of it, cannot be used.
@@ -52,34 +68,34 @@ class ReadFiles:
         """
         return Patience().ask(f"config.data.source = {data.source!r}", lambda: self._check(data))
 
-    def _check(self, data: DataConfig) -> list[str]:
+    def _check(self, data: DataConfig) -> CheckedData:
         before = _fingerprint(data)
         known = self._good.get(before)
         known = self._remembered(before) if known is None else known
         if known is not None:
             return known
-        found: list[str] = []
+        findings: list[str] = []
         can_read = _sources_to_read(data).__contains__
-        check_rows(data, "config.data", _read, can_read, found.append)
-        self._good[before] = found
+        held_out = check_rows(data, "config.data", _read, can_read, findings.append)
+        found = self._good[before] = CheckedData(findings, held_out)
         if before == _fingerprint(data):  # else it changed while it was read
             self._remember(before, found)
         return found
 
-    def _remembered(self, digest: str) -> list[str] | None:
+    def _remembered(self, digest: str) -> CheckedData | None:
         if self._folder is None:
             return None
         try:
-            return list(json.loads((self._folder / digest).read_text(encoding="utf-8")))
+            return _CHECKED.validate_json((self._folder / digest).read_bytes())
         except (OSError, ValueError):
             return None
 
-    def _remember(self, digest: str, found: list[str]) -> None:
+    def _remember(self, digest: str, found: CheckedData) -> None:
         if self._folder is None:
             return
         with suppress(OSError):  # then it is read again the next time
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / digest).write_text(json.dumps(found), encoding="utf-8")
+            (self._folder / digest).write_bytes(_CHECKED.dump_json(found))
             known = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)
             for old in known[:-_REMEMBERED]:
                 old.unlink(missing_ok=True)

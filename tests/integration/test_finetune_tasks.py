@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +14,11 @@ from desk import StepTrial, run, study_of
 from transformers import AutoModelForSequenceClassification
 
 from workers.managers import MetricsManager, ModelManager
-from workers.protocol.errors import DrainRequested
+from workers.managers.targets import targets_of
+from workers.protocol.errors import DrainRequested, InvalidInputError, UnfitStudyError
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.tasks import TASKS
+from workers.texts.held_out import HeldOut
 from workers.trials.finetune.tasks import make_task
 
 WORDS = ("red", "green", "blue", "one", "two", "six")
@@ -137,6 +141,58 @@ def test_a_meter_measures_what_submission_promises(container, task):
 def test_logits_that_look_like_probabilities_are_not_taken_for_them(container):
     made = make_task(FinetuneConfig(task="multi_label"))
     logits = torch.tensor([[0.1, 0.2], [0.3, 0.4]])  # each a probability over one half
-    scores, wanted = made.measured(logits, {"labels": torch.ones(2, 2, dtype=torch.uint8)})
-    assert bool((scores > 0.5).all())
-    assert wanted.dtype == torch.int32
+    batch = {"labels": torch.ones(2, 2, dtype=torch.uint8)}
+
+    meter = made.meter(container.get(MetricsManager), SimpleNamespace(classes=("a", "b")))
+    meter.update(*made.measured(logits, batch), made.evaluation_loss(logits, batch))
+    assert meter.compute()["f1_micro"] == 1.0
+
+
+@pytest.mark.parametrize("is_searched", [False, True])
+def test_a_metric_that_turns_out_to_be_undefined_ends_the_study_or_the_trial(
+    desk, container, write, tmp_path, is_searched
+):
+    path, held_out = write("regression"), tmp_path / "v.csv"
+    held_out.write_text("text,label\nred one,0.5\ngreen,0.5\n")
+    study = task_study("regression", path, "pearson", validation=str(held_out))
+    params = {"data.max_length": 16} if is_searched else {}
+    error = InvalidInputError if is_searched else UnfitStudyError
+    with pytest.raises(error, match="'pearson' cannot be measured: all held-out") as caught:
+        run(container, desk(**study).claim(0, params))
+    assert isinstance(caught.value, UnfitStudyError) != is_searched
+    values = run(container, desk(**{**study, "metric": "rmse"}).claim(1))
+    assert set(TASKS["regression"].metrics) - set(values) == {"pearson", "spearman", "r2"}
+
+
+HELD_OUT = [
+    ("text_classification", ["a", "b", "a"], []),
+    ("text_classification", ["a", "a"], ["mcc", "auroc"]),
+    ("regression", [0.5, 1.5], []),
+    ("regression", [0.5, 0.5], ["pearson", "spearman", "r2"]),
+    ("multi_label", [("a",), ("a", "b")], []),
+    ("multi_label", [("a", "b"), ("a", "b")], ["auroc"]),
+    ("multi_label", [(), ()], ["f1_micro", "f1_macro", "f1_weighted", "auroc"]),
+]
+
+
+@pytest.mark.parametrize(("task", "labels", "undefined"), HELD_OUT)
+def test_what_is_said_of_labels_holds_of_what_is_stored_and_of_what_is_measured(
+    container, task, labels, undefined
+):
+    config = FinetuneConfig(task=task)
+    classes = () if task == "regression" else ("a", "b", "c")
+    targets = targets_of(labels, classes, config.data)
+    found = HeldOut.of_targets(targets, len(classes))
+    assert HeldOut.of_labels(Counter(labels), len(classes)) == found
+    assert list(found.undefined(task)) == undefined
+
+    meter = make_task(config).meter(container.get(MetricsManager), SimpleNamespace(classes=classes))
+    predicted = torch.randn(len(labels), len(classes)) if classes else torch.randn(len(labels))
+    meter.update(predicted, torch.from_numpy(targets), torch.tensor(0.0))
+    assert set(TASKS[task].metrics) - set(meter.compute()) == set(undefined)
+
+
+def test_more_scores_than_are_kept_are_said_beforehand():
+    assert HeldOut(2**20, 32, 32, has_contrast=True).undefined("text_classification") == {}
+    found = HeldOut(2**20, 33, 33, has_contrast=True).undefined("text_classification")
+    assert found == {"auroc": "1048576 held-out texts of 33 classes are too many"}

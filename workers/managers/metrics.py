@@ -30,6 +30,7 @@ class Meter:
 
     Args:
         scores: Metrics of torchmetrics, by name; each is given float32 predictions, and the labels.
+            One that computes a mapping gives scores by the names in it.
         device: Where the predictions lie.
     """
 
@@ -58,6 +59,8 @@ class Meter:
 
     def compute(self) -> dict[str, float]:
         """The scores by their names, and `loss`, in nats, or all NaN; starts anew.
+
+        Scores that the labels leave undefined, such as the AUROC of one class alone, are left out.
 
         Raises:
             ObjectiveError: There was no row.
@@ -137,15 +140,31 @@ class MetricsManager(BaseProcessManager):
         return Meter(scores, self._cuda.device)
 
     def classification(self, num_classes: int) -> Meter:
-        """Accuracy, macro F1 and mean loss over `num_classes` classes."""
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+        """Of one class a text: accuracy, F1, Matthews' correlation, AUROC and mean loss.
 
-        return self.meter(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "f1": MulticlassF1Score(num_classes, average="macro"),
-            }
-        )
+        Given logits [batch, classes], and classes, int64 [batch].
+        """
+        from workers.managers.scores import scores_of_classes
+
+        return self.meter(scores_of_classes(num_classes))
+
+    def multi_label(self, num_classes: int) -> Meter:
+        """Of any number of classes a text: F1, AUROC, how many texts are all right, and mean loss.
+
+        Given logits, and what applies, 0 or 1, both [batch, classes].
+        """
+        from workers.managers.scores import scores_of_several_classes
+
+        return self.meter(scores_of_several_classes(num_classes))
+
+    def regression(self) -> Meter:
+        """Of a number a text: correlations, errors and mean loss.
+
+        Given predictions and numbers, both [batch].
+        """
+        from workers.managers.scores import scores_of_numbers
+
+        return self.meter(scores_of_numbers())
 
     def throughput(self) -> Throughput:
         """Texts a second."""

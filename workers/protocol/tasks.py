@@ -6,7 +6,7 @@ Invariant: what is measured here is what the task's meter in `trials/finetune/ta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 TaskName = Literal["text_classification", "regression", "multi_label"]
@@ -16,6 +16,11 @@ LabelKind = Literal["class", "number", "classes"]
 
 #: What a model has on top, as `managers/head.py` knows it.
 HeadName = Literal["sequence_classifier"]
+#: What of the held-out labels a metric takes: some that differ, or a class at all.
+Need = Literal["contrast", "presence"]
+
+#: Where each text's score in each class is kept, for AUROC, so many are (128 MiB of float32).
+MOST_SCORES: Final = 2**25
 
 #: What a study is about that says nothing.
 DEFAULT_TASK: Final = "text_classification"
@@ -32,30 +37,51 @@ class TaskTraits:
     objective."""
     head: HeadName = "sequence_classifier"
     """What its model has on top."""
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    """Without which held-out labels a metric is undefined, and not measured."""
 
 
 TASKS: Final[Mapping[TaskName, TaskTraits]] = {
     "text_classification": TaskTraits(
         labels="class",
-        metrics={"accuracy": "maximize", "f1": "maximize", "loss": "minimize"},
+        metrics={
+            "accuracy": "maximize",
+            "f1": "maximize",  # macro, too: its name in release 0.1.0
+            "f1_macro": "maximize",
+            "f1_micro": "maximize",
+            "f1_weighted": "maximize",
+            "mcc": "maximize",
+            "auroc": "maximize",
+            "loss": "minimize",
+        },
+        needs={"mcc": "contrast", "auroc": "contrast"},
     ),
     "regression": TaskTraits(
         labels="number",
         metrics={
             "pearson": "maximize",
             "spearman": "maximize",
+            "r2": "maximize",
             "mse": "minimize",
+            "rmse": "minimize",
             "mae": "minimize",
             "loss": "minimize",
         },
+        needs=dict.fromkeys(("pearson", "spearman", "r2"), "contrast"),
     ),
     "multi_label": TaskTraits(
         labels="classes",
         metrics={
             "f1_micro": "maximize",
             "f1_macro": "maximize",
+            "f1_weighted": "maximize",
+            "accuracy": "maximize",
             "auroc": "maximize",
             "loss": "minimize",
+        },
+        needs={
+            **dict.fromkeys(("f1_micro", "f1_macro", "f1_weighted"), "presence"),
+            "auroc": "contrast",
         },
     ),
 }

@@ -71,6 +71,20 @@ class Ledger:
         """Different labels: of numbers, different numbers."""
         return len(self._numbers)
 
+    def label_counts(self, rows: Mask | None = None) -> dict[Label, int]:
+        """The labels, each with how many rows have it.
+
+        Args:
+            rows: Of these alone.
+        """
+        classes = self._array(self._classes, np.int64)
+        counts = np.bincount(classes if rows is None else classes[rows], minlength=self.num_labels)
+        return {
+            label: count
+            for label, count in zip(self._numbers, counts.tolist(), strict=True)
+            if count
+        }
+
     def __len__(self) -> int:
         return len(self._texts)
 
@@ -176,13 +190,8 @@ class Ledger:
         return "text" if self._config.text_pair is None else "pair"
 
     def _unmeasured(self, held_out: Mask) -> str | None:
-        measured = set(self._array(self._classes, np.int64)[held_out].tolist())
-        if self._kind == "number":
-            return alike(len(measured))
-        labels = [label for label, number in self._numbers.items() if number in measured]
-        return unmeasured(
-            self.classes.keys() - {name for each in labels for name in names_in(each)}
-        )
+        measured = {name for label in self.label_counts(held_out) for name in names_in(label)}
+        return unmeasured(self.classes.keys() - measured)
 
     def _lines_of(self, rows: Mask) -> str:
         lines = self._array(self._lines, np.int64)[rows]
@@ -207,13 +216,6 @@ def unmeasured(labels: Iterable[str]) -> str | None:
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     classes = "classes" if len(missing) > 1 else "class"
     return f"of the {classes} {named}{more} no text is held out: trained, not measured"
-
-
-def alike(num_numbers: int) -> str | None:
-    """What there is to say where so many different numbers are held out."""
-    if num_numbers > 1:
-        return None
-    return "all held-out texts have one number: correlations are 0 in every trial; hold out others"
 
 
 class Blanks:

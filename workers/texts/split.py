@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import Final, NamedTuple
 
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import DataConfig
+from workers.texts.held_out import HeldOut
 from workers.texts.labels import Label, kind_of, names_in
-from workers.texts.ledger import Blanks, Ledger, Mask, alike, unmeasured
+from workers.texts.ledger import Blanks, Ledger, Mask, unmeasured
 from workers.texts.rows import Row, is_file, read_rows
 
 #: Beyond that many, the labels are something else.
@@ -69,7 +70,7 @@ def split_rows(
     def keep(row: Row, side: int) -> None:
         sides[side].add(row.text, row.label, row.pair)
 
-    chosen = _survey(config, read, "data", tell, keep)
+    chosen = _survey(config, read, "data", tell, keep).chosen
     return sides if chosen is None else _parted(sides[0], chosen)
 
 
@@ -79,8 +80,11 @@ def check_rows(
     read: Reader = read_rows,
     can_read: Callable[[str], bool] = is_file,
     tell: Tell = _untold,
-) -> None:
+) -> HeldOut | None:
     """Read all rows as `split_rows` does, and keep none.
+
+    Returns:
+        What is held out; None where not all sources are read here.
 
     Args:
         config: The data set.
@@ -93,13 +97,21 @@ def check_rows(
         InvalidInputError: As `split_rows` would.
     """
     if all(map(can_read, config.sources)):
-        _survey(config, read, section, tell)
-        return
+        return _survey(config, read, section, tell).held_out
     for source, role in zip(config.sources, ("source", "validation"), strict=False):
         if can_read(source):
             rows = _Filled(config, f"{section}.{role}", source, read, tell)
             for _ in rows:
                 pass
+    return None
+
+
+class _Surveyed(NamedTuple):
+    """What a data set turned out to be."""
+
+    held_out: HeldOut
+    chosen: Mask | None
+    """Which rows of the source are held out, if they are split off."""
 
 
 def _survey(
@@ -108,8 +120,8 @@ def _survey(
     section: str,
     tell: Tell,
     keep: Callable[[Row, int], None] = lambda _row, _side: None,
-) -> Mask | None:
-    """Read all rows, and check them as a whole; which of the source's are held out, if any."""
+) -> _Surveyed:
+    """Read all rows, and check them as a whole."""
     ledger = Ledger(config)
     census = _Census(config, section, ledger)
     for row in _Filled(config, f"{section}.source", config.source, read, tell):
@@ -117,14 +129,21 @@ def _survey(
         census.check_number()
         keep(row, 0)
     census.check_labels()
-    if config.held_out is not None:
-        _survey_held_out(config, read, section, tell, keep, ledger, census)
-        return None
-    chosen = ledger.held_out()
-    census.check_sides(len(ledger), int(chosen.sum()))
-    for finding in ledger.findings(chosen):
+    if config.held_out is None:
+        chosen = ledger.held_out()
+        census.check_sides(len(ledger), int(chosen.sum()))
+        found = ledger.findings(chosen)
+        surveyed = _Surveyed(_held_out(ledger.label_counts(chosen), ledger, config), chosen)
+    else:
+        apart, found = _survey_held_out(config, read, section, tell, keep, ledger, census)
+        surveyed = _Surveyed(_held_out(apart.label_counts(), ledger, config), None)
+    for finding in [*found, *surveyed.held_out.findings(config.task)]:
         tell(f"{section}.source = {config.source!r}: {finding}")
-    return chosen
+    return surveyed
+
+
+def _held_out(labels: Mapping[Label, int], trained: Ledger, config: DataConfig) -> HeldOut:
+    return HeldOut.of_labels(labels, len(config.labels or trained.classes))
 
 
 def _survey_held_out(
@@ -135,8 +154,8 @@ def _survey_held_out(
     keep: Callable[[Row, int], None],
     trained: Ledger,
     census: _Census,
-) -> None:
-    """Read the held-out rows of a source of their own."""
+) -> tuple[Ledger, list[str]]:
+    """Read the held-out rows of a source of their own; what there is to say of both."""
     source = str(config.held_out)
     ledger = Ledger(config)
     for row in _Filled(config, f"{section}.validation", source, read, tell):
@@ -147,11 +166,9 @@ def _survey_held_out(
     found = [
         *trained.findings(None),
         unmeasured(trained.classes.keys() - ledger.classes.keys()),
-        alike(ledger.num_labels) if kind_of(config) == "number" else None,
         trained.shared_with(ledger),
     ]
-    for finding in filter(None, found):
-        tell(f"{section}.source = {config.source!r}: {finding}")
+    return ledger, [each for each in found if each is not None]
 
 
 def _parted(rows: LabelledTexts, chosen: Mask) -> tuple[LabelledTexts, LabelledTexts]:

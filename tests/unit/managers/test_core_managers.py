@@ -265,7 +265,7 @@ def test_one_nan_among_the_logits_makes_every_measure_nan(container):
     meter.reset()
     masked = good.masked_fill(good == 0, -torch.inf)
     meter.update(masked, labels, torch.tensor(1.0))
-    assert meter.compute() == {"accuracy": 1.0, "f1": 1.0, "loss": 1.0}
+    assert set(meter.compute().values()) == {1.0}
 
 
 def test_measures_of_nothing_are_none(container):

@@ -112,7 +112,10 @@ def test_held_out_numbers_that_tell_nothing_apart_are_told(tmp_path):
     lines = ["text,label", *(f"text {n},{n}.5" for n in range(5))]
     *_, found = split(tmp_path / "d.csv", lines, task="regression")
     assert found == [
-        "all held-out texts have one number: correlations are 0 in every trial; hold out others"
+        (
+            "all held-out texts have one number: pearson, spearman, r2 cannot be measured; hold out"
+            " others"
+        )
     ]
     (tmp_path / "v.csv").write_text("text,label\na,1\nb,1\n")
     validation = str(tmp_path / "v.csv")

@@ -18,9 +18,16 @@ import torch
 from workers.logs import get_logger
 from workers.managers import trainable
 from workers.managers.tokenized import Batch
-from workers.protocol.errors import DrainRequested, ObjectiveError, UnfitModelError, UnfitStudyError
+from workers.protocol.errors import (
+    DrainRequested,
+    InvalidInputError,
+    ObjectiveError,
+    UnfitModelError,
+    UnfitStudyError,
+)
 from workers.protocol.finetune import DECIDES_THE_MODEL, FinetuneConfig
 from workers.protocol.tasks import TASKS
+from workers.texts.held_out import HeldOut
 from workers.trials.finetune.divergence import Diverged, LossWatch
 from workers.trials.finetune.evaluation import Evaluation
 from workers.trials.finetune.feed import Feed
@@ -69,6 +76,7 @@ class Training:
         self._may_leave_model = config.save_model != "none"
         seed = trial.seed if config.seed is None else config.seed
         self._data = task.examples(managers.data, trial.preparing)
+        self._check_metrics()
         self._feed = Feed(task, self._data, config, managers)
         self._plan = TrainingPlan(managers.batches, self._data.train, config, seed=seed)
         # here: data that have yet to be tokenised must not change what the model draws
@@ -101,7 +109,21 @@ class Training:
         counted = self._counted()
         self._leave_word(counted)
         self._leave_result(counted)
-        return {name: counted[name] for name in TASKS[self._config.task].metrics}
+        return {name: counted[name] for name in TASKS[self._config.task].metrics if name in counted}
+
+    def _check_metrics(self) -> None:
+        """Refuse a study whose metrics the held-out labels leave undefined.
+
+        Raises:
+            UnfitStudyError: It would be so in every other trial, too.
+            InvalidInputError: It is so with this trial's data.
+        """
+        held_out = HeldOut.of_targets(self._data.validation.labels, len(self._data.classes))
+        problem = held_out.problem(self._trial.spec.metrics, self._config.task)
+        if problem is None:
+            return
+        is_searched = any(name.startswith("data.") for name in self._trial.params)
+        raise InvalidInputError(problem) if is_searched else UnfitStudyError(problem)
 
     def _begin(self) -> FinetuneState:
         """The state before the first step."""

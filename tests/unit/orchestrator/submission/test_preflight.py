@@ -14,6 +14,7 @@ from workers.disk.cache import Cache
 from workers.disk.cache_sweep import CacheLimits
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.spec import StudySpec
+from workers.protocol.tasks import TASKS
 
 
 def finetune(**fields):
@@ -50,8 +51,14 @@ def test_a_good_study_passes(check):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"metric": None}, "metric is missing; finetune reports accuracy, f1, loss; the usual one"),
-        ({"metric": "acuracy"}, "metric = 'acuracy': finetune reports accuracy, f1, loss; did you"),
+        (
+            {"metric": None},
+            "metric is missing; finetune reports accuracy, f1, f1_macro, f1_micro,",
+        ),
+        (
+            {"metric": "acuracy"},
+            "metric = 'acuracy': finetune reports accuracy, f1, f1_macro, f1_micro,",
+        ),
         ({"space": {"learnig_rate": RATE}}, "space.learnig_rate: no such setting of finetune; did"),
         ({"space": {"data": RATE}}, "space.data: 'data' is a group of settings"),
         ({"space": {"epochs.x": RATE}}, "space.epochs.x: 'epochs' has none below it"),
@@ -91,7 +98,7 @@ def test_a_good_study_passes(check):
         ({"config": {"task": "regresion"}}, "config.task = 'regresion': it should be 'text_clas"),
         (
             {"metric": "accuracy", "config": {"task": "regression"}},
-            "metric = 'accuracy': finetune with task: regression reports pearson, spearman, mse",
+            "metric = 'accuracy': finetune with task: regression reports pearson, spearman, r2",
         ),
         (
             {"metric": "mse", "config": {"task": "regression"}},
@@ -187,6 +194,53 @@ def test_each_task_reads_its_own_labels(tmp_path):
     path.write_text(path.read_text() + "text,good\n")
     with pytest.raises(InvalidInputError, match="line 42: 'good' in column 'label' is no number"):
         check_finetune(finetune(metric="mse", config={"task": "regression", **data}))
+
+
+@pytest.mark.parametrize(
+    ("task", "held_out", "refused", "measured"),
+    [
+        ("text_classification", ["0", "0"], ["mcc", "auroc"], ["accuracy", "f1_macro", "loss"]),
+        ("regression", ["1", "1"], ["pearson", "spearman", "r2"], ["mse", "rmse", "mae"]),
+        ("multi_label", ["", ""], ["f1_micro", "f1_macro", "f1_weighted", "auroc"], ["accuracy"]),
+        ("multi_label", ["0,1", "0,1"], ["auroc"], ["f1_micro", "f1_macro", "f1_weighted"]),
+    ],
+)
+def test_a_metric_that_the_held_out_labels_leave_undefined_is_refused_or_told(
+    tmp_path, task, held_out, refused, measured
+):
+    source, validation = tmp_path / "d.jsonl", tmp_path / "v.jsonl"
+
+    def write(path, labels):
+        rows = [{"text": f"{path.name} {n}", "label": label} for n, label in enumerate(labels)]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    write(source, ["0", "1"] * 20)
+    write(validation, held_out)
+    data = {"source": str(source), "validation": str(validation)}
+    assert {*refused, *measured} <= set(TASKS[task].metrics)
+
+    def found(metric, home=None):
+        study = finetune(
+            metric=metric,
+            direction=TASKS[task].metrics[metric],
+            config={"task": task, "data": data},
+        )
+        return check_finetune(study, home)
+
+    for metric in refused:
+        for _ in range(2):  # the second time it is remembered
+            with pytest.raises(InvalidInputError) as error:
+                found(metric, tmp_path / "home")
+            assert str(error.value).startswith(f"metric = {metric!r} cannot be measured: ")
+            others = str(error.value).partition("one of ")[2].split(" (")[0]
+            assert set(others.split(", ")) == set(TASKS[task].metrics) - set(refused)
+    for metric in measured:
+        told = " ".join(each for each in found(metric) if "cannot be measured" in each)
+        assert all(each in told for each in refused), told
+        assert metric not in told
+    write(validation, ["0", "1", "0,1"] if task == "multi_label" else ["0", "1"])
+    for metric in TASKS[task].metrics:
+        assert not [each for each in found(metric) if "cannot be measured" in each]
 
 
 def test_a_rate_that_never_falls_is_refused_where_no_trial_could_have_a_better_one(write):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch.nn import functional
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 
 from workers.managers import MetricsManager, ModelManager
 from workers.managers.data import Examples
@@ -17,7 +15,7 @@ from workers.trials.finetune.tasks.task import Task
 
 
 class Regression(Task):
-    """Squared error of one output; Pearson's and Spearman's correlation."""
+    """Squared error of one output; correlations and errors."""
 
     def build_model(self, models: ModelManager, examples: Examples) -> Any:
         """One with one output; a pretrained one's is kept."""
@@ -44,28 +42,4 @@ class Regression(Task):
 
     def meter(self, metrics: MetricsManager, examples: Examples) -> Meter:  # noqa: ARG002
         """Correlations and errors."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*will save all targets.*")  # they are small
-            spearman = SpearmanCorrCoef()
-        return metrics.meter(
-            {
-                "pearson": Pearson(),
-                "spearman": spearman,
-                "mse": MeanSquaredError(),
-                "mae": MeanAbsoluteError(),
-            }
-        )
-
-
-class Pearson(PearsonCorrCoef):
-    """Pearson's correlation; 0, and not NaN, of outputs that are all the same: they tell nothing.
-
-    A model that has just begun may be so, and has not diverged.
-    """
-
-    def compute(self) -> torch.Tensor:
-        """The correlation, a scalar."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*variance of predictions or target.*")
-            correlation: torch.Tensor = super().compute()
-        return correlation.nan_to_num(nan=0.0)
+        return metrics.regression()

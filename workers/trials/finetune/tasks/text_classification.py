@@ -19,7 +19,7 @@ from workers.trials.finetune.tasks.task import Task
 
 
 class TextClassification(Task):
-    """Cross entropy over the classes; accuracy and macro F1."""
+    """Cross entropy over the classes; accuracy, F1, Matthews' correlation and AUROC."""
 
     def __init__(self, config: FinetuneConfig) -> None:
         super().__init__(config)
@@ -52,7 +52,7 @@ class TextClassification(Task):
         return functional.cross_entropy(logits, batch["labels"])
 
     def meter(self, metrics: MetricsManager, examples: Examples) -> Meter:
-        """Accuracy and macro F1."""
+        """What people report of classes."""
         return metrics.classification(len(examples.classes))
 
 
