@@ -46,6 +46,10 @@ def ended_at_the_limit(trained):
     assert "stopped_early_at" not in trained.attrs
 
 
+def ended_with_the_last_batch(trained):
+    assert trained.steps == [2, 5, 8, 10], "112 texts of 5 tokens, 24 a step, and twice"
+
+
 def slowed_down(trained):
     rates = [each["learning_rate"] for each in trained.evaluations]
     assert rates == [0.02, 0.01, 0.005, 0.0025], "no evaluation was better by so much"
@@ -108,6 +112,17 @@ OPTIONS = {
         4,
         left_what_is_frozen,
     ),
+    "tokens": (
+        {
+            "batch_tokens": 120,
+            "eval_batch_tokens": 60,
+            "epochs": 2,
+            "evaluate_every": {"epochs": 0.5},
+            "log_every_steps": 3,
+        },
+        7,
+        ended_with_the_last_batch,
+    ),
     "max_steps": (
         {"max_steps": 9, "evaluate_every": {"epochs": 0.5}, "log_every_steps": 4},
         5,
@@ -150,6 +165,27 @@ def test_the_model_of_the_best_evaluation_is_the_one_that_is_left(desk, containe
     assert_equal(last.weights, best.weights)
 
 
+def test_however_long_texts_are_each_counts_alike_in_batches_of_tokens(desk, container, tmp_path):
+    path = tmp_path / "lengths.csv"
+    rows = [(f"a {n % 7}", 0) if n % 4 else (f"b {n} " * 5, 1) for n in range(120)]
+    path.write_text("\n".join(["text,label", *(f"{text},{label}" for text, label in rows)]))
+    rule = {"dropout": 0.0, "epochs": 1, "weight_decay": 0.0, "max_grad_norm": None, "seed": 1}
+    rule |= {"optimizer": "sgd", "schedule": "constant", "warmup_fraction": 0.0}
+    place = desk(**short_study(path, batch_tokens=24, **rule))
+    parts = Trained(container, place.claim(0, {"learning_rate": 1e-4}))
+    num_steps = parts.steps[-1]
+    assert num_steps > 20
+    whole = {"batch_tokens": 9999, "learning_rate": 1e-4 * num_steps}
+    at_once = Trained(container, place.claim(1, whole))
+    assert at_once.steps[-1] == 1
+    bias = at_once.weights["classifier.bias"]
+    # the rates are so small that it is one gradient, however many steps it is gone along
+    torch.testing.assert_close(parts.weights["classifier.bias"], bias, rtol=0.02, atol=0.0)
+    assert parts.evaluations[0]["train_loss"] == pytest.approx(
+        at_once.evaluations[0]["train_loss"], rel=1e-3
+    )
+
+
 def as_the_first(place, trial):
     trial.seed = place.spec.trial_seed(0)
     return trial
@@ -166,6 +202,8 @@ def short_study(texts, **settings):
     study = {**study_of(texts, save_model="all", **settings)}
     study |= {"metric": "loss", "direction": "minimize", "sampler": {"seed": 1}}
     del study["config"]["evaluations_per_epoch"]
+    if "batch_tokens" in settings:
+        del study["config"]["batch_size"]
     if "epochs" not in settings:
         del study["config"]["epochs"]
         if "max_steps" not in settings:

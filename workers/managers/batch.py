@@ -1,28 +1,29 @@
 """BatchManager: which rows make a batch, and how a batch becomes gradients when memory is short.
 
-Invariant: the batches of an epoch follow from its number and the seed alone, so that a resumed
-training sees what an undisturbed one would have.
+Invariant: the batches of an epoch follow from its number, the seed and the lengths alone, so that a
+resumed training sees what an undisturbed one would have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
+from workers.managers.batch_plan import (
+    Batches,
+    BatchPlan,
+    ByRows,
+    ByTokens,
+    Lengths,
+    held_out_batches,
+)
 from workers.managers.tensor import TensorManager
 from workers.managers.tokenized import Batch
 
 log = get_logger(__name__)
-
-#: Batches whose rows are sorted by length together: long enough to save padding, short enough to
-#: stay random.
-_BATCHES_A_BUCKET: Final = 50
 
 Loss = Callable[[Batch], torch.Tensor]
 
@@ -34,13 +35,22 @@ class BatchManager(BaseProcessManager):
         super().__init__()
         self._tensors = tensors
 
-    def training_batches(
-        self, lengths: npt.NDArray[np.int64], batch_size: int, *, seed: int, epoch: int
-    ) -> list[list[int]]:
-        """The batches of one epoch: random, of rows of similar length.
+    def plan(self, lengths: Lengths, batch_size: int, batch_tokens: int | None = None) -> BatchPlan:
+        """The batches of all epochs.
 
-        Rows are shuffled, sorted by length within buckets of 50 batches, cut, and the batches
-        shuffled again.
+        Args:
+            lengths: Tokens of each row, int64 [rows].
+            batch_size: Rows a batch.
+            batch_tokens: Tokens a batch, padding included, in place of `batch_size`.
+        """
+        if batch_tokens is None:
+            return ByRows(lengths, batch_size)
+        return ByTokens(lengths, batch_tokens)
+
+    def training_batches(
+        self, lengths: Lengths, batch_size: int, *, seed: int, epoch: int
+    ) -> Batches:
+        """The batches of one epoch: random, of rows of similar length.
 
         Args:
             lengths: Tokens of each row, int64 [rows].
@@ -48,26 +58,13 @@ class BatchManager(BaseProcessManager):
             seed: The trial's.
             epoch: From 0.
         """
-        generator = np.random.default_rng([seed, epoch])
-        order = generator.permutation(len(lengths))
-        batches: list[list[int]] = []
-        for start in range(0, len(order), batch_size * _BATCHES_A_BUCKET):
-            bucket = order[start : start + batch_size * _BATCHES_A_BUCKET]
-            bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-            batches += [
-                bucket[first : first + batch_size].tolist()
-                for first in range(0, len(bucket), batch_size)
-            ]
-        return [batches[index] for index in generator.permutation(len(batches))]
+        return self.plan(lengths, batch_size).epoch(seed, epoch)
 
     def evaluation_batches(
-        self, lengths: npt.NDArray[np.int64], batch_size: int
-    ) -> list[list[int]]:
-        """All rows once, the shortest first."""
-        order = np.argsort(lengths, kind="stable")
-        return [
-            order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)
-        ]
+        self, lengths: Lengths, batch_size: int, batch_tokens: int | None = None
+    ) -> Batches:
+        """All rows once, the longest first; by rows, or by tokens where those are given."""
+        return held_out_batches(lengths, batch_size, batch_tokens)
 
     def accumulator(self, micro_batch_size: int | None = None) -> Accumulator:
         """What turns the batches of one training into gradients."""

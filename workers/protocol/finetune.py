@@ -244,6 +244,8 @@ class FinetuneConfig(TrainingOptions):
     tokenizer: TokenizerConfig = TokenizerConfig()
     eval_batch_size: int = Field(default=256, ge=1)
     """Texts a forward pass without gradients."""
+    eval_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of such a pass, padding included, in place of `eval_batch_size`."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Sets every dropout probability that the architecture has."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -295,6 +297,22 @@ class FinetuneConfig(TrainingOptions):
     def _has_classes_to_smooth(self) -> FinetuneConfig:
         if self.label_smoothing and TASKS[self.task].labels == "number":
             raise ValueError(f"label_smoothing: {self.task} has no classes; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _have_room_for_a_text(self) -> FinetuneConfig:
+        for name in ("batch_tokens", "eval_batch_tokens"):
+            tokens = getattr(self, name)
+            if tokens is not None and tokens < self.data.max_length:
+                raise ValueError(
+                    f"`{name}` = {tokens} is less than data.max_length = {self.data.max_length}, to"
+                    " which one text may come; raise the one or lower the other"
+                )
+        if self.eval_batch_tokens is not None and "eval_batch_size" in self.model_fields_set:
+            raise ValueError(
+                f"`eval_batch_tokens` = {self.eval_batch_tokens} and `eval_batch_size` ="
+                f" {self.eval_batch_size} both say what is measured at once; give one of them"
+            )
         return self
 
     @model_validator(mode="after")

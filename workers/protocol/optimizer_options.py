@@ -110,6 +110,9 @@ class OptimizerOptions(Section):
 
     batch_size: int = Field(default=32, ge=1)
     """Texts an optimizer step."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens an optimizer step, padding included, in place of `batch_size`: many short texts, or
+    few long ones. All texts count alike: a step of more texts is a larger one."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Texts a forward pass; by default the batch, halved for as long as memory runs out."""
     gradient_accumulation_steps: int | None = Field(default=None, ge=1)
@@ -189,6 +192,22 @@ class OptimizerOptions(Section):
             )
         if self.schedule == PLATEAU and (self.warmup_steps or "warmup_fraction" in given):
             raise ValueError(f"`schedule`: {PLATEAU} has no warm-up; leave out {min(given)}")
+        return self
+
+    @model_validator(mode="after")
+    def _size_the_batch_once(self) -> OptimizerOptions:
+        if self.batch_tokens is None:
+            return self
+        if "batch_size" in self.model_fields_set:
+            raise ValueError(
+                f"`batch_tokens` = {self.batch_tokens} and `batch_size` = {self.batch_size} both"
+                " say what a step is made of; give one of them"
+            )
+        if self.gradient_accumulation_steps is not None:
+            raise ValueError(
+                "`gradient_accumulation_steps`: with batch_tokens, steps differ in their texts;"
+                " give micro_batch_size, the texts a pass, or neither"
+            )
         return self
 
     @model_validator(mode="after")

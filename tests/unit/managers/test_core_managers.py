@@ -177,9 +177,9 @@ def test_batches_hold_every_row_once_of_similar_length_and_repeat_by_seed_and_ep
     assert padded < 1.1 * lengths.sum(), "buckets waste under a tenth on padding"
 
 
-def test_evaluation_goes_through_all_rows_once(container):
+def test_evaluation_goes_through_all_rows_once_the_longest_first(container):
     planned = container.get(BatchManager).evaluation_batches(np.array([5, 1, 3]), 2)
-    assert planned == [[1, 2], [0]]
+    assert planned == [[0], [1, 2]]
 
 
 def gradients(container, micro_batch_size, fits=None):

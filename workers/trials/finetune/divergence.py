@@ -45,14 +45,17 @@ class LossWatch:
     num_left_out: int = 0
     """Steps left out since the training began."""
     _total: float = 0.0
-    """The sum of the finite losses since `forget_mean`."""
-    _count: int = 0
+    """The sum of the finite losses since `forget_mean`, each by its share."""
+    _count: float = 0
+    """The sum of their shares."""
     _in_a_row: int = 0
     _overflows: int = 0
     _last: float | None = None
-    _pending: list[tuple[int, float, torch.Tensor]] = field(default_factory=list)
+    _pending: list[tuple[int, float, float, torch.Tensor]] = field(default_factory=list)
 
-    def note(self, step: int, rate: float, loss: torch.Tensor, norm: torch.Tensor) -> None:
+    def note(
+        self, step: int, rate: float, loss: torch.Tensor, norm: torch.Tensor, share: float = 1
+    ) -> None:
         """Take note of a step that was made.
 
         Args:
@@ -60,11 +63,12 @@ class LossWatch:
             rate: Its learning rate.
             loss: The batch's mean loss, a scalar without a graph.
             norm: The norm of the gradients before clipping, a scalar.
+            share: What the loss counts in the mean.
 
         Raises:
             Diverged: See `look`.
         """
-        self._pending.append((step, rate, torch.stack((loss.float(), norm.float()))))
+        self._pending.append((step, rate, share, torch.stack((loss.float(), norm.float()))))
         if self.device.type == "cpu" or len(self._pending) >= _STEPS_A_LOOK:
             self.look()
 
@@ -77,9 +81,9 @@ class LossWatch:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        values = torch.stack([each for _, _, each in pending]).tolist()
-        for (step, rate, _), (loss, norm) in zip(pending, values, strict=True):
-            self._judge(step, rate, loss, norm)
+        values = torch.stack([each for *_, each in pending]).tolist()
+        for (step, rate, share, _), (loss, norm) in zip(pending, values, strict=True):
+            self._judge(step, rate, loss, norm, share)
 
     def mean(self) -> float:
         """The mean of the finite losses since `forget_mean`; NaN if there was none."""
@@ -115,14 +119,14 @@ class LossWatch:
         self._in_a_row, self._overflows = state.get("in_a_row", 0), state.get("overflows", 0)
         self._last, self.num_left_out = state.get("last"), state.get("num_left_out", 0)
 
-    def _judge(self, step: int, rate: float, loss: float, norm: float) -> None:
+    def _judge(self, step: int, rate: float, loss: float, norm: float, share: float) -> None:
         if self.is_scaled and math.isfinite(loss):
             self._judge_scaled(step, rate, norm)
         elif not math.isfinite(loss) or not math.isfinite(norm):
             self._judge_bad(step, rate, loss, norm)
             return
-        self._total += loss
-        self._count += 1
+        self._total += loss * share
+        self._count += share
         self._in_a_row = 0
         self._last = loss
 

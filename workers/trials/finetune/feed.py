@@ -40,7 +40,7 @@ class Feed:
         """What is held out, once."""
         texts = self._data.validation
         batches = self._managers.batches.evaluation_batches(
-            texts.lengths, self._config.eval_batch_size
+            texts.lengths, self._config.eval_batch_size, self._config.eval_batch_tokens
         )
         return self._load(texts, batches, 0)
 

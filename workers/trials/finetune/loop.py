@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -188,8 +188,9 @@ class Training:
 
     def _train_step(self, batch: Batch, num_tokens: int) -> None:
         state = self._state
+        share = self._plan.share(len(batch["labels"]))
         loss = self._accumulator.run(
-            batch, self._loss_of, state.precision.backward, state.optimizer.zero_grad
+            batch, self._loss_of, self._backward(share), state.optimizer.zero_grad
         )
         norm = state.precision.step(
             state.optimizer,
@@ -201,8 +202,13 @@ class Training:
         state.schedule.stepped()
         self._throughput.add(len(batch["labels"]))
         state.step += 1
-        state.losses.note(state.step, rate, loss, norm)
-        self._steps.note(state.step, rate, loss, norm, num_tokens)
+        state.losses.note(state.step, rate, loss, norm, share)
+        self._steps.note(state.step, rate, loss, norm, num_tokens, share)
+
+    def _backward(self, share: float) -> Callable[[torch.Tensor], None]:
+        """Adds the gradients of a mean loss, by what it counts in its step."""
+        backward = self._state.precision.backward
+        return backward if share == 1.0 else lambda loss: backward(loss * share)
 
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         return self._task.loss(self._forward(batch), batch)

@@ -1,7 +1,7 @@
 """What a training goes through: how many steps, which batches, and when it is evaluated.
 
-Invariant: the plan follows from the settings, the seed and the number of examples alone, so that a
-resumed training goes on in the one that it began with.
+Invariant: the plan follows from the settings, the seed and the lengths of the examples alone, so
+that a resumed training goes on in the one that it began with.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ class TrainingPlan:
     def __init__(
         self, batches: BatchManager, texts: TokenizedTexts, config: FinetuneConfig, *, seed: int
     ) -> None:
-        self._batches = batches
-        self._lengths = texts.lengths
-        self._config = config
+        self._batches = batches.plan(texts.lengths, config.batch_size, config.batch_tokens)
         self._seed = seed
-        self._steps_per_epoch = math.ceil(len(texts) / config.batch_size)
+        self._steps_per_epoch = self._batches.num_batches
         #: optimizer steps in all
         self.num_steps = steps_in_all(config, self._steps_per_epoch)
         self._evaluations = evaluation_steps(config, self._steps_per_epoch)
@@ -48,6 +46,10 @@ class TrainingPlan:
         """Whether a checkpoint is due after a step by the number of steps."""
         return step in self._checkpoints
 
+    def share(self, num_rows: int) -> float:
+        """By what the mean loss of a batch of so many texts counts in its step."""
+        return self._batches.share(num_rows)
+
     def from_step(self, step: int) -> RemainingBatches:
         """The batches after so many steps."""
         return RemainingBatches(self, step)
@@ -55,9 +57,7 @@ class TrainingPlan:
     def epochs_from(self, step: int) -> Iterator[list[list[int]]]:
         """The batches of each epoch that is left, planned when it begins."""
         for epoch in range(step // self._steps_per_epoch, self._num_epochs):
-            planned = self._batches.training_batches(
-                self._lengths, self._config.batch_size, seed=self._seed, epoch=epoch
-            )
+            planned = self._batches.epoch(self._seed, epoch)
             before = epoch * self._steps_per_epoch
             yield planned[max(0, step - before) : self.num_steps - before]
 

@@ -39,7 +39,13 @@ class StepLog:
         self._begin()
 
     def note(
-        self, step: int, rate: float, loss: torch.Tensor, norm: torch.Tensor, tokens: int
+        self,
+        step: int,
+        rate: float,
+        loss: torch.Tensor,
+        norm: torch.Tensor,
+        tokens: int,
+        share: float = 1,
     ) -> None:
         """Take note of a step that was made.
 
@@ -49,11 +55,13 @@ class StepLog:
             loss: The batch's mean loss, a scalar without a graph.
             norm: The norm of the gradients before clipping, a scalar.
             tokens: Tokens of the batch, without padding.
+            share: What the loss counts in the mean.
         """
         if self._every is None:
             return
-        self._sums += torch.stack((loss.float(), norm.float()))
+        self._sums += torch.stack((loss.float() * share, norm.float()))
         self._num_steps += 1
+        self._shares += share
         self._num_tokens += tokens
         if step % self._every == 0:
             self._write(step, rate)
@@ -71,10 +79,12 @@ class StepLog:
     def _begin(self) -> None:
         self._sums = torch.zeros(2, device=self._device)
         self._num_steps = self._num_tokens = 0
+        self._shares = 0.0
         self._since = time.perf_counter()
 
     def _write(self, step: int, rate: float) -> None:
-        loss, norm = (self._sums / self._num_steps).tolist()
+        counts = torch.tensor([self._shares, self._num_steps], device=self._device)
+        loss, norm = (self._sums / counts).tolist()
         seconds = max(time.perf_counter() - self._since, 1e-9)
         values = {
             "train/loss": loss,
