@@ -89,16 +89,16 @@ class Collector:
     def tell_paused(self, number: int, record: TrialRecord) -> None:
         """Take a trial as paused that Redis has so, and of whose pause no entry is left."""
         log.warning("pause_noted", study=self._study.name, trial=number, rung=record.rung)
-        self._study.put(number, Place(record.rung, is_paused=True))
+        self._study.trials.put(number, Place(record.rung, is_paused=True))
         self._study.sync()
 
     def prune_paused(self) -> None:
         """End the trials that are paused, and that will not be promoted any more."""
         numbers = sorted(self._study.tally.paused)
         for number in numbers:
-            for key, constraint in self._study.place(number).constraints.items():
-                self._study.asked(number).set_constraint(key, constraint)
-            self._study.set_attr(number, f"{ATTR}state", TrialState.PRUNED.value)
+            for key, constraint in self._study.trials.place(number).constraints.items():
+                self._study.trials.asked(number).set_constraint(key, constraint)
+            self._study.trials.set_attr(number, f"{ATTR}state", TrialState.PRUNED.value)
             self._study.tell(number, TOLD_AS[TrialState.PRUNED], None)
         self._study.sync()
         self._study.leases.settle_all(dict.fromkeys(numbers, TrialState.PRUNED))
@@ -109,9 +109,9 @@ class Collector:
         attempts = 0 if record is None else record.attempt
         when = "while it waited for another attempt" if attempts else "before it began"
         if record is not None and attempts:
-            self._study.set_attr(number, f"{ATTR}attempt", attempts)
+            self._study.trials.set_attr(number, f"{ATTR}attempt", attempts)
             if record.losses:
-                self._study.set_attr(number, f"{ATTR}losses", record.losses)
+                self._study.trials.set_attr(number, f"{ATTR}losses", record.losses)
         self.tell_failed(number, f"{reason} {when}", TrialState.CANCELLED)
         self._study.sync()
 
@@ -125,7 +125,7 @@ class Collector:
             raise UnreadableEntryError(entry.reason)
         told = entry.decode()
         try:
-            stored = self._study.stored(entry.number)
+            stored = self._study.trials.stored(entry.number)
         except KeyError:
             # Redis kept what the storage lost, or never had
             log.warning("unknown_trial", study=self._study.name, trial=entry.number)
@@ -147,21 +147,21 @@ class Collector:
         """Store parameters that were drawn before, and that the objective has asked for."""
         if params:
             with _to_be_taken(f"parameters of trial {number}"):
-                self._study.take(number, params)
+                self._study.trials.take(number, params)
 
     def _report(self, entry: InboxEntry, report: Report, stored: FrozenTrial) -> None:
         self._store_report(entry.number, report, stored)
         if self._study.spec.pruner.prunes:
             answer = {
                 "request": f"report:{report.step}",
-                "prune": self._study.should_prune(entry.number),
+                "prune": self._study.trials.should_prune(entry.number),
             }
             self._study.leases.reply(entry.number, entry.token, answer)
 
     def _store_report(self, number: int, report: Report, stored: FrozenTrial) -> None:
         if report.step not in stored.intermediate_values:
             with _to_be_taken(f"report of trial {number} at step {report.step}"):
-                self._study.report(number, report.step, report.value)
+                self._study.trials.report(number, report.step, report.value)
 
     def _pause(self, entry: InboxEntry, pause: Pause, stored: FrozenTrial) -> None:
         """Keep where a trial was paused, unless it was promoted since."""
@@ -174,14 +174,14 @@ class Collector:
         self._hold(entry.number, result.params)
         self._attach(entry, TrialState.PAUSED, result)
         place = Place(pause.rung, is_paused=True, constraints=pause.result.constraints)
-        self._study.put(entry.number, place)
+        self._study.trials.put(entry.number, place)
         log.info("trial_paused", study=self._study.name, trial=entry.number, rung=pause.rung)
 
     def _answer(self, entry: InboxEntry, question: Question) -> None:
         request = f"suggest:{question.name}"
         try:
             distribution = _distribution(question)
-            value = suggest(self._study.asked(entry.number), question.name, distribution)
+            value = suggest(self._study.trials.asked(entry.number), question.name, distribution)
         except (ValueError, TypeError, ArithmeticError, UnreadableEntryError) as error:
             # what the objective asked for cannot be had, and it is told so
             answer = {"request": request, "error": describe_error(error, 500)}
@@ -233,12 +233,12 @@ class Collector:
     def _attach(self, entry: InboxEntry, state: TrialState, result: Result) -> None:
         """Store what belongs to an end; what the storage does not take must not hide the rest."""
         for key, constraint in result.constraints.items():
-            self._study.asked(entry.number).set_constraint(key, constraint)
+            self._study.trials.asked(entry.number).set_constraint(key, constraint)
         problem = result.result_error
         for key, value in result.user_attrs.items():
             try:
                 with _to_be_taken(f"attribute {key!r} left out"):
-                    self._study.set_attr(entry.number, key, value)
+                    self._study.trials.set_attr(entry.number, key, value)
             except UnreadableEntryError as error:
                 problem = str(error)
         facts: dict[str, Any] = {
@@ -255,11 +255,11 @@ class Collector:
             f"{ATTR}traceback": _traceback(state, result),
             f"{ATTR}result_error": problem,
             f"{ATTR}reports_left_out": result.num_reports_left_out or None,
-            f"{ATTR}code": self._study.code_id(result.code),
+            f"{ATTR}code": self._study.trials.code_id(result.code),
         }
         for key, value in facts.items():
             if value is not None:
-                self._study.set_attr(entry.number, key, value)
+                self._study.trials.set_attr(entry.number, key, value)
 
     def _check_values(self, number: int, values: Sequence[float] | None) -> None:
         """Refuse what Optuna would.
@@ -308,7 +308,7 @@ class Collector:
     def _rests_by(self, entry: Entry, number: int) -> bool:
         """Whether a trial is open in the storage, and rests in Redis by what this entry told."""
         try:
-            if self._study.stored(number).state.is_finished():
+            if self._study.trials.stored(number).state.is_finished():
                 return False
         except KeyError:
             return False
@@ -327,12 +327,12 @@ class Collector:
     def tell_failed(self, number: int, error: str, state: TrialState = TrialState.FAILED) -> None:
         """End a trial of which nobody will tell how it ended."""
         try:
-            stored = self._study.stored(number)
+            stored = self._study.trials.stored(number)
         except KeyError:
             return
         if not stored.state.is_finished():
-            self._study.set_attr(number, f"{ATTR}state", state.value)
-            self._study.set_attr(number, f"{ATTR}error", error)
+            self._study.trials.set_attr(number, f"{ATTR}state", state.value)
+            self._study.trials.set_attr(number, f"{ATTR}error", error)
             self._study.tell(number, TOLD_AS[state], None)
 
 

@@ -69,10 +69,10 @@ class Dispatcher:
         """Send paused trials on to their next rung; how many."""
         numbers = self._study.promotable()[:count]
         for number in numbers:
-            place = self._study.place(number).promoted()
+            place = self._study.trials.place(number).promoted()
             # one that reported far beyond its rung is at the next one, too
-            has_reached = self._study.has_reached(number, place.rung)
-            self._study.put(number, place.paused() if has_reached else place)
+            has_reached = self._study.trials.has_reached(number, place.rung)
+            self._study.trials.put(number, place.paused() if has_reached else place)
         if numbers:
             self._study.sync()  # before a worker hears of it
         for number in numbers:
@@ -82,7 +82,7 @@ class Dispatcher:
 
     def _send_on(self, number: int) -> None:
         """Have a promoted trial go on where it stopped, on any worker."""
-        rung = self._study.place(number).rung
+        rung = self._study.trials.place(number).rung
         if self._study.leases.unpark(number, rung) == "UNKNOWN":
             self._write_record(number)
         self._study.send_hint(number)
@@ -101,7 +101,7 @@ class Dispatcher:
                 break
             trial = self._study.ask()
             if self._suggest_all(trial):
-                drawn[trial.number] = self._study.draw(trial.number)
+                drawn[trial.number] = self._study.trials.draw(trial.number)
             if self._study.is_exhausted and not self._study.tally.waiting:
                 break
         self._study.sync()
@@ -137,7 +137,7 @@ class Dispatcher:
 
     def _suggest_all(self, trial: optuna.Trial) -> bool:
         """Suggest a trial's parameters; False if those that somebody gave it cannot be."""
-        is_given = "fixed_params" in self._study.stored(trial.number).system_attrs
+        is_given = "fixed_params" in self._study.trials.stored(trial.number).system_attrs
         try:
             suggest_all(trial, self._study.spec)
         except (ValueError, TypeError) as error:
@@ -202,7 +202,7 @@ class Dispatcher:
         """Sign records that are signed by another secret, or that others have altered."""
         for number, fields in self._study.leases.unsealed(numbers).items():
             log.warning("sealed_anew", study=self._study.name, trial=number)
-            params, drawn = self._params(number), self._study.drawn(number)
+            params, drawn = self._params(number), self._study.trials.drawn(number)
             self._study.leases.reseal(number, fields, params, drawn)
 
     def _note_waiting(
@@ -228,7 +228,7 @@ class Dispatcher:
     def _settle(self, number: int) -> None:
         """End a trial in Redis that the storage has as ended: Redis forgot the end it had told."""
         try:
-            stored = self._study.stored(number)
+            stored = self._study.trials.stored(number)
         except KeyError:  # the storage has lost it
             self._study.leases.settle(number, TrialState.CANCELLED)
             return
@@ -244,34 +244,34 @@ class Dispatcher:
         """Whether the storage has promoted a trial that Redis has paused."""
         if record.state is not TrialState.PAUSED:
             return False
-        place = self._study.place(number)
+        place = self._study.trials.place(number)
         return not place.is_paused and place.rung > record.rung
 
     def _enqueue_again(self, number: int) -> None:
         """Write a trial's record that Redis has not, or lost while the trial ran or was paused."""
-        if WHOLE_ATTR not in self._study.stored(number).system_attrs:
-            suggest_all(self._study.asked(number), self._study.spec)
-        place = self._study.place(number)
-        if not place.is_paused and self._study.has_reached(number, place.rung):
+        if WHOLE_ATTR not in self._study.trials.stored(number).system_attrs:
+            suggest_all(self._study.trials.asked(number), self._study.spec)
+        place = self._study.trials.place(number)
+        if not place.is_paused and self._study.trials.has_reached(number, place.rung):
             # Redis lost the entry that told of its pause
-            self._study.put(number, place.paused())
+            self._study.trials.put(number, place.paused())
         self._study.sync()
         self._write_record(number)
         if number not in self._study.tally.paused:
             self._study.send_hint(number)
 
     def _write_record(self, number: int) -> None:
-        params, place = self._params(number), self._study.place(number)
+        params, place = self._params(number), self._study.trials.place(number)
         checkpoint = last_checkpoint(self._home, self._study.name, number)
         self._study.leases.enqueue(
             number,
             params,
             checkpoint,
-            self._study.drawn(number),
+            self._study.trials.drawn(number),
             rung=place.rung,
             is_paused=place.is_paused,
         )
         log.info("enqueued", study=self._study.name, trial=number, params=params)
 
     def _params(self, number: int) -> dict[str, Any]:
-        return values_of(self._study.spec, self._study.stored(number).params)
+        return values_of(self._study.spec, self._study.trials.stored(number).params)

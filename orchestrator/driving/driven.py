@@ -5,47 +5,34 @@ Invariant: whoever holds a `DrivenStudy` is the only writer of the study's stora
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
 import redis
-from optuna.distributions import json_to_distribution
-from optuna.samplers import BaseSampler, GridSampler
-from optuna.trial import FrozenTrial
 
-from orchestrator.driving.aside_sampler import PATIENCE_SECONDS, AsideSampler, may_draw_aside
-from orchestrator.driving.foresight import Foresight, take
 from orchestrator.driving.generation import prepare, stored_generation
-from orchestrator.driving.halving import Halving, Place
 from orchestrator.driving.limits import Limits
 from orchestrator.driving.on_end import EndHook
-from orchestrator.driving.seeing_sampler import PausedAsPruned
-from orchestrator.driving.warm_sampler import with_former
+from orchestrator.driving.study_clock import StudyClock
+from orchestrator.driving.study_end import StudyEnd
+from orchestrator.driving.study_sampler import StudySampler
+from orchestrator.driving.study_trials import StudyTrials
 from orchestrator.status import StudyStatus
 from orchestrator.storage.attributes import (
-    ATTR,
     BY_RUN_ATTR,
-    CODE_ATTR,
-    END_TOLD_ATTR,
     EXHAUSTED_ATTR,
     GENERATION_ATTR,
-    RUNG_ATTR,
     SPEC_ATTR,
     WISH_ATTR,
-    code_id,
-    told_end,
 )
-from orchestrator.storage.former_trials import former_trials
 from orchestrator.storage.kept_package import keep_package
 from orchestrator.storage.opening import StudyStorage, create_or_load_study
-from orchestrator.storage.ordered_trials import carry_out
 from orchestrator.storage.place import is_found_by_place, locate, place_of
 from orchestrator.storage.succession import former_of
 from orchestrator.storage.tally import Tally
-from orchestrator.submission.algorithms import make_pruner, make_sampler, num_points
-from orchestrator.submission.further_grid import FurtherGrid, OwnGrid, num_beside
+from orchestrator.submission.algorithms import make_pruner, num_points
+from orchestrator.submission.further_grid import num_beside
 from orchestrator.submission.widening import is_to_be_widened, stored_spec, widen_stored
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
@@ -53,8 +40,6 @@ from workers.coordination.leases import TrialLeases
 from workers.coordination.packages import Packages
 from workers.coordination.studies import Studies
 from workers.coordination.submitted import Origin
-from workers.protocol.messages import Drawn
-from workers.protocol.orders import Order
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
 from workers.protocol.wider_space import is_same_in_wider_space
@@ -77,15 +62,18 @@ class DrivenStudy:
 
     leases: TrialLeases
     """Its trials in Redis."""
+    trials: StudyTrials
+    """Its trials in the storage."""
+    clock: StudyClock
+    """How long it has been driven."""
 
     def __init__(
         self, client: redis.Redis, hints: Hints, name: str, settings: Settings, leader: str
     ) -> None:
         self.name = name
         self._settings = settings
-        self._has_larger_grid = False
         self._end_hook = EndHook(name, settings.on_end)
-        self._aside: AsideSampler | None = None
+        self._sampler: StudySampler | None = None
         self._hints = hints
         self._studies = Studies(client, leader, settings.seal)
         self._packages = Packages(client, settings.seal)
@@ -107,32 +95,27 @@ class DrivenStudy:
 
     def _read(self, origin: Origin, url: str) -> None:
         """Take up what the storage holds of the study."""
-        #: All its trials, summed up.
-        trials = self.study.get_trials(deepcopy=False)
-        self.tally = Tally(self.spec.all_directions, trials)
-        is_seeded = self.spec.sampler.seed is not None
-        self._foresight = Foresight(self.study, is_seeded=is_seeded, trials=trials)
-        self._halving = Halving(self.spec, trials)
+        self.trials = StudyTrials(self.study, self._storage.storage, self.spec)
+        self.clock = StudyClock(self.study)
+        self._end = StudyEnd(self.study, self.tally, self._end_hook, self.sync)
         if origin.earlier_url is not None and is_found_by_place(self._settings, self.name, url):
             self._studies.drop_earlier_url(self.name)
         self._num_points = num_points(self.spec)
-        if self._has_larger_grid:
-            self._num_points += num_beside(trials)
-        self._asked: dict[int, optuna.Trial] = {}
-        self._study_id = self._storage.storage.get_study_id_from_name(self.name)
+        if self._sampler is not None and self._sampler.has_larger_grid:
+            self._num_points += num_beside(self.study.get_trials(deepcopy=False))
         attrs = self.study.user_attrs
         self._wish = Wish(attrs.get(WISH_ATTR, Wish.RUN))
         self._is_by_run = bool(attrs.get(BY_RUN_ATTR))
         self._is_exhausted = bool(attrs.get(EXHAUSTED_ATTR))
-        #: the code that is known with the study
-        self._codes = {name.removeprefix(CODE_ATTR) for name in attrs if name.startswith(CODE_ATTR)}
-        self._seconds_before = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
-        self._seconds_noted = self._seconds_before
-        self._opened_at: float | None = None
         #: Holds it to its budgets and stops.
-        self.limits = Limits(self.study, self.spec, self.tally, lambda: self.wall_seconds)
+        self.limits = Limits(self.study, self.spec, self.tally, lambda: self.clock.seconds)
         if not self._studies.wish(self.name).is_end:
             self.limits.resume()
+
+    @property
+    def tally(self) -> Tally:
+        """All its trials, summed up."""
+        return self.trials.tally
 
     def check_lead(self) -> None:
         """Make sure of the lead before something is made that no script of Redis guards.
@@ -141,12 +124,6 @@ class DrivenStudy:
             StudyTakenOverError: This orchestrator drives the study no more.
         """
         self._studies.check_lead(self.name)
-
-    def recount(self) -> None:
-        """Sum the trials up anew: the storage may have taken what it gave no answer to."""
-        trials = self.study.get_trials(deepcopy=False)
-        self.tally.recount(trials)
-        self._halving = Halving(self.spec, trials)
 
     def take_spec(self, spec: StudySpec) -> None:
         """Go on by a specification that somebody may have extended."""
@@ -204,33 +181,9 @@ class DrivenStudy:
         return max(0, self.num_wanted - self.tally.num_trials + len(self.tally.waiting))
 
     @property
-    def wall_seconds(self) -> float:
-        """How long the study has been driven with trials to run."""
-        since = 0.0 if self._opened_at is None else time.monotonic() - self._opened_at
-        return self._seconds_before + since
-
-    def start_clock(self) -> None:
-        """Count time from now on: the first slot is there."""
-        if self._opened_at is None:
-            self._opened_at = time.monotonic()
-
-    def stop_clock(self) -> None:
-        """Count no time until `start_clock`: the study is paused."""
-        self._seconds_before, self._opened_at = self.wall_seconds, None
-
-    @property
-    def is_end_told(self) -> bool:
-        """Whether nothing is left to be done about this end of the study, by its `on_end`."""
-        return self.spec.on_end is None or self._told_end() is not None
-
-    @property
     def end_problem(self) -> str | None:
         """Why `on_end` failed, if it did."""
-        told = None if self.spec.on_end is None else self._told_end()
-        return None if told is None else told["problem"]
-
-    def _told_end(self) -> dict[str, Any] | None:
-        return told_end(self.study.user_attrs, self.tally.num_trials)
+        return self._end.problem(self.spec.on_end)
 
     def tell_end(self, status: StudyStatus) -> bool:
         """See to the study's `on_end`, without waiting; whether that is done.
@@ -238,16 +191,7 @@ class DrivenStudy:
         Args:
             status: The study, which is over.
         """
-        if self.spec.on_end is None or self.is_end_told:
-            return True
-        told = self._end_hook.tell(self.spec.on_end, status)
-        if told is None:
-            return False
-        self.study.set_user_attr(
-            END_TOLD_ATTR, {"trials": self.tally.num_trials, "problem": told.problem}
-        )
-        self.sync()
-        return True
+        return self._end.tell(self.spec.on_end, status)
 
     def note_clock(self, *, at_most_every: float = 0.0) -> None:
         """Write down how long the study has been driven, for an orchestrator after this one.
@@ -255,33 +199,12 @@ class DrivenStudy:
         Args:
             at_most_every: Seconds of that time for which nothing is written, but that it is up.
         """
-        seconds, timeout = self.wall_seconds, self.spec.timeout
-        is_up_now = timeout is not None and self._seconds_noted < timeout <= seconds
-        if is_up_now or seconds > self._seconds_noted + at_most_every:
-            self.study.set_user_attr(f"{ATTR}wall_seconds", round(seconds, 3))
-            self._seconds_noted = seconds
-
-    def stored(self, number: int) -> FrozenTrial:
-        """A trial as the storage has it.
-
-        Raises:
-            KeyError: The storage has no such trial.
-        """
-        return self._storage.storage.get_trial(self._trial_id(number))
+        self.clock.note(self.spec.timeout, at_most_every=at_most_every)
 
     def ask(self) -> optuna.Trial:
         """A new trial."""
         self.note_clock()  # a time-out holds however often this process is killed
-        trial = self.study.ask()
-        self._asked[trial.number] = trial
-        self.tally.add([self.stored(trial.number)])
-        return trial
-
-    def carry_out(self, orders: Sequence[Order], done: set[str]) -> None:
-        """Have the trials that people ordered be the next that are asked for."""
-        if carry_out(self.study, orders, done):
-            waiting = (optuna.trial.TrialState.WAITING,)
-            self.tally.add(self.study.get_trials(deepcopy=False, states=waiting))
+        return self.trials.ask()
 
     def orders(self) -> dict[str, str]:
         """What people ordered and is not carried out, by id."""
@@ -295,102 +218,15 @@ class DrivenStudy:
         """Forget orders that are in the storage, of those that were left so often."""
         self._studies.orders.drop(self.name, ids, num_ordered)
 
-    def asked(self, number: int) -> optuna.Trial:
-        """A trial that suggestions can be asked of."""
-        # Optuna keeps what a thread saw of the trials until that thread asks for a new one: here
-        # turns are run by several
-        self.study._thread_local.cached_all_trials = None
-        if number not in self._asked:
-            self._asked[number] = optuna.Trial(self.study, self._trial_id(number))
-        return self._asked[number]
-
-    def draw(self, number: int) -> Mapping[str, Drawn]:
-        """What a trial that was just asked for may ask for, drawn now."""
-        return self._foresight.draw(self.asked(number))
-
-    def drawn(self, number: int) -> Mapping[str, Drawn]:
-        """What was drawn for a trial, and is not its own yet."""
-        has = self.asked(number).params
-        return {
-            name: each for name, each in self._foresight.drawn(number).items() if name not in has
-        }
-
-    def take(self, number: int, params: Mapping[str, Drawn]) -> None:
-        """Have a trial hold what was drawn for it, and what its objective has asked for.
-
-        Raises:
-            ValueError: Trials have such a parameter from another kind of distribution.
-        """
-        for name, each in params.items():
-            take(self.asked(number), name, json_to_distribution(each.distribution), each.value)
-
-    def set_attr(self, number: int, key: str, value: Any) -> None:
-        """Attach a fact to a trial."""
-        self._storage.storage.set_trial_user_attr(self._trial_id(number), key, value)
-
-    def code_id(self, facts: dict[str, Any]) -> str | None:
-        """The name under which facts about code lie with the study: once, however many trials."""
-        if not facts:
-            return None
-        name = code_id(facts)
-        if name not in self._codes:
-            self.study.set_user_attr(f"{CODE_ATTR}{name}", facts)
-            self._codes.add(name)
-        return name
-
-    def report(self, number: int, step: int, value: float) -> None:
-        """Store an intermediate value."""
-        self._storage.storage.set_trial_intermediate_value(self._trial_id(number), step, value)
-        if self.spec.pruner.promote:
-            self._halving.note(self.stored(number))
-
-    def place(self, number: int) -> Place:
-        """The rung that a trial is on its way to, or paused at."""
-        return Place.of(self.stored(number))
-
-    def put(self, number: int, place: Place) -> None:
-        """Keep with a trial where it stands."""
-        self.set_attr(number, RUNG_ATTR, place.stored())
-        stored = self.stored(number)
-        self.tally.add([stored])
-        self._halving.note(stored)
-
-    def has_reached(self, number: int, rung: int) -> bool:
-        """Whether a trial has reported at a rung, or beyond."""
-        return self._halving.has_reached(number, rung)
-
     def promotable(self) -> list[int]:
         """The paused trials that are to go on, in the order in which they are."""
-        if not self.tally.paused:
-            return []
-        found = self._halving.promotable()
-        if found or self.num_left or not self.is_at_rest:
-            return found
-        return self._halving.last_call(has_complete=self.tally.num_complete > 0)
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether all its trials have ended or are paused."""
-        return len(self.tally.open) == len(self.tally.paused)
-
-    def should_prune(self, number: int) -> bool:
-        """Whether the pruner gives a trial up, by what is stored now."""
-        return bool(self.study.pruner.prune(self.study, self.stored(number)))
+        return self.trials.promotable(has_more=bool(self.num_left))
 
     def tell(
         self, number: int, state: optuna.trial.TrialState, values: Sequence[float] | None
     ) -> None:
         """End a trial in the storage."""
-        if number in self.tally.waiting:  # Optuna ends none that nobody has asked for
-            running = optuna.trial.TrialState.RUNNING
-            self._storage.storage.set_trial_state_values(self._trial_id(number), running)
-        self.study.tell(number, values, state=state)
-        self._asked.pop(number, None)
-        told = self.stored(number)
-        self.tally.add([told])
-        self._halving.note(told)
-        self.limits.note(told)
-        self._foresight.note(told)
+        self.limits.note(self.trials.tell(number, state, values))
 
     def send_hint(self, number: int, delay_seconds: float = 0.0) -> None:
         """Announce that a trial may be claimed."""
@@ -506,10 +342,13 @@ class DrivenStudy:
 
     def _open_study(self) -> optuna.Study:
         num_existing = self._storage.count_trials(self.name)
+        self._sampler = StudySampler(
+            self.spec, self._storage.storage, self._settings, lambda: self.tally
+        )
         study = create_or_load_study(
             self.spec,
             self._storage.storage,
-            self._make_sampler(num_existing),
+            self._sampler.make(num_existing),
             make_pruner(self.spec, allowed=self._settings.samplers),
         )
         # what samplers call at their end, and what raises outside of `optimize`
@@ -522,38 +361,11 @@ class DrivenStudy:
             )
         return study
 
-    def _make_sampler(self, num_existing: int) -> BaseSampler:
-        sampler = make_sampler(
-            self.spec, num_existing=num_existing, allowed=self._settings.samplers
-        )
-        if isinstance(sampler, GridSampler):
-            self._has_larger_grid = bool(former_of(self._storage.storage, self.name))
-            sampler = (FurtherGrid if self._has_larger_grid else OwnGrid).of(sampler)
-        if may_draw_aside(sampler):
-            sampler = self._aside = AsideSampler(
-                sampler,
-                self._make_sampler_again,
-                self.name,
-                patience_seconds=PATIENCE_SECONDS * self._settings.time_scale,
-            )
-        warm = with_former(
-            sampler, former_trials(self.spec, self._storage.storage, self._settings), self.spec
-        )
-        if not self.spec.pruner.promote:
-            return warm
-        return PausedAsPruned(warm, lambda: self.tally.paused)
-
-    def _make_sampler_again(self) -> BaseSampler:
-        """The study's sampler as after a restart."""
-        return make_sampler(
-            self.spec, num_existing=self.tally.num_trials, allowed=self._settings.samplers
-        )
-
     def _end_helpers(self) -> None:
         """End what runs beside this process for the study."""
         self._end_hook.close()
-        if self._aside is not None:
-            self._aside.close()
+        if self._sampler is not None:
+            self._sampler.close()
 
     def _note_exhausted(self) -> None:
         self.study.set_user_attr(EXHAUSTED_ATTR, value=True)
@@ -564,6 +376,3 @@ class DrivenStudy:
         text = self.spec.model_dump_json()
         if self.study.user_attrs.get(SPEC_ATTR) != text:
             self.study.set_user_attr(SPEC_ATTR, text)
-
-    def _trial_id(self, number: int) -> int:
-        return self._storage.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

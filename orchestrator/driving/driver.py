@@ -251,7 +251,7 @@ class StudyDriver:
         self.is_disturbed = False  # what disturbs from here on is another time
         self._entries.clear()  # they are among those
         if self.is_doubtful:
-            self.study.recount()
+            self.study.trials.recount()
             self.is_doubtful = False
         self.study.check_lead()  # a deleted one gets no inbox again
         self._take(self._inbox.join(self.name))
@@ -337,7 +337,7 @@ class StudyDriver:
         self._is_to_be_looked_after = False
         self._looked_after_at = time.monotonic()
         if self._surroundings.slots or self._parts.seconds_open > times.lease:
-            study.start_clock()  # of a study without workers, too
+            study.clock.start()  # of a study without workers, too
         study.note_clock(at_most_every=times.beat)
         now_ms = server_time_ms(self._client)
         if submitted is not None:
@@ -381,7 +381,7 @@ class StudyDriver:
     def _begins_no_more(self) -> bool:
         """Whether all its trials have ended or are paused, and none of these will go on."""
         study = self.study
-        if not study.is_at_rest or self._wish.is_pause:
+        if not study.trials.is_at_rest or self._wish.is_pause:
             return False
         if self._wish.is_end or study.limits.reason is not None:
             return True
@@ -409,7 +409,7 @@ class StudyDriver:
         return build_status(
             study.spec,
             study.tally,
-            wall_seconds=study.wall_seconds,
+            wall_seconds=study.clock.seconds,
             slots=self._surroundings.slots,
             put_aside=self._surroundings.put_aside,
             leases=study.leases,

@@ -32,7 +32,7 @@ class OrderBook:
         orders.sort(key=lambda order: (order.asked_ms, order.place))
         if self._done is None:
             self._done = carried_out(self._study.study)
-        self._study.carry_out(orders, self._done)
+        self._study.trials.carry_out(orders, self._done)
         self._study.sync()
         self._study.drop_orders(texts, num_ordered)
 

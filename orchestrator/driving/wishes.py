@@ -50,7 +50,7 @@ class Control:
         elif reason is not None or wish is Wish.STOP:
             self._dispatcher.withdraw(reason or "the study was stopped")
         if wish.is_pause:
-            self._study.stop_clock()
+            self._study.clock.stop()
         elif before.is_pause:
             # what was announced meanwhile was thrown away by those who could not claim it
             self._dispatcher.reconcile(now_ms, at_start=True)

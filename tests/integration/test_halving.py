@@ -214,6 +214,7 @@ def test_a_promotion_survives_an_orchestrator_that_is_killed_in_the_middle(fleet
         raise Killed
 
     from orchestrator.driving.driven import DrivenStudy
+    from orchestrator.driving.study_trials import StudyTrials
     from workers.coordination.leases import TrialLeases
 
     with fleet.service() as service:
@@ -223,14 +224,16 @@ def test_a_promotion_survives_an_orchestrator_that_is_killed_in_the_middle(fleet
         if cut == "announces it":
             monkeypatch.setattr(DrivenStudy, "send_hint", die)
         else:
-            name = {"decides": "put", "writes it down": "sync"}.get(cut)
-            target = (TrialLeases, "unpark") if name is None else (DrivenStudy, name)
+            target = {
+                "decides": (StudyTrials, "put"),
+                "writes it down": (DrivenStudy, "sync"),
+            }.get(cut, (TrialLeases, "unpark"))
             original = getattr(*target)
 
             def dies_at_the_promotion(self, *args, **kwargs):
                 if cut == "decides" and args[1].is_paused:
                     return original(self, *args, **kwargs)
-                if cut == "writes it down" and self.place(0).rung == 0:
+                if cut == "writes it down" and self.trials.place(0).rung == 0:
                     return original(self, *args, **kwargs)
                 raise Killed
 

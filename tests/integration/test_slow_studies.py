@@ -181,7 +181,7 @@ def test_a_slow_sampler_draws_in_a_process_that_ends_with_its_study_and_may_be_k
 
     def is_aside():
         work(fleet, "s")
-        aside = service._roster.drivers["s"].study._aside
+        aside = service._roster.drivers["s"].study._sampler._aside
         if aside.is_aside:
             pids.add(aside._process.pid)
         return len(pids)

@@ -95,7 +95,7 @@ class Bench(OneProcessFleet):
         return self.until(self.ended, "it has ended in the storage")
 
     def ended(self) -> optuna.trial.FrozenTrial | None:
-        found = self.service._roster.drivers["values"].study.stored(self.number)
+        found = self.service._roster.drivers["values"].study.trials.stored(self.number)
         return found if found.state.is_finished() else None
 
 
@@ -806,17 +806,17 @@ def test_an_end_that_got_lost_fails_its_trial(bench, client, monkeypatch):
 
 
 def test_attributes_that_a_storage_does_not_take_do_not_hide_the_values(bench, monkeypatch):
-    from orchestrator.driving.driven import DrivenStudy
+    from orchestrator.driving.study_trials import StudyTrials
 
     opened = bench()
-    set_attr = DrivenStudy.set_attr
+    set_attr = StudyTrials.set_attr
 
     def refuse(self, number, key, value):
         if key == "large":
             raise ValueError("value too long for type character varying")
         set_attr(self, number, key, value)
 
-    monkeypatch.setattr(DrivenStudy, "set_attr", refuse)
+    monkeypatch.setattr(StudyTrials, "set_attr", refuse)
 
     def attach(trial):
         trial.set_user_attr("small", 1)
