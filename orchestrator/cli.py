@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from orchestrator.commands.control import control_app
+from orchestrator.commands.dashboard import dashboard_app
 from orchestrator.commands.deleting import deleting_app
 from orchestrator.commands.events import events_app
 from orchestrator.commands.options import NameArgument, SetOption, StudyArgument, TrialsOption
@@ -76,6 +77,7 @@ def _options(
 
 app.add_typer(cache_app, name="cache")
 app.add_typer(control_app)
+app.add_typer(dashboard_app)
 app.add_typer(deleting_app)
 app.add_typer(events_app)
 app.add_typer(results_app)

@@ -26,11 +26,13 @@ class EventHistory:
         file: Of this host; on others than the orchestrator's there is none.
         stream: None where Redis does not answer.
         study: Named in each event.
+        trial: Of which alone events are read.
     """
 
     file: EventFile
     stream: EventStream | None
     study: str | None = None
+    trial: int | None = None
     _place: str = BEGINNING
     _generation: str | None = field(default=None, init=False)
 
@@ -57,7 +59,11 @@ class EventHistory:
         yield from self._take(lines)
 
     def _take(self, lines: Iterator[bytes]) -> Iterator[Event]:
+        # no line is parsed for nothing: a study of many trials has many
+        about = b"" if self.trial is None else b'"trial":%d' % self.trial
         for line in lines:
+            if about not in line:
+                continue
             event = decode(line, study=self.study, generation=self._generation)
             # beside a rotation, or in a stream of a Redis that was taken back, some come again
             if event is None or event.place <= place_of(self._place):

@@ -1,0 +1,56 @@
+"""The verb `dashboard`: the fleet as a web page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.views.json_output import JsonOption, print_json_line
+from workers.protocol.errors import FleetError
+from workers.settings import Settings
+
+dashboard_app = typer.Typer()
+
+
+@dashboard_app.command()
+def dashboard(
+    host: Annotated[str, typer.Option("--host", help="The address to answer at.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", help="0 for one that is free.", min=0, max=65535)
+    ] = 0,
+    token: Annotated[
+        str,
+        typer.Option(
+            "--token",
+            envvar="FLEET_DASHBOARD_TOKEN",
+            help="What actions take; by default one is drawn.",
+            show_envvar=True,
+        ),
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the fleet, its studies and their trials as a web page, until Ctrl-C.
+
+    The link that is printed holds the token with which the page may also act: pause, resume, stop,
+    cancel, enqueue, extend, retry. Without it, the page only reads. Other hosts get in where --host
+    says so, and then need the token to read, too.
+
+    Example: trialfleet dashboard --port 8000
+    """
+    try:
+        from orchestrator.dashboard.door import Door
+        from orchestrator.dashboard.server import serve
+    except ModuleNotFoundError as error:
+        raise FleetError(
+            f"the page needs {error.name}, which is not installed: pip install"
+            " 'trialfleet[dashboard]'"
+        ) from error
+
+    def tell(link: str) -> None:
+        if as_json:
+            print_json_line({"url": link})
+        else:
+            print(f"dashboard: {link}\nCtrl-C ends it; the fleet goes on", flush=True)
+
+    serve(Settings.from_environment(), Door(host, token), port, tell)

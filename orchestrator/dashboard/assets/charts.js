@@ -1,0 +1,225 @@
+// The charts, by plotly.js: loaded once, after the page is there. What users named is shown as text.
+
+const FILE = "/assets/plotly-strict-4.1.1.min.js";
+const MANY = 1500;
+let loading = null;
+
+export function plotly() {
+  loading ??= new Promise((done, failed) => {
+    const script = document.createElement("script");
+    script.src = FILE;
+    script.onload = () => done(globalThis.Plotly);
+    script.onerror = () => { loading = null; failed(new Error("the charts' library did not load")); };
+    document.head.append(script);
+  });
+  return loading;
+}
+
+// plotly.js reads some tags and entities in texts; of a name they are signs like others.
+export function plain(text, limit = 60) {
+  const shown = String(text).length > limit ? `${String(text).slice(0, limit)}…` : String(text);
+  return shown.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("%{", "% {");
+}
+
+const hasWebGL = (() => {
+  try { return Boolean(document.createElement("canvas").getContext("webgl")); } catch { return false; }
+})();
+
+export function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim(); }
+
+// How a trial or an attempt ended: its colour, and the word for it.
+export const ENDS = {
+  COMPLETE: ["complete", "complete"], PRUNED: ["pruned", "pruned"], FAILED: ["failed", "failed"],
+  DEAD: ["dead", "dead"], CANCELLED: ["cancelled", "cancelled"], RUNNING: ["running", "running"],
+  DIED: ["dead", "process died"], LEASE_LOST: ["dead", "lease ran out"], BROKE: ["dead", "CUDA error"],
+  OUT_OF_MEMORY: ["failed", "out of memory"], PAUSED: ["paused", "paused"], DRAINED: ["paused", "drained"],
+};
+const LOSSES = ["DIED", "LEASE_LOST", "BROKE", "FAILED", "OUT_OF_MEMORY", "LOST"];
+
+const BASE = { family: "system-ui, sans-serif", size: 12 };
+
+function layout(given = {}) {
+  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true, tickfont: { color: colour("soft") } };
+  const { xaxis, yaxis, ...rest } = given;
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { ...BASE, color: colour("text") }, margin: { l: 56, r: 16, t: 8, b: 44 }, height: 320,
+    hovermode: "closest", hoverlabel: { align: "left", font: { ...BASE } }, showlegend: true,
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { color: colour("soft") } },
+    xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, uirevision: "kept", dragmode: "zoom", ...rest,
+  };
+}
+
+const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false, showTips: false, doubleClick: "reset" };
+
+export async function draw(node, traces, given) {
+  const library = await plotly();
+  if (!node.isConnected) return;
+  await library.react(node, traces, layout(given), CONFIG);
+}
+
+export async function drop(node) { if (loading) (await loading).purge(node); }
+
+// So many of an array's places at most, evenly chosen, the last one among them.
+export function some(places, most = MANY) {
+  if (places.length <= most) return places;
+  const far = places.length / most;
+  return Array.from({ length: most }, (_, at) => places[Math.min(places.length - 1, Math.round((at + 1) * far) - 1)]);
+}
+
+const of = (array, places) => places.map((at) => array[at]);
+const isBetter = (direction) => (direction === "maximize" ? (a, b) => a > b : (a, b) => a < b);
+
+export function bestSoFar(store, direction) {
+  const better = isBetter(direction);
+  const x = [], y = [];
+  let best = null;
+  store.states.forEach((state, at) => {
+    const value = store.values[0]?.[at];
+    if (state !== "C" || value === null || value === undefined || (best !== null && !better(value, best))) return;
+    best = value;
+    x.push(at);
+    y.push(value);
+  });
+  if (x.length) { x.push(store.states.length - 1); y.push(best); }
+  return { x, y };
+}
+
+export function history(store, study) {
+  const kinds = [["C", "complete", "complete", "circle"], ["P", "pruned", "pruned, last report", "circle-open"],
+    ["V", "infeasible, violates a constraint", "cancelled", "diamond-open"]];
+  const traces = kinds.map(([letter, name, hue, symbol]) => {
+    const value = (at) => (letter === "P" ? store.last[at] : store.values[0]?.[at]);
+    let places = store.states.flatMap((state, at) => (state === letter && value(at) !== null && value(at) !== undefined ? [at] : []));
+    if (!hasWebGL) places = some(places);
+    return {
+      type: places.length > MANY ? "scattergl" : "scatter", mode: "markers", name: letter === "P" ? hue : name,
+      x: places, y: places.map(value), text: places.map((at) => `trial ${at}<br>${plain(value(at))}`),
+      hoverinfo: "text", marker: { color: colour(letter === "P" ? "pruned" : hue), size: places.length > MANY ? 4 : 7, symbol, opacity: letter === "C" ? 0.75 : 0.6 },
+    };
+  }).filter((trace) => trace.x.length);
+  const best = bestSoFar(store, study.directions[0]);
+  traces.push({ type: "scatter", mode: "lines", name: "best so far", ...best, line: { shape: "hv", color: colour("accent"), width: 2.5 }, hoverinfo: "y+name" });
+  return [traces, { xaxis: { title: { text: "trial" } }, yaxis: { title: { text: plain(study.metrics[0] ?? "value") } } }];
+}
+
+export function curves(found, study) {
+  const traces = found.map((curve) => ({
+    type: "scatter", mode: curve.steps.length > 1 ? "lines" : "markers", x: curve.steps, y: curve.values, name: `trial ${curve.trial}`,
+    line: { color: colour(LETTERS[curve.state]), width: curve.state === "O" ? 2.5 : 1.4 }, opacity: curve.state === "P" ? 0.5 : 0.85,
+    marker: { color: colour(LETTERS[curve.state]) }, hoverinfo: "x+y+name",
+  }));
+  return [traces, { showlegend: false, xaxis: { title: { text: "step" } }, yaxis: { title: { text: plain(study.metrics[0] ?? "value") } } }];
+}
+
+export const LETTERS = { C: "complete", P: "pruned", F: "failed", D: "dead", X: "cancelled", O: "running", R: "paused", V: "cancelled" };
+
+export function importances(found, study) {
+  const names = Object.keys(found.metrics[0] ?? {}).reverse();
+  const traces = found.metrics.map((shares, at) => ({
+    type: "bar", orientation: "h", y: names.map((name) => plain(name, 28)), x: names.map((name) => shares[name] ?? 0),
+    name: plain(study.metrics[at] ?? `value ${at + 1}`), marker: { color: at ? colour("pruned") : colour("accent") },
+    text: names.map((name) => (shares[name] ?? 0).toFixed(2)), textposition: "auto", hoverinfo: "x+y",
+  }));
+  return [traces, { height: Math.max(160, 60 + 34 * names.length * Math.max(1, traces.length * 0.7)), showlegend: traces.length > 1,
+    xaxis: { range: [0, 1.05], title: { text: "share" } }, yaxis: { title: { text: "" } } }];
+}
+
+export function slice(store, study, name, at = 0) {
+  const places = some(store.states.flatMap((state, each) => (state === "C" && store.params[name]?.[each] !== null && store.params[name]?.[each] !== undefined ? [each] : [])));
+  const x = of(store.params[name], places).map((each) => (typeof each === "string" ? plain(each, 24) : each));
+  const isText = x.some((each) => typeof each === "string");
+  return [[{
+    type: "scatter", mode: "markers", x, y: of(store.values[at], places), text: places.map((each, place) => `trial ${each}<br>${plain(x[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
+    marker: { size: 6, opacity: 0.8, color: places, colorscale: [[0, colour("faint")], [1, colour("accent")]], showscale: false },
+  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, type: isText ? "category" : study.space[name]?.log ? "log" : "linear" },
+    yaxis: { title: { text: plain(study.metrics[at] ?? "value") } } }];
+}
+
+export function parallel(store, study, names) {
+  if (!hasWebGL) return null;
+  const all = store.states.flatMap((state, at) => (state === "C" ? [at] : []));
+  const better = isBetter(study.directions[0]);
+  const best = [...all].sort((a, b) => (better(store.values[0][a], store.values[0][b]) ? -1 : 1)).slice(0, MANY / 2);
+  const places = [...new Set([...best, ...some(all, MANY / 2)])];
+  const dimensions = names.map((name) => dimension(name, of(store.params[name], places), study.space[name]?.log));
+  const values = of(store.values[0], places);
+  dimensions.push({ label: plain(study.metrics[0] ?? "value", 18), values });
+  return [[{
+    type: "parcoords", dimensions, line: { color: values, colorscale: [[0, colour("faint")], [1, colour("accent")]], reversescale: study.directions[0] === "minimize", showscale: false },
+    labelfont: { color: colour("text") }, tickfont: { color: colour("soft") }, rangefont: { color: "rgba(0,0,0,0)" }, labelangle: names.length > 5 ? -20 : 0, labelside: "top",
+  }], { height: 340, margin: { l: 70, r: 60, t: names.length > 5 ? 96 : 56, b: 24 } }];
+}
+
+function dimension(name, values, log) {
+  const label = plain(name, 18);
+  if (values.some((each) => typeof each === "string")) {
+    const words = [...new Set(values.map(String))].sort();
+    return { label, values: values.map((each) => words.indexOf(String(each))), tickvals: words.map((_, at) => at), ticktext: words.map((each) => plain(each, 14)), range: [-0.5, words.length - 0.5] };
+  }
+  if (!log) return { label, values: values.map((each) => each ?? NaN) };
+  const logs = values.map((each) => (each > 0 ? Math.log10(each) : NaN));
+  const from = Math.floor(Math.min(...logs.filter(Number.isFinite))), to = Math.ceil(Math.max(...logs.filter(Number.isFinite)));
+  const ticks = Array.from({ length: Math.max(0, to - from + 1) }, (_, at) => from + at);
+  return { label, values: logs, tickvals: ticks, ticktext: ticks.map((each) => `1e${each}`) };
+}
+
+export function pareto(store, study, front) {
+  const complete = store.states.flatMap((state, at) => (state === "C" ? [at] : []));
+  const isOn = new Set(front);
+  const groups = [["dominated", some(complete.filter((at) => !isOn.has(at))), "faint", 6], ["Pareto front", complete.filter((at) => isOn.has(at)), "accent", 10]];
+  const traces = groups.map(([name, places, hue, size]) => ({
+    type: "scatter", mode: "markers", name, x: of(store.values[0], places), y: of(store.values[1], places),
+    text: places.map((at) => `trial ${at}<br>${store.values.map((each, axis) => `${plain(study.metrics[axis] ?? axis)} ${plain(each[at])}`).join("<br>")}`),
+    hoverinfo: "text", marker: { size, color: colour(hue) },
+  }));
+  return [traces, { xaxis: { title: { text: plain(study.metrics[0]) } }, yaxis: { title: { text: plain(study.metrics[1]) } } }];
+}
+
+// The trials than which no other is better in one value and worse in none.
+export function frontOf(store, directions) {
+  const signs = directions.map((each) => (each === "maximize" ? -1 : 1));
+  const cost = (at, axis) => signs[axis] * store.values[axis][at];
+  const places = store.states.flatMap((state, at) => (state === "C" && directions.every((_, axis) => store.values[axis]?.[at] !== null) ? [at] : []));
+  places.sort((a, b) => { for (const axis of signs.keys()) { const far = cost(a, axis) - cost(b, axis); if (far) return far; } return a - b; });
+  const front = [];
+  for (const at of places) {
+    const isWorse = front.some((other) => signs.every((_, axis) => cost(other, axis) <= cost(at, axis)) && signs.some((_, axis) => cost(other, axis) < cost(at, axis)));
+    if (!isWorse) front.push(at);
+  }
+  return front;
+}
+
+export function timeline(bars, now) {
+  const shown = bars.slice(-1000);
+  const lanes = [...new Set(shown.map((bar) => bar.lane))].sort((a, b) => b.localeCompare(a, "en", { numeric: true }));
+  const hosts = new Set(lanes.map((lane) => lane.slice(0, lane.indexOf(" "))));
+  const name = (lane) => plain(hosts.size > 1 ? lane : lane.slice(lane.indexOf(" ") + 1), 34);
+  const groups = new Map();
+  for (const bar of shown) {
+    const [hue, word] = ENDS[bar.end] ?? ["cancelled", bar.end.toLowerCase().replaceAll("_", " ")];
+    groups.set(word, { hue, bars: [...(groups.get(word)?.bars ?? []), bar] });
+  }
+  const end = (bar) => bar.ended ?? now;
+  const traces = [...groups].map(([word, { hue, bars: each }]) => ({
+    type: "bar", orientation: "h", name: word, base: each.map((bar) => bar.begun * 1000), x: each.map((bar) => Math.max(50, (end(bar) - bar.begun) * 1000)),
+    y: each.map((bar) => name(bar.lane)), width: 0.62, marker: { color: colour(hue), line: { color: colour("card"), width: 1 } },
+    text: each.map((bar) => String(bar.trial)), textposition: "inside", insidetextanchor: "middle", insidetextfont: { color: colour("on-mark"), size: 11 }, constraintext: "inside",
+    hovertext: each.map((bar) => [`trial ${bar.trial}, attempt ${bar.attempt}`, `${word} after ${(end(bar) - bar.begun).toFixed(1)} s`, bar.from_step ? `from the checkpoint of step ${bar.from_step}` : "", plain(bar.why, 90)].filter(Boolean).join("<br>")), hoverinfo: "text",
+  }));
+  const lost = shown.filter((bar) => LOSSES.includes(bar.end) && bar.ended);
+  const next = (bar) => shown.find((other) => other.trial === bar.trial && other.begun >= bar.ended && other.id > bar.id);
+  const links = { x: [], y: [] };
+  for (const bar of lost) {
+    const after = next(bar);
+    if (after) { links.x.push(bar.ended * 1000, after.begun * 1000, null); links.y.push(name(bar.lane), name(after.lane), null); }
+  }
+  if (links.x.length) traces.push({ type: "scatter", mode: "lines", name: "goes on", ...links, line: { color: colour("text"), width: 1.6, dash: "dot" }, hoverinfo: "skip" });
+  if (lost.length) traces.push({
+    type: "scatter", mode: "markers", name: "lost", x: lost.map((bar) => bar.ended * 1000), y: lost.map((bar) => name(bar.lane)),
+    marker: { symbol: "x", size: 11, color: colour("dead"), line: { color: colour("card"), width: 1.5 } },
+    hovertext: lost.map((bar) => `trial ${bar.trial}: ${plain(bar.why || bar.end, 90)}`), hoverinfo: "text",
+  });
+  return [traces, { barmode: "overlay", bargap: 0.2, height: Math.max(150, 92 + 30 * lanes.length), xaxis: { type: "date" },
+    yaxis: { type: "category", categoryorder: "array", categoryarray: lanes.map(name), title: { text: "" } } }];
+}

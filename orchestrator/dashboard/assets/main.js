@@ -1,0 +1,122 @@
+// The page around the views: which one the address names, the token, the colours, the news.
+
+import { el, fill } from "./dom.js";
+import { showFleet } from "./fleet.js";
+import { get, hasToken, keepToken, post, takeTokenFromAddress } from "./server.js";
+import { showStudy } from "./study.js";
+import { showTrial } from "./trial.js";
+
+const main = document.getElementById("main");
+const link = document.getElementById("link");
+const trouble = document.getElementById("trouble");
+const key = document.getElementById("key");
+const theme = document.getElementById("theme");
+let shown = null;
+
+const LINKS = { live: "live", away: "no connection", waiting: "connecting" };
+
+// What a view may do with the page around it.
+function frame(signal) {
+  return {
+    main, signal,
+    link(state) {
+      link.dataset.state = state;
+      link.textContent = LINKS[state];
+      if (state === "away") this.trouble("The dashboard does not answer. This page tries again by itself.");
+      else if (state === "live") this.trouble(null);
+    },
+    trouble(message) {
+      trouble.hidden = !message;
+      if (trouble.textContent !== (message ?? "")) trouble.textContent = message ?? "";
+    },
+    crumbs(...parts) {
+      fill(document.getElementById("crumbs"), parts.map(([text, href], at) =>
+        el("a", { href, "aria-current": at === parts.length - 1 ? "page" : null }, text)));
+      document.title = [...parts.map(([text]) => text)].reverse().concat("trialfleet").join(" · ");
+    },
+    failed(error) {
+      if (signal.aborted) return;
+      fill(main, el("section", { class: "empty" },
+        el("h1", {}, error.status === 404 ? "Not there" : "This cannot be shown"),
+        el("p", {}, error.message), el("p", {}, el("a", { href: "/" }, "Back to the fleet"))));
+    },
+  };
+}
+
+function show() {
+  shown?.abort();
+  shown = new AbortController();
+  const parts = location.pathname.split("/").filter(Boolean).map(decodeURIComponent);
+  const around = frame(shown.signal);
+  around.trouble(null);
+  if (parts[0] === "studies" && parts[2] === "trials") showTrial(around, parts[1], parts[3]);
+  else if (parts[0] === "studies" && parts.length === 2) showStudy(around, parts[1]);
+  else showFleet(around);
+}
+
+export function go(path) {
+  history.pushState(null, "", path);
+  show();
+  scrollTo(0, 0);
+  main.focus({ preventScroll: true });
+}
+
+document.addEventListener("click", (event) => {
+  const anchor = event.target.closest?.("a[href^='/']");
+  const isPlain = event.button === 0 && !event.ctrlKey && !event.metaKey && !event.shiftKey;
+  if (!anchor || !isPlain || anchor.target || anchor.getAttribute("href").startsWith("/assets/")) return;
+  event.preventDefault();
+  go(anchor.getAttribute("href"));
+});
+addEventListener("popstate", show);
+
+const THEMES = ["auto", "light", "dark"];
+const SAID = { auto: "as the system has them", light: "light", dark: "dark" };
+function drawTheme() {
+  const now = document.documentElement.dataset.theme;
+  theme.textContent = now[0].toUpperCase() + now.slice(1);
+  theme.setAttribute("aria-label", `Colours: ${SAID[now]}`);
+}
+theme.addEventListener("click", () => {
+  const now = document.documentElement.dataset.theme;
+  const next = THEMES[(THEMES.indexOf(now) + 1) % THEMES.length];
+  document.documentElement.dataset.theme = next;
+  try { localStorage.setItem("trialfleet-theme", next); } catch { /* storage is off */ }
+  drawTheme();
+  dispatchEvent(new Event("colours"));
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("colours")));
+
+async function drawKey() {
+  key.textContent = hasToken() ? "May act" : "Read only";
+  document.documentElement.toggleAttribute("data-may-act", hasToken());
+}
+key.addEventListener("click", () => {
+  const input = el("input", { type: "password", id: "token", autocomplete: "off", required: true });
+  const problem = el("p", { class: "problem", role: "alert" });
+  const dialog = el("dialog", { "aria-labelledby": "key-title" }, el("form", { method: "dialog" },
+    el("h2", { id: "key-title" }, "Acting takes the token"),
+    el("p", {}, "It is in the link that ", el("code", {}, "trialfleet dashboard"), " printed when it began, behind ", el("code", {}, "#token="), "."),
+    el("label", { for: "token" }, "Token"), input, problem,
+    el("div", { class: "buttons" },
+      el("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Back"),
+      el("button", { type: "submit", class: "main" }, "Use it"))));
+  dialog.addEventListener("close", () => { dialog.remove(); key.focus(); });
+  dialog.querySelector("form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const before = input.value.trim();
+    keepToken(before);
+    try { await post("/api/token", {}); dialog.close(); show(); }
+    catch { keepToken(""); problem.textContent = "This is not the token."; }
+    drawKey();
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+});
+
+takeTokenFromAddress();
+drawTheme();
+drawKey();
+if (hasToken()) post("/api/token", {}).catch((error) => { if (error.status === 403) { keepToken(""); drawKey(); } });
+show();
+export { get };

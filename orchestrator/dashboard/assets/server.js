@@ -1,0 +1,82 @@
+// Speaks with the server: documents, what changes, and actions. The token goes in a header, from
+// this tab's memory; the link that was printed has it behind its #, which browsers send nowhere.
+
+const HEADER = "x-trialfleet-token";
+const KEPT = "trialfleet-token";
+
+let token = "";
+try { token = sessionStorage.getItem(KEPT) ?? ""; } catch { /* storage is off: this page alone */ }
+
+export function takeTokenFromAddress() {
+  const found = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!found) return;
+  keepToken(found);
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+export function keepToken(given) {
+  token = given;
+  try { sessionStorage.setItem(KEPT, given); } catch { /* likewise */ }
+}
+
+export function hasToken() { return token !== ""; }
+
+export class Refused extends Error {
+  constructor(status, kind, message) { super(message); this.status = status; this.kind = kind; }
+}
+
+async function ask(path, given = {}) {
+  const headers = { ...given.headers, ...(token ? { [HEADER]: token } : {}) };
+  const answer = await fetch(path, { ...given, headers, cache: "no-store" });
+  if (answer.ok) return answer;
+  const told = await answer.json().catch(() => ({}));
+  throw new Refused(answer.status, told.error?.kind ?? "Error", told.error?.message ?? `the server said ${answer.status}`);
+}
+
+export async function get(path, signal) { return (await ask(path, { signal })).json(); }
+
+export async function post(path, body) {
+  const headers = { "content-type": "application/json" };
+  return (await ask(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
+}
+
+// Follows what changes until `signal` says that nobody looks any more; comes back by itself.
+export async function follow(address, { on, signal }) {
+  let waits = 500;
+  while (!signal.aborted) {
+    try {
+      const answer = await ask(address(), { signal });
+      on.link("live");
+      for await (const { kind, data } of events(answer.body)) {
+        waits = 500;
+        if (kind === "trouble") on.trouble(data.error.message);
+        else if (kind === "well") on.trouble(null);
+        else on.news(data);
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Refused) on.trouble(error.message);
+    }
+    if (signal.aborted) return;
+    on.link("away");
+    await new Promise((done) => setTimeout(done, waits));
+    waits = Math.min(waits * 2, 5000);
+  }
+}
+
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    held += value;
+    for (let end = held.indexOf("\n\n"); end >= 0; end = held.indexOf("\n\n")) {
+      const lines = held.slice(0, end).split("\n");
+      held = held.slice(end + 2);
+      const kind = lines.find((line) => line.startsWith("event: "))?.slice(7);
+      const data = lines.find((line) => line.startsWith("data: "))?.slice(6);
+      if (kind && data) yield { kind, data: JSON.parse(data) };
+    }
+  }
+}

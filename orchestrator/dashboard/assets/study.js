@@ -1,0 +1,234 @@
+// One study: how it stands, its charts, its trials; kept up to date row by row.
+
+import { actionsFor } from "./actions.js";
+import * as charts from "./charts.js";
+import { badge, code, el, fill, table, tile } from "./dom.js";
+import { progress } from "./fleet.js";
+import { follow, get } from "./server.js";
+import { number, params, path, plural, span, values } from "./words.js";
+
+const COLUMNS = ["begun", "ended", "seconds", "attempts", "last"];
+
+// Takes rows that changed into the columns that there are.
+export function merge(store, news) {
+  news.numbers.forEach((at, row) => {
+    store.states[at] = news.states[row];
+    for (const name of COLUMNS) store[name][at] = news[name][row];
+    news.values.forEach((column, axis) => { (store.values[axis] ??= [])[at] = column[row]; });
+    for (const [name, column] of Object.entries(news.params)) (store.params[name] ??= [])[at] = column[row];
+  });
+}
+
+export const empty = () => ({ states: [], values: [], params: {}, begun: [], ended: [], seconds: [], attempts: [], last: [] });
+
+export async function showStudy(around, name) {
+  around.crumbs(["Fleet", "/"], [name, path("studies", name)]);
+  const api = `/api${path("studies", name)}`;
+  let study;
+  try { study = await get(api, around.signal); } catch (error) { around.failed(error); return; }
+  const view = new View(around, api, study);
+  view.draw(study);
+  performance.mark("painted");
+  try { await view.load(); } catch (error) { if (!around.signal.aborted) around.trouble(error.message); }
+  performance.mark("loaded");
+  follow(() => `/api/live?study=${encodeURIComponent(name)}&since=${view.revision}&run=${view.run}`, {
+    on: { news: (news) => view.take(news), link: (state) => around.link(state), trouble: (message) => around.trouble(message) },
+    signal: around.signal,
+  });
+}
+
+class View {
+  constructor(around, api, study) {
+    Object.assign(this, { around, api, study, store: empty(), revision: 0, run: "", bars: new Map(), barsAt: 0 });
+    this.head = el("section", { class: "head" });
+    this.notes = el("div", { class: "notes" });
+    this.tiles = el("dl", { class: "tiles" });
+    this.tables = el("div", { class: "tables" });
+    this.panels = [];
+    const several = study.directions.length > 1;
+    const grid = el("div", { class: "charts" },
+      this.panel("Time line of slots", "wide", "timeline", () => this.timeline(), 3000),
+      several ? this.panel("Pareto front", "", "pareto", () => this.pareto()) : this.panel("History", "wide", "history", () => charts.history(this.store, this.study)),
+      this.panel("Curves", "", "curves", () => this.curves(), 5000),
+      this.panel("What matters", "", "importances", () => this.importances(), 10000),
+      this.panel("Parallel coordinates", "wide", "parallel", () => this.parallel(), 5000),
+      this.panel("Slices", "wide", "slices", () => this.slices(), 5000));
+    fill(around.main, this.head, this.notes, this.tiles, this.tables, grid);
+    const redraw = () => this.panels.forEach((panel) => { panel.stale = true; });
+    addEventListener("colours", redraw, { signal: around.signal });
+    const timer = setInterval(() => this.refresh(), 500);
+    around.signal.addEventListener("abort", () => { clearInterval(timer); this.watcher.disconnect(); });
+    this.watcher = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
+      this.panels.find((panel) => panel.node === target).isSeen = isIntersecting;
+      if (isIntersecting) this.refresh();
+    }), { rootMargin: "200px" });
+    this.panels.forEach((panel) => this.watcher.observe(panel.node));
+  }
+
+  panel(title, kind, id, make, every = 1000) {
+    const plot = el("div", { class: "plot", id: `plot-${id}`, role: "img", "aria-label": title });
+    const note = el("p", { class: "muted" }, "…");
+    const node = el("section", { class: `chart ${kind}`, "aria-labelledby": `title-${id}` }, el("h2", { id: `title-${id}` }, title), note, plot);
+    this.panels.push({ node, plot, note, make, every, stale: true, isSeen: false, drawnAt: -Infinity, isDrawing: false });
+    return node;
+  }
+
+  async load() {
+    this.store = empty();
+    const found = await get(`${this.api}/trials`, this.around.signal);
+    this.run = found.run;
+    this.take(found);
+  }
+
+  take(news) {
+    if (news.again) { this.load().catch((error) => this.around.trouble(error.message)); return; }
+    const began = performance.now();
+    this.revision = news.revision;
+    this.hasResults = news.has_results;
+    merge(this.store, news.trials);
+    this.draw(news.study);
+    this.panels.forEach((panel) => { panel.stale = true; });
+    performance.measure("update", { start: began, end: performance.now() });
+  }
+
+  // Draws what is seen and stale, each chart not too often.
+  async refresh() {
+    for (const panel of this.panels) {
+      const now = performance.now();
+      if (!panel.isSeen || !panel.stale || panel.isDrawing || now - panel.drawnAt < panel.every) continue;
+      panel.isDrawing = true;
+      panel.stale = false;
+      panel.drawnAt = now;
+      try { await this.drawPanel(panel); } catch (error) { if (!this.around.signal.aborted) panel.note.textContent = error.message; }
+      panel.isDrawing = false;
+    }
+  }
+
+  async drawPanel(panel) {
+    const made = await panel.make(panel);
+    if (this.around.signal.aborted || made === undefined) return;
+    if (typeof made === "string") { panel.note.textContent = made; panel.note.hidden = false; panel.plot.hidden = true; return; }
+    panel.note.hidden = true;
+    panel.plot.hidden = false;
+    const [traces, layout] = made;
+    if (!traces.some((trace) => trace.x?.length || trace.dimensions)) {
+      panel.note.textContent = "No trial has got that far yet.";
+      panel.note.hidden = false;
+      panel.plot.hidden = true;
+      return;
+    }
+    await charts.draw(panel.plot, traces, layout);
+    performance.mark(`drawn-${panel.plot.id}`);
+  }
+
+  names() {
+    return Object.keys(this.store.params).sort();
+  }
+
+  async timeline() {
+    const found = await get(`${this.api}/timeline?since=${this.barsAt}`, this.around.signal);
+    if (found.revision < this.barsAt) { this.bars.clear(); this.barsAt = 0; return undefined; }
+    this.barsAt = found.revision;
+    found.bars.forEach((bar) => this.bars.set(bar.id, bar));
+    for (const id of this.bars.keys()) if (id < found.first) this.bars.delete(id);
+    const bars = [...this.bars.values()].sort((a, b) => a.id - b.id);
+    if (!bars.length) return "No trial has been begun yet.";
+    return charts.timeline(bars, Date.now() / 1000);
+  }
+
+  async curves() {
+    const found = await get(`${this.api}/curves`, this.around.signal);
+    return found.length ? charts.curves(found, this.study) : "No trial has reported a value in between: trial.report(value, step).";
+  }
+
+  async importances() {
+    const found = await get(`${this.api}/importances`, this.around.signal);
+    return found.problem ?? charts.importances(found, this.study);
+  }
+
+  pareto() {
+    if (!this.store.states.includes("C")) return "No trial is complete yet.";
+    return charts.pareto(this.store, this.study, charts.frontOf(this.store, this.study.directions));
+  }
+
+  parallel() {
+    const names = this.names().slice(0, 12);
+    if (!names.length || !this.store.states.includes("C")) return "No trial is complete yet.";
+    return charts.parallel(this.store, this.study, names) ?? "This browser has no WebGL, which this chart is drawn with.";
+  }
+
+  async slices(panel) {
+    const names = this.names().slice(0, 12);
+    if (!names.length || !this.store.states.includes("C")) return "No trial is complete yet.";
+    panel.note.hidden = true;
+    panel.plot.hidden = false;
+    panel.plot.classList.add("slices");
+    panel.plots ??= new Map();
+    for (const name of names) {
+      if (!panel.plots.has(name)) {
+        const plot = el("div", { class: "plot", role: "img", "aria-label": `${this.study.metrics[0]} by ${name}` });
+        panel.plots.set(name, plot);
+        panel.plot.append(plot);
+      }
+      const [traces, layout] = charts.slice(this.store, this.study, name);
+      await charts.draw(panel.plots.get(name), traces, layout);
+    }
+    return undefined;
+  }
+
+  draw(study) {
+    this.study = study;
+    const counts = study.trials;
+    fill(this.head,
+      el("div", { class: "title" }, el("h1", {}, study.study), badge(study.state)),
+      el("p", { class: "muted" }, `${study.objective} · ${study.metrics.map((metric, at) => `${study.directions[at] ?? study.directions[0]} ${metric}`).join(", ")}`),
+      progress(study),
+      el("div", { class: "actions" }, actionsFor(study, () => this.reload())));
+    fill(this.notes, notesOf(study, this.hasResults));
+    const best = study.best;
+    fill(this.tiles,
+      tile(study.directions.length > 1 ? "On the Pareto front" : `Best ${study.metrics[0] ?? "value"}`,
+        study.directions.length > 1 ? number(study.front) : best ? values(best) : "–", best ? el("a", { href: path("studies", study.study, "trials", best.number) }, `trial ${best.number}`) : null),
+      tile("Slots", `${counts.running} of ${study.slots}`, "busy"),
+      tile("Time", span(study.wall_seconds), `${span(study.busy_seconds)} of slots`),
+      tile("Lost and recovered", number(study.losses), study.losses === 1 ? "process" : "processes"),
+      Object.entries(study.budgets).filter(([name]) => name !== "trials").map(([name, budget]) =>
+        tile(name.replaceAll("_", " "), `${number(budget.used, 3)} of ${number(budget.allowed, 3)}`)));
+    fill(this.tables, tablesOf(study));
+  }
+
+  async reload() {
+    try { this.draw(await get(this.api, this.around.signal)); } catch (error) { this.around.trouble(error.message); }
+  }
+}
+
+function notesOf(study, hasResults) {
+  const told = [];
+  if (study.stalled) told.push(["problem", study.stalled]);
+  if (study.ended_by) told.push(["", `Ended by ${study.ended_by}`]);
+  study.waits_for.forEach((reason) => told.push(["", `Waits: ${reason}`]));
+  study.put_aside.forEach((reason) => told.push(["problem", reason]));
+  study.other_code.forEach((reason) => told.push(["problem", reason]));
+  if (study.end_problem) told.push(["problem", study.end_problem]);
+  if (hasResults === false && study.best) told.push(["", "The results are on the orchestrator's machine: here are the best and the latest trials; the charts are where `trialfleet dashboard` runs beside it."]);
+  const notes = told.map(([kind, text]) => el("p", { class: kind || "note" }, text));
+  if (study.traceback) notes.push(el("details", {}, el("summary", {}, "The traceback of the failures that ended it"), el("pre", {}, study.traceback)));
+  if (!study.slots && study.state === "running") notes.push(code("celery -A workers worker"));
+  return notes;
+}
+
+function tablesOf(study) {
+  const link = (trial) => el("a", { href: path("studies", study.study, "trials", trial.number) }, String(trial.number));
+  const several = study.directions.length > 1;
+  const running = study.running.map((trial) => [link(trial), el("span", { class: "params" }, params(trial.params)), number(trial.attempt), number(trial.step), number(trial.value), trial.activity ?? "trains"]);
+  const rows = (trials) => trials.map((trial) => [link(trial), badge(trial.state), el("span", { class: "params" }, trial.error ? trial.error.split("\n", 1)[0].slice(0, 160) : params(trial.params)), values(trial), number(trial.attempts), span(trial.seconds)]);
+  const ended = [{ name: "Trial", number: true }, { name: "State" }, { name: "Parameters, or what went wrong", wide: true }, { name: study.metrics[0] ?? "Value", number: true }, { name: "Attempts", number: true }, { name: "Took", number: true }];
+  return [
+    section("Running", table("Running trials", [{ name: "Trial", number: true }, { name: "Parameters", wide: true }, { name: "Attempt", number: true }, { name: "Step", number: true }, { name: "Last value", number: true }, { name: "Now" }], running, "Nothing runs at the moment.")),
+    section(several ? "On the Pareto front" : "Best", table("Best trials", ended, rows(study.top), "No trial is complete yet.")),
+    section("Latest", table("Latest trials", ended, rows([...study.recent].reverse().slice(0, 8)), "No trial has ended yet.")),
+  ];
+}
+
+function section(title, ...children) { return el("section", { class: "block" }, el("h2", {}, title), children); }
+export { plural };

@@ -1,0 +1,73 @@
+// One trial: its parameters, its curve, its attempts, and why each ended.
+
+import * as charts from "./charts.js";
+import { badge, el, fill, table, tile } from "./dom.js";
+import { get, follow } from "./server.js";
+import { clock, number, path, span } from "./words.js";
+
+export async function showTrial(around, study, trial) {
+  around.crumbs(["Fleet", "/"], [study, path("studies", study)], [`trial ${trial}`, path("studies", study, "trials", trial)]);
+  const api = `/api${path("studies", study, "trials", trial)}`;
+  const plot = el("div", { class: "plot", id: "plot-curve", role: "img", "aria-label": "The trial's curve" });
+  let found = null;
+  const look = async () => {
+    try { found = await get(api, around.signal); } catch (error) { if (found) around.trouble(error.message); else around.failed(error); return; }
+    draw(around, study, found, plot);
+  };
+  await look();
+  if (!found) return;
+  addEventListener("colours", () => drawCurve(found, plot), { signal: around.signal });
+  // its study tells that something happened; the trial is read again then
+  let isDue = false;
+  const timer = setInterval(() => { if (isDue) { isDue = false; look(); } }, 1000);
+  around.signal.addEventListener("abort", () => clearInterval(timer));
+  const isOver = () => !["QUEUED", "RUNNING", "PAUSED"].includes(found.life.state);
+  follow(() => `/api/live?study=${encodeURIComponent(study)}&since=0`, {
+    on: { news: () => { isDue = !isOver(); }, link: (state) => around.link(state), trouble: (message) => around.trouble(message) },
+    signal: around.signal,
+  });
+}
+
+function draw(around, study, found, plot) {
+  const { life, running } = found;
+  const value = found.values ? found.values.map((each) => number(each)).join(", ") : running?.value !== undefined && running?.value !== null ? number(running.value) : "–";
+  fill(around.main,
+    el("section", { class: "head" }, el("div", { class: "title" }, el("h1", {}, `Trial ${life.trial}`), badge(life.state)),
+      el("p", { class: "muted" }, life.is_ordered ? "people asked for these parameters" : `of ${study}`)),
+    el("dl", { class: "tiles" },
+      tile(found.metrics.join(", ") || "Value", value, found.values ? null : running ? `at step ${running.step}` : null),
+      tile("Attempts", number(life.attempts.length)),
+      tile("Held a slot for", span(life.held_seconds)),
+      tile("Steps made twice", number(life.steps_lost))),
+    life.error ? el("details", { class: "problem", open: "" }, el("summary", {}, "What went wrong"), el("pre", {}, life.error)) : null,
+    el("div", { class: "halves" },
+      el("section", { class: "block" }, el("h2", {}, "Parameters"),
+        table("Parameters", [{ name: "Name" }, { name: "Value", number: true }], Object.entries(life.params).map(([name, each]) => [name, el("span", { class: "value" }, typeof each === "number" ? String(each) : String(each))]), "None are known here.")),
+      el("section", { class: "block" }, el("h2", {}, "Curve"), found.curve?.steps.length ? plot : el("p", { class: "muted" }, "It has reported no value in between."))),
+    el("section", { class: "block" }, el("h2", {}, "Attempts"), attempts(life)),
+    el("section", { class: "block" }, el("h2", {}, "Its life"), el("ol", { class: "life" }, found.sentences.map((each) => el("li", { class: each.startsWith("  ") ? "in" : null }, each.trim())))));
+  drawCurve(found, plot);
+}
+
+function attempts(life) {
+  if (!life.attempts.length) return el("p", { class: "muted" }, "None has begun.");
+  return el("ol", { class: "attempts" }, life.attempts.map((each) => {
+    const end = each.ended_at === null ? "RUNNING" : each.ended_as === "QUEUED" && each.cause ? each.cause.toUpperCase() : each.ended_as;
+    const [, word] = charts.ENDS[end] ?? ["", String(end).toLowerCase().replaceAll("_", " ")];
+    const facts = [
+      each.claimed_at ? `from ${clock(each.claimed_at)}` : null, each.held_seconds !== null ? `for ${span(each.held_seconds)}` : null,
+      each.from_step !== null ? `from the checkpoint of step ${each.from_step}` : null, each.last_step !== null ? `to step ${each.last_step}` : null,
+      each.steps_lost ? `${each.steps_lost} steps made again` : null, [each.host, each.device, each.pid && `process ${each.pid}`].filter(Boolean).join(", "),
+    ];
+    return el("li", { "data-end": (charts.ENDS[end] ?? ["cancelled"])[0] },
+      el("div", {}, el("strong", {}, `Attempt ${each.number}`), " ", badge(word)),
+      el("p", { class: "muted" }, facts.filter(Boolean).join(" · ")), each.why ? el("p", {}, each.why) : null);
+  }));
+}
+
+function drawCurve(found, plot) {
+  if (!found.curve?.steps.length) return;
+  const hue = charts.LETTERS[found.curve.state];
+  charts.draw(plot, [{ type: "scatter", mode: found.curve.steps.length > 60 ? "lines" : "lines+markers", x: found.curve.steps, y: found.curve.values, line: { color: charts.colour(hue), width: 2 }, marker: { color: charts.colour(hue), size: 5 }, hoverinfo: "x+y", name: "" }],
+    { showlegend: false, height: 260, xaxis: { title: { text: "step" } }, yaxis: { title: { text: charts.plain(found.metrics[0] ?? "value") } } }).catch(() => {});
+}

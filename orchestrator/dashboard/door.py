@@ -1,0 +1,169 @@
+"""Who may come in: the token, the hosts and origins that are answered, and the headers of answers.
+
+The token travels in a header of its own, never in a cookie: a browser sends it for no other page,
+and to no other port of this host.
+
+Invariant: no request reaches what writes without the token, and none of a foreign page reaches
+anything.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator.dashboard.answers import refusal
+from workers.passwords import learn
+from workers.protocol.errors import InvalidInputError
+
+TOKEN_HEADER: Final = "x-trialfleet-token"  # noqa: S105 - its name, not a token
+
+#: Methods that change nothing.
+_READING: Final = frozenset({"GET", "HEAD"})
+
+#: A shorter token can be guessed.
+_LEAST_TOKEN: Final = 16
+
+#: Bytes of a path with its query; no address of the page is half as long.
+_MAX_TARGET: Final = 2048
+
+#: What a browser may load for the page, and what may frame it: from here alone, and nobody.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_HEADERS: Final = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this host alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+@dataclass(frozen=True)
+class Door:
+    """The rules for one address.
+
+    Args:
+        host: What is bound to.
+        token: Given by people; by default one is drawn, which only a loopback address allows.
+
+    Raises:
+        InvalidInputError: The token can be guessed or does not fit a header, or is missing where
+            other hosts get in.
+    """
+
+    host: str
+    token: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.token and not self.is_open_to_readers:
+            raise InvalidInputError(
+                f"--host {self.host}: other hosts could reach the page there; give it a --token"
+                " (or FLEET_DASHBOARD_TOKEN) that they need, or leave --host out and forward the"
+                " port: ssh -L 8000:127.0.0.1:PORT"
+            )
+        if self.token and not _is_good(self.token):
+            raise InvalidInputError(
+                f"--token: give at least {_LEAST_TOKEN} letters, digits, dashes and underscores,"
+                ' such as those of: python -c "import secrets; print(secrets.token_urlsafe())"'
+            )
+        if not self.token:
+            object.__setattr__(self, "token", secrets.token_urlsafe(24))
+        learn(self.token)
+
+    @property
+    def is_open_to_readers(self) -> bool:
+        """Whether reading takes no token: whoever gets in is on this host."""
+        return is_loopback(self.host)
+
+    def knows(self, headers: Headers) -> bool:
+        """Whether a request has the token; compared in constant time."""
+        given = headers.get(TOKEN_HEADER, "")
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.token.encode())
+
+    def refuses(self, scope: Scope) -> tuple[int, str] | None:
+        """Why a request does not get in: a status and the reason; None if it does."""
+        headers = Headers(scope=scope)
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > _MAX_TARGET:
+            return 414, f"an address of more than {_MAX_TARGET} bytes is none of this page"
+        host = headers.get("host", "")
+        # a name that somebody else's server resolves to this address is not this page's
+        if self.is_open_to_readers and not is_loopback(_name_in(host)):
+            return 403, "this page is answered at 127.0.0.1 and localhost alone"
+        if _is_foreign(headers, host):
+            return 403, "another page may not ask this one for anything"
+        reads = scope["method"] in _READING
+        is_api = scope["path"].startswith("/api/")
+        if self.knows(headers) or (reads and (self.is_open_to_readers or not is_api)):
+            return None
+        return 403, (
+            "this takes the token: open the link that `trialfleet dashboard` printed when it began"
+        )
+
+
+class Guard:
+    """The middleware that keeps the door."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app, self._door = app, door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it; nothing but HTTP is spoken."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        refused = self._door.refuses(scope)
+        answer = self._app if refused is None else refusal(*refused)
+        await answer(scope, receive, send_guarded)
+
+
+def _is_good(token: str) -> bool:
+    signs = token.replace("-", "").replace("_", "")
+    return len(token) >= _LEAST_TOKEN and signs.isascii() and signs.isalnum()
+
+
+def _name_in(host: str) -> str:
+    """The name in a `Host` header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_foreign(headers: Headers, host: str) -> bool:
+    """Whether a browser asks for another page than this one."""
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        return True
+    # a link on another page may lead here; nothing else of it may
+    is_visit = headers.get("sec-fetch-mode") == "navigate"
+    site = headers.get("sec-fetch-site", "none")
+    return site not in {"none", "same-origin"} and not is_visit

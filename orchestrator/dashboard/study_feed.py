@@ -1,0 +1,158 @@
+"""One study that somebody looks at: its status, its trials and its time line, kept up to date.
+
+Invariant: nothing here writes; what is read goes on from where it was read last, so that a look at
+a study of many trials costs what has changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from orchestrator.dashboard.curves import NUM_BEST, curves
+from orchestrator.dashboard.importances import Importances
+from orchestrator.dashboard.timeline import Timeline
+from orchestrator.dashboard.trial_columns import TrialColumns
+from orchestrator.handle import StudyHandle
+from orchestrator.status import StudyStatus
+from orchestrator.storage.best_trials import best_first
+from orchestrator.storage.event_file import EventFile, events_file
+from orchestrator.storage.event_history import EventHistory
+from workers.coordination.connection import connect
+from workers.coordination.event_stream import EventStream
+from workers.protocol.errors import (
+    FleetError,
+    InvalidInputError,
+    RedisUnavailableError,
+    StudyNotKnownError,
+)
+from workers.settings import Settings
+
+
+class StudyFeed:
+    """One study, read by many pages; its methods block, and are called by threads.
+
+    Args:
+        name: The study.
+        settings: Where the fleet is.
+
+    Raises:
+        StudyNotKnownError: No study can have this name.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.revision = 0
+        self.handle = StudyHandle(name, settings)
+        self._settings = settings
+        self._reading = threading.Lock()
+        self._study: optuna.Study | None = None
+        self._columns = TrialColumns()
+        self._status: StudyStatus | None = None
+        self._telling = threading.Lock()
+        self._timeline = Timeline()
+        self._history = EventHistory(EventFile(events_file(settings.home, name)), None, name)
+        self._importances = Importances()
+
+    def status(self) -> dict[str, Any]:
+        """The study now, without its trials: at once, however many it has."""
+        return self._document(self.handle.status())
+
+    def look(self) -> int:
+        """Read what is new; the revision at which it is."""
+        with self._reading:
+            status = self.handle.status()
+            trials = self._read_trials()
+            is_other = status != self._status
+            if self._columns.take(trials or (), self.revision + 1) or is_other:
+                self.revision += 1
+            self._status = status
+            return self.revision
+
+    def since(self, revision: int) -> dict[str, Any]:
+        """What changed after a revision that a page has; of -1, all."""
+        with self._reading:
+            status = self._status or self.handle.status()
+            return {
+                "revision": self.revision,
+                "study": self._document(status),
+                "trials": self._columns.since(revision),
+                "has_results": self._study is not None,
+            }
+
+    def curves(self) -> list[dict[str, Any]]:
+        """The curves that are worth a look."""
+        trials = self.trials()
+        status = self.handle.status()
+        best = best_first(trials, status.directions)[:NUM_BEST]
+        return curves(
+            trials, (each.number for each in best), (each.number for each in status.running)
+        )
+
+    def importances(self) -> dict[str, Any]:
+        """How much each parameter matters, by Optuna; kept until there are more trials."""
+        with self._reading:
+            study = self._study
+        return self._importances.of(study, self.trials())
+
+    def timeline(self, revision: int) -> dict[str, Any]:
+        """The attempts on slots that began or ended after a revision of the time line."""
+        with self._telling, self.news() as stream:
+            self._history.stream = stream
+            self._timeline.take(self._history.read())
+            return self._timeline.since(revision)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials; none where the results are on another machine."""
+        with self._reading:
+            return list(self._read_trials() or ())
+
+    @contextmanager
+    def news(self) -> Iterator[EventStream | None]:
+        """The study's events that are news; None where Redis is away."""
+        client = None
+        with suppress(RedisUnavailableError):
+            client = connect(self._settings)
+        try:
+            yield None if client is None else EventStream(client, self.name)
+        finally:
+            if client is not None:
+                client.close()
+
+    def history(self, stream: EventStream | None, trial: int) -> EventHistory:
+        """The events of one trial."""
+        file = EventFile(events_file(self._settings.home, self.name))
+        return EventHistory(file, stream, self.name, trial=trial)
+
+    def _read_trials(self) -> Sequence[FrozenTrial] | None:
+        """All trials as the storage has them; what was open is read on."""
+        with suppress(FleetError, KeyError, FileNotFoundError):
+            if self._study is not None:
+                found = self._study.get_trials(deepcopy=False)
+                if len(found) >= len(self._columns):
+                    return found
+        # the first look; or the study was deleted, or written anew in a wider space
+        self._study = None
+        self._columns = TrialColumns()
+        try:
+            self._study = self.handle.study
+        except RedisUnavailableError:
+            raise
+        except (StudyNotKnownError, InvalidInputError):  # not begun, or on another machine
+            return None
+        return self._study.get_trials(deepcopy=False)
+
+    def _document(self, status: StudyStatus) -> dict[str, Any]:
+        return {**status.model_dump(mode="json"), "space": self._space()}
+
+    def _space(self) -> dict[str, Any]:
+        """The search space: what charts scale their axes by, and forms ask for."""
+        with suppress(FleetError):
+            space: dict[str, Any] = self.handle.spec().model_dump(mode="json")["space"]
+            return space
+        return {}

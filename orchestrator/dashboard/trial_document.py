@@ -1,0 +1,57 @@
+"""One trial as the page shows it: its parameters, its curve, its attempts and why each ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.dashboard.curves import curve_of
+from orchestrator.dashboard.study_feed import StudyFeed
+from orchestrator.views.explain import explain, reason
+from orchestrator.views.trial_life import TrialLife, life_of, with_results
+from workers.protocol.errors import StudyNotKnownError
+
+#: Points of the one curve of a trial's own page.
+_MAX_POINTS = 2000
+
+
+def trial_document(feed: StudyFeed, number: int) -> dict[str, Any]:
+    """All that is known of a trial.
+
+    Raises:
+        StudyNotKnownError: There is no such study, or no such trial in it.
+    """
+    status = feed.handle.status()
+    trials = feed.trials()
+    with feed.news() as stream:
+        life = life_of(feed.name, number, feed.history(stream, number).read())
+    has_results = 0 <= number < len(trials)
+    if has_results:
+        life = with_results(life, trials)
+    elif life.is_without_events:
+        raise StudyNotKnownError(
+            f"trial {number}: study {feed.name!r} has no such trial; it has {len(trials)}, from 0"
+        )
+    running = next((each for each in status.running if each.number == number), None)
+    return {
+        "life": _life(life),
+        "sentences": list(explain(life)),
+        "metrics": status.metrics,
+        "directions": status.directions,
+        "values": trials[number].values if has_results else None,
+        "constraints": trials[number].constraints if has_results else {},
+        "curve": curve_of(trials[number], _MAX_POINTS) if has_results else None,
+        "running": None if running is None else running.model_dump(mode="json"),
+    }
+
+
+def _life(life: TrialLife) -> dict[str, Any]:
+    document = life.model_dump(mode="json", exclude={"attempts", "unknown"})
+    attempts = [
+        {
+            **attempt.model_dump(mode="json", exclude={"process"}),
+            "why": reason(attempt.cause, attempt.detail, attempt.count),
+        }
+        for attempt in life.attempts
+    ]
+    cost = {"held_seconds": life.held_seconds, "steps_lost": life.steps_lost}
+    return {**document, "attempts": attempts, **cost}
