@@ -20,11 +20,13 @@ from orchestrator.dashboard.timeline import Timeline
 from orchestrator.dashboard.trial_columns import TrialColumns
 from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus
+from orchestrator.storage.attributes import GENERATION_ATTR
 from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
+from workers.coordination.studies import Studies
 from workers.protocol.errors import (
     FleetError,
     InvalidInputError,
@@ -132,7 +134,7 @@ class StudyFeed:
     def _read_trials(self) -> Sequence[FrozenTrial] | None:
         """All trials as the storage has them; what was open is read on."""
         with suppress(FleetError, KeyError, FileNotFoundError):
-            if self._study is not None:
+            if self._study is not None and not self._is_another(self._study):
                 found = self._study.get_trials(deepcopy=False)
                 if len(found) >= len(self._columns):
                     return found
@@ -147,8 +149,16 @@ class StudyFeed:
             return None
         return self._study.get_trials(deepcopy=False)
 
+    def _is_another(self, study: optuna.Study) -> bool:
+        """Whether the fleet has another study of this name by now than the one that is open."""
+        with self.news() as stream:
+            if stream is None:
+                return False
+            wanted = Studies(stream.client).origin(self.name).generation
+        return wanted is not None and study.user_attrs.get(GENERATION_ATTR) not in {None, wanted}
+
     def _document(self, status: StudyStatus) -> dict[str, Any]:
-        return {**status.model_dump(mode="json"), "space": self._space()}
+        return {**status.model_dump(mode="json"), "is_over": status.is_over, "space": self._space()}
 
     def _space(self) -> dict[str, Any]:
         """The search space: what charts scale their axes by, and forms ask for."""

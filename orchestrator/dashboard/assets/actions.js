@@ -27,7 +27,7 @@ const NOTES = {
 };
 
 export function actionsFor(study, onDone) {
-  const isOver = ["finished", "failed", "cancelled"].includes(study.state);
+  const isOver = study.is_over;
   const verbs = study.state === "paused" ? ["resume"] : isOver ? (study.state === "cancelled" ? ["resume"] : []) : ["pause"];
   if (!isOver) verbs.push("stop", "cancel");
   const disabled = hasToken() ? null : "disabled";

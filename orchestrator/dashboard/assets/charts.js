@@ -41,11 +41,13 @@ const BASE = { family: "system-ui, sans-serif", size: 12 };
 function layout(given = {}) {
   const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true, tickfont: { color: colour("soft") } };
   const { xaxis, yaxis, ...rest } = given;
+  const isNarrow = innerWidth < 600;
+  const place = isNarrow ? { y: -0.28, yanchor: "top", entrywidth: 0.32, entrywidthmode: "fraction" } : { y: 1.02, yanchor: "bottom" };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { ...BASE, color: colour("text") }, margin: { l: 56, r: 16, t: 8, b: 44 }, height: 320,
     hovermode: "closest", hoverlabel: { align: "left", font: { ...BASE } }, showlegend: true,
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { color: colour("soft") } },
+    legend: { orientation: "h", x: 0, ...place, font: { color: colour("soft"), size: isNarrow ? 11 : 12 } },
     xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, uirevision: "kept", dragmode: "zoom", ...rest,
   };
 }
@@ -132,7 +134,7 @@ export function slice(store, study, name, at = 0) {
   return [[{
     type: "scatter", mode: "markers", x, y: of(store.values[at], places), text: places.map((each, place) => `trial ${each}<br>${plain(x[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
     marker: { size: 6, opacity: 0.8, color: places, colorscale: [[0, colour("faint")], [1, colour("accent")]], showscale: false },
-  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, type: isText ? "category" : study.space[name]?.log ? "log" : "linear" },
+  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(isText ? { type: "category" } : study.space[name]?.log ? { type: "log", dtick: 1, exponentformat: "power" } : {}) },
     yaxis: { title: { text: plain(study.metrics[at] ?? "value") } } }];
 }
 
@@ -220,6 +222,6 @@ export function timeline(bars, now) {
     marker: { symbol: "x", size: 11, color: colour("dead"), line: { color: colour("card"), width: 1.5 } },
     hovertext: lost.map((bar) => `trial ${bar.trial}: ${plain(bar.why || bar.end, 90)}`), hoverinfo: "text",
   });
-  return [traces, { barmode: "overlay", bargap: 0.2, height: Math.max(150, 92 + 30 * lanes.length), xaxis: { type: "date" },
+  return [traces, { barmode: "overlay", bargap: 0.2, height: Math.max(150, (innerWidth < 600 ? 150 : 92) + 30 * lanes.length), xaxis: { type: "date" },
     yaxis: { type: "category", categoryorder: "array", categoryarray: lanes.map(name), title: { text: "" } } }];
 }

@@ -108,9 +108,8 @@ function card(host, members, fleet) {
 }
 
 function place(slot) {
-  const cpu = /(?:^|\/)cpu-(\d+)$/.exec(slot.gpu ?? "");
-  if (cpu) return `CPU slot ${cpu[1]}`;
-  return !slot.gpu ? "–" : slot.gpu.startsWith("cpu") ? slot.gpu.toUpperCase().replace("CPU", "CPU") : `GPU ${slot.gpu}`;
+  if (!slot.gpu) return "–";
+  return slot.gpu.startsWith("cpu") ? `CPU${slot.gpu.slice(3)}` : `GPU ${slot.gpu}`;
 }
 
 function doing(slot) {

@@ -46,14 +46,16 @@ class View {
     this.tables = el("div", { class: "tables" });
     this.panels = [];
     const several = study.directions.length > 1;
-    const grid = el("div", { class: "charts" },
+    this.running = el("div", { class: "tables" });
+    const first = el("div", { class: "charts" },
       this.panel("Time line of slots", "wide", "timeline", () => this.timeline(), 3000),
-      several ? this.panel("Pareto front", "", "pareto", () => this.pareto()) : this.panel("History", "wide", "history", () => charts.history(this.store, this.study)),
+      several ? this.panel("Pareto front", "", "pareto", () => this.pareto()) : this.panel("History", "wide", "history", () => charts.history(this.store, this.study)));
+    const further = el("div", { class: "charts" },
       this.panel("Curves", "", "curves", () => this.curves(), 5000),
       this.panel("What matters", "", "importances", () => this.importances(), 10000),
       this.panel("Parallel coordinates", "wide", "parallel", () => this.parallel(), 5000),
-      this.panel("Slices", "wide", "slices", () => this.slices(), 5000));
-    fill(around.main, this.head, this.notes, this.tiles, this.tables, grid);
+      this.panel("Slices", "wide", "slices", (panel) => this.slices(panel), 5000));
+    fill(around.main, this.head, this.notes, this.tiles, this.running, first, this.tables, further);
     const redraw = () => this.panels.forEach((panel) => { panel.stale = true; });
     addEventListener("colours", redraw, { signal: around.signal });
     const timer = setInterval(() => this.refresh(), 500);
@@ -194,7 +196,9 @@ class View {
       tile("Lost and recovered", number(study.losses), study.losses === 1 ? "process" : "processes"),
       Object.entries(study.budgets).filter(([name]) => name !== "trials").map(([name, budget]) =>
         tile(name.replaceAll("_", " "), `${number(budget.used, 3)} of ${number(budget.allowed, 3)}`)));
-    fill(this.tables, tablesOf(study));
+    const [running, ...ended] = tablesOf(study);
+    fill(this.running, study.is_over ? [] : running);
+    fill(this.tables, ended);
   }
 
   async reload() {

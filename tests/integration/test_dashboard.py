@@ -1,0 +1,448 @@
+"""The page's application against a real Redis: what it reads, what it does, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections import Counter
+
+import anyio
+import pytest
+import redis
+from hand_fleet import Fleet, turn_until
+from starlette.testclient import TestClient
+
+from orchestrator.dashboard.app import MAX_BODY, make_app
+from orchestrator.dashboard.door import TOKEN_HEADER, Door
+from orchestrator.dashboard.feeds import Feeds
+from orchestrator.dashboard.live import stream
+from orchestrator.handle import StudyHandle
+from workers.protocol.events import Cause
+from workers.protocol.messages import Result
+from workers.protocol.states import TrialState
+
+TOKEN = "a-token-of-the-tests"
+HOST = "http://127.0.0.1:8000"
+TRICK = "<img src=x onerror=alert(1)>"
+
+
+def client_of(settings, **headers):
+    app = make_app(settings, Door("127.0.0.1", TOKEN))
+    return TestClient(app, base_url=HOST, headers=headers, raise_server_exceptions=True)
+
+
+@pytest.fixture
+def reader(settings):
+    return client_of(settings)
+
+
+@pytest.fixture
+def actor(settings):
+    return client_of(settings, **{TOKEN_HEADER: TOKEN})
+
+
+@pytest.fixture
+def fleet(client, settings, tmp_path):
+    return Fleet(client, settings, tmp_path)
+
+
+@pytest.fixture
+def study(fleet, settings):
+    """Two trials: one complete after its process died, one that failed; a third waits."""
+    fleet.submit(trials=3)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(0), "the first is enqueued")
+        fleet.leases.release(0, fleet.claim(0).token, cause=Cause.PAUSED)
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: fleet.leases.is_queued(1), "the second is enqueued")
+        failed = Result(error=f"ValueError: {TRICK}")
+        fleet.leases.commit(1, fleet.claim(1).token, TrialState.FAILED, failed, Cause.FAILED)
+        turn_until(service, lambda: fleet.leases.is_queued(2), "the third is enqueued")
+        turn_until(
+            service,
+            lambda: StudyHandle("s", settings).status().trials["failed"] == 1,
+            "it is published",
+        )
+        yield service
+
+
+def get(reader, path):
+    answer = reader.get(path)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_the_fleet_is_its_processes_and_a_study_its_status_and_its_trials_as_columns(study, reader):
+    found = get(reader, "/api/fleet")
+    (worker,) = [each for each in found["processes"] if each["kind"] == "main"]
+    assert (worker["slots"], worker["queues"]) == (2, ["default"])
+    assert worker["lease_left_seconds"] > 0
+    (listed,) = found["studies"]
+    assert (listed["study"], listed["state"], listed["wanted"]) == ("s", "running", 3)
+    assert found["trouble"] is None
+    shown = get(reader, "/api/studies/s")
+    assert shown["best"]["value"] == 0.5
+    assert shown["space"]["x"]["high"] == 1.0
+    columns = get(reader, "/api/studies/s/trials")["trials"]
+    assert columns["states"] == "CFO"
+    assert columns["values"][0][:2] == [0.5, None]
+    assert len(columns["params"]["x"]) == 3
+    assert get(reader, "/api/studies/s/curves") == []
+    assert "4 complete trials" in get(reader, "/api/studies/s/importances")["problem"]
+
+
+def test_a_trial_is_its_attempts_and_why_each_ended_and_the_time_line_shows_them(
+    study, fleet, reader
+):
+    found = get(reader, "/api/studies/s/trials/0")
+    assert [each["why"] for each in found["life"]["attempts"]] == [
+        "the study was paused, and it gave the trial back",
+        "",
+    ]
+    assert found["values"] == [0.5]
+    assert found["sentences"][0] == "trial 0 of s: COMPLETE with 0.5 after 2 attempts"
+    failed = get(reader, "/api/studies/s/trials/1")
+    assert TRICK in failed["life"]["error"], "as it stands: the page shows it as text"
+    first = get(reader, "/api/studies/s/timeline")
+    assert [(bar["trial"], bar["end"]) for bar in first["bars"]] == [
+        (0, "PAUSED"), (0, "COMPLETE"), (1, "FAILED"),
+    ]  # fmt: skip
+    fleet.claim(2)
+    further = get(reader, f"/api/studies/s/timeline?since={first['revision']}")
+    assert [(bar["trial"], bar["end"]) for bar in further["bars"]] == [(2, "RUNNING")]
+    for path, status in ABSENT:
+        answer = reader.get(path)
+        assert answer.status_code == status, f"{path}: {answer.text}"
+        assert "\n" not in answer.json()["error"]["message"]
+
+
+ABSENT = [
+    ("/api/studies/nobody", 404),
+    ("/api/studies/nobody/trials", 404),
+    ("/api/studies/a%20b", 404),
+    ("/api/studies/..%2f..%2fetc", 404),
+    ("/api/studies/s/trials/99", 404),
+    ("/api/studies/s/trials/x", 404),
+    ("/api/studies/s/trials/-1", 404),
+    ("/api/studies/s/timeline?since=x", 400),
+    ("/api/live?study=a%20b", 404),
+    ("/api/nothing", 404),
+    ("/assets/..%2fapp.py", 404),
+    ("/assets/page.html", 404),
+    ("/assets/__init__.py", 404),
+]
+
+
+def test_each_page_and_asset_comes_with_a_policy_that_runs_no_inline_script(reader):
+    for path in ("/", "/studies/s", "/studies/s/trials/1", "/assets/main.js", "/api/nothing"):
+        answer = reader.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    page = reader.get("/").text
+    assert "<script>" not in page
+    assert " style=" not in page
+    assert " onclick=" not in page
+
+
+def test_the_charts_library_is_sent_packed_and_is_what_npm_has(reader):
+    answer = reader.get("/assets/plotly-strict-4.1.1.min.js")
+    assert answer.headers["content-encoding"] == "gzip"
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.text.startswith("/**\n* plotly.js (strict - minified) v4.1.1")
+    bare = reader.get("/assets/plotly-strict-4.1.1.min.js", headers={"accept-encoding": "identity"})
+    assert bare.text == answer.text
+    assert "MIT" in reader.get("/assets/plotly-LICENSE.txt").text
+
+
+def test_an_asset_that_a_browser_has_is_not_sent_again(reader):
+    first = reader.get("/assets/main.js")
+    again = reader.get("/assets/main.js", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def post(actor, path, body, **headers):
+    return actor.post(
+        path, content=json.dumps(body), headers={"content-type": "application/json", **headers}
+    )
+
+
+def test_actions_are_those_of_the_command_line(study, actor, settings):
+    handle = StudyHandle("s", settings)
+    assert post(actor, "/api/studies/s/pause", {}).json()["status"]["state"] == "paused"
+    assert handle.status().wish == "pause"
+    assert post(actor, "/api/studies/s/resume", {}).json()["status"]["state"] == "running"
+    assert (
+        post(actor, "/api/studies/s/extend", {"trials": 9}).json()["done"] == "extended to 9 trials"
+    )
+    wider = {"settings": ["space.x.high=2.0"]}
+    assert post(actor, "/api/studies/s/extend", wider).status_code == 200
+    assert handle.spec().space["x"].high == 2.0
+    given = {"params": {"x": 0.25}}
+    assert post(actor, "/api/studies/s/enqueue", given).json()["done"] == "enqueued one trial"
+    assert "before" in post(actor, "/api/studies/s/enqueue", given).json()["done"]
+    assert post(actor, "/api/studies/s/retry", {"numbers": [1]}).status_code == 200
+    assert post(actor, "/api/studies/s/stop", {}).json()["status"]["wish"] == "stop"
+    assert post(actor, "/api/studies/s/cancel", {}).json()["status"]["state"] == "cancelling"
+
+
+UNFIT = [
+    ("pase", {}, "did you mean 'pause'"),
+    ("pause", {"nov": True}, "pause: nov: .*it takes now"),
+    ("pause", [], "pause: the body"),
+    ("resume", {"x": 1}, "it takes an empty object"),
+    ("extend", {}, "extend it by what"),
+    ("extend", {"trials": 1}, "less than it has"),
+    ("extend", {"trials": 2**60}, "extend: trials"),
+    ("extend", {"timeout": "soon"}, "timeout"),
+    ("extend", {"settings": ["space.y.high=3"]}, "no such parameter"),
+    ("extend", {"settings": ["trials=3"]}, "extended by its space"),
+    ("enqueue", {"params": {}}, "enqueue: params"),
+    ("enqueue", {"params": {"y": 1}}, "has no such parameter"),
+    ("enqueue", {"params": {"x": 7}}, "not within"),
+    ("enqueue", {"params": {"x": "1"}}, "no finite number"),
+    ("retry", {"numbers": [0]}, "only trials that failed"),
+    ("retry", {"numbers": ["a"]}, "retry: numbers"),
+]
+
+
+def test_an_action_that_cannot_be_is_one_clear_line_and_changes_nothing(study, actor, client):
+    before = contents(client)
+    for verb, body, told in UNFIT:
+        answer = post(actor, f"/api/studies/s/{verb}", body)
+        assert answer.status_code == 400, answer.text
+        assert re.search(told, answer.json()["error"]["message"]), answer.text
+    assert contents(client) == before
+
+
+STRANGERS = [
+    ({}, 403),
+    ({TOKEN_HEADER: "a-token-of-somebody"}, 403),
+    ({TOKEN_HEADER: TOKEN, "origin": "http://evil.example"}, 403),
+    ({TOKEN_HEADER: TOKEN, "origin": "null"}, 403),
+    ({TOKEN_HEADER: TOKEN, "host": "evil.example"}, 403),
+    ({TOKEN_HEADER: TOKEN, "sec-fetch-site": "cross-site"}, 403),
+    ({"cookie": f"{TOKEN_HEADER}={TOKEN}; token={TOKEN}"}, 403),
+    ({"authorization": f"Bearer {TOKEN}"}, 403),
+    ({TOKEN_HEADER: TOKEN, "content-type": "text/plain"}, 415),
+    ({TOKEN_HEADER: TOKEN, "content-type": "application/x-www-form-urlencoded"}, 415),
+]
+
+
+def test_without_the_token_or_from_another_page_nothing_is_done(study, reader, client):
+    before = contents(client)
+    for headers, status in STRANGERS:
+        for verb in ("pause", "stop", "cancel", "enqueue", "extend", "retry"):
+            given = {"content-type": "application/json", **headers}
+            answer = reader.post(f"/api/studies/s/{verb}", content="{}", headers=given)
+            assert answer.status_code == status, answer.text
+    large = json.dumps({"params": {"x": "1" * MAX_BODY}})
+    given = {TOKEN_HEADER: TOKEN, "content-type": "application/json"}
+    answer = reader.post("/api/studies/s/enqueue", content=large, headers=given)
+    assert answer.status_code == 413
+    assert contents(client) == before
+
+
+def contents(client):
+    """All that Redis holds, and how long each key stays."""
+    return {key: _value(client, key) for key in client.keys("*")}
+
+
+def _value(client, key):
+    read = {
+        "string": client.get,
+        "hash": client.hgetall,
+        "zset": lambda each: client.zrange(each, 0, -1, withscores=True),
+        "set": client.smembers,
+        "list": lambda each: client.lrange(each, 0, -1),
+        "stream": client.xrange,
+    }
+    return read[client.type(key)](key)
+
+
+def test_what_changes_of_a_study_is_sent_and_nothing_else(study, fleet, settings):
+    feeds = Feeds(settings)
+    feed = feeds.study("s")
+    seen = feed.look()
+    assert feed.since(seen)["trials"]["numbers"] == []
+    fleet.commit(2, 0.25)
+    turn_until(study, lambda: StudyHandle("s", settings).status().trials["complete"] == 2, "told")
+    feed.look()
+    news = feed.since(seen)
+    assert news["trials"]["numbers"] == [2]
+    assert (news["trials"]["states"], news["study"]["state"]) == ("C", "finished")
+
+
+def test_another_study_of_the_name_and_one_in_a_wider_space_are_read_anew(fleet, client, settings):
+    feed = Feeds(settings).study("s")
+    for value in (0.5, 0.75):
+        client.flushall()
+        shutil.rmtree(settings.home / "studies", ignore_errors=True)
+        fleet.pretend_worker()
+        fleet.submit(trials=1)
+        with fleet.service() as service:
+            turn_until(service, lambda: fleet.leases.is_queued(0), "it is enqueued")
+            fleet.commit(0, value)
+            turn_until(service, lambda: service.is_done("s"), "it is over")
+        feed.look()
+        assert feed.since(-1)["trials"]["values"] == [[value]]
+        assert [bar["trial"] for bar in feed.timeline(0)["bars"]] == [0]
+    handle = StudyHandle("s", settings)
+    wider = {"x": {"type": "float", "low": 0.0, "high": 2.0}}
+    handle.extend(trials=2, space=wider)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(1), "it goes on")
+        feed.look()
+        assert feed.since(-1)["trials"]["states"] == "CO"
+
+
+def test_a_redis_that_is_away_is_told_once_and_its_return_too():
+    looks = iter(
+        [{"a": 1}, None, redis.ConnectionError("no"), redis.ConnectionError("no"), {"a": 2}]
+    )
+
+    def look():
+        found = next(looks, StopIteration)
+        if found is StopIteration:
+            ended.append(True)
+            return None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def kinds():
+        response = stream(look, is_closing=lambda: bool(ended))
+        chunks = [chunk async for chunk in response.body_iterator]
+        return [chunk.split(b"\n")[0] for chunk in chunks]
+
+    ended = []
+    assert anyio.run(kinds) == [
+        b": hello", b"event: news", b"event: trouble", b"event: news", b"event: well",
+    ]  # fmt: skip
+
+
+def test_without_redis_the_page_says_so_and_shows_what_this_home_has(study, settings):
+    away = settings.model_copy(update={"redis_url": "redis://:canary-of-redis@127.0.0.1:1/0"})
+    reader = client_of(away)
+    found = get(reader, "/api/fleet")
+    assert "127.0.0.1:1" in found["trouble"]
+    assert found["studies"] == [{"study": "s", "state": "at rest"}]
+    answer = reader.get("/api/studies/s")
+    assert answer.status_code == 503
+    assert "canary" not in answer.text + json.dumps(found)
+
+
+def test_no_password_of_this_process_is_on_any_page(study, settings, monkeypatch, client):
+    monkeypatch.setenv("FLEET_SECRET", "canary-in-the-environment")
+    monkeypatch.setenv("WANDB_API_KEY", "canary-in-the-environment")
+    canary = settings.redis_url.split(":")[2].split("@")[0]
+    client.hset("unrelated", "x", canary)
+    reader = client_of(settings)
+    paths = [
+        "/", "/api/fleet", "/api/studies/s", "/api/studies/s/trials", "/api/studies/s/trials/0",
+        "/api/studies/s/curves", "/api/studies/s/timeline", "/api/studies/s/importances",
+        "/api/studies/nobody", "/api/studies/s/nothing", "/api/live?study=..",
+    ]  # fmt: skip
+    for path in paths:
+        answer = reader.get(path)
+        told = answer.text + str(answer.headers)
+        assert canary not in told, path
+        assert TOKEN not in told, path
+        assert "canary" not in told, path
+
+
+SEED = random.SystemRandom().randrange(10**6)
+
+
+def test_thousands_of_odd_requests_change_nothing_and_never_break_it(study, settings, client):
+    """Paths, methods, queries, bodies and headers of all kinds, without the token and with it."""
+    print(f"SEED={SEED}")
+    pick = random.Random(SEED)
+    app = make_app(settings, Door("127.0.0.1", TOKEN))
+    before = contents(client)
+    statuses = Counter()
+
+    async def ask_all():
+        for _ in range(2000):
+            scope, body = odd_request(pick)
+            with anyio.fail_after(20):
+                status, answer = await asked(app, scope, body)
+            assert status < 500, (SEED, scope, answer)
+            assert b"Traceback" not in answer
+            statuses[status] += 1
+
+    anyio.run(ask_all)
+    assert contents(client) == before
+    assert set(statuses) >= {200, 403, 404, 405}, statuses
+
+
+WORDS = [
+    "", "api", "studies", "s", "trials", "0", "-1", "9" * 30, "fleet", "live", "token", "pause",
+    "extend", "enqueue", "timeline", "curves", "importances", "assets", "main.js", "..", "%2e%2e",
+    "%00", "%ff", "%0d%0aset-cookie:x=1", "\u00fc", "<script>", "{", "*", "?", "#", "a" * 900,
+]  # fmt: skip
+
+BODIES = [
+    b"", b"{}", b"[]", b"null", b"{", b"\xff\xfe", b"0" * 70_000, b'{"params": {"x": NaN}}',
+    b"[" * 5000, b'{"trials": 1e400}', b'{"trials": -1}', b'{"params": {"x": [[[[]]]]}}',
+    b'{"trials": ' + b"9" * 5000 + b"}", b'{"params": {"\\ud800": 1}}', b'{"now": "maybe"}',
+]  # fmt: skip
+
+
+def odd_request(pick):
+    """A scope and a body; those that have the token ask for what cannot be."""
+    path = "/" + "/".join(pick.choices(WORDS, k=pick.randrange(6)))
+    method = pick.choice(
+        ["GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "X"]
+    )
+    headers = [
+        (
+            b"host",
+            pick.choice([b"127.0.0.1:8000", b"127.0.0.1", b"localhost", b"evil", b"\xff", b""]),
+        )
+    ]
+    for name in ("origin", "cookie", "content-type", "content-length", "range", "if-none-match",
+                 "accept-encoding", "sec-fetch-site", TOKEN_HEADER):  # fmt: skip
+        if pick.random() < 0.3:
+            odd = bytes(pick.randrange(1, 256) for _ in range(pick.randrange(40)))
+            headers.append(
+                (name.encode(), pick.choice([odd, b"application/json", b"gzip", b"1", b"null"]))
+            )
+    is_known = pick.random() < 0.3
+    if is_known:  # of a study that is not there, or with a body that no action takes
+        headers = [
+            (b"host", b"127.0.0.1"),
+            (b"content-type", b"application/json"),
+            (TOKEN_HEADER.encode(), TOKEN.encode()),
+        ]
+        path = f"/api/studies/{pick.choice(['nobody', 's', '..', 'a b'])}/{pick.choice(WORDS)}"
+    body = pick.choice(
+        [each for each in BODIES if each not in {b"", b"{}"}] if is_known else BODIES
+    )
+    query = bytes(pick.randrange(33, 127) for _ in range(pick.choice([0, 0, 10, 3000])))
+    if "live" in path and method == "GET":
+        method = "POST"  # what never ends has a test of its own
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path.replace("%2e", "."), "raw_path": path.encode(), "query_string": query, "root_path": "",
+        "headers": headers, "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    return scope, body
+
+
+async def asked(app, scope, body):
+    """The status and the body of an answer, by the application alone."""
+    told = []
+    parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        return parts.pop() if parts else {"type": "http.disconnect"}
+
+    async def send(message):
+        told.append(message)
+
+    await app(scope, receive, send)
+    return told[0]["status"], b"".join(each.get("body", b"") for each in told[1:])
