@@ -80,5 +80,7 @@ def test_a_wheel_holds_the_scripts_and_the_type_markers(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = set(ZipFile(wheel).namelist())
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("workers/coordination/lua/*.lua")}
+    assets = ROOT / "orchestrator" / "dashboard" / "assets"
+    sources |= {str(path.relative_to(ROOT)) for path in assets.glob("*.*")}
     assert sources | {"workers/py.typed", "orchestrator/py.typed"} <= names
     assert not any(name.startswith(("tests", "ops")) for name in names)

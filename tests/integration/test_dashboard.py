@@ -426,10 +426,19 @@ def odd_request(pick):
     if "live" in path and method == "GET":
         method = "POST"  # what never ends has a test of its own
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-        "path": path.replace("%2e", "."), "raw_path": path.encode(), "query_string": query, "root_path": "",
-        "headers": headers, "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8000),
-    }  # fmt: skip
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path.replace("%2e", "."),
+        "raw_path": path.encode(),
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": ("127.0.0.1", 5),
+        "server": ("127.0.0.1", 8000),
+    }
     return scope, body
 
 
