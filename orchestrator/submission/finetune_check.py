@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -53,6 +54,9 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
         _check_measurable(spec.metrics, data, checked.held_out)
     return list(dict.fromkeys(chain(doubts, *(each.findings for each in found))))
 
+
+#: What a setting may be, in a message that names all of it.
+_QUOTED: Final = re.compile(r"'([^']*)'")
 
 #: Settings on which the course of the learning rate depends, with the value of those that a study
 #: searches by which it is most likely to peak and to fall.
@@ -174,6 +178,8 @@ def _validated(config: Mapping[str, Any], label: str) -> FinetuneConfig:
         if first["type"] == "extra_forbidden":
             _check_setting(where, path, FinetuneConfig)
         message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        if first["type"] == "literal_error":
+            message += nearest(str(first["input"]), _QUOTED.findall(first["ctx"]["expected"]))
         # settings that contradict one another are named by the message, of all that were given
         value = f" = {first['input']!r}" if path else ""
         raise InvalidInputError(f"{where}{value}: {message}") from error

@@ -26,7 +26,7 @@ from workers.disk.cache import Cache
 from workers.disk.cache_sweep import CacheLimits
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
-from workers.protocol.finetune import DECIDES_THE_MODEL, FinetuneConfig
+from workers.protocol.finetune import DECIDES_THE_MODEL, DataConfig, FinetuneConfig
 from workers.protocol.parameters import CategoricalDimension, merge_params
 from workers.protocol.plain import plain_text
 from workers.protocol.spec import StudySpec
@@ -109,13 +109,20 @@ def _requests(spec: StudySpec) -> list[dict[str, Any]]:
             "task": config.task,
             "model": config.model.model_dump(mode="json", exclude_none=True),
             "tokenizer": config.tokenizer.model_dump(mode="json"),
-            "data": {"max_length": config.data.max_length},
+            "data": _lengths(config.data),
             "dropout": config.dropout,
             "freeze": config.freeze,
             "gradient_checkpointing": config.gradient_checkpointing,
         }
         asked[json.dumps(request, sort_keys=True)] = request
     return list(asked.values())
+
+
+def _lengths(data: DataConfig) -> dict[str, Any]:
+    """What of the data a model has to fit."""
+    if data.block_size is None:
+        return {"max_length": data.max_length}
+    return {"block_size": data.block_size, "across_texts": data.across_texts}
 
 
 def _with_conditions(spec: StudySpec, names: set[str]) -> set[str]:

@@ -32,7 +32,7 @@ _MOST_FETCHED: Final = 200 * 2**20
 _REMEMBERED: Final = 200
 
 #: What changes nothing of how a file is read.
-_OTHER: Final = {"max_length"}
+_OTHER: Final = {"max_length", "block_size", "across_texts"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,14 @@ log = get_logger(__name__)
 
 Loss = Callable[[Batch], torch.Tensor]
 
+#: What the mean of a loss is over, in number.
+Weight = Callable[[Batch], int | torch.Tensor]
+
+
+def num_rows(batch: Batch) -> int:
+    """The rows of a batch."""
+    return len(batch["labels"])
+
 
 class BatchManager(BaseProcessManager):
     """Plans batches, and runs them in as many passes as memory asks for."""
@@ -92,6 +100,7 @@ class Accumulator:
         loss: Loss,
         backward: Callable[[torch.Tensor], None],
         clear: Callable[[], None],
+        weight: Weight = num_rows,
     ) -> torch.Tensor:
         """Add the gradients of a batch's mean loss.
 
@@ -100,6 +109,7 @@ class Accumulator:
             loss: The mean loss of a micro-batch, a scalar with a graph.
             backward: Adds the gradients of a scalar.
             clear: Drops the gradients, before the batch is tried again in smaller pieces.
+            weight: What `loss` is the mean over: micro-batches of which more counts weigh more.
 
         Returns:
             The batch's mean loss, a scalar without a graph.
@@ -109,7 +119,7 @@ class Accumulator:
         """
         while True:
             try:
-                return self._run(batch, loss, backward)
+                return self._run(batch, loss, backward, weight)
             except torch.OutOfMemoryError:
                 rows = len(batch["labels"])
                 size = min(self._limit or rows, rows)
@@ -121,7 +131,7 @@ class Accumulator:
             self._tensors.clear_memory()
 
     def _run(
-        self, batch: Batch, loss: Loss, backward: Callable[[torch.Tensor], None]
+        self, batch: Batch, loss: Loss, backward: Callable[[torch.Tensor], None], weight: Weight
     ) -> torch.Tensor:
         rows = len(batch["labels"])
         size = min(self._limit or rows, rows)
@@ -129,10 +139,10 @@ class Accumulator:
             value = loss(batch)
             backward(value)
             return value.detach()
-        total = torch.zeros((), device=batch["labels"].device)
+        total, whole = torch.zeros((), device=batch["labels"].device), weight(batch)
         for start in range(0, rows, size):
             part = {name: tensor[start : start + size] for name, tensor in batch.items()}
-            value = loss(part) * (len(part["labels"]) / rows)
+            value = loss(part) * (weight(part) / whole)
             backward(value)
             total += value.detach()
         return total

@@ -28,6 +28,7 @@ from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import read_source
 from workers.managers.targets import classes_of, targets_of
+from workers.managers.text_format import end_of
 from workers.managers.tokenized import Collate, PaddingCollator, TokenizedTexts
 from workers.managers.tokenizer import TokenizerManager
 from workers.processes.registry import ProcessRecord
@@ -243,9 +244,10 @@ class DataManager(BaseProcessManager):
                 tokenizer,
                 rows.texts,
                 labels,
-                config.max_length,
+                None if config.block_size else config.max_length,
                 progress,
                 rows.pairs,
+                end_of(tokenizer) if config.task == "causal_lm" else None,
             )
         facts = json.dumps({"classes": classes}, ensure_ascii=False)
         (folder / "facts.json").write_text(facts, encoding="utf-8")
@@ -254,7 +256,7 @@ class DataManager(BaseProcessManager):
             "train": len(train.texts),
             "validation": len(validation.texts),
             "classes": len(classes),
-            "max_length": config.max_length,
+            "max_length": config.tokens_a_row,
             "tokenizer": tokenizer_id and Path(tokenizer_id).name,
         }
         log.info("data_built", **about, seconds=round(time.monotonic() - started_at, 2))

@@ -5,7 +5,7 @@ Invariant: a head names everything that decides which class of `transformers` a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,12 @@ class HeadKind:
     """The class that has it, by the class of the configuration."""
     examples: str
     """Architectures that have it."""
+    shape: Callable[[Any, int, int], tuple[int, ...]]
+    """The shape of its logits, of a configuration, rows and their length."""
+
+
+def _of_each_token(config: Any, rows: int, length: int) -> tuple[int, ...]:
+    return rows, length, config.get_text_config().vocab_size
 
 
 HEAD_KINDS: Final[Mapping[HeadName, HeadKind]] = {
@@ -34,10 +40,28 @@ HEAD_KINDS: Final[Mapping[HeadName, HeadKind]] = {
         transformers.AutoModelForSequenceClassification,
         transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
         "bert, distilbert, roberta or modernbert",
+        lambda config, rows, _: (rows, config.num_labels),
+    ),
+    "causal_lm": HeadKind(
+        "causal language model",
+        transformers.AutoModelForCausalLM,
+        transformers.MODEL_FOR_CAUSAL_LM_MAPPING,
+        "gpt2, llama, qwen2 or gpt_neox",
+        _of_each_token,
     ),
 }
 
 SEQUENCE_CLASSIFIER: Final = HEAD_KINDS["sequence_classifier"]
+CAUSAL_LM: Final = HEAD_KINDS["causal_lm"]
+
+
+def kind_of(config: Any) -> HeadKind:
+    """The kind of head that a model was saved with; a sequence classifier, where nothing tells."""
+    names = set(config.architectures or ())
+    for kind in HEAD_KINDS.values():
+        if getattr(kind.mapping.get(type(config), None), "__name__", None) in names:
+            return kind
+    return SEQUENCE_CLASSIFIER
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +77,8 @@ class Head:
     @property
     def fields(self) -> dict[str, Any]:
         """What a configuration says of it."""
+        if self.kind is CAUSAL_LM:
+            return {}
         return {
             "id2label": dict(enumerate(self.labels)),
             "label2id": {label: number for number, label in enumerate(self.labels)},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -32,10 +32,18 @@ class Meter:
         scores: Metrics of torchmetrics, by name; each is given float32 predictions, and the labels.
             One that computes a mapping gives scores by the names in it.
         device: Where the predictions lie.
+        of_loss: What follows from the mean loss, by name.
     """
 
-    def __init__(self, scores: Mapping[str, Metric], device: torch.device) -> None:
+    def __init__(
+        self,
+        scores: Mapping[str, Metric],
+        device: torch.device,
+        of_loss: Mapping[str, Callable[[float], float]] | None = None,
+    ) -> None:
         from torchmetrics import MetricCollection
+
+        self._of_loss = of_loss or {}
 
         self._scores = MetricCollection(dict(scores)).to(device)
         # torchmetrics' `MeanMetric` leaves NaN out, or, told not to, the weights
@@ -68,7 +76,9 @@ class Meter:
         if not self._num_rows:
             raise ObjectiveError("metrics of no rows: call `update` before `compute`")
         values = {name: float(value) for name, value in self._scores.compute().items()}
-        values["loss"] = float(self._loss_sum) / self._num_rows
+        loss = float(self._loss_sum) / self._num_rows
+        values |= {name: follows(loss) for name, follows in self._of_loss.items()}
+        values["loss"] = loss
         if int(self._num_nan):
             values = dict.fromkeys(values, math.nan)
         self.reset()
@@ -122,6 +132,14 @@ class BestValue:
         return better
 
 
+def perplexity(loss: float) -> float:
+    """Of a mean loss in nats; infinite where it has no number."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
 class MetricsManager(BaseProcessManager):
     """Makes the meters of a training, on the device of this process."""
 
@@ -165,6 +183,10 @@ class MetricsManager(BaseProcessManager):
         from workers.managers.scores import scores_of_numbers
 
         return self.meter(scores_of_numbers())
+
+    def language_modelling(self) -> Meter:
+        """Mean loss, and perplexity: e to the mean loss over all tokens."""
+        return Meter({}, self._cuda.device, {"perplexity": perplexity})
 
     def throughput(self) -> Throughput:
         """Texts a second."""

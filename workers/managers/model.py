@@ -6,6 +6,7 @@ drawn beside them from torch's generator, whatever this process built before.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,14 +20,14 @@ from workers.logs import get_logger
 from workers.managers import model_fit, pretrained_head, weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
-from workers.managers.head import SEQUENCE_CLASSIFIER, Head, HeadKind
+from workers.managers.head import CAUSAL_LM, SEQUENCE_CLASSIFIER, Head, HeadKind
 from workers.managers.hub import HubManager
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import TokenizerManager, refuse_foreign
 from workers.protocol.errors import InvalidInputError
-from workers.protocol.finetune import ModelConfig
+from workers.protocol.finetune import DataConfig, ModelConfig
 
 log = get_logger(__name__)
 
@@ -57,8 +58,9 @@ class ModelManager(BaseProcessManager):
         self._tried: set[tuple[str, HeadKind, TextFormat]] = set()
 
     def open(self) -> None:
-        """Keep the library from drawing progress bars into the worker's log."""
+        """Keep the library's progress bars, and a hint that is none here, out of the log."""
         transformers.utils.logging.disable_progress_bar()
+        logging.getLogger("transformers.modeling_utils").addFilter(_is_no_hint_at_masks)
 
     def sequence_classifier(
         self,
@@ -120,6 +122,32 @@ class ModelManager(BaseProcessManager):
         head = Head(SEQUENCE_CLASSIFIER, tuple(labels) or unnamed, problem_type)
         return self._fresh(config, head, texts, dropout, is_matched_by_name=bool(labels))
 
+    def causal_lm(
+        self,
+        model: ModelConfig | str,
+        *,
+        tokenizer: Any,
+        data: DataConfig,
+        dropout: float | None = None,
+    ) -> Any:
+        """A fresh causal language model, as `sequence_classifier` makes a classifier.
+
+        Args:
+            model: A pretrained model by hub id or path; or all that `ModelConfig` holds.
+            tokenizer: What the texts are tokenised with.
+            data: How long the model's rows are, and whether they hold several texts.
+            dropout: Sets every dropout probability of the configuration, if given.
+
+        Raises:
+            InvalidInputError: There is no such model, or it sees the tokens that it is to predict,
+                or does not keep the texts of a row apart.
+        """
+        config = section(ModelConfig, model, {})
+        if config.pinned_id is not None:
+            self._check_words(tokenizer, config.pinned_id)
+        texts = TextFormat.of_data(tokenizer, data)
+        return self._fresh(config, Head(CAUSAL_LM), texts, dropout, is_matched_by_name=False)
+
     def save(self, model: Any, folder: Path) -> None:
         """Save a model so that `load` or `from_pretrained` reads it; whole or not at all.
 
@@ -128,14 +156,18 @@ class ModelManager(BaseProcessManager):
         durable.make_whole(folder, lambda draft: model.save_pretrained(str(draft)))
 
     def load(self, id_or_path: str | Path) -> Any:
-        """A classifier as it was saved, on the device, in float32 and in evaluation mode.
+        """A model as it was saved, with its head, on the device, in evaluation mode.
+
+        Its weights are in float32. Of a model that was saved without a head, a classifier.
 
         Raises:
             InvalidInputError: There is none.
         """
         name = str(id_or_path)
-        checkpoint = weights.read(name, self._files(name))
-        return weights.build(checkpoint.config, checkpoint).to(self._cuda.device)
+        files = self._files(name)
+        checkpoint = weights.read(name, files, weights.saved_head(name, files))
+        built = weights.build(checkpoint.config, checkpoint, checkpoint.kind)
+        return built.to(self._cuda.device)
 
     def _fresh(
         self,
@@ -175,7 +207,7 @@ class ModelManager(BaseProcessManager):
         shape = (section.model_dump_json(), head.kind, texts)
         if texts.example and shape not in self._tried:
             try:
-                model_fit.try_text(model, texts, _TRIED_TOKENS)
+                model_fit.try_text(model, texts, _TRIED_TOKENS, head.kind)
             except (torch.OutOfMemoryError, MemoryError):
                 raise
             except Exception as error:
@@ -213,6 +245,11 @@ class ModelManager(BaseProcessManager):
             return self._hub.model_files(what, id_or_path, with_weights=True)
         except (OSError, ValueError) as error:
             raise weights.refusal(id_or_path, error) from error
+
+
+def _is_no_hint_at_masks(record: logging.LogRecord) -> bool:
+    """Blocks have no mask: their positions say what belongs together, padding included."""
+    return "passing in an `attention_mask`" not in record.getMessage()
 
 
 def _grow(model: Any, texts: TextFormat) -> None:

@@ -20,7 +20,7 @@ import transformers
 from transformers import AutoConfig
 
 from workers.managers import model_fit, trainable, weights
-from workers.managers.head import HEAD_KINDS, Head
+from workers.managers.head import HEAD_KINDS, SEQUENCE_CLASSIFIER, Head
 from workers.managers.hub import HubManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import read, refuse_foreign, train_on
@@ -69,6 +69,11 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
         return
     head = _head(config)
     built = model_fit.configuration(config.model, texts, head, config.dropout)
+    _try(config, built, head, texts)
+
+
+def _try(config: FinetuneConfig, built: Any, head: Head, texts: TextFormat) -> None:
+    """Build a model with weights that are drawn, if it is small, and have it take a text."""
     empty = model_fit.without_memory(built, head.kind)
     trainable.prepare(empty, config)
     num_weights = sum(weight.numel() for weight in empty.parameters())
@@ -76,7 +81,7 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
         return
     try:
         model = weights.build(built, kind=head.kind)
-        model_fit.try_text(model, texts, min(texts.max_length, _LONGEST))
+        model_fit.try_text(model, texts, min(texts.max_length, _LONGEST), head.kind)
         if num_weights <= _MOST_TRAINED:
             _learn(model, texts)
     except MemoryError:
@@ -122,12 +127,16 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
             f"model.id = {name!r}: its weights do not fit the fields set for it ({changed[0]} has"
             " another shape); leave out those that change a shape or add layers"
         )
-    trainable.prepare(model_fit.without_memory(built, head.kind), config)
+    if head.kind is SEQUENCE_CLASSIFIER:
+        trainable.prepare(model_fit.without_memory(built, head.kind), config)
+    else:
+        _try(config, built, head, texts)
 
 
 def _head(config: FinetuneConfig) -> Head:
     traits = TASKS[config.task]
-    return Head(HEAD_KINDS[traits.head], _OUTPUT if traits.labels == "number" else _LABELS)
+    labels = {"number": _OUTPUT, "none": ()}.get(traits.labels, _LABELS)
+    return Head(HEAD_KINDS[traits.head], labels)
 
 
 def _with_labels(saved: Any, count: int) -> Any:
@@ -139,15 +148,15 @@ def _with_labels(saved: Any, count: int) -> Any:
 
 def _texts(config: FinetuneConfig, tokenizer_id: str | None, hub: HubManager) -> TextFormat | None:
     """The format of the texts; None where the tokenizer cannot be had here."""
-    max_length = config.data.max_length
     if tokenizer_id is None:
-        texts = TextFormat.of(train_on(["An example."], config.tokenizer.vocab_size), max_length)
+        trained = train_on(["An example."], config.tokenizer.vocab_size)
+        texts = TextFormat.of_data(trained, config.data)
         return dataclasses.replace(texts, vocab_size=config.tokenizer.vocab_size)
     if (tokenizer := _read(tokenizer_id, hub)) is None:
         return None
     if config.model.pinned_id not in {None, tokenizer_id}:
         _check_words(tokenizer, str(config.model.pinned_id), hub)
-    return TextFormat.of(tokenizer, max_length)
+    return TextFormat.of_data(tokenizer, config.data)
 
 
 def _files_of(name: str, hub: HubManager) -> str:

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 
 from workers.logs import get_logger
 from workers.managers import architecture
-from workers.managers.head import SEQUENCE_CLASSIFIER, Head, HeadKind
+from workers.managers.head import CAUSAL_LM, SEQUENCE_CLASSIFIER, Head, HeadKind
 from workers.managers.proportions import positions_field
 from workers.managers.text_format import TextFormat
 from workers.protocol.errors import UnfitModelError
@@ -34,8 +34,18 @@ _POSITION_TABLES: Final = frozenset(
 #: Architectures whose positions are in neither, to the field that bounds them.
 _BOUNDED_BY: Final = {"ctrl": "n_positions", "mpt": "max_seq_len"}
 
+#: Tokens by which it is tried what a language model sees, one after the other of the vocabulary.
+_FEW: Final = 8
+
+#: By how much, of the largest, logits differ that are computed in another order.
+_ROUNDING: Final = 1e-4
+
 #: Shapes that a process remembers to have looked at.
 _REMEMBERED: Final = 256
+
+
+class UnsuitedError(ValueError):
+    """A model takes texts, and cannot learn from them what it is to learn."""
 
 
 def configuration(
@@ -72,18 +82,24 @@ def configuration(
 def unfit(model: ModelConfig, config: Any, error: BaseException) -> Exception:
     """The refusal of a study's model that cannot be built, or that fails on a text."""
     kind, name = ("architecture", model.architecture) if model.id is None else ("id", model.id)
+    if isinstance(error, UnsuitedError):
+        return UnfitModelError(f"model.{kind} = {name!r} {error}")
     return architecture.unfit(f"model.{kind} = {name!r}", config, model.overrides, error)
 
 
-def try_text(model: Any, texts: TextFormat, length: int) -> None:
-    """Have a model classify a short text and a padded one, as it will in training.
+def try_text(
+    model: Any, texts: TextFormat, length: int, kind: HeadKind = SEQUENCE_CLASSIFIER
+) -> None:
+    """Give a model a short text and a padded one, as it will get in training.
 
     Args:
-        model: A classifier; its mode is put back.
+        model: Its mode is put back.
         texts: The format of the texts, with an example.
         length: Tokens of the longer text.
+        kind: Its head.
 
     Raises:
+        UnsuitedError: It takes them, and makes something else of them than training asks for.
         Exception: Whatever the model raises.
     """
     pad, example = texts.token_ids.get("pad_token_id", 0), list(texts.example)
@@ -99,10 +115,43 @@ def try_text(model: Any, texts: TextFormat, length: int) -> None:
         with drawing_nothing(), torch.no_grad():
             ids, mask = (torch.tensor(each, device=model.device) for each in (rows, masks))
             logits = model.eval()(input_ids=ids, attention_mask=mask).logits
+            if logits.shape != (expected := kind.shape(model.config, *ids.shape)):
+                shape = tuple(logits.shape)
+                raise ValueError(f"it has logits of shape {shape} where {expected} belong")
+            if kind is CAUSAL_LM:
+                few = torch.arange(min(ids.shape[1], _FEW), device=model.device)[None]
+                _try_causal(model, few)
+                if texts.is_packed:
+                    _try_packed(model, few)
     finally:
         model.train(was_training)
-    if logits.shape != (expected := (2, model.config.num_labels)):
-        raise ValueError(f"it has logits of shape {tuple(logits.shape)} where {expected} belong")
+
+
+def _try_causal(model: Any, ids: torch.Tensor) -> None:
+    """Refuse a model whose outputs change with the tokens behind: it would copy the answers."""
+    whole, begun = (model(input_ids=part).logits for part in (ids, ids[:, :-1]))
+    if not _are_alike(whole[:, :-1], begun):
+        raise UnsuitedError(
+            "sees the tokens that it is to predict; set model.is_decoder: true, where it has that,"
+            f" or take one such as {CAUSAL_LM.examples}"
+        )
+
+
+def _try_packed(model: Any, ids: torch.Tensor) -> None:
+    """Refuse a model that does not keep the texts of a block apart."""
+    half = ids.shape[1] // 2
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    positions[:, half:] -= half
+    packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    if not _are_alike(packed[:, half:], model(input_ids=ids[:, half:]).logits):
+        raise UnsuitedError(
+            "does not keep the texts of a block apart; leave data.block_size out, set"
+            " data.across_texts: true, or take one such as gpt2, llama or qwen2"
+        )
+
+
+def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool((one - other).abs().max() <= _ROUNDING * other.abs().max())
 
 
 @contextmanager

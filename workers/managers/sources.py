@@ -13,6 +13,7 @@ from workers.disk.cache_entry import Progress, unwatched
 from workers.managers.cldr import language_id_texts
 from workers.protocol.finetune import BUILT_IN_SOURCES, DataConfig
 from workers.remote.hub_data import content_of, directory, is_directory, read_hub
+from workers.texts.labels import kind_of
 from workers.texts.rows import Row, check_built_in, existing_file, is_file, read_rows
 
 #: What is read at once for a fingerprint.
@@ -34,8 +35,12 @@ def read_source(source: str, config: DataConfig, field: str) -> Iterator[Row]:
         return read_rows(source, config, field)
     if source in BUILT_IN_SOURCES:
         check_built_in(config, field)
+        is_labelled = kind_of(config) != "none"
         pairs = zip(*language_id_texts(), strict=True)
-        return (Row(f"row {number}", *pair) for number, pair in enumerate(pairs, 1))
+        return (
+            Row(f"row {number}", text, label if is_labelled else ())
+            for number, (text, label) in enumerate(pairs, 1)
+        )
     return read_hub(source, config, field)
 
 

@@ -29,8 +29,10 @@ def targets_of(
 
     Returns:
         Of a class its number, int64 [rows]; of a number itself, float32 [rows]; of several classes
-        which of them apply, uint8 [rows, classes].
+        which of them apply, uint8 [rows, classes]; of nothing, zeros, uint8 [rows].
     """
+    if kind_of(config) == "none":
+        return np.zeros(len(labels), dtype=np.uint8)
     if kind_of(config) == "number":
         return np.array(labels, dtype=np.float32)
     numbers = {name: number for number, name in enumerate(classes)}

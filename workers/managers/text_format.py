@@ -5,10 +5,13 @@ Invariant: it follows from a tokenizer and a length alone.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
 from transformers import PreTrainedTokenizerBase
+
+from workers.protocol.finetune import DataConfig
 
 #: What a tokenizer without a token of its own takes for it.
 _STANDS_IN: Final = {"eos": "sep", "bos": "cls", "sep": "eos", "cls": "bos"}
@@ -26,6 +29,8 @@ class TextFormat:
     """Special tokens, by the names that a configuration has for them, such as `pad_token_id`."""
     example: tuple[int, ...] = ()
     """A short text, as the tokenizer puts it."""
+    is_packed: bool = False
+    """Whether a row holds several texts, which must not see one another."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TextFormat:
@@ -47,7 +52,20 @@ class TextFormat:
             example=tuple(example),
         )
 
+    @classmethod
+    def of_data(cls, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> TextFormat:
+        """What a study's texts ask for."""
+        texts = cls.of(tokenizer, config.tokens_a_row)
+        is_packed = config.block_size is not None and not config.across_texts
+        return dataclasses.replace(texts, is_packed=is_packed)
+
     @property
     def token_ids(self) -> dict[str, int]:
         """The special tokens, by name."""
         return dict(self.special)
+
+
+def end_of(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that ends a text, if there is one."""
+    end: int | None = tokenizer.eos_token_id
+    return end if end is not None else tokenizer.sep_token_id

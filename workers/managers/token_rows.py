@@ -28,6 +28,8 @@ class Rows(Sequence[Row]):
     """[rows, ...], what is learned of each."""
     types: npt.NDArray[np.int8] | None = None
     """[tokens], of pairs: which text each id is of."""
+    positions: npt.NDArray[np.int64] | None = None
+    """[tokens], of blocks: where in its text each token stands; else texts are rows."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Rows:

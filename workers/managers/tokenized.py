@@ -36,9 +36,9 @@ class TokenizedTexts(Dataset[Row]):
     """One split; row `i` is its token ids, its target and, of pairs, its token types."""
 
     def __init__(self, folder: Path, name: str, entry: Entry | None = None) -> None:
-        self._folder = folder
-        self._name = name
-        self._entry = entry  # its files stay for as long as they are mapped here
+        self.folder = folder
+        self.name = name
+        self.entry = entry  # its files stay for as long as they are mapped here
         self._ids = _mapped(folder / f"{name}.ids", np.int32)
         self._offsets = _mapped(folder / f"{name}.offsets", np.int64)
         self._labels: npt.NDArray[Any] = np.load(folder / f"{name}.labels", mmap_mode="r")
@@ -54,9 +54,10 @@ class TokenizedTexts(Dataset[Row]):
         tokenizer: Any,
         texts: Sequence[str],
         labels: npt.ArrayLike,
-        max_length: int,
+        max_length: int | None,
         progress: Progress = unwatched,
         pairs: Sequence[str] = (),
+        end_id: int | None = None,
     ) -> Self:
         """Tokenise `texts`, cut after `max_length` tokens, into the files of a split.
 
@@ -69,9 +70,10 @@ class TokenizedTexts(Dataset[Row]):
             texts: What is tokenised; by the threads of `RAYON_NUM_THREADS`, if the tokenizer is
                 one of those in Rust.
             labels: What is learned of each, [texts] or [texts, ...].
-            max_length: Tokens after which a text is cut.
+            max_length: Tokens after which a text is cut; None cuts none.
             progress: Told of each portion; what it raises ends the work.
             pairs: The second text of each, where pairs are classified.
+            end_id: Put behind each text that is not cut, unless it ends so already.
 
         Raises:
             OSError: The disk takes no more.
@@ -86,6 +88,8 @@ class TokenizedTexts(Dataset[Row]):
                 progress(f"tokenised texts of {name}", start, len(texts))
                 second = pairs[start : start + len(portion)]
                 rows, types = _encode(tokenizer, portion, second, max_length)
+                if end_id is not None:
+                    rows = [_ended(row, end_id, max_length) for row in rows]
                 lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
                 for file, found, dtype in zip(
                     files, (rows, types), (np.int32, np.int8), strict=False
@@ -118,9 +122,9 @@ class TokenizedTexts(Dataset[Row]):
         """Some rows at once; a DataLoader asks for those of a batch so."""
         return Rows.take(indices, self._offsets, self._ids, self._labels, self._types)
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # a loader process maps the same files; the tokens do not travel
-        return type(self), (self._folder, self._name)
+        return type(self), (self.folder, self.name)
 
 
 def _portions(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -138,11 +142,11 @@ def _portions(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _encode(
-    tokenizer: Any, texts: list[str], pairs: Sequence[str], max_length: int
+    tokenizer: Any, texts: list[str], pairs: Sequence[str], max_length: int | None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """The ids of each text or pair, and their types, as calling the tokenizer gives them."""
     options = {
-        "truncation": "longest_first",
+        "truncation": "longest_first" if max_length is not None else False,
         "max_length": max_length,
         "return_attention_mask": False,
         "return_token_type_ids": bool(pairs),
@@ -156,6 +160,11 @@ def _encode(
     inputs = texts if second is None else list(zip(texts, second, strict=True))
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(inputs)
     return [each.ids for each in encodings], [each.type_ids for each in encodings] if pairs else []
+
+
+def _ended(row: list[int], end_id: int, max_length: int | None) -> list[int]:
+    is_whole = max_length is None or len(row) < max_length
+    return [*row, end_id] if is_whole and row[-1:] != [end_id] else row
 
 
 def _mapped(path: Path, dtype: Any) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from workers.logs import get_logger
-from workers.managers.head import SEQUENCE_CLASSIFIER, HeadKind
+from workers.managers.head import SEQUENCE_CLASSIFIER, HeadKind, kind_of
 from workers.protocol.errors import InvalidInputError
 
 log = get_logger(__name__)
@@ -126,6 +126,18 @@ def read(name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFI
             " config.json names; give the path of a model that was saved whole"
         )
     return Checkpoint(name, model.config, weights, frozenset(drawn), kind)
+
+
+def saved_head(name: str, files: str) -> HeadKind:
+    """The head that a model was saved with.
+
+    Raises:
+        InvalidInputError: There is no model.
+    """
+    try:
+        return kind_of(AutoConfig.from_pretrained(files))
+    except (OSError, ValueError, KeyError) as error:
+        raise refusal(name, error) from error
 
 
 def refusal(name: str, error: Exception) -> InvalidInputError:

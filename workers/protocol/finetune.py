@@ -34,6 +34,8 @@ DECIDES_THE_MODEL: Final = (
     "model.",
     "tokenizer.",
     "data.max_length",
+    "data.block_size",
+    "data.across_texts",
     "dropout",
     "freeze",
     "gradient_checkpointing",
@@ -76,6 +78,11 @@ class DataConfig(Section):
     """The share of *texts* held out; equal texts always fall on the same side."""
     max_length: int = Field(default=128, ge=4, le=32768)
     """Tokens after which a text is cut."""
+    block_size: int | None = Field(default=None, ge=4, le=32768)
+    """Of causal language modelling: texts are put behind one another and cut into blocks of so many
+    tokens, in place of padding each; `max_length` cuts none then."""
+    across_texts: bool = False
+    """Of blocks: whether a token sees the texts before its own, and is predicted from them."""
     seed: int = 0
     """Seeds the split, so that every trial of a study sees the same one."""
     blank: Literal["error", "drop"] = "error"
@@ -122,6 +129,23 @@ class DataConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _fits_language_modelling(self) -> DataConfig:
+        fields = type(self).model_fields
+        if TASKS[self.task].labels == "none":
+            for name in ("label", "text_pair"):
+                if getattr(self, name) != fields[name].default:
+                    raise ValueError(f"`{name}`: {self.task} learns from texts alone; leave it out")
+        if self.task != "causal_lm":
+            for name in ("block_size", "across_texts"):
+                if getattr(self, name) != fields[name].default:
+                    raise ValueError(f"`{name}` is for task: causal_lm; leave it out")
+        elif self.block_size is None and self.across_texts:
+            raise ValueError("`across_texts` is for blocks; give `block_size`, too")
+        elif self.block_size is not None and "max_length" in self.model_fields_set:
+            raise ValueError("`max_length` cuts no text of blocks; give it or `block_size`")
+        return self
+
+    @model_validator(mode="after")
     def _fits_task(self) -> DataConfig:
         if TASKS[self.task].labels != "classes":
             for name in ("labels", "label_separator"):
@@ -133,7 +157,9 @@ class DataConfig(Section):
 
     @property
     def label_columns(self) -> list[str]:
-        """The columns that say what is learned."""
+        """The columns that say what is learned; none where the texts themselves are."""
+        if TASKS[self.task].labels == "none":
+            return []
         return [self.label] if self.labels is None else self.labels
 
     @property
@@ -147,6 +173,11 @@ class DataConfig(Section):
     def columns(self) -> list[str]:
         """The columns that are read: text, labels and, where there is one, the second text."""
         return [column for _, column in self.roles]
+
+    @property
+    def tokens_a_row(self) -> int:
+        """The most that a model is given at once."""
+        return self.block_size or self.max_length
 
     @property
     def held_out(self) -> str | None:

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-TaskName = Literal["text_classification", "regression", "multi_label"]
+TaskName = Literal["text_classification", "regression", "multi_label", "causal_lm"]
 
-#: What a row says of its text: one class, a number, or any number of classes.
-LabelKind = Literal["class", "number", "classes"]
+#: What a row says of its text: one class, a number, any number of classes, or nothing.
+LabelKind = Literal["class", "number", "classes", "none"]
 
 #: What a model has on top, as `managers/head.py` knows it.
-HeadName = Literal["sequence_classifier"]
+HeadName = Literal["sequence_classifier", "causal_lm"]
+
 #: What of the held-out labels a metric takes: some that differ, or a class at all.
 Need = Literal["contrast", "presence"]
 
@@ -83,5 +84,10 @@ TASKS: Final[Mapping[TaskName, TaskTraits]] = {
             **dict.fromkeys(("f1_micro", "f1_macro", "f1_weighted"), "presence"),
             "auroc": "contrast",
         },
+    ),
+    "causal_lm": TaskTraits(
+        labels="none",
+        metrics={"perplexity": "minimize", "loss": "minimize"},
+        head="causal_lm",
     ),
 }

@@ -53,7 +53,8 @@ class _Reader:
             self._skipped, first = 1, next(lines, "")
         self._lines = chain([first], lines)
         self._names: list[str] = []
-        self._label = 0
+        #: the column of the labels, where there is one
+        self._label: int | None = None
         self._labels: set[str] = set()
         #: rows that may hold others, with the labels that those would have
         self._suspects: list[tuple[int, set[str]]] = []
@@ -63,7 +64,9 @@ class _Reader:
         if parser is None:
             return
         positions = self._file.positions(self._names)
-        text, self._label = positions[:2]
+        text = positions[0]
+        if self._file.config.label_columns:
+            self._label = positions[1]
         width = len(self._names)
         for number, fields in self._parsed(parser):
             if len(fields) != width or not fields[text]:
@@ -71,8 +74,8 @@ class _Reader:
                     continue
                 if len(fields) != width:
                     raise self._refuse_width(number, len(fields))
-            label = fields[self._label]
-            self._labels.add(label.strip())
+            if self._label is not None:
+                self._labels.add(fields[self._label].strip())
             yield RawRow(number, [fields[position] for position in positions])
         self._refuse_hidden_rows()
 
@@ -123,7 +126,12 @@ class _Reader:
         return [field.strip() for field in fields] == self._names
 
     def _suspect(self, number: int) -> None:
-        """Remember a row all of whose lines but the last look like rows of their own."""
+        """Remember a row all of whose lines but the last look like rows of their own.
+
+        Without labels a text of many lines is nothing to wonder at.
+        """
+        if self._label is None:
+            return
         found = set()
         for line in self._pending[:-1][:_LINES_LOOKED_AT]:
             fields = line.rstrip("\r\n").split(self._delimiter)

@@ -5,6 +5,7 @@
 | `class` | one of several classes | its name |
 | `number` | a number | a float |
 | `classes` | any number of classes, none included | their names, ascending, each once |
+| `none` | nothing: the text itself is learned | no names |
 
 Invariant: a label that is handed out is whole; what is missing, or none of its kind, is an error.
 """
@@ -108,4 +109,5 @@ _READERS: Final[Mapping[LabelKind, Callable[[Sequence[Any], DataConfig], Label]]
     "class": _read_class,
     "number": _read_number,
     "classes": _read_classes,
+    "none": lambda _values, _config: (),
 }

@@ -164,8 +164,9 @@ class Ledger:
         again[first] = False
         if not again.any():
             return None
+        label = "" if self._kind == "none" else f" and its {self._kind}"
         return (
-            f"{again.sum()} rows repeat a {self._input} and its {self._kind}"
+            f"{again.sum()} rows repeat a {self._input}{label}"
             f" ({self._lines_of(again)}): they stay,"
             " all on one side of the split"
         )

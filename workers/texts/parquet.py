@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from workers.protocol.finetune import DataConfig
@@ -33,16 +33,21 @@ def rows(file: TextFile) -> Iterator[RawRow]:
             number = 0
             for batch in opened.iter_batches(_BATCH, columns=names):
                 columns = [_values(batch.column(name)) for name in names]
-                for text, label, *others in zip(*columns, strict=True):
+                for values in zip(*columns, strict=True):
                     number += 1
-                    named = classes.get(label, label) if classes else label
-                    yield RawRow(number, [text, named, *others])
+                    yield RawRow(number, _named(values, classes) if classes else values)
     except UnicodeDecodeError as error:
         place = f"one of the rows {number + 1} to {number + _BATCH}"
         raise file.refusal("a text that is not UTF-8; write the file anew", place) from error
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise file.refusal(f"cannot be read as parquet: {first}; write it anew") from error
+
+
+def _named(values: Sequence[Any], classes: Mapping[Any, str]) -> Sequence[Any]:
+    """A row with the name of its class in place of the number."""
+    text, label, *others = values
+    return [text, classes.get(label, label), *others]
 
 
 def _class_names(schema: Any, config: DataConfig) -> dict[int, str]:

@@ -13,7 +13,7 @@ from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import BUILT_IN_SOURCES, FILE_FORMATS, HUB, DataConfig
 from workers.protocol.tasks import DEFAULT_TASK
 from workers.texts import delimited, json_rows, parquet
-from workers.texts.labels import Label, read_label
+from workers.texts.labels import Label, kind_of, read_label
 from workers.texts.text_file import RawRow, TextFile
 from workers.texts.values import MissingError, UnusableError, text_of
 
@@ -42,7 +42,7 @@ def check_built_in(config: DataConfig, field: str) -> None:
     Raises:
         InvalidInputError: The message names the source and the way out.
     """
-    if config.task != DEFAULT_TASK:
+    if config.task != DEFAULT_TASK and kind_of(config) != "none":
         raise InvalidInputError(
             f"{field} = {config.source!r}: its texts have one class each, which is"
             f" task: {DEFAULT_TASK}; for task: {config.task}, name a file or hub:owner/name"

@@ -249,6 +249,8 @@ class _Census:
             raise InvalidInputError(
                 f"{self._section}.source = {self._config.source!r}: it holds no rows; fill it"
             )
+        if kind_of(self._config) == "none":
+            return
         if kind_of(self._config) == "number":
             self._refuse_constant()
             return

@@ -26,10 +26,15 @@ class Forward:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """The logits of the head, float32, of whatever shape it has."""
+        inputs: dict[str, Any] = {
+            name: tensor for name, tensor in batch.items() if name in self._inputs
+        }
+        if "position_ids" in batch:
+            # without a mask and kept keys, positions that begin anew keep the texts of a row apart
+            del inputs["attention_mask"]
+            inputs |= {"position_ids": batch["position_ids"], "use_cache": False}
         with self._precision.autocast():
-            output = self._model(
-                **{name: tensor for name, tensor in batch.items() if name in self._inputs}
-            )
+            output = self._model(**inputs)
         logits: torch.Tensor = output.logits.float()
         return logits
 

@@ -188,9 +188,14 @@ class Training:
 
     def _train_step(self, batch: Batch, num_tokens: int) -> None:
         state = self._state
-        share = self._plan.share(len(batch["labels"]))
+        is_over_rows = self._task.is_over_rows
+        share = self._plan.share(len(batch["labels"])) if is_over_rows else 1.0
         loss = self._accumulator.run(
-            batch, self._loss_of, self._backward(share), state.optimizer.zero_grad
+            batch,
+            self._loss_of,
+            self._backward(share),
+            state.optimizer.zero_grad,
+            self._task.weight,
         )
         norm = state.precision.step(
             state.optimizer,

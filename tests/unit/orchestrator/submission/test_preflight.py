@@ -96,6 +96,28 @@ def test_a_good_study_passes(check):
         ),
         ({"config": {"task": ["regression"]}}, "config.task = ['regression']: "),
         ({"config": {"task": "regresion"}}, "config.task = 'regresion': it should be 'text_clas"),
+        ({"config": {"task": "causal-lm"}}, "did you mean 'causal_lm'?"),
+        ({"config": {"precision": "bf6"}}, "did you mean 'bf16'?"),
+        (
+            {"config": {"task": "causal_lm"}},
+            "metric = 'accuracy': finetune with task: causal_lm reports perplexity, loss",
+        ),
+        *(
+            ({"metric": "loss", "config": {"task": "causal_lm", **config}}, message)
+            for config, message in [
+                ({"data": {"label": "kind"}}, "`label`: causal_lm learns from texts alone"),
+                (
+                    {"data": {"source": "a.csv", "text_pair": "b"}},
+                    "`text_pair`: causal_lm learns from texts alone",
+                ),
+                ({"data": {"labels": ["a", "b"]}}, "`labels` is for task: multi_label"),
+                ({"data": {"across_texts": True}}, "give `block_size`, too"),
+                ({"data": {"block_size": 64, "max_length": 64}}, "give it or `block_size`"),
+                ({"data": {"block_size": 2}}, "config.data.block_size = 2: it should be greater"),
+                ({"class_weights": "balanced"}, "causal_lm has not one class a text"),
+            ]
+        ),
+        ({"config": {"data": {"block_size": 64}}}, "`block_size` is for task: causal_lm"),
         (
             {"metric": "accuracy", "config": {"task": "regression"}},
             "metric = 'accuracy': finetune with task: regression reports pearson, spearman, r2",

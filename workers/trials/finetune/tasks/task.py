@@ -10,12 +10,13 @@ resumed training draws what an undisturbed one would have.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from workers.disk.cache_entry import Progress
 from workers.managers import DataManager, MetricsManager, ModelManager
+from workers.managers.batch import num_rows
 from workers.managers.data import Examples
 from workers.managers.metrics import Meter
 from workers.managers.tokenized import Batch, Collate, PaddingCollator
@@ -28,6 +29,9 @@ class Task(ABC):
     Args:
         config: The trial's settings.
     """
+
+    #: Whether losses are means over rows; else, over tokens of which rows have more or fewer.
+    is_over_rows: ClassVar[bool] = True
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config
@@ -58,9 +62,16 @@ class Task(ABC):
         """
         return PaddingCollator(pad_id, multiple)
 
+    def weight(self, batch: Batch) -> int | torch.Tensor:
+        """What `loss` is the mean over, in number; of a tensor it is not waited for.
+
+        A step's gradient is the same however its batch is cut: its parts weigh as much as this.
+        """
+        return num_rows(batch)
+
     @abstractmethod
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """What is minimised: the mean over the rows of a batch, a scalar with a graph."""
+        """What is minimised: the mean over what `weight` counts, a scalar with a graph."""
 
     @abstractmethod
     def evaluation_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:

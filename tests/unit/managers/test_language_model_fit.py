@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from workers.managers.model_check import find_problem
+from workers.protocol.finetune import FinetuneConfig
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1}
+
+
+def problem(task, model, **data):
+    fields = {"task": task, "model": {**SMALL, **model}, "data": data}
+    return find_problem(FinetuneConfig.model_validate(fields))
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "blocks"),
+    [
+        ({"architecture": "gpt2"}, None, None),
+        ({"architecture": "llama"}, None, None),
+        ({"architecture": "qwen2"}, None, None),
+        ({"architecture": "gpt_neox"}, None, None),
+        ({"architecture": "opt", "word_embed_proj_dim": 32}, None, "'opt' does not keep the texts"),
+        ({"architecture": "bloom"}, None, "'bloom' does not keep the texts of a block apart"),
+        (
+            {"architecture": "bert"},
+            "'bert' sees the tokens that it is to predict; set model.is",
+            "sees the",
+        ),
+        (
+            {"architecture": "bert", "is_decoder": True},
+            None,
+            "does not keep the texts of a block apart",
+        ),
+        ({"architecture": "roberta"}, "'roberta' sees the tokens that it is", "sees the tokens"),
+        ({"architecture": "modernbert"}, "no causal language model in transformers", "gpt2, llama"),
+        ({"architecture": "distilbert"}, "'distilbert' has no causal language model", "no causal"),
+        ({"architecture": "deberta-v2"}, "no causal language model", "no causal language model"),
+    ],
+    ids=lambda value: value.get("architecture") if isinstance(value, dict) else None,
+)
+def test_an_architecture_models_language_or_is_refused_by_name(model, rows, blocks):
+    for data, wanted in [({"max_length": 16}, rows), ({"block_size": 16}, blocks)]:
+        found = problem("causal_lm", model, **data)
+        assert (found is None) == (wanted is None), found
+        assert wanted is None or wanted in found, found
+    if blocks and "apart" in blocks:
+        assert "data.across_texts: true" in problem("causal_lm", model, block_size=16)
+        assert problem("causal_lm", model, block_size=16, across_texts=True) is None
