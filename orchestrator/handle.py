@@ -13,7 +13,7 @@ import redis
 from optuna.trial import FrozenTrial
 
 from orchestrator.controlled_study import ControlledStudy
-from orchestrator.status import StudyStatus, build_status, unfinished_state
+from orchestrator.status import Circumstances, StudyStatus, build_status, unfinished_state
 from orchestrator.storage.attributes import (
     ATTR,
     ENDED_BY_ATTR,
@@ -288,7 +288,7 @@ class StudyHandle(ControlledStudy):
 
 def _not_looked_at(spec: StudySpec) -> StudyStatus:
     """The status of a study that no orchestrator has seen yet."""
-    return build_status(spec, Tally(spec.all_directions), wall_seconds=0.0)
+    return build_status(spec, Tally(spec.all_directions))
 
 
 def stored_status(name: str, settings: Settings) -> StudyStatus:
@@ -303,9 +303,7 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
     spec = StudySpec.read(text)
     ended_by = study.user_attrs.get(ENDED_BY_ATTR) or {}
-    found = build_status(
-        spec,
-        Tally(spec.all_directions, study.get_trials(deepcopy=False)),
+    around = Circumstances(
         wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
         results=str(settings.home / "studies" / name / "trials"),
         is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
@@ -313,6 +311,8 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         ended_by=ended_by.get("reason"),
         traceback=ended_by.get("traceback"),
     )
+    tally = Tally(spec.all_directions, study.get_trials(deepcopy=False))
+    found = build_status(spec, tally, around)
     if found.is_over:
         return found
     nobody = (

@@ -7,7 +7,7 @@ publishes for those that cannot read the storage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial
@@ -194,82 +194,111 @@ def unfinished_state(wish: Wish) -> StudyState:
     return StudyState.PAUSED if wish.is_pause else StudyState.RUNNING
 
 
+@dataclass(frozen=True)
+class Circumstances:
+    """What a status tells of a study beside its trials."""
+
+    wall_seconds: float = 0.0
+    """How long it has been driven."""
+    slots: int = 0
+    """Pool processes that take trials from its queue."""
+    put_aside: Sequence[str] = ()
+    """Those that read the queue and take none, with the reasons."""
+    results: str | None = None
+    """Where its trials leave their results."""
+    wish: Wish = Wish.RUN
+    """What people want of it."""
+    is_exhausted: bool = False
+    """Whether its sampler has nothing more to suggest."""
+    ended_by: str | None = None
+    """Why no further trial is started, beside that."""
+    traceback: str | None = None
+    """That of the failures that ended it."""
+    budgets: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """How much of each is used, and how much there is."""
+    set_aside: Sequence[str] = ()
+    """Why entries of its inbox could not be taken in."""
+    activities: Mapping[str, str] = field(default_factory=dict)
+    """What processes, by identity, do before or between the steps of their trials."""
+
+    def starts_no_more(self, spec: StudySpec) -> bool:
+        """Whether no further trial of it is started, whatever people want."""
+        is_out_of_time = spec.timeout is not None and self.wall_seconds >= spec.timeout
+        return is_out_of_time or self.is_exhausted or self.ended_by is not None
+
+
 def build_status(
     spec: StudySpec,
     tally: Tally,
-    *,
-    wall_seconds: float,
-    slots: int = 0,
-    put_aside: Sequence[str] = (),
+    around: Circumstances | None = None,
     leases: TrialLeases | None = None,
-    results: str | None = None,
-    set_aside: Sequence[str] = (),
-    is_exhausted: bool = False,
-    wish: Wish = Wish.RUN,
-    ended_by: str | None = None,
-    traceback: str | None = None,
-    budgets: Mapping[str, tuple[float, float]] = MappingProxyType({}),
-    activities: Mapping[str, str] = MappingProxyType({}),
 ) -> StudyStatus:
     """Put a status together.
 
     Args:
         spec: The study.
         tally: Its trials, as the storage has them, summed up.
-        wall_seconds: How long it has been driven.
-        slots: Pool processes that take trials from its queue.
-        put_aside: Those that read the queue and take none, with the reasons.
+        around: What else there is to tell.
         leases: Tells running trials from queued ones; without, all open ones count as queued.
-        results: Where its trials leave their results.
-        wish: What people want of it.
-        ended_by: Why no further trial is started, beside that.
-        traceback: That of the failures that ended it.
-        budgets: How much of each is used, and how much there is.
-        set_aside: Why entries of its inbox could not be taken in.
-        is_exhausted: Whether its sampler has nothing more to suggest.
-        activities: What processes, by identity, do before or between the steps of their trials.
     """
+    around = around or Circumstances()
     waiting = [] if leases is None else _waiting(leases)
-    running = [] if leases is None else _running(leases, activities)
-    counts = {state.value.lower(): count for state, count in tally.ended.items()}
-    counts["running"] = len(running)
-    num_paused = len(tally.paused.keys() - {trial.number for trial in running})
-    counts["paused"] = num_paused
-    counts["queued"] = max(0, len(tally.open) - len(running) - num_paused)
-    out_of_time = spec.timeout is not None and wall_seconds >= spec.timeout
-    starts_no_more = out_of_time or is_exhausted or ended_by is not None
+    running = [] if leases is None else _running(leases, around.activities)
+    no_more = around.starts_no_more(spec)
     return StudyStatus(
         study=spec.name,
-        state=study_state(spec, tally, starts_no_more=starts_no_more, wish=wish),
-        wish=wish,
+        state=study_state(spec, tally, starts_no_more=no_more, wish=around.wish),
         objective=spec.objective,
         metrics=spec.metrics,
         directions=spec.all_directions,
         wanted=spec.trials + tally.num_given,
-        given=tally.num_given,
-        trials={name: counts.get(name, 0) for name in _COUNTED},
-        best=_best(tally.best),
-        front=len(tally.best) if len(spec.all_directions) > 1 else None,
-        infeasible=tally.num_infeasible,
-        wall_seconds=round(wall_seconds, 3),
-        busy_seconds=round(tally.used_seconds, 3),
-        budgets={
-            name: Budget(used=used, allowed=allowed) for name, (used, allowed) in budgets.items()
-        },
-        ended_by=ended_by,
-        traceback=traceback,
-        out_of_memory=tally.num_out_of_memory,
+        trials=_count(tally, running),
         losses=tally.losses + sum(trial.losses for trial in running),
-        slots=slots,
-        put_aside=list(put_aside),
-        top=[_describe(trial) for trial in tally.best[:NUM_TOP]],
-        recent=[_describe(trial) for trial in tally.recent],
         running=running,
         waiting=waiting,
         waits_for=_reasons(waiting),
-        results=results,
-        set_aside=list(set_aside),
+        **_of_trials(tally, spec.all_directions),
+        **_of_circumstances(around),
     )
+
+
+def _of_trials(tally: Tally, directions: Sequence[Direction]) -> dict[str, Any]:
+    """What a status tells of trials that have ended."""
+    return {
+        "given": tally.num_given,
+        "best": _best(tally.best),
+        "front": len(tally.best) if len(directions) > 1 else None,
+        "infeasible": tally.num_infeasible,
+        "out_of_memory": tally.num_out_of_memory,
+        "busy_seconds": round(tally.used_seconds, 3),
+        "top": [_describe(trial) for trial in tally.best[:NUM_TOP]],
+        "recent": [_describe(trial) for trial in tally.recent],
+    }
+
+
+def _of_circumstances(around: Circumstances) -> dict[str, Any]:
+    budgets = around.budgets.items()
+    return {
+        "wish": around.wish,
+        "wall_seconds": round(around.wall_seconds, 3),
+        "budgets": {name: Budget(used=used, allowed=allowed) for name, (used, allowed) in budgets},
+        "ended_by": around.ended_by,
+        "traceback": around.traceback,
+        "slots": around.slots,
+        "put_aside": list(around.put_aside),
+        "results": around.results,
+        "set_aside": list(around.set_aside),
+    }
+
+
+def _count(tally: Tally, running: Sequence[RunningTrial]) -> dict[str, int]:
+    """How many trials are in each state."""
+    counts = {state.value.lower(): count for state, count in tally.ended.items()}
+    num_paused = len(tally.paused.keys() - {trial.number for trial in running})
+    counts["running"] = len(running)
+    counts["paused"] = num_paused
+    counts["queued"] = max(0, len(tally.open) - len(running) - num_paused)
+    return {name: counts.get(name, 0) for name in _COUNTED}
 
 
 def _running(leases: TrialLeases, activities: Mapping[str, str]) -> list[RunningTrial]:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final
 
 import redis
 
@@ -21,16 +20,16 @@ from orchestrator.driving.collector import Collector
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.event_filing import EventFiling
+from orchestrator.driving.publication import Publication
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.shares import MIN_TRIAL_SECONDS, Demand
+from orchestrator.driving.surroundings import Surroundings
 from orchestrator.driving.turns import TurnPool
 from orchestrator.driving.wishes import Control
-from orchestrator.status import StudyStatus, build_status, study_state
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox
 from workers.coordination.study_lead import StudyLead
-from workers.coordination.submitted import Submitted
 from workers.logs import get_logger
 from workers.protocol.parameters import Dimension
 from workers.protocol.states import Wish
@@ -38,23 +37,6 @@ from workers.protocol.wider_space import is_same_space
 from workers.settings import Settings
 
 log = get_logger(__name__)
-
-#: Between two publications of a status that tells nothing new of the study's state.
-_PUBLISH_SECONDS: Final = 0.25
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """How things stand around a study."""
-
-    submitted: Submitted | None = None
-    """The study, as it stands in Redis."""
-    slots: int = 0
-    """Pool processes that take trials from its queue."""
-    put_aside: tuple[str, ...] = ()
-    """Those that take none, each with the reason."""
-    activities: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """What processes do before or between the steps of their trials, by identity."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +90,8 @@ class StudyDriver:
         self._surroundings = Surroundings()
         self._sweep: Reaper | None = None
         self._looked_after_at = 0.0
-        self._published_at = 0.0
-        self._is_stale = True
+        self.shown = Publication(settings.home)
+        """What is shown of it."""
         self._is_to_be_looked_after = True
         #: of the study as people handed it in: the one by which all is done
         self._revision = ""
@@ -121,12 +103,8 @@ class StudyDriver:
         """Whether its storage may hold what it did not answer for."""
         self.turning: Future[None] | None = None
         """A turn that a thread of the service is at."""
-        self.is_done = False
-        """Whether it is over, and its `on_end` was told."""
         #: the space that people wanted it to go on in, the last time that it was opened for that
         self._asked_space: Mapping[str, Dimension] | None = None
-        self.status: StudyStatus | None = None
-        """The latest; None until its storage was opened."""
 
     @property
     def is_open(self) -> bool:
@@ -170,7 +148,8 @@ class StudyDriver:
         """
         study = self.open_study
         is_idle = self.turning is None and study is not None and not study.tally.open
-        is_idle = is_idle and not self._has_turned()
+        if study is not None and is_idle:
+            is_idle = not self.shown.has_turned(study, self._surroundings.wish)
         has_orders = surroundings.submitted is not None and surroundings.submitted.has_orders
         is_same = surroundings == self._surroundings and not has_orders
         since = time.monotonic() - self._looked_after_at
@@ -226,7 +205,7 @@ class StudyDriver:
         if self.study.tally.paused and self._begins_no_more():
             self.doing = "ending trials that are paused"
             self._parts.collector.prune_paused()
-            self._is_stale = True
+            self.shown.is_stale = True
 
     def _open(self) -> None:
         leader = str(self._right.owner)
@@ -242,7 +221,7 @@ class StudyDriver:
         control = Control(study, dispatcher)
         self.queue = study.spec.resources.queue
         self._opened = _Opened(study, collector, dispatcher, control, events)
-        self.status = self._build_status()
+        self.shown.look(study, collector, self._surroundings)
         num_trials = study.tally.num_trials
         log.info("study_driven", study=self.name, trials=num_trials, wanted=study.spec.trials)
 
@@ -258,19 +237,24 @@ class StudyDriver:
         now_ms = server_time_ms(self._client)
         self.study.limits.look(self.study.leases, now_ms)  # before anything is asked for
         self._parts.dispatcher.reconcile(now_ms, at_start=True)
-        self._is_stale = True
+        self.shown.is_stale = True
 
     def is_due(self, granted: int) -> bool:
         """Whether there is something to ask for or to publish."""
-        return self._opened is not None and (granted > 0 or self._is_to_be_published())
+        if self._opened is None:
+            return False
+        return granted > 0 or self.shown.is_due(self.study, self._surroundings.wish)
 
     def go_on(self, granted: int) -> None:
         """Ask for so many trials, and show how the study stands."""
         self.doing = "asking for trials"
         if granted and self._parts.dispatcher.ask(granted):
-            self._is_stale = True
-        if self._is_to_be_published():
-            self._publish()
+            self.shown.is_stale = True
+        if self.shown.is_due(self.study, self._surroundings.wish):
+            parts = self._parts
+            self.shown.publish(
+                parts.study, parts.collector, parts.events, self._surroundings, self._revision
+            )
 
     def demand(self, *, is_draining: bool) -> Demand:
         """What it has in flight, and wants."""
@@ -279,12 +263,12 @@ class StudyDriver:
         tally, share = self.study.tally, self.study.spec.share
         left = self.study.num_left + len(self.study.promotable())
         num_open = len(tally.open) - len(tally.waiting) - len(tally.paused)
-        running = 0 if self.status is None else self.status.trials["running"]
+        running = 0 if self.shown.status is None else self.shown.status.trials["running"]
         in_flight = max(0, num_open - self._parts.dispatcher.num_resting)
         return Demand(
             wanted=left if self._may_start(is_draining=is_draining) else 0,
             # what waits in a paused study keeps no slot from the others
-            in_flight=min(running, in_flight) if self._wish.is_pause else in_flight,
+            in_flight=min(running, in_flight) if self._surroundings.wish.is_pause else in_flight,
             trial_seconds=tally.trial_seconds,
             used_seconds=max(tally.used_seconds, MIN_TRIAL_SECONDS * tally.num_ended),
             weight=share.weight,
@@ -293,11 +277,6 @@ class StudyDriver:
             running=running,
             stuck=self._parts.dispatcher.num_stuck,
         )
-
-    def show_stall(self, reason: str) -> None:
-        """Say why it does not get on."""
-        if self.status is not None:
-            self.status = self.status.model_copy(update={"stalled": reason})
 
     def close(self) -> None:
         """Write down what is to be known of it, and let another orchestrator drive it."""
@@ -327,7 +306,7 @@ class StudyDriver:
     def _take(self, entries: Sequence[Entry]) -> None:
         if entries:
             self._parts.collector.collect(entries)
-            self._is_stale = True
+            self.shown.is_stale = True
             self._inbox.acknowledge(self.name, [entry.id for entry in entries])
 
     def _look_after(self) -> None:
@@ -349,9 +328,9 @@ class StudyDriver:
         if sweep is not None:
             self._take_back()
             sweep.sweep(study, now_ms)
-            if not self._wish.is_pause:  # nobody could claim what is announced
+            if not self._surroundings.wish.is_pause:  # nobody could claim what is announced
                 self._parts.dispatcher.reconcile(now_ms)
-        self._is_stale = True
+        self.shown.is_stale = True
 
     def _take_space(self) -> None:
         """Open the study anew in the space that people want it to go on in."""
@@ -368,89 +347,16 @@ class StudyDriver:
         self._open()
         self._catch_up()
 
-    @property
-    def _wish(self) -> Wish:
-        submitted = self._surroundings.submitted
-        return Wish.RUN if submitted is None else submitted.wish
-
     def _may_start(self, *, is_draining: bool) -> bool:
-        if is_draining or self._wish is not Wish.RUN:
+        if is_draining or self._surroundings.wish is not Wish.RUN:
             return False
         return self.study.limits.reason is None
 
     def _begins_no_more(self) -> bool:
         """Whether all its trials have ended or are paused, and none of these will go on."""
         study = self.study
-        if not study.trials.is_at_rest or self._wish.is_pause:
+        if not study.trials.is_at_rest or self._surroundings.wish.is_pause:
             return False
-        if self._wish.is_end or study.limits.reason is not None:
+        if self._surroundings.wish.is_end or study.limits.reason is not None:
             return True
         return not study.num_left and not study.promotable()
-
-    def _is_to_be_published(self) -> bool:
-        is_time = time.monotonic() - self._published_at >= _PUBLISH_SECONDS
-        return self._is_stale and (is_time or self._has_turned() or self._has_new_best())
-
-    def _has_new_best(self) -> bool:
-        """Whether another trial is the best than the status says: running ones look at it."""
-        best = self.study.tally.best
-        shown = None if self.status is None else self.status.best
-        return bool(best) and (shown is None or shown.number != best[0].number)
-
-    def _has_turned(self) -> bool:
-        """Whether the study is in another state than its status says."""
-        study = self.study
-        starts_no_more = study.limits.reason is not None or study.is_exhausted
-        state = study_state(study.spec, study.tally, starts_no_more=starts_no_more, wish=self._wish)
-        return self.status is None or state is not self.status.state
-
-    def _build_status(self) -> StudyStatus:
-        study = self.study
-        return build_status(
-            study.spec,
-            study.tally,
-            wall_seconds=study.clock.seconds,
-            slots=self._surroundings.slots,
-            put_aside=self._surroundings.put_aside,
-            leases=study.leases,
-            results=str(self._settings.home / "studies" / study.name / "trials"),
-            set_aside=self._parts.collector.set_aside,
-            is_exhausted=study.is_exhausted,
-            wish=self._wish,
-            ended_by=study.limits.reason,
-            traceback=study.limits.traceback,
-            budgets=study.limits.budgets,
-            activities=self._surroundings.activities,
-        ).model_copy(update={"as_of": time.time()})
-
-    def _publish(self) -> None:
-        self._published_at = time.monotonic()
-        self.study.keep_limits()
-        self.status = self._build_status()
-        # who waits for the study waits for this, too
-        is_done = self.status.is_over and self.study.tell_end(self.status)
-        self.status = self.status.model_copy(
-            update={"end_problem": self.study.end_problem, "former": self.study.former}
-        )
-        self._parts.events.turn(self.status)
-        facts: dict[str, Any] = {
-            "status": self.status.model_dump(mode="json"),
-            "best_value": _first_value(self.status),
-            "kept_models": self.study.kept_models(),
-            "stalled": None,
-        }
-        if is_done:
-            self._parts.events.end()
-        is_taken = self.study.publish(facts, is_over=is_done, revision=self._revision)
-        self.is_done = is_done and is_taken
-        if not self.is_done:
-            self._parts.events.go_on()
-            self._parts.events.file()
-        self._is_stale = self.status.is_over and not self.is_done
-
-
-def _first_value(status: StudyStatus) -> float | None:
-    best = status.best
-    if best is None or best.value is not None:
-        return None if best is None else best.value
-    return best.values[0] if best.values else None

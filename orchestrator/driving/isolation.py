@@ -88,7 +88,7 @@ class Isolation:
     def show_refusal(self, reason: str) -> None:
         """Say what concerns all studies where people look at them."""
         for name, driver in self._roster.drivers.items():
-            driver.show_stall(reason)
+            driver.shown.show_stall(reason)
             self._roster.tell(driver)
             with suppress(redis.RedisError):
                 self._studies.facts.publish_stall(name, reason, is_news=False)
@@ -102,7 +102,7 @@ class Isolation:
         is_awaited = isinstance(error, StorageFullError) or is_database_error(error)
         if driver is not None:
             driver.is_disturbed = driver.is_doubtful = True
-            driver.show_stall(reason)
+            driver.shown.show_stall(reason)
             self._roster.tell(driver)
         if not is_awaited:
             self._roster.abandon(name)  # whatever state it is in: it is opened anew

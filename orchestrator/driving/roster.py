@@ -48,7 +48,7 @@ class Roster:
 
     def tell(self, driver: StudyDriver) -> None:
         """Show a status that nobody was shown yet."""
-        status = driver.status
+        status = driver.shown.status
         if status is not None and status is not self._told.get(driver.name):
             self._told[driver.name] = status
             self._on_status(status)
@@ -59,7 +59,7 @@ class Roster:
         self.submitted.pop(name, None)
         self._told.pop(name, None)
         self.endings.begin(driver, writes=True)
-        state = None if driver.status is None else driver.status.state.value
+        state = None if driver.shown.status is None else driver.shown.status.state.value
         log.info("study_left", study=name, state=state)
 
     def abandon(self, name: str) -> None:

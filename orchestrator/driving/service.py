@@ -24,7 +24,7 @@ import redis
 from orchestrator.driving.allotment import Allotment
 from orchestrator.driving.catalogue import Catalogue
 from orchestrator.driving.deletion import DeletionJobs, has_running
-from orchestrator.driving.driver import StudyDriver, Surroundings
+from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.endings import Endings
 from orchestrator.driving.event_filing import FLEET, EventFiling
 from orchestrator.driving.isolation import Isolation
@@ -33,6 +33,7 @@ from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
 from orchestrator.driving.redis_watch import RedisWatch
 from orchestrator.driving.roster import Roster
+from orchestrator.driving.surroundings import Surroundings
 from orchestrator.driving.turns import TurnPool
 from orchestrator.status import StudyStatus
 from orchestrator.storage.open_files import allow_open_files
@@ -172,12 +173,12 @@ class Service:
     def is_done(self, name: str) -> bool:
         """Whether a study is over, and whoever is to know of it was told."""
         driver = self._roster.drivers.get(name)
-        return driver is not None and driver.is_done
+        return driver is not None and driver.shown.is_done
 
     def status(self, name: str) -> StudyStatus | None:
         """The latest status of a study that is driven."""
         driver = self._roster.drivers.get(name)
-        return None if driver is None else driver.status
+        return None if driver is None else driver.shown.status
 
     def _turn(self) -> None:
         # first: what Redis lost must be there again before anything is read from it
@@ -250,7 +251,7 @@ class Service:
         if self.only is not None:
             return
         for name, driver in self._idle():
-            if driver.is_done:
+            if driver.shown.is_done:
                 with self._isolation.alone(name, "closing it"):
                     self._roster.leave(name)
                     self._catalogue.look_again(name)

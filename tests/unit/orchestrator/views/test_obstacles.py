@@ -12,7 +12,7 @@ from workers.protocol.states import ProcessKind, StudyState
 SPEC = StudySpec(
     name="s", objective="m:f", direction="minimize", trials=2, resources={"queue": "big"}
 )
-STATUS = build_status(SPEC, Tally(SPEC.all_directions), wall_seconds=0.0)
+STATUS = build_status(SPEC, Tally(SPEC.all_directions))
 
 
 def entry(kind, **fields):
