@@ -1,7 +1,8 @@
 """The passwords that this process was given, and texts without them.
 
-Whoever reads a URL has its password learned; whatever is logged, printed or published of an error
-is passed through `hide`.
+Whoever reads a URL has its password learned, and whoever keeps what trials print, what the variables
+of its environment hold that are named for secrets; whatever is logged, printed or published of an
+error, or kept of a trial's output, is passed through `hide`.
 
 Invariant: no text that `hide` returns holds a password that was learned before, in none of the
 spellings in which URLs, representations and JSON write it.
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
@@ -20,6 +23,18 @@ HIDDEN: Final = "***"
 
 #: A shorter password is hidden only where it stands alone: it may be a part of any word.
 _SHORT: Final = 4
+
+#: A word of a variable's name that says that it holds a secret.
+_SECRET_WORDS: Final = frozenset(
+    {"SECRET", "SECRETS", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "PWD", "CREDENTIAL", "APIKEY"}
+)
+_SECRET_NAME: Final = re.compile(r"(?:^|_)(?:API|ACCESS|SECRET|PRIVATE|AUTH|ENCRYPTION)_KEY(?:_|$)")
+
+#: What is no secret, whatever the variable is called: switches, numbers, places.
+_PLAIN: Final = re.compile(r"(?i)true|false|yes|no|none|[\d.,:]+|[~./].*")
+
+#: A shorter value of a variable is no secret, and may be any word.
+_LEAST_SECRET: Final = 6
 
 #: Each spelling that is to be hidden.
 _known: Final[set[str]] = set()
@@ -43,12 +58,28 @@ def learn_from(url: str | None) -> None:
             learn(unquote(found or ""))
 
 
+def learn_environment(environment: Mapping[str, str]) -> None:
+    """Have hidden what variables hold that are named for secrets, and the passwords of URLs."""
+    for name, value in environment.items():
+        if _names_a_secret(name) and len(value) >= _LEAST_SECRET and not _PLAIN.fullmatch(value):
+            learn(value)
+        if "://" in value:
+            learn_from(value)
+
+
 def hide(text: str) -> str:
     """A text without the passwords that were learned."""
-    if not _known:
-        return text
-    alternatives = "|".join(map(_pattern, sorted(_known, key=len, reverse=True)))
-    return re.sub(alternatives, HIDDEN, text)
+    return _compiled(frozenset(_known)).sub(HIDDEN, text) if _known else text
+
+
+@lru_cache(maxsize=1)
+def _compiled(known: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(_pattern, sorted(known, key=len, reverse=True))))
+
+
+def _names_a_secret(name: str) -> bool:
+    words = name.upper()
+    return bool(_SECRET_WORDS & set(words.split("_"))) or bool(_SECRET_NAME.search(words))
 
 
 def _in_query(query: str) -> list[str]:

@@ -68,6 +68,11 @@ def events(name: str) -> str:
     return f"fleet:{{{name}}}:events"
 
 
+def output(name: str, number: Number) -> str:
+    """Hash with an expiry: the last that a trial's attempts printed."""
+    return f"fleet:{{{name}}}:output:{number}"
+
+
 def set_aside(name: str) -> str:
     """List: entries of the inbox that could not be taken in, the latest first."""
     return f"fleet:{{{name}}}:set_aside"

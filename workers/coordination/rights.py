@@ -91,7 +91,7 @@ _SHARED: Final = (
 )
 _TRIALS: Final = (
     keys.trial("*", "*"), keys.leases("*"), keys.queued("*"), keys.paused("*"), keys.inbox("*"),
-    keys.reply("*", "*", "*"),
+    keys.reply("*", "*", "*"), keys.output("*", "*"),
 )  # fmt: skip
 _CELERY: Final = f"{keys.CELERY_PREFIX}*"
 
@@ -105,7 +105,7 @@ _PARTS: Final = {
         verbs=(
             "claim", "renew", "report", "suggest", "take", "checkpoint", "commit", "release",
             "fail", "park", "reap", "process_register", "process_beat", "process_gone",
-            "cleanup_acquire", "cleanup_renew", "cleanup_done", "wish",
+            "cleanup_acquire", "cleanup_renew", "cleanup_done", "wish", "print",
         ),
         # gossip, by which a worker that takes no message notices that its connection is lost
         channels=(keys.GOSSIP,),
@@ -130,7 +130,7 @@ _PARTS: Final = {
         commands="ping info time multi exec evalsha script|load"
         " get set hget hmget hset hsetnx hincrby hdel hexists hgetall sismember smembers sadd srem"
         " zrangebyscore zscore zrem xadd xrange",
-        keys=(*_SHARED, keys.DELETING, keys.orders("*"), keys.code("*")),
+        keys=(*_SHARED, keys.DELETING, keys.orders("*"), keys.code("*"), keys.output("*", "*")),
         verbs=("wish", "respec", "order", "ship", "unship"),
     ),
 }  # fmt: skip

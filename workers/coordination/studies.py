@@ -171,8 +171,9 @@ class Studies(StudySpecs):
         Its specification stays, and whether it is to be stopped.
         """
         # records first: without its own, no trial is claimed, reaped or ended any more
-        for found in self.client.scan_iter(match=keys.trial(name, "*"), count=_SCANNED):
-            self.client.delete(found)
+        for pattern in (keys.trial(name, "*"), keys.output(name, "*")):
+            for found in self.client.scan_iter(match=pattern, count=_SCANNED):
+                self.client.delete(found)
         self.client.delete(
             keys.leases(name), keys.queued(name), keys.paused(name), keys.inbox(name),
             keys.set_aside(name), keys.events(name),

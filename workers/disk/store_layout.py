@@ -1,4 +1,4 @@
-"""Where things lie in the store: the names of checkpoints and results there, and back.
+"""Where things lie in the store: the names of checkpoints, results and outputs there, and back.
 
 Invariant: a name holds the study's generation and the attempt's token, so that what an earlier
 study of the name left, or an old attempt still uploads, is never taken for what a newer one did.
@@ -18,20 +18,22 @@ T = TypeVar("T")
 #: Checkpoints that a trial keeps: the newest, and one before it should the newest be bad.
 KEPT: Final = 2
 
-#: The roots of both kinds.
+#: The roots of the kinds.
 CHECKPOINTS: Final = "checkpoints"
 RESULTS: Final = "results"
+OUTPUTS: Final = "outputs"
 
 #: Stands for the generation of a study that was begun without one.
 _UNNAMED: Final = "unnamed"
 
 _KEY: Final = re.compile(
     rf"{CHECKPOINTS}/[^/]+/[^/]+/\d+/\d+/step-\d+|{RESULTS}/[^/]+/[^/]+/\d+/\d+"
+    rf"|{OUTPUTS}/[^/]+/[^/]+/\d+/\d+-\d+"
 )
 
 
 def is_key(path: str) -> bool:
-    """Whether a checkpoint or a result is called so."""
+    """Whether a checkpoint, a result or an output is called so."""
     return _KEY.fullmatch(path) is not None
 
 
@@ -98,3 +100,13 @@ def result_key(study: str, generation: str | None, number: int, token: int) -> s
 def token_of_result(key: str) -> int:
     """The attempt that left it."""
     return int(key.rpartition("/")[2])
+
+
+def outputs_of(study: str, generation: str | None, number: int) -> str:
+    """What the outputs of all attempts at a trial begin with."""
+    return f"{OUTPUTS}/{study}/{generation_folder(generation)}/{number}/"
+
+
+def output_key(study: str, generation: str | None, number: int, attempt: int, token: int) -> str:
+    """What an attempt printed."""
+    return f"{outputs_of(study, generation, number)}{attempt}-{token}"

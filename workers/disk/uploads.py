@@ -15,7 +15,7 @@ from workers.logs import get_logger
 
 log = get_logger(__name__)
 
-Kind = Literal["checkpoint", "result", "forget", "delete"]
+Kind = Literal["checkpoint", "result", "output", "forget", "delete"]
 
 _KINDS: Final = get_args(Kind)
 
@@ -27,11 +27,13 @@ class Errand(NamedTuple):
     """Something to be done in the store."""
 
     kind: Kind
-    """To upload a checkpoint or a result; to forget a trial's checkpoints; to delete a study."""
+    """To upload a checkpoint, a result or what an attempt printed; to forget a trial's checkpoints;
+    to delete a study."""
     study: str
     number: int = 0
     token: int = 0
     step: int = 0
+    """Of a checkpoint; of what an attempt printed, the attempt's number."""
     generation: str = ""
     """The study's; empty for one without."""
 

@@ -1,6 +1,7 @@
 """The cleaner: removes what dead processes of this host left behind.
 
-What they may leave: a session of processes, results that were not committed, a trial, files. Each
+What they may leave: a session of processes, results that were not committed, a trial, what that
+had printed, files. Each
 is seen to by itself and says what it could not remove; the dead process's record goes last, and
 only when nothing is left.
 
@@ -11,6 +12,7 @@ session that the dead process led.
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -27,11 +29,13 @@ from workers.coordination.trial_record import TrialRecord
 from workers.disk.ended_trials import EndedTrials
 from workers.disk.fleet_home import FleetHome
 from workers.disk.outbox import Outbox
+from workers.disk.output_spool import spools_in
 from workers.disk.scratch import remove_scratch
 from workers.disk.shared_memory import remove_shared_memory
 from workers.disk.uploads import Uploads
 from workers.logs import get_logger
 from workers.processes.cleanup_lease import CleanupLease
+from workers.processes.output_keeper import keep_rest
 from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.processes.session import end_session
 from workers.protocol.errors import FleetError
@@ -134,6 +138,7 @@ class Cleaner:
             return  # it left by itself, and took its record along
         log.warning("process_died", died=identity.pid, study=entry.study, trial=entry.trial)
         self._free_trial(entry)
+        self._keep_output(entry)
         left += _remove_files(entry)
         if left:
             # its record names them: a later sweep tries again
@@ -141,6 +146,11 @@ class Cleaner:
         else:
             self._setbacks.done(str(identity))
             self._registry.gone(identity)
+
+    def _keep_output(self, entry: ProcessEntry) -> None:
+        """Keep what a dead process's trial had printed, its last words among it."""
+        for spool in (path for folder in entry.scratch for path in spools_in(folder)):
+            keep_rest(self._client, self._settings, spool, sys.stdout.fileno())
 
     def close(self) -> None:
         """Give the connections to the broker back, and wait for what was started."""

@@ -1,4 +1,4 @@
-"""The uploader: brings a home's checkpoints and results to the store, beside all else.
+"""The uploader: brings a home's checkpoints, results and outputs to the store, beside all else.
 
 One thread of a worker's main process, so that it outlives pool processes that are killed; what is
 to be done lies on disk, so that a worker that is started again goes on with it.
@@ -19,15 +19,18 @@ from workers.coordination.studies import Studies
 from workers.disk.file_locks import lock_file
 from workers.disk.manifests import checkpoint_root
 from workers.disk.object_store import ObjectStore, StoreAwayError
+from workers.disk.output_files import output_folder
 from workers.disk.results import result_directory
 from workers.disk.store_layout import (
     CHECKPOINTS,
+    OUTPUTS,
     RESULTS,
     checkpoint_folder,
     checkpoint_key,
     checkpoints_of,
     generation_folder,
     last_before,
+    output_key,
     place_of,
     place_of_key,
     result_key,
@@ -124,6 +127,8 @@ class Uploader:
                 self._upload_checkpoint(store, errand)
             elif errand.kind == "result":
                 self._upload_result(store, errand)
+            elif errand.kind == "output":
+                self._upload_output(store, errand)
             elif errand.kind == "forget":
                 self._forget(store, errand)
             else:
@@ -183,6 +188,12 @@ class Uploader:
         store.put(result_key(study, generation, number, token), folder)
         log.debug("uploaded", kind="result", study=study, trial=number)
 
+    def _upload_output(self, store: ObjectStore, errand: Errand) -> None:
+        _, study, number, token, attempt, generation = errand
+        folder = output_folder(self._home, study, number, attempt, token)
+        store.put(output_key(study, generation, number, attempt, token), folder)
+        log.debug("uploaded", kind="output", study=study, trial=number)
+
     def _forget(self, store: ObjectStore, errand: Errand) -> None:
         _, study, number, _, _, generation = errand
         record = self._studies.leases(study).record(number)
@@ -192,7 +203,7 @@ class Uploader:
 
     def _delete(self, store: ObjectStore, study: str) -> None:
         """Remove what is left of a study that was deleted, and nothing of a new one of its name."""
-        prefixes = [f"{kind}/{study}/" for kind in (CHECKPOINTS, RESULTS)]
+        prefixes = [f"{kind}/{study}/" for kind in (CHECKPOINTS, RESULTS, OUTPUTS)]
         found = [f"{prefix}{name}/" for prefix in prefixes for name in store.names(prefix)]
         # looked up when it is known what lies there: what a study leaves that begins now does not
         if self._studies.exists(study):

@@ -1,0 +1,124 @@
+"""What an attempt printed, as a file for people: bounded, with a line in place of what was cut.
+
+Layout: `<home>/studies/<study>/trials/<number>/output/<attempt>-<token>/output.log`.
+
+Invariant: the file is what was printed, or its first and last parts and how much lay between.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from workers.disk import durable
+
+#: Bytes at which the middle of a file is cut out, and what stays at each end of it then.
+MOST_BYTES: Final = 16 * 2**20
+
+_CUT: Final = re.compile(rb"\n\[trialfleet: (\d+) bytes cut\]\n")
+
+#: Around the end of what stays at the beginning of a file: where its cut is noted.
+_LONGEST_NOTE: Final = 64
+
+_NAME: Final = re.compile(r"(\d+)-(\d+)")
+
+
+class OutputFile:
+    """The file of one attempt.
+
+    Args:
+        path: Where it lies; its folder is made when something is written.
+        most_bytes: What it may take.
+    """
+
+    def __init__(self, path: Path, most_bytes: int = MOST_BYTES) -> None:
+        self.path = path
+        self._most = most_bytes
+        self._end_bytes = most_bytes // 4
+
+    def append(self, text: str) -> None:
+        """Write on.
+
+        Raises:
+            OSError: The disk takes no more.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        content = text.encode()
+        with self.path.open("ab") as file:
+            file.write(content)
+            size = file.tell()
+        if size > self._most:
+            self._cut()
+
+    def read(self) -> tuple[str, int]:
+        """The text, and how many bytes were printed in all.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        content = self.path.read_bytes()
+        note = self._note(content)
+        cut = 0 if note is None else int(note[1]) - len(note[0])
+        return content.decode(errors="replace"), len(content) + cut
+
+    def _note(self, content: bytes) -> re.Match[bytes] | None:
+        return _CUT.search(content, max(0, self._end_bytes - 4), self._end_bytes + _LONGEST_NOTE)
+
+    def _cut(self) -> None:
+        """Take the middle out, at the borders of characters."""
+        content = self.path.read_bytes()
+        note = self._note(content)
+        begin = self._end_bytes if note is None else note.start()
+        while note is None and begin and _is_inside_character(content[begin]):
+            begin -= 1
+        last = len(content) - self._end_bytes
+        while last < len(content) and _is_inside_character(content[last]):
+            last += 1
+        before = 0 if note is None else int(note[1])
+        cut = before + last - (begin if note is None else note.end())
+        told = f"\n[trialfleet: {cut} bytes cut]\n".encode()
+        durable.write_whole(self.path, content[:begin] + told + content[last:])
+
+
+class FoundOutput(NamedTuple):
+    """The file of an attempt that printed something."""
+
+    attempt: int
+    token: int
+    file: OutputFile
+
+
+def output_file(home: Path, study: str, trial: int, attempt: int, token: int) -> OutputFile:
+    """The file of an attempt."""
+    return OutputFile(output_folder(home, study, trial, attempt, token) / "output.log")
+
+
+def output_folder(home: Path, study: str, trial: int, attempt: int, token: int) -> Path:
+    """The folder of an attempt's file, which goes to the store as a whole."""
+    return _trial_folder(home, study, trial) / f"{attempt}-{token}"
+
+
+def outputs_of(home: Path, study: str, trial: int) -> Iterator[FoundOutput]:
+    """The files of a trial's attempts in a home, in their order."""
+    yield from outputs_in(_trial_folder(home, study, trial))
+
+
+def outputs_in(folder: Path) -> Iterator[FoundOutput]:
+    """The files of attempts below a folder, in their order."""
+    found = []
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        match = _NAME.fullmatch(name)
+        if match is not None and (path := folder / name / "output.log").exists():
+            found.append(FoundOutput(int(match[1]), int(match[2]), OutputFile(path)))
+    yield from sorted(found, key=lambda each: each.token)
+
+
+def _trial_folder(home: Path, study: str, trial: int) -> Path:
+    return home / "studies" / study / "trials" / str(trial) / "output"
+
+
+def _is_inside_character(byte: int) -> bool:
+    return 0x80 <= byte <= 0xBF

@@ -1,0 +1,207 @@
+"""The spool of a pool process: what descriptors wrote, and marks that say whose each part is.
+
+Whoever writes to the descriptors writes into the spool itself, so that a process that is killed
+leaves its last words; who reads it, in that process or after it, finds all in the file.
+
+Invariant: a mark is told from what is printed by a random word in the spool's name; what was read
+is noted beside it, so that who goes on begins there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from workers.coordination.trial_output import Attempt
+
+_NAME: Final = re.compile(r"output-([0-9a-f]{16})")
+
+#: How much is taken at once.
+_CHUNK: Final = 2**18
+
+#: A line that is longer than this is taken in parts.
+_LONGEST_LINE: Final = 8192
+
+#: Of what nobody has read: beyond this the oldest is passed over.
+_MOST_UNREAD: Final = 32 * 2**20
+
+#: Room for the note of how far it was read: a study's name is the longest in it.
+_STATE_BYTES: Final = 4096
+
+_NOBODY: Final = b"-"
+_LOGGED: Final = b"["
+_PRINTED: Final = b"]"
+
+#: `fallocate`: give the room of what was read back, and leave the file's length as it is.
+_PUNCH_HOLE: Final = 0x01 | 0x02
+
+
+class Marks:
+    """How the marks of a spool are written."""
+
+    def __init__(self, word: str) -> None:
+        self.begin: Final = b"\x1e" + word.encode()
+        self.found: Final = re.compile(re.escape(self.begin) + rb"([^\n]*)\n")
+
+    def of(self, attempt: Attempt | None) -> bytes:
+        """What follows is printed by an attempt, or by none."""
+        content = _NOBODY if attempt is None else json.dumps(attempt).encode()
+        return b"%b%b\n" % (self.begin, content)
+
+    def logged(self, line: str) -> bytes:
+        """A line that is in the worker's log already, in a form of its own."""
+        text = line.encode("utf-8", "backslashreplace")
+        return b"%b%b\n%b\n%b%b\n" % (self.begin, _LOGGED, text, self.begin, _PRINTED)
+
+
+class Piece(NamedTuple):
+    """Something that was printed."""
+
+    attempt: Attempt | None
+    content: bytes
+    is_logged: bool = False
+    is_last: bool = False
+    """Whether its attempt prints no more."""
+
+
+class OutputSpool:
+    """Reads a spool.
+
+    Args:
+        path: What `new_spool` named.
+    """
+
+    def __init__(self, path: Path) -> None:
+        match = _NAME.fullmatch(path.name)
+        assert match is not None, path  # noqa: S101 - whoever names one, names it so
+        self.path = path
+        self.marks = Marks(match[1])
+        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._state = os.open(
+            path.with_suffix(".read"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        self._place = 0
+        self._attempt: Attempt | None = None
+        self._is_logged = False
+        #: bytes that the attempt at hand has printed, as whoever keeps them counts
+        self.printed = 0
+        self._recall()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+        os.close(self._state)
+
+    def chunks(self, *, is_last: bool = False) -> Iterator[list[Piece]]:
+        """What was printed since the last look, to the end of the last whole line.
+
+        Args:
+            is_last: Nobody prints any more: to the very end.
+        """
+        self._pass_over()
+        is_end = False
+        while not is_end:
+            content = os.pread(self._file, _CHUNK, self._place)
+            taken = self._taken(content, is_all=is_last and len(content) < _CHUNK)
+            is_end = len(content) < _CHUNK or not taken
+            pieces = list(self._parse(content[:taken]))
+            self._place += taken
+            if is_end and is_last and self._attempt is not None:
+                pieces.append(Piece(self._attempt, b"", is_last=True))
+                self._attempt = None
+            if pieces:
+                yield pieces
+
+    def note(self) -> None:
+        """Note how far it was read, and give the room of that back."""
+        state = json.dumps([self._place, self._attempt, self._is_logged, self.printed])
+        os.pwrite(self._state, state.encode().ljust(_STATE_BYTES), 0)
+        _punch(self._file, self._place)
+
+    def _recall(self) -> None:
+        with suppress(ValueError, TypeError):
+            found: Any = json.loads(os.pread(self._state, _STATE_BYTES, 0))
+            self._place, attempt, self._is_logged, self.printed = found
+            self._attempt = None if attempt is None else Attempt(*attempt)
+
+    def _taken(self, content: bytes, *, is_all: bool) -> int:
+        """How much of what was read can be taken: no part of a mark, nor of a line or character."""
+        mark = content.rfind(b"\x1e")
+        if mark >= 0 and b"\n" not in content[mark:]:
+            return len(content) if is_all else mark
+        if is_all or not content:
+            return len(content)
+        line = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+        return line if len(content) - line < _LONGEST_LINE else len(content)
+
+    def _parse(self, content: bytes) -> Iterator[Piece]:
+        place = 0
+        for mark in self.marks.found.finditer(content):
+            yield from self._piece(content[place : mark.start()])
+            place = mark.end()
+            if mark[1] in {_LOGGED, _PRINTED}:
+                self._is_logged = mark[1] == _LOGGED
+                continue
+            if self._attempt is not None:
+                yield Piece(self._attempt, b"", is_last=True)
+            self._attempt = _attempt_in(mark[1])
+        yield from self._piece(content[place:])
+
+    def _piece(self, content: bytes) -> Iterator[Piece]:
+        if content:
+            yield Piece(self._attempt, content, self._is_logged)
+
+    def _pass_over(self) -> None:
+        """Leave out the oldest, where somebody prints faster than anybody reads."""
+        surplus = os.fstat(self._file).st_size - self._place - _MOST_UNREAD
+        while surplus > 0:
+            content = os.pread(self._file, min(surplus, _CHUNK), self._place)
+            if not content:
+                return
+            for mark in self.marks.found.finditer(content):
+                if mark[1] not in {_LOGGED, _PRINTED}:
+                    self._attempt = _attempt_in(mark[1])
+            self._place += len(content)
+            surplus -= len(content)
+
+
+def new_spool(directory: Path) -> tuple[Path, int]:
+    """Make a spool in a directory: its path, and a descriptor that writes to its end.
+
+    Raises:
+        OSError: The disk takes no more.
+    """
+    path = directory / f"output-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return path, os.open(path, flags, 0o600)
+
+
+def spools_in(directory: Path) -> list[Path]:
+    """The spools that a process left in its scratch directory."""
+    return [path for path in directory.glob("output-*") if _NAME.fullmatch(path.name)]
+
+
+def _attempt_in(content: bytes) -> Attempt | None:
+    if content == _NOBODY:
+        return None
+    with suppress(ValueError, TypeError):
+        return Attempt(*json.loads(content))
+    return None
+
+
+def _punch(descriptor: int, length: int) -> None:
+    """Free the room of the beginning of a file; where that cannot be done, it stays for now."""
+    if sys.platform == "linux" and length:
+        call = ctypes.CDLL(None, use_errno=True).fallocate
+        size = ctypes.c_longlong
+        call(ctypes.c_int(descriptor), ctypes.c_int(_PUNCH_HOLE), size(0), size(length))

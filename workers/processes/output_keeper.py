@@ -1,0 +1,155 @@
+"""Keeping what trials print: out of a spool into files, Redis, and this worker's own output.
+
+Invariant: secrets that this process knows of are hidden before anything is kept or passed on; what
+cannot be kept costs no training.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Final, Self
+
+import redis
+
+from workers.coordination.trial_output import KEPT_BYTES, Attempt, Printed, TrialOutput
+from workers.disk.output_files import output_file
+from workers.disk.output_spool import OutputSpool, Piece
+from workers.disk.uploads import Errand, Uploads
+from workers.logs import get_logger
+from workers.passwords import hide, learn_environment
+from workers.settings import Settings
+
+log = get_logger(__name__)
+
+#: Of what one attempt has printed and Redis has not taken, what is kept for when it does.
+_PENDING: Final = 64
+
+
+class OutputKeeper:
+    """Keeps what one spool holds; while open, about once a second.
+
+    Args:
+        client: The fleet's Redis.
+        settings: This worker's.
+        spool: Where it is read from.
+        passed_on_to: The descriptor to which what is printed goes, too.
+    """
+
+    def __init__(
+        self, client: redis.Redis, settings: Settings, spool: OutputSpool, passed_on_to: int
+    ) -> None:
+        learn_environment(os.environ)
+        self._output = TrialOutput(client)
+        self._home = settings.home
+        self._uploads = Uploads(settings.home, has_store=settings.store is not None)
+        self._spool = spool
+        self._passed_on_to = passed_on_to
+        self._pause_seconds = settings.times.beat / 10
+        self._pending: list[Printed] = []
+        self._is_disk_full = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep the rest; nobody prints any more."""
+        self._ended.set()
+        self._thread.join()
+        self.keep(is_last=True)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._pause_seconds):
+            try:
+                self.keep()
+            except Exception:
+                log.exception("output_not_kept")
+
+    def keep(self, *, is_last: bool = False) -> None:
+        """Keep what was printed since the last look.
+
+        Args:
+            is_last: Whether nobody prints any more.
+        """
+        for pieces in self._spool.chunks(is_last=is_last):
+            passed_on = b"".join(each.content for each in pieces if not each.is_logged)
+            for attempt, group in groupby(pieces, attrgetter("attempt")):
+                if attempt is not None:
+                    self._write(attempt, list(group))
+            self._spool.note()
+            self._pass_on(hide(passed_on.decode(errors="replace")))
+        self._tell()
+
+    def _write(self, attempt: Attempt, pieces: Sequence[Piece]) -> None:
+        """Write what an attempt printed to its file, and note it for Redis."""
+        text = hide(b"".join(each.content for each in pieces).decode(errors="replace"))
+        begin, is_last = self._spool.printed, pieces[-1].is_last
+        if text:
+            self._spool.printed += len(text.encode())
+            self._append(attempt, text)
+        if self._spool.printed:
+            self._note(Printed(attempt, begin, text, is_last))
+        if is_last:
+            if self._spool.printed:
+                self._uploads.add(_errand(attempt))
+            self._spool.printed = 0
+
+    def _note(self, printed: Printed) -> None:
+        """Note for Redis what it has not got yet."""
+        before = self._pending[-1] if self._pending else None
+        if before is not None and before.attempt == printed.attempt:
+            self._pending.pop()
+            printed = printed._replace(at=before.at, text=before.text + printed.text)
+        content = printed.text.encode()
+        if len(content) > KEPT_BYTES:
+            last = content[-KEPT_BYTES:].decode(errors="ignore")
+            at = printed.at + len(content) - len(last.encode())
+            printed = printed._replace(at=at, text=last)
+        self._pending.append(printed)
+
+    def _append(self, attempt: Attempt, text: str) -> None:
+        study, trial, number, token, _ = attempt
+        try:
+            output_file(self._home, study, trial, number, token).append(text)
+            self._is_disk_full = False
+        except OSError as error:
+            if not self._is_disk_full:
+                log.warning("output_not_written", error=str(error), hint="make room on the disk")
+            self._is_disk_full = True
+
+    def _tell(self) -> None:
+        """Have Redis keep what is pending; while it is away, the latest stays for later."""
+        if not self._pending:
+            return
+        try:
+            self._output.keep(self._pending)
+            self._pending.clear()
+        except redis.RedisError:  # the lease tells that it is away
+            del self._pending[:-_PENDING]
+
+    def _pass_on(self, text: str) -> None:
+        if not text:
+            return
+        left = memoryview((text if text.endswith(("\n", "\r")) else f"{text}\n").encode())
+        with suppress(OSError):  # whoever read it does not any more
+            while left:
+                left = left[os.write(self._passed_on_to, left) :]
+
+
+def keep_rest(client: redis.Redis, settings: Settings, path: Path, passed_on_to: int) -> None:
+    """Keep what a process that died had printed, its last words among it."""
+    with suppress(FileNotFoundError), OutputSpool(path) as spool:
+        OutputKeeper(client, settings, spool, passed_on_to).keep(is_last=True)
+
+
+def _errand(attempt: Attempt) -> Errand:
+    study, trial, number, token, generation = attempt
+    return Errand("output", study, trial, token, number, generation or "")
