@@ -23,6 +23,7 @@ from orchestrator.commands.control import control_app
 from orchestrator.commands.dashboard import dashboard_app
 from orchestrator.commands.deleting import deleting_app
 from orchestrator.commands.events import events_app
+from orchestrator.commands.logs import logs_app
 from orchestrator.commands.options import NameArgument, SetOption, StudyArgument, TrialsOption
 from orchestrator.commands.results import results_app
 from orchestrator.commands.trying import trying_app
@@ -80,6 +81,7 @@ app.add_typer(control_app)
 app.add_typer(dashboard_app)
 app.add_typer(deleting_app)
 app.add_typer(events_app)
+app.add_typer(logs_app)
 app.add_typer(results_app)
 app.add_typer(trying_app)
 

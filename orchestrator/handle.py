@@ -26,6 +26,7 @@ from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
 from orchestrator.storage.place import locate
+from orchestrator.storage.printed import PrintedAttempt, printed_by
 from orchestrator.storage.tally import Tally
 from orchestrator.views.following import follow
 from orchestrator.views.obstacles import obstacles
@@ -185,6 +186,35 @@ class StudyHandle(ControlledStudy):
         folder = result_directory(self._settings.home, self.name, number)
         key = keys.get(max(keys, default=0) if accepted is None else accepted)
         return folder if key is not None and store.get(key, folder) else None
+
+    def printed(self, number: int, *, asks_store: bool = True) -> list[PrintedAttempt]:
+        """What a trial's attempts printed, in their order; none of those that printed nothing.
+
+        Args:
+            number: The trial.
+            asks_store: Whether what is neither on this machine nor in Redis is looked for there.
+
+        Raises:
+            FleetError: Redis, or the store, does not answer.
+        """
+        settings, generation = self._settings, None
+        if not asks_store:
+            settings = settings.model_copy(update={"store": None})
+        elif settings.store is not None:
+            generation, _ = self._accepted(number)
+        try:
+            client = connect(self._settings)
+        except RedisUnavailableError:
+            if self._settings.redis_url:
+                raise
+            return printed_by(settings, None, self.name, number, generation)
+        with client:
+            return printed_by(settings, client, self.name, number, generation)
+
+    def has_ended(self, number: int) -> bool:
+        """Whether a trial that there is has ended, so far as Redis tells."""
+        record = self._record(number)
+        return record is None or record.state.is_terminal
 
     def _accepted(self, number: int) -> tuple[str | None, int | None]:
         """The study's generation, and the attempt at a trial whose result counts.

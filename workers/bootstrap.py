@@ -14,10 +14,11 @@ import signal
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import billiard.pool
 import billiard.process
+import redis
 from celery import signals
 
 from workers.celery import app
@@ -29,6 +30,7 @@ from workers.processes.cores import share_cores
 from workers.processes.gpu_slots import device_name, take_gpu
 from workers.processes.hangup import on_hangup
 from workers.processes.host_agent import DRAIN_FILE_VARIABLE, HostAgent, failure_file
+from workers.processes.output_capture import OutputCapture
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import NotInitializedError
 from workers.protocol.states import ProcessKind
@@ -63,9 +65,13 @@ def trial_runner() -> TrialRunner:
 
 @signals.setup_logging.connect
 def _set_up_logging(**_: Any) -> None:
-    level = Settings.from_environment().log_level
-    configure_logging(level=logging.getLevelNamesMapping()[level.upper()])
+    _log_to(None)
     guard_tracebacks()
+
+
+def _log_to(stream: TextIO | None) -> None:
+    level = Settings.from_environment().log_level
+    configure_logging(level=logging.getLevelNamesMapping()[level.upper()], stream=stream)
 
 
 @signals.worker_init.connect
@@ -170,11 +176,12 @@ def _open_runner(device: dict[str, str]) -> TrialRunner:
     record.register()
     _opened.callback(record.gone)
     # from here on torch is imported, in this process alone
-    from workers.managers import cleanup_managers, ensure_process_initialized
+    from workers.managers import DirectoryManager, cleanup_managers, ensure_process_initialized
     from workers.trials.runner import TrialRunner
 
     container = ensure_process_initialized(settings, record=record)
     _opened.callback(cleanup_managers)
+    capture = _capture_output(client, settings, container.get(DirectoryManager).scratch())
     runner = TrialRunner(
         client=client,
         redis_url=resolve_url(settings),
@@ -182,8 +189,24 @@ def _open_runner(device: dict[str, str]) -> TrialRunner:
         container=container,
         record=record,
         drain_file=os.environ[DRAIN_FILE_VARIABLE],
+        **({} if capture is None else {"printing": capture.of}),
     )
     _opened.enter_context(runner)
     # what is alive now stays: the collections between trials need not look at it
     gc.freeze()
     return runner
+
+
+def _capture_output(
+    client: redis.Redis, settings: Settings, directory: Path
+) -> OutputCapture | None:
+    """Capture what trials print; this worker's own lines go where they went."""
+    try:
+        capture = _opened.enter_context(OutputCapture(client, settings, directory))
+    except OSError as error:
+        log.warning("output_not_captured", error=str(error), hint="make room on the disk")
+        return None
+    _log_to(_opened.enter_context(os.fdopen(os.dup(capture.own_error), "w", buffering=1)))
+    capture.hear_objectives()
+    _opened.callback(_log_to, None)
+    return capture

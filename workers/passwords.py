@@ -1,8 +1,8 @@
 """The passwords that this process was given, and texts without them.
 
-Whoever reads a URL has its password learned, and whoever keeps what trials print, what the variables
-of its environment hold that are named for secrets; whatever is logged, printed or published of an
-error, or kept of a trial's output, is passed through `hide`.
+Whoever reads a URL has its password learned, and whoever keeps what trials print, what the
+variables of its environment hold that are named for secrets; whatever is logged, printed or
+published of an error, or kept of what a trial printed, is passed through `hide`.
 
 Invariant: no text that `hide` returns holds a password that was learned before, in none of the
 spellings in which URLs, representations and JSON write it.
@@ -26,7 +26,17 @@ _SHORT: Final = 4
 
 #: A word of a variable's name that says that it holds a secret.
 _SECRET_WORDS: Final = frozenset(
-    {"SECRET", "SECRETS", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "PWD", "CREDENTIAL", "APIKEY"}
+    {
+        "SECRET",
+        "SECRETS",
+        "TOKEN",
+        "PASSWORD",
+        "PASSWD",
+        "PASSPHRASE",
+        "PWD",
+        "CREDENTIAL",
+        "APIKEY",
+    }
 )
 _SECRET_NAME: Final = re.compile(r"(?:^|_)(?:API|ACCESS|SECRET|PRIVATE|AUTH|ENCRYPTION)_KEY(?:_|$)")
 

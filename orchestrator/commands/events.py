@@ -29,7 +29,7 @@ from orchestrator.views.event_lines import line_of
 from orchestrator.views.explain import explain as explain_life
 from orchestrator.views.following import LOOK_SECONDS, follow
 from orchestrator.views.json_output import JsonOption, print_json, print_json_line
-from orchestrator.views.trial_life import TrialLife, life_of, with_results
+from orchestrator.views.trial_life import TrialLife, life_of, with_output, with_results
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
 from workers.protocol.durations import parse_duration
@@ -130,7 +130,10 @@ def explain(
     """
     with _history(name) as history:
         life = life_of(name, trial, history.read())
-    life = _with_results(life, StudyHandle(name))
+    handle = StudyHandle(name)
+    life = _with_results(life, handle)
+    with suppress(FleetError, redis.RedisError):  # all else is known without it
+        life = with_output(life, handle.printed(trial, asks_store=False))
     if as_json:
         found = {"held_seconds": life.held_seconds, "steps_lost": life.steps_lost}
         print_json({**life.model_dump(mode="json"), **found})

@@ -45,6 +45,9 @@ _COUNTED: Final = {
 #: Causes whose detail tells no more than they do.
 _SAID: Final = {Cause.CANCELLED, Cause.LEASE_LOST}
 
+#: Characters of a line that an attempt printed.
+_LINE: Final = 160
+
 _CPU_SLOT: Final = re.compile(r"(?:^|/)cpu-(\d+)$")
 
 
@@ -69,6 +72,13 @@ def explain(life: TrialLife) -> Iterator[str]:
         yield f"ended at {clock(life.ended_at)}: {reason(life.cause, life.detail)}"
     if len(life.attempts) > 1 and life.held_seconds:
         yield f"cost: {span(life.held_seconds)} of a slot in all{_repeated(life)}"
+    yield from _elsewhere(life)
+
+
+def _elsewhere(life: TrialLife) -> Iterator[str]:
+    """Where more is told of it, and what this release does not know."""
+    if life.has_printed:
+        yield f"what it printed: trialfleet logs {life.study} {life.trial}"
     for event in life.unknown:
         told = ", ".join(f"{name}={value}" for name, value in event.items())
         yield printable(f"told by a newer release: {told}")
@@ -151,6 +161,9 @@ def _attempt(attempt: Attempt) -> Iterator[str]:
         yield f"  it {', '.join(training)}"
     if attempt.ended_at is not None:
         yield f"  {_end(attempt)}"
+    if attempt.last_lines:
+        yield "  it printed last:"
+        yield from (f"    | {line[:_LINE]}" for line in attempt.last_lines)
     if attempt.ended_as == TrialState.QUEUED:
         yield f"  {_going_on(attempt)}"
     if attempt.promoted_at is not None:

@@ -14,12 +14,20 @@ from optuna.trial import FrozenTrial
 from pydantic import BaseModel
 
 from orchestrator.storage.attributes import ATTR, ORDER_ATTR, RETRIES_ATTR
+from orchestrator.storage.printed import PrintedAttempt
 from orchestrator.storage.tally import state_of
-from workers.protocol.events import Event, EventKind
+from orchestrator.views.printed_text import last_lines
+from workers.protocol.events import Cause, Event, EventKind
 from workers.protocol.states import TrialState
 
 #: What ends an attempt.
 _ENDS: Final = {EventKind.REQUEUED, EventKind.PAUSED, EventKind.ENDED}
+
+#: Of an attempt that ended so, what it printed last may tell why.
+_TELLING: Final = {
+    Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.BROKE, Cause.DIED, Cause.LEASE_LOST, Cause.TIMED_OUT,
+}  # fmt: skip
+_SHOWN_LINES: Final = 5
 
 
 class Attempt(BaseModel):
@@ -58,6 +66,8 @@ class Attempt(BaseModel):
     """Likewise: to which rung."""
     steps_lost: int | None = None
     """How many steps the next attempt makes again."""
+    last_lines: list[str] = []
+    """What it printed last, where it did not come to a result."""
 
 
 class TrialLife(BaseModel):
@@ -84,6 +94,8 @@ class TrialLife(BaseModel):
     """Likewise: whether people asked for these parameters."""
     retries: int | None = None
     """Likewise: the trial that it tries again."""
+    has_printed: bool = False
+    """Whether anything is kept of what its attempts printed."""
     retried_as: list[int] = []
     """Likewise: the trials that try it again."""
 
@@ -125,6 +137,17 @@ def life_of(study: str, trial: int, events: Iterable[Event]) -> TrialLife:
     life.attempts = [attempts[number] for number in sorted(attempts)]
     _count_lost(life.attempts)
     return life
+
+
+def with_output(life: TrialLife, found: Sequence[PrintedAttempt]) -> TrialLife:
+    """Add what a trial's attempts printed last, of those that failed or were lost."""
+    attempts = [
+        attempt.model_copy(update={"last_lines": last_lines(found, attempt.number, _SHOWN_LINES)})
+        if attempt.cause in _TELLING
+        else attempt
+        for attempt in life.attempts
+    ]
+    return life.model_copy(update={"attempts": attempts, "has_printed": bool(found)})
 
 
 def with_results(life: TrialLife, trials: Sequence[FrozenTrial]) -> TrialLife:

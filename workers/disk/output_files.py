@@ -7,7 +7,6 @@ Invariant: the file is what was printed, or its first and last parts and how muc
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,9 +108,9 @@ def outputs_of(home: Path, study: str, trial: int) -> Iterator[FoundOutput]:
 def outputs_in(folder: Path) -> Iterator[FoundOutput]:
     """The files of attempts below a folder, in their order."""
     found = []
-    for name in os.listdir(folder) if folder.is_dir() else ():
-        match = _NAME.fullmatch(name)
-        if match is not None and (path := folder / name / "output.log").exists():
+    for path in folder.glob("*/output.log"):
+        match = _NAME.fullmatch(path.parent.name)
+        if match is not None:
             found.append(FoundOutput(int(match[1]), int(match[2]), OutputFile(path)))
     yield from sorted(found, key=lambda each: each.token)
 

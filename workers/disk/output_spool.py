@@ -49,12 +49,16 @@ class Marks:
 
     def __init__(self, word: str) -> None:
         self.begin: Final = b"\x1e" + word.encode()
+        self._nobody: Final = b"%b%b\n" % (self.begin, _NOBODY)
         self.found: Final = re.compile(re.escape(self.begin) + rb"([^\n]*)\n")
 
     def of(self, attempt: Attempt | None) -> bytes:
         """What follows is printed by an attempt, or by none."""
-        content = _NOBODY if attempt is None else json.dumps(attempt).encode()
-        return b"%b%b\n" % (self.begin, content)
+        if attempt is None:
+            return self._nobody
+        study, trial, number, token, generation = attempt  # none of them holds a blank
+        text = f"{trial} {number} {token} {study} {generation or ''}"
+        return b"%b%b\n" % (self.begin, text.encode())
 
     def logged(self, line: str) -> bytes:
         """A line that is in the worker's log already, in a form of its own."""
@@ -194,8 +198,9 @@ def spools_in(directory: Path) -> list[Path]:
 def _attempt_in(content: bytes) -> Attempt | None:
     if content == _NOBODY:
         return None
-    with suppress(ValueError, TypeError):
-        return Attempt(*json.loads(content))
+    with suppress(ValueError):
+        trial, number, token, study, generation = content.decode().split(" ")
+        return Attempt(study, int(trial), int(number), int(token), generation or None)
     return None
 
 

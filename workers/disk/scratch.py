@@ -138,11 +138,17 @@ def remove_scratch(directory: Path, owner: ProcessIdentity) -> bool:
     Returns:
         Whether nothing of it is left that may be removed.
     """
-    match = _match(directory)
-    if match is None or _owner(match) != (str(owner.pid), str(owner.start_ticks), _tags(owner)):
+    if not is_scratch_of(directory, owner):
         log.warning("scratch_refused", directory=str(directory), owner=str(owner))
         return True
     return _remove(directory)
+
+
+def is_scratch_of(directory: Path, owner: ProcessIdentity) -> bool:
+    """Whether a directory is, by its name and its place, one of a process's."""
+    match = _match(directory)
+    of_owner = (str(owner.pid), str(owner.start_ticks), _tags(owner))
+    return match is not None and _owner(match) == of_owner
 
 
 def remove_stale_scratch() -> list[Path]:

@@ -1,9 +1,8 @@
 """The cleaner: removes what dead processes of this host left behind.
 
 What they may leave: a session of processes, results that were not committed, a trial, what that
-had printed, files. Each
-is seen to by itself and says what it could not remove; the dead process's record goes last, and
-only when nothing is left.
+had printed, files. Each is seen to by itself and says what it could not remove; the dead process's
+record goes last, and only when nothing is left.
 
 Invariant: it reaps the dead process's own token and no other, and kills only members of the
 session that the dead process led.
@@ -12,7 +11,6 @@ session that the dead process led.
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -30,7 +28,7 @@ from workers.disk.ended_trials import EndedTrials
 from workers.disk.fleet_home import FleetHome
 from workers.disk.outbox import Outbox
 from workers.disk.output_spool import spools_in
-from workers.disk.scratch import remove_scratch
+from workers.disk.scratch import is_scratch_of, remove_scratch
 from workers.disk.shared_memory import remove_shared_memory
 from workers.disk.uploads import Uploads
 from workers.logs import get_logger
@@ -149,8 +147,9 @@ class Cleaner:
 
     def _keep_output(self, entry: ProcessEntry) -> None:
         """Keep what a dead process's trial had printed, its last words among it."""
-        for spool in (path for folder in entry.scratch for path in spools_in(folder)):
-            keep_rest(self._client, self._settings, spool, sys.stdout.fileno())
+        own = [folder for folder in entry.scratch if is_scratch_of(folder, entry.identity)]
+        for spool in (path for folder in own for path in spools_in(folder)):
+            keep_rest(self._client, self._settings, spool)
 
     def close(self) -> None:
         """Give the connections to the broker back, and wait for what was started."""

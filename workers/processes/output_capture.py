@@ -3,8 +3,9 @@
 The descriptors are switched once, to the process's spool; each attempt at a trial begins with a
 mark there, which costs some microseconds. What this worker tells of itself goes where it went.
 
-Invariant: descriptors 1 and 2 lead to the spool whenever an attempt begins, and to where they led
-before when the capture is closed.
+Invariant: descriptors 1 and 2 lead to the spool when an attempt begins, whatever the one before
+did with them (trials of less than half a second may share what one of them did), and to where they
+led before when the capture is closed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ctypes
 import logging
 import os
 import sys
+import time
 import traceback
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -27,6 +29,9 @@ from workers.settings import Settings
 
 #: Whose log lines are this worker's own.
 _OWN: Final = ("workers", "orchestrator", "celery", "kombu", "billiard", "amqp")
+
+#: Between two looks at where the descriptors lead: an objective may have changed that.
+_CHECK_SECONDS: Final = 0.5
 
 #: `setvbuf`: C's own buffer is written at the end of each line.
 _LINE_BUFFERED: Final = 1
@@ -52,8 +57,9 @@ class OutputCapture:
         self._before = os.dup(1), os.dup(2)
         self._keeper = OutputKeeper(client, settings, self._spool, self._before[0])
         self._handler = _ObjectiveLines(self._descriptor, self._marks)
+        self._checked_at = time.monotonic()
         #: of C's library: what it has not written yet is an attempt's, too
-        self._flush_c = ctypes.CDLL(None).fflush
+        self._flush_c = ctypes.PyDLL(None).fflush
 
     @property
     def own_error(self) -> int:
@@ -64,9 +70,12 @@ class OutputCapture:
         self._flush()
         self._lead_to_spool()
         _buffer_lines()
-        logging.getLogger().addHandler(self._handler)
         self._keeper.__enter__()
         return self
+
+    def hear_objectives(self) -> None:
+        """Take in what objectives log, too; to be called when logging is set up."""
+        logging.getLogger().addHandler(self._handler)
 
     def __exit__(self, *_: object) -> None:
         logging.getLogger().removeHandler(self._handler)
@@ -83,8 +92,11 @@ class OutputCapture:
 
     def begin(self, attempt: Attempt) -> None:
         """From here on, an attempt prints."""
-        if not self._leads_to_spool():
-            self._lead_to_spool()
+        now = time.monotonic()
+        if now - self._checked_at > _CHECK_SECONDS:
+            self._checked_at = now
+            if not self._leads_to_spool():
+                self._lead_to_spool()
         self._handler.is_active = True
         self._mark(attempt)
 

@@ -30,6 +30,8 @@ log = get_logger(__name__)
 #: Of what one attempt has printed and Redis has not taken, what is kept for when it does.
 _PENDING: Final = 64
 
+_STANDARD_OUTPUT: Final = 1
+
 
 class OutputKeeper:
     """Keeps what one spool holds; while open, about once a second.
@@ -144,10 +146,10 @@ class OutputKeeper:
                 left = left[os.write(self._passed_on_to, left) :]
 
 
-def keep_rest(client: redis.Redis, settings: Settings, path: Path, passed_on_to: int) -> None:
+def keep_rest(client: redis.Redis, settings: Settings, path: Path) -> None:
     """Keep what a process that died had printed, its last words among it."""
     with suppress(FileNotFoundError), OutputSpool(path) as spool:
-        OutputKeeper(client, settings, spool, passed_on_to).keep(is_last=True)
+        OutputKeeper(client, settings, spool, _STANDARD_OUTPUT).keep(is_last=True)
 
 
 def _errand(attempt: Attempt) -> Errand:

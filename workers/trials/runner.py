@@ -7,7 +7,7 @@ this process is as it was before, or ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
@@ -21,6 +21,7 @@ from workers.coordination.grants import Grant, Refusal
 from workers.coordination.hints import Hints
 from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
+from workers.coordination.trial_output import Attempt
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.object_store import ObjectStore
 from workers.disk.outbox import Outbox
@@ -69,6 +70,7 @@ class TrialRunner:
         record: This process's entry in the registry.
         drain_file: A file whose existence means that this worker shuts down.
         on_error: Told of what an objective raised, before it is judged.
+        printing: A context in which what is printed is an attempt's.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class TrialRunner:
         record: ProcessRecord,
         drain_file: str,
         on_error: Callable[[BaseException], None] = lambda _: None,
+        printing: Callable[[Attempt], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
+        self._printing = printing
         self._settings = settings
         self._container = container
         self._record = record
@@ -263,7 +267,9 @@ class TrialRunner:
         held.end_in_place = end.in_place_of_objective
         self._start_wandb(end)
         surroundings = self._surroundings = self._surroundings or Surroundings()
-        with held:
+        generation = held.grant.record.generation
+        attempt = Attempt(spec.name, held.number, held.grant.attempt, held.token, generation)
+        with held, self._printing(attempt):
             self._objectives.call(end, surroundings, self._root)
         outcome, lasting = self._leave(end, surroundings)
         self._judge_device(end)

@@ -1,0 +1,232 @@
+"""What trials print, from the descriptor to Redis, the disk, the store and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.handle import StudyHandle
+from orchestrator.status import build_status
+from orchestrator.storage.printed import printed_by
+from orchestrator.storage.tally import Tally
+from workers.coordination import keys
+from workers.coordination.deletions import Deletions
+from workers.coordination.studies import Studies, ensure_epoch
+from workers.coordination.trial_output import KEPT_BYTES, Attempt, Printed, TrialOutput
+from workers.disk.output_files import output_file
+from workers.disk.output_spool import spools_in
+from workers.disk.uploads import Errand, Uploads
+from workers.passwords import learn
+from workers.processes.output_keeper import keep_rest
+from workers.processes.uploader import Uploader
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.spec import StudySpec
+
+FIRST, SECOND = Attempt("s", 0, 1, 100), Attempt("s", 0, 2, 200)
+
+
+@pytest.fixture
+def output(client):
+    ensure_epoch(client)
+    Studies(client).submit(StudySpec(name="s", objective="m:f", trials=2))
+    return TrialOutput(client)
+
+
+def texts(output):
+    return {each.attempt: each.text for each in output.of("s", 0)}
+
+
+def test_what_is_told_twice_is_kept_once(output, client):
+    output.keep([Printed(FIRST, 0, "one\n", is_over=False)] * 2)
+    output.keep([Printed(FIRST, 2, "e\ntwo\n", is_over=False)])
+    assert texts(output) == {1: "one\ntwo\n"}
+    output.keep([Printed(FIRST, 100, "later\n", is_over=True)])
+    (kept,) = output.of("s", 0)
+    assert (kept.text, kept.end, kept.is_over) == ("later\n", 106, True), "what lay between is lost"
+    assert client.pttl(keys.output("s", 0)) > 0
+
+
+def test_redis_keeps_the_last_of_a_trial_and_no_half_character(output):
+    output.keep([Printed(FIRST, 0, "ä" * 20_000, is_over=True)])
+    output.keep([Printed(SECOND, 0, "x" + "ö" * 30_000, is_over=False)])
+    kept = texts(output)
+    assert len(kept[2]) == 30_001
+    assert set(kept[1]) == {"ä"}
+    assert len((kept[1] + kept[2]).encode()) in range(KEPT_BYTES - 1, KEPT_BYTES + 1)
+    output.keep([Printed(SECOND, 60_001, "ü" * 32_768, is_over=True)])
+    assert texts(output) == {1: "", 2: "ü" * 32_768}
+
+
+def test_nothing_is_kept_of_a_study_that_is_gone_and_it_goes_with_its_study(output, client):
+    output.keep([Printed(FIRST._replace(study="t"), 0, "one\n", is_over=False)])
+    assert not client.exists(keys.output("t", 0))
+    output.keep([Printed(FIRST, 0, "one\n", is_over=False)])
+    Studies(client).forget("s")
+    assert not client.exists(keys.output("s", 0))
+
+
+#: A pool process, as far as printing goes: two attempts, then it is killed in a third.
+PROCESS = """
+import ctypes, logging, os, signal, subprocess, sys, threading, warnings
+from pathlib import Path
+from workers.coordination.connection import connect
+from workers.coordination.trial_output import Attempt
+from workers.logs import configure_logging, get_logger
+from workers.processes.output_capture import OutputCapture
+from workers.settings import Settings
+
+settings = Settings.from_environment()
+print("before any trial", flush=True)
+with OutputCapture(connect(settings), settings, Path(sys.argv[1])) as capture:
+    configure_logging(stream=os.fdopen(capture.own_error, "w", buffering=1, closefd=False))
+    capture.hear_objectives()
+    with capture.of(Attempt("s", 0, 1, 100)):
+        print("printed", os.environ["HF_TOKEN"])
+        print("to stderr", file=sys.stderr)
+        logging.getLogger("mine").warning("logged %s", "once")
+        logging.getLogger("mine").warning("%d", "no number")
+        get_logger("workers.trials.runner").info("fleets_own")
+        get_logger("workers.trials.ending").error("attempt_failed", exception="Traceback of it")
+        warnings.warn("careful")
+        libc = ctypes.CDLL(None)
+        libc.printf(b"from C, no newline")
+        subprocess.run(["sh", "-c", "echo; echo from a child; echo child error >&2"], check=True)
+        os.write(1, b"bytes \\xff\\xfe\\n")
+        os.close(1)
+        threading.Event().wait(0.6)  # whoever looks after descriptors may look again
+    print("between", file=sys.stderr)
+    with capture.of(Attempt("s", 1, 1, 150)):
+        pass
+    with capture.of(Attempt("s", 0, 2, 200)):
+        print("the second attempt")
+        sys.stdout.write("last words")
+        sys.stdout.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_all_that_writes_to_the_descriptors_is_kept_of_its_attempt_last_words_too(
+    output, settings, client, tmp_path
+):
+    secret = "hf_abcdefgh"
+    environment = {**os.environ, **settings.to_environment(), "HF_TOKEN": secret}
+    learn(secret)
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    finished = subprocess.run(
+        [sys.executable, "-c", PROCESS, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert finished.returncode == -9, finished.stderr
+    (spool,) = spools_in(folder)
+    keep_rest(client, settings, spool)
+    first, second = printed_by(settings, client, "s", 0)
+    printed = first.text.splitlines()
+    assert printed[:2] == ["printed ***", "to stderr"]
+    assert printed[2].endswith("WARNING mine: logged once")
+    for part in (
+        "%d",
+        "Traceback of it", "UserWarning: careful", "from C, no newline", "from a child",
+        "child error", "bytes \N{REPLACEMENT CHARACTER}",
+    ):  # fmt: skip
+        assert part in first.text
+    assert "fleets_own" not in first.text
+    assert "between" not in first.text + second.text
+    assert second.text == "the second attempt\nlast words"
+    assert second.is_over
+    assert printed_by(settings, client, "s", 1) == [], "one that printed nothing"
+    assert texts(output) == {1: first.text, 2: second.text}, "Redis has the same"
+    everywhere = "".join(path.read_text() for path in Path(settings.home).rglob("*.log"))
+    assert secret not in everywhere + finished.stdout + finished.stderr
+    assert finished.stdout.startswith("before any trial\n")
+    assert "fleets_own" in finished.stderr
+    assert "logged once" in finished.stderr
+    assert "logged once" not in finished.stdout, "it is in the log already"
+    assert not client.exists(keys.output("s", 1))
+
+
+@pytest.fixture
+def say(settings, monkeypatch):
+    for name, value in settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+
+    def said(*words):
+        found = CliRunner().invoke(app, [str(word) for word in words])
+        if found.exception is not None and not isinstance(found.exception, SystemExit):
+            raise found.exception
+        return found.stdout
+
+    return said
+
+
+def test_logs_shows_each_attempt_and_names_what_there_is_not(output, say, settings, client):
+    leases = Studies(client).leases("s")
+    leases.enqueue(0, {})
+    _publish_trials(client, 2)
+    output.keep([Printed(FIRST, 0, "one\n", is_over=True), Printed(SECOND, 0, "two", is_over=True)])
+    assert say("logs", "s", 0) == "--- attempt 1 ---\none\n--- attempt 2 ---\ntwo\n"
+    assert say("logs", "s", 0, "--attempt", 2) == "two\n"
+    told = json.loads(say("logs", "s", 0, "--json"))
+    assert [each["text"] for each in told["attempts"]] == ["one\n", "two"]
+    assert say("logs", "s", 1) == ""
+    for words, reason in [
+        (["s", 0, "--attempt", 7], "these attempts printed something: 1, 2"),
+        (["s", 5], "study 's' has 2 trials, from 0"),
+        (["t", 0], "study 't' is not known"),
+    ]:
+        with pytest.raises(InvalidInputError, match=reason):
+            say("logs", *words)
+
+
+def test_following_shows_each_part_once_until_the_trial_has_ended(output, say, settings, client):
+    _publish_trials(client, 1)
+    output.keep(
+        [Printed(FIRST, 0, "one\n", is_over=True), Printed(SECOND, 0, "two\n", is_over=True)]
+    )
+    output_file(settings.home, "s", 0, 1, 100).append("one\n")
+    # of its record, nothing is left: it has ended
+    assert say("logs", "s", 0, "--follow") == "one\n--- attempt 2 ---\ntwo\n"
+    lines = say("logs", "s", 0, "--follow", "--json").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["one\n", "two\n"]
+
+
+def test_the_store_has_what_neither_this_home_nor_redis_has(output, settings, client, tmp_path):
+    (tmp_path / "store").mkdir()
+    there = settings.model_copy(update={"store": f"file://{tmp_path}/store"})
+    printed = "x" * 100_000
+    # as the keeper does at an attempt's end
+    output_file(there.home, "s", 0, 1, 100).append(printed)
+    Uploads(there.home, has_store=True).add(Errand("output", "s", 0, 100, 1))
+    output.keep([Printed(FIRST, 0, printed, is_over=True)])
+    uploader = Uploader(client, there)
+    uploader.turn()
+    assert uploader.setbacks() == []
+    here = there.model_copy(update={"home": tmp_path / "elsewhere"})
+    (found,) = printed_by(here, client, "s", 0)
+    assert (found.source, found.text) == ("store", printed)
+    (kept,) = printed_by(here.model_copy(update={"store": None}), client, "s", 0)
+    assert (kept.source, kept.is_whole, len(kept.text)) == ("redis", False, KEPT_BYTES)
+    assert StudyHandle("s", here).printed(0, asks_store=False) == [kept]
+    Deletions(client).finish("s")
+    Uploads(there.home, has_store=True).add(Errand("delete", "s"))
+    uploader.turn()
+    assert printed_by(here, client, "s", 0) == []
+
+
+def _publish_trials(client, count):
+    studies = Studies(client)
+    spec = studies.spec("s")
+    status = build_status(spec, Tally(spec.all_directions), wall_seconds=0.0)
+    status.trials["queued"] = count
+    client.hset(keys.study("s"), "fact:status", status.model_dump_json())
