@@ -189,7 +189,7 @@ def _open_runner(device: dict[str, str]) -> TrialRunner:
         container=container,
         record=record,
         drain_file=os.environ[DRAIN_FILE_VARIABLE],
-        **({} if capture is None else {"printing": capture.of}),
+        printing=None if capture is None else capture.of,
     )
     _opened.enter_context(runner)
     # what is alive now stays: the collections between trials need not look at it

@@ -70,7 +70,7 @@ class TrialRunner:
         record: This process's entry in the registry.
         drain_file: A file whose existence means that this worker shuts down.
         on_error: Told of what an objective raised, before it is judged.
-        printing: A context in which what is printed is an attempt's.
+        printing: A context in which what is printed is an attempt's, where that is kept.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class TrialRunner:
         record: ProcessRecord,
         drain_file: str,
         on_error: Callable[[BaseException], None] = lambda _: None,
-        printing: Callable[[Attempt], AbstractContextManager[None]] = lambda _: nullcontext(),
+        printing: Callable[[Attempt], AbstractContextManager[None]] | None = None,
     ) -> None:
-        self._printing = printing
+        self._printing = printing or (lambda _attempt: nullcontext())
         self._settings = settings
         self._container = container
         self._record = record
