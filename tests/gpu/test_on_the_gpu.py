@@ -83,6 +83,29 @@ def test_a_step_in_every_precision_learns(container, precision):
     assert losses[-1] < losses[0] / 2
 
 
+def test_batches_that_a_thread_copies_beside_computing_arrive_whole(container):
+    import torch
+
+    from workers.managers import TensorManager
+    from workers.managers.device_copies import DeviceCopies
+    from workers.managers.prefetch import Prefetch
+
+    device = container.get(TensorManager).device
+    copies = DeviceCopies(device)
+    big = torch.randn(4096, 4096, device=device)
+
+    def make():
+        for number in range(60):
+            yield copies.send({"x": torch.full((1_000_000,), number)})
+
+    sums = []
+    with Prefetch(make) as ahead:
+        for sent in ahead:
+            big @ big  # the device is behind: copies overtake it, and their memory is not reused
+            sums.append(copies.receive(sent)["x"].sum())
+    assert torch.stack(sums).tolist() == [number * 1_000_000 for number in range(60)]
+
+
 def test_a_real_shortage_of_memory_halves_the_batch(container):
     import torch
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from workers.managers import TensorManager
 from workers.managers.metrics import Meter
 from workers.trials.finetune.feed import Feed
 from workers.trials.finetune.forward import Forward
@@ -26,7 +25,6 @@ class Evaluation:
         task: Has the loss that is measured.
         meter: Has the metrics.
         feed: Has what is held out.
-        tensors: Moves batches to the device.
     """
 
     def __init__(
@@ -36,14 +34,12 @@ class Evaluation:
         task: Task,
         meter: Meter,
         feed: Feed,
-        tensors: TensorManager,
     ) -> None:
         self._model = model
         self._forward = forward
         self._task = task
         self._meter = meter
         self._feed = feed
-        self._tensors = tensors
 
     @torch.inference_mode()
     def measure(self, progress: Callable[[], None]) -> dict[str, float]:
@@ -54,12 +50,12 @@ class Evaluation:
         """
         self._model.eval()
         try:
-            for batch in self._feed.evaluation():
-                progress()
-                moved = self._tensors.to_device(batch)
-                logits = self._forward(moved)
-                loss = self._task.evaluation_loss(logits, moved)
-                self._meter.update(*self._task.measured(logits, moved), loss)
+            with self._feed.evaluation() as batches:
+                for batch, _ in batches:
+                    progress()
+                    logits = self._forward(batch)
+                    loss = self._task.evaluation_loss(logits, batch)
+                    self._meter.update(*self._task.measured(logits, batch), loss)
             return self._meter.compute()
         finally:
             self._model.train()

@@ -1,11 +1,20 @@
-"""The batches of a training's two sides, as the task puts rows into one."""
+"""The batches of a training's two sides, as the task puts rows into one, on the device.
+
+Tokens are mapped already, so that a thread makes batches ahead; processes do where the study wants
+them.
+
+Invariant: what makes batches ends with the block that uses them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any, NamedTuple
 
 from workers.managers.data import Examples
+from workers.managers.device_copies import Copied, DeviceCopies
+from workers.managers.prefetch import Prefetch
 from workers.managers.tokenized import Batch, TokenizedTexts
 from workers.protocol.finetune import FinetuneConfig
 from workers.trials.finetune.needs import Managers
@@ -13,8 +22,21 @@ from workers.trials.finetune.plan import RemainingBatches
 from workers.trials.finetune.tasks import Task
 
 
+class Fed(NamedTuple):
+    """A batch, and what is known of it without a look at the device."""
+
+    batch: Batch
+    num_tokens: int
+    """Without padding."""
+
+
+class _Sent(NamedTuple):
+    copied: Copied
+    num_tokens: int
+
+
 class Feed:
-    """Batches on the CPU.
+    """Batches on the device.
 
     Args:
         task: Says how rows become a batch.
@@ -31,12 +53,13 @@ class Feed:
         self._config = config
         self._managers = managers
         self._pad_id = int(data.tokenizer.pad_token_id)
+        self._copies = DeviceCopies(managers.tensors.device)
 
-    def training(self, batches: RemainingBatches) -> Iterator[Batch]:
+    def training(self, batches: RemainingBatches) -> AbstractContextManager[Iterator[Fed]]:
         """What is trained on, batch by batch."""
         return self._load(self._data.train, batches, self._config.loader_workers)
 
-    def evaluation(self) -> Iterator[Batch]:
+    def evaluation(self) -> AbstractContextManager[Iterator[Fed]]:
         """What is held out, once."""
         texts = self._data.validation
         batches = self._managers.batches.evaluation_batches(
@@ -44,7 +67,21 @@ class Feed:
         )
         return self._load(texts, batches, 0)
 
-    def _load(self, texts: TokenizedTexts, batches: Any, num_workers: int) -> Iterator[Batch]:
+    @contextmanager
+    def _load(
+        self, texts: TokenizedTexts, batches: Any, num_workers: int
+    ) -> Iterator[Iterator[Fed]]:
+        def make() -> Generator[_Sent]:
+            return self._sent(texts, batches, num_workers)
+
+        if num_workers:  # that one of them died is told to this thread alone
+            with closing(make()) as sent:
+                yield map(self._received, sent)
+        else:
+            with Prefetch(make) as ahead:
+                yield map(self._received, ahead)
+
+    def _sent(self, texts: TokenizedTexts, batches: Any, num_workers: int) -> Generator[_Sent]:
         loader = self._managers.data.loader(
             texts,
             batches,
@@ -52,4 +89,10 @@ class Feed:
             num_workers=num_workers,
             collator=self._task.collator,
         )
-        yield from loader
+        for batch in loader:
+            # by NumPy: torch would start threads to add for each thread that asks
+            num_tokens = int(batch["attention_mask"].numpy().sum())
+            yield _Sent(self._copies.send(batch), num_tokens)
+
+    def _received(self, sent: _Sent) -> Fed:
+        return Fed(self._copies.receive(sent.copied), sent.num_tokens)

@@ -30,7 +30,7 @@ from workers.protocol.tasks import TASKS
 from workers.texts.held_out import HeldOut
 from workers.trials.finetune.divergence import Diverged, LossWatch
 from workers.trials.finetune.evaluation import Evaluation
-from workers.trials.finetune.feed import Feed
+from workers.trials.finetune.feed import Fed, Feed
 from workers.trials.finetune.forward import Forward
 from workers.trials.finetune.needs import Managers
 from workers.trials.finetune.optimizer import build_optimizer
@@ -89,7 +89,6 @@ class Training:
             task,
             task.meter(managers.metrics, self._data),
             self._feed,
-            managers.tensors,
         )
         self._accumulator = managers.batches.accumulator(config.rows_a_pass)
         self._throughput = managers.metrics.throughput()
@@ -175,18 +174,19 @@ class Training:
             self._evaluate()
         if self._is_exhausted():
             return
-        for batch in self._feed.training(self._plan.from_step(self._state.step)):
-            self._trial.progress(self._state.step)
-            num_tokens = int(batch["attention_mask"].sum())  # here: on the device it is waited for
-            self._train_step(self._managers.tensors.to_device(batch), num_tokens)
-            if self._is_evaluation_due():
-                self._evaluate()
-                if self._is_exhausted():
-                    return
-            if self._is_checkpoint_due():
-                self._save()
+        with self._feed.training(self._plan.from_step(self._state.step)) as batches:
+            for fed in batches:
+                self._trial.progress(self._state.step)
+                self._train_step(fed)
+                if self._is_evaluation_due():
+                    self._evaluate()
+                    if self._is_exhausted():
+                        return
+                if self._is_checkpoint_due():
+                    self._save()
 
-    def _train_step(self, batch: Batch, num_tokens: int) -> None:
+    def _train_step(self, fed: Fed) -> None:
+        batch = fed.batch
         state = self._state
         is_over_rows = self._task.is_over_rows
         share = self._plan.share(len(batch["labels"])) if is_over_rows else 1.0
@@ -208,7 +208,7 @@ class Training:
         self._throughput.add(len(batch["labels"]))
         state.step += 1
         state.losses.note(state.step, rate, loss, norm, share)
-        self._steps.note(state.step, rate, loss, norm, num_tokens, share)
+        self._steps.note(state.step, rate, loss, norm, fed.num_tokens, share)
 
     def _backward(self, share: float) -> Callable[[torch.Tensor], None]:
         """Adds the gradients of a mean loss, by what it counts in its step."""
