@@ -24,9 +24,17 @@ from orchestrator.commands.dashboard import dashboard_app
 from orchestrator.commands.deleting import deleting_app
 from orchestrator.commands.events import events_app
 from orchestrator.commands.logs import logs_app
-from orchestrator.commands.options import NameArgument, SetOption, StudyArgument, TrialsOption
+from orchestrator.commands.options import (
+    MetricsPortOption,
+    NameArgument,
+    SetOption,
+    StudyArgument,
+    TrialsOption,
+    with_metrics_port,
+)
 from orchestrator.commands.results import results_app
 from orchestrator.commands.trying import trying_app
+from orchestrator.driving.observer import metrics_observer
 from orchestrator.driving.service import Service
 from orchestrator.driving.turns import studies_at_turns
 from orchestrator.fleet import connect
@@ -94,6 +102,7 @@ def run(
     ] = None,
     trials: TrialsOption = None,
     overrides: SetOption = None,
+    metrics_port: MetricsPortOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study on this machine: Redis, a worker, the orchestrator, live progress.
@@ -105,7 +114,7 @@ def run(
     """
     from orchestrator.local.run import run as run_study
 
-    settings = _with_slots(Settings.from_environment(), slots)
+    settings = with_metrics_port(_with_slots(Settings.from_environment(), slots), metrics_port)
     spec = load_study(study, trials=trials, overrides=overrides or ())
     log = settings.home / "logs" / "orchestrator.log"
     make_home(settings.home)
@@ -124,7 +133,7 @@ def run(
 
 
 @app.command()
-def serve(as_json: JsonOption = False) -> None:
+def serve(metrics_port: MetricsPortOption = None, as_json: JsonOption = False) -> None:
     """Drive all submitted studies until SIGTERM or Ctrl-C.
 
     Workers run on any machine: FLEET_REDIS_URL=... celery -A workers worker
@@ -134,7 +143,8 @@ def serve(as_json: JsonOption = False) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     on_hangup(ended.set)
-    with Service(Settings.from_environment()) as service:
+    settings = with_metrics_port(Settings.from_environment(), metrics_port)
+    with metrics_observer(settings) as observer, Service(settings, observer=observer) as service:
         while not ended.is_set():
             service.turn()
     if as_json:

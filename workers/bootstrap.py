@@ -81,7 +81,9 @@ def _share_slots(sender: Any, **_: Any) -> None:
     # Redis tells the members of a fleet of one another; there are no settings for these two.
     # Gossip stays: where an acknowledgement fails with its connection, Celery says so and goes on,
     # and a worker that takes no message just then would never notice but by that subscription
-    sender.options.update(without_mingle=True, without_heartbeat=True)
+    sender.options.update(
+        without_mingle=True, without_heartbeat=not app.conf.worker_send_task_events
+    )
 
 
 @signals.worker_ready.connect

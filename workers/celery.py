@@ -48,7 +48,8 @@ def worker_settings() -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "worker_enable_remote_control": False,
-        "worker_send_task_events": False,
+        # not needed for anything here: for those who look on with Celery's own tools
+        "worker_send_task_events": settings.celery_events,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         # rights that somebody took away come back: a refusal is waited out like a lost connection

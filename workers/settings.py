@@ -85,6 +85,13 @@ class Settings(BaseModel):
     on_end: tuple[str, ...] = ()
     """`FLEET_ON_END`: commands that the orchestrator may run where a study has ended, beginnings of
     URLs that it may post to, or `*` for whatever studies name; written as `FLEET_OBJECTIVES`."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """`FLEET_METRICS_PORT`: where an orchestrator, or a worker, tells Prometheus how it gets on; 0
+    for any that is free, which the log names. Without it, nowhere."""
+    metrics_host: str = "127.0.0.1"
+    """`FLEET_METRICS_HOST`: the address that it listens at; by default, for this host alone."""
+    celery_events: bool = False
+    """`FLEET_CELERY_EVENTS`: whether workers send Celery's own events, for Flower and its like."""
     time_scale: float = Field(default=1.0, gt=0.0)
     """`FLEET_TIME_SCALE`: multiplies every interval of the protocol; for tests."""
 

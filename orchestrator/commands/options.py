@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from workers.settings import Settings
+
 StudyArgument = Annotated[
     str,
     typer.Argument(metavar="STUDY", help="A YAML file, or module:objective, or file.py:objective."),
@@ -22,3 +24,17 @@ SetOption = Annotated[
         help="A setting instead of the study's own, typed as in YAML; may be given again.",
     ),
 ]
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        help="Where to tell Prometheus how it gets on; 0 for any port that is free.",
+    ),
+]
+
+
+def with_metrics_port(settings: Settings, port: int | None) -> Settings:
+    """The settings with the port that a command line gave, if it gave one."""
+    return settings if port is None else settings.model_copy(update={"metrics_port": port})

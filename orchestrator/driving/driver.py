@@ -20,6 +20,7 @@ from orchestrator.driving.collector import Collector
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.event_filing import EventFiling
+from orchestrator.driving.observer import Observer
 from orchestrator.driving.publication import Publication
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.shares import MIN_TRIAL_SECONDS, Demand
@@ -65,6 +66,7 @@ class StudyDriver:
         inbox: Reads what trials tell, and drops it.
         right: Held since `held_at`, by `lease_clock`.
         held_at: Likewise.
+        observer: Is shown what became of the study.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class StudyDriver:
         inbox: Inbox,
         right: StudyLead,
         held_at: float,
+        observer: Observer | None = None,
     ) -> None:
         self.name = right.study
         self._client = client
@@ -83,6 +86,7 @@ class StudyDriver:
         self._inbox = inbox
         self._right = right
         self._held_at = held_at
+        self._observer = observer
         self._opened: _Opened | None = None
         self.queue = ""
         """What its trials wait in; known once it was opened."""
@@ -212,7 +216,7 @@ class StudyDriver:
         study = DrivenStudy(self._client, self._hints, self.name, self._settings, leader)
         try:
             collector = Collector(study)
-            events = EventFiling(self._client, self._settings.home, self.name)
+            events = EventFiling(self._client, self._settings.home, self.name, self._observer)
             events.begin(self._right.owner, study.generation, study.published_state())
         except BaseException:
             study.abandon()

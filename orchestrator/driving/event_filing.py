@@ -13,6 +13,7 @@ from typing import Final
 
 import redis
 
+from orchestrator.driving.observer import NoObserver, Observer
 from orchestrator.status import StudyStatus
 from orchestrator.storage.event_file import EventFile, events_file
 from workers.coordination.event_stream import EventStream
@@ -36,12 +37,20 @@ class EventFiling:
         client: The fleet's Redis.
         home: The orchestrator's.
         study: The study's name.
+        observer: Is shown each event, when it is filed.
     """
 
-    def __init__(self, client: redis.Redis, home: Path, study: str | None = None) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        home: Path,
+        study: str | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self._stream = EventStream(client, study)
         self._file = EventFile(events_file(home, study))
         self._study = study
+        self._observer = observer or NoObserver()
         self._state: str | None = None
         self._looked_at = -_LOOK_SECONDS
         self._trouble: str | None = None
@@ -83,6 +92,7 @@ class EventFiling:
             for told in self._stream.after(self._file.place()):
                 if not self._file.add(told):
                     return  # another orchestrator files them
+                self._observer.saw_events(self._study, told)
         except OSError as error:
             if str(error) != self._trouble:
                 log.warning("events_not_filed", study=self._study, error=str(error))

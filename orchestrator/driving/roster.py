@@ -53,6 +53,14 @@ class Roster:
             self._told[driver.name] = status
             self._on_status(status)
 
+    def standing(self) -> list[tuple[StudyStatus, str]]:
+        """How the studies stand that were opened, each with its queue."""
+        return [
+            (driver.shown.status, driver.queue)
+            for driver in self.drivers.values()
+            if driver.shown.status is not None
+        ]
+
     def leave(self, name: str) -> None:
         """Write down what is to be known of a study, and drive it no more."""
         driver = self.drivers.pop(name)

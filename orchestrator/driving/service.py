@@ -28,6 +28,7 @@ from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.endings import Endings
 from orchestrator.driving.event_filing import FLEET, EventFiling
 from orchestrator.driving.isolation import Isolation
+from orchestrator.driving.observer import NoObserver, Observer
 from orchestrator.driving.queues import Queues
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
@@ -85,11 +86,13 @@ class Service:
         settings: This process's.
         only: Drive this study alone; by default all that are submitted.
         on_status: Called with each new status.
+        observer: Is shown what is read of all studies and processes.
     """
 
     settings: Settings
     only: str | None = None
     on_status: Callable[[StudyStatus], None] = lambda _status: None
+    observer: Observer = field(default_factory=NoObserver)
     is_draining: bool = False
     """Whether no further trial may be asked for."""
     _refused_at: dict[str, float] = field(default_factory=dict)
@@ -119,7 +122,7 @@ class Service:
         self._record.register()
         self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")
         self._reaper = Reaper(self.settings.times)
-        self._events = EventFiling(self._client, self.settings.home)
+        self._events = EventFiling(self._client, self.settings.home, observer=self.observer)
         self._pool = TurnPool()
         self._filing = self._file_events()
         self._roster = Roster(Endings(self._pool), self.on_status)
@@ -287,7 +290,7 @@ class Service:
     def _drive(self, right: StudyLead, held_at: float) -> None:
         name = right.study
         self._roster.drivers[name] = driver = StudyDriver(
-            self._client, self._hints, self.settings, self._inbox, right, held_at
+            self._client, self._hints, self.settings, self._inbox, right, held_at, self.observer
         )
         driver.look_at(self._surroundings(self._roster.submitted[name]), None)
         self._allotment.begin(name)
@@ -348,7 +351,8 @@ class Service:
         self._restore_lost()
         self._delete_begun()
         self._keep_rights(older_than=self.settings.times.lease / 4)
-        self._queues = Queues(list(self._registry.entries()))
+        processes = list(self._registry.entries())
+        self._queues = Queues(processes)
         if self._filing.done():
             self._filing = self._file_events()
         self._catalogue.look(self.only)
@@ -359,6 +363,7 @@ class Service:
                 self._roster.submitted[name] = submitted = self._catalogue.submitted(name)
                 driver.look_at(self._surroundings(submitted), self._reaper if is_due else None)
                 self._allotment.look_again(name)
+        self.observer.saw_fleet(self._roster.standing(), processes)
 
     def _file_events(self) -> Future[None]:
         """File what happened to processes, off the loop: it may be a slow disk."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from orchestrator.driving.observer import metrics_observer
 from orchestrator.driving.service import Service
 from orchestrator.handle import stored_status
 from orchestrator.local.log_files import keep_short
@@ -79,7 +80,10 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         if spec.on_end is not None:  # whoever runs it has written it
             settings = settings.model_copy(update={"on_end": (*settings.on_end, spec.on_end)})
         submit(spec, settings, import_directory=import_directory, by_run=True)
-        service = stack.enter_context(Service(settings, only=spec.name, on_status=view.update))
+        observer = stack.enter_context(metrics_observer(settings, view.say))
+        service = stack.enter_context(
+            Service(settings, only=spec.name, on_status=view.update, observer=observer)
+        )
         worker = LocalWorker(
             worker_environment(spec, import_directory, settings),
             settings.home / "logs" / "worker.log",
@@ -146,6 +150,9 @@ def worker_environment(
     spec: StudySpec, import_directory: Path, settings: Settings
 ) -> dict[str, str]:
     """What the worker and all its processes see."""
+    port = settings.metrics_port
+    if port:  # the orchestrator's; of none that follows, any
+        settings = settings.model_copy(update={"metrics_port": (port + 1) % 2**16})
     environment = {**os.environ, **settings.to_environment()}
     if spec.code.package is not None:
         accepted = [*settings.accept_code, spec.code.package]

@@ -60,7 +60,13 @@ def try_out(
     refuse_if_missing("local")
     with TemporaryDirectory(prefix="trialfleet-try-") as folder, EmbeddedRedis(Path(folder)) as own:
         own_settings = settings.model_copy(
-            update={"home": Path(folder), "storage": None, "redis_url": own.url, "slots": 1}
+            update={
+                "home": Path(folder),
+                "storage": None,
+                "redis_url": own.url,
+                "slots": 1,
+                "metrics_port": None,
+            }
         )
         spec = _of_one_trial(spec)
         handle = submit(spec, own_settings, import_directory=import_directory, tell=tell)

@@ -6,9 +6,11 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.request
 from contextlib import contextmanager
 
 from fault_fleet import signal_all, tree_of
+from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_until
 
 from orchestrator.storage.event_file import events_file
@@ -47,14 +49,66 @@ def following(fleet):
         process.stderr.close()
 
 
-def test_a_trial_whose_process_orchestrator_and_host_are_killed_is_explained(fleet):
+def scrape(fleet, name):
+    """What the first member tells Prometheus whose log has a name: by sample and its labels."""
+    log = (fleet.settings.home / "logs" / name).read_text()
+    served = next(line for line in log.splitlines() if '"metrics_served"' in line)
+    with urllib.request.urlopen(json.loads(served)["url"], timeout=30) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        (sample.name.removeprefix("trialfleet_"), *sorted(sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def await_counts_of_one_kill(fleet):
+    """After its first process was killed, while the second one runs."""
+    expected = {
+        ("claims_total", "fault"): 2,
+        ("requeues_total", "died", "fault"): 1,
+        ("losses_total", "died", "fault"): 1,
+        ("claim_latency_seconds_count", "fault"): 2,
+        ("trials", "fault", "running"): 1,
+        ("queue_depth", "default"): 0,
+        ("slots", "busy", "default"): 1,
+        ("slots", "default", "idle"): 0,
+        ("study_stalled", "fault"): 0,
+        ("processes_ended_total", "died"): 1,
+    }
+    some = (
+        ("slot_seconds_total", "fault", "lost"),
+        ("start_latency_seconds_count", "fault"),
+        ("renewals_total", "main"),
+    )
+    found: dict[tuple[str, ...], float] = {}
+
+    def are_there() -> bool:
+        found.update(scrape(fleet, "orchestrator-0.log"))
+        return expected.items() <= found.items() and all(found.get(name, 0) > 0 for name in some)
+
+    try:
+        wait_until(are_there, "all is counted")
+    finally:
+        print({name: found.get(name) for name in (*expected, *some)})
+    worker = {
+        ("worker_pool_processes_ended_total",): 1,
+        ("worker_slots", "busy"): 1,
+        ("worker_redis_up",): 1,
+        ("worker_draining",): 0,
+    }
+    wait_until(lambda: worker.items() <= scrape(fleet, "worker-0.log").items(), "the worker's, too")
+
+
+def test_a_trial_whose_process_orchestrator_and_host_are_killed_is_counted_and_explained(fleet):
     fleet.order("kill", step=8)
     fleet.order("stay until go", attempt=2, step=10)
     fleet.submit(1)
     with following(fleet) as followed:
-        fleet.serve()
-        worker = fleet.worker()
+        fleet.serve(FLEET_METRICS_PORT="0")
+        worker = fleet.worker(FLEET_METRICS_PORT="0")
         second = fleet.await_note("stay until go", attempt=2)
+        await_counts_of_one_kill(fleet)
         fleet.orchestrators[0].kill()
         fleet.orchestrators[0].wait()
         signal_all(tree_of(worker.pid), signal.SIGKILL)

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from importlib.abc import MetaPathFinder
+from types import SimpleNamespace
 from typing import Any
 
 NVML_ERROR_NOT_SUPPORTED = 3
@@ -69,6 +70,23 @@ def nvmlDeviceGetMigDeviceHandleByIndex(handle: Any, index: int) -> Any:
     if index >= len(handle[1]):
         raise NVMLError(NVML_ERROR_NOT_FOUND)
     return handle[1][index]
+
+
+def nvmlDeviceGetHandleByUUID(uuid: str) -> Any:
+    for board in _boards():
+        if not isinstance(board, int) and uuid in {board[0], *(board[1] or ())}:
+            return board if uuid == board[0] else uuid
+    raise NVMLError(NVML_ERROR_NOT_FOUND)
+
+
+def nvmlDeviceGetMemoryInfo(_handle: Any) -> Any:
+    return SimpleNamespace(used=3 * 2**30, total=8 * 2**30)
+
+
+def nvmlDeviceGetUtilizationRates(handle: Any) -> Any:
+    if isinstance(handle, str):  # an instance's are not told
+        raise NVMLError(NVML_ERROR_NOT_SUPPORTED)
+    return SimpleNamespace(gpu=75)
 
 
 class _WorkingCuda(MetaPathFinder):

@@ -10,10 +10,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import billiard.process
 import redis
@@ -33,6 +34,7 @@ from workers.disk.scratch import (
 )
 from workers.disk.shared_memory import remove_own_semaphores, semaphore_prefix
 from workers.logs import get_logger
+from workers.metrics_endpoint import metrics_served
 from workers.processes.child_watch import ChildWatch
 from workers.processes.cleaner import Cleaner
 from workers.processes.gpu_slots import device_name, take_gpus
@@ -42,6 +44,9 @@ from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 from workers.wandb_run import mode
+
+if TYPE_CHECKING:
+    from workers.processes.worker_metrics import WorkerMetrics
 
 log = get_logger(__name__)
 
@@ -97,6 +102,7 @@ class HostAgent(bootsteps.StartStopStep):
         self._has_failed = False
         self._trouble: str | None = None
         self._idle_since: float | None = None
+        self._counted: Counter[str] = Counter()
         self._settings = Settings.from_environment()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -201,7 +207,7 @@ class HostAgent(bootsteps.StartStopStep):
         self, worker: Any, client: redis.Redis, registry: ProcessRegistry, uploader: Uploader
     ) -> None:
         try:
-            with uploader:
+            with uploader, metrics_served(self._settings, lambda: self._metrics(uploader)):
                 self._watch(worker, client, registry, uploader)
             client.close()
             if self._ends_at_once:
@@ -211,6 +217,22 @@ class HostAgent(bootsteps.StartStopStep):
             log.exception("host_agent_failed", hint="the worker stops: nobody would clean up")
             self._has_failed = True
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _metrics(self, uploader: Uploader) -> WorkerMetrics:
+        # its package is there only where metrics are asked for
+        from workers.processes.worker_metrics import WorkerMetrics
+
+        return WorkerMetrics(
+            self._worker.concurrency, self._gpus, uploader, self._standing, self._counted
+        )
+
+    def _standing(self) -> Mapping[str, int]:
+        """How this worker stands, for its metrics."""
+        return {
+            "draining": self._is_draining,
+            "redis_up": self._trouble is None,
+            "setbacks": len(self._record.stalled),
+        }
 
     def _watch(
         self, worker: Any, client: redis.Redis, registry: ProcessRegistry, uploader: Uploader
@@ -223,6 +245,7 @@ class HostAgent(bootsteps.StartStopStep):
             self._tell_pool(worker)
             ended = watch.wait(_LOOK_SECONDS)
             if ended:
+                self._counted["pool_processes_ended"] += 0 if self._is_draining else len(ended)
                 _replace_children(worker)
             try:
                 for identity in ended:
@@ -232,6 +255,7 @@ class HostAgent(bootsteps.StartStopStep):
                 if time.monotonic() - beat_at >= self._settings.times.beat:
                     beat_at = time.monotonic()
                     self._record.beat()
+                    self._counted["beats"] += 1
                     cleaner.sweep_host()
                     self._tell_rights(client)
                     self._show_stalled(cleaner.setbacks() + uploader.setbacks())

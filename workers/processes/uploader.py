@@ -10,6 +10,7 @@ disk, is said, is tried again, and holds up nothing else, unless the store does 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Final, Self
 
 import redis
@@ -62,6 +63,8 @@ class Uploader:
         self._store = ObjectStore.of(settings)
         self._pause_seconds = settings.times.beat / 10
         self._setbacks = Setbacks(self._pause_seconds)
+        #: errands, by kind, and whether they were `done` or `failed`
+        self.counted: Counter[tuple[str, str]] = Counter()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="uploader", daemon=True)
 
@@ -79,6 +82,10 @@ class Uploader:
     def setbacks(self) -> list[str]:
         """What is wrong with the store, if anything is."""
         return self._setbacks.described()
+
+    def num_waiting(self) -> int:
+        """How many errands this home has, those of all its workers."""
+        return len(self._uploads.waiting())
 
     def check_store(self) -> None:
         """Return if the store is there; one that does not answer now is waited for later.
@@ -140,9 +147,11 @@ class Uploader:
         except Exception as error:  # noqa: BLE001 - what is wrong with one holds up no other
             if isinstance(error, StoreAwayError) and not self._answers(store):
                 return False
+            self.counted[errand.kind, "failed"] += 1
             self._setbacks.failed(errand.name, "not_uploaded", error)
             self._uploads.failed(errand, describe_error(error, 500))
             return True
+        self.counted[errand.kind, "done"] += 1
         self._uploads.done(errand)
         return True
 
