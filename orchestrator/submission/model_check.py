@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -71,13 +71,20 @@ def check_models(spec: StudySpec, cache: Cache | None = None) -> None:
     key = {
         "models": requests,
         "files": sorted({state for each in requests for state in _states_of(each)}),
-        "versions": {name: version(name) for name in _NEEDED},
+        "versions": {name: _version(name) for name in (*_NEEDED, "peft")},
     }
     try:
         cache.get("checks", key, build)
     except OSError as error:
         log.warning("check_not_kept", error=str(error))
         _try(requests)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def kept_checks(settings: Settings) -> Cache:
@@ -111,6 +118,7 @@ def _requests(spec: StudySpec) -> list[dict[str, Any]]:
             "tokenizer": config.tokenizer.model_dump(mode="json"),
             "data": _lengths(config.data),
             "dropout": config.dropout,
+            "lora": config.lora and config.lora.model_dump(mode="json"),
             "freeze": config.freeze,
             "gradient_checkpointing": config.gradient_checkpointing,
         }

@@ -7,7 +7,7 @@ drawn beside them from torch's generator, whatever this process built before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -17,7 +17,7 @@ import transformers
 
 from workers.disk import durable
 from workers.logs import get_logger
-from workers.managers import model_fit, pretrained_head, weights
+from workers.managers import adapters, model_fit, pretrained_head, weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.head import CAUSAL_LM, SEQUENCE_CLASSIFIER, Head, HeadKind
@@ -28,6 +28,7 @@ from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import TokenizerManager, refuse_foreign
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import DataConfig, ModelConfig
+from workers.protocol.lora import LoraOptions
 
 log = get_logger(__name__)
 
@@ -55,7 +56,7 @@ class ModelManager(BaseProcessManager):
         #: the models whose ids a tokenizer was found to have
         self._suited: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
         #: the shapes of models that have taken a text here
-        self._tried: set[tuple[str, HeadKind, TextFormat]] = set()
+        self._tried: set[tuple[str, HeadKind, TextFormat, str | None]] = set()
 
     def open(self) -> None:
         """Keep the library's progress bars, and a hint that is none here, out of the log."""
@@ -75,6 +76,7 @@ class ModelManager(BaseProcessManager):
         max_length: int = 0,
         dropout: float | None = None,
         problem_type: str | None = None,
+        lora: LoraOptions | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Any:
         """A fresh model with a classification head, in training mode, on the device.
@@ -99,6 +101,7 @@ class ModelManager(BaseProcessManager):
             dropout: Sets every dropout probability of the configuration, if given.
             problem_type: What the outputs stand for, as `transformers` calls it, for who loads the
                 model elsewhere.
+            lora: Adapters to train in place of a pretrained model's weights: `{"r": 8}`, with peft.
             **fields: Of the model's configuration.
 
         Returns:
@@ -120,7 +123,9 @@ class ModelManager(BaseProcessManager):
             texts = TextFormat(vocab_size, max_length, special)
         unnamed = tuple(f"LABEL_{number}" for number in range(num_labels))
         head = Head(SEQUENCE_CLASSIFIER, tuple(labels) or unnamed, problem_type)
-        return self._fresh(config, head, texts, dropout, is_matched_by_name=bool(labels))
+        return self._fresh(
+            config, head, texts, dropout, adapters.as_options(lora), is_matched_by_name=bool(labels)
+        )
 
     def causal_lm(
         self,
@@ -129,6 +134,7 @@ class ModelManager(BaseProcessManager):
         tokenizer: Any,
         data: DataConfig,
         dropout: float | None = None,
+        lora: LoraOptions | Mapping[str, Any] | None = None,
     ) -> Any:
         """A fresh causal language model, as `sequence_classifier` makes a classifier.
 
@@ -137,6 +143,7 @@ class ModelManager(BaseProcessManager):
             tokenizer: What the texts are tokenised with.
             data: How long the model's rows are, and whether they hold several texts.
             dropout: Sets every dropout probability of the configuration, if given.
+            lora: Adapters to train in place of a pretrained model's weights.
 
         Raises:
             InvalidInputError: There is no such model, or it sees the tokens that it is to predict,
@@ -146,14 +153,21 @@ class ModelManager(BaseProcessManager):
         if config.pinned_id is not None:
             self._check_words(tokenizer, config.pinned_id)
         texts = TextFormat.of_data(tokenizer, data)
-        return self._fresh(config, Head(CAUSAL_LM), texts, dropout, is_matched_by_name=False)
+        options = adapters.as_options(lora)
+        return self._fresh(
+            config, Head(CAUSAL_LM), texts, dropout, options, is_matched_by_name=False
+        )
 
     def save(self, model: Any, folder: Path) -> None:
         """Save a model so that `load` or `from_pretrained` reads it; whole or not at all.
 
-        In the dtype of its weights: float32, as they were trained.
+        In the dtype of its weights: float32, as they were trained. Of a model with adapters these
+        alone, as peft reads them.
         """
-        durable.make_whole(folder, lambda draft: model.save_pretrained(str(draft)))
+        if adapters.is_adapted(model):
+            durable.make_whole(folder, lambda draft: adapters.save(model, draft))
+        else:
+            durable.make_whole(folder, lambda draft: model.save_pretrained(str(draft)))
 
     def load(self, id_or_path: str | Path) -> Any:
         """A model as it was saved, with its head, on the device, in evaluation mode.
@@ -165,7 +179,7 @@ class ModelManager(BaseProcessManager):
         """
         name = str(id_or_path)
         files = self._files(name)
-        checkpoint = weights.read(name, files, weights.saved_head(name, files))
+        checkpoint = self._read(name, files, weights.saved_head(name, files))
         built = weights.build(checkpoint.config, checkpoint, checkpoint.kind)
         return built.to(self._cuda.device)
 
@@ -175,6 +189,7 @@ class ModelManager(BaseProcessManager):
         head: Head,
         texts: TextFormat,
         dropout: float | None,
+        lora: LoraOptions | None,
         *,
         is_matched_by_name: bool,
     ) -> Any:
@@ -187,7 +202,7 @@ class ModelManager(BaseProcessManager):
             checkpoint = pretrained_head.for_classes(checkpoint, head.labels)
         config = model_fit.configuration(section, texts, head, dropout, saved)
         config.problem_type = head.problem_type
-        model = self._build(section, config, head, texts, checkpoint)
+        model = self._build(section, config, head, texts, checkpoint, lora)
         return model.to(self._cuda.device).train()
 
     def _build(
@@ -197,6 +212,7 @@ class ModelManager(BaseProcessManager):
         head: Head,
         texts: TextFormat,
         checkpoint: weights.Checkpoint | None,
+        lora: LoraOptions | None,
     ) -> Any:
         """A model on the CPU that takes the texts; one of a new shape is tried on some."""
         try:
@@ -204,7 +220,14 @@ class ModelManager(BaseProcessManager):
         except (ValueError, TypeError, RuntimeError) as error:
             raise model_fit.unfit(section, config, error) from error
         _grow(model, texts)
-        shape = (section.model_dump_json(), head.kind, texts)
+        if lora is not None:
+            adapters.adapt(model, lora, head, section, checkpoint)
+        shape = (
+            section.model_dump_json(),
+            head.kind,
+            texts,
+            None if lora is None else lora.model_dump_json(),
+        )
         if texts.example and shape not in self._tried:
             try:
                 model_fit.try_text(model, texts, _TRIED_TOKENS, head.kind)
@@ -236,7 +259,14 @@ class ModelManager(BaseProcessManager):
         return known[max_length]
 
     def _checkpoint(self, id_or_path: str, kind: HeadKind) -> weights.Checkpoint:
-        return self._checkpoints.get(id_or_path, self._files(id_or_path), kind)
+        return self._checkpoints.get(id_or_path, self._files(id_or_path), kind, self._read)
+
+    def _read(self, name: str, files: str, kind: HeadKind) -> weights.Checkpoint:
+        """A checkpoint; of adapters, that of their model with them in it."""
+        base = adapters.base_of(files)
+        if base is None:
+            return weights.read(name, files, kind)
+        return adapters.merged(name, files, self._checkpoint(base, kind), kind)
 
     def _files(self, id_or_path: str) -> str:
         """The path of a model's files."""

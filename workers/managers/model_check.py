@@ -19,7 +19,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from workers.managers import model_fit, trainable, weights
+from workers.managers import adapters, model_fit, trainable, weights
 from workers.managers.head import HEAD_KINDS, SEQUENCE_CLASSIFIER, Head
 from workers.managers.hub import HubManager
 from workers.managers.text_format import TextFormat
@@ -74,9 +74,7 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
 
 def _try(config: FinetuneConfig, built: Any, head: Head, texts: TextFormat) -> None:
     """Build a model with weights that are drawn, if it is small, and have it take a text."""
-    empty = model_fit.without_memory(built, head.kind)
-    trainable.prepare(empty, config)
-    num_weights = sum(weight.numel() for weight in empty.parameters())
+    num_weights = sum(weight.numel() for weight in _prepared(config, built, head).parameters())
     if num_weights > _MOST_TRIED:
         return
     try:
@@ -128,9 +126,18 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
             " another shape); leave out those that change a shape or add layers"
         )
     if head.kind is SEQUENCE_CLASSIFIER:
-        trainable.prepare(model_fit.without_memory(built, head.kind), config)
+        _prepared(config, built, head)
     else:
         _try(config, built, head, texts)
+
+
+def _prepared(config: FinetuneConfig, built: Any, head: Head) -> Any:
+    """The model without memory, as it is trained."""
+    empty = model_fit.without_memory(built, head.kind)
+    if config.lora is not None:
+        adapters.adapt(empty, config.lora, head, config.model)
+    trainable.prepare(empty, config)
+    return empty
 
 
 def _head(config: FinetuneConfig) -> Head:

@@ -13,7 +13,7 @@ import logging
 import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,10 @@ class Checkpoint:
         return sum(value.nbytes for value in self.weights.values())
 
 
+#: Reads a checkpoint: its name, its files, and the head that it is read with.
+Reader = Callable[[str, str, HeadKind], Checkpoint]
+
+
 class KeptCheckpoints:
     """The checkpoints that this process has read, within a bound; the least used goes first.
 
@@ -68,7 +72,11 @@ class KeptCheckpoints:
         self._kept: OrderedDict[tuple[object, ...], Checkpoint] = OrderedDict()
 
     def get(
-        self, name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFIER
+        self,
+        name: str,
+        files: str | None = None,
+        kind: HeadKind = SEQUENCE_CLASSIFIER,
+        reader: Reader | None = None,
     ) -> Checkpoint:
         """A checkpoint, read where it is not kept or its files were changed.
 
@@ -76,13 +84,14 @@ class KeptCheckpoints:
             name: As the study names it.
             files: Where it lies, if the name is not the path.
             kind: The head that it is read with.
+            reader: Reads it; by default `read`.
 
         Raises:
             InvalidInputError: It does not load.
         """
         files = files or name
         key = (name, files, kind, *_state_of(Path(files)))
-        found = self._kept.pop(key, None) or read(name, files, kind)
+        found = self._kept.pop(key, None) or (reader or read)(name, files, kind)
         self._kept[key] = found
         while sum(each.num_bytes for each in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)

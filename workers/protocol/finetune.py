@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from workers.protocol.lora import LoraOptions
 from workers.protocol.section import Section
 from workers.protocol.tasks import DEFAULT_TASK, TASKS, TaskName
 from workers.protocol.training_options import TrainingOptions
@@ -37,6 +38,7 @@ DECIDES_THE_MODEL: Final = (
     "data.block_size",
     "data.across_texts",
     "dropout",
+    "lora",
     "freeze",
     "gradient_checkpointing",
 )
@@ -279,6 +281,10 @@ class FinetuneConfig(TrainingOptions):
     """Tokens of such a pass, padding included, in place of `eval_batch_size`."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Sets every dropout probability that the architecture has."""
+    lora: LoraOptions | None = None
+    """Trains low-rank adapters in place of a pretrained model's weights: `{r: 8, alpha: 16,
+    target_modules: [query, value]}`. Checkpoints and the model that is left hold these and the
+    head alone."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing of the cross entropy, of one class or of each of several."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
@@ -344,6 +350,14 @@ class FinetuneConfig(TrainingOptions):
             raise ValueError(
                 f"`eval_batch_tokens` = {self.eval_batch_tokens} and `eval_batch_size` ="
                 f" {self.eval_batch_size} both say what is measured at once; give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_weights_to_adapt(self) -> FinetuneConfig:
+        if self.lora is not None and self.model.id is None:
+            raise ValueError(
+                "`lora` adapts a pretrained model; give model.id in place of model.architecture"
             )
         return self
 

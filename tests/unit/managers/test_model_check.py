@@ -68,6 +68,18 @@ def test_what_keeps_an_architecture_from_being_trained_is_found(fields, message)
     assert message is None or message in found
 
 
+def test_adapters_that_the_model_or_peft_does_not_take_are_found(saved):
+    name = {"id": str(saved)}
+    good = {"r": 4, "target_modules": ["query", "value"], "use_dora": True}
+    more = {"freeze": ["attention"], "gradient_checkpointing": True}
+    assert problem(name, lora=good, **more) is None
+    assert problem(name, lora={}, task="regression") is None
+    assert "no 'qery'; did you mean 'query'" in problem(name, lora={"target_modules": ["qery"]})
+    assert "no such argument; did you mean 'use_dora'" in problem(name, lora={"use_dra": True})
+    nothing = ["attention", "intermediate", "output", "pooler", "classifier"]
+    assert "nothing is left to train" in problem(name, lora=good, freeze=nothing)
+
+
 def test_what_keeps_a_saved_model_from_being_trained_is_found(saved, tmp_path):
     name = {"id": str(saved)}
     assert problem(name, 64) is None

@@ -16,7 +16,7 @@ import optuna
 import torch
 
 from workers.logs import get_logger
-from workers.managers import trainable
+from workers.managers import adapters, trainable
 from workers.managers.tokenized import Batch
 from workers.protocol.errors import (
     DrainRequested,
@@ -348,7 +348,7 @@ class Training:
     def _leave_result(self, counted: Mapping[str, float]) -> None:
         is_wanted = self._is_model_wanted(counted[self._metric])
         if is_wanted and self._state.best_weights is not None:
-            self._state.model.load_state_dict(self._state.best_weights)
+            adapters.load_trained_state(self._state.model, self._state.best_weights)
         result = TrainingResult(
             self._data.classes,
             self._state.history,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from workers.managers import CUDAManager
+from workers.managers import CUDAManager, adapters
 from workers.managers.amp import PrecisionPolicy
 from workers.managers.metrics import BestValue
 from workers.trials.finetune.divergence import Diverged, LossWatch
@@ -46,7 +46,7 @@ class FinetuneState:
         self.best_weights = None  # first: a host may have no room for three
         self.best_weights = {
             name: value.detach().to("cpu", copy=True) if torch.is_tensor(value) else value
-            for name, value in self.model.state_dict().items()
+            for name, value in adapters.trained_state(self.model).items()
         }
 
     @property
@@ -66,7 +66,7 @@ class FinetuneState:
         """All of it, by references: to be written before the next step."""
         return {
             "step": self.step,
-            "model": self.model.state_dict(),
+            "model": adapters.trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.schedule.state_dict(),
             "precision": self.precision.state_dict(),
@@ -81,7 +81,7 @@ class FinetuneState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Be as `state_dict` told."""
         self.step = state["step"]
-        self.model.load_state_dict(state["model"])
+        adapters.load_trained_state(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["scheduler"])
         self.precision.load_state_dict(state["precision"])

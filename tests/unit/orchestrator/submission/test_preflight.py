@@ -68,6 +68,14 @@ def test_a_good_study_passes(check):
             "space.learning_rate = -1.0: it should be greater than 0",
         ),
         ({"config": {"epoch": 3}}, "config.epoch: no such setting of finetune; did you mean"),
+        (
+            {"config": {"lora": {"r": 4}}},
+            "config: `lora` adapts a pretrained model; give model.id in",
+        ),
+        (
+            {"config": {"lora": {"lora_alpha": 4}}},
+            "lora_alpha: it is called alpha here",
+        ),
         ({"config": {"epochs": 0}}, "config.epochs = 0: it should be greater than or equal to 1"),
         ({"config": {"evaluate_every": {}}}, "config.evaluate_every = {}: give either `steps` or"),
         (

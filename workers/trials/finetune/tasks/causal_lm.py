@@ -54,6 +54,7 @@ class CausalLm(LanguageModelling):
             tokenizer=examples.tokenizer,
             data=self.config.data,
             dropout=self.config.dropout,
+            lora=self.config.lora,
         )
 
     def collator(self, pad_id: int, multiple: int) -> Collate:

@@ -26,6 +26,7 @@ class MultiLabel(Task):
             tokenizer=examples.tokenizer,
             max_length=self.config.data.max_length,
             dropout=self.config.dropout,
+            lora=self.config.lora,
         )
 
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:

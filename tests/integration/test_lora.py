@@ -1,0 +1,208 @@
+"""LoRA: what is trained, what is saved of it, and what peft makes of that."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+
+import peft
+import pytest
+import torch
+from desk import StepTrial, run, study_of
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from workers.managers import ModelManager, adapters
+from workers.protocol.errors import DrainRequested, InvalidInputError, UnfitStudyError
+
+WORDS = ("red", "green", "blue", "one", "two", "six")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(task):
+        path = tmp_path / f"{task}.csv"
+        draw = random.Random(0)
+        lines = ["text,label"]
+        for _ in range(96):
+            words = draw.choices(WORDS, k=4)
+            label = {
+                "text_classification": f"{words.count('red') > words.count('one')}",
+                "regression": f"{words.count('red') - words.count('one') / 2}",
+                "multi_label": "+".join(sorted({*words} & {"red", "one", "six"})),
+            }[task]
+            lines.append(f"{' '.join(words)},{label}")
+        path.write_text("\n".join(lines))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def base(desk, container, write):
+    """Makes a pretrained model with its tokenizer, and without a head."""
+
+    def make(architecture, **fields):
+        study = study_of(write("text_classification"), epochs=1)
+        study["config"]["model"] = {"architecture": architecture, **fields}
+        trial = desk(**study).claim(7)
+        run(container, trial)
+        folder = trial.result_directory / "model"
+        whole = AutoModelForSequenceClassification.from_pretrained(folder)
+        whole.base_model.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def lora_study(path, task, folder, **settings):
+    study = study_of(path, task=task, dropout=0.1, learning_rate=2e-2, **settings)
+    study["config"]["data"] |= {"blank": "error", "label_separator": "+"}
+    if task != "multi_label":
+        del study["config"]["data"]["label_separator"]
+    study["config"] |= {"model": {"id": str(folder)}, "tokenizer": {}}
+    study["config"].setdefault("lora", {"r": 4, "dropout": 0.1})
+    return {**study, "metric": "loss", "direction": "minimize"}
+
+
+CASES = {
+    "text_classification": ("bert", {}),
+    "regression": ("distilbert", {"gradient_checkpointing": True}),
+    "multi_label": (
+        "bert",
+        {
+            "objective": "best",
+            "freeze": ["encoder.layer.0-0.attention"],
+            "lora": {"target_modules": ["query", "value"], "use_rslora": True, "bias": "lora_only"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_adapters_are_trained_resumed_to_the_bit_and_left_for_peft(
+    desk, container, write, base, task
+):
+    architecture, settings = CASES[task]
+    folder = base(architecture, hidden_size=32, num_hidden_layers=2)
+    before = load_file(folder / "model.safetensors")
+    place = desk(**lora_study(write(task), task, folder, **settings))
+    trial = place.claim(0)
+    whole = run(container, trial)
+    losses = [each["loss"] for each in json.loads(metrics_of(trial))["evaluations"]]
+    assert min(losses) < losses[0]
+
+    again = as_the_first(place, place.claim(1))
+    with pytest.raises(DrainRequested):
+        run(container, StepTrial(again, 9, place.drain.set))
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    torch.manual_seed(999)  # whatever ran in between
+    resumed = as_the_first(place, place.hold(1))
+    saved = resumed.load_checkpoint()
+    assert run(container, resumed) == whole
+
+    # the checkpoint holds what is trained: of the pretrained weights none
+    trained = {name.replace(".default", "") for name in saved["model"]}
+    assert any("lora_A" in name for name in trained)
+    pretrained = {f"{architecture}.{name}" for name in before}
+    assert not trained & pretrained
+    size = sum(value.numel() for value in saved["model"].values())
+    assert size < 0.5 * sum(value.numel() for value in before.values())
+
+    left = trial.result_directory / "model"
+    assert {path.name for path in left.glob("*.safetensors")} == {"adapter_model.safetensors"}
+    assert_equal(
+        load_file(resumed.result_directory / "model" / "adapter_model.safetensors"),
+        load_file(left / "adapter_model.safetensors"),
+    )
+    ours = container.get(ModelManager).load(left)
+    assert_equal(load_file(folder / "model.safetensors"), before)
+    theirs = loaded_by_peft(folder, left, ours.config)
+    ids = torch.arange(5, 13).reshape(2, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(input_ids=ids).logits, ours(input_ids=ids).logits)
+    # and it is a model to go on from
+    further = desk(**lora_study(write(task), task, left, epochs=1))
+    assert run(container, further.claim(2))["loss"] < losses[0]
+
+
+def loaded_by_peft(folder, adapter, config):
+    loaded = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=config.num_labels
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        return peft.PeftModel.from_pretrained(loaded, adapter).eval()
+
+
+def metrics_of(trial):
+    return (trial.result_directory / "metrics.json").read_text()
+
+
+def as_the_first(place, trial):
+    trial.seed = place.spec.trial_seed(0)
+    return trial
+
+
+def assert_equal(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(weights[name], weight), name
+
+
+def test_the_pristine_weights_are_shared_between_trials_and_changed_by_none(container, base):
+    folder = base("bert", hidden_size=32, num_hidden_layers=2)
+    models = container.get(ModelManager)
+
+    def build(**fields):
+        torch.manual_seed(5)
+        return models.sequence_classifier(str(folder), labels=["a", "b"], **fields)
+
+    whole, first = build().state_dict(), build(lora={"r": 4, "alpha": 8})
+    state = {name: value.clone() for name, value in adapters.trained_state(first).items()}
+    ids = torch.arange(5, 13).reshape(2, 4)
+    optimizer = torch.optim.SGD([w for w in first.parameters() if w.requires_grad], lr=0.1)
+    first(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()
+    optimizer.step()
+    assert not torch.equal(
+        adapters.trained_state(first)["classifier.bias"], state["classifier.bias"]
+    )
+    assert_equal(adapters.trained_state(build(lora={"r": 4, "alpha": 8})), state)
+    assert_equal(build().state_dict(), whole)
+    adapters.load_trained_state(first, state)
+    assert_equal(adapters.trained_state(first), state)
+    with pytest.raises(RuntimeError, match="other adapters: .*lora_A"):
+        adapters.load_trained_state(build(lora={"target_modules": ["query"]}), state)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"target_modules": ["value", "qurey"]}, "lora.target_modules: .* no 'qurey'; .* 'query'"),
+        ({"target_modules": ["dropout"]}, "lora: peft does not take it so: .*Dropout"),
+        ({"target_modules": "nothing"}, "lora: peft .*its linear layers are classifier, dense"),
+        ({"modules_to_save": ["poller"]}, "lora.modules_to_save: .* no 'poller'; .* 'pooler'"),
+        ({"task_type": "SEQ_CLS"}, "task_type: the fleet sets it"),
+        ({"init_lora_weights": "pissa"}, "it would change the pretrained weights"),
+        ({"r": 0}, "r = 0"),
+        ({"use_rslorra": True}, "lora.use_rslorra: .* no such argument; did you mean 'use_rslora'"),
+        ({"bias": "some"}, "lora"),
+        ({"layers_to_transform": [9]}, "lora: "),
+    ],
+)
+def test_what_peft_does_not_take_is_refused_by_name(container, base, lora, message):
+    folder = base("bert", hidden_size=32, num_hidden_layers=2)
+    with pytest.raises(InvalidInputError, match=message):
+        container.get(ModelManager).sequence_classifier(str(folder), labels=["a", "b"], lora=lora)
+
+
+def test_without_peft_the_study_ends_with_the_line_that_names_it(
+    desk, container, write, base, monkeypatch
+):
+    folder = base("bert", hidden_size=32, num_hidden_layers=1)
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    place = desk(**lora_study(write("regression"), "regression", folder))
+    with pytest.raises(UnfitStudyError, match=r"pip install 'trialfleet\[peft\]'"):
+        run(container, place.claim(0))
