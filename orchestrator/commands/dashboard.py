@@ -42,9 +42,9 @@ def dashboard(
         from orchestrator.dashboard.door import Door
         from orchestrator.dashboard.server import serve
     except ModuleNotFoundError as error:
+        lacking = (error.name or "").partition(".")[0]
         raise FleetError(
-            f"the page needs {error.name}, which is not installed: pip install"
-            " 'trialfleet[dashboard]'"
+            f"the page needs {lacking}, which is not installed: pip install 'trialfleet[dashboard]'"
         ) from error
 
     def tell(link: str) -> None:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import anyio
+import httpx2
 import pytest
 import redis
 from hand_fleet import Fleet, turn_until
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
+from waiting import wait_until
 
+from orchestrator.cli import app
 from orchestrator.dashboard.app import MAX_BODY, make_app
 from orchestrator.dashboard.door import TOKEN_HEADER, Door
 from orchestrator.dashboard.feeds import Feeds
 from orchestrator.dashboard.live import stream
 from orchestrator.handle import StudyHandle
+from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.events import Cause
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
@@ -29,8 +40,8 @@ TRICK = "<img src=x onerror=alert(1)>"
 
 
 def client_of(settings, **headers):
-    app = make_app(settings, Door("127.0.0.1", TOKEN))
-    return TestClient(app, base_url=HOST, headers=headers, raise_server_exceptions=True)
+    made = make_app(settings, Door("127.0.0.1", TOKEN))
+    return TestClient(made, base_url=HOST, headers=headers, raise_server_exceptions=True)
 
 
 @pytest.fixture
@@ -361,7 +372,7 @@ def test_thousands_of_odd_requests_change_nothing_and_never_break_it(study, sett
     """Paths, methods, queries, bodies and headers of all kinds, without the token and with it."""
     print(f"SEED={SEED}")
     pick = random.Random(SEED)
-    app = make_app(settings, Door("127.0.0.1", TOKEN))
+    page = make_app(settings, Door("127.0.0.1", TOKEN))
     before = contents(client)
     statuses = Counter()
 
@@ -369,7 +380,7 @@ def test_thousands_of_odd_requests_change_nothing_and_never_break_it(study, sett
         for _ in range(2000):
             scope, body = odd_request(pick)
             with anyio.fail_after(20):
-                status, answer = await asked(app, scope, body)
+                status, answer = await asked(page, scope, body)
             assert status < 500, (SEED, scope, answer)
             assert b"Traceback" not in answer
             statuses[status] += 1
@@ -442,7 +453,7 @@ def odd_request(pick):
     return scope, body
 
 
-async def asked(app, scope, body):
+async def asked(page, scope, body):
     """The status and the body of an answer, by the application alone."""
     told = []
     parts = [{"type": "http.request", "body": body, "more_body": False}]
@@ -453,5 +464,54 @@ async def asked(app, scope, body):
     async def send(message):
         told.append(message)
 
-    await app(scope, receive, send)
+    await page(scope, receive, send)
     return told[0]["status"], b"".join(each.get("body", b"") for each in told[1:])
+
+
+@pytest.fixture
+def served(settings):
+    """A real `trialfleet dashboard`: its process, its address, its token."""
+    command = [Path(sys.executable).with_name("trialfleet"), "dashboard", "--json"]
+    environment = {**os.environ, **settings.to_environment()}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        url = json.loads(process.stdout.readline())["url"]
+        address, _, token = url.partition("/#token=")
+        yield process, address, token
+        process.kill()
+
+
+def test_the_command_tells_a_link_once_and_ends_at_once_with_a_page_open(study, served):
+    process, address, token = served
+    with httpx2.Client(base_url=address) as reader:
+        answer = reader.post("/api/token", headers={TOKEN_HEADER: token})
+        assert answer.status_code == 200
+        assert reader.post("/api/token").status_code == 403
+        with reader.stream("GET", "/api/live") as pages:
+            lines = pages.iter_lines()
+            wait_until(lambda: next(lines).startswith("data: "), "the fleet is told")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) in {0, 130}
+    assert token not in process.stdout.read()
+
+
+def test_an_address_that_cannot_be_had_is_one_clear_line(settings, monkeypatch):
+    for name, value in settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for words, kind, told in [
+            (["--port", str(port)], FleetError, rf"--port {port}: .*choose another"),
+            (["--host", "no.such.host.invalid", "--token", TOKEN], FleetError, "no.such.host"),
+            (["--host", "0.0.0.0"], InvalidInputError, "--host 0.0.0.0.*--token"),
+            (["--token", "short"], InvalidInputError, "at least 16"),
+        ]:
+            with pytest.raises(kind, match=told):
+                CliRunner().invoke(app, ["dashboard", *words], catch_exceptions=False)
+
+    for name in list(sys.modules):
+        if name.startswith("starlette"):
+            monkeypatch.setitem(sys.modules, name, None)
+        elif name.startswith("orchestrator.dashboard."):
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(FleetError, match=r"starlette.*pip install 'trialfleet\[dashboard\]'"):
+        CliRunner().invoke(app, ["dashboard"], catch_exceptions=False)

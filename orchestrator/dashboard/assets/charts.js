@@ -93,11 +93,13 @@ export function history(store, study) {
   const traces = kinds.map(([letter, name, hue, symbol]) => {
     const value = (at) => (letter === "P" ? store.last[at] : store.values[0]?.[at]);
     let places = store.states.flatMap((state, at) => (state === letter && value(at) !== null && value(at) !== undefined ? [at] : []));
-    if (!hasWebGL) places = some(places);
+    const all = places.length;
+    places = some(places);
+    const said = letter === "P" ? hue : name;
     return {
-      type: places.length > MANY ? "scattergl" : "scatter", mode: "markers", name: letter === "P" ? hue : name,
+      type: "scatter", mode: "markers", name: all > places.length ? `${said} (${places.length} of ${all} drawn)` : said,
       x: places, y: places.map(value), text: places.map((at) => `trial ${at}<br>${plain(value(at))}`),
-      hoverinfo: "text", marker: { color: colour(letter === "P" ? "pruned" : hue), size: places.length > MANY ? 4 : 7, symbol, opacity: letter === "C" ? 0.75 : 0.6 },
+      hoverinfo: "text", marker: { color: colour(letter === "P" ? "pruned" : hue), size: all > 300 ? 4 : 7, symbol, opacity: letter === "C" ? 0.75 : 0.6 },
     };
   }).filter((trace) => trace.x.length);
   const best = bestSoFar(store, study.directions[0]);
