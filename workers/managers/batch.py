@@ -6,11 +6,8 @@ resumed training sees what an undisturbed one would have.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 
-import torch
-
-from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.batch_plan import (
     Batches,
@@ -20,28 +17,19 @@ from workers.managers.batch_plan import (
     Lengths,
     held_out_batches,
 )
+from workers.managers.cuda import CUDAManager
+from workers.managers.passes import Accumulator, FittingRows, Passes
 from workers.managers.tensor import TensorManager
-from workers.managers.tokenized import Batch
-
-log = get_logger(__name__)
-
-Loss = Callable[[Batch], torch.Tensor]
-
-#: What the mean of a loss is over, in number.
-Weight = Callable[[Batch], int | torch.Tensor]
-
-
-def num_rows(batch: Batch) -> int:
-    """The rows of a batch."""
-    return len(batch["labels"])
 
 
 class BatchManager(BaseProcessManager):
     """Plans batches, and runs them in as many passes as memory asks for."""
 
-    def __init__(self, tensors: TensorManager) -> None:
+    def __init__(self, tensors: TensorManager, cuda: CUDAManager) -> None:
         super().__init__()
         self._tensors = tensors
+        self._cuda = cuda
+        self._fitting: dict[Hashable, FittingRows] = {}
 
     def plan(self, lengths: Lengths, batch_size: int, batch_tokens: int | None = None) -> BatchPlan:
         """The batches of all epochs.
@@ -74,75 +62,32 @@ class BatchManager(BaseProcessManager):
         """All rows once, the longest first; by rows, or by tokens where those are given."""
         return held_out_batches(lengths, batch_size, batch_tokens)
 
-    def accumulator(self, micro_batch_size: int | None = None) -> Accumulator:
-        """What turns the batches of one training into gradients."""
-        return Accumulator(self._tensors, micro_batch_size)
-
-
-class Accumulator:
-    """Runs batches in micro-batches, halved for as long as the GPU's memory runs out.
-
-    The size that fits is kept for the batches that follow.
-    """
-
-    def __init__(self, tensors: TensorManager, micro_batch_size: int | None) -> None:
-        self._tensors = tensors
-        self._limit = micro_batch_size
-
-    @property
-    def micro_batch_size(self) -> int | None:
-        """Rows a pass, or None as long as whole batches fit."""
-        return self._limit
-
-    def run(
-        self,
-        batch: Batch,
-        loss: Loss,
-        backward: Callable[[torch.Tensor], None],
-        clear: Callable[[], None],
-        weight: Weight = num_rows,
-    ) -> torch.Tensor:
-        """Add the gradients of a batch's mean loss.
+    def accumulator(
+        self, micro_batch_size: int | None = None, model: Hashable = None
+    ) -> Accumulator:
+        """What turns the batches of one training into gradients.
 
         Args:
-            batch: Tensors of equal first dimension.
-            loss: The mean loss of a micro-batch, a scalar with a graph.
-            backward: Adds the gradients of a scalar.
-            clear: Drops the gradients, before the batch is tried again in smaller pieces.
-            weight: What `loss` is the mean over: micro-batches of which more counts weigh more.
-
-        Returns:
-            The batch's mean loss, a scalar without a graph.
-
-        Raises:
-            torch.OutOfMemoryError: Not even one row fits.
+            micro_batch_size: Rows a pass at most.
+            model: What the memory that a pass takes follows from, beside its rows and their length.
+                What fits is remembered in this process for others with an equal one.
         """
-        while True:
-            try:
-                return self._run(batch, loss, backward, weight)
-            except torch.OutOfMemoryError:
-                rows = len(batch["labels"])
-                size = min(self._limit or rows, rows)
-                if size == 1:
-                    raise
-            self._limit = size // 2
-            log.warning("out_of_memory", micro_batch_size=self._limit)
-            clear()
-            self._tensors.clear_memory()
+        known, remember = self._memory_of(("gradients", model))
+        return Accumulator(self._tensors, self._cuda, micro_batch_size, known, remember)
 
-    def _run(
-        self, batch: Batch, loss: Loss, backward: Callable[[torch.Tensor], None], weight: Weight
-    ) -> torch.Tensor:
-        rows = len(batch["labels"])
-        size = min(self._limit or rows, rows)
-        if size == rows:
-            value = loss(batch)
-            backward(value)
-            return value.detach()
-        total, whole = torch.zeros((), device=batch["labels"].device), weight(batch)
-        for start in range(0, rows, size):
-            part = {name: tensor[start : start + size] for name, tensor in batch.items()}
-            value = loss(part) * (weight(part) / whole)
-            backward(value)
-            total += value.detach()
-        return total
+    def passes(self, model: Hashable = None) -> Passes:
+        """What takes the batches of an evaluation through a model; `model` as of `accumulator`."""
+        known, remember = self._memory_of(("evaluation", model))
+        return Passes(self._tensors, self._cuda, None, known, remember)
+
+    def _memory_of(
+        self, key: tuple[str, Hashable]
+    ) -> tuple[Mapping[int, int], Callable[[int, int], None] | None]:
+        """What is known of a model, and how to have more of it known."""
+        if key[1] is None:
+            return {}, None
+
+        def remember(length: int, rows: int) -> None:
+            self._fitting.setdefault(key, FittingRows()).note(length, rows)
+
+        return self._fitting.get(key, FittingRows()).known(), remember

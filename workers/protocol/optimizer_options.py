@@ -114,7 +114,9 @@ class OptimizerOptions(Section):
     """Tokens an optimizer step, padding included, in place of `batch_size`: many short texts, or
     few long ones. All texts count alike: a step of more texts is a larger one."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Texts a forward pass; by default the batch, halved for as long as memory runs out."""
+    """Texts a forward pass; by default the batch, halved for as long as memory runs out. What fits
+    is remembered for the next trials of the process: give this where results must not differ by
+    the rounding of another cut."""
     gradient_accumulation_steps: int | None = Field(default=None, ge=1)
     """Forward passes an optimizer step, in place of `micro_batch_size`, which is `batch_size` by
     this. `batch_size` stays the texts of a step: it is not multiplied."""

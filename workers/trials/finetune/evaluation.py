@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from workers.managers.metrics import Meter
+from workers.managers.passes import Passes
+from workers.managers.tokenized import Batch
 from workers.trials.finetune.feed import Feed
 from workers.trials.finetune.forward import Forward
 from workers.trials.finetune.tasks import Task
@@ -25,6 +27,7 @@ class Evaluation:
         task: Has the loss that is measured.
         meter: Has the metrics.
         feed: Has what is held out.
+        passes: Take it through the model.
     """
 
     def __init__(
@@ -34,12 +37,14 @@ class Evaluation:
         task: Task,
         meter: Meter,
         feed: Feed,
+        passes: Passes,
     ) -> None:
         self._model = model
         self._forward = forward
         self._task = task
         self._meter = meter
         self._feed = feed
+        self._passes = passes
 
     @torch.inference_mode()
     def measure(self, progress: Callable[[], None]) -> dict[str, float]:
@@ -53,9 +58,13 @@ class Evaluation:
             with self._feed.evaluation() as batches:
                 for batch, _ in batches:
                     progress()
-                    logits = self._forward(batch)
-                    loss = self._task.evaluation_loss(logits, batch)
-                    self._meter.update(*self._task.measured(logits, batch), loss)
+                    for predicted, wanted, loss in self._passes.each(batch, self._measured):
+                        self._meter.update(predicted, wanted, loss)
             return self._meter.compute()
         finally:
             self._model.train()
+
+    def _measured(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = self._forward(batch)
+        loss = self._task.evaluation_loss(logits, batch)
+        return (*self._task.measured(logits, batch), loss)

@@ -31,6 +31,7 @@ from workers.texts.held_out import HeldOut
 from workers.trials.finetune.divergence import Diverged, LossWatch
 from workers.trials.finetune.evaluation import Evaluation
 from workers.trials.finetune.feed import Fed, Feed
+from workers.trials.finetune.footprint import footprint
 from workers.trials.finetune.forward import Forward
 from workers.trials.finetune.needs import Managers
 from workers.trials.finetune.optimizer import build_optimizer
@@ -89,8 +90,8 @@ class Training:
             task,
             task.meter(managers.metrics, self._data),
             self._feed,
+            self._state.evaluation_passes,
         )
-        self._accumulator = managers.batches.accumulator(config.rows_a_pass)
         self._throughput = managers.metrics.throughput()
         self._steps = StepLog(config.log_every_steps, managers.cuda.device, managers.wandb.log)
         self._saved_at = time.monotonic()
@@ -137,8 +138,17 @@ class Training:
             is_scaled=precision.is_scaled,
         )
         best = managers.metrics.best(self._direction)
+        like = footprint(model, config, precision.name)
         return FinetuneState(
-            model, optimizer, schedule, precision, losses, best, cuda=managers.cuda
+            model,
+            optimizer,
+            schedule,
+            precision,
+            losses,
+            best,
+            managers.cuda,
+            managers.batches.accumulator(config.rows_a_pass, like),
+            managers.batches.passes(like),
         )
 
     def _build_model(self) -> Any:
@@ -190,7 +200,7 @@ class Training:
         state = self._state
         is_over_rows = self._task.is_over_rows
         share = self._plan.share(len(batch["labels"])) if is_over_rows else 1.0
-        loss = self._accumulator.run(
+        loss = state.accumulator.run(
             batch,
             self._loss_of,
             self._backward(share),

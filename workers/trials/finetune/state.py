@@ -14,6 +14,7 @@ import torch
 from workers.managers import CUDAManager, adapters
 from workers.managers.amp import PrecisionPolicy
 from workers.managers.metrics import BestValue
+from workers.managers.passes import Accumulator, Passes
 from workers.trials.finetune.divergence import Diverged, LossWatch
 from workers.trials.finetune.schedule import Schedule
 
@@ -32,6 +33,10 @@ class FinetuneState:
     """The best value that this trial reported."""
     cuda: CUDAManager
     """Has the generators from which a training draws."""
+    accumulator: Accumulator
+    """Makes gradients, and knows how many texts go through at once."""
+    evaluation_passes: Passes
+    """Knows that of evaluations."""
     step: int = 0
     """Optimizer steps that are done."""
     num_rollbacks: int = 0
@@ -75,6 +80,7 @@ class FinetuneState:
             "rollbacks": self.num_rollbacks,
             "best": self.best.value,
             "history": self.history,
+            "fitting": [self.accumulator.state_dict(), self.evaluation_passes.state_dict()],
             **({} if self.best_weights is None else {"best_weights": self.best_weights}),
         }
 
@@ -86,9 +92,12 @@ class FinetuneState:
         self.schedule.load_state_dict(state["scheduler"])
         self.precision.load_state_dict(state["precision"])
         self.cuda.set_rng_state(state["rng"])
-        # release 0.1.0 saved neither
+        # release 0.1.0 saved none of these
         self.losses.load_state_dict(state.get("losses", {}))
         self.num_rollbacks = state.get("rollbacks", 0)
+        passes = (self.accumulator, self.evaluation_passes)
+        for each, fitting in zip(passes, state.get("fitting", []), strict=False):
+            each.load_state_dict(fitting)
         self.best.value = state["best"]
         self.history = state["history"]
         self.best_weights = state.get("best_weights")

@@ -16,9 +16,9 @@ import torch
 
 from workers.disk.cache_entry import Progress
 from workers.managers import DataManager, MetricsManager, ModelManager
-from workers.managers.batch import num_rows
 from workers.managers.data import Examples
 from workers.managers.metrics import Meter
+from workers.managers.passes import num_rows
 from workers.managers.tokenized import Batch, Collate, PaddingCollator
 from workers.protocol.finetune import FinetuneConfig
 
