@@ -114,6 +114,7 @@ def test_a_meter_measures_what_submission_promises(container, task):
         "regression": torch.tensor([0.5, 1.0, -1.0]),
         "multi_label": torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 1]], dtype=torch.uint8),
         "causal_lm": torch.tensor([[-100, 2, 1]]),
+        "masked_lm": torch.tensor([[1, -100, 0]]),
     }
 
     class Three:

@@ -6,20 +6,22 @@ import itertools
 import json
 import math
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from desk import StepTrial, run, study_of
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from workers.managers import BatchManager, ModelManager
+from workers.managers import BatchManager, ModelManager, TokenizerManager
 from workers.managers.token_rows import Rows
-from workers.protocol.errors import DrainRequested
 from workers.protocol.finetune import FinetuneConfig
 from workers.trials.finetune.tasks import make_task
 
 GPT2 = {"architecture": "gpt2", "hidden_size": 32, "num_hidden_layers": 2}
+BERT = {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1}
 
 
 def sentence(number):
@@ -34,14 +36,15 @@ def sentence(number):
 def texts(tmp_path):
     """Texts to train on and held-out ones, without labels."""
     paths = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
-    for path, numbers in zip(paths, (range(100), range(1000, 1030)), strict=True):
+    for path, numbers in zip(paths, (range(64), range(1000, 1020)), strict=True):
         lines = [json.dumps({"text": sentence(number)}) for number in numbers]
         path.write_text("\n".join(lines))
     return paths
 
 
 def lm_study(texts, task="causal_lm", model=GPT2, data=None, **config):
-    config = {"epochs": 2, "batch_size": 8, "eval_batch_size": 7, "learning_rate": 1e-2, **config}
+    config = {"checkpoint_every": {"steps": 2}, **config}
+    config = {"epochs": 1, "batch_size": 8, "eval_batch_size": 7, "learning_rate": 1e-2, **config}
     study = study_of(texts[0], task=task, model=model, **config)
     study["config"]["data"] = {
         "source": str(texts[0]),
@@ -90,6 +93,35 @@ def plain_perplexity(model, rows):
     return math.exp(total / count)
 
 
+class Lost(BaseException):
+    """The end of an attempt that can do nothing more."""
+
+
+def value_after_a_loss(container, place):
+    """What trial 0 ends with when its process is lost between two checkpoints."""
+
+    def lose():
+        raise Lost
+
+    again = place.claim(1)
+    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
+    with pytest.raises(Lost):
+        run(container, StepTrial(again, 3, lose))
+    assert place.leases.release(1, place.held.token)
+    torch.manual_seed(999)  # whatever ran in between
+    resumed = place.claim(1)
+    resumed.seed = place.spec.trial_seed(0)
+    assert resumed.load_checkpoint()["step"] == 2
+    return run(container, resumed)
+
+
+def loss_of_saved(desk, container, texts, task, folder):
+    """What a saved model measures that is trained on by two steps of next to nothing."""
+    study = lm_study(texts, task=task, model={"id": str(folder)}, learning_rate=1e-9, max_steps=2)
+    study["config"] |= {"tokenizer": {}}
+    return run(container, desk(**study).claim(2))["loss"]
+
+
 CAUSAL = [
     ({"max_length": 10}, lambda texts: [text[:10] for text in texts]),
     ({"block_size": 16}, lambda texts: pieces_of(texts, 16)),
@@ -116,32 +148,14 @@ def test_a_causal_model_is_learned_resumed_to_the_bit_and_measured_as_a_plain_lo
             for text in texts_in(texts[1])
         ]
     assert whole["perplexity"] == pytest.approx(plain_perplexity(model, rows), rel=1e-6)
-    assert whole["perplexity"] < len(tokenizer) / 2
+    assert whole["perplexity"] < len(tokenizer)
 
-    again = place.claim(1)
-    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
-    with pytest.raises(DrainRequested):
-        run(container, StepTrial(again, 3, place.drain.set))
-    place.drain.clear()
-    assert place.leases.release(1, place.held.token)
-    torch.manual_seed(999)  # whatever ran in between
-    resumed = place.claim(1)
-    resumed.seed = place.spec.trial_seed(0)
-    assert run(container, resumed) == whole
-
-
-def test_a_saved_causal_model_goes_on_where_it_was_and_a_headless_one_gets_a_head(
-    desk, container, texts
-):
-    first = desk(**lm_study(texts)).claim(0)
-    values = run(container, first)
-    saved = first.result_directory / "model"
-    study = lm_study(texts, model={"id": str(saved)}, learning_rate=1e-9, max_steps=2)
-    study["config"] |= {"tokenizer": {}}
-    assert run(container, desk(**study).claim(1))["loss"] == pytest.approx(values["loss"], rel=1e-5)
-    model = container.get(ModelManager).load(saved)
-    assert type(model).__name__ == "GPT2LMHeadModel"
-    assert model.lm_head.weight is model.transformer.wte.weight
+    assert value_after_a_loss(container, place) == whole
+    if "block_size" not in data:
+        again = loss_of_saved(desk, container, texts, "causal_lm", folder)
+        assert again == pytest.approx(whole["loss"], rel=1e-5)
+        model = container.get(ModelManager).load(folder)
+        assert model.lm_head.weight is model.transformer.wte.weight
 
 
 @pytest.mark.parametrize("data", [{"max_length": 10}, {"block_size": 8}])
@@ -187,3 +201,84 @@ def test_the_gradient_of_a_step_is_that_of_its_batch_however_it_is_cut(container
     for rows_a_pass in (None, 1, 2, 4, 5):
         found, _ = gradient(rows_a_pass)
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+
+
+def masked_task(container, **config):
+    """A task with a tokenizer of 100 words, and the ids of 40 texts of them."""
+    words = [f"w{number}" for number in range(100)]
+    tokenizers = container.get(TokenizerManager)
+    tokenizer = tokenizers.load(tokenizers.train(words, 400).path)
+    task = make_task(FinetuneConfig(task="masked_lm", model=BERT, **config))
+    task.build_model(container.get(ModelManager), SimpleNamespace(tokenizer=tokenizer))
+    draw = random.Random(1)
+    texts = [" ".join(draw.choices(words, k=draw.randrange(1, 40))) for _ in range(40)]
+    rows = [(np.array(tokenizer(text)["input_ids"], dtype=np.int32), 0) for text in texts]
+    return task, tokenizer, rows
+
+
+def test_tokens_are_hidden_as_devlin_et_al_do_by_the_seed_and_the_step_alone(container):
+    task, tokenizer, rows = masked_task(container, mask_fraction=0.3)
+    batch = task.collator(tokenizer.pad_token_id, 1)(Rows.of(rows))
+    ids, special = batch["input_ids"], torch.tensor(tokenizer.all_special_ids)
+    kinds = torch.zeros(3)
+    for step in range(60):
+        hidden = task.drawn(batch, 7, step)
+        labels, given = hidden["labels"], hidden["input_ids"]
+        is_hidden = labels != -100
+        assert not torch.isin(ids[is_hidden], special).any()
+        assert torch.equal(labels[is_hidden], ids[is_hidden])
+        assert torch.equal(given[~is_hidden], ids[~is_hidden])
+        words = (batch["attention_mask"] == 1) & ~torch.isin(ids, special)
+        share = (words.sum(1).double() * 0.3).round().clamp(min=1)
+        assert torch.equal(is_hidden.sum(1).double(), share)
+        is_mask, is_same = given == tokenizer.mask_token_id, given == ids
+        assert not (torch.isin(given, special) & is_hidden & ~is_mask).any()
+        found = is_hidden & is_mask, is_hidden & ~is_mask & ~is_same, is_hidden & is_same
+        kinds += torch.stack([each.sum() for each in found])
+    masked, other, same = (kinds / kinds.sum()).tolist()
+    assert (masked, other, same) == pytest.approx((0.8, 0.1, 0.1), abs=0.015)
+    once, again, later, elsewhere = (
+        task.drawn(batch, *at)["labels"] for at in ((7, 3), (7, 3), (7, 4), (8, 3))
+    )
+    assert torch.equal(once, again)
+    assert not torch.equal(once, later)
+    assert not torch.equal(once, elsewhere)
+
+
+def test_held_out_tokens_are_hidden_alike_whatever_batch_and_trial_they_are_in(container):
+    task, tokenizer, rows = masked_task(container)
+    collate = task.collator(tokenizer.pad_token_id, 1)
+    whole = task.held_out(collate(Rows.of(rows)))
+    for number, row in enumerate(rows):
+        alone = task.held_out(collate(Rows.of([row])))
+        for name, tensor in alone.items():
+            assert torch.equal(tensor[0], whole[name][number, : len(row[0])])
+
+
+def test_a_masked_model_is_learned_resumed_to_the_bit_and_measured_as_a_plain_loop_does(
+    desk, container, texts
+):
+    place = desk(**lm_study(texts, task="masked_lm", model=BERT, learning_rate=5e-3))
+    trial = place.claim(0)
+    whole = run(container, trial)
+    folder = trial.result_directory / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    task = make_task(FinetuneConfig.model_validate(place.spec.config))
+    task.build_model(container.get(ModelManager), SimpleNamespace(tokenizer=tokenizer))
+    total, count = 0.0, 0
+    for text in texts_in(texts[1]):
+        ids = np.array(tokenizer(text, truncation=True, max_length=10)["input_ids"], np.int32)
+        row = task.held_out(task.collator(0, 1)(Rows.of([(ids, 0)])))
+        with torch.inference_mode():
+            scores = model(row["input_ids"]).logits[0].double().log_softmax(-1)
+        for at, token in enumerate(row["labels"][0].tolist()):
+            if token != -100:
+                total, count = total - float(scores[at, token]), count + 1
+    assert whole["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-6)
+    assert whole["perplexity"] < len(tokenizer)
+    assert value_after_a_loss(container, place) == whole
+
+    again = loss_of_saved(desk, container, texts, "masked_lm", folder)
+    assert again == pytest.approx(whole["loss"], rel=1e-5)
+    assert type(container.get(ModelManager).load(folder)).__name__ == "BertForMaskedLM"

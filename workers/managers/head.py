@@ -49,10 +49,18 @@ HEAD_KINDS: Final[Mapping[HeadName, HeadKind]] = {
         "gpt2, llama, qwen2 or gpt_neox",
         _of_each_token,
     ),
+    "masked_lm": HeadKind(
+        "masked language model",
+        transformers.AutoModelForMaskedLM,
+        transformers.MODEL_FOR_MASKED_LM_MAPPING,
+        "bert, roberta, distilbert or modernbert",
+        _of_each_token,
+    ),
 }
 
 SEQUENCE_CLASSIFIER: Final = HEAD_KINDS["sequence_classifier"]
 CAUSAL_LM: Final = HEAD_KINDS["causal_lm"]
+MASKED_LM: Final = HEAD_KINDS["masked_lm"]
 
 
 def kind_of(config: Any) -> HeadKind:
@@ -77,7 +85,7 @@ class Head:
     @property
     def fields(self) -> dict[str, Any]:
         """What a configuration says of it."""
-        if self.kind is CAUSAL_LM:
+        if self.kind in {CAUSAL_LM, MASKED_LM}:
             return {}
         return {
             "id2label": dict(enumerate(self.labels)),

@@ -20,7 +20,7 @@ from workers.logs import get_logger
 from workers.managers import adapters, model_fit, pretrained_head, weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
-from workers.managers.head import CAUSAL_LM, SEQUENCE_CLASSIFIER, Head, HeadKind
+from workers.managers.head import SEQUENCE_CLASSIFIER, Head, HeadKind
 from workers.managers.hub import HubManager
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
@@ -127,8 +127,9 @@ class ModelManager(BaseProcessManager):
             config, head, texts, dropout, adapters.as_options(lora), is_matched_by_name=bool(labels)
         )
 
-    def causal_lm(
+    def with_head(
         self,
+        head: Head,
         model: ModelConfig | str,
         *,
         tokenizer: Any,
@@ -136,9 +137,12 @@ class ModelManager(BaseProcessManager):
         dropout: float | None = None,
         lora: LoraOptions | Mapping[str, Any] | None = None,
     ) -> Any:
-        """A fresh causal language model, as `sequence_classifier` makes a classifier.
+        """A fresh model with a head of any kind, as `sequence_classifier` makes a classifier.
+
+            models.with_head(Head(CAUSAL_LM), "gpt2", tokenizer=tokenizer, data=DataConfig())
 
         Args:
+            head: What it has on top; a pretrained one is kept where it stands for the same.
             model: A pretrained model by hub id or path; or all that `ModelConfig` holds.
             tokenizer: What the texts are tokenised with.
             data: How long the model's rows are, and whether they hold several texts.
@@ -146,8 +150,8 @@ class ModelManager(BaseProcessManager):
             lora: Adapters to train in place of a pretrained model's weights.
 
         Raises:
-            InvalidInputError: There is no such model, or it sees the tokens that it is to predict,
-                or does not keep the texts of a row apart.
+            InvalidInputError: There is no such model, or it does not take the texts as the head
+                asks for: it sees the tokens that it is to predict, or texts beside its own.
         """
         config = section(ModelConfig, model, {})
         if config.pinned_id is not None:
@@ -155,7 +159,7 @@ class ModelManager(BaseProcessManager):
         texts = TextFormat.of_data(tokenizer, data)
         options = adapters.as_options(lora)
         return self._fresh(
-            config, Head(CAUSAL_LM), texts, dropout, options, is_matched_by_name=False
+            config, head, texts, dropout, options, is_matched_by_name=bool(head.labels)
         )
 
     def save(self, model: Any, folder: Path) -> None:

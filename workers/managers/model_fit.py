@@ -18,7 +18,7 @@ from transformers import AutoConfig
 
 from workers.logs import get_logger
 from workers.managers import architecture
-from workers.managers.head import CAUSAL_LM, SEQUENCE_CLASSIFIER, Head, HeadKind
+from workers.managers.head import CAUSAL_LM, MASKED_LM, SEQUENCE_CLASSIFIER, Head, HeadKind
 from workers.managers.proportions import positions_field
 from workers.managers.text_format import TextFormat
 from workers.protocol.errors import UnfitModelError
@@ -67,6 +67,11 @@ def configuration(
     Raises:
         UnfitModelError: No such model can be, or the texts do not fit it.
     """
+    if head.kind is MASKED_LM and "mask_token_id" not in texts.token_ids:
+        raise UnfitModelError(
+            "tokenizer: it has no token that masks others, which task: masked_lm asks for; take one"
+            " with a mask_token, or leave tokenizer.id out of a model that is built from nothing"
+        )
     given = model.overrides
     as_text = json.dumps(dict(given), sort_keys=True, default=str)
     if saved is None:

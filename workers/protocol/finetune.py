@@ -291,6 +291,9 @@ class FinetuneConfig(TrainingOptions):
     """How much a text of each class counts in the loss: `balanced` is as much as its class is
     rarer than the mean one, else by the name of the class, and 1 of those that are not named. A
     step's loss is the mean over its texts of loss times weight."""
+    mask_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
+    """Of masked language modelling: the share of a text's tokens that are predicted, one at least.
+    Of these, 80 % are masked, 10 % another token and 10 % left (Devlin et al., 2019)."""
     precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
     """`auto` takes the best that the device has."""
     float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
@@ -359,6 +362,12 @@ class FinetuneConfig(TrainingOptions):
             raise ValueError(
                 "`lora` adapts a pretrained model; give model.id in place of model.architecture"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_something_to_mask(self) -> FinetuneConfig:
+        if "mask_fraction" in self.model_fields_set and self.task != "masked_lm":
+            raise ValueError("`mask_fraction` is for task: masked_lm; leave it out")
         return self
 
     @model_validator(mode="after")

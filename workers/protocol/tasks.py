@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-TaskName = Literal["text_classification", "regression", "multi_label", "causal_lm"]
+TaskName = Literal["text_classification", "regression", "multi_label", "causal_lm", "masked_lm"]
 
 #: What a row says of its text: one class, a number, any number of classes, or nothing.
 LabelKind = Literal["class", "number", "classes", "none"]
 
 #: What a model has on top, as `managers/head.py` knows it.
-HeadName = Literal["sequence_classifier", "causal_lm"]
+HeadName = Literal["sequence_classifier", "causal_lm", "masked_lm"]
 
 #: What of the held-out labels a metric takes: some that differ, or a class at all.
 Need = Literal["contrast", "presence"]
@@ -89,5 +89,10 @@ TASKS: Final[Mapping[TaskName, TaskTraits]] = {
         labels="none",
         metrics={"perplexity": "minimize", "loss": "minimize"},
         head="causal_lm",
+    ),
+    "masked_lm": TaskTraits(
+        labels="none",
+        metrics={"perplexity": "minimize", "loss": "minimize"},
+        head="masked_lm",
     ),
 }

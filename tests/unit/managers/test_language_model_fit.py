@@ -47,3 +47,16 @@ def test_an_architecture_models_language_or_is_refused_by_name(model, rows, bloc
     if blocks and "apart" in blocks:
         assert "data.across_texts: true" in problem("causal_lm", model, block_size=16)
         assert problem("causal_lm", model, block_size=16, across_texts=True) is None
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["bert", "roberta", "modernbert", "deberta-v2", "distilbert", "electra", "gpt2", "llama"],
+)
+def test_an_architecture_learns_hidden_tokens_or_is_refused_by_name(architecture, tmp_path):
+    found = problem("masked_lm", {"architecture": architecture}, max_length=16)
+    if architecture not in {"gpt2", "llama"}:
+        assert found is None
+        return
+    wanted = f"{architecture!r} has no masked language model in transformers; take one such as bert"
+    assert wanted in str(found)

@@ -57,7 +57,9 @@ class Feed:
 
     def training(self, batches: RemainingBatches) -> AbstractContextManager[Iterator[Fed]]:
         """What is trained on, batch by batch."""
-        return self._load(self._data.train, batches, self._config.loader_workers)
+        loaded = self._load(self._data.train, batches, self._config.loader_workers)
+        for step, batch in enumerate(loaded, batches.first_step):
+            yield self._task.drawn(batch, batches.seed, step)
 
     def evaluation(self) -> AbstractContextManager[Iterator[Fed]]:
         """What is held out, once."""
@@ -65,7 +67,7 @@ class Feed:
         batches = self._managers.batches.evaluation_batches(
             texts.lengths, self._config.eval_batch_size, self._config.eval_batch_tokens
         )
-        return self._load(texts, batches, 0)
+        yield from map(self._task.held_out, self._load(texts, batches, 0))
 
     @contextmanager
     def _load(

@@ -29,7 +29,7 @@ class TrainingPlan:
         self, batches: BatchManager, texts: TokenizedTexts, config: FinetuneConfig, *, seed: int
     ) -> None:
         self._batches = batches.plan(texts.lengths, config.batch_size, config.batch_tokens)
-        self._seed = seed
+        self.seed = seed
         self._steps_per_epoch = self._batches.num_batches
         #: optimizer steps in all
         self.num_steps = steps_in_all(config, self._steps_per_epoch)
@@ -57,7 +57,7 @@ class TrainingPlan:
     def epochs_from(self, step: int) -> Iterator[list[list[int]]]:
         """The batches of each epoch that is left, planned when it begins."""
         for epoch in range(step // self._steps_per_epoch, self._num_epochs):
-            planned = self._batches.epoch(self._seed, epoch)
+            planned = self._batches.epoch(self.seed, epoch)
             before = epoch * self._steps_per_epoch
             yield planned[max(0, step - before) : self.num_steps - before]
 
@@ -72,13 +72,14 @@ class RemainingBatches:
 
     def __init__(self, plan: TrainingPlan, start: int) -> None:
         self._plan = plan
-        self._start = start
+        self.first_step = start
+        self.seed = plan.seed
 
     def __len__(self) -> int:
-        return self._plan.num_steps - self._start
+        return self._plan.num_steps - self.first_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batches in self._plan.epochs_from(self._start):
+        for batches in self._plan.epochs_from(self.first_step):
             yield from batches
 
 

@@ -125,6 +125,11 @@ def test_a_good_study_passes(check):
                 ({"class_weights": "balanced"}, "causal_lm has not one class a text"),
             ]
         ),
+        (
+            {"metric": "loss", "config": {"task": "masked_lm", "data": {"block_size": 64}}},
+            "`block_size` is for task: causal_lm",
+        ),
+        ({"config": {"mask_fraction": 0.2}}, "`mask_fraction` is for task: masked_lm"),
         ({"config": {"data": {"block_size": 64}}}, "`block_size` is for task: causal_lm"),
         (
             {"metric": "accuracy", "config": {"task": "regression"}},

@@ -8,6 +8,7 @@ from typing import Final
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.tasks import TaskName
 from workers.trials.finetune.tasks.causal_lm import CausalLm
+from workers.trials.finetune.tasks.masked_lm import MaskedLm
 from workers.trials.finetune.tasks.multi_label import MultiLabel
 from workers.trials.finetune.tasks.regression import Regression
 from workers.trials.finetune.tasks.task import Task
@@ -20,6 +21,7 @@ _TASKS: Final[Mapping[TaskName, type[Task]]] = {
     "regression": Regression,
     "multi_label": MultiLabel,
     "causal_lm": CausalLm,
+    "masked_lm": MaskedLm,
 }
 
 

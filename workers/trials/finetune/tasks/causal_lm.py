@@ -15,6 +15,7 @@ import torch
 from workers.disk.cache_entry import Progress
 from workers.managers import DataManager, ModelManager
 from workers.managers.data import Examples
+from workers.managers.head import CAUSAL_LM, Head
 from workers.managers.packed import PackedTexts
 from workers.managers.token_rows import Row, Rows
 from workers.managers.tokenized import Batch, Collate, PaddingCollator
@@ -49,7 +50,8 @@ class CausalLm(LanguageModelling):
 
     def build_model(self, models: ModelManager, examples: Examples) -> Any:
         """One that sees no token before it has predicted it."""
-        return models.causal_lm(
+        return models.with_head(
+            Head(CAUSAL_LM),
             self.config.model,
             tokenizer=examples.tokenizer,
             data=self.config.data,

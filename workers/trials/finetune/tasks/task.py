@@ -62,6 +62,20 @@ class Task(ABC):
         """
         return PaddingCollator(pad_id, multiple)
 
+    def drawn(self, batch: Batch, seed: int, step: int) -> Batch:  # noqa: ARG002
+        """A batch of the training, with what is drawn of it anew each time that it is seen.
+
+        Args:
+            batch: As the collator made it, on the CPU.
+            seed: The training's.
+            step: Steps before this one; what is drawn follows from both and the batch alone.
+        """
+        return batch
+
+    def held_out(self, batch: Batch) -> Batch:
+        """A batch of the held-out side: the same at each evaluation, of each trial of a study."""
+        return batch
+
     def weight(self, batch: Batch) -> int | torch.Tensor:
         """What `loss` is the mean over, in number; of a tensor it is not waited for.
 
