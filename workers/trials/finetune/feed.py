@@ -8,7 +8,7 @@ Invariant: what makes batches ends with the block that uses them.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from workers.protocol.finetune import FinetuneConfig
 from workers.trials.finetune.needs import Managers
 from workers.trials.finetune.plan import RemainingBatches
 from workers.trials.finetune.tasks import Task
+
+#: What the task makes of a batch, by its number from 0.
+_Draw = Callable[[int, Batch], Batch]
 
 
 class Fed(NamedTuple):
@@ -57,9 +60,11 @@ class Feed:
 
     def training(self, batches: RemainingBatches) -> AbstractContextManager[Iterator[Fed]]:
         """What is trained on, batch by batch."""
-        loaded = self._load(self._data.train, batches, self._config.loader_workers)
-        for step, batch in enumerate(loaded, batches.first_step):
-            yield self._task.drawn(batch, batches.seed, step)
+
+        def draw(number: int, batch: Batch) -> Batch:
+            return self._task.drawn(batch, batches.seed, batches.first_step + number)
+
+        return self._load(self._data.train, batches, self._config.loader_workers, draw)
 
     def evaluation(self) -> AbstractContextManager[Iterator[Fed]]:
         """What is held out, once."""
@@ -67,14 +72,14 @@ class Feed:
         batches = self._managers.batches.evaluation_batches(
             texts.lengths, self._config.eval_batch_size, self._config.eval_batch_tokens
         )
-        yield from map(self._task.held_out, self._load(texts, batches, 0))
+        return self._load(texts, batches, 0, lambda _, batch: self._task.held_out(batch))
 
     @contextmanager
     def _load(
-        self, texts: TokenizedTexts, batches: Any, num_workers: int
+        self, texts: TokenizedTexts, batches: Any, num_workers: int, draw: _Draw
     ) -> Iterator[Iterator[Fed]]:
         def make() -> Generator[_Sent]:
-            return self._sent(texts, batches, num_workers)
+            return self._sent(texts, batches, num_workers, draw)
 
         if num_workers:  # that one of them died is told to this thread alone
             with closing(make()) as sent:
@@ -83,7 +88,9 @@ class Feed:
             with Prefetch(make) as ahead:
                 yield map(self._received, ahead)
 
-    def _sent(self, texts: TokenizedTexts, batches: Any, num_workers: int) -> Generator[_Sent]:
+    def _sent(
+        self, texts: TokenizedTexts, batches: Any, num_workers: int, draw: _Draw
+    ) -> Generator[_Sent]:
         loader = self._managers.data.loader(
             texts,
             batches,
@@ -91,10 +98,10 @@ class Feed:
             num_workers=num_workers,
             collator=self._task.collator,
         )
-        for batch in loader:
+        for number, batch in enumerate(loader):
             # by NumPy: torch would start threads to add for each thread that asks
             num_tokens = int(batch["attention_mask"].numpy().sum())
-            yield _Sent(self._copies.send(batch), num_tokens)
+            yield _Sent(self._copies.send(draw(number, batch)), num_tokens)
 
     def _received(self, sent: _Sent) -> Fed:
         return Fed(self._copies.receive(sent.copied), sent.num_tokens)

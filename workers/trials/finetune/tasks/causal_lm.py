@@ -93,11 +93,10 @@ class CausalCollator:
         """`input_ids`, `attention_mask` and `labels`, int64 [batch, length]."""
         taken = Rows.of(rows)
         batch = self._pad(taken)
-        ids, is_token = batch["input_ids"], batch["attention_mask"] == 1
+        ids, mask = batch["input_ids"].numpy(), batch["attention_mask"].numpy() == 1
         places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         positions = places - taken.lengths[:, None]  # of the padding
-        mask = is_token.numpy()
         positions[mask] = places[mask] if taken.positions is None else taken.positions
-        at = torch.from_numpy(positions)
-        labels = torch.where(is_token & (at > 0), ids, NOT_PREDICTED)
-        return {**batch, "labels": labels, **({"position_ids": at} if self._is_apart else {})}
+        labels = np.where(mask & (positions > 0), ids, NOT_PREDICTED)
+        apart = {"position_ids": torch.from_numpy(positions)} if self._is_apart else {}
+        return {**batch, "labels": torch.from_numpy(labels), **apart}

@@ -66,7 +66,7 @@ class MaskedLm(LanguageModelling):
         """The same tokens of a text are hidden each time."""
         ids = batch["input_ids"].numpy()
         draws = np.zeros((3, *ids.shape))
-        for number, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+        for number, length in enumerate(batch["attention_mask"].numpy().sum(1).tolist()):
             text = zlib.crc32(ids[number, :length].tobytes())
             generator = np.random.default_rng([self.config.data.seed % _SEEDS, text])
             draws[:, number, :length] = generator.random((3, length))

@@ -66,7 +66,7 @@ class Task(ABC):
         """A batch of the training, with what is drawn of it anew each time that it is seen.
 
         Args:
-            batch: As the collator made it, on the CPU.
+            batch: As the collator made it, on the CPU, in a thread that has none of torch's.
             seed: The training's.
             step: Steps before this one; what is drawn follows from both and the batch alone.
         """
