@@ -51,6 +51,7 @@ class MaskedLm(LanguageModelling):
             tokenizer=tokenizer,
             data=self.config.data,
             dropout=self.config.dropout,
+            lora=self.config.lora,
         )
         self._mask_id = tokenizer.mask_token_id
         words = {*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids}
