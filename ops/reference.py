@@ -58,8 +58,8 @@ def pages() -> dict[str, str]:
 def _settings() -> Iterator[str]:
     yield (
         "# Settings\n\n"
-        "Read once, from the environment, where a process of the fleet starts. One that holds what it\n"
-        "does not take ends the process with a line that names it.\n\n"
+        "Read once, from the environment, where a process of the fleet starts. One that holds\n"
+        "what it does not take ends the process with a line that names it.\n\n"
         "| variable | default | is |\n|---|---|---|\n"
     )
     for name, field in Settings.model_fields.items():
@@ -89,8 +89,9 @@ def _commands() -> str:
         does = " ".join((command.help or "").split("\n\n")[0].split())
         lines.append(f"| [`{command.name}`](#trialfleet-{command.name}) | {_cell(does)} |")
     lines.append(
-        "\nEach takes `--json` and prints one document. Exit codes: 0 done; 1 failed, or no trial is\n"
-        "complete; 2 bad input, of which one line says what it is and the way out; 130 interrupted.\n"
+        "\nEach takes `--json` and prints one document. Exit codes: 0 done; 1 failed, or no trial\n"
+        "is complete; 2 bad input, of which one line says what it is and the way out; 130\n"
+        "interrupted.\n"
     )
     texts = (
         get_docs_for_click(obj=command, ctx=context, indent=1, call_prefix="trialfleet")
@@ -158,24 +159,33 @@ def _shape(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return _linked(field["$ref"].rpartition("/")[2], definitions)
     for key in ("anyOf", "oneOf", "allOf"):
         if key in field:
-            forms = [_shape(each, definitions) for each in field[key]]
-            if set(forms) >= _PLAIN:
-                forms = ["a value"]  # of any plain type
-            return " or ".join(dict.fromkeys(form for form in forms if form != "nothing"))
-    if "const" in field:
-        return f"`{field['const']}`"
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"] if value is not None)
-    kind = field.get("type", "anything")
-    if kind == "array":
+            return _either([_shape(each, definitions) for each in field[key]])
+    if "const" in field or "enum" in field:
+        values = field.get("enum", [field.get("const")])
+        return ", ".join(f"`{value}`" for value in values if value is not None)
+    return _container(field, definitions) or _plain(field)
+
+
+def _either(forms: list[str]) -> str:
+    if set(forms) >= _PLAIN:
+        return "a value"  # of any plain type
+    return " or ".join(dict.fromkeys(form for form in forms if form != _KINDS["null"]))
+
+
+def _container(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str | None:
+    if field.get("type") == "array":
         return f"a list of: {_shape(field.get('items', {}), definitions)}"
-    if kind == "object":
+    if field.get("type") == "object":
         values = field.get("additionalProperties")
-        if isinstance(values, Mapping) and values:
-            return f"names to: {_shape(values, definitions)}"
-        return "a mapping"
-    if kind == "string" and field.get("pattern") and field.get("examples"):
+        is_typed = isinstance(values, Mapping) and values
+        return f"names to: {_shape(values, definitions)}" if is_typed else "a mapping"
+    return None
+
+
+def _plain(field: Mapping[str, Any]) -> str:
+    if field.get("pattern") and field.get("examples"):
         return "such as " + ", ".join(f"`{each}`" for each in field["examples"])
+    kind = field.get("type", "anything")
     return _KINDS.get(kind, kind) + _bounds(field)
 
 

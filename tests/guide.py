@@ -1,7 +1,7 @@
 """Reads a page of the documentation as its reader follows it: files, commands, fragments.
 
-A fence after a paragraph that names a file and ends in a colon is that file. An HTML comment right above a
-fence says what else is true of it: `in the background`, or `elsewhere: why it is not run here`.
+A fence after a paragraph that names a file and ends in a colon is that file. An HTML comment right
+above a fence says what else is true of it: `in the background`, or `elsewhere: why it is not run`.
 """
 
 from __future__ import annotations

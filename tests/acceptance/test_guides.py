@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from guide import blocks_of
+from waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "ops" / "guides"
@@ -46,6 +47,10 @@ class Reader:
         )
         assert ended.returncode == 0, f"{block.text}\n{ended.stdout}\n{ended.stderr}"
 
+    def _is_listening(self):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(self._port))) == 0
+
     @contextmanager
     def running(self, block):
         """A command that goes on until the reader is done, and is then interrupted."""
@@ -55,6 +60,8 @@ class Reader:
                 **self.command(block.text), stdout=sink, stderr=sink, start_new_session=True
             )
         try:
+            if PORT in block.text:
+                wait_until(self._is_listening, "the server of the page is up", 60.0)
             yield
         finally:
             os.killpg(process.pid, signal.SIGTERM)

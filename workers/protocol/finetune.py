@@ -273,8 +273,11 @@ class FinetuneConfig(TrainingOptions):
     task: TaskName = DEFAULT_TASK
     """What is learned."""
     data: DataConfig = DataConfig()
+    """The texts, and what is told of them."""
     model: ModelConfig = ModelConfig(architecture="bert")
+    """What is trained."""
     tokenizer: TokenizerConfig = TokenizerConfig()
+    """What parts texts into tokens."""
     eval_batch_size: int = Field(default=256, ge=1)
     """Texts a forward pass without gradients."""
     eval_batch_tokens: int | None = Field(default=None, ge=1)

@@ -35,9 +35,13 @@ class FloatDimension(_Dimension):
 
     type: Literal["float"]
     low: float
+    """The least value."""
     high: float
+    """The greatest value."""
     log: bool = False
+    """Draws alike from each order of magnitude; `low` must be above 0."""
     step: float | None = Field(default=None, gt=0.0)
+    """Draws `low`, and so many steps from it; not with `log`."""
 
 
 class IntDimension(_Dimension):
@@ -45,9 +49,13 @@ class IntDimension(_Dimension):
 
     type: Literal["int"]
     low: int
+    """The least value."""
     high: int
+    """The greatest value."""
     log: bool = False
+    """Draws alike from each order of magnitude; `low` must be above 0."""
     step: int = Field(default=1, ge=1)
+    """Draws `low`, and so many steps from it."""
 
 
 class CategoricalDimension(_Dimension):
@@ -55,6 +63,7 @@ class CategoricalDimension(_Dimension):
 
     type: Literal["categorical"]
     choices: list[Scalar] = Field(min_length=1)
+    """The values, in the order in which Optuna counts them."""
 
 
 Dimension = Annotated[

@@ -68,12 +68,15 @@ class StudySpec(StoredModel):
     """A study: what to run, over which space, towards what."""
 
     version: Literal[1] = 1
+    """Of this form of a study; there is one."""
     name: str = Field(pattern=_NAME)
     """Letters, digits, dot, dash, underscore; names keys in Redis and a directory."""
     objective: str = FINETUNE
     """`finetune`, `package.module:function` or `/path/file.py:function`."""
     direction: Direction | None = None
+    """The better side of the value; by default `minimize`, or what is usual of `metric`."""
     directions: list[Direction] | None = None
+    """One for each value, in place of `direction`, for several objectives."""
     metric: str | list[str] | None = None
     """What the objective's value is called; picks from the mapping if it returns one."""
     trials: int = Field(default=20, ge=1)
@@ -83,7 +86,9 @@ class StudySpec(StoredModel):
     trial_timeout: float | None = Field(default=None, gt=0.0)
     """Seconds for which one trial may hold slots, all its attempts together, before it FAILED."""
     budget: BudgetSpec = BudgetSpec()
+    """What the study may use up."""
     stop: StopSpec = StopSpec()
+    """What ends it earlier."""
     max_failures: int = Field(default=3, ge=1)
     """Failures of one trial (exceptions, exits, no progress) after which it is DEAD."""
     max_losses: int = Field(default=10, ge=1)
@@ -91,17 +96,23 @@ class StudySpec(StoredModel):
     progress_timeout: float = Field(default=600.0, gt=0.0)
     """Seconds without a training step after which an attempt counts as hung and is ended."""
     sampler: SamplerSpec = SamplerSpec()
+    """What proposes parameters."""
     pruner: PrunerSpec = PrunerSpec()
+    """What ends trials that are not promising."""
     space: dict[str, Dimension] = Field(default={})
     """Parameters by dotted name of the setting; empty where the objective suggests its own."""
     config: dict[str, Any] = Field(default={})
     """The objective's fixed settings."""
     resources: ResourcesSpec = ResourcesSpec()
+    """Which slots run its trials."""
     share: ShareSpec = ShareSpec()
+    """How many of the slots of a queue that others want, too."""
     keep: KeepSpec = KeepSpec()
+    """What stays of trials that have ended."""
     wandb: WandbSpec | None = None
     """A run a trial; without it, where the worker has credentials or `WANDB_MODE`."""
     code: CodeSpec = CodeSpec()
+    """Which code runs, and whether it travels."""
     on_end: str | None = None
     """Run once when the study has ended, with its status as JSON: a command of a shell, on standard
     input, or the URL of a web hook, as the body of a POST."""

@@ -20,10 +20,12 @@ _PASSWORD: Final = re.compile(r"://[^/@]*:[^/@]*@")
 class SamplerSpec(BaseModel):
     """An Optuna sampler by name, or `module:Class`; further keys go to its constructor."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     type: str = "tpe"
+    """Such as `tpe`, `gp`, `cmaes`, `random`, `grid`."""
     seed: int | None = None
+    """Seeds what it draws, and with it each trial."""
 
 
 class PrunerSpec(BaseModel):
@@ -32,6 +34,7 @@ class PrunerSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     type: str = "none"
+    """Such as `median`, `hyperband`, `asha`, `patient`."""
     promote: bool = False
     """Of `asha`: a trial is paused at each rung, and the best ones go on where they stopped."""
 
