@@ -12,6 +12,7 @@ import pytest
 from workers.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ROOT / "ops" / "guides" / "reference"
 
 #: Variables that a process of the fleet sets for those it starts, or tests for what they watch.
 INTERNAL = {
@@ -37,7 +38,7 @@ def reference() -> ModuleType:
 def test_each_page_is_what_the_code_says(reference):
     old = [
         name for name, text in reference.pages().items()
-        if (reference.PAGES / name).read_text() != text
+        if (PAGES / name).read_text() != text
     ]  # fmt: skip
     assert old == [], "run python ops/reference.py"
 
@@ -51,4 +52,5 @@ def test_each_variable_in_the_code_is_a_setting_or_internal():
     code = [path.read_text() for top in tops for path in (ROOT / top).rglob("*.py")]
     named = set(re.findall(r"\bFLEET_[A-Z][A-Z_]*[A-Z]\b", "\n".join(code)))
     known = {f"FLEET_{name.upper()}" for name in Settings.model_fields}
+    known |= set(re.findall(r"FLEET_[A-Z_]*[A-Z]", (PAGES / "commands.md").read_text()))
     assert named - known - INTERNAL == set()
