@@ -209,7 +209,7 @@ def _linked(name: str, definitions: Mapping[str, Any]) -> str:
 def _title(name: str) -> str:
     """`finetune.LoraConfig` is `lora`, `StopSpec` `stop`."""
     last = name.rpartition(".")[2]
-    for ending in ("Spec", "Config"):
+    for ending in ("Spec", "Config", "Options"):
         last = last.removesuffix(ending)
     words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in last)
     return words.strip()
