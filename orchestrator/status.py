@@ -14,8 +14,10 @@ from optuna.trial import FrozenTrial
 from pydantic import BaseModel
 
 from orchestrator.storage.attributes import ATTR
-from orchestrator.storage.tally import NUM_TOP, Tally, busy_seconds, state_of
+from orchestrator.storage.tally import NUM_TOP, Ends, Tally, busy_seconds, state_of
 from workers.coordination.leases import TrialLeases
+from workers.coordination.trial_record import TrialRecord
+from workers.protocol.events import host_of
 from workers.protocol.spec import Direction, StudySpec
 from workers.protocol.states import OVER_STATES, StudyState, TrialState, Wish
 
@@ -59,6 +61,23 @@ class RunningTrial(BaseModel):
     owner: str | None = None
     activity: str | None = None
     """What it does before or between steps, such as reading data, and how far that is."""
+
+
+class RetriedTrial(BaseModel):
+    """A trial that waits for, or runs in, a further attempt, and why the one before ended."""
+
+    number: int
+    attempt: int
+    """The one that waits or runs."""
+    cause: str
+    """Such as `drained`, `died` (its process), `lease_lost` (its host), `no_progress`, `failed`."""
+    host: str | None = None
+    """Where it ended."""
+    process: str | None = None
+    """Likewise: host, boot, pid and start time."""
+    detail: str | None = None
+    retry_ms: int | None = None
+    """When it can be claimed, on the clock of Redis, in ms since 1970; None while it runs."""
 
 
 class WaitingTrial(BaseModel):
@@ -117,6 +136,13 @@ class StudyStatus(BaseModel):
     """Pruned trials that ran out of memory."""
     losses: int = 0
     """Processes that its trials took down, or lost with their hosts."""
+    requeued: dict[str, int] = {}
+    """By cause, as in `retried`: how many attempts ended so, with another one to come."""
+    began_anew: int = 0
+    """Attempts that went on from no checkpoint though the trial had one: from where they ran, it
+    could not be reached. A shared `FLEET_HOME`, or `FLEET_STORE`, makes it be found."""
+    retried: list[RetriedTrial] = []
+    """Trials that wait for, or run in, a further attempt, and why the last one ended."""
     slots: int
     """Pool processes that take trials from the study's queue now."""
     put_aside: list[str] = []
@@ -242,8 +268,9 @@ def build_status(
         leases: Tells running trials from queued ones; without, all open ones count as queued.
     """
     around = around or Circumstances()
-    waiting = [] if leases is None else _waiting(leases)
-    running = [] if leases is None else _running(leases, around.activities)
+    held, queued = ({}, {}) if leases is None else _records(leases)
+    running, waiting = _running(held, around.activities), _waiting(queued)
+    ends = _ends(tally, held | queued)
     no_more = around.starts_no_more(spec)
     return StudyStatus(
         study=spec.name,
@@ -253,7 +280,10 @@ def build_status(
         directions=spec.all_directions,
         wanted=spec.trials + tally.num_given,
         trials=_count(tally, running),
-        losses=tally.losses + sum(trial.losses for trial in running),
+        losses=ends.losses,
+        requeued=dict(ends.requeued),
+        began_anew=ends.num_anew,
+        retried=_retried(held, queued),
         running=running,
         waiting=waiting,
         waits_for=_reasons(waiting),
@@ -301,23 +331,60 @@ def _count(tally: Tally, running: Sequence[RunningTrial]) -> dict[str, int]:
     return {name: counts.get(name, 0) for name in _COUNTED}
 
 
-def _running(leases: TrialLeases, activities: Mapping[str, str]) -> list[RunningTrial]:
-    found = []
-    for number, record in leases.records(sorted(leases.running())).items():
-        if record.state is TrialState.RUNNING:
-            found.append(
-                RunningTrial(
-                    number=number,
-                    attempt=record.attempt,
-                    losses=record.losses,
-                    step=record.step,
-                    value=record.reported_value,
-                    params=record.params,
-                    owner=record.owner,
-                    activity=activities.get(record.owner or ""),
-                )
-            )
-    return found
+def _records(leases: TrialLeases) -> tuple[dict[int, TrialRecord], dict[int, TrialRecord]]:
+    """The records of trials that run, and of those that wait; never many: few wait for a slot."""
+    held, queued = sorted(leases.running()), sorted(leases.queued())
+    found = leases.records([*held, *queued])
+    by_state = {
+        state: {number: record for number, record in found.items() if record.state is state}
+        for state in (TrialState.RUNNING, TrialState.QUEUED)
+    }
+    return by_state[TrialState.RUNNING], by_state[TrialState.QUEUED]
+
+
+def _ends(tally: Tally, open_: Mapping[int, TrialRecord]) -> Ends:
+    """How attempts ended that were not the last, of all trials; of open ones, by their records."""
+    at_rungs = [trial for number, trial in tally.at_rungs.items() if number not in open_]
+    records = [
+        Ends(record.losses, record.requeued, record.num_anew)
+        for number, record in open_.items()
+        if number in tally.open  # else the storage has it as ended, and the tally its ends
+    ]
+    return Ends.total([tally.ends, *map(Ends.of, at_rungs), *records])
+
+
+def _retried(
+    held: Mapping[int, TrialRecord], queued: Mapping[int, TrialRecord]
+) -> list[RetriedTrial]:
+    return [
+        RetriedTrial(
+            number=number,
+            attempt=record.attempt + (number in queued),
+            cause=record.last_end.cause,
+            host=host_of(record.last_end.process),
+            process=record.last_end.process,
+            detail=record.last_end.detail,
+            retry_ms=record.not_before_ms if number in queued else None,
+        )
+        for number, record in sorted({**held, **queued}.items())
+        if record.last_end is not None
+    ]
+
+
+def _running(held: Mapping[int, TrialRecord], activities: Mapping[str, str]) -> list[RunningTrial]:
+    return [
+        RunningTrial(
+            number=number,
+            attempt=record.attempt,
+            losses=record.losses,
+            step=record.step,
+            value=record.reported_value,
+            params=record.params,
+            owner=record.owner,
+            activity=activities.get(record.owner or ""),
+        )
+        for number, record in held.items()
+    ]
 
 
 def _reasons(waiting: Sequence[WaitingTrial]) -> list[str]:
@@ -332,11 +399,11 @@ def _reasons(waiting: Sequence[WaitingTrial]) -> list[str]:
     ]
 
 
-def _waiting(leases: TrialLeases) -> list[WaitingTrial]:
-    """The trials that wait for something, each with what; never many: few wait for a slot."""
+def _waiting(queued: Mapping[int, TrialRecord]) -> list[WaitingTrial]:
+    """The trials that wait for something, each with what."""
     return [
         WaitingTrial(number=number, waits_for=record.waits_for, retry_ms=record.not_before_ms)
-        for number, record in leases.records(sorted(leases.queued())).items()
+        for number, record in queued.items()
         if record.waits_for is not None
     ]
 

@@ -110,10 +110,20 @@ class Collector:
         when = "while it waited for another attempt" if attempts else "before it began"
         if record is not None and attempts:
             self._study.trials.set_attr(number, f"{ATTR}attempt", attempts)
-            if record.losses:
-                self._study.trials.set_attr(number, f"{ATTR}losses", record.losses)
+            self._attach_ends(number, record)
         self.tell_failed(number, f"{reason} {when}", TrialState.CANCELLED)
         self._study.sync()
+
+    def _attach_ends(self, number: int, record: TrialRecord) -> None:
+        """Store how the attempts of a trial ended that nobody tells of any more."""
+        facts: dict[str, Any] = {
+            f"{ATTR}losses": record.losses,
+            f"{ATTR}requeued": dict(record.requeued),
+            f"{ATTR}began_anew": record.num_anew,
+        }
+        for key, value in facts.items():
+            if value:
+                self._study.trials.set_attr(number, key, value)
 
     def _take(self, entry: Entry) -> TrialState | None:
         """Take one entry in; the state of the trial if it is an end.
@@ -251,6 +261,8 @@ class Collector:
             f"{ATTR}slot_seconds": entry.held_ms / 1000 or None,
             f"{ATTR}gpu_seconds": entry.gpu_ms / 1000 or None,
             f"{ATTR}losses": entry.losses or None,
+            f"{ATTR}requeued": entry.requeued or None,
+            f"{ATTR}began_anew": entry.anew or None,
             f"{ATTR}error": _explain_end(entry, state, result),
             f"{ATTR}traceback": _traceback(state, result),
             f"{ATTR}result_error": problem,

@@ -7,8 +7,8 @@ costs more in a study of many trials than in one of few.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -22,6 +22,37 @@ from workers.protocol.study_options import MAX_BEST
 #: How many of the best trials are shown, and how many of the latest are kept.
 NUM_TOP: Final = 5
 NUM_RECENT: Final = 20
+
+
+class Ends(NamedTuple):
+    """How attempts ended that were not the last of their trial."""
+
+    losses: int = 0
+    """Processes that were taken down, or lost with their hosts."""
+    requeued: Mapping[str, int] = {}
+    """By cause, how many were followed by another one."""
+    num_anew: int = 0
+    """How many went on from no checkpoint though there was one."""
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Ends:
+        """Those of a trial, as the storage has them."""
+        attrs = trial.user_attrs
+        return cls(
+            attrs.get(f"{ATTR}losses", 0),
+            attrs.get(f"{ATTR}requeued", {}),
+            attrs.get(f"{ATTR}began_anew", 0),
+        )
+
+    @classmethod
+    def total(cls, found: Iterable[Ends]) -> Ends:
+        """All together."""
+        losses, requeued, num_anew = 0, Counter[str](), 0
+        for each in found:
+            losses += each.losses
+            num_anew += each.num_anew
+            requeued.update(each.requeued)
+        return cls(losses, requeued, num_anew)
 
 
 class Tally:
@@ -55,7 +86,10 @@ class Tally:
         """Likewise, slots with a GPU."""
         self.num_out_of_memory = 0
         """Pruned trials that ran out of memory."""
-        self.losses = 0
+        self.ends = Ends()
+        """How attempts at ended trials ended that were not their last."""
+        self.at_rungs: dict[int, FrozenTrial] = {}
+        """The paused ones: what their attempts came to so far is not in the sums."""
         self.best: list[FrozenTrial] = []
         """The best first, as many as a study may keep; of several directions, the whole front."""
         self.least_violating: list[FrozenTrial] = []
@@ -107,6 +141,7 @@ class Tally:
                 self.num_given += 1
             self.waiting.discard(trial.number)
             self.paused.pop(trial.number, None)
+            self.at_rungs.pop(trial.number, None)
             if trial.state is optuna.trial.TrialState.WAITING:
                 self.waiting.add(trial.number)
             if trial.state.is_finished():
@@ -116,6 +151,7 @@ class Tally:
             self.open.add(trial.number)
             if is_paused(trial.user_attrs):
                 self.paused[trial.number] = _attr(trial, "slot_seconds")
+                self.at_rungs[trial.number] = trial
         self._add_ended(ended)
 
     def _add_ended(self, trials: Sequence[FrozenTrial]) -> None:
@@ -129,7 +165,7 @@ class Tally:
         self.slot_seconds += sum(_attr(trial, "slot_seconds") for trial in trials)
         self.gpu_seconds += sum(_attr(trial, "gpu_seconds") for trial in trials)
         self.num_out_of_memory += sum(ran_out_of_memory(trial) for trial in trials)
-        self.losses += sum(trial.user_attrs.get(f"{ATTR}losses", 0) for trial in trials)
+        self.ends = Ends.total([self.ends, *map(Ends.of, trials)])
         self.recent = sorted([*self.recent, *trials], key=_ended_at)[-NUM_RECENT:]
         best = best_first([*self.best, *complete], self._directions)
         self.best = best if len(self._directions) > 1 else best[:MAX_BEST]

@@ -20,6 +20,7 @@ _CAUSES: Final[dict[str, str]] = {
     Cause.FAILED: "the objective failed",
     Cause.OUT_OF_MEMORY: "it ran out of memory",
     Cause.BROKE: "a CUDA error broke its process",
+    Cause.NO_PROGRESS: "it stood still for too long",
     Cause.DIED: "its process died under it",
     Cause.LEASE_LOST: "its lease ran out: the worker, its host or the network was gone",
     Cause.DRAINED: "its worker shut down, and it gave the trial back",
@@ -37,6 +38,7 @@ _CAUSES: Final[dict[str, str]] = {
 _COUNTED: Final = {
     Cause.FAILED: "failure",
     Cause.OUT_OF_MEMORY: "failure",
+    Cause.NO_PROGRESS: "failure",
     Cause.BROKE: "loss",
     Cause.DIED: "loss",
     Cause.LEASE_LOST: "loss",
@@ -47,6 +49,9 @@ _SAID: Final = {Cause.CANCELLED, Cause.LEASE_LOST}
 
 #: Characters of a line that an attempt printed.
 _LINE: Final = 160
+
+#: What has an attempt find the checkpoints of those before it.
+_ANEW_WAY: Final = "have all workers share one FLEET_HOME, or give them a FLEET_STORE"
 
 _CPU_SLOT: Final = re.compile(r"(?:^|/)cpu-(\d+)$")
 
@@ -157,6 +162,8 @@ def _attempt(attempt: Attempt) -> Iterator[str]:
         "" if attempt.from_step is None else f", from the checkpoint of step {attempt.from_step}"
     )
     yield f"attempt {attempt.number} {began}{where and ' '}{where}{start}"
+    if attempt.anew is not None:
+        yield f"  it began anew: {printable(attempt.anew)}; {_ANEW_WAY}"
     if training := list(_training(attempt)):
         yield f"  it {', '.join(training)}"
     if attempt.ended_at is not None:

@@ -30,6 +30,10 @@ _TELLING: Final = {
 _SHOWN_LINES: Final = 5
 
 
+#: Whose step is that of a checkpoint before it.
+_OF_CHECKPOINT: Final = {EventKind.CLAIMED, EventKind.BEGAN_ANEW}
+
+
 class Attempt(BaseModel):
     """One attempt at a trial; times in seconds since 1970."""
 
@@ -41,6 +45,8 @@ class Attempt(BaseModel):
     device: str | None = None
     from_step: int | None = None
     """Of the checkpoint that it went on from."""
+    anew: str | None = None
+    """Why it went on from no checkpoint though there was one."""
     first_step_seconds: float | None = None
     """How long after the claim."""
     last_step: int | None = None
@@ -217,6 +223,8 @@ def _note(attempt: Attempt, event: Event) -> None:
         attempt.claimed_at, attempt.process = event.seconds, event.process
         attempt.host, attempt.pid, attempt.device = event.host, event.pid, event.device
         attempt.from_step = event.step
+    elif event.kind is EventKind.BEGAN_ANEW:
+        attempt.anew, attempt.from_step = event.detail or "", 0
     elif event.kind is EventKind.REPORTED:
         attempt.reported_step, attempt.reported_value = event.step, event.value
     elif event.kind is EventKind.CHECKPOINT:
@@ -228,7 +236,7 @@ def _note(attempt: Attempt, event: Event) -> None:
         _note_end(attempt, event)
     if event.after_ms is not None:
         attempt.first_step_seconds = event.after_ms / 1000
-    if event.step is not None and event.kind is not EventKind.CLAIMED:
+    if event.step is not None and event.kind not in _OF_CHECKPOINT:
         attempt.last_step = max(attempt.last_step or 0, event.step)
 
 

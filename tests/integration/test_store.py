@@ -152,6 +152,7 @@ def test_nothing_of_a_deleted_study_is_taken_for_that_of_a_new_one_of_its_name(
     there.desk.leases.release(0, there.desk.held.token)
     there.settings.home.rename(there.settings.home.with_name("lost"))
     assert there.desk.hold(0).load_checkpoint() is None
+    assert there.desk.leases.record(0).num_anew == 1, "it is told that it begins anew"
     held = there.desk.held
     held.leases.commit(0, held.token, TrialState.COMPLETE, Result(values=[0.5]))
     for token, text in ((held.token, "the new study"), (held.token + 1, "nobody's")):

@@ -183,6 +183,10 @@ class TrialLeases(TrialQueue):
         )
         return answer[0] == "OK"
 
+    def begin_anew(self, number: int, token: int, reason: str) -> str:
+        """Tell that an attempt goes on from no checkpoint, though there is one: OK, DUP or LOST."""
+        return self._call("begin_anew", number, token=token, detail=brief(reason))[0]
+
     def checkpoint(self, number: int, token: int, ref: CheckpointRef, replaces: str = "") -> str:
         """Move the checkpoint pointer forward: OK, OLD or LOST.
 

@@ -104,7 +104,8 @@ _PARTS: Final = {
         keys=(*_SHARED, *_TRIALS, keys.code("*"), keys.device("*"), keys.cleanup("*"), _CELERY),
         verbs=(
             "claim", "renew", "report", "suggest", "take", "checkpoint", "commit", "release",
-            "fail", "park", "reap", "process_register", "process_beat", "process_gone",
+            "fail", "park", "reap", "begin_anew",
+            "process_register", "process_beat", "process_gone",
             "cleanup_acquire", "cleanup_renew", "cleanup_done", "wish", "print",
         ),
         # gossip, by which a worker that takes no message notices that its connection is lost

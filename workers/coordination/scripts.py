@@ -19,7 +19,7 @@ Verb: TypeAlias = Literal[
     "release", "fail", "reap", "settle", "park", "unpark",
     "process_register", "process_beat", "process_gone",
     "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead", "wish", "respec", "order",
-    "publish", "begin", "drop_orders", "reseal", "ship", "unship", "print",
+    "publish", "begin", "drop_orders", "reseal", "ship", "unship", "begin_anew", "print",
 ]  # fmt: skip
 
 Value: TypeAlias = str | int | float

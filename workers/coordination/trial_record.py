@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ConfigDict, RootModel
 
-from workers.protocol.messages import Drawn, Result
+from workers.protocol.messages import Drawn, Result, read_counts
 from workers.protocol.states import TrialState
 
 _PARAM: Final = "param:"
@@ -34,6 +34,16 @@ class CheckpointRef(NamedTuple):
     step: int
     uri: str
     sha256: str
+
+
+class LastEnd(NamedTuple):
+    """Why an attempt has ended that another one follows."""
+
+    cause: str
+    """As its event tells it."""
+    process: str | None = None
+    """Whose it was."""
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,12 @@ class TrialRecord:
     error: str | None = None
     error_fingerprint: str | None = None
     """Of the last failure: what tells the same traceback from another one."""
+    last_end: LastEnd | None = None
+    """Of a trial that is tried again: why its last attempt ended."""
+    requeued: Mapping[str, int] = field(default_factory=dict)
+    """How many of its attempts ended by which cause, with another one to come."""
+    num_anew: int = 0
+    """How many attempts went on from no checkpoint though there was one."""
     generation: str | None = None
     """Of its study; None in a record of a release before."""
 
@@ -128,8 +144,18 @@ class TrialRecord:
             result_id=fields.get("result_id"),
             error=None if failure is None else failure.error,
             error_fingerprint=None if failure is None else failure.fingerprint,
+            last_end=_last_end(fields),
+            requeued=read_counts(fields.get("requeued", "")),
+            num_anew=int(fields.get("anew", 0)),
             generation=fields.get("generation"),
         )
+
+
+def _last_end(fields: Mapping[str, str]) -> LastEnd | None:
+    cause = fields.get("end_cause")
+    if not cause:
+        return None
+    return LastEnd(cause, fields.get("end_process") or None, fields.get("end_detail") or None)
 
 
 def encode_drawn(drawn: Mapping[str, Drawn]) -> str:

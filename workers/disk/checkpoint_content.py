@@ -99,6 +99,22 @@ def load_files(ref: CheckpointRef) -> Path | None:
     return folder if _is_sound(ref, lambda: _tree_sha256(folder)) else None
 
 
+def why_not_loaded(ref: CheckpointRef, *, is_files: bool) -> str | None:
+    """Why a checkpoint holds nothing here to go on from; None if it was asked for the other kind.
+
+    Args:
+        ref: The checkpoint.
+        is_files: Whether files were asked for, and no state.
+    """
+    folder = Path(ref.uri)
+    if not folder.is_dir():
+        return f"the checkpoint of step {ref.step} cannot be reached from here"
+    asked, other = (_FILES, _STATE) if is_files else (_STATE, _FILES)
+    if (folder / other).exists() and not (folder / asked).exists():
+        return None
+    return f"the checkpoint of step {ref.step} is not as it was saved"
+
+
 def with_attributes(ref: CheckpointRef, content: T | None) -> Kept[T] | None:
     """What a checkpoint holds, with the attributes that lie beside it; None without a content."""
     if content is None:

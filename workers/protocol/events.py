@@ -43,6 +43,9 @@ class EventKind(StrEnum):
     """It reported a value: trial, attempt, step, value. Of each second, the first."""
     CHECKPOINT = "checkpoint"
     """It saved one: trial, attempt, step. Of each second, the first."""
+    BEGAN_ANEW = "began_anew"
+    """Its attempt goes on from no checkpoint, though there is one: trial, attempt, step (of that),
+    detail (why)."""
     REQUEUED = "requeued"
     """An attempt ended, and another is to come: trial, attempt, cause, held_ms, step, wait_ms,
     after_ms; where a lease ran out, its process."""
@@ -91,6 +94,8 @@ class Cause(StrEnum):
     """There was not as much as it asked for."""
     BROKE = "broke"
     """A CUDA error broke its process."""
+    NO_PROGRESS = "no_progress"
+    """It made no step for as long as the study's `progress_timeout`."""
     DIED = "died"
     """Its process ended under it."""
     LEASE_LOST = "lease_lost"
@@ -172,7 +177,7 @@ class Event(BaseModel):
     @property
     def host(self) -> str | None:
         """Of its process."""
-        return None if self.process is None else self.process.rsplit(":", 3)[0]
+        return host_of(self.process)
 
     @property
     def pid(self) -> int | None:
@@ -186,6 +191,11 @@ class Event(BaseModel):
         told = self.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         document: Any = strict_json({"id": fields.pop("id"), "time": told, **fields})
         return dict(document)
+
+
+def host_of(process: str | None) -> str | None:
+    """The host of a process, by its identity."""
+    return None if process is None else process.rsplit(":", 3)[0]
 
 
 def place_of(event_id: str) -> tuple[int, int]:

@@ -205,7 +205,16 @@ class InboxEntry(BaseModel):
     #: Likewise: how long all attempts together held a slot, and one with a GPU.
     held_ms: int = 0
     gpu_ms: int = 0
+    #: Likewise: how many of them ended by which cause, with another one to come.
+    requeued: dict[str, int] = {}
+    #: Likewise: how many went on from no checkpoint though there was one.
+    anew: int = 0
     seal: str = ""
+
+    @field_validator("requeued", mode="before")
+    @classmethod
+    def _read_counts(cls, value: Any) -> Any:
+        return read_counts(value) if isinstance(value, str) else value
 
     @classmethod
     def from_stream(cls, entry_id: str, fields: Mapping[str, str]) -> InboxEntry:
@@ -237,6 +246,16 @@ class InboxEntry(BaseModel):
             raise UnreadableEntryError(
                 f"{self.kind} of trial {self.number}: {_explain(error)}"
             ) from error
+
+
+def read_counts(text: str) -> dict[str, int]:
+    """Counts by cause, as scripts write them; what is none is left out: an end is worth more."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    items = found.items() if isinstance(found, dict) else ()
+    return {name: count for name, count in items if type(count) is int and count > 0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from workers.coordination.trial_record import CheckpointRef
-from workers.disk.checkpoint_content import Kept
+from workers.disk.checkpoint_content import Kept, why_not_loaded
 from workers.disk.checkpoints import CheckpointStore
 from workers.disk.snapshots import HostMemory
 from workers.disk.state_packing import pack
@@ -22,6 +22,9 @@ from workers.logs import get_logger
 from workers.trials.held_lease import HeldLease
 
 log = get_logger(__name__)
+
+#: What has checkpoints be found wherever a trial goes on.
+ANEW_HINT: Final = "have all workers share one FLEET_HOME, or give them a FLEET_STORE"
 
 T = TypeVar("T")
 
@@ -101,7 +104,8 @@ class Checkpointing:
         if self._last is None:
             return None
         number = self._lease.number
-        return self._noted(self._store.load_last(self._study, self._generation, number, self._last))
+        kept = self._store.load_last(self._study, self._generation, number, self._last)
+        return self._noted(kept, is_files=False)
 
     def load_files(self) -> Kept[Path] | None:
         """The folder with the files of the last accepted checkpoint of any attempt, or None."""
@@ -109,16 +113,25 @@ class Checkpointing:
         if self._last is None:
             return None
         number = self._lease.number
-        return self._noted(
-            self._store.load_last_files(self._study, self._generation, number, self._last)
-        )
+        kept = self._store.load_last_files(self._study, self._generation, number, self._last)
+        return self._noted(kept, is_files=True)
 
-    def _noted(self, kept: Kept[T] | None) -> Kept[T] | None:
+    def _noted(self, kept: Kept[T] | None, *, is_files: bool) -> Kept[T] | None:
         """What was loaded; if that lies before the last, what is saved next replaces the last."""
         last = self._last
         is_last = last is None or (kept is not None and kept.step >= last.step)
         self._passed_over = "" if is_last or last is None else last.uri
+        if kept is None and last is not None:
+            self._tell_anew(why_not_loaded(last, is_files=is_files))
         return kept
+
+    def _tell_anew(self, reason: str | None) -> None:
+        """Have people know that what the attempts before this one made is made again."""
+        if reason is None:
+            return
+        log.warning("began_anew", reason=reason, hint=ANEW_HINT)
+        lease = self._lease
+        lease.patiently(lambda: lease.leases.begin_anew(lease.number, lease.token, reason))
 
     def check(self) -> None:
         """Return if nothing went wrong with what was written; cheap enough for every step.

@@ -125,8 +125,20 @@ end
 
 -- What all attempts at a trial have cost, as fields of an entry that tells of it.
 local function spent(trial)
-  local record = redis.call('HMGET', trial, 'losses', 'held_ms', 'gpu_ms')
-  return {'losses', record[1] or '0', 'held_ms', record[2] or '0', 'gpu_ms', record[3] or '0'}
+  local record = redis.call('HMGET', trial, 'losses', 'held_ms', 'gpu_ms', 'requeued', 'anew')
+  return {'losses', record[1] or '0', 'held_ms', record[2] or '0', 'gpu_ms', record[3] or '0',
+    'requeued', record[4] or '', 'anew', record[5] or '0'}
+end
+
+-- Keeps with a trial why its attempt ended, for as long as another one is to come, and how many have
+-- ended so. `owner` is its process.
+local function note_end(trial, owner, told)
+  redis.call('HSET', trial, 'end_cause', told.cause, 'end_process', owner or '', 'end_detail',
+    told.detail or '')
+  local is_read, counts = pcall(cjson.decode, redis.call('HGET', trial, 'requeued') or '{}')
+  if not is_read or type(counts) ~= 'table' then counts = {} end
+  counts[told.cause] = (tonumber(counts[told.cause]) or 0) + 1
+  redis.call('HSET', trial, 'requeued', cjson.encode(counts))
 end
 
 -- Ends a trial for good; the caller has checked that it may. `told` is for its event: the stream, and
@@ -150,6 +162,7 @@ end
 -- Gives a trial back to the queue; `told` as above.
 local function requeue(trial, leases, queued, number, not_before, now, told)
   local held = count_time(trial, now)
+  note_end(trial, redis.call('HGET', trial, 'owner'), told)
   redis.call('HSET', trial, 'state', 'QUEUED', 'not_before', integer(not_before))
   redis.call('HDEL', trial, 'nonce', 'owner', 'deadline', 'waits_for')
   redis.call('ZREM', leases, number)

@@ -14,7 +14,8 @@ local now = now_ms(ARGV[8])
 local held = count_time(KEYS[2], now)
 local attempt = redis.call('HGET', KEYS[2], 'attempt')
 redis.call('HSET', KEYS[2], 'state', 'PAUSED', 'rung', ARGV[4])
-redis.call('HDEL', KEYS[2], 'nonce', 'owner', 'deadline', 'waits_for')
+redis.call('HDEL', KEYS[2], 'nonce', 'owner', 'deadline', 'waits_for', 'end_cause', 'end_process',
+  'end_detail')
 redis.call('ZREM', KEYS[3], ARGV[2])
 redis.call('ZADD', KEYS[4], integer(now), ARGV[2])
 tell_event(KEYS[6], 'paused', 'trial', ARGV[2], 'attempt', attempt, 'state', 'PAUSED',

@@ -54,7 +54,7 @@ def test_what_is_kept_is_what_a_count_over_all_trials_says(directions, data):
     nearest = [] if best else least_violating_first(trials, directions)[:MAX_BEST]
     assert kept.least_violating == nearest
     assert kept.busy_seconds == pytest.approx(1.5 * len(trials))
-    assert kept.losses == sum(trial.number % 2 for trial in trials)
+    assert kept.ends.losses == sum(trial.number % 2 for trial in trials)
     assert kept.ended == Tally(directions, trials).ended
     assert kept.best == Tally(directions, trials).best
 
