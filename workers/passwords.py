@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
@@ -58,14 +57,14 @@ def learn(password: str | None) -> None:
 
 def learn_from(url: str | None) -> None:
     """Have what a URL says in confidence hidden from now on; whatever else it is."""
-    if not url:
-        return
-    with suppress(ValueError):
-        parts = urlsplit(url.strip())
-        # a password without a name is often written in the name's place
-        for found in (parts.password or parts.username, *_in_query(parts.query)):
-            learn(found)
-            learn(unquote(found or ""))
+    for found in _in_url(url or ""):
+        learn(found)
+        learn(unquote(found))
+
+
+def has_password(text: str) -> bool:
+    """Whether a text is a URL that says something in confidence."""
+    return "://" in text and bool(_in_url(text))
 
 
 def learn_environment(environment: Mapping[str, str]) -> None:
@@ -90,6 +89,16 @@ def _compiled(known: frozenset[str]) -> re.Pattern[str]:
 def _names_a_secret(name: str) -> bool:
     words = name.upper()
     return bool(_SECRET_WORDS & set(words.split("_"))) or bool(_SECRET_NAME.search(words))
+
+
+def _in_url(url: str) -> list[str]:
+    try:
+        parts = urlsplit(url.strip())
+        # a password without a name is often written in the name's place
+        found = [parts.password or parts.username, *_in_query(parts.query)]
+    except ValueError:
+        return []
+    return [each for each in found if each]
 
 
 def _in_query(query: str) -> list[str]:

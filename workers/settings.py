@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from workers.passwords import HIDDEN, hide, learn, learn_from
+from workers.passwords import HIDDEN, has_password, hide, learn, learn_from
 from workers.protocol.durations import parse_duration
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.seals import MIN_CHARACTERS, Seal, secrets_in
@@ -282,9 +282,16 @@ def forget_secret() -> None:
     os.environ.pop("FLEET_SECRET", None)
 
 
-def environment_without_secret() -> dict[str, str]:
-    """The environment for processes that run what is not the fleet's own."""
-    return {name: value for name, value in os.environ.items() if name != "FLEET_SECRET"}
+def environment_without_secrets() -> dict[str, str]:
+    """The environment for processes that run what is not the fleet's own.
+
+    They have neither its secret nor what opens its Redis, its storage and its store.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name != "FLEET_SECRET" and not (name.startswith("FLEET_") and has_password(value))
+    }
 
 
 #: Settings that are refused where their variable is empty.

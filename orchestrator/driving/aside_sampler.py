@@ -46,6 +46,7 @@ from orchestrator.driving.sampler_messages import (
 )
 from orchestrator.driving.seeing_sampler import SeeingSampler
 from workers.logs import get_logger
+from workers.settings import environment_without_secrets
 
 log = get_logger(__name__)
 
@@ -251,7 +252,10 @@ class SamplerProcess:
             stdout=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **environment_without_secrets(),
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
         )
         os.set_blocking(self._questions.fileno(), False)
         os.set_blocking(self._answers.fileno(), False)

@@ -1,7 +1,8 @@
 """Deleting a study: its results, what Redis holds of it, and then its name.
 
 Invariant: only who has the right to drive the study deletes it, and only when nobody runs a trial
-of it; a deletion that is broken off anywhere is done by whoever tries it next.
+of it; a deletion that is broken off anywhere is done by whoever tries it next. One who stood still
+past his right deletes nothing more: each step is preceded by a look whether he has it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.coordination.studies import Studies
 from workers.coordination.study_lead import StudyLead
 from workers.logs import get_logger
+from workers.protocol.errors import StudyTakenOverError
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -44,9 +46,13 @@ def try_delete(client: redis.Redis, settings: Settings, name: str, owner: Proces
     right = StudyLead(client, name, owner, settings.times.lease)
     if not right.hold():
         return False
-    with _kept(right):
-        remove_results(settings, name, studies.origin(name))
-        Deletions(client).finish(name)
+    try:
+        with _kept(right):
+            remove_results(settings, name, studies.origin(name), right.check)
+            Deletions(client).finish(name, right.check)
+    except StudyTakenOverError as error:
+        log.warning("deletion_left", study=name, error=str(error))
+        return False
     log.info("study_deleted", study=name)
     return True
 
@@ -65,7 +71,7 @@ def _kept(right: StudyLead) -> Iterator[None]:
     def keep() -> None:
         while not ended.wait(right.lease_seconds / 4):
             with suppress(redis.RedisError):  # a later one may do
-                right.hold()
+                right.hold(only_stay=True)
 
     keeper = threading.Thread(target=keep, name=f"right-{right.study}", daemon=True)
     keeper.start()

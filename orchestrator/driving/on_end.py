@@ -27,7 +27,7 @@ from orchestrator.status import StudyStatus
 from workers.logs import get_logger
 from workers.passwords import hide
 from workers.protocol.plain import plain_text, strict_json
-from workers.settings import environment_without_secret
+from workers.settings import environment_without_secrets
 
 log = get_logger(__name__)
 
@@ -129,7 +129,7 @@ class EndHook:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**environment_without_secret(), "FLEET_STUDY": self.study},
+                env={**environment_without_secrets(), "FLEET_STUDY": self.study},
                 start_new_session=True,
             )
             if self._is_closed:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.connection import connect, is_general, resolve_url
 from workers.coordination.deletions import Deletions
 from workers.coordination.hints import Hints
-from workers.coordination.inbox import Inbox, are_ends
+from workers.coordination.inbox import Entry, Inbox, are_ends
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.coordination.study_lead import StudyLead
@@ -314,9 +314,9 @@ class Service:
         if not driven:
             time.sleep(self._block_ms() / 1000)
             return
-        self._gather()
         try:
-            entries = self._inbox.read(driven, self._block_ms())
+            gathered = self._gather(driven)
+            entries = gathered or self._inbox.read(driven, self._block_ms())
         except redis.ResponseError as error:
             if is_general(error):
                 raise
@@ -328,10 +328,20 @@ class Service:
             if own := [entry for study, entry in entries if study == name]:
                 self._roster.drivers[name].hand(own)
 
-    def _gather(self) -> None:
-        """Let further ends of trials come in, where ends came: nobody waits for an answer."""
-        if self._are_ends:
-            time.sleep(max(0.0, self._read_at + _GATHER_SECONDS - time.monotonic()))
+    def _gather(self, driven: Sequence[str]) -> list[tuple[str, Entry]]:
+        """Let further ends of trials come in, where ends came, as long as nobody asks anything."""
+        gathered: list[tuple[str, Entry]] = []
+        until = self._read_at + _GATHER_SECONDS
+        asking = [name for name in driven if not self._roster.submitted[name].spec.space]
+        while self._are_ends and (left := until - time.monotonic()) > 0:
+            if not asking:
+                time.sleep(left)
+                break
+            found = self._inbox.read(asking, max(1, int(left * 1000)))
+            gathered += found
+            if found and not are_ends(each for _, each in found):
+                break
+        return gathered
 
     def _block_ms(self) -> int:
         """How long to wait for entries: not at all while something else is to be done."""

@@ -29,6 +29,7 @@ import redis
 from workers.coordination.connection import endpoint_file
 from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError
+from workers.settings import environment_without_secrets
 
 _SERVERS: Final = ("valkey-server", "redis-server")
 
@@ -134,7 +135,10 @@ class EmbeddedRedis:
         log = folder / "server.log"
         with log.open("ab") as sink:
             self._process = start_process(
-                [str(server), "-"], env=dict(os.environ), stdin=subprocess.PIPE, output=sink
+                [str(server), "-"],
+                env=environment_without_secrets(),
+                stdin=subprocess.PIPE,
+                output=sink,
             )
         assert self._process.stdin is not None  # noqa: S101 - it was asked for above
         # by standard input: an argument would show the password to every user of the machine

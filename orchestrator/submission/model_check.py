@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import random
 import signal
 import subprocess
@@ -30,7 +29,7 @@ from workers.protocol.finetune import DECIDES_THE_MODEL, DataConfig, FinetuneCon
 from workers.protocol.parameters import CategoricalDimension, merge_params
 from workers.protocol.plain import plain_text
 from workers.protocol.spec import StudySpec
-from workers.settings import Settings
+from workers.settings import Settings, environment_without_secrets
 
 log = get_logger(__name__)
 
@@ -171,7 +170,11 @@ def _try(requests: Sequence[Mapping[str, Any]]) -> None:
         try:
             finished = subprocess.run(
                 command,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"},
+                env={
+                    **environment_without_secrets(),
+                    "CUDA_VISIBLE_DEVICES": "",
+                    "TOKENIZERS_PARALLELISM": "false",
+                },
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_SECONDS,

@@ -26,6 +26,8 @@ from workers.protocol.plain import plain_text
 from workers.protocol.spec import FINETUNE, StudySpec
 
 #: How long importing an objective may take; torch and transformers need some seconds.
+from workers.settings import environment_without_secrets
+
 _IMPORT_SECONDS: Final = 120.0
 
 #: Samplers that look at no trials, or only at those that they drew themselves.
@@ -134,7 +136,7 @@ def _import_elsewhere(objective: str, directory: Path) -> dict[str, str | None]:
         # by its file: `-m` would import the orchestrator's whole package first
         program = Path(__file__).with_name("import_check.py")
         surroundings = {
-            **os.environ,
+            **environment_without_secrets(),
             "PYTHONPATH": import_path(directory),
             "CUDA_VISIBLE_DEVICES": "",
         }

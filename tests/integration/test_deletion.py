@@ -13,6 +13,7 @@ from orchestrator.driving.event_filing import EventFiling
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
+from orchestrator.storage import results_removal as removal
 from orchestrator.storage.attributes import former_name
 from orchestrator.storage.results_removal import remove_results
 from workers.coordination import keys
@@ -128,6 +129,45 @@ def test_without_an_orchestrator_the_command_does_it_itself(fleet, serve, tmp_pa
         for _ in range(3):
             service.turn()
     assert remains(fleet) == set()
+
+
+@pytest.mark.parametrize("before", ["its results", "what Redis holds"])
+def test_one_who_stood_still_past_his_right_deletes_nothing_of_a_new_study(
+    fleet, serve, monkeypatch, before
+):
+    fleet.submit()
+    with serve() as service:
+        turn_until(service, fleet.leases.queued, "it is driven")
+    Deletions(fleet.client).begin("s")
+    locate, finish, suspended = removal.locate, Deletions.finish, []
+
+    def stand_still():
+        """Meanwhile the right runs out, another one deletes the study, and a new one is begun."""
+        suspended.append(True)
+        fleet.client.delete(keys.lead("s"))
+        assert try_delete(fleet.client, fleet.settings, "s", ProcessIdentity("b", "b", 3, 4))
+        fleet.submit(trials=9)
+        with serve() as other:
+            turn_until(other, fleet.leases.queued, "the new one is driven")
+
+    def located(*arguments):
+        found = locate(*arguments)
+        if before == "its results" and not suspended:
+            stand_still()
+        return found
+
+    def finished(*arguments):
+        if before == "what Redis holds" and not suspended:
+            stand_still()
+        finish(*arguments)
+
+    monkeypatch.setattr(removal, "locate", located)
+    monkeypatch.setattr(Deletions, "finish", finished)
+    assert not try_delete(fleet.client, fleet.settings, "s", ProcessIdentity("a", "b", 1, 2))
+    assert suspended
+    assert fleet.leases.queued(), "the trials of the new one are there"
+    assert StudyHandle("s", fleet.settings).status().wanted == 9
+    assert len(fleet.stored()) == 3
 
 
 @pytest.mark.parametrize("step", ["begun", "results removed", "Redis forgot", "put aside"])

@@ -30,6 +30,8 @@ def lines(path):
 
 def test_the_end_is_told_once_and_again_when_the_study_was_extended(fleet, tmp_path, monkeypatch):
     monkeypatch.setenv("FLEET_SECRET", "a-secret-that-no-command-is-to-read")
+    monkeypatch.setenv("FLEET_STORAGE", "postgresql://fleet:a-password@db/studies")
+    monkeypatch.setenv("FLEET_REDIS_URL", "redis://:another-password@box:6379/0")
     command = f"cat >> {tmp_path}/told; echo >> {tmp_path}/told; env > {tmp_path}/environment"
     handle = fleet.submit(trials=1, on_end=command)
     with fleet.service() as service:

@@ -10,8 +10,10 @@ import optuna
 import pytest
 import redis
 from hand_fleet import UNRENEWED_SECONDS, Fleet, is_over, look_around, turn_until
+from optuna.distributions import FloatDistribution, distribution_to_json
 from waiting import wait_until
 
+from orchestrator.driving import service as service_module
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.service import Service
@@ -154,6 +156,23 @@ def test_a_trial_that_was_asked_for_and_never_enqueued_is_enqueued_by_the_next(f
     with fleet.service() as service:
         turn_until(service, fleet.leases.queued, "it is in flight again")
         assert fleet.leases.record(0).params == params
+
+
+def test_a_question_is_answered_while_ends_of_other_trials_are_waited_for(fleet, monkeypatch):
+    fleet.submit(trials=9, space={})
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "they are in flight")
+        token = fleet.claim(1).token
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: service.status("s").trials["complete"], "its end is told")
+        monkeypatch.setattr(service_module, "_GATHER_SECONDS", 1e10)  # no sleep is so long
+        fleet.commit(2, 0.5)  # and another one's is waited for
+        asked = distribution_to_json(FloatDistribution(0.0, 1.0))
+        assert fleet.leases.suggest(1, token, "x", asked)[0] == "OK"
+        replied = turn_until(
+            service, lambda: fleet.leases.await_reply(1, token, 0.001), "it is answered"
+        )
+        assert replied["request"] == "suggest:x"
 
 
 def test_a_lease_that_ran_out_is_reaped_and_the_trial_announced_again(client, settings, tmp_path):

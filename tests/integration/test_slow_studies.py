@@ -183,6 +183,9 @@ def test_a_slow_sampler_draws_in_a_process_that_ends_with_its_study_and_may_be_k
         work(fleet, "s")
         aside = service._roster.drivers["s"].study._sampler._aside
         if aside.is_aside:
+            environment = Path(f"/proc/{aside._process.pid}/environ").read_bytes()
+            assert b"FLEET_SECRET" not in environment, "it needs none"
+            assert b"a-password" not in environment
             pids.add(aside._process.pid)
         return len(pids)
 

@@ -5,6 +5,7 @@ Invariant: a deletion that was begun stays begun until nothing of the study is l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -42,11 +43,18 @@ class Deletions:
         """Whether the deletion of a study was begun, and is not done."""
         return bool(self.client.sismember(keys.DELETING, study))
 
-    def finish(self, study: str) -> None:
-        """Drop all that Redis holds of a study; its results are gone. Orchestrator only."""
+    def finish(self, study: str, check: Callable[[], None] = lambda: None) -> None:
+        """Drop all that Redis holds of a study; its results are gone. Orchestrator only.
+
+        Args:
+            study: Its name.
+            check: Raises, before each step, if another study may have the name by now.
+        """
         now_ms = server_time_ms(self.client)
+        check()
         Studies(self.client).forget(study)
         self._drop_package(study)
+        check()
         pipeline = self.client.pipeline()
         pipeline.zremrangebyscore(keys.DELETED, 0, now_ms - _KEPT_MS)
         pipeline.zadd(keys.DELETED, {study: now_ms})

@@ -55,6 +55,15 @@ class StudyLead:
             return self._try()
         return False
 
+    def check(self) -> None:
+        """Make sure that it is held, and for a whole lease from now, before what cannot be undone.
+
+        Raises:
+            StudyTakenOverError: It ran out: another one may have it, or have had it, since.
+        """
+        if not self.hold(only_stay=True):
+            raise left(self.study)
+
     def holder(self) -> ProcessIdentity | None:
         """The orchestrator that drives the study now.
 
