@@ -44,6 +44,8 @@ class Row(NamedTuple):
     attempts: int
     last: float | None
     """The last reported value."""
+    step: int | None
+    """The step of it."""
 
 
 class TrialColumns:
@@ -101,6 +103,7 @@ class TrialColumns:
             "seconds": [row.seconds for row in rows],
             "attempts": [row.attempts for row in rows],
             "last": [row.last for row in rows],
+            "steps": [row.step for row in rows],
         }
 
 
@@ -137,4 +140,5 @@ def _row(trial: FrozenTrial) -> Row:
         seconds=round(busy_seconds(trial), 2),
         attempts=int(trial.user_attrs.get(f"{ATTR}attempt", 1)),
         last=number_for_chart(reports[max(reports)]) if reports else None,
+        step=max(reports, default=None),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.dashboard.curves import curve_of
 from orchestrator.dashboard.study_feed import StudyFeed
-from orchestrator.views.explain import explain, reason
+from orchestrator.views.explain import explain, place, reason
 from orchestrator.views.trial_life import TrialLife, life_of, with_results
 from workers.protocol.errors import StudyNotKnownError
 
@@ -49,6 +49,7 @@ def _life(life: TrialLife) -> dict[str, Any]:
     attempts = [
         {
             **attempt.model_dump(mode="json", exclude={"process"}),
+            "where": place(attempt.host, attempt.pid, attempt.device),
             "why": reason(attempt.cause, attempt.detail, attempt.count),
         }
         for attempt in life.attempts

@@ -42,7 +42,7 @@ function layout(given = {}) {
   const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true, tickfont: { color: colour("soft") } };
   const { xaxis, yaxis, ...rest } = given;
   const isNarrow = innerWidth < 600;
-  const place = isNarrow ? { y: -0.28, yanchor: "top", entrywidth: 0.32, entrywidthmode: "fraction" } : { y: 1.02, yanchor: "bottom" };
+  const place = isNarrow ? { y: -0.3, yanchor: "top", entrywidth: 0.5, entrywidthmode: "fraction" } : { y: 1.02, yanchor: "bottom" };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { ...BASE, color: colour("text") }, margin: { l: 56, r: 16, t: 8, b: 44 }, height: 320,
@@ -52,7 +52,7 @@ function layout(given = {}) {
   };
 }
 
-const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false, showTips: false, doubleClick: "reset" };
+const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false, showTips: false, doubleClick: "reset+autosize" };
 
 export async function draw(node, traces, given) {
   const library = await plotly();
@@ -136,7 +136,7 @@ export function slice(store, study, name, at = 0) {
   return [[{
     type: "scatter", mode: "markers", x, y: of(store.values[at], places), text: places.map((each, place) => `trial ${each}<br>${plain(x[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
     marker: { size: 6, opacity: 0.8, color: places, colorscale: [[0, colour("faint")], [1, colour("accent")]], showscale: false },
-  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(isText ? { type: "category" } : study.space[name]?.log ? { type: "log", dtick: 1, exponentformat: "power" } : {}) },
+  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(isText ? { type: "category" } : study.space[name]?.log ? { type: "log", dtick: 1, exponentformat: "e" } : {}) },
     yaxis: { title: { text: plain(study.metrics[at] ?? "value") } } }];
 }
 
@@ -163,8 +163,10 @@ function dimension(name, values, log) {
   }
   if (!log) return { label, values: values.map((each) => each ?? NaN) };
   const logs = values.map((each) => (each > 0 ? Math.log10(each) : NaN));
-  const from = Math.floor(Math.min(...logs.filter(Number.isFinite))), to = Math.ceil(Math.max(...logs.filter(Number.isFinite)));
-  const ticks = Array.from({ length: Math.max(0, to - from + 1) }, (_, at) => from + at);
+  const finite = logs.filter(Number.isFinite);
+  const least = Math.min(...finite), most = Math.max(...finite);
+  const from = Math.floor(least), to = Math.ceil(most);
+  const ticks = Array.from({ length: Math.max(0, to - from + 1) }, (_, at) => from + at).filter((each) => each >= least && each <= most);
   return { label, values: logs, tickvals: ticks, ticktext: ticks.map((each) => `1e${each}`) };
 }
 
@@ -192,6 +194,13 @@ export function frontOf(store, directions) {
     if (!isWorse) front.push(at);
   }
   return front;
+}
+
+// The time of the latest bars, some for each lane: days of them would be too narrow to be seen.
+function latest(bars, numLanes, now) {
+  const from = bars[Math.max(0, bars.length - 15 * numLanes)].begun;
+  const to = Math.max(...bars.map((bar) => bar.ended ?? now));
+  return [(from - (to - from) * 0.01) * 1000, (to + (to - from) * 0.01) * 1000];
 }
 
 export function timeline(bars, now) {
@@ -224,6 +233,6 @@ export function timeline(bars, now) {
     marker: { symbol: "x", size: 11, color: colour("dead"), line: { color: colour("card"), width: 1.5 } },
     hovertext: lost.map((bar) => `trial ${bar.trial}: ${plain(bar.why || bar.end, 90)}`), hoverinfo: "text",
   });
-  return [traces, { barmode: "overlay", bargap: 0.2, height: Math.max(150, (innerWidth < 600 ? 150 : 92) + 30 * lanes.length), xaxis: { type: "date" },
+  return [traces, { barmode: "overlay", bargap: 0.2, height: Math.max(150, (innerWidth < 600 ? 190 : 92) + 30 * lanes.length), xaxis: { type: "date", range: latest(shown, lanes.length, now), tickangle: 0, nticks: innerWidth < 600 ? 4 : 10 },
     yaxis: { type: "category", categoryorder: "array", categoryarray: lanes.map(name), title: { text: "" } } }];
 }

@@ -28,10 +28,15 @@ export function table(caption, columns, rows, empty) {
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     el("table", {},
       el("caption", { class: "unseen" }, caption),
-      el("thead", {}, el("tr", {}, columns.map(({ name, number }) =>
-        el("th", { scope: "col", class: number ? "number" : null }, name)))),
+      el("thead", {}, el("tr", {}, columns.map((column) =>
+        el("th", { scope: "col", class: kinds(column) }, column.name)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, at) =>
-        el("td", { class: columns[at].number ? "number" : columns[at].wide ? "wide" : null }, cell)))))));
+        el("td", { class: kinds(columns[at]) }, cell)))))));
+}
+
+// How a column is shown: numbers to the right, `minor` ones not on a phone.
+function kinds(column) {
+  return ["number", "wide", "minor"].filter((kind) => column[kind]).join(" ") || null;
 }
 
 export function badge(state) {

@@ -50,7 +50,7 @@ function drawStudies(section, studies) {
     each.wall_seconds === undefined ? "–" : span(each.wall_seconds),
   ]);
   const columns = [{ name: "Study" }, { name: "State" }, { name: "Trials", wide: true }, { name: "Best", number: true },
-    { name: "Running", number: true }, { name: "Time", number: true }];
+    { name: "Running", number: true, minor: true }, { name: "Time", number: true, minor: true }];
   fill(section, el("h2", { id: "studies-title" }, "Studies"),
     rows.length ? table("Studies", columns, rows) : el("div", { class: "empty" },
       el("p", {}, "No study yet. Hand one in:"), code("trialfleet submit ops/studies/language-id.yaml"),
@@ -103,7 +103,7 @@ function card(host, members, fleet) {
   return el("article", { class: "card" },
     el("h3", {}, host, mains.some((each) => each.is_draining) ? badge("draining") : null, el("small", {}, facts.filter(Boolean).join(" · "))),
     problems.map((each) => el("p", { class: "problem" }, each)),
-    table(`Slots of ${host}`, [{ name: "Slot" }, { name: "Trial", wide: true }, { name: "Process", number: true }, { name: "Lease", number: true }], rows,
+    table(`Slots of ${host}`, [{ name: "Slot" }, { name: "Trial", wide: true }, { name: "Process", number: true, minor: true }, { name: "Lease", number: true }], rows,
       "This worker's slots are starting."));
 }
 

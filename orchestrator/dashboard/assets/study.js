@@ -7,7 +7,7 @@ import { progress } from "./fleet.js";
 import { follow, get } from "./server.js";
 import { number, params, path, plural, span, values } from "./words.js";
 
-const COLUMNS = ["begun", "ended", "seconds", "attempts", "last"];
+const COLUMNS = ["begun", "ended", "seconds", "attempts", "last", "steps"];
 
 // Takes rows that changed into the columns that there are.
 export function merge(store, news) {
@@ -19,7 +19,7 @@ export function merge(store, news) {
   });
 }
 
-export const empty = () => ({ states: [], values: [], params: {}, begun: [], ended: [], seconds: [], attempts: [], last: [] });
+export const empty = () => ({ states: [], values: [], params: {}, begun: [], ended: [], seconds: [], attempts: [], last: [], steps: [] });
 
 export async function showStudy(around, name) {
   around.crumbs(["Fleet", "/"], [name, path("studies", name)]);
@@ -48,12 +48,12 @@ class View {
     const several = study.directions.length > 1;
     this.running = el("div", { class: "tables" });
     const first = el("div", { class: "charts" },
-      this.panel("Time line of slots", "wide", "timeline", () => this.timeline(), 3000),
+      this.panel("Time line of slots", "wide", "timeline", () => this.timeline(), 3000, "the latest; a double click shows all"),
       several ? this.panel("Pareto front", "", "pareto", () => this.pareto()) : this.panel("History", "wide", "history", () => charts.history(this.store, this.study)));
     const further = el("div", { class: "charts" },
       this.panel("Curves", "", "curves", () => this.curves(), 5000),
       this.panel("What matters", "", "importances", () => this.importances(), 10000),
-      this.panel("Parallel coordinates", "wide", "parallel", () => this.parallel(), 5000),
+      this.panel("Parallel coordinates", "wide", "parallel", () => this.parallel(), 5000, "drag along an axis to choose"),
       this.panel("Slices", "wide", "slices", (panel) => this.slices(panel), 5000));
     fill(around.main, this.head, this.notes, this.tiles, this.running, first, this.tables, further);
     const redraw = () => this.panels.forEach((panel) => { panel.stale = true; });
@@ -67,10 +67,10 @@ class View {
     this.panels.forEach((panel) => this.watcher.observe(panel.node));
   }
 
-  panel(title, kind, id, make, every = 1000) {
+  panel(title, kind, id, make, every = 1000, said = "") {
     const plot = el("div", { class: "plot", id: `plot-${id}`, role: "img", "aria-label": title });
     const note = el("p", { class: "muted" }, "…");
-    const node = el("section", { class: `chart ${kind}`, "aria-labelledby": `title-${id}` }, el("h2", { id: `title-${id}` }, title), note, plot);
+    const node = el("section", { class: `chart ${kind}`, "aria-labelledby": `title-${id}` }, el("h2", { id: `title-${id}` }, title, said ? el("small", {}, ` ${said}`) : null), note, plot);
     this.panels.push({ node, plot, note, make, every, stale: true, isSeen: false, drawnAt: -Infinity, isDrawing: false });
     return node;
   }
@@ -196,7 +196,7 @@ class View {
       tile("Lost and recovered", number(study.losses), study.losses === 1 ? "process" : "processes"),
       Object.entries(study.budgets).filter(([name]) => name !== "trials").map(([name, budget]) =>
         tile(name.replaceAll("_", " "), `${number(budget.used, 3)} of ${number(budget.allowed, 3)}`)));
-    const [running, ...ended] = tablesOf(study);
+    const [running, ...ended] = tablesOf(study, this.store);
     fill(this.running, study.is_over ? [] : running);
     fill(this.tables, ended);
   }
@@ -221,14 +221,14 @@ function notesOf(study, hasResults) {
   return notes;
 }
 
-function tablesOf(study) {
+function tablesOf(study, store) {
   const link = (trial) => el("a", { href: path("studies", study.study, "trials", trial.number) }, String(trial.number));
   const several = study.directions.length > 1;
-  const running = study.running.map((trial) => [link(trial), el("span", { class: "params" }, params(trial.params)), number(trial.attempt), number(trial.step), number(trial.value), trial.activity ?? "trains"]);
+  const running = study.running.map((trial) => [link(trial), el("span", { class: "params" }, params(trial.params)), number(trial.attempt), number(Math.max(trial.step, store.steps[trial.number] ?? 0)), number(store.last[trial.number] ?? trial.value), trial.activity ?? "trains"]);
   const rows = (trials) => trials.map((trial) => [link(trial), badge(trial.state), el("span", { class: "params" }, trial.error ? trial.error.split("\n", 1)[0].slice(0, 160) : params(trial.params)), values(trial), number(trial.attempts), span(trial.seconds)]);
-  const ended = [{ name: "Trial", number: true }, { name: "State" }, { name: "Parameters, or what went wrong", wide: true }, { name: study.metrics[0] ?? "Value", number: true }, { name: "Attempts", number: true }, { name: "Took", number: true }];
+  const ended = [{ name: "Trial", number: true }, { name: "State" }, { name: "Parameters, or what went wrong", wide: true }, { name: study.metrics[0] ?? "Value", number: true }, { name: "Attempts", number: true, minor: true }, { name: "Took", number: true, minor: true }];
   return [
-    section("Running", table("Running trials", [{ name: "Trial", number: true }, { name: "Parameters", wide: true }, { name: "Attempt", number: true }, { name: "Step", number: true }, { name: "Last value", number: true }, { name: "Now" }], running, "Nothing runs at the moment.")),
+    section("Running", table("Running trials", [{ name: "Trial", number: true }, { name: "Parameters", wide: true }, { name: "Attempt", number: true, minor: true }, { name: "Step", number: true }, { name: "Last value", number: true }, { name: "Now", minor: true }], running, "Nothing runs at the moment.")),
     section(several ? "On the Pareto front" : "Best", table("Best trials", ended, rows(study.top), "No trial is complete yet.")),
     section("Latest", table("Latest trials", ended, rows([...study.recent].reverse().slice(0, 8)), "No trial has ended yet.")),
   ];

@@ -31,6 +31,7 @@ export async function showTrial(around, study, trial) {
 function draw(around, study, found, plot) {
   const { life, running } = found;
   const value = found.values ? found.values.map((each) => number(each)).join(", ") : running?.value !== undefined && running?.value !== null ? number(running.value) : "–";
+  const isTold = document.getElementById("life")?.open ?? false;
   fill(around.main,
     el("section", { class: "head" }, el("div", { class: "title" }, el("h1", {}, `Trial ${life.trial}`), badge(life.state)),
       el("p", { class: "muted" }, life.is_ordered ? "people asked for these parameters" : `of ${study}`)),
@@ -45,7 +46,7 @@ function draw(around, study, found, plot) {
         table("Parameters", [{ name: "Name" }, { name: "Value", number: true }], Object.entries(life.params).map(([name, each]) => [name, el("span", { class: "value" }, typeof each === "number" ? String(each) : String(each))]), "None are known here.")),
       el("section", { class: "block" }, el("h2", {}, "Curve"), found.curve?.steps.length ? plot : el("p", { class: "muted" }, "It has reported no value in between."))),
     el("section", { class: "block" }, el("h2", {}, "Attempts"), attempts(life)),
-    el("section", { class: "block" }, el("h2", {}, "Its life"), el("ol", { class: "life" }, found.sentences.map((each) => el("li", { class: each.startsWith("  ") ? "in" : null }, each.trim())))));
+    el("details", { class: "block", id: "life", open: isTold }, el("summary", {}, "Its life in sentences"), el("ol", { class: "life" }, found.sentences.map((each) => el("li", { class: each.startsWith("  ") ? "in" : null }, each.trim())))));
   drawCurve(found, plot);
 }
 
@@ -57,7 +58,7 @@ function attempts(life) {
     const facts = [
       each.claimed_at ? `from ${clock(each.claimed_at)}` : null, each.held_seconds !== null ? `for ${span(each.held_seconds)}` : null,
       each.from_step !== null ? `from the checkpoint of step ${each.from_step}` : null, each.last_step !== null ? `to step ${each.last_step}` : null,
-      each.steps_lost ? `${each.steps_lost} steps made again` : null, [each.host, each.device, each.pid && `process ${each.pid}`].filter(Boolean).join(", "),
+      each.steps_lost ? `${each.steps_lost} steps made again` : null, each.where,
     ];
     return el("li", { "data-end": (charts.ENDS[end] ?? ["cancelled"])[0] },
       el("div", {}, el("strong", {}, `Attempt ${each.number}`), " ", badge(word)),
