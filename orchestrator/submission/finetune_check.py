@@ -139,9 +139,7 @@ def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:
     if head not in model.model_fields:
         if model.model_config.get("extra") == "allow":
             return
-        raise InvalidInputError(
-            f"{label}: no such setting of {FINETUNE}{nearest(head, model.model_fields)}"
-        )
+        raise InvalidInputError(f"{label}: no such setting of {FINETUNE}{_meant(head, model)}")
     kinds = _kinds(model.model_fields[head].annotation)
     section = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
     if not rest and kinds == [section]:
@@ -150,6 +148,15 @@ def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:
         _check_setting(label, rest, section)
     elif rest and dict not in kinds:
         raise InvalidInputError(f"{label}: {head!r} has none below it")
+
+
+def _meant(name: str, model: type[BaseModel]) -> str:
+    """What was probably meant: a setting of this section, or of one below it."""
+    for section, field in model.model_fields.items():
+        for kind in _kinds(field.annotation):
+            if issubclass(kind, BaseModel) and name in kind.model_fields:
+                return f"; did you mean {section}.{name}?"
+    return nearest(name, model.model_fields)
 
 
 def _kinds(annotation: Any) -> list[type]:

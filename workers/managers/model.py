@@ -17,7 +17,7 @@ import transformers
 
 from workers.disk import durable
 from workers.logs import get_logger
-from workers.managers import adapters, model_fit, pretrained_head, weights
+from workers.managers import adapters, attention, model_fit, pretrained_head, weights
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.head import SEQUENCE_CLASSIFIER, Head, HeadKind
@@ -26,7 +26,7 @@ from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import TokenizerManager, refuse_foreign
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, UnfitModelError
 from workers.protocol.finetune import DataConfig, ModelConfig
 from workers.protocol.lora import LoraOptions
 
@@ -219,9 +219,14 @@ class ModelManager(BaseProcessManager):
         lora: LoraOptions | None,
     ) -> Any:
         """A model on the CPU that takes the texts; one of a new shape is tried on some."""
+        if attention.needs_gpu(section.attn_implementation) and not self._cuda.is_cuda:
+            raise UnfitModelError(
+                f"model.attn_implementation = {section.attn_implementation!r} takes a GPU, and this"
+                " worker computes on the CPU; take sdpa or eager"
+            )
         try:
             model = weights.build(config, checkpoint, head.kind)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
             raise model_fit.unfit(section, config, error) from error
         _grow(model, texts)
         if lora is not None:
@@ -232,7 +237,8 @@ class ModelManager(BaseProcessManager):
             texts,
             None if lora is None else lora.model_dump_json(),
         )
-        if texts.example and shape not in self._tried:
+        is_tried_here = not attention.needs_gpu(section.attn_implementation)
+        if texts.example and is_tried_here and shape not in self._tried:
             try:
                 model_fit.try_text(model, texts, _TRIED_TOKENS, head.kind)
             except (torch.OutOfMemoryError, MemoryError):

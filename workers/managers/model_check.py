@@ -19,7 +19,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from workers.managers import adapters, model_fit, trainable, weights
+from workers.managers import adapters, attention, model_fit, trainable, weights
 from workers.managers.head import HEAD_KINDS, SEQUENCE_CLASSIFIER, Head
 from workers.managers.hub import HubManager
 from workers.managers.text_format import TextFormat
@@ -68,8 +68,16 @@ def _check_architecture(config: FinetuneConfig, hub: HubManager) -> None:
     if texts is None:
         return
     head = _head(config)
-    built = model_fit.configuration(config.model, texts, head, config.dropout)
+    built = _configuration(config, texts, head)
     _try(config, built, head, texts)
+
+
+def _configuration(config: FinetuneConfig, texts: TextFormat, head: Head, saved: Any = None) -> Any:
+    """The model's configuration, such as it can be tried without a GPU."""
+    built = model_fit.configuration(config.model, texts, head, config.dropout, saved)
+    if attention.needs_gpu(config.model.attn_implementation):
+        built._attn_implementation = None
+    return built
 
 
 def _try(config: FinetuneConfig, built: Any, head: Head, texts: TextFormat) -> None:
@@ -113,7 +121,7 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
     texts = _texts(config, config.tokenizer.pinned_id or config.model.pinned_id, hub)
     if texts is None:
         return
-    built = model_fit.configuration(config.model, texts, head, config.dropout, saved)
+    built = _configuration(config, texts, head, saved)
     try:
         as_saved = _with_labels(saved, built.num_labels)
         shapes = [model_fit.shapes_of(each, head.kind) for each in (built, as_saved)]

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig
 
 from workers.logs import get_logger
-from workers.managers import architecture
+from workers.managers import architecture, attention
 from workers.managers.head import CAUSAL_LM, MASKED_LM, SEQUENCE_CLASSIFIER, Head, HeadKind
 from workers.managers.proportions import positions_field
 from workers.managers.text_format import TextFormat
@@ -78,9 +78,11 @@ def configuration(
         name = str(model.architecture)
         missing = _num_missing(name, as_text, texts, head.kind)
         enlarged = dataclasses.replace(texts, max_length=texts.max_length + missing)
-        return architecture.from_nothing(name, given, enlarged, head, dropout)
-    config = architecture.of_pretrained(saved, given, texts, head, dropout)
-    _check_saved_positions(str(model.id), saved.to_json_string(), texts, head.kind)
+        config = architecture.from_nothing(name, given, enlarged, head, dropout)
+    else:
+        config = architecture.of_pretrained(saved, given, texts, head, dropout)
+        _check_saved_positions(str(model.id), saved.to_json_string(), texts, head.kind)
+    attention.choose(config, model.attn_implementation, head.kind)
     return config
 
 

@@ -234,6 +234,9 @@ class ModelConfig(BaseModel):
     """A hub id, perhaps with a revision as `owner/name@v2`, or a path with pretrained weights."""
     architecture: str | None = None
     """A transformers model type such as `bert`, built with random weights."""
+    attn_implementation: str | None = None
+    """How attention is computed, of what the architecture has in transformers: eager, sdpa,
+    flash_attention_2, flex_attention...; null is sdpa where it has that."""
     commits: dict[str, str] = Field(default={})
     """Filled in at submission: the commit of each hub id, the same for all trials."""
 

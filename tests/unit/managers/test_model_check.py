@@ -68,6 +68,40 @@ def test_what_keeps_an_architecture_from_being_trained_is_found(fields, message)
     assert message is None or message in found
 
 
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])
+def test_attention_that_an_architecture_does_not_have_is_refused_by_name(
+    container, saved, architecture
+):
+    model = {"architecture": architecture, **TINY}
+    assert problem({**model, "attn_implementation": "eager"}) is None
+    for name in ("sdpa", "flex_attention", "flash_attention_2"):
+        found = problem({**model, "attn_implementation": name})
+        if architecture == "bert":
+            assert found is None
+        else:
+            assert found == (
+                f"model.attn_implementation = {name!r}: deberta-v2 does not have it; take eager"
+            )
+    found = problem({**model, "attn_implementation": "spda"})
+    assert "'spda': transformers has eager, " in found
+    assert "; did you mean 'sdpa'?" in found
+
+
+def test_attention_is_computed_as_it_was_asked_for(container, saved):
+    build = container.get(ModelManager).sequence_classifier
+    logits = {}
+    for name in ("eager", "sdpa"):
+        torch.manual_seed(0)
+        model = build(str(saved), num_labels=2, attn_implementation=name).eval()
+        assert model.config._attn_implementation == name
+        logits[name] = model(torch.arange(4, 12)[None]).logits
+    torch.testing.assert_close(logits["eager"], logits["sdpa"])
+    if not torch.cuda.is_available():
+        for name in ("flex_attention", "flash_attention_2"):
+            with pytest.raises(UnfitModelError, match=f"{name}' takes a GPU, .* sdpa or eager"):
+                build(str(saved), num_labels=2, attn_implementation=name)
+
+
 def test_adapters_that_the_model_or_peft_does_not_take_are_found(saved):
     name = {"id": str(saved)}
     good = {"r": 4, "target_modules": ["query", "value"], "use_dora": True}

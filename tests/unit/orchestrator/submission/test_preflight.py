@@ -76,6 +76,8 @@ def test_a_good_study_passes(check):
             {"config": {"lora": {"lora_alpha": 4}}},
             "lora_alpha: it is called alpha here",
         ),
+        ({"config": {"attn_implementation": "sdpa"}}, "did you mean model.attn_implementation?"),
+        ({"config": {"max_length": 9}}, "config.max_length: no such setting of finetune; did you"),
         ({"config": {"epochs": 0}}, "config.epochs = 0: it should be greater than or equal to 1"),
         ({"config": {"evaluate_every": {}}}, "config.evaluate_every = {}: give either `steps` or"),
         (
