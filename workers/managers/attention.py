@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
 from workers.managers.head import HeadKind
 from workers.protocol.errors import UnfitModelError, nearest
 
@@ -33,6 +31,9 @@ def choose(config: Any, name: str | None, kind: HeadKind) -> None:
     """
     if name is None:
         return
+    # here: it imports scipy
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     known = ["eager", *(each for each in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in each)]
     if name not in known:
         raise UnfitModelError(
