@@ -17,7 +17,10 @@ from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.tally import NUM_TOP, Ends, Tally, busy_seconds, state_of
 from workers.coordination.leases import TrialLeases
 from workers.coordination.trial_record import TrialRecord
+from workers.processes.memory import UsedMemory
+from workers.processes.registry import ProcessEntry
 from workers.protocol.events import host_of
+from workers.protocol.pace import Pace
 from workers.protocol.spec import Direction, StudySpec
 from workers.protocol.states import OVER_STATES, StudyState, TrialState, Wish
 
@@ -61,6 +64,21 @@ class RunningTrial(BaseModel):
     owner: str | None = None
     activity: str | None = None
     """What it does before or between steps, such as reading data, and how far that is."""
+    slot: str | None = None
+    """Its GPU, or its CPU slot, as people are shown it."""
+    claimed_at_ms: int = 0
+    """When this attempt began, on the clock of Redis, in ms since 1970."""
+    lease_until_ms: int = 0
+    """When its lease ends unless it is renewed, on the same clock."""
+    step_at_ms: int = 0
+    """When it last told its step; 0 before."""
+    total_steps: int | None = None
+    """How many steps it is to make in all, where it tells that."""
+    steps_per_second: float | None = None
+    """Between its last two renewals."""
+    examples_per_second: float | None = None
+    memory_bytes: int | None = None
+    """What its process uses, as of its last beat: of its GPU where it has one, else of its host."""
 
 
 class RetriedTrial(BaseModel):
@@ -156,6 +174,9 @@ class StudyStatus(BaseModel):
     """Complete trials that violate a constraint."""
     recent: list[EndedTrial] = []
     """The latest ended trials, in the order of their end."""
+    history: list[float] = []
+    """Of a study with one direction, the best value so far after each of its complete trials, in
+    the order of their end; of many, some of them, the last one included."""
     running: list[RunningTrial] = []
     waiting: list[WaitingTrial] = []
     """Trials that were given back uncounted, and what each waits for."""
@@ -244,8 +265,8 @@ class Circumstances:
     """How much of each is used, and how much there is."""
     set_aside: Sequence[str] = ()
     """Why entries of its inbox could not be taken in."""
-    activities: Mapping[str, str] = field(default_factory=dict)
-    """What processes, by identity, do before or between the steps of their trials."""
+    processes: Mapping[str, ProcessEntry] = field(default_factory=dict)
+    """Those that run trials, by identity."""
 
     def starts_no_more(self, spec: StudySpec) -> bool:
         """Whether no further trial of it is started, whatever people want."""
@@ -269,7 +290,7 @@ def build_status(
     """
     around = around or Circumstances()
     held, queued = ({}, {}) if leases is None else _records(leases)
-    running, waiting = _running(held, around.activities), _waiting(queued)
+    running, waiting = _running(held, around.processes), _waiting(queued)
     ends = _ends(tally, held | queued)
     no_more = around.starts_no_more(spec)
     return StudyStatus(
@@ -300,6 +321,7 @@ def _of_trials(tally: Tally, directions: Sequence[Direction]) -> dict[str, Any]:
         "front": len(tally.best) if len(directions) > 1 else None,
         "infeasible": tally.num_infeasible,
         "out_of_memory": tally.num_out_of_memory,
+        "history": tally.best_so_far.points,
         "busy_seconds": round(tally.used_seconds, 3),
         "top": [_describe(trial) for trial in tally.best[:NUM_TOP]],
         "recent": [_describe(trial) for trial in tally.recent],
@@ -371,20 +393,38 @@ def _retried(
     ]
 
 
-def _running(held: Mapping[int, TrialRecord], activities: Mapping[str, str]) -> list[RunningTrial]:
+def _running(
+    held: Mapping[int, TrialRecord], processes: Mapping[str, ProcessEntry]
+) -> list[RunningTrial]:
     return [
-        RunningTrial(
-            number=number,
-            attempt=record.attempt,
-            losses=record.losses,
-            step=record.step,
-            value=record.reported_value,
-            params=record.params,
-            owner=record.owner,
-            activity=activities.get(record.owner or ""),
-        )
+        _describe_running(number, record, processes.get(record.owner or ""))
         for number, record in held.items()
     ]
+
+
+def _describe_running(
+    number: int, record: TrialRecord, process: ProcessEntry | None
+) -> RunningTrial:
+    pace = record.pace or Pace()
+    memory = UsedMemory() if process is None else process.memory
+    return RunningTrial(
+        number=number,
+        attempt=record.attempt,
+        losses=record.losses,
+        step=record.step,
+        value=record.reported_value,
+        params=record.params,
+        owner=record.owner,
+        activity=None if process is None else process.activity,
+        slot=None if process is None else process.gpu,
+        claimed_at_ms=record.claimed_at_ms,
+        lease_until_ms=record.deadline_ms,
+        step_at_ms=record.step_at_ms,
+        total_steps=pace.total,
+        steps_per_second=pace.steps,
+        examples_per_second=pace.examples,
+        memory_bytes=memory.gpu or memory.host or None,
+    )
 
 
 def _reasons(waiting: Sequence[WaitingTrial]) -> list[str]:

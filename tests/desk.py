@@ -104,10 +104,10 @@ class StepTrial:
     def __getattr__(self, name):
         return getattr(self._trial, name)
 
-    def progress(self, step):
+    def progress(self, step, **told):
         if step == self._step:
             self._act()
-        self._trial.progress(step)
+        self._trial.progress(step, **told)
 
 
 def run(container, trial):

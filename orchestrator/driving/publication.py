@@ -61,7 +61,7 @@ class Publication:
             traceback=study.limits.traceback,
             budgets=study.limits.budgets,
             set_aside=collector.set_aside,
-            activities=around.activities,
+            processes=around.processes,
         )
 
     def show_stall(self, reason: str) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from workers.processes.registry import ProcessEntry
 from workers.processes.slots import num_slots, refusing_slots
+from workers.protocol.states import ProcessKind
 
 
 class Queues:
@@ -37,6 +38,8 @@ class Queues:
         return self._put_aside[queue]
 
     @cached_property
-    def activities(self) -> dict[str, str]:
-        """What processes do before or between the steps of their trials, by identity."""
-        return {str(each.identity): each.activity for each in self._processes if each.activity}
+    def trial_processes(self) -> dict[str, ProcessEntry]:
+        """Those that run trials, by identity."""
+        return {
+            str(each.identity): each for each in self._processes if each.kind is ProcessKind.TRIAL
+        }

@@ -301,7 +301,7 @@ class Service:
             submitted,
             self._queues.slots(queue),
             self._queues.put_aside(queue),
-            self._queues.activities,
+            self._queues.trial_processes,
         )
 
     def _hand_out(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workers.coordination.submitted import Submitted
+from workers.processes.registry import ProcessEntry
 from workers.protocol.states import Wish
 
 
@@ -19,8 +20,8 @@ class Surroundings:
     """Pool processes that take trials from its queue."""
     put_aside: tuple[str, ...] = ()
     """Those that take none, each with the reason."""
-    activities: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """What processes do before or between the steps of their trials, by identity."""
+    processes: Mapping[str, ProcessEntry] = field(default_factory=dict, compare=False)
+    """Those that run trials, by identity."""
 
     @property
     def wish(self) -> Wish:

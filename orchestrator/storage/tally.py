@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from orchestrator.storage.attributes import ATTR, is_paused
+from orchestrator.storage.best_so_far import BestSoFar
 from orchestrator.storage.best_trials import best_first, is_feasible, least_violating_first
 from workers.protocol.spec import Direction
 from workers.protocol.states import OUT_OF_MEMORY, TrialState
@@ -94,6 +95,8 @@ class Tally:
         """The best first, as many as a study may keep; of several directions, the whole front."""
         self.least_violating: list[FrozenTrial] = []
         """Those that violate constraints least, as many as a study may keep; with none above."""
+        self.best_so_far = BestSoFar(directions[0])
+        """Of a study with one direction."""
         self.recent: list[FrozenTrial] = []
         """The latest ended, in the order of their end."""
         self.add(trials)
@@ -167,6 +170,10 @@ class Tally:
         self.num_out_of_memory += sum(ran_out_of_memory(trial) for trial in trials)
         self.ends = Ends.total([self.ends, *map(Ends.of, trials)])
         self.recent = sorted([*self.recent, *trials], key=_ended_at)[-NUM_RECENT:]
+        if len(self._directions) == 1:
+            for trial in sorted(complete, key=_ended_at):
+                if trial.values and is_feasible(trial):
+                    self.best_so_far.add(trial.values[0])
         best = best_first([*self.best, *complete], self._directions)
         self.best = best if len(self._directions) > 1 else best[:MAX_BEST]
         violating = [*self.least_violating, *complete]

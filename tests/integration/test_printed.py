@@ -227,6 +227,6 @@ def test_the_store_has_what_neither_this_home_nor_redis_has(output, settings, cl
 def _publish_trials(client, count):
     studies = Studies(client)
     spec = studies.spec("s")
-    status = build_status(spec, Tally(spec.all_directions), wall_seconds=0.0)
+    status = build_status(spec, Tally(spec.all_directions))
     status.trials["queued"] = count
     client.hset(keys.study("s"), "fact:status", status.model_dump_json())

@@ -20,6 +20,7 @@ from workers.coordination.trial_record import CheckpointRef, TrialRecord, encode
 from workers.protocol.errors import UnsealedError
 from workers.protocol.events import Cause, brief
 from workers.protocol.messages import Drawn, Pause, Result
+from workers.protocol.pace import Pace
 from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
 
 #: How many entries an inbox takes with reports among them: some 20 MB. Ends and questions, of
@@ -117,6 +118,7 @@ class TrialLeases(TrialQueue):
         lease_seconds: float,
         step: int,
         first_step_seconds: float | None = None,
+        pace: Pace | None = None,
     ) -> Command | None:
         """Extend a lease; what is asked of the holder, or None if the lease is lost.
 
@@ -126,11 +128,18 @@ class TrialLeases(TrialQueue):
             lease_seconds: For how long.
             step: How far the training is.
             first_step_seconds: How long after the claim it made its first step; None before.
+            pace: How fast it is; None before that is known.
         """
         first_step_ms = _as_ms(first_step_seconds)
         ttl_ms = int(lease_seconds * 1000)
         answer = self._call(
-            "renew", number, token=token, ttl_ms=ttl_ms, step=step, first_step_ms=first_step_ms
+            "renew",
+            number,
+            token=token,
+            ttl_ms=ttl_ms,
+            step=step,
+            first_step_ms=first_step_ms,
+            pace="" if pace is None else pace.encode(token),
         )
         return Command.read(answer[2]) if answer[0] == "OK" else None
 

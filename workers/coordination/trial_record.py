@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import ConfigDict, RootModel
 
 from workers.protocol.messages import Drawn, Result, read_counts
+from workers.protocol.pace import Pace
 from workers.protocol.states import TrialState
 
 _PARAM: Final = "param:"
@@ -74,6 +75,11 @@ class TrialRecord:
     waits_for: str | None = None
     """Of a trial that was given back: what it lacked."""
     claimed_at_ms: int = 0
+    deadline_ms: int = 0
+    """Of one that runs: its lease's end, by the clock of Redis."""
+    step_at_ms: int = 0
+    """When `step` was told, by the same clock; 0 before."""
+    pace: Pace | None = None
     held_ms: int = 0
     """How long its attempts that have ended held a slot, together."""
     gpu_ms: int = 0
@@ -138,6 +144,9 @@ class TrialRecord:
             not_before_ms=int(fields.get("not_before", 0)),
             waits_for=fields.get("waits_for"),
             claimed_at_ms=int(fields.get("claimed_at", 0)),
+            deadline_ms=int(fields.get("deadline", 0)),
+            step_at_ms=int(fields.get("step_at", 0)),
+            pace=Pace.read(fields.get("pace"), int(fields["token"])),
             held_ms=int(fields.get("held_ms", 0)),
             gpu_ms=int(fields.get("gpu_ms", 0)),
             result_token=int(fields["result_token"]) if "result_token" in fields else None,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import redis
@@ -21,6 +23,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import Value, Verb, call, script
 from workers.disk.shared_memory import shared_memory_prefixes
 from workers.logs import get_logger
+from workers.processes.memory import UsedMemory
 from workers.protocol.events import EventKind
 from workers.protocol.plain import plain_text
 from workers.protocol.states import Charge, ProcessKind
@@ -65,6 +68,8 @@ class ProcessEntry(BaseModel):
     #: How the names of its shared-memory segments begin.
     shared_memory: list[str] = []
     started_at: float = 0.0
+    #: As of its last beat.
+    memory: UsedMemory = UsedMemory()
     is_draining: bool = False
     #: Why the process ended itself.
     last_word: str | None = None
@@ -88,9 +93,15 @@ class ProcessRegistry:
         pairs = [item for name, value in fields.items() for item in (name, json.dumps(value))]
         self._call("process_register", identity, rest=pairs)
 
-    def beat(self, identity: ProcessIdentity) -> bool:
-        """Renew a record's lease; False if it is gone and must be registered again."""
-        return self._call("process_beat", identity)[0] == "OK"
+    def beat(self, identity: ProcessIdentity, memory: UsedMemory | None = None) -> bool:
+        """Renew a record's lease; False if it is gone and must be registered again.
+
+        Args:
+            identity: Whose it is.
+            memory: What that process uses; of this one, by default.
+        """
+        used = {"memory": json.dumps(memory or UsedMemory.now())}
+        return self._call("process_beat", identity, given=used)[0] == "OK"
 
     def gone(self, identity: ProcessIdentity, kind: EventKind = EventKind.DIED) -> None:
         """Drop the record of a process that was found dead, or that leaves by itself (LEFT)."""
@@ -152,7 +163,11 @@ class ProcessRegistry:
             yield entry
 
     def _call(
-        self, verb: Verb, identity: ProcessIdentity, rest: list[str] | None = None
+        self,
+        verb: Verb,
+        identity: ProcessIdentity,
+        rest: list[str] | None = None,
+        given: Mapping[str, Value] = MappingProxyType({}),
     ) -> list[str]:
         named = {
             "epoch": keys.EPOCH,
@@ -161,12 +176,13 @@ class ProcessRegistry:
             "events": keys.FLEET_EVENTS,
         }
         names = {name: named[name] for name in script(verb).keys}
-        given: dict[str, Value] = {
+        arguments: dict[str, Value] = {
             "identity": str(identity),
             "ttl_ms": self._ttl_ms,
             "keep_ms": KEEP_LAPSED_MS,
+            **given,
         }
-        return call(self._client, verb, names, given, rest or [])
+        return call(self._client, verb, names, arguments, rest or [])
 
 
 def _identity(member: str) -> ProcessIdentity | None:
@@ -217,6 +233,7 @@ class ProcessRecord:
             "kind": kind.value,
             "user": os.getuid(),
             "parent": parent,
+            "started_at": round(time.time(), 3),
             "shared_memory": shared_memory_prefixes(self.identity.pid),
             **(fields or {}),
         }

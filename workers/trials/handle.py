@@ -116,12 +116,17 @@ class FleetTrial(ParametersOfTrial):
         """What `set_constraint` has set."""
         return self._attributes.constraints
 
-    def progress(self, step: int) -> None:
+    def progress(self, step: int, *, total: int | None = None, examples: int = 0) -> None:
         """Say that training is about to make step `step`; call it before each.
 
         From the first call on, a training that makes no progress for the study's
         `progress_timeout` is ended and tried again; `report` and `save_checkpoint` are progress,
         too.
+
+        Args:
+            step: Its number.
+            total: How many steps the whole training has; shown beside it.
+            examples: How many examples the step before trained on; shown as a rate.
 
         Raises:
             DrainRequested: Save a checkpoint and let this pass.
@@ -130,6 +135,9 @@ class FleetTrial(ParametersOfTrial):
         self._resumes = True
         self._check()
         self._lease.note_progress(step if type(step) is int else as_step(step))
+        if total is not None:
+            self._lease.total_steps = total
+        self._lease.num_examples += examples
         self._preparation.end()
         self._note_first_step()
 

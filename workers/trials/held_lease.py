@@ -19,6 +19,7 @@ from workers.coordination.grants import Grant
 from workers.coordination.leases import TrialLeases
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled, TrialTimedOut
+from workers.protocol.pace import Pace
 from workers.protocol.states import Command
 from workers.times import Times
 from workers.trials.lease_keeper import LeaseKeeper
@@ -84,6 +85,11 @@ class HeldLease:
         #: when training made its first step
         self._began_at: float | None = None
         self._claimed_at = sent_at
+        #: steps that the whole training has, if anybody told
+        self.total_steps: int | None = None
+        #: examples that this attempt has trained on, if anybody tells
+        self.num_examples = 0
+        self._paced = (sent_at, grant.record.step, 0)
         self._times_out_at = math.inf
         #: what is told of a trial that ends for its time
         self.timeout_text = ""
@@ -297,11 +303,29 @@ class HeldLease:
         )
         os._exit(EXIT_NOT_OBEYED)
 
+    def _pace(self) -> Pace | None:
+        """How fast training was since this was last asked; None before its first step."""
+        if self._began_at is None:
+            return None
+        before_at, before_step, before_examples = self._paced
+        now, step, examples = lease_clock(), self.step, self.num_examples
+        self._paced = (now, step, examples)
+        seconds = now - max(before_at, self._began_at)
+        if seconds <= 0 or step < before_step:
+            return Pace(total=self.total_steps)
+        rate = round((examples - before_examples) / seconds, 2) if examples else None
+        return Pace(round((step - before_step) / seconds, 4), rate, self.total_steps)
+
     def _renew(self) -> bool:
         sent_at = lease_clock()
         try:
             command = self.leases.renew(
-                self.number, self.token, self._times.lease, self.step, self.first_step_seconds
+                self.number,
+                self.token,
+                self._times.lease,
+                self.step,
+                self.first_step_seconds,
+                self._pace(),
             )
         except redis.RedisError as error:
             log.warning("lease_not_renewed", error=str(error))

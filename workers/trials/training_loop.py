@@ -88,6 +88,7 @@ class TrainingLoop:
         #: what the checkpoint held, until the loop is where it was
         self._resumed: dict[str, Any] | None = None
         self._has_epochs, self._has_stepped = False, False
+        self._num_epochs: int | None = None
         #: the epoch's steps, so that the last one is over when the epoch is
         self._steps: Generator[Any] | None = None
         #: the optimizers that stepped in the last step
@@ -140,7 +141,7 @@ class TrainingLoop:
                 f"run.epochs({count}): the trial's checkpoint is in epoch {self.epoch}, counted"
                 " from 0; let each attempt train for as long as the first one"
             )
-        self._has_epochs = True
+        self._has_epochs, self._num_epochs = True, count
         for epoch in range(self.epoch, count):
             self._begin_epoch(epoch)
             yield epoch
@@ -230,7 +231,7 @@ class TrainingLoop:
         """Be between two steps: here the training may end, and go on in another attempt."""
         self._lease.defers_drain = False
         try:
-            self._trial.progress(self.step)
+            self._trial.progress(self.step, total=self._num_steps(source))
         except DrainRequested:
             self._save(source)
             raise
@@ -239,6 +240,12 @@ class TrainingLoop:
         if time.monotonic() - self._saved_at + ahead >= self._checkpoint_seconds:
             self._save(source)
         self._lease.defers_drain = self.step != self._saved_step
+
+    def _num_steps(self, source: ResumableLoader) -> int | None:
+        """How many steps the training has, if all its epochs are as long as this one."""
+        if source.length is None or not self._num_epochs:
+            return None
+        return self.step - self.batch + source.length * (self._num_epochs - self.epoch)
 
     def _save(self, source: ResumableLoader) -> None:
         if self.step == self._saved_step:

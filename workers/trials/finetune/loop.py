@@ -185,9 +185,11 @@ class Training:
         if self._is_exhausted():
             return
         with self._feed.training(self._plan.from_step(self._state.step)) as batches:
+            num_steps, num_rows = self._plan.num_steps, 0
             for fed in batches:
-                self._trial.progress(self._state.step)
+                self._trial.progress(self._state.step, total=num_steps, examples=num_rows)
                 self._train_step(fed)
+                num_rows = len(fed.batch["labels"])
                 if self._is_evaluation_due():
                     self._evaluate()
                     if self._is_exhausted():
