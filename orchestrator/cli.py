@@ -47,7 +47,8 @@ from orchestrator.submission.submit import submit as submit_study
 from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED, run_command
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import draw_tree
-from orchestrator.views.watch import draw, draw_studies, open_view, summary
+from orchestrator.views.screen import draw
+from orchestrator.views.watch import RUN_HINT, draw_studies, open_view, summary
 from workers.disk.fleet_home import make_home
 from workers.logs import configure_logging, guard_tracebacks
 from workers.processes.hangup import on_hangup
@@ -122,7 +123,7 @@ def run(
     console = Console(stderr=as_json)
     with log.open("a") as sink:
         configure_logging(stream=sink)
-        with open_view(console) as view:
+        with open_view(console, RUN_HINT) as view:
             status = run_study(spec, import_directory(study), settings, view)
     _end(status, console, as_json=as_json)
     if not status.is_over:
@@ -200,7 +201,7 @@ def status(name: NameArgument, as_json: JsonOption = False) -> None:
         Console().print(summary(found))
     else:
         console = Console()
-        console.print(draw(found, width=console.width))
+        console.print(draw(found))
 
 
 @app.command()

@@ -95,9 +95,9 @@ class StudyHandle(ControlledStudy):
 
     def watch(self) -> StudyStatus:
         """Show the study live until it is over; Ctrl-C stops the watching only."""
-        from orchestrator.views.watch import open_view
+        from orchestrator.views.watch import WATCH_HINT, open_view
 
-        with open_view() as view:
+        with open_view(hint=WATCH_HINT) as view:
             for status in self._follow():
                 view.update(status)
         return status

@@ -411,7 +411,7 @@ def _describe_running(
         number=number,
         attempt=record.attempt,
         losses=record.losses,
-        step=record.step,
+        step=max(record.step, record.reported_step or 0),
         value=record.reported_value,
         params=record.params,
         owner=record.owner,

@@ -13,7 +13,7 @@ from orchestrator.commands.options import SetOption, StudyArgument
 from orchestrator.status import EndedTrial, StudyStatus
 from orchestrator.submission.study import import_directory, load_study
 from orchestrator.views.json_output import JsonOption, print_json
-from orchestrator.views.watch import ended_line
+from orchestrator.views.study_text import ended_line
 from workers.protocol.plain import plain_text
 from workers.settings import Settings
 

@@ -5,29 +5,32 @@ Invariant: a view only draws statuses; what it shows can be had as JSON.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Final, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.status import EndedTrial, RunningTrial, StudyStatus, UnreadableStudy
+from orchestrator.status import StudyStatus, UnreadableStudy
+from orchestrator.views.problems import refusing_lines, set_aside_lines, stalled_lines
 from orchestrator.views.ps import printable
+from orchestrator.views.screen import LiveView
+from orchestrator.views.study_text import (
+    ended_line,
+    format_params,
+    format_values,
+    headline,
+    of_front,
+    short,
+    state_text,
+)
 from orchestrator.views.used_budgets import limit_lines
-from workers.protocol.states import Wish
 
-_STYLES = {
-    "complete": "green",
-    "pruned": "yellow",
-    "failed": "red",
-    "dead": "bold red",
-    "cancelled": "magenta",
-}
+#: What Ctrl-C does, in as many characters as a narrow terminal has.
+RUN_HINT: Final = "Ctrl-C: trials save and stop; twice: at once"
+WATCH_HINT: Final = "Ctrl-C ends watching; the study goes on"
 
 
 class View(Protocol):
@@ -44,10 +47,16 @@ class View(Protocol):
         """Show a message."""
 
 
-def open_view(console: Console | None = None) -> View:
-    """The view that suits the console: live on a terminal, plain lines elsewhere."""
+def open_view(console: Console | None = None, hint: str = "") -> View:
+    """The view that suits the console: live on a terminal, plain lines elsewhere.
+
+    Args:
+        console: By default the standard output.
+        hint: What Ctrl-C does; shown on a terminal.
+    """
     console = console or Console()
-    return LiveView(console) if console.is_terminal else PlainView(console)
+    is_live = console.is_terminal and not console.is_dumb_terminal
+    return LiveView(console, hint) if is_live else PlainView(console)
 
 
 class PlainView:
@@ -110,64 +119,6 @@ class PlainView:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-class LiveView:
-    """Draws the study in place: progress, best trial, what runs, what ended last."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._message = "waiting for the first worker"
-        self._status: StudyStatus | None = None
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def update(self, status: StudyStatus) -> None:
-        """Draw a newer status."""
-        self._status = status
-        if status.slots and self._message.startswith("waiting"):
-            self._message = ""
-
-    def say(self, text: str) -> None:
-        """Show a message below the table."""
-        self._message = text
-
-    def _render(self) -> RenderableType:
-        if self._status is None:
-            return Text(self._message, style="dim")
-        parts = draw(self._status, width=self._console.width)
-        return Group(parts, Text(self._message, style="dim")) if self._message else parts
-
-
-def draw(status: StudyStatus, *, width: int) -> Group:
-    """A status as a few lines and a table."""
-    bar = ProgressBar(total=status.wanted, completed=status.num_ended, width=min(60, width - 20))
-    progress = Table.grid(padding=(0, 1))
-    progress.add_row(bar, f"{status.num_ended}/{status.wanted} trials")
-    parts: list[RenderableType] = [Text.from_markup(headline(status)), progress]
-    if status.best is not None:
-        value = format_values(status.best.value, status.best.values, status)
-        parts.append(
-            Text(f"best     trial {status.best.number}  {value}{_of_front(status)}", "green")
-        )
-        parts.append(Text(f"         {format_params(status.best.params)}", style="dim"))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("trial", "state", "value", "step", "parameters"):
-        table.add_column(column, no_wrap=column != "parameters", overflow="ellipsis")
-    for running in status.running:
-        table.add_row(*_running_row(running))
-    for ended in reversed(status.recent[-5:]):
-        table.add_row(*_ended_row(ended, status))
-    parts.append(table)
-    return Group(
-        *parts, *limit_lines(status), *_refusing(status), *_stalled(status), *_set_aside(status)
-    )
-
-
 def draw_studies(found: Sequence[StudyStatus | UnreadableStudy]) -> Table:
     """A line on each study; of one that cannot be read or stands still, why."""
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -211,14 +162,14 @@ def summary(status: StudyStatus) -> Group:
             Text(none if status.infeasible else "no trial is complete", style="red"),
             *_errors(status),
             *limit_lines(status),
-            *_refusing(status),
-            *_stalled(status),
-            *_set_aside(status),
+            *refusing_lines(status),
+            *stalled_lines(status),
+            *set_aside_lines(status),
         )
     value = format_values(status.best.value, status.best.values, status)
-    best = f"best: trial {status.best.number}  {value}{_of_front(status)}"
+    best = f"best: trial {status.best.number}  {value}{of_front(status)}"
     parts.append(Text(best, style="bold green"))
-    parts += [Text(f"  {name} = {_short(value)}") for name, value in status.best.params.items()]
+    parts += [Text(f"  {name} = {short(value)}") for name, value in status.best.params.items()]
     title = "top trials" if status.front is None else "Pareto front, by the first value"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("trial", "value", "seconds", "parameters"):
@@ -230,123 +181,11 @@ def summary(status: StudyStatus) -> Group:
             f"{trial.seconds:.1f}",
             format_params(trial.params),
         )
-    parts += [Text(""), table, *_errors(status), *limit_lines(status), *_refusing(status)]
-    parts += _set_aside(status)
+    parts += [Text(""), table, *_errors(status), *limit_lines(status), *refusing_lines(status)]
+    parts += set_aside_lines(status)
     if status.results is not None and Path(status.results).is_dir():
         parts += [Text(""), Text(f"results: {status.results}/<trial>/result")]
     return Group(*parts)
-
-
-def _of_front(status: StudyStatus) -> str:
-    """What else there is to say of the best trial."""
-    if status.front is None:
-        return ""
-    return f"  (in the first value; {status.front} on the Pareto front)"
-
-
-def state_text(status: StudyStatus) -> str:
-    """What a study does, and what it was asked to do where that takes a while."""
-    if status.wish is Wish.STOP and not status.is_over:
-        return f"{status.state}, stopping"
-    return status.state.value
-
-
-def headline(status: StudyStatus) -> str:
-    """One line on the study as a whole."""
-    counted = ", ".join(f"{count} {name}" for name, count in status.trials.items() if count)
-    slots = f"{status.slots} slot{'' if status.slots == 1 else 's'}"
-    losses = f"  {_count_losses(status.losses)}" if status.losses else ""
-    memory = f"  {status.out_of_memory} out of memory" if status.out_of_memory else ""
-    infeasible = f" ({status.infeasible} infeasible)" if status.infeasible else ""
-    return (
-        f"[bold]{status.study}[/bold] {state_text(status)}  {slots}  {status.wall_seconds:.0f} s"
-        f"  {counted or 'no trials yet'}{infeasible}{memory}{losses}"
-    )
-
-
-def ended_line(trial: EndedTrial, status: StudyStatus) -> str:
-    """One line on a trial that has ended."""
-    value = format_values(trial.value, trial.values, status)
-    attempts = f", attempt {trial.attempts}" if trial.attempts > 1 else ""
-    losses = f", {_count_losses(trial.losses)}" if trial.losses else ""
-    line = f"trial {trial.number} {trial.state} {value} ({trial.seconds:.1f} s{attempts}{losses})"
-    if trial.error is not None:
-        return f"{line} {trial.error.splitlines()[0]}"
-    return f"{line}  {format_params(trial.params)}"
-
-
-def _count_losses(count: int) -> str:
-    return "1 process lost" if count == 1 else f"{count} processes lost"
-
-
-def format_values(
-    value: float | None, values: list[float] | None, status: StudyStatus, *, named: bool = True
-) -> str:
-    """The values of a trial, with the names of their metrics where the study has them."""
-    found = values if value is None else [value]
-    if not found:
-        return ""
-    names = status.metrics if named and len(status.metrics) == len(found) else []
-    texts = [f"{each:.6g}" for each in found]
-    return (
-        ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
-        if names
-        else ", ".join(texts)
-    )
-
-
-def format_params(params: Mapping[str, Any]) -> str:
-    """Parameters on one line."""
-    return " ".join(f"{name}={_short(value)}" for name, value in params.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _running_row(trial: RunningTrial) -> tuple[str, ...]:
-    value = "" if trial.value is None else f"{trial.value:.6g}"
-    state = "running" if trial.attempt == 1 else f"running, attempt {trial.attempt}"
-    if trial.losses:
-        state = f"{state}, {_count_losses(trial.losses)}"
-    note = format_params(trial.params) if trial.activity is None else printable(trial.activity)
-    return str(trial.number), state, value, str(trial.step), note
-
-
-def _ended_row(trial: EndedTrial, status: StudyStatus) -> tuple[str | Text, ...]:
-    value = format_values(trial.value, trial.values, status, named=False)
-    note = (trial.error or format_params(trial.params)).splitlines() or [""]
-    state = Text(trial.state, style=_STYLES.get(trial.state, ""))
-    return str(trial.number), state, value, "", note[0]
-
-
-def _stalled(status: StudyStatus) -> list[RenderableType]:
-    """Why the study stands still, if it does."""
-    waits = [Text(f"waits: {printable(reason)}", style="yellow") for reason in status.waits_for]
-    if status.stalled is None:
-        return [*waits]
-    return [Text(f"stalled: {status.stalled}", style="bold red"), *waits]
-
-
-def _refusing(status: StudyStatus) -> list[RenderableType]:
-    """Slots that take no trials, workers with other code, and what lies beside; a line each."""
-    return [
-        *(Text(f"takes no trials: {reason}", style="red") for reason in status.put_aside),
-        *(Text(f"other code: {reason}", style="yellow") for reason in status.other_code),
-        *(Text(f"on_end: {reason}", style="red") for reason in [status.end_problem] if reason),
-        *(
-            Text(f"as it was in a narrower space: study {name} of its storage", style="dim")
-            for name in [status.former]
-            if name
-        ),
-    ]
-
-
-def _set_aside(status: StudyStatus) -> list[RenderableType]:
-    """What trials told and could not be taken in, one line each."""
-    return [Text(f"not taken in: {reason}", style="red") for reason in status.set_aside]
 
 
 def _errors(status: StudyStatus) -> list[RenderableType]:

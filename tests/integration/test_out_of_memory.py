@@ -9,7 +9,7 @@ from one_process_fleet import OneProcessFleet
 from orchestrator.handle import StudyHandle
 from orchestrator.submission.algorithms import make_sampler
 from orchestrator.submission.space import suggest_all
-from orchestrator.views.watch import headline
+from orchestrator.views.study_text import headline
 from workers.protocol.spec import StudySpec
 
 SPACE = {

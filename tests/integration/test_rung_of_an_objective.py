@@ -10,7 +10,7 @@ from one_process_fleet import OneProcessFleet
 
 from orchestrator.handle import StudyHandle
 from orchestrator.submission.preflight import check
-from orchestrator.views.watch import headline
+from orchestrator.views.study_text import headline
 from workers.disk.manifests import checkpoint_root
 from workers.protocol.spec import StudySpec
 

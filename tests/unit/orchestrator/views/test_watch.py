@@ -5,7 +5,8 @@ import io
 from rich.console import Console
 
 from orchestrator.status import Best, EndedTrial, RunningTrial, StudyStatus
-from orchestrator.views.watch import LiveView, PlainView, draw, open_view, summary
+from orchestrator.views.screen import LiveView, draw
+from orchestrator.views.watch import PlainView, open_view, summary
 from workers.protocol.states import StudyState, Wish
 
 ENDED = [
@@ -64,7 +65,7 @@ def test_what_trials_do_before_their_steps_is_shown_and_said_when_it_is_news():
             update={"running": [running.model_copy(update={"activity": activity})]}
         )
 
-    assert "rows read: 3 of 9" in text_of(draw(at("rows read: 3 of 9"), width=100))
+    assert "rows read: 3 of 9" in text_of(draw(at("rows read: 3 of 9")))
     console = Console(file=io.StringIO(), width=40)
     with open_view(console) as view:
         for activity in (None, "rows read: 3", "rows read: 3", "rows \x1b[2Jread: 4", None):
@@ -79,8 +80,14 @@ def test_what_trials_do_before_their_steps_is_shown_and_said_when_it_is_news():
 def test_on_a_terminal_the_study_is_drawn_in_place():
     view = open_view(Console(file=io.StringIO(), force_terminal=True))
     assert isinstance(view, LiveView)
-    drawn = text_of(draw(STATUS, width=100))
-    for part in ("2/5 trials", "trial 0  accuracy=0.5", "running, attempt 2", "17", "ValueError"):
+    drawn = text_of(draw(STATUS))
+    for part in (
+        "2/5 trials",
+        "accuracy=0.5  trial 0",
+        "  17 ",
+        "1 tried again",
+        "3 attempts  ValueError",
+    ):
         assert part in drawn
 
 
@@ -93,9 +100,9 @@ def test_the_summary_names_the_best_trial_its_parameters_and_the_errors():
 
 def test_what_a_study_was_in_a_narrower_space_is_named():
     assert "narrower space: study s@1 of its storage" in text_of(
-        draw(STATUS.model_copy(update={"former": "s@1"}), width=100)
+        draw(STATUS.model_copy(update={"former": "s@1"}))
     )
-    assert "narrower" not in text_of(draw(STATUS, width=100))
+    assert "narrower" not in text_of(draw(STATUS))
 
 
 def test_slots_that_take_no_trials_are_told_once_and_drawn_with_the_reason():
@@ -106,7 +113,7 @@ def test_slots_that_take_no_trials_are_told_once_and_drawn_with_the_reason():
         view.update(refused)
     line = "takes no trials: 0 (GPU-1) of box: CUDA does not work here"
     assert console.file.getvalue().count(line) == 1
-    assert line in text_of(draw(refused, width=100))
+    assert line in text_of(draw(refused))
     assert line in text_of(summary(refused))
 
 
@@ -122,5 +129,5 @@ def test_what_was_asked_of_a_study_is_shown_and_said_once():
             view.update(status)
     lines = [line for line in console.file.getvalue().splitlines() if " is " in line]
     assert lines == ["s is running, stopping", "s is paused", "s is cancelling", "s is cancelled"]
-    assert "running, stopping" in text_of(draw(shown[1], width=100))
-    assert "paused" in text_of(draw(shown[2], width=100))
+    assert "running, stopping" in text_of(draw(shown[1]))
+    assert "paused" in text_of(draw(shown[2]))
