@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.status import EndedTrial, StudyStatus
+from orchestrator.views.explain import reason
 from orchestrator.views.problems import problem_lines
 from orchestrator.views.ps import printable
 from orchestrator.views.slot_rows import brief_span, slot_lines
@@ -80,7 +81,8 @@ class Screen:
         bottom += _wrapped(Text(printable(self._message), "dim"), width) if self._message else []
         bottom += [Text(self._hint, "dim")] if self._hint else []
         room = 10_000 if self._height is None else self._height - len(top) - len(bottom) - 1
-        ended = _ended(status, min(_LATEST, max(0, room // 3)))
+        most = min(_LATEST, max(0, room // 3))
+        ended = [*_waiting(status, most, now), *_ended(status, most)][:most]
         slots = slot_lines(status.running, width, room - len(ended), now)
         found = [*top, *slots, *ended, *bottom]
         if self._height is not None and len(found) >= self._height:
@@ -161,9 +163,9 @@ def _head(status: StudyStatus, width: int, now: float) -> list[Text]:
     lines = _flowed([*what, brief_span(status.wall_seconds)], width, "bold")
     lines.append(_progress(status, width))
     counted = count_texts(status)
-    retried = sum(each.attempt > 1 for each in status.running)
-    if retried:
-        counted.append(f"{retried} tried again")
+    if status.requeued:
+        causes = ", ".join(f"{name} {count}" for name, count in status.requeued.items())
+        counted.append(printable(f"{sum(status.requeued.values())} tried again ({causes})"))
     if (share := trained_share(status, now)) is not None:
         counted.append(f"{share:.0%} of slot time trained")
     return lines + _flowed(counted, width)
@@ -192,6 +194,18 @@ def _best(status: StudyStatus, width: int, *, is_ascii: bool) -> list[Text]:
     bars = sparkline(status.history, min(40, width - len(text) - 2), is_ascii=is_ascii)
     line = Text.assemble((text, "green"), (f"  {bars}" if bars else "", "cyan"))
     return [line, Text(f"      {printable(format_params(best.params))}", "dim")]
+
+
+def _waiting(status: StudyStatus, count: int, now: float) -> list[Text]:
+    """Trials that wait for another attempt, each with why the one before ended."""
+    waiting = [each for each in status.retried if each.retry_ms is not None][:count]
+    return [
+        Text.assemble(
+            f"{each.number:>5} ", ("again", "yellow"), f"  attempt {each.attempt} in ",
+            brief_span((each.retry_ms or 0) / 1000 - now), f"  {reason(each.cause, each.detail)}",
+        )
+        for each in waiting
+    ]  # fmt: skip
 
 
 def _ended(status: StudyStatus, count: int) -> list[Text]:

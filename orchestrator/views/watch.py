@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.status import StudyStatus, UnreadableStudy
+from orchestrator.views.explain import reason
 from orchestrator.views.problems import refusing_lines, set_aside_lines, stalled_lines
 from orchestrator.views.ps import printable
 from orchestrator.views.screen import LiveView
@@ -70,6 +71,7 @@ class PlainView:
         self._waits_for: set[str] = set()
         self._activities: dict[int, str] = {}
         self._put_aside: list[str] = []
+        self._retried: set[tuple[int, int]] = set()
         self._ended_by: str | None = None
 
     def __enter__(self) -> Self:
@@ -89,17 +91,18 @@ class PlainView:
         if status.stalled not in {None, self._stalled}:
             self.say(f"stalled: {status.stalled}")
         self._stalled = status.stalled
-        for reason in set(status.waits_for) - self._waits_for:
-            self.say(f"waits: {printable(reason)}")
+        for waited in set(status.waits_for) - self._waits_for:
+            self.say(f"waits: {printable(waited)}")
         self._waits_for = set(status.waits_for)
         self._tell_activities(status)
         if status.ended_by not in {None, self._ended_by}:
             self.say(f"no further trial begins: {printable(str(status.ended_by))}")
         self._ended_by = status.ended_by
-        for reason in status.put_aside:
-            if reason not in self._put_aside:
-                self.say(f"takes no trials: {reason}")
+        for refusal in status.put_aside:
+            if refusal not in self._put_aside:
+                self.say(f"takes no trials: {refusal}")
         self._put_aside = status.put_aside
+        self._tell_retried(status)
         for trial in status.recent:
             if trial.number not in self._shown:
                 self._shown.add(trial.number)
@@ -113,6 +116,15 @@ class PlainView:
             if self._activities.get(number) != activity:
                 self.say(f"trial {number}: {printable(activity)}")
         self._activities = told
+
+    def _tell_retried(self, status: StudyStatus) -> None:
+        """Print which trials are to be tried again, and why."""
+        retried = {(each.number, each.attempt) for each in status.retried}
+        for each in status.retried:
+            if (each.number, each.attempt) not in self._retried:
+                why = reason(each.cause, each.detail)
+                self.say(f"trial {each.number} goes on in attempt {each.attempt}: {why}")
+        self._retried = retried
 
     def say(self, text: str) -> None:
         """Print a message."""

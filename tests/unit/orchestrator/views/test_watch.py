@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from orchestrator.status import Best, EndedTrial, RunningTrial, StudyStatus
+from orchestrator.status import Best, EndedTrial, RetriedTrial, RunningTrial, StudyStatus
 from orchestrator.views.screen import LiveView, draw
 from orchestrator.views.watch import PlainView, open_view, summary
 from workers.protocol.states import StudyState, Wish
@@ -131,3 +131,17 @@ def test_what_was_asked_of_a_study_is_shown_and_said_once():
     assert lines == ["s is running, stopping", "s is paused", "s is cancelling", "s is cancelled"]
     assert "running, stopping" in text_of(draw(shown[1]))
     assert "paused" in text_of(draw(shown[2]))
+
+
+def test_what_is_tried_again_is_said_once_and_drawn_with_its_cause():
+    retried = RetriedTrial(number=3, attempt=2, cause="died", retry_ms=0, detail="process 7 died")
+    shown = STATUS.model_copy(update={"retried": [retried], "requeued": {"died": 1}})
+    console = Console(file=io.StringIO(), width=200)
+    with open_view(console) as view:
+        view.update(shown)
+        view.update(shown)
+    line = "trial 3 goes on in attempt 2: its process died under it: process 7 died"
+    assert console.file.getvalue().count(line) == 1
+    drawn = text_of(draw(shown))
+    assert "1 tried again (died 1)" in drawn
+    assert "3 again  attempt 2 in 0s  its process died under it" in drawn
