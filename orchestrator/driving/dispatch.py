@@ -186,6 +186,7 @@ class Dispatcher:
                 is_promoted=record is not None and self._is_beyond(number, record),
             )
             if instruction is Instruction.ENQUEUE:
+                self._drop_unreadable(number)
                 self._enqueue_again(number)
             elif instruction is Instruction.SEND_ON:
                 self._send_on(number)
@@ -197,6 +198,15 @@ class Dispatcher:
                 self._study.send_hint(number)
             elif instruction is Instruction.TELL_LOST and record is not None:
                 self._collector.tell_lost(number, record.state)
+
+    def _drop_unreadable(self, number: int) -> None:
+        """Have a record that cannot be read be written anew, from the storage, and say so."""
+        reason = self._study.leases.why_unreadable(number)
+        if reason is not None:
+            log.error("record_written_anew", study=self._study.name, trial=number, reason=reason)
+            self._collector.set_aside.append(f"{reason}; it was written anew")
+            self._study.check_lead()
+            self._study.leases.forget(number)
 
     def _seal_anew(self, numbers: Sequence[int]) -> None:
         """Sign records that are signed by another secret, or that others have altered."""

@@ -7,6 +7,8 @@ new epoch, the reaper waits one lease, in which live holders renew.
 
 from __future__ import annotations
 
+import redis
+
 from orchestrator.driving.driven import DrivenStudy
 from workers.coordination.clock import lease_clock
 from workers.logs import get_logger
@@ -37,13 +39,18 @@ class Reaper:
         for number, deadline_ms in study.leases.running().items():
             if deadline_ms + self._times.grace * 1000 > now_ms:
                 continue
-            ended = study.leases.reap(
-                number,
-                "its lease ran out: the worker or its host is gone",
-                most=study.spec.max_losses,
-                backoff_seconds=self._times.backoff,
-                grace_seconds=self._times.grace,
-            )
+            try:
+                ended = study.leases.reap(
+                    number,
+                    "its lease ran out: the worker or its host is gone",
+                    most=study.spec.max_losses,
+                    backoff_seconds=self._times.backoff,
+                    grace_seconds=self._times.grace,
+                )
+            except redis.ResponseError:
+                if study.leases.why_unreadable(number) is None:
+                    raise
+                continue  # it is written anew
             log.info("reaped", study=study.name, trial=number, ended=ended)
             if ended == "REQUEUED":
                 study.send_hint(number, study.leases.pause_seconds(number))

@@ -92,10 +92,10 @@ class TrialLeases(TrialQueue):
         if status == "OK":
             token, attempt, deadline_ms, is_noted, *pairs = rest
             fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-            if self._is_altered(number, fields):
+            record = None if self._is_altered(number, fields) else _readable(fields)
+            if record is None:
                 self.release(number, int(token), cause=Cause.HANDED_OVER)
                 return Refusal("ALTERED")
-            record = TrialRecord.parse(fields)
             return Grant(int(token), int(attempt), int(deadline_ms), record, bool(is_noted))
         if status in {"HELD", "NOT_YET"}:
             return Refusal(status, int(rest[0]))  # type: ignore[arg-type]
@@ -360,6 +360,13 @@ class TrialLeases(TrialQueue):
         """The orchestrator's next answer to this holder, or None after `timeout_seconds`."""
         popped = self.client.blpop([keys.reply(self.study, number, token)], timeout=timeout_seconds)
         return None if popped is None else json.loads(popped[1])
+
+
+def _readable(fields: Mapping[str, str]) -> TrialRecord | None:
+    try:
+        return TrialRecord.parse(fields)
+    except ValueError:
+        return None
 
 
 def _as_ms(seconds: float | None) -> int | str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -255,14 +256,25 @@ class TrialQueue(TrialCalls):
         return bool(self.client.get(keys.EPOCH) == self.epoch)
 
     def record(self, number: int) -> TrialRecord | None:
-        """A trial's record, or None if Redis has none."""
-        fields = self.client.hgetall(keys.trial(self.study, number))
-        return TrialRecord.parse(fields) if fields else None
+        """A trial's record, or None if Redis has none that can be read."""
+        return self.records([number]).get(number)
+
+    def why_unreadable(self, number: int) -> str | None:
+        """What is wrong with a trial's record; None if nothing is, or there is none."""
+        try:
+            for fields in self._fields_of([number]).values():
+                TrialRecord.parse(fields)
+        except ValueError as error:
+            return f"the record of trial {number} in Redis: {error}"
+        return None
 
     def records(self, numbers: Sequence[int]) -> dict[int, TrialRecord]:
-        """The records of some trials, in one round trip; without those that Redis has not."""
-        found = self._fields_of(numbers)
-        return {number: TrialRecord.parse(fields) for number, fields in found.items()}
+        """The records of some trials, in one round trip; without those that cannot be read."""
+        found = {}
+        for number, fields in self._fields_of(numbers).items():
+            with suppress(ValueError):  # its orchestrator finds it, and writes it anew
+                found[number] = TrialRecord.parse(fields)
+        return found
 
     def _fields_of(self, numbers: Sequence[int]) -> dict[int, Mapping[str, str]]:
         pipeline = self.client.pipeline(transaction=False)
