@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.dashboard.curves import curve_of
 from orchestrator.dashboard.study_feed import StudyFeed
 from orchestrator.views.explain import explain, place, reason
+from orchestrator.views.printed_text import lines_of
 from orchestrator.views.trial_life import TrialLife, life_of, with_results
-from workers.protocol.errors import StudyNotKnownError
+from workers.protocol.errors import RedisUnavailableError, StudyNotKnownError
+
+#: Characters and lines of what an attempt printed.
+_MAX_PRINTED: Final = 32_000
+_MAX_LINES: Final = 200
 
 #: Points of the one curve of a trial's own page.
-_MAX_POINTS = 2000
+_MAX_POINTS: Final = 2000
 
 
 def trial_document(feed: StudyFeed, number: int) -> dict[str, Any]:
@@ -40,8 +45,22 @@ def trial_document(feed: StudyFeed, number: int) -> dict[str, Any]:
         "values": trials[number].values if has_results else None,
         "constraints": trials[number].constraints if has_results else {},
         "curve": curve_of(trials[number], _MAX_POINTS) if has_results else None,
+        "printed": _printed(feed, number),
         "running": None if running is None else running.model_dump(mode="json"),
     }
+
+
+def _printed(feed: StudyFeed, number: int) -> list[dict[str, Any]]:
+    """The end of what each attempt printed, as `trialfleet logs` shows it."""
+    try:
+        found = feed.handle.printed(number, asks_store=False)
+    except RedisUnavailableError:
+        return []
+    return [
+        {"attempt": each.attempt, "lines": lines_of(each.text[-_MAX_PRINTED:])[-_MAX_LINES:]}
+        for each in found
+        if each.text
+    ]
 
 
 def _life(life: TrialLife) -> dict[str, Any]:

@@ -144,8 +144,8 @@ export function parallel(store, study, names) {
   if (!hasWebGL) return null;
   const all = store.states.flatMap((state, at) => (state === "C" ? [at] : []));
   const better = isBetter(study.directions[0]);
-  const best = [...all].sort((a, b) => (better(store.values[0][a], store.values[0][b]) ? -1 : 1)).slice(0, MANY / 2);
-  const places = [...new Set([...best, ...some(all, MANY / 2)])];
+  const best = [...all].sort((a, b) => (better(store.values[0][a], store.values[0][b]) ? -1 : 1)).slice(0, MANY / 4);
+  const places = [...new Set([...best, ...some(all, MANY / 4)])];
   const dimensions = names.map((name) => dimension(name, of(store.params[name], places), study.space[name]?.log));
   const values = of(store.values[0], places);
   dimensions.push({ label: plain(study.metrics[0] ?? "value", 18), values });

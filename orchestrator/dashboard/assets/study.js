@@ -41,6 +41,7 @@ class View {
   constructor(around, api, study) {
     Object.assign(this, { around, api, study, store: empty(), revision: 0, run: "", bars: new Map(), barsAt: 0 });
     this.head = el("section", { class: "head" });
+    this.actions = el("div", { class: "actions" });
     this.notes = el("div", { class: "notes" });
     this.tiles = el("dl", { class: "tiles" });
     this.tables = el("div", { class: "tables" });
@@ -54,8 +55,8 @@ class View {
       this.panel("Curves", "", "curves", () => this.curves(), 5000),
       this.panel("What matters", "", "importances", () => this.importances(), 10000),
       this.panel("Parallel coordinates", "wide", "parallel", () => this.parallel(), 5000, "drag along an axis to choose"),
-      this.panel("Slices", "wide", "slices", (panel) => this.slices(panel), 5000));
-    fill(around.main, this.head, this.notes, this.tiles, this.running, first, this.tables, further);
+      this.panel("Slices", "wide", "slices", (panel) => this.slices(panel), 5000, "the later a trial, the darker"));
+    fill(around.main, this.head, this.actions, this.notes, this.tiles, this.running, first, this.tables, further);
     const redraw = () => this.panels.forEach((panel) => { panel.stale = true; });
     addEventListener("colours", redraw, { signal: around.signal });
     const timer = setInterval(() => this.refresh(), 500);
@@ -183,9 +184,9 @@ class View {
     const counts = study.trials;
     fill(this.head,
       el("div", { class: "title" }, el("h1", {}, study.study), badge(study.state)),
-      el("p", { class: "muted" }, `${study.objective} · ${study.metrics.map((metric, at) => `${study.directions[at] ?? study.directions[0]} ${metric}`).join(", ")}`),
-      progress(study),
-      el("div", { class: "actions" }, actionsFor(study, () => this.reload())));
+      el("p", { class: "muted" }, `${study.objective} · ${study.directions.map((direction, at) => `${direction} ${study.metrics[at] ?? "value"}`).join(", ")}`),
+      progress(study));
+    this.drawActions();
     fill(this.notes, notesOf(study, this.hasResults));
     const best = study.best;
     fill(this.tiles,
@@ -199,6 +200,14 @@ class View {
     const [running, ...ended] = tablesOf(study, this.store);
     fill(this.running, study.is_over ? [] : running);
     fill(this.tables, ended);
+  }
+
+  // The buttons stay the same for as long as they do the same.
+  drawActions() {
+    const kind = `${this.study.state} ${this.study.wanted}`;
+    if (this.drawnActions === kind) return;
+    this.drawnActions = kind;
+    fill(this.actions, actionsFor(this.study, () => this.reload()));
   }
 
   async reload() {

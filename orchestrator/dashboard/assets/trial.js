@@ -9,10 +9,13 @@ export async function showTrial(around, study, trial) {
   around.crumbs(["Fleet", "/"], [study, path("studies", study)], [`trial ${trial}`, path("studies", study, "trials", trial)]);
   const api = `/api${path("studies", study, "trials", trial)}`;
   const plot = el("div", { class: "plot", id: "plot-curve", role: "img", "aria-label": "The trial's curve" });
+  const made = partsOf(plot);
   let found = null;
   const look = async () => {
     try { found = await get(api, around.signal); } catch (error) { if (found) around.trouble(error.message); else around.failed(error); return; }
-    draw(around, study, found, plot);
+    if (!made.isShown) fill(around.main, made.nodes);
+    made.isShown = true;
+    draw(made, study, found, plot);
   };
   await look();
   if (!found) return;
@@ -28,26 +31,45 @@ export async function showTrial(around, study, trial) {
   });
 }
 
-function draw(around, study, found, plot) {
+// The parts of the page, from which the curve stays the same element.
+function partsOf(plot) {
+  const parts = { head: el("section", { class: "head" }), tiles: el("dl", { class: "tiles" }), error: el("div", {}),
+    params: el("div", {}), attempts: el("div", {}), printed: el("div", {}), life: el("ol", { class: "life" }) };
+  const note = el("p", { class: "muted" }, "It has reported no value in between.");
+  const block = (title, ...children) => el("section", { class: "block" }, el("h2", {}, title), children);
+  const nodes = [parts.head, parts.tiles, parts.error,
+    el("div", { class: "halves" }, block("Parameters", parts.params), block("Curve", note, plot)),
+    block("Attempts", parts.attempts), parts.printed,
+    el("details", { class: "block" }, el("summary", {}, "Its life in sentences"), parts.life)];
+  return { parts, nodes, note };
+}
+
+function draw({ parts, note }, study, found, plot) {
   const { life, running } = found;
-  const value = found.values ? found.values.map((each) => number(each)).join(", ") : running?.value !== undefined && running?.value !== null ? number(running.value) : "–";
-  const isTold = document.getElementById("life")?.open ?? false;
-  fill(around.main,
-    el("section", { class: "head" }, el("div", { class: "title" }, el("h1", {}, `Trial ${life.trial}`), badge(life.state)),
-      el("p", { class: "muted" }, life.is_ordered ? "people asked for these parameters" : `of ${study}`)),
-    el("dl", { class: "tiles" },
-      tile(found.metrics.join(", ") || "Value", value, found.values ? null : running ? `at step ${running.step}` : null),
-      tile("Attempts", number(life.attempts.length)),
-      tile("Held a slot for", span(life.held_seconds)),
-      tile("Steps made twice", number(life.steps_lost))),
-    life.error ? el("details", { class: "problem", open: "" }, el("summary", {}, "What went wrong"), el("pre", {}, life.error)) : null,
-    el("div", { class: "halves" },
-      el("section", { class: "block" }, el("h2", {}, "Parameters"),
-        table("Parameters", [{ name: "Name" }, { name: "Value", number: true }], Object.entries(life.params).map(([name, each]) => [name, el("span", { class: "value" }, typeof each === "number" ? String(each) : String(each))]), "None are known here.")),
-      el("section", { class: "block" }, el("h2", {}, "Curve"), found.curve?.steps.length ? plot : el("p", { class: "muted" }, "It has reported no value in between."))),
-    el("section", { class: "block" }, el("h2", {}, "Attempts"), attempts(life)),
-    el("details", { class: "block", id: "life", open: isTold }, el("summary", {}, "Its life in sentences"), el("ol", { class: "life" }, found.sentences.map((each) => el("li", { class: each.startsWith("  ") ? "in" : null }, each.trim())))));
+  const last = running?.value ?? null;
+  const value = found.values ? found.values.map((each) => number(each)).join(", ") : number(last);
+  fill(parts.head, el("div", { class: "title" }, el("h1", {}, `Trial ${life.trial}`), badge(life.state)),
+    el("p", { class: "muted" }, life.is_ordered ? "people asked for these parameters" : `of ${study}`));
+  fill(parts.tiles, tile(found.metrics.join(", ") || "Value", value, found.values || !running ? null : `at step ${running.step}`),
+    tile("Attempts", number(life.attempts.length)), tile("Held a slot for", span(life.held_seconds)), tile("Steps made twice", number(life.steps_lost)));
+  fill(parts.error, life.error ? el("div", { class: "wrong" }, el("strong", {}, "What went wrong"), el("pre", { tabindex: 0 }, life.error)) : null);
+  fill(parts.params, table("Parameters", [{ name: "Name" }, { name: "Value", number: true }],
+    Object.entries(life.params).map(([name, each]) => [name, el("span", { class: "value" }, String(each))]), "None are known here."));
+  fill(parts.attempts, attempts(life));
+  fill(parts.printed, printed(found.printed));
+  fill(parts.life, found.sentences.map((each) => el("li", { class: each.startsWith("  ") ? "in" : null }, each.trim())));
+  note.hidden = Boolean(found.curve?.steps.length);
+  plot.hidden = !note.hidden;
   drawCurve(found, plot);
+}
+
+// What it printed: the last attempt's end is seen, the others' are a key away.
+function printed(found) {
+  if (!found.length) return null;
+  const last = found[found.length - 1];
+  const isOpen = (each) => document.getElementById(`printed-${each.attempt}`)?.open ?? each === last;
+  return el("section", { class: "block" }, el("h2", {}, "What it printed"), found.map((each) =>
+    el("details", { id: `printed-${each.attempt}`, open: isOpen(each) }, el("summary", {}, `Attempt ${each.attempt}`), el("pre", { tabindex: 0 }, each.lines.join("\n")))));
 }
 
 function attempts(life) {
