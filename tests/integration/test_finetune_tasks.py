@@ -113,6 +113,7 @@ def test_a_meter_measures_what_submission_promises(container, task):
         "text_classification": torch.tensor([0, 2, 1]),
         "regression": torch.tensor([0.5, 1.0, -1.0]),
         "multi_label": torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 1]], dtype=torch.uint8),
+        "token_classification": torch.tensor([[-100, 2, 1]]),
         "causal_lm": torch.tensor([[-100, 2, 1]]),
         "masked_lm": torch.tensor([[1, -100, 0]]),
     }
@@ -123,7 +124,7 @@ def test_a_meter_measures_what_submission_promises(container, task):
     meter = made.meter(container.get(MetricsManager), Three)
     logits = torch.tensor([[0.1, 0.2, 0.9], [0.5, 0.2, 0.8], [0.3, 0.9, 0.4]])
     logits = logits[:, :1] if task == "regression" else logits
-    logits = logits[None] if task.endswith("_lm") else logits
+    logits = logits[None] if TASKS[task].head != "sequence_classifier" else logits
     labels = {"labels": batch[task]}
     for _ in range(2):
         loss = made.evaluation_loss(logits, labels)

@@ -27,6 +27,7 @@ from workers.managers.loader_process import LoaderProcess, copy_loader
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import read_source
+from workers.managers.tags import tags_of_tokens
 from workers.managers.targets import classes_of, targets_of
 from workers.managers.text_format import end_of
 from workers.managers.tokenized import Collate, PaddingCollator, TokenizedTexts
@@ -35,6 +36,7 @@ from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import TransientError
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
 from workers.settings import Settings
+from workers.texts.labels import kind_of
 from workers.texts.rows import Row
 from workers.texts.split import LabelledTexts, split_rows
 
@@ -238,6 +240,8 @@ class DataManager(BaseProcessManager):
         tokenizer = self._tokenizers.load(tokenizer_id or folder / _TRAINED)
         for name, rows in (("train", train), ("validation", validation)):
             labels = targets_of(rows.labels, classes, config)
+            if kind_of(config) == "tags":
+                labels = tags_of_tokens(tokenizer, rows.texts, labels, config.max_length, progress)
             TokenizedTexts.write(
                 folder,
                 name,

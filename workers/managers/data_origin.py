@@ -22,6 +22,7 @@ _CODE: Final = (
     "managers/data.py",
     "managers/sources.py",
     "managers/cldr.py",
+    "managers/tags.py",
     "managers/targets.py",
     "managers/tokenized.py",
     "remote/hub_data.py",

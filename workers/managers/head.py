@@ -42,6 +42,13 @@ HEAD_KINDS: Final[Mapping[HeadName, HeadKind]] = {
         "bert, distilbert, roberta or modernbert",
         lambda config, rows, _: (rows, config.num_labels),
     ),
+    "token_classifier": HeadKind(
+        "token classifier",
+        transformers.AutoModelForTokenClassification,
+        transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+        "bert, distilbert, roberta or modernbert",
+        lambda config, rows, length: (rows, length, config.num_labels),
+    ),
     "causal_lm": HeadKind(
         "causal language model",
         transformers.AutoModelForCausalLM,
@@ -59,6 +66,7 @@ HEAD_KINDS: Final[Mapping[HeadName, HeadKind]] = {
 }
 
 SEQUENCE_CLASSIFIER: Final = HEAD_KINDS["sequence_classifier"]
+TOKEN_CLASSIFIER: Final = HEAD_KINDS["token_classifier"]
 CAUSAL_LM: Final = HEAD_KINDS["causal_lm"]
 MASKED_LM: Final = HEAD_KINDS["masked_lm"]
 

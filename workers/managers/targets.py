@@ -29,7 +29,8 @@ def targets_of(
 
     Returns:
         Of a class its number, int64 [rows]; of a number itself, float32 [rows]; of several classes
-        which of them apply, uint8 [rows, classes]; of nothing, zeros, uint8 [rows].
+        which of them apply, uint8 [rows, classes]; of words the number of each one's class, an
+        object [rows] of lists; of nothing, zeros, uint8 [rows].
     """
     if kind_of(config) == "none":
         return np.zeros(len(labels), dtype=np.uint8)
@@ -39,6 +40,11 @@ def targets_of(
     if kind_of(config) == "class":
         found = (numbers[name] for label in labels for name in names_in(label))
         return np.fromiter(found, dtype=np.int64, count=len(labels))
+    if kind_of(config) == "tags":
+        tags = np.empty(len(labels), dtype=object)
+        for row, label in enumerate(labels):
+            tags[row] = [numbers[name] for name in names_in(label)]
+        return tags
     applies = np.zeros((len(labels), len(classes)), dtype=np.uint8)
     for row, label in enumerate(labels):
         applies[row, [numbers[name] for name in names_in(label)]] = 1

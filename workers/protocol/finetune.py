@@ -69,7 +69,8 @@ class DataConfig(Section):
     """The column that holds a second text, where pairs are classified."""
     label: str = "label"
     """The column that holds the class; `1.10` is a name like any other, and not `1.1`. Of
-    regression, the number; of multi-label, the classes, with `label_separator` between them."""
+    regression, the number; of multi-label, the classes, with `label_separator` between them; of
+    token classification, the class of each word, as a list or with blanks between them."""
     labels: list[str] | None = Field(default=None, min_length=2)
     """Of multi-label: columns named like the classes, in place of `label`; each holds 0 or 1."""
     label_separator: str = Field(default=",", min_length=1)
@@ -137,6 +138,8 @@ class DataConfig(Section):
             for name in ("label", "text_pair"):
                 if getattr(self, name) != fields[name].default:
                     raise ValueError(f"`{name}`: {self.task} learns from texts alone; leave it out")
+        if self.task == "token_classification" and self.text_pair is not None:
+            raise ValueError("`text_pair`: token_classification reads one text a row; leave it out")
         if self.task != "causal_lm":
             for name in ("block_size", "across_texts"):
                 if getattr(self, name) != fields[name].default:

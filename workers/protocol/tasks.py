@@ -9,13 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-TaskName = Literal["text_classification", "regression", "multi_label", "causal_lm", "masked_lm"]
+TaskName = Literal[
+    "text_classification",
+    "regression",
+    "multi_label",
+    "token_classification",
+    "causal_lm",
+    "masked_lm",
+]
 
-#: What a row says of its text: one class, a number, any number of classes, or nothing.
-LabelKind = Literal["class", "number", "classes", "none"]
+#: What a row says of its text: one class, a number, any number of classes, one of each word, or
+#: nothing.
+LabelKind = Literal["class", "number", "classes", "tags", "none"]
 
 #: What a model has on top, as `managers/head.py` knows it.
-HeadName = Literal["sequence_classifier", "causal_lm", "masked_lm"]
+HeadName = Literal["sequence_classifier", "token_classifier", "causal_lm", "masked_lm"]
 
 #: What of the held-out labels a metric takes: some that differ, or a class at all.
 Need = Literal["contrast", "presence"]
@@ -84,6 +92,17 @@ TASKS: Final[Mapping[TaskName, TaskTraits]] = {
             **dict.fromkeys(("f1_micro", "f1_macro", "f1_weighted"), "presence"),
             "auroc": "contrast",
         },
+    ),
+    "token_classification": TaskTraits(
+        labels="tags",
+        metrics={
+            "f1": "maximize",
+            "precision": "maximize",
+            "recall": "maximize",
+            "accuracy": "maximize",
+            "loss": "minimize",
+        },
+        head="token_classifier",
     ),
     "causal_lm": TaskTraits(
         labels="none",

@@ -19,7 +19,7 @@ from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS, HUB, DataConfig
 from workers.remote.faults import will_pass
 from workers.remote.hub import is_switched_off
-from workers.texts.labels import kind_of
+from workers.texts.labels import kind_of, names_in
 from workers.texts.rows import Row, checked_row, read_rows
 
 _FILE_ON_HUB: Final = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
@@ -108,10 +108,10 @@ class HubData:
 
     def class_names(self) -> Sequence[str]:
         """The names of the class numbers, where the data set's card tells them."""
-        if kind_of(self._config) != "class":
+        if kind_of(self._config) not in {"class", "tags"}:
             return ()
-        features = self._builder.info.features or {}
-        return getattr(features.get(self._config.label), "names", None) or ()
+        feature = (self._builder.info.features or {}).get(self._config.label)
+        return getattr(getattr(feature, "feature", feature), "names", None) or ()
 
     def is_read_here(self, split: str) -> bool:
         """Whether the reader of local files reads the files of a split."""
@@ -215,16 +215,18 @@ def _fetched(url: str) -> str:
 
 
 def _named(row: Row, *, names: Sequence[str], where: str) -> Row:
-    """A row whose class number, where the data set names its classes, is its name.
+    """A row whose class numbers, where the data set names its classes, are their names.
 
     Raises:
         InvalidInputError: The number is none of a class.
     """
-    if not names or row.lacks or not isinstance(row.label, str) or row.label in names:
+    if not names or row.lacks or isinstance(row.label, float):
         return row
-    if not row.label.isdecimal() or int(row.label) >= len(names):
-        raise InvalidInputError(
-            f"{where}, {row.place}: {row.label!r} is no class of it (it has"
-            f" {', '.join(names[:10])}); -1 stands for a hidden one: take a split with labels"
-        )
-    return row._replace(label=names[int(row.label)])
+    for label in names_in(row.label):
+        if label not in names and (not label.isdecimal() or int(label) >= len(names)):
+            raise InvalidInputError(
+                f"{where}, {row.place}: {label!r} is no class of it (it has"
+                f" {', '.join(names[:10])}); -1 stands for a hidden one: take a split with labels"
+            )
+    named = tuple(each if each in names else names[int(each)] for each in names_in(row.label))
+    return row._replace(label=named[0] if isinstance(row.label, str) else named)

@@ -5,6 +5,7 @@
 | `class` | one of several classes | its name |
 | `number` | a number | a float |
 | `classes` | any number of classes, none included | their names, ascending, each once |
+| `tags` | the class of each word, in their order | their names, as many as words |
 | `none` | nothing: the text itself is learned | no names |
 
 Invariant: a label that is handed out is whole; what is missing, or none of its kind, is an error.
@@ -91,6 +92,16 @@ def _read_classes(values: Sequence[Any], config: DataConfig) -> Label:
     return tuple(sorted({each.strip() for each in text.split(config.label_separator)} - {""}))
 
 
+def _read_tags(values: Sequence[Any], config: DataConfig) -> Label:
+    (value,) = values
+    if value is None:
+        raise MissingError(f"nothing in column {config.label!r}")
+    each = value if isinstance(value, list) else label_of(value, config.label).split()
+    if not each:
+        raise MissingError(f"no class in column {config.label!r}")
+    return tuple(label_of(tag, config.label) for tag in each)
+
+
 def _read_flags(values: Sequence[Any], columns: Sequence[str]) -> Label:
     """The classes that apply, of columns that each say so of one."""
     found = []
@@ -109,5 +120,6 @@ _READERS: Final[Mapping[LabelKind, Callable[[Sequence[Any], DataConfig], Label]]
     "class": _read_class,
     "number": _read_number,
     "classes": _read_classes,
+    "tags": _read_tags,
     "none": lambda _values, _config: (),
 }

@@ -27,7 +27,12 @@ _NAMED: Final = 5
 _ODD: Final = 0x9E3779B97F4A7C15
 
 #: What is wrong with a text that has more than one label.
-_SEVERAL: Final = {"class": "classes", "number": "numbers", "classes": "sets of classes"}
+_SEVERAL: Final = {
+    "class": "classes",
+    "number": "numbers",
+    "classes": "sets of classes",
+    "tags": "sequences of classes",
+}
 
 Mask = npt.NDArray[np.bool_]
 

@@ -45,18 +45,21 @@ def rows(file: TextFile) -> Iterator[RawRow]:
 
 
 def _named(values: Sequence[Any], classes: Mapping[Any, str]) -> Sequence[Any]:
-    """A row with the name of its class in place of the number."""
+    """A row with the names of its classes in place of their numbers."""
     text, label, *others = values
+    if isinstance(label, list):
+        return [text, [classes.get(each, each) for each in label], *others]
     return [text, classes.get(label, label), *others]
 
 
 def _class_names(schema: Any, config: DataConfig) -> dict[int, str]:
     """The names of the class numbers, where the `datasets` library has left them in the file."""
-    if kind_of(config) != "class":
+    if kind_of(config) not in {"class", "tags"}:
         return {}
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
-        return dict(enumerate(about["info"]["features"][config.label]["names"]))
+        feature = about["info"]["features"][config.label]
+        return dict(enumerate(feature.get("feature", feature)["names"]))
     except (KeyError, ValueError, TypeError):
         return {}
 
@@ -64,7 +67,8 @@ def _class_names(schema: Any, config: DataConfig) -> dict[int, str]:
 def _check_type(file: TextFile, name: str, kind: Any) -> None:
     import pyarrow as pa
 
-    if name == file.config.label and kind_of(file.config) == "classes" and _is_list(kind):
+    kinds = {"classes": [file.config.label], "tags": [file.config.text, file.config.label]}
+    if name in kinds.get(kind_of(file.config), ()) and _is_list(kind):
         kind = kind.value_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type

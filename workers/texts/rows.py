@@ -13,9 +13,9 @@ from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import BUILT_IN_SOURCES, FILE_FORMATS, HUB, DataConfig
 from workers.protocol.tasks import DEFAULT_TASK
 from workers.texts import delimited, json_rows, parquet
-from workers.texts.labels import Label, kind_of, read_label
+from workers.texts.labels import Label, kind_of, names_in, read_label
 from workers.texts.text_file import RawRow, TextFile
-from workers.texts.values import MissingError, UnusableError, text_of
+from workers.texts.values import MissingError, UnusableError, text_of, words_of
 
 
 class Row(NamedTuple):
@@ -75,13 +75,26 @@ def checked_row(place: str, values: Sequence[Any], config: DataConfig, source: s
     """
     end = 1 + len(config.label_columns)
     try:
-        text, label = text_of(values[0], config.text), read_label(values[1:end], config)
+        is_tagged = kind_of(config) == "tags"
+        text = (words_of if is_tagged else text_of)(values[0], config.text)
+        label = read_label(values[1:end], config)
+        if is_tagged:
+            _check_tags(text, label, config)
         pair = None if config.text_pair is None else text_of(values[end], config.text_pair)
         return Row(place, text, label, pair)
     except MissingError as error:
         return Row(place, "", "", None, str(error))
     except UnusableError as error:
         raise InvalidInputError(f"{source}, {place}: {error}") from None
+
+
+def _check_tags(text: str, label: Label, config: DataConfig) -> None:
+    words, tags = len(text.split(" ")), len(names_in(label))
+    if words != tags:
+        raise UnusableError(
+            f"{words} words in column {config.text!r}, and {tags} classes in {config.label!r}; give"
+            " each word one"
+        )
 
 
 def existing_file(source: str, field: str) -> Path:

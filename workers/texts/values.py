@@ -43,6 +43,24 @@ def text_of(value: Any, column: str) -> str:
     return text
 
 
+def words_of(value: Any, column: str) -> str:
+    """Words with one blank between them, of a list or of a text with blanks.
+
+    Raises:
+        MissingError: There are none, or one is blank.
+        UnusableError: One is no text, or holds a blank: it would be two.
+    """
+    if not isinstance(value, list):
+        return " ".join(text_of(value, column).split())
+    if not value:
+        raise MissingError(f"no word in column {column!r}")
+    words = [text_of(each, column) for each in value]
+    for word in words:
+        if word.split() != [word]:
+            raise UnusableError(f"{word[:40]!r} in column {column!r} holds a blank; it is no word")
+    return " ".join(words)
+
+
 def label_of(value: Any, column: str) -> str:
     """A label, without the blanks around it.
 

@@ -60,3 +60,16 @@ def test_an_architecture_learns_hidden_tokens_or_is_refused_by_name(architecture
         return
     wanted = f"{architecture!r} has no masked language model in transformers; take one such as bert"
     assert wanted in str(found)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["bert", "roberta", "modernbert", "deberta-v2", "distilbert", "gpt2", "llama", "bart", "ctrl"],
+)
+def test_an_architecture_classifies_tokens_or_is_refused_by_name(architecture):
+    found = problem("token_classification", {"architecture": architecture}, max_length=16)
+    if architecture not in {"bart", "ctrl"}:
+        assert found is None
+        return
+    wanted = f"{architecture!r} has no token classifier in transformers; take one such as bert, dis"
+    assert wanted in str(found)

@@ -131,6 +131,19 @@ def test_a_good_study_passes(check):
             {"metric": "loss", "config": {"task": "masked_lm", "data": {"block_size": 64}}},
             "`block_size` is for task: causal_lm",
         ),
+        ({"config": {"task": "token_clasification"}}, "did you mean 'token_classification'?"),
+        *(
+            ({"metric": "f1", "config": {"task": "token_classification", **config}}, message)
+            for config, message in [
+                ({}, "config.data.source = 'cldr-language-id': its texts have one class each"),
+                ({"class_weights": "balanced"}, "token_classification has not one class a text"),
+                (
+                    {"data": {"source": "a.csv", "text_pair": "b"}},
+                    "`text_pair`: token_classification reads one text a row",
+                ),
+                ({"data": {"block_size": 64}}, "`block_size` is for task: causal_lm"),
+            ]
+        ),
         ({"config": {"mask_fraction": 0.2}}, "`mask_fraction` is for task: masked_lm"),
         ({"config": {"data": {"block_size": 64}}}, "`block_size` is for task: causal_lm"),
         (

@@ -13,6 +13,7 @@ from workers.trials.finetune.tasks.multi_label import MultiLabel
 from workers.trials.finetune.tasks.regression import Regression
 from workers.trials.finetune.tasks.task import Task
 from workers.trials.finetune.tasks.text_classification import TextClassification
+from workers.trials.finetune.tasks.token_classification import TokenClassification
 
 __all__ = ["Task", "make_task"]
 
@@ -20,6 +21,7 @@ _TASKS: Final[Mapping[TaskName, type[Task]]] = {
     "text_classification": TextClassification,
     "regression": Regression,
     "multi_label": MultiLabel,
+    "token_classification": TokenClassification,
     "causal_lm": CausalLm,
     "masked_lm": MaskedLm,
 }

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from workers.managers.entities import EntityScores, entities, scores
+from workers.managers.tags import tags_of_tokens
+
+
+@pytest.mark.parametrize(
+    ("tags", "wanted"),
+    [
+        # the example of seqeval's `get_entities`
+        ("B-PER I-PER O B-LOC", {("PER", 0, 1), ("LOC", 3, 3)}),
+        ("", set()),
+        ("O O", set()),
+        ("I-PER I-PER", {("PER", 0, 1)}),  # IOB1
+        ("I-PER I-LOC", {("PER", 0, 0), ("LOC", 1, 1)}),
+        ("B-PER B-PER", {("PER", 0, 0), ("PER", 1, 1)}),
+        ("B-PER I-LOC I-LOC O", {("PER", 0, 0), ("LOC", 1, 2)}),
+        ("B-PER E-PER S-PER", {("PER", 0, 1), ("PER", 2, 2)}),  # IOBES
+        ("B-A L-A U-A I-A", {("A", 0, 1), ("A", 2, 2), ("A", 3, 3)}),  # BILOU
+        ("B-a-b I-a-b", {("a-b", 0, 1)}),
+        ("B I O", {("", 0, 1)}),
+        ("NOUN NOUN O-x", {("NOUN", 0, 0), ("NOUN", 1, 1), ("O-x", 2, 2)}),
+    ],
+)
+def test_entities_are_read_as_conlleval_reads_them(tags, wanted):
+    assert entities(tags.split()) == wanted
+
+
+# what seqeval publishes
+WANTED = ["O O O B-MISC I-MISC I-MISC O", "B-PER I-PER O"]
+FOUND = ["O O B-MISC I-MISC I-MISC I-MISC O", "B-PER I-PER O"]
+
+
+def test_the_scores_are_those_that_seqeval_publishes():
+    pairs = [(one.split(), other.split()) for one, other in zip(FOUND, WANTED, strict=True)]
+    assert scores(pairs) == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
+    assert scores([(["I-NP", "I-NP", "O"], ["B-NP", "I-NP", "O"])])["f1"] == 1.0
+    assert scores([(["O"], ["O"])]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+def test_the_metric_takes_batches_whose_texts_are_marked():
+    classes = ("B-MISC", "B-PER", "I-MISC", "I-PER", "O")
+    metric = EntityScores(classes)
+    for found, wanted in zip(FOUND, WANTED, strict=True):
+        numbers = torch.tensor([classes.index(tag) for tag in found.split()])
+        labels = torch.tensor([classes.index(tag) for tag in wanted.split()])
+        labels[0] += len(classes)
+        metric.update(torch.nn.functional.one_hot(numbers, len(classes)).float(), labels)
+    values = {name: float(value) for name, value in metric.compute().items()}
+    assert values == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "accuracy": 0.8}
+
+
+class Halves:
+    """A tokenizer that cuts words into pieces of two characters; blanks go with the word behind."""
+
+    is_fast = True
+
+    def __call__(self, texts, *, truncation, max_length, return_offsets_mapping):
+        assert truncation
+        assert return_offsets_mapping
+        return {"offset_mapping": [self._spans(text)[:max_length] for text in texts]}
+
+    @staticmethod
+    def _spans(text):
+        spans, at = [(0, 0)], 0
+        for word in text.split(" "):
+            for start in range(at, at + len(word), 2):
+                blank = 1 if start == at and start else 0
+                spans.append((start - blank, min(start + 2, at + len(word))))
+            at += len(word) + 1
+        return spans
+
+
+def test_a_class_is_learned_at_the_first_token_of_its_word():
+    texts = ["\N{GRINNING FACE}a bcd e", "abcdef g", "x"]
+    tags = np.empty(3, dtype=object)
+    tags[:] = [[1, 2, 3], [4, 5], [6]]
+    found = tags_of_tokens(Halves(), texts, tags, 5, lambda *_: None)
+    assert found.tolist() == [
+        [-100, 1, 2, -100, 3],
+        [-100, 4, -100, -100, 5],
+        [-100, 6, -100, -100, -100],
+    ]
