@@ -61,7 +61,6 @@ app = typer.Typer(
     help="Hyper-parameter studies of PyTorch and transformers models, on a crash-proof fleet.",
     epilog="Start here: trialfleet run ops/studies/language-id.yaml",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

@@ -19,6 +19,7 @@ import typer
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from orchestrator.commands.completion import complete_study
 from orchestrator.commands.options import NameArgument
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.event_file import EventFile, events_file
@@ -81,7 +82,11 @@ class _Wanted:
 def events(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="A study; without one, the fleet's processes."),
+        typer.Argument(
+            metavar="[NAME]",
+            help="A study; without one, the fleet's processes.",
+            autocompletion=complete_study,
+        ),
     ] = None,
     is_followed: Annotated[
         bool, typer.Option("--follow", help="Go on with what happens, until the study is over.")

@@ -6,13 +6,17 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.completion import complete_study
 from workers.settings import Settings
 
 StudyArgument = Annotated[
     str,
     typer.Argument(metavar="STUDY", help="A YAML file, or module:objective, or file.py:objective."),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+NameArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="The study's name.", autocompletion=complete_study),
+]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", help="Trials in all, instead of the study's own number.")
 ]

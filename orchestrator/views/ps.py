@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
@@ -11,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from orchestrator.status import UnreadableRecord
+from orchestrator.views.amounts import brief_span, size
 from workers.processes.registry import ProcessEntry
 
 #: Characters of an unreadable record and of its reason.
@@ -51,14 +53,26 @@ def describe(entry: ProcessEntry) -> str:
     if entry.aside is not None:
         parts.append("takes no trials")
     elif entry.study is not None:
-        parts.append(f"{entry.study} trial {entry.trial}")
+        again = f" attempt {entry.attempt}" if (entry.attempt or 1) > 1 else ""
+        parts.append(f"{printable(entry.study)} trial {entry.trial}{again}")
     elif entry.kind == "trial":
         parts.append("idle")
     if entry.activity is not None:
         parts.append(printable(entry.activity[:_SHOWN]))
     if entry.is_draining:
         parts.append("draining")
-    return f"{'  '.join(parts)}  lease {entry.lease_left_seconds:.0f} s"
+    if used := memory_text(entry):
+        parts.append(used)
+    if entry.started_at:
+        parts.append(f"up {brief_span(time.time() - entry.started_at)}")
+    parts.append(f"lease {entry.lease_left_seconds:.0f} s")
+    return "  ".join(parts)
+
+
+def memory_text(entry: ProcessEntry) -> str:
+    """What a process uses, as of its last beat."""
+    gpu = f" and {size(entry.memory.gpu)} of its GPU" if entry.memory.gpu else ""
+    return f"{size(entry.memory.host)}{gpu}" if entry.memory.host else ""
 
 
 def printable(text: str) -> str:

@@ -17,10 +17,11 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.status import EndedTrial, StudyStatus
+from orchestrator.views.amounts import brief_span
 from orchestrator.views.explain import reason
 from orchestrator.views.problems import problem_lines
 from orchestrator.views.ps import printable
-from orchestrator.views.slot_rows import brief_span, slot_lines
+from orchestrator.views.slot_rows import slot_lines
 from orchestrator.views.study_text import (
     count_texts,
     format_params,

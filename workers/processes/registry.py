@@ -50,6 +50,7 @@ class ProcessEntry(BaseModel):
     study: str | None = None
     trial: int | None = None
     token: int | None = None
+    attempt: int | None = None
     gpu: str | None = None
     #: What its trial does before or between steps, and how far that is.
     activity: str | None = None

@@ -56,7 +56,13 @@ from workers.trials.surroundings import Surroundings
 log = get_logger(__name__)
 
 #: What the record of this process says between trials.
-_AT_NO_TRIAL: Final = {"study": None, "trial": None, "token": None, "activity": None}
+_AT_NO_TRIAL: Final = {
+    "study": None,
+    "trial": None,
+    "token": None,
+    "attempt": None,
+    "activity": None,
+}
 
 
 class TrialRunner:
@@ -181,7 +187,7 @@ class TrialRunner:
             return self._refused(grant, leases, spec, hint)
         structlog.contextvars.bind_contextvars(attempt=grant.attempt)
         write = self._record.note if grant.is_noted else self._record.update
-        write(study=spec.name, trial=hint.number, token=grant.token)
+        write(study=spec.name, trial=hint.number, token=grant.token, attempt=grant.attempt)
         log.debug("claimed", token=grant.token)
         held = HeldLease(
             leases,

@@ -26,9 +26,10 @@ local function stamp_epoch(record, key)
 end
 
 -- Notes in a process's record what trial it is at; its fields are JSON. False where there is none.
-local function assign(process, epoch, study, number, token)
+local function assign(process, epoch, study, number, token, attempt)
   if not is_of_epoch(process, epoch) then return false end
-  redis.call('HSET', process, 'study', study, 'trial', number, 'token', token, 'activity', 'null')
+  redis.call('HSET', process, 'study', study, 'trial', number, 'token', token, 'attempt', attempt,
+    'activity', 'null')
   return true
 end
 

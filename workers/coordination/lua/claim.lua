@@ -44,7 +44,7 @@ if state == 'QUEUED' then
     'process', ARGV[3], 'device', string.match(ARGV[6], '/(.*)') or ARGV[6], 'step', from)
 end
 local grant = redis.call('HMGET', KEYS[2], 'token', 'attempt', 'deadline')
-local is_noted = ARGV[10] ~= '' and assign(KEYS[7], KEYS[1], ARGV[10], ARGV[2], grant[1])
+local is_noted = ARGV[10] ~= '' and assign(KEYS[7], KEYS[1], ARGV[10], ARGV[2], grant[1], grant[2])
 local answer = {'OK', grant[1], grant[2], grant[3], is_noted and '1' or ''}
 for _, item in ipairs(redis.call('HGETALL', KEYS[2])) do answer[#answer + 1] = item end
 return answer

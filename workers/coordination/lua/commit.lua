@@ -9,7 +9,7 @@ local record = redis.call('HMGET', KEYS[2], 'result_token', 'result_id')
 if record[1] == ARGV[3] then return {'DUP', record[2]} end
 if not holds(KEYS[2], ARGV[3]) then return {'LOST'} end
 local now = now_ms(ARGV[10])
-if ARGV[11] ~= '' then assign(KEYS[7], KEYS[1], 'null', 'null', 'null') end
+if ARGV[11] ~= '' then assign(KEYS[7], KEYS[1], 'null', 'null', 'null', 'null') end
 local told = {events = KEYS[6], value = ARGV[6], cause = ARGV[7], detail = ARGV[8],
   after_ms = ARGV[9]}
 return {'OK',

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 from rich.console import Console
 
@@ -28,3 +29,13 @@ def test_a_slot_that_takes_no_trials_is_shown_with_the_reason():
     assert "trial 2  gpu 0 (GPU-8f6d4a2e)  takes no trials" in text
     assert "! put aside: CUDA broke on it" in text
     assert "trial 3  gpu 1 (GPU-c0ffee00)  idle" in text
+
+
+def test_a_process_tells_its_attempt_what_it_uses_and_for_how_long_it_is_there():
+    text = drawn(
+        entry(
+            2, "trial", study="s", trial=7, attempt=2, memory=(3 * 2**30, 512 * 2**20),
+            started_at=time.time() - 3700, lease_left_seconds=30,
+        )
+    )  # fmt: skip
+    assert "s trial 7 attempt 2  3.0G and 512M of its GPU  up 1h01m  lease 30 s" in text
