@@ -1,6 +1,7 @@
 """A trial's record in Redis, decoded: its state, what it runs, and what it has cost so far.
 
 Invariant: what a release before wrote is read, too; a field that it lacked has its default.
+One that cannot be read is named.
 """
 
 from __future__ import annotations
@@ -9,13 +10,19 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-from pydantic import ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from workers.protocol.messages import Drawn, Result, read_counts
 from workers.protocol.pace import Pace
 from workers.protocol.states import TrialState
+
+M = TypeVar("M", bound=BaseModel)
+
+#: What Redis takes for an integer, and how much of another text an error quotes.
+_WHOLE: Final = re.compile(r"-?\d{1,18}")
+_QUOTED: Final = 60
 
 _PARAM: Final = "param:"
 _LOST_ON: Final = "lost_on:"
@@ -109,55 +116,105 @@ class TrialRecord:
 
     @classmethod
     def parse(cls, fields: Mapping[str, str]) -> TrialRecord:
-        """Decode the hash."""
+        """Decode the hash.
+
+        Raises:
+            ValueError: A field, which it names, holds what no release writes there.
+        """
         checkpoint = None
         if "checkpoint" in fields:
             checkpoint = CheckpointRef(
-                int(fields["checkpoint_step"]), fields["checkpoint"], fields["checkpoint_sha256"]
+                _number(fields, "checkpoint_step"),
+                fields["checkpoint"],
+                _text(fields, "checkpoint_sha256"),
             )
         reported = fields.get("reported_step")
-        failure = Result.model_validate_json(fields["error"]) if "error" in fields else None
+        failure = _model(Result, fields, "error") if "error" in fields else None
         return cls(
-            state=TrialState(fields["state"]),
-            token=int(fields["token"]),
-            attempt=int(fields["attempt"]),
-            failures=int(fields["failures"]),
-            losses=int(fields.get("losses", 0)),  # not in a record of a release before
+            state=_state(fields),
+            token=_number(fields, "token"),
+            attempt=_number(fields, "attempt"),
+            failures=_number(fields, "failures"),
+            losses=_number(fields, "losses", 0),  # not in a record of a release before
             params={
-                name.removeprefix(_PARAM): json.loads(value)
+                name.removeprefix(_PARAM): _json(name, value)
                 for name, value in fields.items()
                 if name.startswith(_PARAM)
             },
-            drawn=_DrawnByName.model_validate_json(fields["drawn"]).root
-            if "drawn" in fields
-            else {},
+            drawn=_model(_DrawnByName, fields, "drawn").root if "drawn" in fields else {},
             checkpoint=checkpoint,
             owner=fields.get("owner"),
             device=fields.get("device") or None,
             lost_on=frozenset(
                 name.removeprefix(_LOST_ON) for name in fields if name.startswith(_LOST_ON)
             ),
-            rung=int(fields.get("rung", 0)),
-            step=int(fields.get("step", 0)),
-            reported_step=None if reported is None else int(reported),
-            reported_value=None if reported is None else float(fields["reported_value"]),
-            not_before_ms=int(fields.get("not_before", 0)),
+            rung=_number(fields, "rung", 0),
+            step=_number(fields, "step", 0),
+            reported_step=None if reported is None else _number(fields, "reported_step"),
+            reported_value=None if reported is None else _real(fields, "reported_value"),
+            not_before_ms=_number(fields, "not_before", 0),
             waits_for=fields.get("waits_for"),
-            claimed_at_ms=int(fields.get("claimed_at", 0)),
-            deadline_ms=int(fields.get("deadline", 0)),
-            step_at_ms=int(fields.get("step_at", 0)),
-            pace=Pace.read(fields.get("pace"), int(fields["token"])),
-            held_ms=int(fields.get("held_ms", 0)),
-            gpu_ms=int(fields.get("gpu_ms", 0)),
-            result_token=int(fields["result_token"]) if "result_token" in fields else None,
+            claimed_at_ms=_number(fields, "claimed_at", 0),
+            deadline_ms=_number(fields, "deadline", 0),
+            step_at_ms=_number(fields, "step_at", 0),
+            pace=Pace.read(fields.get("pace"), _number(fields, "token")),
+            held_ms=_number(fields, "held_ms", 0),
+            gpu_ms=_number(fields, "gpu_ms", 0),
+            result_token=_number(fields, "result_token") if "result_token" in fields else None,
             result_id=fields.get("result_id"),
             error=None if failure is None else failure.error,
             error_fingerprint=None if failure is None else failure.fingerprint,
             last_end=_last_end(fields),
             requeued=read_counts(fields.get("requeued", "")),
-            num_anew=int(fields.get("anew", 0)),
+            num_anew=_number(fields, "anew", 0),
             generation=fields.get("generation"),
         )
+
+
+def _text(fields: Mapping[str, str], name: str) -> str:
+    if name not in fields:
+        raise ValueError(f"{name} is missing")
+    return fields[name]
+
+
+def _number(fields: Mapping[str, str], name: str, default: int | None = None) -> int:
+    if default is not None and name not in fields:
+        return default
+    text = _text(fields, name)
+    if _WHOLE.fullmatch(text) is None:  # nor could a script count on it
+        raise ValueError(f"{name} = {text[:_QUOTED]!r} is no whole number")
+    return int(text)
+
+
+def _real(fields: Mapping[str, str], name: str) -> float:
+    text = _text(fields, name)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} = {text[:_QUOTED]!r} is no number") from None
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{name} = {text[:_QUOTED]!r} is no JSON") from None
+
+
+def _state(fields: Mapping[str, str]) -> TrialState:
+    text = _text(fields, "state")
+    try:
+        return TrialState(text)
+    except ValueError:
+        raise ValueError(f"state = {text[:_QUOTED]!r} is none of a trial") from None
+
+
+def _model(kind: type[M], fields: Mapping[str, str], name: str) -> M:
+    text = _text(fields, name)
+    try:
+        return kind.model_validate_json(text)
+    except ValueError:
+        raise ValueError(f"{name} = {text[:_QUOTED]!r} is not what a script wrote") from None
 
 
 def _last_end(fields: Mapping[str, str]) -> LastEnd | None:
