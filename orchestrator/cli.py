@@ -48,7 +48,7 @@ from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED, run_com
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import draw_tree
 from orchestrator.views.screen import draw
-from orchestrator.views.watch import RUN_HINT, draw_studies, open_view, summary
+from orchestrator.views.watch import RUN_HINT, draw_studies, open_view, summary, with_former
 from workers.disk.fleet_home import make_home
 from workers.logs import configure_logging, guard_tracebacks
 from workers.processes.hangup import on_hangup
@@ -181,7 +181,7 @@ def submit(
 def studies(as_json: JsonOption = False) -> None:
     """List the studies of the fleet."""
     with connect() as fleet:
-        found = fleet.statuses()
+        found = with_former(fleet.statuses())
     if as_json:
         print_json([_document(status) for status in found])
     else:

@@ -216,6 +216,15 @@ class UnreadableStudy(BaseModel):
     reason: str
 
 
+class FormerStudy(BaseModel):
+    """A study's trials as they were in a narrower space, kept beside it in its storage."""
+
+    study: str
+    state: Literal["former"] = "former"
+    of: str
+    """The study that goes on in a wider space."""
+
+
 class UnreadableRecord(NamedTuple):
     """The record of a process that tells nothing to this release."""
 

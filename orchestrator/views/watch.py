@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.status import StudyStatus, UnreadableStudy
+from orchestrator.status import FormerStudy, StudyStatus, UnreadableStudy
 from orchestrator.views.explain import reason
 from orchestrator.views.problems import refusing_lines, set_aside_lines, stalled_lines
 from orchestrator.views.ps import printable
@@ -131,7 +131,23 @@ class PlainView:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def draw_studies(found: Sequence[StudyStatus | UnreadableStudy]) -> Table:
+#: A line of `trialfleet studies`.
+ListedStudy: TypeAlias = StudyStatus | UnreadableStudy | FormerStudy
+
+
+def with_former(found: Sequence[StudyStatus | UnreadableStudy]) -> Sequence[ListedStudy]:
+    """Studies, and after each that goes on in a wider space, those that were before it."""
+    listed: list[ListedStudy] = []
+    for each in found:
+        listed.append(each)
+        if isinstance(each, StudyStatus) and each.former is not None:
+            latest = int(each.former.rpartition("@")[2])
+            names = (f"{each.study}@{number}" for number in range(latest, 0, -1))
+            listed += [FormerStudy(study=name, of=each.study) for name in names]
+    return listed
+
+
+def draw_studies(found: Sequence[ListedStudy]) -> Table:
     """A line on each study; of one that cannot be read or stands still, why."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("study", "state", "trials", "running", "best", ""):
@@ -141,7 +157,10 @@ def draw_studies(found: Sequence[StudyStatus | UnreadableStudy]) -> Table:
     return table
 
 
-def _study_row(found: StudyStatus | UnreadableStudy) -> tuple[str, ...]:
+def _study_row(found: ListedStudy) -> tuple[str, ...]:
+    if isinstance(found, FormerStudy):
+        told = f"the former space of {found.of}, whose trials are copied there; read with Optuna"
+        return (found.study, found.state, "", "", "", told)
     if isinstance(found, UnreadableStudy):
         return (found.study, found.state, "", "", "", found.reason)
     best = found.best

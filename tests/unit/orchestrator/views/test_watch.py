@@ -6,7 +6,7 @@ from rich.console import Console
 
 from orchestrator.status import Best, EndedTrial, RetriedTrial, RunningTrial, StudyStatus
 from orchestrator.views.screen import LiveView, draw
-from orchestrator.views.watch import PlainView, open_view, summary
+from orchestrator.views.watch import PlainView, draw_studies, open_view, summary, with_former
 from workers.protocol.states import StudyState, Wish
 
 ENDED = [
@@ -139,3 +139,15 @@ def test_what_is_tried_again_is_said_once_and_drawn_with_its_cause():
     drawn = text_of(draw(shown))
     assert "1 tried again (died 1)" in drawn
     assert "3 again  attempt 2 in 0s  its process died under it" in drawn
+
+
+def test_studies_as_they_were_in_narrower_spaces_stand_below_the_one_that_goes_on():
+    console = Console(file=io.StringIO(), width=200)
+    listed = with_former([STATUS.model_copy(update={"former": f"{STATUS.study}@2"}), STATUS])
+    assert [each.study for each in listed] == [
+        STATUS.study, f"{STATUS.study}@2", f"{STATUS.study}@1", STATUS.study
+    ]  # fmt: skip
+    former = listed[1].model_dump(mode="json")
+    assert former == {"study": f"{STATUS.study}@2", "state": "former", "of": STATUS.study}
+    console.print(draw_studies(listed))
+    assert f"the former space of {STATUS.study}" in console.file.getvalue()
