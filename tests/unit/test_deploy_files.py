@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from waiting import wait_until
 
 from workers.settings import Settings
 
@@ -120,3 +122,73 @@ def test_prepare_makes_each_secret_of_the_compose_file_once(tmp_path):
     drawn = [text.strip() for name, text in first.items() if name != "users_acl"]
     assert len(set(drawn)) == len(drawn)
     assert not [text for text in drawn if text in first["users_acl"]]
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Starts the job's script, with an `srun` and a `scontrol` that note what they are asked."""
+    srun = """
+import os, pathlib, signal, sys, time
+here = pathlib.Path(__file__).parent
+def end(number, _frame):
+    (here / "signalled").write_text(str(number))
+    sys.exit(3)
+signal.signal(signal.SIGTERM, end)
+(here / "whole").write_text(f"{os.getpid()} {' '.join(sys.argv[1:])}")
+(here / "whole").rename(here / "step")
+while True:
+    time.sleep(0.05)
+"""
+    programs = {
+        "srun": f"#!{sys.executable}{srun}",
+        "scontrol": '#!/bin/sh\necho "$@" > ${0%/*}/asked\n',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    started = []
+
+    def start(**variables: str) -> subprocess.Popen[str]:
+        environment = {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_JOB_ID": "17",
+            **variables,
+        }
+        job = subprocess.Popen(
+            [str(DEPLOY / "slurm" / "worker.sbatch")],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(job)
+        return job
+
+    yield start
+    for job in started:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+        job.stderr.close()
+
+
+def test_a_job_whose_time_is_almost_up_drains_its_step_and_is_queued_again(slurm, tmp_path):
+    job = slurm(FLEET_REDIS_URL="redis://h")
+    wait_until((tmp_path / "step").exists, "the step runs")
+    assert "celery -A workers worker --hostname slurm-17@%h" in (tmp_path / "step").read_text()
+    job.send_signal(signal.SIGTERM)  # of a preemption: Slurm tells the step itself
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(60) == 3, "the step's own code"
+    assert (tmp_path / "signalled").read_text() == str(int(signal.SIGTERM))
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+
+
+def test_a_job_whose_step_ends_is_not_queued_again_and_one_without_a_fleet_says_so(slurm, tmp_path):
+    job = slurm(FLEET_REDIS_URL="redis://h")
+    wait_until((tmp_path / "step").exists, "the step runs")
+    os.kill(int((tmp_path / "step").read_text().split()[0]), signal.SIGTERM)
+    assert job.wait(60) == 3
+    assert not (tmp_path / "asked").exists()
+    nowhere = slurm()
+    assert nowhere.wait(60) == 1
+    assert "set FLEET_REDIS_URL" in nowhere.stderr.read()
