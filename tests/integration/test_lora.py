@@ -43,12 +43,15 @@ def write(tmp_path):
 def base(desk, container, write):
     """Makes a pretrained model with its tokenizer, and without a head."""
 
-    def make(architecture, **fields):
-        study = study_of(write("text_classification"), epochs=1)
+    def make(architecture, task="text_classification", **fields):
+        study = study_of(write("text_classification"), epochs=1, task=task)
+        study |= {"metric": "loss", "direction": "minimize"}
         study["config"]["model"] = {"architecture": architecture, **fields}
         trial = desk(**study).claim(7)
         run(container, trial)
         folder = trial.result_directory / "model"
+        if task.endswith("_lm"):
+            return folder
         whole = AutoModelForSequenceClassification.from_pretrained(folder)
         whole.base_model.save_pretrained(folder)
         return folder
@@ -77,6 +80,7 @@ CASES = {
         },
     ),
     "causal_lm": ("gpt2", {}),
+    "masked_lm": ("bert", {}),
 }
 
 
@@ -85,7 +89,8 @@ def test_adapters_are_trained_resumed_to_the_bit_and_left_for_peft(
     desk, container, write, base, task
 ):
     architecture, settings = CASES[task]
-    folder = base(architecture, hidden_size=32, num_hidden_layers=2)
+    lm = {"task": task} if task == "masked_lm" else {}
+    folder = base(architecture, **lm, hidden_size=32, num_hidden_layers=2)
     before = load_file(folder / "model.safetensors")
     place = desk(**lora_study(write(task), task, folder, **settings))
     trial = place.claim(0)
@@ -106,9 +111,8 @@ def test_adapters_are_trained_resumed_to_the_bit_and_left_for_peft(
     # the checkpoint holds what is trained: of the pretrained weights none
     trained = {name.replace(".default", "") for name in saved["model"]}
     assert any("lora_A" in name for name in trained)
-    prefix = {"gpt2": "transformer"}.get(architecture, architecture)
-    pretrained = {f"{prefix}.{name}" for name in before}
-    assert not trained & pretrained
+    prefix = {"gpt2": "transformer."}.get(architecture, f"{architecture}.")
+    assert not trained & {f"{'' if lm else prefix}{name}" for name in before}
     size = sum(value.numel() for value in saved["model"].values())
     assert size < 0.5 * sum(value.numel() for value in before.values())
 
@@ -195,6 +199,15 @@ def test_what_peft_does_not_take_is_refused_by_name(container, base, lora, messa
     folder = base("bert", hidden_size=32, num_hidden_layers=2)
     with pytest.raises(InvalidInputError, match=message):
         container.get(ModelManager).sequence_classifier(str(folder), labels=["a", "b"], lora=lora)
+
+
+def test_a_head_of_a_language_model_that_was_not_saved_is_not_begun_anew(
+    desk, container, write, base
+):
+    folder = base("bert", hidden_size=32, num_hidden_layers=1)
+    place = desk(**lora_study(write("masked_lm"), "masked_lm", folder))
+    with pytest.raises(UnfitStudyError, match=r"saved without its masked .*cls.predictions.bias"):
+        run(container, place.claim(0))
 
 
 def test_without_peft_the_study_ends_with_the_line_that_names_it(

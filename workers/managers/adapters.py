@@ -235,6 +235,12 @@ def _trained_whole(model: Any, head: Head, checkpoint: weights.Checkpoint | None
     if checkpoint is not None:
         held = checkpoint.weights
         drawn = {name for name, _ in model.named_parameters() if name not in held}
+        if drawn and not head.labels:
+            # a new one would be tied to frozen embeddings, and saved without that tie
+            raise UnfitModelError(
+                f"lora: model.id = {checkpoint.name!r} was saved without its {head.kind.name}"
+                f" ({', '.join(sorted(drawn)[:_QUOTED])}); take one that has it, or train all of it"
+            )
         names |= {name.rpartition(".")[0] for name in drawn}
         if any(name in held and held[name].shape != each.shape for name, each in _words(model)):
             raise UnfitModelError(
