@@ -67,10 +67,11 @@ def work(settings: Settings, trial_seconds: float, ended: Event) -> None:
         body = base64.b64decode(json.loads(popped[1])["body"])
         hint = RunTrial(**json.loads(body)[1]["message"])
         leases = studies.leases(hint.study, hint.epoch)
-        grant = leases.claim(hint.number, "bench", settings.times.lease)
-        if isinstance(grant, Grant):
-            time.sleep(trial_seconds / SLOTS)
-            leases.commit(hint.number, grant.token, TrialState.COMPLETE, result)
+        for number in (hint.number, *hint.more):
+            grant = leases.claim(number, "bench", settings.times.lease)
+            if isinstance(grant, Grant):
+                time.sleep(trial_seconds / SLOTS)
+                leases.commit(number, grant.token, TrialState.COMPLETE, result)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ BROKER: Final = os.environ["BENCH_BROKER"]
 DONE: Final = "bench:done"
 
 #: As a fleet of two slots has of trials that take no time.
-IN_FLIGHT: Final = 18
+IN_FLIGHT: Final = 34
 
 app = Celery("plain", broker=BROKER)
 app.conf.update(

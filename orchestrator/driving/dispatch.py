@@ -14,6 +14,7 @@ import optuna
 from orchestrator.driving.collector import Collector
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reconcile import Instruction, reconcile
+from orchestrator.driving.shares import num_per_hint
 from orchestrator.storage.attributes import WHOLE_ATTR
 from orchestrator.storage.tally import state_of
 from orchestrator.submission.space import suggest_all, values_of
@@ -110,8 +111,11 @@ class Dispatcher:
             # what lies there is of a study of this name that somebody has removed
             remove_checkpoints(self._home, self._study.name, number)
         self._study.leases.enqueue_all(params, drawn)
+        numbers, size = list(drawn), num_per_hint(self._study.tally.trial_seconds)
+        for begin in range(0, len(numbers), size):
+            first, *more = numbers[begin : begin + size]
+            self._study.send_hint(first, more=more)
         for number in drawn:
-            self._study.send_hint(number)
             log.info("enqueued", study=self._study.name, trial=number, params=params[number])
         return len(drawn)
 

@@ -228,11 +228,10 @@ class DrivenStudy:
         """End a trial in the storage."""
         self.limits.note(self.trials.tell(number, state, values))
 
-    def send_hint(self, number: int, delay_seconds: float = 0.0) -> None:
-        """Announce that a trial may be claimed."""
-        self._hints.send(
-            self.name, number, self.leases.epoch, self.spec.resources.queue, delay_seconds
-        )
+    def send_hint(self, number: int, delay_seconds: float = 0.0, more: Sequence[int] = ()) -> None:
+        """Announce that a trial may be claimed, and `more` by the same slot after it."""
+        queue = self.spec.resources.queue
+        self._hints.send(self.name, number, self.leases.epoch, queue, delay_seconds, more)
 
     def hints_waiting(self) -> int:
         """How many hints lie in the study's queue that no worker has fetched."""

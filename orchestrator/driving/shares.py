@@ -27,7 +27,14 @@ READY_SECONDS: Final = 0.25
 
 #: Of short trials, at most so many a slot wait ready: each suggestion is made without the ones
 #: before it.
-MAX_READY_PER_SLOT: Final = 8
+MAX_READY_PER_SLOT: Final = 16
+
+#: For so long one hint keeps a slot busy, of short trials: a trial of another study waits for it.
+HINT_SECONDS: Final = 0.05
+
+#: One hint is for so many trials at most: where most of what is in flight waits ready, no slot
+#: lacks a hint while another one has it.
+MAX_PER_HINT: Final = MAX_READY_PER_SLOT // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,14 @@ def num_ready(slots: int, trial_seconds: float | None) -> int:
         return 1
     seconds = max(MIN_TRIAL_SECONDS, trial_seconds)
     return max(1, min(MAX_READY_PER_SLOT * slots, math.ceil(slots * READY_SECONDS / seconds) - 1))
+
+
+def num_per_hint(trial_seconds: float | None) -> int:
+    """How many trials one message hints at: of those that are not short, one."""
+    if trial_seconds is None:
+        return 1
+    seconds = max(MIN_TRIAL_SECONDS, trial_seconds)
+    return max(1, min(MAX_PER_HINT, math.floor(HINT_SECONDS / seconds)))
 
 
 class Shares:

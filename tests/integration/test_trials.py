@@ -514,9 +514,9 @@ def test_a_lease_whose_care_went_wrong_runs_out_and_ends_the_process_as_any_othe
     lease, codes, ahead = desk().claim(0)._lease, [], [0.0]
     monkeypatch.setattr(held_lease, "lease_clock", lambda: lease_clock() + ahead[0])
     monkeypatch.setattr(held_lease.os, "_exit", codes.append)
-    lease.ripen(0.0, lambda: 1 / 0)
+    lease.ripen(lambda: 1 / 0)
     rounds = lease._rounds()
-    assert next(rounds) == 0.0
+    assert next(rounds) == held_lease.YOUNG_SECONDS
     while not lease.is_lost:
         ahead[0] += (pause := next(rounds))
         assert 0.0 < pause <= lease._times.holder

@@ -5,6 +5,7 @@ A hint may be lost, doubled, delayed or reordered; sending one again is always s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import redis
@@ -53,16 +54,30 @@ class Hints:
         self._app.conf.update(**BROKER_SETTINGS, **parse_address(redis_url).broker_settings)
 
     def send(
-        self, study: str, number: int, epoch: str, queue: str, delay_seconds: float = 0.0
+        self,
+        study: str,
+        number: int,
+        epoch: str,
+        queue: str,
+        delay_seconds: float = 0.0,
+        more: Sequence[int] = (),
     ) -> None:
         """Announce that a trial may be claimed, now or after a delay.
+
+        Args:
+            study: The trial's study.
+            number: The trial.
+            epoch: Of Redis.
+            queue: Which slots are to hear of it.
+            delay_seconds: How much later.
+            more: Trials that the same slot is to run after it.
 
         Raises:
             redis.ConnectionError: Redis does not take the message.
             redis.exceptions.NoPermissionError: It may not be sent by this user.
         """
-        hint = RunTrial(study=study, number=number, epoch=epoch).sealed(self._seal)
-        self.pass_on(hint, queue, delay_seconds)
+        hint = RunTrial(study=study, number=number, epoch=epoch, more=tuple(more))
+        self.pass_on(hint.sealed(self._seal), queue, delay_seconds)
 
     def pass_on(self, hint: RunTrial, queue: str, delay_seconds: float = 0.0) -> None:
         """Send a hint that was received, as it is: whoever signed it answers for it.

@@ -25,7 +25,11 @@ MESSAGE_VERSION: Final = 1
 
 
 class RunTrial(BaseModel):
-    """The hint: trial `number` of `study` may be claimed, under `epoch`."""
+    """The hint: trial `number` of `study`, and `more`, may be claimed, under `epoch`.
+
+    One message for several short trials costs Celery what one for one trial does. A worker that
+    knows of no `more` runs the first, and the orchestrator announces the others again.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,6 +37,8 @@ class RunTrial(BaseModel):
     study: str
     number: int
     epoch: str
+    more: tuple[int, ...] = ()
+    """Trials of the same study that are to be run by the same slot, one after the other."""
     seal: str = ""
 
     def sealed(self, seal: Seal) -> RunTrial:
@@ -53,9 +59,22 @@ class RunTrial(BaseModel):
         what = f"the message for trial {self.number} of study {self.study!r}"
         seal.check(self.seal, "hint", *self._parts, what=what, way=WAY_OUT)
 
+    def apart(self, seal: Seal) -> list[RunTrial]:
+        """A hint for each of its trials, signed anew.
+
+        Raises:
+            UnsealedError: It is not signed by a member of the fleet, and so is not taken apart.
+        """
+        if not self.more:
+            return [self]
+        self.check(seal)
+        each = self.model_copy(update={"more": ()})
+        numbers = (self.number, *self.more)
+        return [each.model_copy(update={"number": number}).sealed(seal) for number in numbers]
+
     @property
-    def _parts(self) -> tuple[str, str, int]:
-        return self.study, self.epoch, self.number
+    def _parts(self) -> tuple[str | int, ...]:
+        return self.study, self.epoch, self.number, *self.more
 
     @classmethod
     def decode(cls, body: Mapping[str, Any]) -> RunTrial:

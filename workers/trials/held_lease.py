@@ -41,6 +41,9 @@ EXIT_NOT_OBEYED: Final = 77
 #: What a pause means for a trial, for its log.
 _PAUSED: Final = "the study was paused"
 
+#: An attempt that has run for so long is not young: it is none of a short trial.
+YOUNG_SECONDS: Final = 0.1
+
 #: Between two attempts to reach a Redis that is away.
 _RETRY_SECONDS: Final = 0.2
 
@@ -96,8 +99,7 @@ class HeldLease:
         #: ends the attempt in place of an objective that does not; False if it ends at this moment
         self.end_in_place: Callable[[Command], bool] = lambda _command: False
         #: done once, soon after the lease began, and then with each renewal
-        self._errand: Callable[[], None] = lambda: None
-        self._errand_seconds = math.inf
+        self._errands: list[Callable[[], None]] = []
         #: since when something pressing is asked of the objective
         self._pressed_at: float | None = None
         self._times = times
@@ -159,14 +161,17 @@ class HeldLease:
             " a trial may take longer, raise `trial_timeout`"
         )
 
-    def ripen(self, seconds: float, errand: Callable[[], None]) -> None:
-        """Have something done beside the objective: so long after the beginning, and later on.
+    def ripen(self, errand: Callable[[], None]) -> None:
+        """Have something done beside the objective once the attempt is not young, and later on.
 
         Args:
-            seconds: After the beginning of the `with` block.
             errand: Is quick, raises nothing, and may be called with nothing to do.
         """
-        self._errand_seconds, self._errand = seconds, errand
+        self._errands.append(errand)
+
+    def _run_errands(self) -> None:
+        for errand in self._errands:
+            errand()
 
     def check_time(self) -> None:
         """Return if the trial may go on, by its time.
@@ -252,15 +257,15 @@ class HeldLease:
     def _care(self) -> Iterator[float]:
         """The rounds of a lease that is held."""
         pause = min(self._times.beat, max(0.0, self._times_out_at - lease_clock()))
-        early = min(self._errand_seconds, pause)
+        early = min(YOUNG_SECONDS, pause)
         yield early
-        self._errand()
+        self._run_errands()
         yield pause - early
         while not self.is_lost:
             self._end_if_hung()
             # while Redis is away, ask more often: what is left of the lease is short
             pause = self._times.beat if self._renew() else self._times.beat / 10
-            self._errand()
+            self._run_errands()
             self._end_if_not_obeyed()
             soon = min(self._grace_left(), self._times_out_at - lease_clock())
             yield min(pause, max(soon, self._times.beat / 10))

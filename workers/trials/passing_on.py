@@ -74,7 +74,7 @@ class PassingOn:
         One whose CUDA does not work ends after a while: a fresh process looks again.
         """
         if self._unchecked.exists(hint.study):
-            self.announce(self._queue_of(hint), hint, 0.0)
+            self.announce(self.queue_of(hint), hint, 0.0)
         until = lease_clock() + _PATIENCE_BEATS * self._beat_seconds
         while not self._drain.is_set() and self._health.refusal() is not None:
             if self._cuda.trouble is not None and lease_clock() > until:
@@ -97,12 +97,12 @@ class PassingOn:
     def leave_refused(self, leases: TrialLeases, hint: RunTrial, reason: str) -> Outcome:
         """Leave a trial to processes that take it; where there is none, it waits."""
         self._refusals.refuse(hint.study, reason)
-        queue = self._queue_of(hint)
+        queue = self.queue_of(hint)
         if leases.is_queued(hint.number) and self._health.has_other_that_takes(queue, hint.study):
             self.pass_on(leases, queue, hint)
         return Outcome.ENDED
 
-    def _queue_of(self, hint: RunTrial) -> str:
+    def queue_of(self, hint: RunTrial) -> str:
         """Where others take the trial from; whoever wrote that."""
         return self._unchecked.spec(hint.study).resources.queue
 

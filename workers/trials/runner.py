@@ -41,6 +41,7 @@ from workers.trials.ending import AttemptEnd
 from workers.trials.failure_streak import FailureStreak
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
+from workers.trials.hinted_trials import HintedTrials
 from workers.trials.known_specs import KnownSpec, KnownSpecs
 from workers.trials.lease_keeper import LeaseKeeper
 from workers.trials.objective_calls import ObjectiveCalls
@@ -146,23 +147,40 @@ class TrialRunner:
         self._hints.close()
 
     def run(self, hint: RunTrial) -> Outcome:
-        """Run the hinted trial, if this process is granted it."""
-        structlog.contextvars.bind_contextvars(study=hint.study, trial=hint.number)
+        """Run the hinted trials, those that this process is granted."""
+        trials = HintedTrials(hint, self._hints, self._settings.seal)
         try:
             with self._drain.set_by_sigterm():
-                if self._health.refusal() is not None:
-                    return self._others.sit_out(hint)
-                return self._claim_and_run(hint)
+                while (each := trials.take()) is not None:
+                    outcome = self._run_one(each, trials)
+                    if outcome is not Outcome.ENDED:
+                        return self._stop(outcome, each, trials)
+                return Outcome.ENDED
         except redis.RedisError as error:
             # the lease runs out by itself and the reaper takes over
             log.warning("redis_lost", error=str(error))
             if isinstance(error, redis.exceptions.NoPermissionError):
                 self._others.pause()  # the message would be here again at once
             return Outcome.GOES_BACK
+
+    def _run_one(self, hint: RunTrial, trials: HintedTrials) -> Outcome:
+        structlog.contextvars.bind_contextvars(study=hint.study, trial=hint.number)
+        try:
+            if self._health.refusal() is None:
+                return self._claim_and_run(hint, trials)
+            if trials.are_left and self._studies.exists(hint.study):
+                trials.hand_on(self._others.queue_of(hint))
+            return self._others.sit_out(hint)
         finally:
             structlog.contextvars.unbind_contextvars("study", "trial", "attempt")
 
-    def _claim_and_run(self, hint: RunTrial) -> Outcome:
+    def _stop(self, outcome: Outcome, hint: RunTrial, trials: HintedTrials) -> Outcome:
+        """End with a message some of whose trials are left, unless it goes back with them."""
+        if trials.are_left and not outcome.goes_back:
+            trials.hand_on(self._others.queue_of(hint))
+        return outcome
+
+    def _claim_and_run(self, hint: RunTrial, trials: HintedTrials) -> Outcome:
         if self._drain.is_set():
             return Outcome.GOES_BACK
         leases = self._studies.leases(hint.study, hint.epoch)
@@ -184,7 +202,7 @@ class TrialRunner:
         sent_at = lease_clock()
         grant = self._claim(leases, spec, sha1, hint.number)
         if isinstance(grant, Refusal):
-            return self._refused(grant, leases, spec, hint)
+            return self._refused(grant, leases, spec, hint, trials)
         structlog.contextvars.bind_contextvars(attempt=grant.attempt)
         write = self._record.note if grant.is_noted else self._record.update
         write(study=spec.name, trial=hint.number, token=grant.token, attempt=grant.attempt)
@@ -203,7 +221,7 @@ class TrialRunner:
         if spec.trial_timeout is not None:
             held.time_out(spec.trial_timeout, self._settings.time_scale)
         try:
-            return self._run_attempt(spec, held, hint, sent_at)
+            return self._run_attempt(spec, held, hint, trials, sent_at)
         finally:
             self._num_trials += 1
             self._container.get(TensorManager).tidy()
@@ -251,12 +269,17 @@ class TrialRunner:
             self._record.update(last_word=reason, charge=Charge.FAILURE.value)
 
     def _refused(
-        self, refusal: Refusal, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+        self,
+        refusal: Refusal,
+        leases: TrialLeases,
+        spec: StudySpec,
+        hint: RunTrial,
+        trials: HintedTrials,
     ) -> Outcome:
         log.debug("not_claimed", reason=refusal.reason, retry_ms=refusal.retry_ms)
         if refusal.reason == "RESPEC":
             self._specs.forget(hint.study)
-            return self._claim_and_run(hint)
+            return self._claim_and_run(hint, trials)
         if refusal.reason == "NOT_YET":
             self._others.announce(spec.resources.queue, hint, refusal.retry_ms / 1000)
         if refusal.reason == "ALTERED":  # it was granted, and given back
@@ -266,17 +289,29 @@ class TrialRunner:
         return Outcome.ENDED
 
     def _run_attempt(
-        self, spec: StudySpec, held: HeldLease, hint: RunTrial, sent_at: float
+        self,
+        spec: StudySpec,
+        held: HeldLease,
+        hint: RunTrial,
+        trials: HintedTrials,
+        sent_at: float,
     ) -> Outcome:
         """Train under the lease; see to the rest without it."""
         end = self._end_of(self._handle(spec, held, sent_at), held, hint, sent_at)
         held.end_in_place = end.in_place_of_objective
+
+        def let_others_go_on() -> None:
+            trials.hand_on(spec.resources.queue)
+
+        held.ripen(let_others_go_on)
         self._start_wandb(end)
         surroundings = self._surroundings = self._surroundings or Surroundings()
         generation = held.grant.record.generation
         attempt = Attempt(spec.name, held.number, held.grant.attempt, held.token, generation)
         with held, self._printing(attempt):
             self._objectives.call(end, surroundings, self._root)
+        if self._wandb.has_run:  # W&B may take as long as it likes to finish it
+            let_others_go_on()
         outcome, lasting = self._leave(end, surroundings)
         self._judge_device(end)
         return self._fit_for_next(outcome, lasting)

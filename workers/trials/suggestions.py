@@ -26,12 +26,9 @@ from workers.logs import get_logger
 from workers.protocol.errors import ObjectiveError, UnsuitableValueError
 from workers.protocol.messages import Drawn
 from workers.protocol.plain import plain_text
-from workers.trials.held_lease import HeldLease
+from workers.trials.held_lease import YOUNG_SECONDS, HeldLease
 
 log = get_logger(__name__)
-
-#: How old an attempt is when what it was given does not wait for its end any more.
-YOUNG_SECONDS: Final = 0.1
 
 _NOT_DRAWN: Final = object()
 
@@ -56,7 +53,7 @@ class Suggestions:
         self._untold: dict[str, Drawn] = {}
         self._telling = threading.Lock()
         self._ripe_at = lease_clock() + (YOUNG_SECONDS if lease.grant.attempt == 1 else 0.0)
-        lease.ripen(YOUNG_SECONDS, self.tell)
+        lease.ripen(self.tell)
 
     @property
     def values(self) -> dict[str, Any]:

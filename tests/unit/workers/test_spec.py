@@ -111,8 +111,10 @@ def test_samplers_and_pruners_may_be_named_in_one_word():
 
 
 def test_a_hint_survives_the_wire():
-    hint = RunTrial(study="s", number=3, epoch="e")
-    assert RunTrial.decode(hint.model_dump()) == hint
+    hint = RunTrial(study="s", number=3, epoch="e", more=(4, 7))
+    assert RunTrial.decode(json.loads(json.dumps(hint.model_dump()))) == hint
+    before = {"version": 1, "study": "s", "number": 3, "epoch": "e", "seal": ""}
+    assert RunTrial.decode(before).more == ()
 
 
 @pytest.mark.parametrize(

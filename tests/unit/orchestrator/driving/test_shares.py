@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.driving.shares import MAX_READY_PER_SLOT, Demand, Shares, num_ready
+from orchestrator.driving.shares import (
+    MAX_READY_PER_SLOT,
+    Demand,
+    Shares,
+    num_per_hint,
+    num_ready,
+)
 
 ONE = Demand(wanted=10**6, in_flight=0, trial_seconds=1.0, used_seconds=0.0)
 
@@ -41,6 +47,14 @@ def test_one_study_has_as_many_in_flight_as_slots_can_take_and_one(wanted, in_fl
 )
 def test_short_trials_wait_ready_for_as_long_as_the_orchestrator_may_take(slots, seconds, ready):
     assert num_ready(slots, seconds) == ready
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count"),
+    [(None, 1), (100.0, 1), (0.03, 1), (0.02, 2), (0.0, MAX_READY_PER_SLOT // 2)],
+)
+def test_one_hint_keeps_a_slot_busy_for_a_moment_at_most(seconds, count):
+    assert num_per_hint(seconds) == count
 
 
 class Queue:

@@ -48,6 +48,19 @@ def test_without_a_secret_nothing_is_sealed_and_all_is_taken():
         hint.sealed(SEAL).check(UNSEALED)
 
 
+def test_a_hint_at_several_trials_is_signed_as_a_whole_and_taken_apart_into_signed_ones():
+    hint = RunTrial(study="s", number=1, epoch="e", more=(2, 5)).sealed(SEAL)
+    apart = hint.apart(SEAL)
+    assert [each.number for each in apart] == [1, 2, 5]
+    for each in apart:
+        each.check(SEAL)
+    for other in ({"more": (2,)}, {"more": ()}, {"more": (5, 2)}, {"number": 0}):
+        with pytest.raises(UnsealedError):
+            hint.model_copy(update=other).check(SEAL)
+    with pytest.raises(UnsealedError, match="altered"):
+        hint.model_copy(update={"more": (2, 6)}).apart(SEAL)
+
+
 def test_the_first_secret_seals_and_all_are_accepted():
     both, old = Seal.of(f"{NEW},\n {OLD}\n"), Seal.of(OLD)
     assert both.fits(old.put("study", "s"), "study", "s")
