@@ -86,6 +86,28 @@ def test_a_reader_follows_a_writer_and_waits_for_whole_lines(tmp_path):
     writer.close()
 
 
+def test_what_a_writer_appended_last_it_reads_without_the_file_and_all_else_from_it(
+    tmp_path, monkeypatch
+):
+    journal = JournalFile(tmp_path / "journal.log")
+    journal.append_logs([{"n": 0}])
+    assert list(journal.read_logs(0)) == [{"n": 0}]
+    value = {"list": [1]}
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalReader, "read_logs", lambda *_: pytest.fail("it reads the file"))
+        journal.append_logs([{"n": 1}, value])
+        value["list"].append(2)
+        assert list(journal.read_logs(1)) == [{"n": 1}, {"list": [1]}], "as it was written"
+    journal.append_logs([{"n": 3}, {"n": 4}])
+    assert next(journal.read_logs(3)) == {"n": 3}
+    assert list(journal.read_logs(4)) == [{"n": 4}], "after one that stopped on the way"
+    journal.append_logs([{"n": 5}])
+    journal.append_logs([{"n": 6}])
+    assert list(journal.read_logs(5)) == [{"n": 5}, {"n": 6}]
+    assert list(journal.read_logs(0))[-2:] == [{"n": 5}, {"n": 6}]
+    journal.close()
+
+
 @pytest.mark.parametrize("torn", [b'{"n":', b'{"n":1}', b"x" * 100_000])
 def test_a_line_that_a_crash_left_unfinished_is_cut_off(tmp_path, torn):
     path = tmp_path / "journal.log"
