@@ -13,7 +13,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import psutil
 import redis
@@ -67,6 +67,7 @@ class BenchFleet:
         slots: int = 2,
         time_scale: float = 1.0,
         objective: str = OBJECTIVE,
+        log_level: Literal["debug", "info"] = "debug",
     ) -> None:
         self.redis = EmbeddedRedis(home)
         # of its own, and short: sockets are made there
@@ -79,7 +80,7 @@ class BenchFleet:
             slots=slots,
             objectives=(objective.rpartition(":")[0],),
             time_scale=time_scale,
-            log_level="debug",
+            log_level=log_level,
         )
         self.environment = {
             **os.environ,

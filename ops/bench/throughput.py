@@ -43,11 +43,12 @@ SLOTS: Final = 2
 
 def run_fleet(folder: Path, seconds: float) -> dict[str, Any]:
     """Our side: trials a second while the study runs, and what its processes use."""
-    fleet = BenchFleet(folder, slots=SLOTS, objective=f"{HERE / 'nothing.py'}:objective")
+    objective = f"{HERE / 'nothing.py'}:objective"
+    fleet = BenchFleet(folder, slots=SLOTS, objective=objective, log_level="info")
     fleet.start()
     try:
         study = Study(
-            f"{HERE / 'nothing.py'}:objective",
+            objective,
             name="nothing",
             direction="minimize",
             trials=10**6,

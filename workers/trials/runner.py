@@ -94,6 +94,7 @@ class TrialRunner:
     ) -> None:
         self._printing = printing or (lambda _attempt: nullcontext())
         self._settings = settings
+        self._times = settings.times
         self._container = container
         self._record = record
         self._drain = DrainSignal(drain_file)
@@ -212,7 +213,7 @@ class TrialRunner:
             hint.number,
             grant,
             sent_at=sent_at,
-            times=self._settings.times,
+            times=self._times,
             keeper=self._keeper,
             is_draining=self._drain.is_set,
             leave_word=self._leave_word,
@@ -249,7 +250,7 @@ class TrialRunner:
             leases.claim,
             number,
             str(self._record.identity),
-            self._settings.times.lease,
+            self._times.lease,
             device=self._record.device,
             spec_sha1=sha1,
             is_assigned=self._record.is_registered,
@@ -329,7 +330,7 @@ class TrialRunner:
             outbox=self._outbox,
             checkpoints=self._checkpoints,
             hints=self._hints,
-            times=self._settings.times,
+            times=self._times,
             code=self._code.facts(trial.spec, self._root),
             is_draining=self._drain.is_set,
             is_last=lambda: not self._wandb.has_run,
@@ -392,9 +393,9 @@ class TrialRunner:
             self._studies,
             self._checkpoints,
             directories.draft_directory(spec.name, held.number, held.token),
-            self._settings.times.verdict,
+            self._times.verdict,
             note_first_step,
-            Preparation(self._show_activity, self._settings.times.beat / 2),
+            Preparation(self._show_activity, self._times.beat / 2),
             self._settings.storage_of(spec.name),
             self._wandb,
             self._settings.slots or 1,
