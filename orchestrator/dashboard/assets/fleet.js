@@ -28,11 +28,11 @@ function tilesOf(fleet) {
   const slots = fleet.processes.filter((each) => each.kind === "trial");
   const busy = slots.filter((each) => each.study !== null && !each.aside).length;
   const going = fleet.studies.filter((each) => each.state === "running").length;
-  const hosts = new Set(fleet.processes.map((each) => each.host)).size;
+  const hosts = new Set(fleet.processes.filter((each) => each.kind === "main").map((each) => each.host)).size;
   const aside = slots.filter((each) => each.aside).length;
   return [
     tile("Slots that train", `${busy} of ${slots.length}`, aside ? `${aside} take no trials` : null),
-    tile("Hosts", number(hosts)),
+    tile("Hosts with workers", number(hosts)),
     tile("Studies running", `${going} of ${fleet.studies.length}`),
     tile("Processes lost", number(fleet.studies.reduce((sum, each) => sum + (each.losses ?? 0), 0)), "by trials so far"),
   ];
@@ -70,13 +70,15 @@ export function progress(study) {
 }
 
 function drawHosts(section, fleet) {
-  const hosts = Map.groupBy ? Map.groupBy(fleet.processes, (each) => each.host) : group(fleet.processes);
+  const hosts = group(fleet.processes);
   const cards = [...hosts].sort(([a], [b]) => a.localeCompare(b)).map(([host, members]) => card(host, members, fleet));
   const unreadable = fleet.unreadable.map((each) => el("p", { class: "problem" }, `${each.record}: ${each.reason}`));
+  const hasWorkers = fleet.processes.some((each) => each.kind === "main");
   fill(section, el("h2", { id: "hosts-title" }, "Hosts"),
-    cards.length || fleet.trouble ? el("div", { class: "hosts" }, cards) : el("div", { class: "empty" },
+    hasWorkers || fleet.trouble ? null : el("div", { class: "empty" },
       el("p", {}, "No worker yet. Start one on each GPU box:"),
       code("FLEET_REDIS_URL=redis://HOST:6379/0 celery -A workers worker")),
+    cards.length ? el("div", { class: "hosts" }, cards) : null,
     unreadable);
 }
 
@@ -92,7 +94,9 @@ function card(host, members, fleet) {
   const loaders = members.filter((each) => each.kind === "loader").length;
   const queues = [...new Set(mains.flatMap((each) => each.queues))].join(", ");
   const busy = slots.filter((each) => each.study !== null).length;
-  const facts = [`${busy} of ${plural(slots.length, "slot")} busy`, queues && `queue ${queues}`, loaders && plural(loaders, "loader")];
+  const driving = members.filter((each) => each.kind === "orchestrator");
+  const facts = [mains.length || slots.length ? `${busy} of ${plural(slots.length, "slot")} busy` : null, queues && `queue ${queues}`, loaders && plural(loaders, "loader"),
+    driving.length && `${plural(driving.length, "orchestrator")} (process ${driving.map((each) => each.pid).join(", ")})`];
   const problems = [...mains, ...slots].flatMap((each) => [...each.stalled, ...(each.aside ? [`process ${each.pid}: ${each.aside}`] : [])]);
   const rows = slots.sort((a, b) => place(a).localeCompare(place(b), "en", { numeric: true })).map((each) => [
     el("span", { class: "device" }, place(each)),
@@ -103,7 +107,7 @@ function card(host, members, fleet) {
   return el("article", { class: "card" },
     el("h3", {}, host, mains.some((each) => each.is_draining) ? badge("draining") : null, el("small", {}, facts.filter(Boolean).join(" · "))),
     problems.map((each) => el("p", { class: "problem" }, each)),
-    table(`Slots of ${host}`, [{ name: "Slot" }, { name: "Trial", wide: true }, { name: "Process", number: true, minor: true }, { name: "Lease", number: true }], rows,
+    !mains.length && !slots.length ? null : table(`Slots of ${host}`, [{ name: "Slot" }, { name: "Trial", wide: true }, { name: "Process", number: true, minor: true }, { name: "Lease", number: true }], rows,
       "This worker's slots are starting."));
 }
 
