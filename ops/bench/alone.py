@@ -1,0 +1,97 @@
+"""A training of `finetune` in this process, without a fleet: nobody prunes, drains or saves it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from workers.containers import Container
+from workers.managers import (
+    AMPManager,
+    BatchManager,
+    CUDAManager,
+    DataManager,
+    DirectoryManager,
+    MetricsManager,
+    ModelManager,
+    TensorManager,
+    WandbManager,
+)
+from workers.managers.tokenized import Batch
+from workers.protocol.finetune import FinetuneConfig
+from workers.trials.finetune.loop import Training
+from workers.trials.finetune.needs import Managers
+from workers.trials.finetune.tasks import make_task
+
+
+class Alone:
+    """What a training asks of its trial, where nothing interrupts it.
+
+    Args:
+        metric: The study's.
+        seed: The trial's.
+    """
+
+    def __init__(self, metric: str, seed: int) -> None:
+        self.seed = seed
+        self.params: dict[str, Any] = {}
+        self.user_attrs: dict[str, Any] = {}
+        self.spec = SimpleNamespace(metrics=[metric], all_directions=["maximize"])
+
+    def preparing(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Go on."""
+
+    def progress(self, step: int) -> None:
+        """Go on."""
+
+    def report(self, value: float, step: int) -> None:
+        """Nobody listens."""
+
+    def should_prune(self) -> bool:
+        """Whatever it was."""
+        return False
+
+    def load_checkpoint(self) -> None:
+        """There is none."""
+
+    def set_user_attr(self, name: str, value: Any) -> None:
+        """Keep it."""
+        self.user_attrs[name] = value
+
+
+class LoneTraining(Training):
+    """One that leaves its evaluations in `history`, and no files."""
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What each evaluation measured."""
+        return self._state.history
+
+    def batches(self) -> list[Batch]:
+        """The batches of the training, all at once; they are trained on by whoever asked."""
+        with self._feed.training(self._plan.from_step(0)) as fed:
+            return [each.batch for each in fed]
+
+    def _leave_result(self, counted: Any) -> None:
+        pass
+
+
+def managers_of(container: Container) -> Managers:
+    """The managers that a training uses."""
+    return Managers(
+        container.get(DataManager),
+        container.get(ModelManager),
+        container.get(AMPManager),
+        container.get(BatchManager),
+        container.get(MetricsManager),
+        container.get(CUDAManager),
+        container.get(TensorManager),
+        container.get(DirectoryManager),
+        container.get(WandbManager),
+    )
+
+
+def training(config: FinetuneConfig, managers: Managers, *, metric: str, seed: int) -> LoneTraining:
+    """A training that is about to begin."""
+    trial: Any = Alone(metric, seed)
+    return LoneTraining(trial, config, make_task(config), managers)

@@ -1,0 +1,284 @@
+#!/usr/bin/env python
+"""How fast `finetune` trains beside `transformers.Trainer` and the plainest of loops.
+
+On three tasks: which of 20 languages a short text is in; which module of the standard library a
+docstring is from; and the next token of the library's source. All sides have the same texts,
+tokens, model, threads, batch size, optimizer, schedule and passes, and take turns:
+
+- `finetune`;
+- `trainer`: `transformers.Trainer` by default, and `grouped`, with its `group_by_length`;
+- `loop`: a bare PyTorch loop over the very batches of `finetune`, put together before: the ceiling.
+
+Prints one JSON line: of each task and side texts (or tokens) a second, the median over the seeds
+and each, without evaluations, and the mean of the metric at the end.
+
+    python ops/bench/training.py --seeds 3 --epochs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import torch
+import transformers
+from alone import LoneTraining, managers_of, training
+from standard_library import write_docstrings, write_sources
+from transformers import Trainer, TrainingArguments
+
+from workers.containers import Container
+from workers.logs import configure_logging
+from workers.managers import MANAGERS
+from workers.managers.data import Examples
+from workers.processes.registry import ProcessRecord
+from workers.protocol.finetune import FinetuneConfig
+from workers.settings import Settings
+from workers.trials.finetune.needs import Managers
+from workers.trials.finetune.optimizer import build_optimizer
+from workers.trials.finetune.schedule import Schedule
+from workers.trials.finetune.tasks import make_task
+
+BERT: Final = {"architecture": "bert", "hidden_size": 128, "num_hidden_layers": 2}
+GPT: Final = {"architecture": "gpt2", "hidden_size": 128, "num_hidden_layers": 2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One task, and what is counted of it."""
+
+    config: FinetuneConfig
+    metric: str
+    is_tokens: bool = False
+
+    def units(self, examples: Examples, num_rows: int) -> float:
+        """What so many rows come to."""
+        return num_rows * (float(examples.train.lengths.mean()) if self.is_tokens else 1.0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one side did with one seed."""
+
+    per_second: float
+    value: float | None
+
+
+def cases(folder: Path, epochs: int, steps: int | None, files: int | None) -> dict[str, Case]:
+    """The tasks, by name."""
+    length = {"epochs": epochs, "max_steps": steps, "evaluate_every": {"epochs": epochs}}
+    common: dict[str, Any] = {**length, "save_model": "none", "tokenizer": {"vocab_size": 4000}}
+    common |= {"checkpoint_interval_seconds": 1e9}
+    docstrings = {"source": str(write_docstrings(folder / "docstrings.jsonl", files))}
+    source: dict[str, Any] = {"source": str(write_sources(folder / "source.jsonl", files))}
+    source |= {"block_size": 128, "across_texts": True}
+    made: dict[str, dict[str, Any]] = {
+        "language_id": {"data": {"max_length": 32}, "model": BERT},
+        "docstrings": {"data": {**docstrings, "max_length": 256}, "model": BERT},
+        "source": {"task": "causal_lm", "data": source, "model": GPT, "batch_size": 16},
+    }
+    metrics = {"source": "loss"}
+    return {
+        name: Case(
+            FinetuneConfig.model_validate({**common, **config}),
+            metrics.get(name, "accuracy"),
+            is_tokens=name == "source",
+        )
+        for name, config in made.items()
+    }
+
+
+class Bench:
+    """The sides, for one case.
+
+    Args:
+        case: The task.
+        managers: Of this process.
+        folder: Where `Trainer` may write.
+    """
+
+    def __init__(self, case: Case, managers: Managers, folder: Path) -> None:
+        self._case = case
+        self._managers = managers
+        self._folder = folder
+        self._task = make_task(case.config)
+        self._examples = self._task.examples(managers.data, lambda *_: None)
+
+    def finetune(self, seed: int) -> Found:
+        """Ours; the one evaluation at its end is not counted."""
+        made = self._training(seed)
+        values = made.run()
+        rows_a_second = made.history[-1]["texts_per_second"]
+        per_second = self._case.units(self._examples, 1) * rows_a_second
+        return Found(per_second, values[self._case.metric])
+
+    def loop(self, seed: int) -> Found:
+        """The same batches, put together before, and what cannot be left out of a step."""
+        config, managers, task = self._case.config, self._managers, self._task
+        made = self._training(seed)
+        batches = made.batches()
+        managers.cuda.seed(seed)
+        model = task.build_model(managers.models, self._examples)
+        optimizer = build_optimizer(model, config)
+        schedule = Schedule(optimizer, config, len(batches), "maximize")
+        inputs = {name for name in batches[0] if name != "labels"}
+        inputs &= {"input_ids", "attention_mask", "position_ids"}
+        model.train()
+        began, rows = time.perf_counter(), 0
+        for batch in batches:
+            logits = model(**{name: batch[name] for name in inputs}).logits
+            torch.autograd.backward(task.loss(logits, batch))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or 1e9)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.stepped()
+            rows += len(batch["input_ids"])
+        return Found(self._rate(rows, began), None)
+
+    def trainer(self, seed: int) -> Found:
+        """`transformers.Trainer` by default."""
+        return self._trainer(seed, {})
+
+    def grouped(self, seed: int) -> Found:
+        """The same, with texts of similar length in a batch."""
+        return self._trainer(seed, {"train_sampling_strategy": "group_by_length"})
+
+    def _training(self, seed: int) -> LoneTraining:
+        return training(self._case.config, self._managers, metric=self._case.metric, seed=seed)
+
+    def _trainer(self, seed: int, settings: Mapping[str, Any]) -> Found:
+        config = self._case.config
+        self._managers.cuda.seed(seed)
+        model = self._task.build_model(self._managers.models, self._examples)
+        arguments = TrainingArguments(
+            output_dir=str(self._folder / "trainer"),
+            per_device_train_batch_size=config.batch_size,
+            per_device_eval_batch_size=config.eval_batch_size,
+            num_train_epochs=config.epochs,
+            max_steps=config.max_steps or -1,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup_steps=config.warmup_fraction,
+            seed=seed,
+            use_cpu=not torch.cuda.is_available(),
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            **settings,
+        )
+        with redirect_stdout(sys.stderr):
+            trainer = Trainer(
+                model=model,
+                args=arguments,
+                train_dataset=rows_of(self._examples.train, is_classes=not self._case.is_tokens),
+                eval_dataset=rows_of(
+                    self._examples.validation, is_classes=not self._case.is_tokens
+                ),
+                processing_class=self._examples.tokenizer,
+                compute_metrics=None if self._case.is_tokens else accuracy,
+            )
+            began = time.perf_counter()
+            trainer.train()
+            num_rows = min(
+                trainer.state.global_step * config.batch_size,
+                config.epochs * len(self._examples.train),
+            )
+            rate = self._rate(num_rows, began)
+            found = trainer.evaluate()
+        return Found(rate, found["eval_loss" if self._case.is_tokens else "eval_accuracy"])
+
+    def _rate(self, num_rows: int, began: float) -> float:
+        return self._case.units(self._examples, num_rows) / (time.perf_counter() - began)
+
+
+def rows_of(texts: Any, *, is_classes: bool) -> list[dict[str, Any]]:
+    """Rows as `Trainer` and its collator take them, in memory."""
+    rows = ((row[0].tolist(), row[1]) for row in texts)
+    if is_classes:
+        return [{"input_ids": ids, "labels": int(label)} for ids, label in rows]
+    return [{"input_ids": ids, "labels": ids} for ids, _ in rows]
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    """The share of texts that are told right."""
+    found = prediction.predictions.argmax(-1)
+    return {"accuracy": float((found == prediction.label_ids).mean())}
+
+
+def measure(bench: Bench, sides: list[str], seeds: int) -> dict[str, Any]:
+    """All sides in turns, and what they are to one another."""
+    found: dict[str, list[Found]] = {side: [] for side in sides}
+    for seed in range(seeds):
+        for side in sides:
+            run: Callable[[int], Found] = getattr(bench, side)
+            found[side].append(run(seed))
+            print(f"{side} {seed}: {found[side][-1]}", file=sys.stderr)
+    medians = {
+        side: statistics.median(each.per_second for each in all_) for side, all_ in found.items()
+    }
+    figures: dict[str, Any] = {}
+    for side, all_ in found.items():
+        values = [each.value for each in all_ if each.value is not None]
+        figures[side] = {
+            "per_second": round(medians[side], 1),
+            "each": [round(each.per_second, 1) for each in all_],
+            "value": round(statistics.mean(values), 4) if values else None,
+        }
+    if "finetune" in medians:
+        others = (side for side in sides if side != "finetune")
+        figures["finetune_by"] = {
+            side: round(medians["finetune"] / medians[side], 2) for side in others
+        }
+    return figures
+
+
+def main() -> None:
+    """Measure, and print one line."""
+    sides = ["finetune", "trainer", "grouped", "loop"]
+    tasks = ["language_id", "docstrings", "source"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--steps", type=int, help="at most so many, for a quick look")
+    parser.add_argument("--files", type=int, help="of the standard library, for a quick look")
+    parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False))
+    parser.add_argument("--sides", default=",".join(sides), help="which, separated by commas")
+    parser.add_argument("--tasks", default=",".join(tasks), help="which, separated by commas")
+    given = parser.parse_args()
+    os.environ["WANDB_MODE"] = "disabled"
+    configure_logging(level=logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    line: dict[str, Any] = {"bench": "training", "seeds": given.seeds, "epochs": given.epochs}
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="trialfleet-") as name:
+        folder = Path(name)
+        settings = Settings(home=folder / "home", cache=folder / "cache")
+        with Container(MANAGERS, [settings, ProcessRecord()]) as container:
+            managers = managers_of(container)
+            device = str(managers.cuda.device)
+            torch.set_num_threads(given.threads)
+            known = cases(folder, given.epochs, given.steps, given.files)
+            for task in given.tasks.split(","):
+                bench = Bench(known[task], managers, folder)
+                line[task] = measure(bench, given.sides.split(","), given.seeds)
+    packages = ("trialfleet", "torch", "transformers", "accelerate")
+    line |= {"device": device, "threads": torch.get_num_threads(), "load_before": round(load, 1)}
+    line["versions"] = {package: version(package) for package in packages}
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
