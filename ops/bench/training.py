@@ -37,7 +37,7 @@ import torch
 import transformers
 from alone import LoneTraining, managers_of, training
 from standard_library import write_docstrings, write_sources
-from transformers import Trainer, TrainingArguments
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from workers.containers import Container
 from workers.logs import configure_logging
@@ -179,6 +179,8 @@ class Bench:
             dataloader_pin_memory=torch.cuda.is_available(),
             **settings,
         )
+        words = self._examples.tokenizer
+        blocks = DataCollatorForLanguageModeling(words, mlm=False) if self._case.is_tokens else None
         with redirect_stdout(sys.stderr):
             trainer = Trainer(
                 model=model,
@@ -187,7 +189,8 @@ class Bench:
                 eval_dataset=rows_of(
                     self._examples.validation, is_classes=not self._case.is_tokens
                 ),
-                processing_class=self._examples.tokenizer,
+                processing_class=words,
+                data_collator=blocks,
                 compute_metrics=None if self._case.is_tokens else accuracy,
             )
             began = time.perf_counter()
@@ -209,7 +212,7 @@ def rows_of(texts: Any, *, is_classes: bool) -> list[dict[str, Any]]:
     rows = ((row[0].tolist(), row[1]) for row in texts)
     if is_classes:
         return [{"input_ids": ids, "labels": int(label)} for ids, label in rows]
-    return [{"input_ids": ids, "labels": ids} for ids, _ in rows]
+    return [{"input_ids": ids} for ids, _ in rows]
 
 
 def accuracy(prediction: Any) -> dict[str, float]:

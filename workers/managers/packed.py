@@ -45,7 +45,7 @@ class PackedTexts(TokenizedTexts):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Row:
-        rows = self.__getitems__([index])
+        rows = self.__getitems__([range(len(self))[index]])  # who iterates needs an IndexError
         return rows.ids, rows.positions
 
     def __getitems__(self, indices: Sequence[int]) -> Rows:
