@@ -180,8 +180,12 @@ def charts_follow_the_study(fleet, browser):
         plot.scroll_into_view_if_needed()
         expect(plot.locator("svg.main-svg").first).to_be_visible()
     expect(page.locator("#plot-slices .plot")).to_have_count(len(STUDY["space"]))
-    page.locator("#plot-history .point").last.hover(force=True)
-    expect(page.locator("#plot-history .hovertext")).to_be_visible()
+
+    def names_what_is_pointed_at():  # until the chart is drawn anew
+        page.locator("#plot-history .point").last.hover(force=True)
+        return page.locator("#plot-history .hovertext").count()
+
+    wait_until(names_what_is_pointed_at, "the chart names the trial that is pointed at")
     before = page.locator(".progress .number").first.inner_text()
     expect(page.locator(".progress .number").first).not_to_have_text(before)
     page.evaluate("scrollTo(0, 0)")
