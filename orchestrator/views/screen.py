@@ -18,6 +18,7 @@ from rich.text import Text
 
 from orchestrator.status import EndedTrial, StudyStatus
 from orchestrator.views.amounts import brief_span
+from orchestrator.views.encodable import encodable_line
 from orchestrator.views.explain import reason
 from orchestrator.views.problems import problem_lines
 from orchestrator.views.ps import printable
@@ -34,6 +35,7 @@ from orchestrator.views.study_text import (
     trials_per_hour,
 )
 from orchestrator.views.used_budgets import limit_lines
+from workers.protocol.plain import describe_error
 
 _STYLES: Final = {
     "complete": "green",
@@ -51,6 +53,10 @@ _LATEST: Final = 5
 
 #: How many lines a message may take.
 _MESSAGE_LINES: Final = 3
+_CUT: Final = "..."
+
+#: Characters of why a status cannot be drawn.
+_MAX_REASON: Final = 200
 
 
 class Screen:
@@ -69,9 +75,14 @@ class Screen:
         self._status, self._message, self._hint, self._height = status, message, hint, height
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it."""
-        is_ascii = options.ascii_only
-        yield Group(*self.lines(options.max_width, is_ascii=is_ascii))
+        """Draw it; what cannot be drawn ends nobody's study, nor the drawing of what comes next."""
+        try:
+            lines = self.lines(options.max_width, is_ascii=options.ascii_only)
+        except Exception as error:  # noqa: BLE001 - of whatever a status holds
+            why = f"not drawn: {describe_error(error, _MAX_REASON)}"
+            told = [f"{self._status.study}  {self._status.state}", why]
+            lines = [_fitted(Text(printable(each)), options.max_width) for each in told]
+        yield Group(*(encodable_line(line, options.encoding) for line in lines))
 
     def lines(self, width: int, *, is_ascii: bool = False) -> list[Text]:
         """The lines, none of them wider than the terminal."""
@@ -135,7 +146,8 @@ class LiveView:
             self._size = self._console.size
             self._console.control(Control.clear(), Control.home())
         if self._status is None:
-            return Text(printable(self._message), style="dim", no_wrap=True, overflow="ellipsis")
+            line = _fitted(Text(printable(self._message), "dim"), self._size.width)
+            return encodable_line(line, self._console.encoding)
         return Screen(self._status, self._message, self._hint, self._size.height)
 
 
@@ -151,10 +163,11 @@ def sparkline(points: Sequence[float], width: int, *, is_ascii: bool = False) ->
         return ""
     count = min(width, len(finite))
     shown = [finite[(index + 1) * len(finite) // count - 1] for index in range(count)]
-    bars, low, high = _ASCII_BARS if is_ascii else _BARS, min(shown), max(shown)
+    # of halves, the difference is finite, too
+    bars, low, high = _ASCII_BARS if is_ascii else _BARS, min(shown) / 2, max(shown) / 2
     span = high - low
     return "".join(
-        bars[0] if not span else bars[round((each - low) / span * (len(bars) - 1))]
+        bars[0] if not span else bars[round((each / 2 - low) / span * (len(bars) - 1))]
         for each in shown
     )
 
@@ -237,7 +250,8 @@ def _flowed(parts: Sequence[str], width: int, style: str = "") -> list[Text]:
 
 def _wrapped(text: Text, width: int) -> list[Text]:
     """A message in a few lines; what is beyond them is cut."""
-    lines = textwrap.wrap(text.plain, width, max_lines=_MESSAGE_LINES, placeholder="...")
+    least = len(_CUT) + 1  # whatever is narrower is cut by its terminal
+    lines = textwrap.wrap(text.plain, max(width, least), max_lines=_MESSAGE_LINES, placeholder=_CUT)
     return [Text(line, text.style) for line in lines]
 
 

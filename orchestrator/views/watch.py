@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.status import FormerStudy, StudyStatus, UnreadableStudy
+from orchestrator.views.encodable import encodable
 from orchestrator.views.explain import reason
 from orchestrator.views.problems import refusing_lines, set_aside_lines, stalled_lines
 from orchestrator.views.ps import printable
@@ -84,7 +85,7 @@ class PlainView:
         """Print the trials that ended since the last status."""
         if self._shown is None:
             self._shown = set()
-            self._console.print(headline(status), highlight=False, soft_wrap=True)
+            self._print(headline(status), markup=True)
         elif state_text(status) != self._state:
             self.say(f"{status.study} is {state_text(status)}")
         self._state = state_text(status)
@@ -106,8 +107,7 @@ class PlainView:
         for trial in status.recent:
             if trial.number not in self._shown:
                 self._shown.add(trial.number)
-                text = f"{ended_line(trial, status)}  [{status.num_ended}/{status.wanted}]"
-                self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+                self.say(f"{ended_line(trial, status)}  [{status.num_ended}/{status.wanted}]")
 
     def _tell_activities(self, status: StudyStatus) -> None:
         """Print what trials do that make no steps; of each, what is new."""
@@ -128,7 +128,11 @@ class PlainView:
 
     def say(self, text: str) -> None:
         """Print a message."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self._print(text)
+
+    def _print(self, text: str, *, markup: bool = False) -> None:
+        told = encodable(text, self._console.encoding)
+        self._console.print(told, highlight=False, soft_wrap=True, markup=markup)
 
 
 #: A line of `trialfleet studies`.

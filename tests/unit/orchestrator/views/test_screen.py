@@ -10,6 +10,7 @@ from orchestrator.status import Best, EndedTrial, RunningTrial, StudyStatus
 from orchestrator.storage.best_so_far import BestSoFar
 from orchestrator.views.screen import LiveView, Screen, sparkline
 from orchestrator.views.slot_rows import slot_lines
+from orchestrator.views.watch import PlainView
 
 NOW = 1_795_000_000.0
 
@@ -120,6 +121,46 @@ def test_a_sparkline_is_as_wide_as_it_may_be_and_tells_the_last_value():
     assert (len(many), many[0], many[-1]) == (10, "▁", "█")
     assert sparkline([1.0], 40) == ""
     assert sparkline([0.0, 1.0], 40, is_ascii=True) == "_#"
+    assert sparkline([-1.7e308, 0.0, 1.7e308], 40) == "▁▅█", "whose difference is infinite"
+    assert sparkline([0.0, 5e-324], 40) == "▁▁", "whose halves are equal"
+
+
+@pytest.mark.parametrize("width", range(1, 12))
+def test_a_screen_of_few_columns_is_drawn(width):
+    drawn = Screen(status(), "a message", "Ctrl-C", 20).lines(width)
+    assert max(line.cell_len for line in drawn) <= width
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "koi8-r", "utf-8"])
+def test_every_view_is_drawn_in_the_signs_that_the_terminal_has(encoding):
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="strict")
+    console = Console(file=stream, force_terminal=True, width=80, height=30)
+    odd = status(2).model_copy(update={"study": "größer-\N{SNOWMAN}", "stalled": "\udcff … ─"})
+    with LiveView(console, "Ctrl-C: x") as view:
+        view.say("waiting for \N{SNOWMAN} " + "long " * 50)
+        view._live.refresh()
+        view.update(odd)
+        view._live.refresh()
+    plain = PlainView(console)
+    plain.update(odd)
+    plain.say("\N{SNOWMAN}")
+    stream.flush()
+    told = written.getvalue().decode(encoding)
+    assert told.count("best  ") == 2
+    assert ("▁" in told) == (encoding == "utf-8")
+
+
+def test_what_cannot_be_drawn_is_said_and_the_next_status_is_drawn():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
+    broken = status(2).model_copy(update={"history": ["no number", "nor this"]})
+    with LiveView(console) as view:
+        view.update(broken)
+        view._live.refresh()
+        assert "not drawn: TypeError" in console.file.getvalue()
+        view.update(status(2))
+        view._live.refresh()
+    assert "best  accuracy" in console.file.getvalue()
 
 
 def test_the_best_so_far_stays_short_and_ends_with_the_best():
