@@ -32,6 +32,7 @@ from orchestrator.commands.options import (
     TrialsOption,
     with_metrics_port,
 )
+from orchestrator.commands.reporting import reporting_app
 from orchestrator.commands.results import results_app
 from orchestrator.commands.trying import trying_app
 from orchestrator.driving.observer import metrics_observer
@@ -91,6 +92,7 @@ app.add_typer(deleting_app)
 app.add_typer(events_app)
 app.add_typer(logs_app)
 app.add_typer(results_app)
+app.add_typer(reporting_app)
 app.add_typer(trying_app)
 
 

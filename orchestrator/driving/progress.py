@@ -5,7 +5,6 @@ Invariant: taking the trials in as they end says what taking them all in at once
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,10 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.storage.attributes import ATTR, is_paused
 from orchestrator.storage.best_trials import is_feasible
+from orchestrator.storage.failure_kinds import kind_of
 from workers.protocol.spec import StudySpec
-
-#: What differs between two failures of one kind: numbers, addresses, what stands in quotes.
-_VARIES: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?(e[+-]?\d+)?|'[^'\n]*'")
 
 _WITH_VALUE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -64,7 +61,7 @@ class Progress:
         told = trial.user_attrs.get(f"{ATTR}traceback")
         if told is None:  # lost with its host, cancelled: no fault of the objective
             return
-        is_alike = self.traceback is not None and _kind(told) == _kind(self.traceback)
+        is_alike = self.traceback is not None and kind_of(told) == kind_of(self.traceback)
         self.num_alike = self.num_alike + 1 if is_alike else 1
         self.traceback = told
 
@@ -81,11 +78,6 @@ class Progress:
             self.best = trial.number, trial.value
         if self._to_beat is None or value > self._to_beat + self._min_delta:
             self._to_beat, self.num_since_better = value, 0
-
-
-def _kind(traceback: str) -> str:
-    """What tracebacks of the same kind have in common."""
-    return _VARIES.sub("#", traceback)
 
 
 def _ended_at(trial: FrozenTrial) -> tuple[float, int]:

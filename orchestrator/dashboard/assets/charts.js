@@ -5,6 +5,7 @@ const MANY = 1500;
 let loading = null;
 
 export function plotly() {
+  if (globalThis.Plotly) loading ??= Promise.resolve(globalThis.Plotly); // a file that holds it
   loading ??= new Promise((done, failed) => {
     const script = document.createElement("script");
     script.src = FILE;

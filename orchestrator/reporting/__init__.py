@@ -1,0 +1,1 @@
+"""A study in one file: what was asked, what came out, and where the time went."""
