@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias, get_args
@@ -12,6 +13,7 @@ from orchestrator.commands.options import NameArgument
 from orchestrator.reporting.document import StudyAtHand, report_of
 from orchestrator.views.json_output import JsonOption, print_json
 from workers.disk import durable
+from workers.passwords import hide
 from workers.protocol.errors import FleetError, InvalidInputError, nearest
 from workers.protocol.plain import strict_json
 from workers.settings import Settings
@@ -118,12 +120,10 @@ def _json() -> Callable[[StudyAtHand], bytes]:
 
 
 def _csv() -> Callable[[StudyAtHand], bytes]:
-    return lambda found: found.table.write("csv")
+    return lambda found: hide(found.table.write("csv").decode()).encode()
 
 
 def _as_json(document: object) -> bytes:
-    import json
-
     text = json.dumps(strict_json(document), indent=1, ensure_ascii=False, allow_nan=False)  # type: ignore[arg-type]
     return f"{text}\n".encode("utf-8", "backslashreplace")
 

@@ -107,6 +107,7 @@ class StudyAtHand:
             InvalidInputError: It was not made by trialfleet.
             RedisUnavailableError: `FLEET_REDIS_URL` is set and does not answer.
         """
+        learn_environment(os.environ)
         handle = StudyHandle(name, settings)
         status = handle.status()
         study = None
@@ -129,7 +130,6 @@ class StudyAtHand:
 
 def report_of(found: StudyAtHand) -> Report:
     """The report on a study."""
-    learn_environment(os.environ)
     trials, spec = found.trials, found.spec
     best = best_first(trials, spec.all_directions)
     importances = Importances().of(found.study, trials)

@@ -40,6 +40,7 @@ _PARTS: Final = (
 def page(report: Report) -> bytes:
     """The file."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # in the order that it has
     environment.filters["span"] = span
     template = environment.from_string(_read("report.html.jinja"))
     library = gzip.decompress(_PAGE.joinpath(_PLOTLY).read_bytes()).decode()

@@ -39,8 +39,8 @@ _MOST: Final = 10
 _DPI: Final = 150
 
 _PARTS: Final = (
-    ("trained", _COMPLETE), ("warming", _PRUNED), ("lost", _LOST), ("running", _ACCENT),
-    ("idle", _FAINT),
+    ("trained", "trained", _COMPLETE), ("warming", "getting ready", _PRUNED),
+    ("lost", "lost", _LOST), ("running", "running", _ACCENT), ("idle", "idle", _FAINT),
 )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def _history(axes: Axes, report: Report) -> None:
         return
     x, y = [at for at, _ in best], [value for _, value in best]
     axes.step(x, y, where="post", color=_ACCENT, lw=2, label="best so far")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
 
 
 def _best_so_far(
@@ -112,7 +112,7 @@ def _front(axes: Axes, report: Report) -> None:
         x, y = ([charts.values[axis][at] for at in points] for axis in range(2))
         label = "Pareto front" if is_on else "dominated"
         axes.scatter(_drawable(x), _drawable(y), s=size, color=colour, label=label)
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
 
 
 def _importances(axes: Axes, report: Report) -> None:
@@ -123,13 +123,13 @@ def _importances(axes: Axes, report: Report) -> None:
         return
     names = list(shares)[:_MOST][::-1]
     axes.barh([_short(name) for name in names], [shares[name] for name in names], color=_ACCENT)
-    axes.set_xlim(0, 1)
+    axes.set(xlim=(0, 1), xlabel="share")
 
 
 def _time(axes: Axes, report: Report) -> None:
     axes.set_title("Where the slot time went")
     spent, total = report.slot_time, report.slot_time.total
-    found = [(name, colour, getattr(spent, name)) for name, colour in _PARTS]
+    found = [(said, colour, getattr(spent, name)) for name, said, colour in _PARTS]
     found = [each for each in found if each[2] > 0]
     if not found:
         _say(axes, "no event tells it")
@@ -137,7 +137,7 @@ def _time(axes: Axes, report: Report) -> None:
     names = [f"{name} {100 * seconds / total:.0f} %" for name, _, seconds in found][::-1]
     seconds = [each[2] / total for each in found][::-1]
     axes.barh(names, seconds, color=[each[1] for each in found][::-1])
-    axes.set_xlim(0, 1)
+    axes.set(xlim=(0, 1), xlabel="share of all slots")
 
 
 def _say(axes: Axes, text: str) -> None:
