@@ -196,12 +196,12 @@ def _notes(found: StudyAtHand, charts: ChartData, drawn: Sequence[dict[str, Any]
     if charts.num_drawn < num_complete:
         yield (
             f"Charts of parameters show {charts.num_drawn:,} of {num_complete:,} complete trials:"
-            " the best, and others evenly chosen. `--format csv` has all."
+            " the best, and others evenly chosen. --format csv has all."
         )
     if len(charts.params) < charts.num_params:
         yield (
             f"Charts show {len(charts.params)} of {charts.num_params} parameters: those that"
-            " matter most. `--format csv` has all."
+            " matter most. --format csv has all."
         )
     reported = sum(bool(trial.intermediate_values) for trial in found.trials)
     if len(drawn) < reported:

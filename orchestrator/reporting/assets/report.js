@@ -32,12 +32,15 @@ function figure(id) {
   const [kind, at = "0"] = id.split("-");
   if (kind === "history") return history(columns(Number(at)), only(Number(at)));
   if (kind === "importances") return data.importances.problem ?? importances(data.importances, data);
-  if (kind === "curves") return data.curves.length ? curves(data.curves, data) : "No trial has reported a value in between: trial.report(value, step).";
+  if (kind === "curves") return data.curves.length ? curves(prunedLast(), data) : "No trial has reported a value in between: trial.report(value, step).";
   if (kind === "pareto") return isComplete ? pareto(all, data, data.front) : NONE;
   if (kind === "contour") return contourOf(data.charts.contour);
   const now = Math.max(...data.timeline.map((bar) => bar.ended ?? bar.begun));
   return timeline(data.timeline, now);
 }
+
+// Those that ended early lie on top, where they can be seen.
+const prunedLast = () => [...data.curves].sort((a, b) => Number(a.state === "P") - Number(b.state === "P"));
 
 async function drawSlices(node, at) {
   const names = Object.keys(all.params).slice(0, data.metrics.length > 1 ? 6 : undefined);
