@@ -22,6 +22,7 @@ from rich.console import Console
 from orchestrator.commands.control import control_app
 from orchestrator.commands.dashboard import dashboard_app
 from orchestrator.commands.deleting import deleting_app
+from orchestrator.commands.doctor import doctor_app
 from orchestrator.commands.events import events_app
 from orchestrator.commands.logs import logs_app
 from orchestrator.commands.options import (
@@ -89,6 +90,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(control_app)
 app.add_typer(dashboard_app)
 app.add_typer(deleting_app)
+app.add_typer(doctor_app)
 app.add_typer(events_app)
 app.add_typer(logs_app)
 app.add_typer(results_app)

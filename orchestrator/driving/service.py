@@ -50,6 +50,7 @@ from workers.coordination.submitted import Submitted
 from workers.disk.fleet_home import FleetHome
 from workers.disk.study_folders import remove_aside
 from workers.logs import get_logger
+from workers.processes.membership import membership
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import (
     FleetError,
@@ -118,7 +119,9 @@ class Service:
         remove_aside(self.settings.home)
         self._hints = Hints(resolve_url(self.settings), self.settings.seal)
         self._registry = ProcessRegistry(self._client, self.settings.times)
-        self._record = ProcessRecord(self._registry, ProcessKind.ORCHESTRATOR)
+        self._record = ProcessRecord(
+            self._registry, ProcessKind.ORCHESTRATOR, fields=membership(self.settings)
+        )
         self._record.register()
         self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")
         self._reaper = Reaper(self.settings.times)

@@ -23,7 +23,7 @@ from orchestrator.submission.space import check_space
 from workers.disk.cache import Cache
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
-from workers.protocol.spec import FINETUNE, StudySpec
+from workers.protocol.spec import FINETUNE, SELF_CHECK, StudySpec
 
 #: How long importing an objective may take; torch and transformers need some seconds.
 from workers.settings import environment_without_secrets
@@ -91,6 +91,8 @@ def check(
         findings = check_finetune(spec, home)
         check_models(spec, cache)
         return findings
+    if spec.objective == SELF_CHECK:
+        return []
     directory = import_directory or Path.cwd()
     return _check_import(spec.objective, directory) + promotion_findings(spec, directory)
 

@@ -18,7 +18,7 @@ from waiting import wait_until
 from orchestrator.local.servers import find_servers, free_port, start_process, stop_process
 from workers.coordination import keys
 from workers.coordination.address import parse_address, redact
-from workers.coordination.connection import _check_server, connect
+from workers.coordination.connection import check_server, connect
 from workers.coordination.hints import Hints
 from workers.protocol.errors import InvalidInputError, RedisUnavailableError
 from workers.settings import Settings
@@ -164,8 +164,8 @@ def test_what_is_no_server_for_the_fleet_is_refused_before_anything_starts(url, 
 )
 def test_servers_that_are_too_old_and_clusters_are_refused_by_name(info, message):
     with pytest.raises(InvalidInputError, match=message):
-        _check_server(info, parse_address("redis://h"))
-    _check_server({"redis_version": "7.2.4", "valkey_version": "8.1.8"}, parse_address("redis://h"))
+        check_server(info, parse_address("redis://h"))
+    check_server({"redis_version": "7.2.4", "valkey_version": "8.1.8"}, parse_address("redis://h"))
 
 
 def test_a_real_member_of_a_cluster_is_refused(tmp_path):

@@ -181,7 +181,7 @@ def _check(client: redis.Redis, role: Role, settings: Settings) -> None:
     if missing is not None:
         raise RightsMissingError(missing)
     try:
-        _check_server(client.info("server"), address)
+        check_server(client.info("server"), address)
         policy = client.info("memory").get("maxmemory_policy", "noeviction")
     except redis.ResponseError:
         return  # a managed server that hides what it is
@@ -192,7 +192,7 @@ def _check(client: redis.Redis, role: Role, settings: Settings) -> None:
         )
 
 
-def _check_server(info: Mapping[str, Any], address: Address) -> None:
+def check_server(info: Mapping[str, Any], address: Address) -> None:
     """Refuse a server whose commands the fleet's scripts cannot rely on.
 
     Raises:

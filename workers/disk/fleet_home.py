@@ -81,6 +81,21 @@ class FleetHome:
         if fleet is None:
             return None
         own = self._read() or self._write(str(fleet))
+        self._compare(own, str(fleet))
+        return own
+
+    def check(self) -> str | None:
+        """The same of whoever only looks: a new home stays nobody's, and None is returned.
+
+        Raises:
+            InvalidInputError: The home belongs to another fleet.
+        """
+        fleet, own = self._client.get(keys.FLEET), self._read()
+        if fleet is not None and own is not None:
+            self._compare(own, str(fleet))
+        return own
+
+    def _compare(self, own: str, fleet: str) -> None:
         if own != fleet:
             raise InvalidInputError(
                 f"FLEET_HOME={self._home} belongs to fleet {own[:8]}, and this Redis to fleet"
@@ -88,7 +103,6 @@ class FleetHome:
                 " FLEET_HOME to another directory, or FLEET_REDIS_URL to the Redis of"
                 f" {own[:8]}; if that one is gone for good, remove {self._file}"
             )
-        return own
 
     def is_ours(self) -> bool:
         """Whether what lies in the home may be touched now; said once if it is another fleet's."""

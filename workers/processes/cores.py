@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from workers.processes.control_groups import groups
+
 
 def count_cores() -> int:
     """How many cores this process may keep busy; at least one."""
@@ -36,7 +38,7 @@ def quotas(root: Path = Path("/")) -> Iterator[float]:
     Args:
         root: Below which `/proc` and `/sys` lie.
     """
-    for folder, top in _groups(root):
+    for folder, top in groups("cpu", root):
         for group in (folder, *folder.parents):
             with suppress(OSError, ValueError, ZeroDivisionError):
                 yield from _quota_of(group)
@@ -59,24 +61,3 @@ def _quota_of(group: Path) -> Iterator[float]:
         time_us = int((group / "cpu.cfs_quota_us").read_text())
         if time_us > 0:
             yield time_us / int((group / "cpu.cfs_period_us").read_text())
-
-
-def _groups(root: Path) -> Iterator[tuple[Path, Path]]:
-    """This process's groups that limit processor time, each with where its hierarchy is mounted."""
-    try:
-        own = (root / "proc/self/cgroup").read_text().splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return  # no Linux
-    for _, controllers, path in (line.split(":", 2) for line in own if line.count(":") > 1):
-        for mount in mounts:
-            before, _, after = mount.partition(" - ")
-            kind, _, options = [*after.split(), "", "", ""][:3]
-            is_v2 = kind == "cgroup2" and not controllers
-            is_v1 = kind == "cgroup" and "cpu" in controllers.split(",")
-            if is_v2 or (is_v1 and "cpu" in options.split(",")):
-                inside, point = before.split()[3:5]
-                top = root / point.lstrip("/")
-                # a container sees its own group mounted, and may see its path as its host does
-                with suppress(ValueError):
-                    yield top / Path(path).relative_to(inside), top

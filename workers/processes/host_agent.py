@@ -38,6 +38,7 @@ from workers.metrics_endpoint import metrics_served
 from workers.processes.child_watch import ChildWatch
 from workers.processes.cleaner import Cleaner
 from workers.processes.gpu_slots import device_name, take_gpus
+from workers.processes.membership import celery_of, membership
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.processes.uploader import Uploader
 from workers.protocol.errors import InvalidInputError
@@ -170,6 +171,7 @@ class HostAgent(bootsteps.StartStopStep):
             "slots": worker.concurrency,
             "queues": sorted(worker.app.amqp.queues.consume_from),
             "scratch": [str(self._folder)],
+            **membership(self._settings, celery_of(worker)),
         }
         self._record = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
         self._record.register()

@@ -23,6 +23,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.coordination.scripts import Value, Verb, call, script
 from workers.disk.shared_memory import shared_memory_prefixes
 from workers.logs import get_logger
+from workers.processes.membership import Membership
 from workers.processes.memory import UsedMemory
 from workers.protocol.events import EventKind
 from workers.protocol.plain import plain_text
@@ -65,6 +66,8 @@ class ProcessEntry(BaseModel):
     #: Pool processes of a main process.
     slots: int = 0
     queues: list[str] = []
+    #: What it must agree on with the others; None of a process that tells nothing, such as a slot.
+    membership: Membership | None = None
     scratch: list[Path] = []
     #: How the names of its shared-memory segments begin.
     shared_memory: list[str] = []

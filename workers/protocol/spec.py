@@ -31,6 +31,9 @@ from workers.protocol.tasks import DEFAULT_TASK
 #: The name of the built-in objective.
 FINETUNE: Final = "finetune"
 
+#: The objective by which `trialfleet doctor` tries a fleet: it trains nothing, and is built in.
+SELF_CHECK: Final = "self-check"
+
 #: Settings that may change between two submissions of one study: they alter no trial's meaning.
 EXTENDABLE: Final = frozenset(
     {

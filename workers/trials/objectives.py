@@ -15,7 +15,7 @@ from workers.containers import Container
 from workers.objective_source import is_shipped
 from workers.protocol.errors import ObjectiveError, ObjectiveNotLoadedError
 from workers.protocol.plain import describe_error
-from workers.protocol.spec import FINETUNE
+from workers.protocol.spec import FINETUNE, SELF_CHECK
 from workers.trials.advice import advice_on
 from workers.trials.handle import FleetTrial
 from workers.trials.objective_modules import (
@@ -55,6 +55,8 @@ def load_objective(
         from workers.trials.finetune import finetune
 
         return finetune
+    if name == SELF_CHECK:
+        return self_check
     module_name, _, function_name = name.rpartition(":")
     if root is not None and not is_shipped(name, root):
         raise ObjectiveNotLoadedError(
@@ -81,6 +83,13 @@ def load_objective(
         raise ObjectiveError(f"objective {name!r} is a {type(found).__name__}, not a function")
     objective: Objective = found
     return objective
+
+
+def self_check(trial: FleetTrial) -> float:
+    """Ask, report and return, as a trial does that trains."""
+    value = trial.suggest_float("x", 0.0, 1.0)
+    trial.report(value, step=0)
+    return value
 
 
 def call_objective(objective: Objective, trial: FleetTrial, container: Container) -> Any:
