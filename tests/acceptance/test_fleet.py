@@ -74,6 +74,9 @@ def test_the_procfile_makes_a_fleet_that_takes_studies_from_elsewhere(machine):
     assert "best" in output
     listed = {study["study"]: study["state"] for study in machine.json("studies")}
     assert listed == {"scripted": "finished", "squares-objective": "finished"}
+    looked_at = json.loads(machine.start("trialfleet", "doctor", "--json").communicate()[0])
+    found = {group["subject"]: group["findings"] for group in looked_at["groups"]}
+    assert {each["level"] for each in [*found["fleet"], *found["trial"]]} == {"ok"}, found
     tree = machine.run("ps")
     for part in ("orchestrator", "main", "1 slot on default", "cpu slot 0", "lease"):
         assert part in tree
