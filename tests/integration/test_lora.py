@@ -14,7 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from workers.managers import ModelManager, adapters
-from workers.protocol.errors import DrainRequested, InvalidInputError, UnfitStudyError
+from workers.protocol.errors import (
+    DrainRequested,
+    InvalidInputError,
+    UnfitStudyError,
+    WorkerLacksError,
+)
 
 WORDS = ("red", "green", "blue", "one", "two", "six")
 
@@ -210,11 +215,9 @@ def test_a_head_of_a_language_model_that_was_not_saved_is_not_begun_anew(
         run(container, place.claim(0))
 
 
-def test_without_peft_the_study_ends_with_the_line_that_names_it(
-    desk, container, write, base, monkeypatch
-):
+def test_without_peft_the_line_that_names_it_is_told(desk, container, write, base, monkeypatch):
     folder = base("bert", hidden_size=32, num_hidden_layers=1)
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     place = desk(**lora_study(write("regression"), "regression", folder))
-    with pytest.raises(UnfitStudyError, match=r"pip install 'trialfleet\[peft\]'"):
+    with pytest.raises(WorkerLacksError, match=r"pip install 'trialfleet\[peft\]'"):
         run(container, place.claim(0))

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import csv
+import sys
 from contextlib import ExitStack
 
 import optuna
 import pytest
 from one_process_fleet import OneProcessFleet
 from optuna.trial import TrialState
+from transformers import BertConfig, BertForSequenceClassification
 
+from orchestrator.handle import StudyHandle
+from workers.coordination import keys
+from workers.managers import TokenizerManager, weights
+from workers.managers.model_check import find_problem
+from workers.processes.registry import ProcessRecord, ProcessRegistry
+from workers.protocol.finetune import FinetuneConfig
+from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import Wish
+from workers.protocol.states import ProcessKind, Wish
+from workers.trials.runner import TrialRunner
 
 
 @pytest.fixture
@@ -71,3 +81,88 @@ def test_where_parameters_decide_the_model_the_other_trials_go_on(fleet, tmp_pat
     told = fleet.run_studies([spec])["varied"]
     assert sorted(ends(told)) == [TrialState.COMPLETE, TrialState.FAIL]
     assert fleet.studies.wish("varied") is Wish.RUN
+
+
+@pytest.fixture
+def registry(client, settings):
+    return ProcessRegistry(client, settings.times.scaled(1e4))
+
+
+@pytest.fixture
+def slot(fleet, client, server, settings, tmp_path, registry):
+    """A slot of the fleet that other processes know of, in this process."""
+    runner = TrialRunner(
+        client=client,
+        redis_url=server.url,
+        settings=settings,
+        container=fleet.container,
+        record=ProcessRecord(registry, parent=1),
+        drain_file=str(tmp_path / "drain"),
+    )
+    with runner:
+        yield runner
+
+
+def pretrained(fleet, folder):
+    tokenizers = fleet.container.get(TokenizerManager)
+    tokenizer = tokenizers.load(tokenizers.train(["text number 1"], 64).path)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(tokenizer), **shape)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"id": str(folder)}
+
+
+@pytest.mark.parametrize("lacking", ["peft", "a package of attention", "a GPU", "half precision"])
+def test_a_worker_that_lacks_something_leaves_its_trials_to_others_as_long_as_there_are_some(
+    fleet, slot, registry, client, tmp_path, monkeypatch, lacking
+):
+    fields, hidden, message = {
+        "peft": ({"lora": {"r": 2}}, ("peft", None), "pip install 'trialfleet[peft]'"),
+        "a package of attention": ({}, (), "does not have: no such package"),
+        "a GPU": ({}, (), "takes a GPU"),
+        "half precision": ({"precision": "fp16"}, (), "precision = 'fp16'"),
+    }[lacking]
+    spec = study(tmp_path, "mixed", {})
+    model = pretrained(fleet, tmp_path / "model")
+    if lacking == "a GPU":
+        model["attn_implementation"] = "flex_attention"
+    spec = spec.model_copy(
+        update={"config": {**spec.config, "model": model, "tokenizer": {}, **fields}}
+    )
+    other = ProcessRecord(registry, ProcessKind.MAIN, fields={"slots": 1, "queues": ["default"]})
+    other.identity = other.identity._replace(pid=2)
+    other.register()
+    fleet.studies.submit(spec)
+    leases = fleet.studies.leases("mixed")
+    fleet.until(lambda: 0 in leases.queued(), "its first trial waits")
+
+    def offer(number):
+        client.hset(keys.trial("mixed", number), "not_before", 0)
+        hint = RunTrial(study="mixed", number=number, epoch=leases.epoch)
+        slot.run(hint.sealed(fleet.config.seal))
+
+    with monkeypatch.context() as patch:
+        if hidden:
+            patch.setitem(sys.modules, *hidden)
+        if lacking == "a package of attention":
+            patch.setattr(weights, "build", no_such_package)
+        assert find_problem(FinetuneConfig.model_validate(spec.config)) is None
+        for _ in range(3):  # it does not take it again
+            offer(0)
+            record = leases.record(0)
+            assert (record.state.value, record.attempt, record.failures) == ("QUEUED", 1, 0)
+            assert fleet.studies.wish("mixed") is Wish.RUN
+        entries = [entry for entry in registry.entries() if "mixed" in entry.refuses]
+        assert message in entries[0].refuses["mixed"]
+
+        other.gone()
+        offer(0)
+    handle = StudyHandle("mixed", fleet.config)
+    fleet.until(lambda: handle.study.trials[0].state is TrialState.FAIL, "it has failed")
+    assert message in handle.study.trials[0].user_attrs["trialfleet:error"]
+    assert (fleet.studies.wish("mixed") is Wish.STOP) is (lacking != "half precision")
+
+
+def no_such_package(*_):
+    raise ModuleNotFoundError("no such package")

@@ -25,7 +25,7 @@ from transformers import AutoConfig
 from workers.managers import weights
 from workers.managers.head import Head, HeadKind
 from workers.managers.plain_arguments import section
-from workers.protocol.errors import InvalidInputError, UnfitModelError, nearest
+from workers.protocol.errors import InvalidInputError, UnfitModelError, WorkerLacksError, nearest
 from workers.protocol.finetune import ModelConfig
 from workers.protocol.lora import LoraOptions
 
@@ -69,7 +69,8 @@ def adapt(
             a whole, too.
 
     Raises:
-        UnfitModelError: There is no peft here, or it takes no such options, or not with this model.
+        UnfitModelError: It takes no such options, or not with this model.
+        WorkerLacksError: There is no peft here, or not what it needs for these options.
     """
     peft = _peft()
     adapter = _config(peft, options, _trained_whole(model, head, checkpoint))
@@ -80,7 +81,9 @@ def adapt(
     try:
         with _quiet():
             peft.inject_adapter_in_model(adapter, model)
-    except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+    except (
+        ValueError, TypeError, KeyError, NotImplementedError, RuntimeError, ImportError
+    ) as error:  # fmt: skip
         raise _refusal(error, before) from error
 
 
@@ -136,7 +139,7 @@ def base_of(files: str) -> str | None:
     """The pretrained model that adapters are of; None where a folder holds no adapters.
 
     Raises:
-        UnfitModelError: There is no peft here to read them.
+        WorkerLacksError: There is no peft here to read them.
         InvalidInputError: They do not say.
     """
     if not (Path(files) / _CONFIG).exists():
@@ -178,12 +181,12 @@ def _peft() -> Any:
     """Here, since it takes seconds to import.
 
     Raises:
-        UnfitModelError: It is not installed.
+        WorkerLacksError: It is not installed.
     """
     try:
         import peft
     except ImportError as error:
-        raise UnfitModelError(
+        raise WorkerLacksError(
             f"lora needs peft ({error}): pip install 'trialfleet[peft]'"
         ) from error
     return peft
@@ -271,9 +274,11 @@ def _origin(config: ModelConfig) -> tuple[str, str | None]:
     return base, revision or None
 
 
-def _refusal(error: Exception, modules: Mapping[str, Any]) -> UnfitModelError:
+def _refusal(error: Exception, modules: Mapping[str, Any]) -> InvalidInputError:
     """What to tell of options that peft does not take."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, ImportError):
+        return WorkerLacksError(f"lora: peft needs more than this worker has: {first}")
     linear = sorted(
         {name.rpartition(".")[2] for name, each in modules.items() if hasattr(each, "in_features")}
     )

@@ -12,7 +12,7 @@ import torch
 
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import WorkerLacksError
 
 Precision = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
 Float32Matmul = Literal["auto", "highest", "high", "medium"]
@@ -130,12 +130,12 @@ class AMPManager(BaseProcessManager):
                 and `highest` for fp32 and on the CPU.
 
         Raises:
-            InvalidInputError: The device cannot compute in it.
+            WorkerLacksError: The device cannot compute in it.
         """
         name = self._automatic() if precision == "auto" else precision
         problem = self._problem(name)
         if problem is not None:
-            raise InvalidInputError(
+            raise WorkerLacksError(
                 f"precision = {name!r}: {problem}; use auto, which takes {self._automatic()} here"
             )
         if float32_matmul == "auto":

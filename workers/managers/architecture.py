@@ -17,7 +17,7 @@ import transformers
 from workers.managers.head import Head, HeadKind
 from workers.managers.proportions import TOKENS, default_of, of_texts, proportions
 from workers.managers.text_format import TextFormat
-from workers.protocol.errors import UnfitModelError, nearest
+from workers.protocol.errors import UnfitModelError, WorkerLacksError, nearest
 
 #: How much of an error's text a message quotes.
 _QUOTED: Final = 300
@@ -116,6 +116,10 @@ def unfit(label: str, config: Any, given: Mapping[str, Any], error: BaseExceptio
         error: What building or trying it raised.
     """
     fields = ", ".join(f"{name} = {value!r}" for name, value in given.items())
+    if isinstance(error, ImportError):
+        return WorkerLacksError(
+            f"{label} takes what this worker does not have: {_cause(error)}; install it"
+        )
     hint = _NEEDS.get(config.model_type) or "mend these fields, or leave them out"
     return UnfitModelError(
         f"{label} cannot be built so{f' ({fields})' if fields else ''}:"

@@ -26,7 +26,7 @@ from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import TokenizerManager, refuse_foreign
-from workers.protocol.errors import InvalidInputError, UnfitModelError
+from workers.protocol.errors import InvalidInputError, WorkerLacksError
 from workers.protocol.finetune import DataConfig, ModelConfig
 from workers.protocol.lora import LoraOptions
 
@@ -220,7 +220,7 @@ class ModelManager(BaseProcessManager):
     ) -> Any:
         """A model on the CPU that takes the texts; one of a new shape is tried on some."""
         if attention.needs_gpu(section.attn_implementation) and not self._cuda.is_cuda:
-            raise UnfitModelError(
+            raise WorkerLacksError(
                 f"model.attn_implementation = {section.attn_implementation!r} takes a GPU, and this"
                 " worker computes on the CPU; take sdpa or eager"
             )

@@ -24,7 +24,7 @@ from workers.managers.head import HEAD_KINDS, SEQUENCE_CLASSIFIER, Head
 from workers.managers.hub import HubManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import read, refuse_foreign, train_on
-from workers.protocol.errors import InvalidInputError, RemoteUnavailableError
+from workers.protocol.errors import InvalidInputError, RemoteUnavailableError, WorkerLacksError
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.tasks import TASKS
 from workers.settings import Settings
@@ -58,6 +58,8 @@ def find_problem(config: FinetuneConfig, hub: HubManager | None = None) -> str |
             _check_saved(config, config.model.id, hub)
         else:
             _check_architecture(config, hub)
+    except WorkerLacksError:
+        return None  # of this host, which need not train it
     except InvalidInputError as error:
         return str(error)
     return None

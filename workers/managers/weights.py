@@ -25,7 +25,7 @@ from transformers import AutoConfig
 
 from workers.logs import get_logger
 from workers.managers.head import SEQUENCE_CLASSIFIER, HeadKind, kind_of
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, WorkerLacksError
 
 log = get_logger(__name__)
 
@@ -108,6 +108,7 @@ def read(name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFI
 
     Raises:
         InvalidInputError: There is none, or it holds no weights of the model that it names.
+        WorkerLacksError: A package that it takes is not installed here.
     """
     files = files or name
     try:
@@ -122,9 +123,11 @@ def read(name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFI
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except (
-        OSError, ValueError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError
-    ) as error:  # fmt: skip
+    except ImportError as error:
+        raise WorkerLacksError(
+            f"model.id = {name!r} takes what this worker does not have: {error}"
+        ) from error
+    except (OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         raise refusal(name, error) from error
     drawn = _drawn(info)
     # copies: what was read may be a view of the file, which may be cut short

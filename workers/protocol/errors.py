@@ -24,6 +24,13 @@ class UnfitModelError(InvalidInputError):
     """A model that cannot be, or that does not take the texts of its study, on any host."""
 
 
+class WorkerLacksError(InvalidInputError):
+    """A worker lacks what a trial needs, such as a GPU or a package; another one may have it."""
+
+    #: Whether no trial of the study could be trained where it is lacking.
+    is_of_study: bool = False
+
+
 class UnfitStudyError(InvalidInputError):
     """No trial of a study could be trained, whatever its parameters; the study ends."""
 

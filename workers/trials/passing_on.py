@@ -92,6 +92,8 @@ class PassingOn:
         """Leave a trial to another process, if this one is not to run it."""
         if self._code.differs(spec) and spec.code.must_match:
             return self._leave_other_code(leases, spec, hint)
+        if self._refusals.is_lacking(spec):
+            return self._leave_lacking(leases, spec, hint)
         return self._leave_failed_here(leases, spec, hint)
 
     def leave_refused(self, leases: TrialLeases, hint: RunTrial, reason: str) -> Outcome:
@@ -112,6 +114,17 @@ class PassingOn:
         """Leave a trial to processes with the submitter's code; where there is none, it waits."""
         queue = spec.resources.queue
         if leases.is_queued(hint.number) and self._health.has_other_with_code(queue, spec.name):
+            self.pass_on(leases, queue, hint)
+        return Outcome.ENDED
+
+    def _leave_lacking(
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+    ) -> Outcome | None:
+        """Leave a trial to workers that may have what this one lacks; None if there is none."""
+        queue = spec.resources.queue
+        if not self._health.has_other_that_takes(queue, spec.name):
+            return None
+        if leases.is_queued(hint.number):
             self.pass_on(leases, queue, hint)
         return Outcome.ENDED
 

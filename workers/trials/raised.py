@@ -30,6 +30,7 @@ from workers.protocol.errors import (
     TrialInterrupt,
     TrialTimedOut,
     UnfitStudyError,
+    WorkerLacksError,
 )
 from workers.protocol.events import Cause
 from workers.protocol.plain import describe_error, plain_text
@@ -40,6 +41,7 @@ from workers.trials.ending import AttemptEnd
 from workers.trials.failure_streak import FailureStreak
 from workers.trials.out_of_memory import ran_out_of_memory
 from workers.trials.outcomes import Outcome
+from workers.trials.refused_studies import RefusedStudies
 from workers.trials.slot_health import SlotHealth
 from workers.trials.tracebacks import EXITED, fingerprint, objective_traceback
 
@@ -61,6 +63,7 @@ class ErrorJudge:
         health: What speaks against this slot.
         streak: Failures in a row of this process.
         studies: Where a study is asked to stop of which no trial could be trained.
+        refusals: The studies of which no trial is taken here.
         is_draining: Whether this worker is shutting down.
     """
 
@@ -71,6 +74,7 @@ class ErrorJudge:
         health: SlotHealth,
         streak: FailureStreak,
         studies: Studies,
+        refusals: RefusedStudies,
         is_draining: Callable[[], bool],
     ) -> None:
         self._record = record
@@ -78,6 +82,7 @@ class ErrorJudge:
         self._health = health
         self._streak = streak
         self._studies = studies
+        self._refusals = refusals
         self._is_draining = is_draining
 
     def judge(self, error: BaseException, end: AttemptEnd, *, was_loaded: bool) -> None:
@@ -101,6 +106,8 @@ class ErrorJudge:
         ):
             # the worker may lack something, or this process be broken: another one is to say
             self._fail(error, end, may_be_sick=was_loaded)
+        elif isinstance(error, WorkerLacksError) and self._leave_to_others(error, end):
+            log.warning("left_to_others", reason=str(error))
         elif isinstance(error, (ObjectiveError, InvalidInputError)):
             self._give_up(error, end)
         elif isinstance(error, TransientError):
@@ -112,11 +119,22 @@ class ErrorJudge:
 
     def _give_up(self, error: FleetError, end: AttemptEnd) -> None:
         """End a trial as FAILED; and its study, if no other could be trained."""
-        if isinstance(error, UnfitStudyError):
+        is_lacking = isinstance(error, WorkerLacksError) and error.is_of_study
+        if is_lacking or isinstance(error, UnfitStudyError):
             log.error("study_unfit", hint="no trial of it can be trained; no further one begins")
             with suppress(redis.RedisError):  # the next trial asks for it
                 self._studies.ask_to_stop(end.trial.study_name)
         self._refuse(error, end)
+
+    def _leave_to_others(self, error: WorkerLacksError, end: AttemptEnd) -> bool:
+        """Give a trial back, uncounted, if another process may have what this one lacks."""
+        spec = end.trial.spec
+        with suppress(redis.RedisError):  # while it is away there is no other
+            if self._health.has_other_that_takes(spec.resources.queue, spec.name):
+                self._refusals.refuse_lacking(spec, str(error))
+                end.hand_over()
+                return True
+        return False
 
     def _prune_by(self, error: optuna.TrialPruned, end: AttemptEnd) -> None:
         """End the trial as the objective asked, with the last value that it reported."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from workers.logs import get_logger
 from workers.processes.registry import ProcessRecord
+from workers.protocol.spec import StudySpec
 
 log = get_logger(__name__)
 
@@ -21,6 +22,8 @@ class RefusedStudies:
     def __init__(self, record: ProcessRecord) -> None:
         self._record = record
         self._reasons: dict[str, str] = {}
+        #: the studies of whose trials one took more than this worker has, as they were then
+        self._lacking: dict[str, StudySpec] = {}
 
     def refuse(self, study: str, reason: str) -> None:
         """Note why a trial of a study is not taken.
@@ -34,12 +37,26 @@ class RefusedStudies:
         self._record.update(refuses=dict(self._reasons))
         log.error("study_refused", study=study, reason=reason)
 
+    def refuse_lacking(self, spec: StudySpec, reason: str) -> None:
+        """Note what a study takes that this worker does not have, for as long as it is as it is.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        self._lacking[spec.name] = spec
+        self.refuse(spec.name, reason)
+
+    def is_lacking(self, spec: StudySpec) -> bool:
+        """Whether this worker was found to lack what a study takes."""
+        return self._lacking.get(spec.name) == spec
+
     def accept(self, study: str) -> None:
         """Note that its trials are taken.
 
         Raises:
             redis.RedisError: Redis is away.
         """
+        self._lacking.pop(study, None)
         if self._reasons.pop(study, None) is not None:
             self._record.update(refuses=dict(self._reasons))
             log.info("study_accepted", study=study)

@@ -126,7 +126,13 @@ class TrialRunner:
             settings.times.beat,
         )
         judge = ErrorJudge(
-            record, self._cuda, self._health, self._streak, self._studies, self._drain.is_set
+            record,
+            self._cuda,
+            self._health,
+            self._streak,
+            self._studies,
+            self._refusals,
+            self._drain.is_set,
         )
         self._objectives = ObjectiveCalls(settings, container, judge, on_error)
         self._shipped = ShippedCode(client, settings)
@@ -196,7 +202,8 @@ class TrialRunner:
         except (UnsealedError, PackageError, OSError) as error:
             self._specs.forget(hint.study)  # it may be another one by now
             return self._others.leave_refused(leases, hint, str(error))
-        self._refusals.accept(hint.study)
+        if not self._refusals.is_lacking(spec):
+            self._refusals.accept(hint.study)
         left_as = self._others.leave(leases, spec, hint)
         if left_as is not None:
             return left_as

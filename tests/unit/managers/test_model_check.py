@@ -16,7 +16,7 @@ from transformers import (
 from workers.managers import ModelManager, TokenizerManager
 from workers.managers.model_check import find_problem, main
 from workers.managers.text_format import TextFormat
-from workers.protocol.errors import InvalidInputError, UnfitModelError
+from workers.protocol.errors import InvalidInputError, UnfitModelError, WorkerLacksError
 from workers.protocol.finetune import FinetuneConfig, ModelConfig
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1}
@@ -98,7 +98,7 @@ def test_attention_is_computed_as_it_was_asked_for(container, saved):
     torch.testing.assert_close(logits["eager"], logits["sdpa"])
     if not torch.cuda.is_available():
         for name in ("flex_attention", "flash_attention_2"):
-            with pytest.raises(UnfitModelError, match=f"{name}' takes a GPU, .* sdpa or eager"):
+            with pytest.raises(WorkerLacksError, match=f"{name}' takes a GPU, .* sdpa or eager"):
                 build(str(saved), num_labels=2, attn_implementation=name)
 
 

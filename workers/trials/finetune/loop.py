@@ -24,6 +24,7 @@ from workers.protocol.errors import (
     ObjectiveError,
     UnfitModelError,
     UnfitStudyError,
+    WorkerLacksError,
 )
 from workers.protocol.finetune import DECIDES_THE_MODEL, FinetuneConfig
 from workers.protocol.tasks import TASKS
@@ -156,13 +157,18 @@ class Training:
 
         Raises:
             UnfitStudyError: It would be wrong in every other trial, too.
+            WorkerLacksError: It cannot be built on this worker.
         """
+        is_searched = any(name.startswith(DECIDES_THE_MODEL) for name in self._trial.params)
         try:
             model = self._task.build_model(self._managers.models, self._data)
             trainable.prepare(model, self._config)
             return model
+        except WorkerLacksError as error:
+            error.is_of_study = not is_searched
+            raise
         except UnfitModelError as error:
-            if any(name.startswith(DECIDES_THE_MODEL) for name in self._trial.params):
+            if is_searched:
                 raise
             raise UnfitStudyError(str(error)) from error
 
