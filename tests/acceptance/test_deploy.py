@@ -1,0 +1,222 @@
+"""The runbook and the Slurm script of `ops/deploy`, on a real fleet while it trains."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fault_fleet import signal_all, tree_of
+from waiting import wait_until
+
+DEPLOY = Path(__file__).parents[2] / "ops" / "deploy"
+
+
+class Runbook:
+    """Runs what the page says under a heading, block by block."""
+
+    def __init__(self, fleet) -> None:
+        self._fleet = fleet
+        text = (DEPLOY / "RUNBOOK.md").read_text()
+        parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
+        self.left = {
+            heading: re.findall(r"^```bash\n(.*?)^```", body, flags=re.MULTILINE | re.DOTALL)
+            for heading, body in zip(parts[::2], parts[1::2], strict=True)
+        }
+        self._programs = fleet.folder / "programs"
+        self._programs.mkdir()
+        found = shutil.which("valkey-cli") or shutil.which("redis-cli")
+        if found is None:
+            pytest.skip("no valkey-cli on the PATH")
+        (self._programs / "valkey-cli").symlink_to(found)
+
+    def follow(self, heading: str, **variables: object) -> str:
+        """Run the next block under a heading; what it prints."""
+        places = [str(self._programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+        finished = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", self.left[heading].pop(0)],
+            env={
+                **self._fleet.environment(),
+                "PATH": os.pathsep.join(places),
+                "NAME": "fault",
+                **{name: str(value) for name, value in variables.items()},
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished.stdout
+
+
+def write_study(fleet) -> Path:
+    path = fleet.folder / "study.yaml"
+    study = {"name": "fault", "objective": "faulty.py:train", "trials": 1, "direction": "minimize"}
+    path.write_text(yaml.safe_dump(study))
+    fleet.study = "fault"
+    return path
+
+
+class Operator:
+    """Follows the runbook on a fleet whose one trial stays where it is, attempt after attempt."""
+
+    def __init__(self, fleet) -> None:
+        self.fleet, self.book = fleet, Runbook(fleet)
+        self.secret = fleet.folder / "secret"
+        self.secret.write_text("an old secret of the fleet\n")
+        fleet.settings = fleet.settings.model_copy(update={"secret_file": self.secret})
+        fleet.order("stay until go", attempt="*", step=10)
+        self.orchestrator, self.worker = fleet.serve(), fleet.worker()
+        self._num_stays = 0
+
+    def await_stay(self) -> int:
+        """The process of the trial's next attempt, once it stays."""
+
+        def find():
+            found = self.fleet.notes("stay until go")
+            return found[-1].pid if len(found) > self._num_stays else None
+
+        pid = wait_until(find, f"it stays once more than {self._num_stays} times", 120.0)
+        self._num_stays = len(self.fleet.notes("stay until go"))
+        return pid
+
+    def replace_orchestrator(self) -> None:
+        self.orchestrator.send_signal(signal.SIGTERM)
+        self.orchestrator.wait(60)
+        self.orchestrator = self.fleet.serve()
+
+    def replace_worker(self) -> int:
+        self.worker.stop(60.0)
+        self.worker = self.fleet.worker()
+        return self.await_stay()
+
+    def start(self) -> None:
+        wait_until(lambda: self.fleet.processes("trial"), "the worker is ready")
+        assert "orchestrator" in self.book.follow("Start", STUDY=write_study(self.fleet))
+        self.await_stay()
+
+    def drain(self) -> None:
+        self.book.follow("Drain a worker", WORKER_PID=self.worker.pid)
+        wait_until(lambda: self.worker.poll() == 0, "it has drained")
+        assert "its worker shut down" in self.book.follow("Drain a worker")
+        self.replace_worker()
+
+    def upgrade(self) -> None:
+        self.book.follow("Upgrade with trials running", ORCHESTRATOR_PID=self.orchestrator.pid)
+        assert self.orchestrator.wait(60) == 0
+        self.orchestrator = self.fleet.serve()
+
+    def see_to_a_dead_worker(self) -> int:
+        signal_all(tree_of(self.worker.pid), signal.SIGKILL)
+        wait_until(lambda: self.worker.poll() is not None, "the worker is gone")
+        pid = self.replace_worker()
+        assert "attempt 3" in self.book.follow("A dead worker").lower()
+        return pid
+
+    def end_a_stuck_lease(self, pid: int) -> None:
+        assert f" {pid} fault 0 " in self.book.follow("A stuck lease")
+        self.book.follow("A stuck lease", TRIAL_PID=pid)
+        self.await_stay()
+
+    def make_room_in_redis(self) -> None:
+        self.fleet.client.config_set("maxmemory", 1)
+        wait_until(lambda: self.fleet.events("redis_lost"), "somebody is refused")
+        assert "maxmemory_policy:noeviction" in self.book.follow("Redis is full")
+        wait_until(lambda: self.fleet.processes("main"), "the worker beats again")
+
+    def lose_redis(self) -> None:
+        self.book.follow("A lost Redis")
+        wait_until(lambda: self.fleet.client.exists("fleet:studies"), "it is written again")
+        self.await_stay()
+        assert "fault" in self.book.follow("A lost Redis")
+
+    def restore_a_backup(self) -> None:
+        backup, restored = self.fleet.folder / "backup.tgz", self.fleet.folder / "restored"
+        self.book.follow("Back-up", BACKUP=backup)
+        self.orchestrator.send_signal(signal.SIGTERM)
+        self.orchestrator.wait(60)
+        self.worker.stop(60.0)
+        self.book.follow("Restore", BACKUP=backup, RESTORED=restored)
+        self.fleet.client.flushall()
+        self.fleet.settings = self.fleet.settings.model_copy(update={"home": restored})
+        self.orchestrator = self.fleet.serve()
+        self.replace_worker()
+
+    def change_the_secret(self) -> None:
+        for _ in range(2):
+            self.book.follow("Another FLEET_SECRET", SECRET_FILE=self.secret)
+            self.replace_orchestrator()
+            self.replace_worker()
+        assert "old" not in self.secret.read_text()
+
+
+@pytest.mark.long
+def test_each_command_of_the_runbook_does_what_it_says_while_a_trial_runs(fleet):
+    operator = Operator(fleet)
+    operator.start()
+    operator.drain()
+    operator.upgrade()
+    operator.end_a_stuck_lease(operator.see_to_a_dead_worker())
+    operator.make_room_in_redis()
+    operator.lose_redis()
+    operator.restore_a_backup()
+    operator.change_the_secret()
+    fleet.go()
+    fleet.await_over()
+    fleet.assert_sound()
+    assert not any(operator.book.left.values()), "each block was run"
+
+
+#: Does as Slurm does: signals that `srun` gets go to all processes of the step.
+SRUN = """#!/usr/bin/env python3
+import os, signal, subprocess, sys
+step = subprocess.Popen(sys.argv[1:], start_new_session=True)
+def pass_on(number, _frame):
+    for each in reversed([psutil.Process(step.pid), *psutil.Process(step.pid).children(True)]):
+        each.send_signal(number)
+signal.signal(signal.SIGTERM, pass_on)
+sys.exit(step.wait())
+"""
+
+
+def test_a_slurm_job_drains_before_its_time_is_up_and_is_queued_again(fleet):
+    programs = fleet.folder / "programs"
+    programs.mkdir()
+    interpreter = sys.executable
+    (programs / "srun").write_text(SRUN.replace("/usr/bin/env python3", interpreter))
+    (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {programs}/asked\n')
+    for name in ("srun", "scontrol"):
+        (programs / name).chmod(0o755)
+    fleet.order("stay until go", step=8)
+    fleet.submit(1)
+    fleet.serve()
+    places = [str(programs), str(Path(interpreter).parent), os.environ["PATH"]]
+    own = {"PATH": os.pathsep.join(places), "SLURM_JOB_ID": "17", "FLEET_SLOTS": "1"}
+    with (fleet.settings.home / "logs" / "job.log").open("wb") as log:
+        job = subprocess.Popen(
+            [str(DEPLOY / "slurm" / "worker.sbatch")],
+            env={**fleet.environment(), **own},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        fleet.await_note("stay until go")
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(60) == 0
+    finally:
+        if job.poll() is None:
+            signal_all(tree_of(job.pid), signal.SIGKILL)
+    assert (programs / "asked").read_text() == "requeue 17\n"
+    record = fleet.record()
+    assert (record.state, record.failures, record.losses) == ("QUEUED", 0, 0)
+    fleet.go()
+    fleet.worker()
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
