@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -35,6 +36,24 @@ class Runbook:
         if found is None:
             pytest.skip("no valkey-cli on the PATH")
         (self._programs / "valkey-cli").symlink_to(found)
+        self._redis = self._make_operator()
+
+    def _make_operator(self) -> dict[str, str]:
+        """What the page says of Redis, as it is here: its place, and the operator's password."""
+        parts = urlsplit(self._fleet.redis.url)
+        secrets = self._fleet.folder / "secrets"
+        secrets.mkdir()
+        (secrets / "redis-operator").write_text("a password\n")
+        self._fleet.client.acl_setuser(
+            "operator",
+            enabled=True,
+            passwords=["+a password"],
+            categories=["+@all"],
+            keys=["*"],
+            channels=["*"],
+        )
+        place = {"REDIS_HOST": str(parts.hostname), "REDIS_PORT": str(parts.port)}
+        return {"SECRETS": str(secrets), **place}
 
     def follow(self, heading: str, **variables: object) -> str:
         """Run the next block under a heading; what it prints."""
@@ -45,6 +64,7 @@ class Runbook:
                 **self._fleet.environment(),
                 "PATH": os.pathsep.join(places),
                 "NAME": "fault",
+                **self._redis,
                 **{name: str(value) for name, value in variables.items()},
             },
             capture_output=True,

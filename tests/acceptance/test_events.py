@@ -7,16 +7,14 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from fault_fleet import signal_all, tree_of
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_until
 
-from orchestrator.local.servers import free_port
 from orchestrator.storage.event_file import events_file
 from workers.coordination.identity import hostname
-from workers.protocol.messages import RUN_TRIAL
 
 
 def command(fleet, *words):
@@ -102,43 +100,14 @@ def await_counts_of_one_kill(fleet):
     wait_until(lambda: worker.items() <= scrape(fleet, "worker-0.log").items(), "the worker's, too")
 
 
-@contextmanager
-def flower(fleet):
-    """The real Flower beside a fleet; what it shows of messages, once it shows any."""
-    port = free_port()
-    line = [sys.executable, "-m", "celery", "-A", "workers", "flower", f"--port={port}"]
-    own = {"FLOWER_UNAUTHENTICATED_API": "true", "FLOWER_ADDRESS": "127.0.0.1"}
-    with (fleet.folder / "flower").open("wb") as sink:
-        process = subprocess.Popen(
-            line, env={**fleet.environment(), **own}, stdout=sink, stderr=sink
-        )
-
-    def shown():
-        with (
-            suppress(OSError),
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/tasks") as answer,
-        ):
-            return list(json.load(answer).values())
-
-    try:
-        wait_until(lambda: shown() is not None, "Flower answers")
-        yield shown
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
 def test_a_trial_whose_process_orchestrator_and_host_are_killed_is_counted_and_explained(fleet):
     fleet.order("kill", step=8)
     fleet.order("stay until go", attempt=2, step=10)
     fleet.submit(1)
     with following(fleet) as followed:
         fleet.serve(FLEET_METRICS_PORT="0")
-        with flower(fleet) as shown:
-            worker = fleet.worker(FLEET_METRICS_PORT="0", FLEET_CELERY_EVENTS="true")
-            second = fleet.await_note("stay until go", attempt=2)
-            tasks = wait_until(shown, "it shows messages")
-            assert {each["name"] for each in tasks} == {RUN_TRIAL}
+        worker = fleet.worker(FLEET_METRICS_PORT="0")
+        second = fleet.await_note("stay until go", attempt=2)
         await_counts_of_one_kill(fleet)
         fleet.orchestrators[0].kill()
         fleet.orchestrators[0].wait()
