@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import yaml
 from fault_fleet import signal_all, tree_of
@@ -197,15 +198,18 @@ def test_each_command_of_the_runbook_does_what_it_says_while_a_trial_runs(fleet)
 #: Does as Slurm does: signals that `srun` gets go to all processes of the step.
 SRUN = """#!/usr/bin/env python3
 import os, signal, subprocess, sys
+import psutil
 step = subprocess.Popen(sys.argv[1:], start_new_session=True)
 def pass_on(number, _frame):
-    for each in reversed([psutil.Process(step.pid), *psutil.Process(step.pid).children(True)]):
+    main = psutil.Process(step.pid)
+    for each in [*main.children(recursive=True), main]:
         each.send_signal(number)
 signal.signal(signal.SIGTERM, pass_on)
 sys.exit(step.wait())
 """
 
 
+@pytest.mark.long
 def test_a_slurm_job_drains_before_its_time_is_up_and_is_queued_again(fleet):
     programs = fleet.folder / "programs"
     programs.mkdir()
@@ -226,13 +230,16 @@ def test_a_slurm_job_drains_before_its_time_is_up_and_is_queued_again(fleet):
             stdout=log,
             stderr=log,
         )
+    step: list[psutil.Process] = []
     try:
         fleet.await_note("stay until go")
+        step = tree_of(job.pid)
         job.send_signal(signal.SIGUSR1)
         assert job.wait(60) == 0
     finally:
         if job.poll() is None:
-            signal_all(tree_of(job.pid), signal.SIGKILL)
+            step = tree_of(job.pid)
+        signal_all(step, signal.SIGKILL)
     assert (programs / "asked").read_text() == "requeue 17\n"
     record = fleet.record()
     assert (record.state, record.failures, record.losses) == ("QUEUED", 0, 0)
