@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +211,20 @@ class StudyHandle(ControlledStudy):
         with client:
             return printed_by(settings, client, self.name, number, generation)
 
-    def has_ended(self, number: int) -> bool:
-        """Whether a trial that there is has ended, so far as Redis tells."""
+    def has_ended(self, number: int) -> bool | None:
+        """Whether a trial has ended; None where it has not, and no fleet that answers knows it.
+
+        Raises:
+            RedisUnavailableError: `FLEET_REDIS_URL` is set and does not answer.
+        """
         record = self._record(number)
-        return record is None or record.state.is_terminal
+        if record is not None:
+            return record.state.is_terminal
+        with suppress(InvalidInputError):  # on this machine, there is no storage of it
+            trials = self.study.get_trials(deepcopy=False)
+            if number < len(trials) and trials[number].state.is_finished():
+                return True
+        return None
 
     def _accepted(self, number: int) -> tuple[str | None, int | None]:
         """The study's generation, and the attempt at a trial whose result counts.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Annotated, Final
 
 import redis
@@ -21,10 +20,15 @@ from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED
 from orchestrator.views.following import LOOK_SECONDS
 from orchestrator.views.json_output import print_json, print_json_line
 from orchestrator.views.printed_text import lines_of
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, RedisUnavailableError
+from workers.protocol.plain import describe_error
+from workers.settings import Settings
 
 #: How long after a trial's end what it printed last may be on its way.
 _LAST_SECONDS: Final = 3.0
+
+#: Characters of why there is no news.
+_MAX_REASON: Final = 300
 
 logs_app = typer.Typer()
 
@@ -128,12 +132,14 @@ def _follow(handle: StudyHandle, trial: int, attempt: int | None, *, as_json: bo
 def _looks(handle: StudyHandle, trial: int) -> Iterator[list[PrintedAttempt]]:
     """What is known now, again and again, until the trial has ended and all was kept of it."""
     ended_at: float | None = None
+    end = _End(handle, trial)
     while True:
-        found: list[PrintedAttempt] = []
-        has_ended = False
-        with suppress(redis.RedisError):  # it comes back
-            has_ended = handle.has_ended(trial)
+        has_ended, found = False, []
+        try:
+            has_ended = end.has_come()
             found = handle.printed(trial, asks_store=False)
+        except (RedisUnavailableError, redis.RedisError) as error:
+            end.has_no_news(describe_error(error, _MAX_REASON))
         yield found
         if has_ended:
             ended_at = ended_at or time.monotonic()
@@ -141,6 +147,47 @@ def _looks(handle: StudyHandle, trial: int) -> Iterator[list[PrintedAttempt]]:
             if is_kept or time.monotonic() - ended_at > _LAST_SECONDS:
                 return
         time.sleep(LOOK_SECONDS)
+
+
+class _End:
+    """Whether a trial that is followed has ended; a fleet that is away meanwhile is waited for."""
+
+    def __init__(self, handle: StudyHandle, trial: int) -> None:
+        self._handle, self._trial = handle, trial
+        self._patience_seconds = Settings.from_environment().times.lease
+        #: when it was seen last that it had not ended, or nobody could be asked
+        self._seen_at: float | None = None
+        self._has_said = False
+
+    def has_come(self) -> bool:
+        """Whether it has ended; a trial of no fleet has, unless it was seen otherwise before.
+
+        Raises:
+            InvalidInputError: No fleet knows it any more.
+            RedisUnavailableError: Redis does not answer.
+        """
+        has_ended = self._handle.has_ended(self._trial)
+        if has_ended is not None or self._seen_at is None:
+            self._seen_at = None if has_ended is not False else time.monotonic()
+            self._has_said = False
+            return has_ended is not False
+        if time.monotonic() - self._seen_at > self._patience_seconds:
+            raise InvalidInputError(
+                f"trial {self._trial} of {self._handle.name!r}: it had not ended, and no fleet"
+                f" knows it any more; see `trialfleet status {self._handle.name}`"
+            )
+        self._say("no fleet knows the trial")
+        return False
+
+    def has_no_news(self, reason: str) -> None:
+        """Nobody can be asked."""
+        self._seen_at = time.monotonic()
+        self._say(reason)
+
+    def _say(self, reason: str) -> None:
+        if not self._has_said:
+            print(f"no news: {reason}; waiting for it", file=sys.stderr, flush=True)
+        self._has_said = True
 
 
 def _show(each: PrintedAttempt, text: str, *, with_heading: bool) -> None:

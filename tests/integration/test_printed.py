@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import redis
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from orchestrator.cli import app
 from orchestrator.handle import StudyHandle
+from orchestrator.local.servers import EmbeddedRedis
 from orchestrator.status import build_status
 from orchestrator.storage.printed import printed_by
 from orchestrator.storage.tally import Tally
@@ -27,7 +31,10 @@ from workers.passwords import learn
 from workers.processes.output_keeper import keep_rest
 from workers.processes.uploader import Uploader
 from workers.protocol.errors import InvalidInputError
+from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
+from workers.settings import Settings
 
 FIRST, SECOND = Attempt("s", 0, 1, 100), Attempt("s", 0, 2, 200)
 
@@ -199,6 +206,45 @@ def test_following_shows_each_part_once_until_the_trial_has_ended(output, say, s
     assert say("logs", "s", 0, "--follow") == "one\n--- attempt 2 ---\ntwo\n"
     lines = say("logs", "s", 0, "--follow", "--json").splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["one\n", "two\n"]
+
+
+@pytest.mark.parametrize("has_url", [True, False])
+def test_following_outlives_a_redis_that_is_away_and_ends_with_the_trial(tmp_path, has_url):
+    home = tmp_path / "home"
+    with EmbeddedRedis(home) as server:
+        settings = Settings(redis_url=server.url, home=home, time_scale=0.1)
+        client = redis.Redis.from_url(server.url, decode_responses=True)
+        ensure_epoch(client)
+        Studies(client).submit(StudySpec(name="s", objective="m:f", trials=1))
+        _publish_trials(client, 1)
+        leases = Studies(client).leases("s")
+        leases.enqueue(0, {})
+        token = leases.claim(0, "hand", 600.0).token
+        attempt, shown, said = Attempt("s", 0, 1, token), tmp_path / "shown", tmp_path / "said"
+        output = TrialOutput(client)
+        environment = {**os.environ, **settings.to_environment()}
+        if not has_url:  # it is found by the home
+            del environment["FLEET_REDIS_URL"]
+        with shown.open("w") as out, said.open("w") as error:
+            words = [sys.executable, "-m", "orchestrator", "logs", "s", "0", "--follow"]
+            follower = subprocess.Popen(words, env=environment, stdout=out, stderr=error)
+        try:
+            output.keep([Printed(attempt, 0, "one\n", is_over=False)])
+            wait_until(lambda: shown.read_text() == "one\n", "it is followed")
+            os.kill(server.pid, signal.SIGKILL)
+            wait_until(lambda: "no news: " in said.read_text(), "it is said")
+            wait_until(server.revive, "Redis is back")
+            assert follower.poll() is None
+            output.keep([Printed(attempt, 4, "two\n", is_over=False)])
+            wait_until(lambda: shown.read_text() == "one\ntwo\n", "it goes on")
+            output.keep([Printed(attempt, 8, "three\n", is_over=True)])
+            leases.commit(0, token, TrialState.COMPLETE, Result(values=[1.0]))
+            assert follower.wait(60) == 0, said.read_text()
+        finally:
+            follower.kill()
+            follower.wait()
+            client.close()
+    assert shown.read_text() == "one\ntwo\nthree\n"
 
 
 def test_the_store_has_what_neither_this_home_nor_redis_has(output, settings, client, tmp_path):
