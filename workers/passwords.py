@@ -23,24 +23,23 @@ HIDDEN: Final = "***"
 #: A shorter password is hidden only where it stands alone: it may be a part of any word.
 _SHORT: Final = 4
 
-#: A word of a variable's name that says that it holds a secret.
-_SECRET_WORDS: Final = frozenset(
-    {
-        "SECRET",
-        "SECRETS",
-        "TOKEN",
-        "PASSWORD",
-        "PASSWD",
-        "PASSPHRASE",
-        "PWD",
-        "CREDENTIAL",
-        "APIKEY",
-    }
+#: A variable's name that says that it holds a secret; a number may follow what says so.
+_SECRET_NAME: Final = re.compile(
+    # whatever stands around such a word
+    r"(?:^|_)(?:SECRETS?|TOKEN|PASSWORD|PASSWD|PASSPHRASE|PWD|CREDENTIALS?|APIKEY)(?:_|$)"
+    r"|(?:^|_)(?:API|ACCESS|SECRET|PRIVATE|AUTH|ENCRYPTION)_KEY(?:_|$)"
+    # at the end of a name, with or without a border before it: PGPASSWORD, SSHPASS, AUTHTOKEN
+    r"|(?:SECRETS?|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)(?:_?\d+)?$"
+    r"|(?:API|ACCESS|SECRET|PRIVATE|AUTH|ENCRYPTION)KEY(?:_?\d+)?$"
+    r"|(?<!COM)(?<!BY)(?<!TRES)(?<!SUR)PASS(?:_?\d+)?$"
+    r"|(?<!COM)(?<!S)PAT(?:_?\d+)?$"
+    # a key that is shown to anybody, or names a column, is none
+    r"|(?<!PUBLIC)(?<!PRIMARY)(?<!FOREIGN)(?<!SORT)(?<!PARTITION)(?<!GROUP)(?<!METRIC)"
+    r"_KEY(?:_?\d+)?$"
 )
-_SECRET_NAME: Final = re.compile(r"(?:^|_)(?:API|ACCESS|SECRET|PRIVATE|AUTH|ENCRYPTION)_KEY(?:_|$)")
 
 #: What is no secret, whatever the variable is called: switches, numbers, places.
-_PLAIN: Final = re.compile(r"(?i)true|false|yes|no|none|[\d.,:]+|[~./].*")
+_PLAIN: Final = re.compile(r"(?i)true|false|yes|no|none|[\d.,:]+|(?:~\w*|\.\.?)?/[\w~./@,: -]*")
 
 #: A shorter value of a variable is no secret, and may be any word.
 _LEAST_SECRET: Final = 6
@@ -72,6 +71,7 @@ def learn_environment(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         if _names_a_secret(name) and len(value) >= _LEAST_SECRET and not _PLAIN.fullmatch(value):
             learn(value)
+            learn(value.strip())
         if "://" in value:
             learn_from(value)
 
@@ -81,14 +81,42 @@ def hide(text: str) -> str:
     return _compiled(frozenset(_known)).sub(HIDDEN, text) if _known else text
 
 
+def whole(content: bytes) -> int:
+    """How much of a text that goes on can be hidden from: no password is cut in two there."""
+    known = _encoded(frozenset(_known))
+    cut = len(content) - max((_begun(content, each) for each in known), default=0)
+    if cut < len(content):
+        for found in _compiled_bytes(known).finditer(content):
+            if found.start() < cut < found.end():
+                return found.start()
+    return cut
+
+
+@lru_cache(maxsize=1)
+def _encoded(known: frozenset[str]) -> frozenset[bytes]:
+    return frozenset(each.encode(errors="surrogateescape") for each in known)
+
+
+@lru_cache(maxsize=1)
+def _compiled_bytes(known: frozenset[bytes]) -> re.Pattern[bytes]:
+    return re.compile(b"|".join(map(re.escape, sorted(known, key=len, reverse=True))))
+
+
+def _begun(content: bytes, spelling: bytes) -> int:
+    """How many bytes at the end of a text may be the beginning of a spelling."""
+    place = content.find(spelling[:1], max(0, len(content) - len(spelling) + 1))
+    while place >= 0 and not spelling.startswith(content[place:]):
+        place = content.find(spelling[:1], place + 1)
+    return 0 if place < 0 else len(content) - place
+
+
 @lru_cache(maxsize=1)
 def _compiled(known: frozenset[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(_pattern, sorted(known, key=len, reverse=True))))
 
 
 def _names_a_secret(name: str) -> bool:
-    words = name.upper()
-    return bool(_SECRET_WORDS & set(words.split("_"))) or bool(_SECRET_NAME.search(words))
+    return bool(_SECRET_NAME.search(name.upper().replace("-", "_")))
 
 
 def _in_url(url: str) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from workers.coordination.trial_output import Attempt
+from workers.passwords import whole
 
 _NAME: Final = re.compile(r"output-([0-9a-f]{16})")
 
@@ -109,6 +110,8 @@ class OutputSpool:
     def chunks(self, *, is_last: bool = False) -> Iterator[list[Piece]]:
         """What was printed since the last look, to the end of the last whole line.
 
+        No password that this process knows lies in two of them.
+
         Args:
             is_last: Nobody prints any more: to the very end.
         """
@@ -116,7 +119,11 @@ class OutputSpool:
         is_end = False
         while not is_end:
             content = os.pread(self._file, _CHUNK, self._place)
-            taken = self._taken(content, is_all=is_last and len(content) < _CHUNK)
+            is_all = is_last and len(content) < _CHUNK
+            taken = self._taken(content, is_all=is_all)
+            if not is_all:
+                # of one that fills a chunk, whatever it is, the end is not waited for
+                taken = whole(content[:taken]) or (taken if len(content) == _CHUNK else 0)
             is_end = len(content) < _CHUNK or not taken
             pieces = list(self._parse(content[:taken]))
             self._place += taken

@@ -7,6 +7,7 @@ import pytest
 from workers.coordination.trial_output import Attempt
 from workers.disk.output_files import OutputFile, output_file, outputs_of
 from workers.disk.output_spool import OutputSpool, new_spool, spools_in
+from workers.passwords import learn
 
 FIRST, SECOND = Attempt("s", 3, 1, 100, "g"), Attempt("s", 3, 2, 200)
 
@@ -55,6 +56,24 @@ def test_a_line_that_never_ends_is_taken_in_parts_and_the_last_words_in_the_end(
     spool.write(b"last words")
     assert read(spool) == []
     assert read(spool, is_last=True) == [(FIRST, b"last words", False), (FIRST, b"", True)]
+
+
+def test_no_password_lies_in_two_parts_however_long_the_line_or_the_text_is(spool):
+    secret = "hf_a-secret-of-some-length"
+    learn(secret)
+    half = len(secret) // 2
+    spool.write(spool.marks.of(FIRST) + b"x" * 20_000 + secret[:half].encode())
+    first = read(spool)
+    spool.write(secret[half:].encode() + b" " + b"y\n" * 10)
+    begin = spool.marks.of(FIRST)
+    filled = 2**18 - len(begin) - half
+    spool.write(begin + b"z" * filled + secret.encode() + b"z\n")
+    printed = [content for _, content, _ in [*first, *read(spool, is_last=True)]]
+    assert b"".join(printed).count(secret.encode()) == 2
+    assert sum(content.count(secret.encode()) for content in printed) == 2
+    spool.write(begin + secret.encode()[:half])
+    assert read(spool) == []
+    assert read(spool, is_last=True)[0][1] == secret.encode()[:half]
 
 
 def test_whoever_goes_on_begins_where_reading_was_noted(spool):

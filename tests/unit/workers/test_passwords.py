@@ -10,7 +10,7 @@ import structlog
 
 from workers.coordination.address import parse_address
 from workers.logs import configure_logging, get_logger, traceback_of
-from workers.passwords import hide, learn_from
+from workers.passwords import hide, learn, learn_environment, learn_from, whole
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.plain import describe_error
 from workers.settings import Settings
@@ -113,3 +113,55 @@ def test_settings_and_refusals_show_no_password(password):
                 shown.append(str(error))
         for spelling in spellings(password):
             assert not [text for text in shown if spelling in text]
+
+
+SECRET_NAMES = (
+    "PGPASSWORD MYSQL_PWD REDISCLI_AUTH DB_PASS SSHPASS SMTPPASS DBPASS GITHUB_PAT GITHUBPAT"
+    " SSH_KEY COMET_KEY AZURE_STORAGE_KEY AUTHTOKEN NGROK_AUTHTOKEN AWS_CREDENTIALS"
+    " GOOGLE_CREDENTIALS CREDENTIALS WANDB_API_KEY OPENAI_APIKEY HF_TOKEN HF_TOKEN_READ"
+    " AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID DB_PASSWORD_2 DB_PASS2 PASSWORD CLIENT_SECRET"
+    " npm_config__auth db_pass SECRETKEY MY_PASSPHRASE NPM_AUTH-TOKEN"
+)
+PLAIN_NAMES = (
+    "PATH PYTHONPATH PWD OLDPWD KEYBOARD MONKEY TURKEY HOTKEY COMPASS BYPASS COMPAT PASSENGER"
+    " PATTERN AUTHOR TOKENIZERS_PARALLELISM MAX_TOKENS SECRETARY KEY_TYPE SORT_KEY PRIMARY_KEY"
+    " PUBLIC_KEY COMPATIBLE_WITH SSH_AUTH_SOCK XAUTHORITY PASSWORDLESS_MODE"
+)
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES.split())
+def test_what_a_variable_holds_that_is_named_for_a_secret_is_hidden(name):
+    value = f"v/{name.lower()}+7f"
+    learn_environment({name: f"{value}\n"})
+    assert hide(f"it is {value}.") == "it is ***."
+
+
+@pytest.mark.parametrize("name", PLAIN_NAMES.split())
+def test_what_is_only_spelled_alike_is_shown(name):
+    value = f"/a/place of {name}" if name.endswith("PWD") else f"some {name} value"
+    learn_environment({name: value})
+    assert value in hide(f"it is {value}.")
+
+
+def test_places_switches_and_numbers_are_no_secrets():
+    for value in ["/run/secrets/db-pass", "~/.netrc", "../token.txt", "False", "1,000,000.5"]:
+        learn_environment({"DB_PASSWORD": value})
+        assert hide(f"it is {value}") == f"it is {value}"
+    for value in ["/kept+Base64==", ".hidden-word", "~tilde!word"]:
+        learn_environment({"DB_PASSWORD": value})
+        assert hide(f"it is {value}") == "it is ***"
+
+
+@pytest.mark.parametrize(
+    "secret", ["hf_qwertz", "uvuvuvuv", "multi-line-7\nof secret\n", "schlüssel-ß"]
+)
+def test_no_cut_through_a_text_shows_a_part_of_a_password(secret):
+    learn(secret)
+    text = f"before {secret}{secret[:3]} {secret} after".encode()
+    for cut in range(len(text) + 1):
+        kept = whole(text[:cut])
+        parts = text[:kept], text[kept:]
+        shown = "".join(hide(each.decode()) for each in parts)
+        assert shown == hide(text.decode())
+        assert cut - kept < 2 * len(secret.encode())
+    assert whole(b"nothing of it.") == len(b"nothing of it.")
