@@ -6,7 +6,7 @@ Invariant: a trial is in the storage, on disk, before a worker can hear of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 import optuna
@@ -18,6 +18,7 @@ from orchestrator.driving.shares import num_per_hint
 from orchestrator.storage.attributes import WHOLE_ATTR
 from orchestrator.storage.tally import state_of
 from orchestrator.submission.space import suggest_all, values_of
+from workers.coordination.trial_history import TrialHistory, UnreadableRecord
 from workers.coordination.trial_record import TrialRecord
 from workers.disk.manifests import last_checkpoint, remove_checkpoints
 from workers.logs import get_logger
@@ -160,7 +161,8 @@ class Dispatcher:
             at_start: Announce every queued trial: hints may have been lost meanwhile.
         """
         queued = self._study.leases.queued()
-        held = {**queued, **self._study.leases.running()}
+        running = self._study.leases.running()
+        held = {**queued, **running}
         paused = self._study.leases.paused()
         patience = 0.0 if at_start else self._times.reconcile
         # in a queue in which hints wait, a trial's own is likely among them: it is sent again
@@ -190,8 +192,9 @@ class Dispatcher:
                 is_promoted=record is not None and self._is_beyond(number, record),
             )
             if instruction is Instruction.ENQUEUE:
-                self._drop_unreadable(number)
-                self._enqueue_again(number)
+                broken = self._study.leases.unreadable(number)
+                if broken is None or self._may_replace(number, broken, running):
+                    self._enqueue_again(number, None if broken is None else broken.history)
             elif instruction is Instruction.SEND_ON:
                 self._send_on(number)
             elif instruction is Instruction.NOTE_PAUSE and record is not None:
@@ -203,14 +206,18 @@ class Dispatcher:
             elif instruction is Instruction.TELL_LOST and record is not None:
                 self._collector.tell_lost(number, record.state)
 
-    def _drop_unreadable(self, number: int) -> None:
-        """Have a record that cannot be read be written anew, from the storage, and say so."""
-        reason = self._study.leases.why_unreadable(number)
-        if reason is not None:
-            log.error("record_written_anew", study=self._study.name, trial=number, reason=reason)
-            self._collector.set_aside.append(f"{reason}; it was written anew")
-            self._study.check_lead()
-            self._study.leases.forget(number)
+    def _may_replace(self, number: int, broken: UnreadableRecord, leases: Container[int]) -> bool:
+        """Whether a record that cannot be read is to be written anew now; if so, it is said.
+
+        Not under a holder, whose attempt would be lost: first the reaper sees to its lease. Nor
+        while its end waits to be taken in.
+        """
+        if number in leases or (broken.has_ended and not self._study.has_empty_inbox()):
+            return False
+        reason = broken.reason
+        log.error("record_written_anew", study=self._study.name, trial=number, reason=reason)
+        self._collector.set_aside.append(f"{reason}; it was written anew")
+        return True
 
     def _seal_anew(self, numbers: Sequence[int]) -> None:
         """Sign records that are signed by another secret, or that others have altered."""
@@ -261,8 +268,13 @@ class Dispatcher:
         place = self._study.trials.place(number)
         return not place.is_paused and place.rung > record.rung
 
-    def _enqueue_again(self, number: int) -> None:
-        """Write a trial's record that Redis has not, or lost while the trial ran or was paused."""
+    def _enqueue_again(self, number: int, history: TrialHistory | None = None) -> None:
+        """Write a trial's record that Redis has not, or lost while the trial ran or was paused.
+
+        Args:
+            number: The trial.
+            history: What the record that it replaces tells of the attempts before.
+        """
         if WHOLE_ATTR not in self._study.trials.stored(number).system_attrs:
             suggest_all(self._study.trials.asked(number), self._study.spec)
         place = self._study.trials.place(number)
@@ -270,13 +282,15 @@ class Dispatcher:
             # Redis lost the entry that told of its pause
             self._study.trials.put(number, place.paused())
         self._study.sync()
-        self._write_record(number)
+        self._write_record(number, history)
         if number not in self._study.tally.paused:
             self._study.send_hint(number)
 
-    def _write_record(self, number: int) -> None:
+    def _write_record(self, number: int, history: TrialHistory | None = None) -> None:
         params, place = self._params(number), self._study.trials.place(number)
-        checkpoint = last_checkpoint(self._home, self._study.name, number)
+        known = None if history is None else history.checkpoint
+        # the one that was accepted may lie in a store, or in another home
+        checkpoint = known or last_checkpoint(self._home, self._study.name, number)
         self._study.leases.enqueue(
             number,
             params,
@@ -284,6 +298,7 @@ class Dispatcher:
             self._study.trials.drawn(number),
             rung=place.rung,
             is_paused=place.is_paused,
+            history=None if history is None else history.fields,
         )
         log.info("enqueued", study=self._study.name, trial=number, params=params)
 

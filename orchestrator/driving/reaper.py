@@ -48,9 +48,12 @@ class Reaper:
                     grace_seconds=self._times.grace,
                 )
             except redis.ResponseError:
-                if study.leases.why_unreadable(number) is None:
+                if study.leases.unreadable(number) is None:
                     raise
-                continue  # it is written anew
+                ended = "SKIP"
+            if ended == "SKIP" and study.leases.unreadable(number) is not None:
+                study.check_lead()
+                study.leases.drop_lease(number)  # it is written anew then
             log.info("reaped", study=study.name, trial=number, ended=ended)
             if ended == "REQUEUED":
                 study.send_hint(number, study.leases.pause_seconds(number))

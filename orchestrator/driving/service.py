@@ -319,7 +319,8 @@ class Service:
             return
         try:
             gathered = self._gather(driven)
-            entries = gathered or self._inbox.read(driven, self._block_ms())
+            # of all of them, whoever told what was gathered: no study is to wait for another's
+            entries = gathered + self._inbox.read(driven, 1 if gathered else self._block_ms())
         except redis.ResponseError as error:
             if is_general(error):
                 raise

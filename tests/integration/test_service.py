@@ -9,7 +9,7 @@ import time
 import optuna
 import pytest
 import redis
-from hand_fleet import UNRENEWED_SECONDS, Fleet, is_over, look_around, turn_until
+from hand_fleet import UNRENEWED_SECONDS, Fleet, is_over, look_around, put, turn_until
 from optuna.distributions import FloatDistribution, distribution_to_json
 from waiting import wait_until
 
@@ -173,6 +173,28 @@ def test_a_question_is_answered_while_ends_of_other_trials_are_waited_for(fleet,
             service, lambda: fleet.leases.await_reply(1, token, 0.001), "it is answered"
         )
         assert replied["request"] == "suggest:x"
+
+
+def test_ends_of_one_study_that_keep_coming_keep_no_other_from_being_read(fleet, monkeypatch):
+    fleet.pretend_worker(slots=24)
+    fleet.submit(trials=500, space={})  # of such a one, questions end the gathering
+    put(fleet, "other", trials=50)
+    other = Studies(fleet.client).leases("other")
+
+    def turn_after_an_end(service):
+        if queued := fleet.leases.queued():
+            fleet.commit(min(queued), 0.5)
+        service.turn()
+
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) > 9 and other.queued(), "both run")
+        monkeypatch.setattr(service_module, "_GATHER_SECONDS", 0.3)
+        wait_until(lambda: turn_after_an_end(service) or service._are_ends, "ends are gathered")
+        token = other.claim(0, "hand", UNRENEWED_SECONDS).token
+        other.commit(0, token, TrialState.COMPLETE, Result(values=[0.5], busy_seconds=60.0))
+        for _ in range(8):
+            turn_after_an_end(service)
+        assert service.status("other").trials["complete"] == 1
 
 
 def test_a_lease_that_ran_out_is_reaped_and_the_trial_announced_again(client, settings, tmp_path):

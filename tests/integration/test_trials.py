@@ -20,7 +20,13 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox
 from workers.managers import MANAGERS, DataManager, DirectoryManager, ModelManager
 from workers.processes.registry import ProcessRecord
-from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError, TrialCancelled
+from workers.protocol.errors import (
+    DrainRequested,
+    LeaseLost,
+    ObjectiveError,
+    TrialCancelled,
+    UnsuitableValueError,
+)
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
@@ -506,6 +512,19 @@ def test_reports_and_checkpoints_are_progress_and_a_hang_tells_what_to_change(de
     assert codes == [held_lease.EXIT_HUNG]
     assert "since step 7" in words[0]
     assert "raise `progress_timeout` (now 2 s)" in words[0]
+
+
+@pytest.mark.parametrize("name", ["step", "total", "examples"])
+def test_progress_that_no_record_can_hold_is_refused_where_it_is_told(desk, name):
+    trial = desk().claim(0)
+    trial.progress(1, total=2, examples=3)
+    for value in (10**18, 2**53, -1, float("nan"), 10**400, "seven"):
+        with pytest.raises(UnsuitableValueError, match=rf"^progress\({name}\)"):
+            trial.progress(**{"step": 2, "total": 2, "examples": 3, name: value})
+    lease = trial._lease
+    assert (lease.step, lease.total_steps, lease.num_examples) == (1, 2, 3)
+    lease._renew()
+    assert lease.leases.record(0).step == 1
 
 
 def test_a_lease_whose_care_went_wrong_runs_out_and_ends_the_process_as_any_other(

@@ -7,7 +7,8 @@ from hand_fleet import Fleet, turn_until, work
 
 from workers.coordination import keys
 from workers.coordination.grants import Refusal
-from workers.coordination.trial_record import TrialRecord
+from workers.coordination.trial_record import CheckpointRef, TrialRecord
+from workers.protocol.messages import Result
 
 #: Fields of a record, with what no release writes there.
 BAD = {
@@ -22,6 +23,7 @@ BAD = {
     "error": "not JSON",
     "rung": "-",
     "step": "nan",
+    "gpu_ms": "1000000000000000000",  # more than any release counts to
     "reported_step": "one",
     "checkpoint": "/somewhere",  # and nothing of its step
 }
@@ -62,3 +64,41 @@ def test_records_that_cannot_be_read_are_written_anew_and_nothing_stands_still(f
     assert handle.status().trials["complete"] == len(BAD)
     assert any("written anew" in reason for reason in handle.status().set_aside)
     assert handle.status().losses == 0
+
+
+def test_a_holder_keeps_a_record_that_cannot_be_read_and_the_next_one_has_its_history(fleet):
+    handle = fleet.submit(trials=2, sampler={"type": "random"})
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
+    failed = fleet.claim(0).token
+    # as it is written where another home is, or a store
+    saved = CheckpointRef(3, f"/of/another/home/checkpoints/s/0/{failed}/step-3", "ab")
+    assert fleet.leases.checkpoint(0, failed, saved) == "OK"
+    fleet.leases.fail(0, failed, Result(error="E", busy_seconds=1.0), most=3, backoff_seconds=0.0)
+    token = fleet.claim(0).token
+    fleet.client.hset(keys.trial("s", 0), "checkpoint_step", "9" * 19)
+    fleet.client.hset(keys.trial("s", 1), "rung", "-")
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.record(1), "the one that nobody holds is written")
+        assert fleet.leases.record(0) is None, "and was looked at first"
+        assert fleet.leases.renew(0, token, 0.001, 4) is not None
+        turn_until(service, lambda: fleet.leases.record(0), "after its lease it is written, too")
+    record = fleet.leases.record(0)
+    assert (record.attempt, record.failures, record.losses) == (2, 1, 1)
+    assert (record.checkpoint, record.token >= token) == (saved, True)
+    assert sum(record.requeued.values()) == 2
+    fleet.client.hset(keys.trial("s", 0), "not_before", "0")
+    assert fleet.claim(0).record.checkpoint == saved
+    assert len([reason for reason in handle.status().set_aside if "written anew" in reason]) == 2
+
+
+def test_a_lease_that_cannot_be_reaped_is_over_all_the_same(fleet):
+    fleet.submit(trials=2, sampler={"type": "random"})
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
+        for number, name in enumerate(("losses", "state")):
+            fleet.leases.claim(number, "hand", 0.001)
+            fleet.client.hset(keys.trial("s", number), name, BAD[name])
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "both are written anew")
+        assert [fleet.leases.record(number).attempt for number in (0, 1)] == [1, 1]
+        assert fleet.leases.running() == {}

@@ -16,6 +16,7 @@ from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import Call, call, call_all
 from workers.coordination.trial_calls import TrialCalls
+from workers.coordination.trial_history import UnreadableRecord
 from workers.coordination.trial_record import CheckpointRef, TrialRecord, encode_drawn
 from workers.protocol.events import brief
 from workers.protocol.messages import BrokenEntry, Drawn, InboxEntry
@@ -41,6 +42,7 @@ class TrialQueue(TrialCalls):
         *,
         rung: int = 0,
         is_paused: bool = False,
+        history: Mapping[str, str] | None = None,
     ) -> bool:
         """Write a trial's record, to go on from a checkpoint if there is one.
 
@@ -51,12 +53,23 @@ class TrialQueue(TrialCalls):
             drawn: Values that its objective may ask for.
             rung: Of a study that promotes: where it is on its way to, or paused.
             is_paused: Whether it waits there to be promoted.
+            history: Of a record that cannot be read and that this one replaces: its fields that
+                tell of the attempts before.
 
         Returns:
-            False if there is a record already, or if Redis has lost its data since the epoch.
+            False if there is a record already that is not to be replaced, or if Redis has lost its
+            data since the epoch.
         """
         first = self._first_record(
-            number, params, checkpoint, drawn, rung=rung, is_paused=is_paused
+            number,
+            params,
+            checkpoint,
+            drawn,
+            rung=rung,
+            is_paused=is_paused,
+            # by a name of its own, it takes the place of whatever is there
+            asked_as="" if history is None else uuid.uuid4().hex,
+            history=history,
         )
         (answer,) = self._led(call(self.client, "enqueue", *first))
         return answer == "OK"
@@ -92,6 +105,7 @@ class TrialQueue(TrialCalls):
         rung: int = 0,
         is_paused: bool = False,
         asked_as: str = "",
+        history: Mapping[str, str] | None = None,
     ) -> Call:
         state = TrialState.PAUSED if is_paused else TrialState.QUEUED
         last = checkpoint or CheckpointRef(0, "", "")
@@ -105,6 +119,7 @@ class TrialQueue(TrialCalls):
             asked_as=asked_as,
             drawn=encode_drawn(drawn or {}),
             seal=self._seal(number, params, drawn),
+            history=json.dumps(dict(history)) if history else "",
             **last._asdict(),
         )
 
@@ -259,14 +274,14 @@ class TrialQueue(TrialCalls):
         """A trial's record, or None if Redis has none that can be read."""
         return self.records([number]).get(number)
 
-    def why_unreadable(self, number: int) -> str | None:
-        """What is wrong with a trial's record; None if nothing is, or there is none."""
-        try:
-            for fields in self._fields_of([number]).values():
-                TrialRecord.parse(fields)
-        except ValueError as error:
-            return f"the record of trial {number} in Redis: {error}"
-        return None
+    def unreadable(self, number: int) -> UnreadableRecord | None:
+        """A trial's record that cannot be read; None if it can be, or there is none."""
+        fields = self._fields_of([number]).get(number)
+        return None if fields is None else UnreadableRecord.of(number, fields)
+
+    def drop_lease(self, number: int) -> None:
+        """Forget the lease, which is over, of a trial whose record cannot be read."""
+        self.client.zrem(keys.leases(self.study), str(number))
 
     def records(self, numbers: Sequence[int]) -> dict[int, TrialRecord]:
         """The records of some trials, in one round trip; without those that cannot be read."""

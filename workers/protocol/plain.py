@@ -61,6 +61,10 @@ _MAX_DEPTH: Final = 64
 _TEXT_TYPES: Final = frozenset({"torch.device", "torch.dtype", "torch.layout", "numpy.dtype"})
 
 
+#: From here on, the numbers of Redis are not exact.
+MAX_STEP: Final = 2**53
+
+
 def as_number(value: Any, what: str) -> float:
     """A number as a Python float.
 
@@ -92,16 +96,22 @@ def as_finite(value: Any, what: str) -> float:
     return number
 
 
-def as_step(value: Any) -> int:
+def as_step(value: Any, what: str = "step") -> int:
     """A step of a training: a whole number from 0; like Optuna's, a fraction is cut off.
+
+    Args:
+        value: A Python, NumPy or torch number.
+        what: Names it in an error.
 
     Raises:
         UnsuitableValueError: It is no number, or negative, or over 2**53 - 1, from which on the
             numbers of Redis are not exact.
     """
-    number = as_finite(value, "step")
-    if not 0 <= number < 2**53:
-        raise UnsuitableValueError(f"step = {number:.0f}: give a whole number from 0 to 2**53 - 1")
+    number = as_finite(value, what)
+    if not 0 <= number < MAX_STEP:
+        raise UnsuitableValueError(
+            f"{what} = {number:.0f}: give a whole number from 0 to 2**53 - 1"
+        )
     return int(number)
 
 

@@ -17,7 +17,7 @@ from workers.protocol.errors import (
     TrialInterrupt,
 )
 from workers.protocol.parameters import merge_params
-from workers.protocol.plain import as_number, as_step
+from workers.protocol.plain import MAX_STEP, as_number, as_step
 from workers.protocol.spec import StudySpec
 from workers.trials.attributes import Attributes
 from workers.trials.checkpointing import Checkpointing
@@ -129,15 +129,20 @@ class FleetTrial(ParametersOfTrial):
             examples: How many examples the step before trained on; shown as a rate.
 
         Raises:
+            UnsuitableValueError: One of these is no whole number from 0 to 2**53 - 1.
             DrainRequested: Save a checkpoint and let this pass.
             LeaseLost, TrialCancelled: Let this pass.
         """
+        # else it would be found on its way to Redis, by the thread that keeps the lease
+        is_plain = type(step) is int and 0 <= step < MAX_STEP
+        whole = step if is_plain else as_step(step, "progress(step)")
+        if total is not None:
+            self._lease.total_steps = as_step(total, "progress(total)")
+        if examples:
+            self._lease.num_examples += as_step(examples, "progress(examples)")
         self._resumes = True
         self._check()
-        self._lease.note_progress(step if type(step) is int else as_step(step))
-        if total is not None:
-            self._lease.total_steps = total
-        self._lease.num_examples += examples
+        self._lease.note_progress(whole)
         self._preparation.end()
         self._note_first_step()
 

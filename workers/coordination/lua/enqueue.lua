@@ -1,9 +1,10 @@
 -- enqueue: write the record of a trial that may then be claimed.
 -- KEYS: epoch trial leases queued paused events lead
--- ARGV: epoch number step uri sha256 rung state generation asked_as drawn now_ms leader seal params...
+-- ARGV: epoch number step uri sha256 rung state generation asked_as drawn now_ms leader seal history params...
 -- RETURNS: OK | EXISTS state | EPOCH | LEFT
 -- `asked_as` is an ask's own: a record that another one left is of a trial that the storage lost.
--- `params` are pairs of a name and a value in JSON; an empty `uri` means no checkpoint. `drawn` are
+-- `params` are pairs of a name and a value in JSON; `history` are fields, in JSON, that an attempt
+-- before left, or empty; an empty `uri` means no checkpoint. `drawn` are
 -- values that the objective may ask for, in JSON, or empty. The `state` is QUEUED, or PAUSED at its
 -- `rung`.
 if not epoch_is(KEYS[1], ARGV[1]) then return {'EPOCH'} end
@@ -22,7 +23,10 @@ if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'generation', ARGV[8]) end
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[2], 'asked_as', ARGV[9]) end
 if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'drawn', ARGV[10]) end
 if ARGV[13] ~= '' then redis.call('HSET', KEYS[2], 'seal', ARGV[13]) end
-for i = 14, #ARGV, 2 do
+if ARGV[14] ~= '' then
+  for name, value in pairs(cjson.decode(ARGV[14])) do redis.call('HSET', KEYS[2], name, value) end
+end
+for i = 15, #ARGV, 2 do
   redis.call('HSET', KEYS[2], 'param:' .. ARGV[i], ARGV[i + 1])
 end
 redis.call('ZADD', ARGV[7] == 'PAUSED' and KEYS[5] or KEYS[4], integer(now_ms(ARGV[11])), ARGV[2])
