@@ -197,18 +197,21 @@ class StudyHandle(ControlledStudy):
         Raises:
             FleetError: Redis, or the store, does not answer.
         """
-        settings, generation = self._settings, None
+        settings = self._settings
         if not asks_store:
             settings = settings.model_copy(update={"store": None})
-        elif settings.store is not None:
-            generation, _ = self._accepted(number)
         try:
             client = connect(self._settings)
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
-            return printed_by(settings, None, self.name, number, generation)
+            return printed_by(settings, None, self.name, number, self._stored_generation())
         with client:
+            studies = Studies(client)
+            known = studies.exists(self.name)
+            generation = (
+                studies.origin(self.name).generation if known else self._stored_generation()
+            )
             return printed_by(settings, client, self.name, number, generation)
 
     def has_ended(self, number: int) -> bool | None:
@@ -234,7 +237,10 @@ class StudyHandle(ControlledStudy):
         record = self._record(number)
         if record is not None:
             return record.generation, record.result_token
-        return self.study.user_attrs.get(GENERATION_ATTR) or None, None
+        return self._stored_generation(), None
+
+    def _stored_generation(self) -> str | None:
+        return self.study.user_attrs.get(GENERATION_ATTR) or None
 
     def _record(self, number: int) -> TrialRecord | None:
         try:

@@ -57,14 +57,15 @@ def printed_by(
         client: The fleet's Redis, if it answers.
         study: The study.
         trial: The trial's number.
-        generation: The study's, by which the store names what it has.
+        generation: The study's, by which the home and the store name what they have.
 
     Raises:
         redis.RedisError: Redis went away.
         StoreAwayError: What is in neither home nor Redis, the store does not give.
     """
     found: dict[int, PrintedAttempt] = {
-        each.token: _of_file(each, "home") for each in outputs_of(settings.home, study, trial)
+        each.token: _of_file(each, "home")
+        for each in outputs_of(settings.home, study, trial, generation)
     }
     kept = [] if client is None else TrialOutput(client).of(study, trial)
     for each in kept:

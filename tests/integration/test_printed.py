@@ -79,6 +79,31 @@ def test_nothing_is_kept_of_a_study_that_is_gone_and_it_goes_with_its_study(outp
     assert not client.exists(keys.output("s", 0))
 
 
+def test_of_a_study_that_was_submitted_again_the_earlier_ones_output_is_not_shown(
+    output, settings, client
+):
+    def printed(text, token):
+        attempt = Attempt("s", 0, 1, token, text)
+        file = output_file(settings.home, *attempt)
+        file.append(text)
+        output.keep([Printed(attempt, 0, text, is_over=True)])
+
+    studies, handle = Studies(client), StudyHandle("s", settings)
+    studies.begin("s", "former", "here")
+    printed("former", 100)
+    assert [each.text for each in handle.printed(0)] == ["former"]
+    studies.forget("s")
+    studies.submit(StudySpec(name="s", objective="m:f", trials=2))
+    printed("former", 150)  # of a process that did not hear of it
+    assert handle.printed(0) == [], "the new one has not begun"
+    studies.begin("s", "latter", "here")
+    printed("latter", 200)
+    printed("former", 250)
+    assert [(each.text, each.token) for each in handle.printed(0)] == [("latter", 200)]
+    without_redis = printed_by(settings, None, "s", 0, "latter")
+    assert [each.text for each in without_redis] == ["latter"]
+
+
 #: A pool process, as far as printing goes: two attempts, then it is killed in a third.
 PROCESS = """
 import ctypes, logging, os, signal, subprocess, sys, threading, warnings

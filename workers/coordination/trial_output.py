@@ -83,6 +83,7 @@ class TrialOutput:
                     "most": KEPT_BYTES,
                     "keep_ms": _KEPT_MS,
                     "is_over": int(each.is_over),
+                    "generation": each.attempt.generation or "",
                 },
             )
             for each in printed

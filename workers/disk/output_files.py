@@ -1,6 +1,7 @@
 """What an attempt printed, as a file for people: bounded, with a line in place of what was cut.
 
-Layout: `<home>/studies/<study>/trials/<number>/output/<attempt>-<token>/output.log`.
+Layout: `<home>/studies/<study>/trials/<number>/output/<generation>/<attempt>-<token>/output.log`.
+What an earlier study of the name printed lies in another folder.
 
 Invariant: the file is what was printed, or its first and last parts and how much lay between.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from workers.disk import durable
+from workers.disk.store_layout import generation_folder
 
 #: Bytes at which the middle of a file is cut out, and what stays at each end of it then.
 MOST_BYTES: Final = 16 * 2**20
@@ -90,19 +92,26 @@ class FoundOutput(NamedTuple):
     file: OutputFile
 
 
-def output_file(home: Path, study: str, trial: int, attempt: int, token: int) -> OutputFile:
+def output_file(
+    home: Path, study: str, trial: int, attempt: int, token: int, generation: str | None = None
+) -> OutputFile:
     """The file of an attempt."""
-    return OutputFile(output_folder(home, study, trial, attempt, token) / "output.log")
+    folder = output_folder(home, study, trial, attempt, token, generation)
+    return OutputFile(folder / "output.log")
 
 
-def output_folder(home: Path, study: str, trial: int, attempt: int, token: int) -> Path:
+def output_folder(
+    home: Path, study: str, trial: int, attempt: int, token: int, generation: str | None = None
+) -> Path:
     """The folder of an attempt's file, which goes to the store as a whole."""
-    return _trial_folder(home, study, trial) / f"{attempt}-{token}"
+    return _trial_folder(home, study, trial, generation) / f"{attempt}-{token}"
 
 
-def outputs_of(home: Path, study: str, trial: int) -> Iterator[FoundOutput]:
+def outputs_of(
+    home: Path, study: str, trial: int, generation: str | None = None
+) -> Iterator[FoundOutput]:
     """The files of a trial's attempts in a home, in their order."""
-    yield from outputs_in(_trial_folder(home, study, trial))
+    yield from outputs_in(_trial_folder(home, study, trial, generation))
 
 
 def outputs_in(folder: Path) -> Iterator[FoundOutput]:
@@ -115,8 +124,9 @@ def outputs_in(folder: Path) -> Iterator[FoundOutput]:
     yield from sorted(found, key=lambda each: each.token)
 
 
-def _trial_folder(home: Path, study: str, trial: int) -> Path:
-    return home / "studies" / study / "trials" / str(trial) / "output"
+def _trial_folder(home: Path, study: str, trial: int, generation: str | None) -> Path:
+    folder = home / "studies" / study / "trials" / str(trial) / "output"
+    return folder / generation_folder(generation)
 
 
 def _is_inside_character(byte: int) -> bool:

@@ -118,9 +118,8 @@ class OutputKeeper:
         self._pending.append(printed)
 
     def _append(self, attempt: Attempt, text: str) -> None:
-        study, trial, number, token, _ = attempt
         try:
-            output_file(self._home, study, trial, number, token).append(text)
+            output_file(self._home, *attempt).append(text)
             self._is_disk_full = False
         except OSError as error:
             if not self._is_disk_full:

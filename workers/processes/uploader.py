@@ -199,7 +199,7 @@ class Uploader:
 
     def _upload_output(self, store: ObjectStore, errand: Errand) -> None:
         _, study, number, token, attempt, generation = errand
-        folder = output_folder(self._home, study, number, attempt, token)
+        folder = output_folder(self._home, study, number, attempt, token, generation)
         store.put(output_key(study, generation, number, attempt, token), folder)
         log.debug("uploaded", kind="output", study=study, trial=number)
 

@@ -1,10 +1,12 @@
 -- print: keep what an attempt printed; of a trial the last bytes stay, the latest attempt's first.
 -- KEYS: study output
--- ARGV: attempt at text most keep_ms is_over
+-- ARGV: attempt at text most keep_ms is_over generation
 -- RETURNS: OK | LEFT
 -- `attempt` is `<number>-<token>`; `at` is where the text begins in all that it printed, so that
--- what is told twice is kept once. Of a study that is not there (any more) nothing is kept.
+-- what is told twice is kept once. Of a study that is not there (any more) nothing is kept, nor of
+-- an earlier one of its name.
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'LEFT'} end
+if ARGV[7] ~= '' and redis.call('HGET', KEYS[1], 'generation') ~= ARGV[7] then return {'LEFT'} end
 local name, at, text, most = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local function token(attempt) return tonumber(string.match(attempt, '(%d+)$')) end
 
