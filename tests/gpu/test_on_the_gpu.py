@@ -91,7 +91,7 @@ def test_batches_that_a_thread_copies_beside_computing_arrive_whole(container):
     from workers.managers.prefetch import Prefetch
 
     device = container.get(TensorManager).device
-    copies = DeviceCopies(device)
+    copies = DeviceCopies(device, lambda: None)
     big = torch.randn(4096, 4096, device=device)
 
     def make():

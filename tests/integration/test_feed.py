@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 from desk import StepTrial, run, study_of
 
+from workers.managers.device_copies import DeviceCopies
+from workers.managers.tensor import TensorManager
 from workers.managers.tokenized import PaddingCollator
 from workers.protocol.errors import DrainRequested
 
@@ -46,3 +49,29 @@ def test_what_goes_wrong_in_making_a_batch_is_the_trials_error(desk, container, 
     assert set(makers) == {"prefetch"}
     assert "fail" in {entry.name for entry in caught.traceback}
     assert not prefetching()
+
+
+def test_where_memory_runs_out_ahead_the_training_makes_room_and_copies_the_batch_itself(
+    desk, container, texts, monkeypatch
+):
+    place = desk(**study_of(texts))
+    whole = run(container, place.claim(0))
+    begin, clear, sends, cleared = DeviceCopies._begin, TensorManager.clear_memory, [], []
+
+    def fail(self, tensors):
+        sends.append(threading.current_thread().name)
+        if len(sends) in {3, 4}:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return begin(self, tensors)
+
+    def make_room(self):
+        cleared.append(threading.current_thread().name)
+        clear(self)
+
+    monkeypatch.setattr(DeviceCopies, "_begin", fail)
+    monkeypatch.setattr(TensorManager, "clear_memory", make_room)
+    trial = place.claim(1)
+    trial.seed = place.spec.trial_seed(0)
+    assert run(container, trial) == whole
+    assert set(sends) == {"prefetch"}
+    assert cleared[:2] == [threading.current_thread().name] * 2

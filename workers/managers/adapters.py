@@ -23,15 +23,23 @@ from safetensors.torch import save_file
 from transformers import AutoConfig
 
 from workers.managers import weights
-from workers.managers.head import Head, HeadKind
+from workers.managers.head import HEAD_KINDS, Head, HeadKind
 from workers.managers.plain_arguments import section
 from workers.protocol.errors import InvalidInputError, UnfitModelError, WorkerLacksError, nearest
 from workers.protocol.finetune import ModelConfig
 from workers.protocol.lora import LoraOptions
+from workers.protocol.tasks import HeadName
 
 #: The files that peft knows adapters by.
 _CONFIG: Final = "adapter_config.json"
 _WEIGHTS: Final = "adapter_model.safetensors"
+
+#: The heads that adapters are for, by what peft calls that.
+_HEADS: Final[Mapping[str, HeadName]] = {
+    "SEQ_CLS": "sequence_classifier",
+    "TOKEN_CLS": "token_classifier",
+    "CAUSAL_LM": "causal_lm",
+}
 
 #: What peft writes before the names of a model's modules.
 _PREFIX: Final = "base_model.model."
@@ -154,7 +162,7 @@ def base_of(files: str) -> str | None:
 
 
 def merged(name: str, files: str, base: weights.Checkpoint, kind: HeadKind) -> weights.Checkpoint:
-    """A checkpoint with adapters added to its weights.
+    """A checkpoint with adapters added to its weights; what neither holds is lacking.
 
     Args:
         name: As the study names the adapters.
@@ -166,15 +174,42 @@ def merged(name: str, files: str, base: weights.Checkpoint, kind: HeadKind) -> w
         InvalidInputError: They are not of that model.
     """
     try:
-        has_own = (Path(files) / "config.json").exists()
-        config = AutoConfig.from_pretrained(files) if has_own else base.config
+        config = AutoConfig.from_pretrained(files) if weights.is_configured(files) else base.config
         with torch.random.fork_rng(devices=[]), _quiet():
             model = weights.build(config, base, kind)
+            lacking = _drawn(model, base) - _named_in(files)
             whole = _peft().PeftModel.from_pretrained(model, files).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise weights.refusal(name, error) from error
-    held = {key: value.detach().clone() for key, value in whole.state_dict().items()}
-    return weights.Checkpoint(name, whole.config, held, frozenset(), kind)
+    held = {
+        key: value.detach().clone()
+        for key, value in whole.state_dict().items()
+        if key not in lacking
+    }
+    return weights.Checkpoint(name, whole.config, held, lacking, kind)
+
+
+def head_of(files: str) -> HeadKind | None:
+    """The head that adapters which peft saved are for, if they say; None of all else."""
+    if weights.is_configured(files) or not (Path(files) / _CONFIG).exists():
+        return None
+    task = _peft().PeftConfig.from_pretrained(files).task_type
+    return HEAD_KINDS[_HEADS[task]] if task in _HEADS else None
+
+
+def _drawn(model: Any, base: weights.Checkpoint) -> frozenset[str]:
+    """The names of what a model has and its checkpoint does not hold."""
+    return frozenset(
+        name
+        for name, value in model.state_dict().items()
+        if name not in base.weights or base.weights[name].shape != value.shape
+    )
+
+
+def _named_in(files: str) -> frozenset[str]:
+    """The names of a model's weights that adapters hold as a whole."""
+    held = _peft().load_peft_weights(files, device="cpu")
+    return frozenset(name.removeprefix(_PREFIX) for name in held)
 
 
 def _peft() -> Any:

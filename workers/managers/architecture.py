@@ -95,15 +95,22 @@ def of_pretrained(
     """
     cls = type(config)
     fields = _named(cls, given)
-    if "pad_token_id" in texts.token_ids:
+    if "pad_token_id" in texts.token_ids and not is_pad_added(config, texts):
         fields = {"pad_token_id": texts.token_ids["pad_token_id"], **fields}
     if dropout is not None:
         fields = {**dict.fromkeys(_dropouts(config), dropout), **fields}
     before = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     fields = {**before, **fields, **head.fields}
     configured = _constructed(cls, fields, given, f"model.id = {config.name_or_path!r}")
-    _check_tokens(configured, texts)
+    if not is_pad_added(config, texts):
+        _check_tokens(configured, texts)
     return configured
+
+
+def is_pad_added(config: Any, texts: TextFormat) -> bool:
+    """Whether a pretrained model has yet to embed what pads: no layer can be built with it."""
+    vocab_size = getattr(config.get_text_config(), "vocab_size", texts.vocab_size)
+    return texts.token_ids.get("pad_token_id", 0) >= vocab_size
 
 
 def unfit(label: str, config: Any, given: Mapping[str, Any], error: BaseException) -> Exception:

@@ -23,11 +23,18 @@ _FLASH: Final = "flash_attention_"
 _ANYWHERE: Final = ("eager", "sdpa")
 
 
-def choose(config: Any, name: str | None, kind: HeadKind) -> None:
+def choose(config: Any, name: str | None, kind: HeadKind, *, is_packed: bool = False) -> None:
     """Have a configuration's model compute attention so; None leaves it to `transformers`.
 
+    Args:
+        config: A `transformers` configuration.
+        name: The implementation.
+        kind: The model's head.
+        is_packed: Whether a row holds several texts, which must not see one another.
+
     Raises:
-        UnfitModelError: There is no such implementation, or the architecture does not have it.
+        UnfitModelError: There is no such implementation, the architecture does not have it, or it
+            does not keep the texts of a row apart.
     """
     if name is None:
         return
@@ -46,6 +53,12 @@ def choose(config: Any, name: str | None, kind: HeadKind) -> None:
         raise UnfitModelError(
             f"model.attn_implementation = {name!r}: {config.model_type} does not have it; take"
             f" {' or '.join(had)}"
+        )
+    if is_packed and name.startswith(_FLASH):
+        # transformers tells texts apart by their positions there only in a batch of one row
+        raise UnfitModelError(
+            f"model.attn_implementation = {name!r} does not keep the texts of a block apart; take"
+            " sdpa, set data.across_texts: true, or leave data.block_size out"
         )
     config._attn_implementation = name
 

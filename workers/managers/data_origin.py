@@ -24,6 +24,8 @@ _CODE: Final = (
     "managers/cldr.py",
     "managers/tags.py",
     "managers/targets.py",
+    "managers/text_format.py",
+    "managers/token_rows.py",
     "managers/tokenized.py",
     "remote/hub_data.py",
     "texts/*.py",

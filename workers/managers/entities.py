@@ -2,8 +2,8 @@
 
 As seqeval's default mode and conlleval do (Tjong Kim Sang and De Meulder, 2003): an entity is right
 where its class, its first and its last word are. Classes are read as IOB, IOBES or BILOU: `B-PER`,
-`I-PER`, `O`. A class that is none of those, such as a part of speech, makes each word of it an
-entity.
+`I-PER`, `O`; or, where entities have no class, `B`, `I`, `O` alone. Where none of a study's classes
+is so, as in parts of speech, each word is an entity of its class, whatever letter that is.
 """
 
 from __future__ import annotations
@@ -24,11 +24,25 @@ _SAME: Final = {"L": "E", "U": "S"}
 Entity = tuple[str, int, int]
 
 
-def entities(tags: Sequence[str]) -> set[Entity]:
-    """The entities of a text, of the classes of its words."""
+def are_parts_of_entities(classes: Iterable[str]) -> bool:
+    """Whether classes say where in an entity a word is: `B-PER`, or `B`, `I`, `O` alone."""
+    read = [_TAG.fullmatch(each) for each in classes]
+    if any(each is not None and each[1] != "O" and each[2] for each in read):
+        return True
+    return None not in read and {"I", "O"} <= {each[0] for each in read if each is not None}
+
+
+def entities(tags: Sequence[str], *, are_parts: bool = True) -> set[Entity]:
+    """The entities of a text, of the classes of its words.
+
+    Args:
+        tags: The classes.
+        are_parts: Whether they say where in an entity a word is.
+    """
     found: set[Entity] = set()
     begin, before = 0, ("O", "")
-    for place, tag in enumerate([*map(_parts, tags), ("O", "")]):
+    parts = [_parts(tag) if are_parts or tag == "O" else ("S", tag) for tag in tags]
+    for place, tag in enumerate([*parts, ("O", "")]):
         if _ends(before, tag):
             found.add((before[1], begin, place - 1))
         if _begins(before, tag):
@@ -59,15 +73,18 @@ def _begins(before: tuple[str, str], tag: tuple[str, str]) -> bool:
     return tag[0] in "BS" or before[0] in "ESO" or before[1] != tag[1]
 
 
-def scores(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, float]:
+def scores(
+    pairs: Iterable[tuple[Sequence[str], Sequence[str]]], *, are_parts: bool = True
+) -> dict[str, float]:
     """Micro precision, recall and F1 of all entities; 0 where there are none to be right about.
 
     Args:
         pairs: Of each text the classes that were found, and those that it has.
+        are_parts: Whether the classes say where in an entity a word is.
     """
     right = num_found = num_wanted = 0
     for found, wanted in pairs:
-        one, other = entities(found), entities(wanted)
+        one, other = (entities(each, are_parts=are_parts) for each in (found, wanted))
         right += len(one & other)
         num_found += len(one)
         num_wanted += len(other)
@@ -90,6 +107,7 @@ class EntityScores(Metric):
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__()
         self._classes = list(classes)
+        self._are_parts = are_parts_of_entities(classes)
         self.found: list[torch.Tensor]
         self.wanted: list[torch.Tensor]
         self.add_state("found", default=[], dist_reduce_fx="cat")
@@ -117,7 +135,7 @@ class EntityScores(Metric):
             for start, end in zip(starts, [*starts[1:], len(marked)], strict=True)
         ]
         hits = sum(one == other for one, other in zip(found, wanted, strict=True))
-        values = {**scores(pairs), "accuracy": hits / len(wanted)}
+        values = {**scores(pairs, are_parts=self._are_parts), "accuracy": hits / len(wanted)}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def _named(self, numbers: Iterable[int]) -> list[str]:

@@ -183,7 +183,7 @@ class ModelManager(BaseProcessManager):
         """
         name = str(id_or_path)
         files = self._files(name)
-        checkpoint = self._read(name, files, weights.saved_head(name, files))
+        checkpoint = self._read(name, files, self._saved_head(name, files))
         built = weights.build(checkpoint.config, checkpoint, checkpoint.kind)
         return built.to(self._cuda.device)
 
@@ -228,7 +228,7 @@ class ModelManager(BaseProcessManager):
             model = weights.build(config, checkpoint, head.kind)
         except (ValueError, TypeError, RuntimeError, ImportError) as error:
             raise model_fit.unfit(section, config, error) from error
-        _grow(model, texts)
+        model_fit.grow(model, texts)
         if lora is not None:
             adapters.adapt(model, lora, head, section, checkpoint)
         shape = (
@@ -269,7 +269,37 @@ class ModelManager(BaseProcessManager):
         return known[max_length]
 
     def _checkpoint(self, id_or_path: str, kind: HeadKind) -> weights.Checkpoint:
-        return self._checkpoints.get(id_or_path, self._files(id_or_path), kind, self._read)
+        files = self._files(id_or_path)
+        return self._checkpoints.get(id_or_path, files, kind, self._read, self._bases(files))
+
+    def _bases(self, files: str) -> list[str]:
+        """Of adapters: the files of the model that they are of, and of what that is adapters of.
+
+        Raises:
+            InvalidInputError: They are of one another.
+        """
+        found: list[str] = []
+        at = files
+        while (base := adapters.base_of(at)) is not None:
+            at = self._files(base)
+            if at in {files, *found}:
+                raise InvalidInputError(
+                    f"model.id = {files!r} holds adapters of themselves ({base}); mend its"
+                    " adapter_config.json"
+                )
+            found.append(at)
+        return found
+
+    def _saved_head(self, name: str, files: str) -> HeadKind:
+        """The head that a model was saved with; of adapters that do not say, that of their model.
+
+        Raises:
+            InvalidInputError: There is no model.
+        """
+        if (of_adapters := adapters.head_of(files)) is not None:
+            return of_adapters
+        folders = [files, *self._bases(files)]
+        return weights.saved_head(name, next(filter(weights.is_configured, folders), files))
 
     def _read(self, name: str, files: str, kind: HeadKind) -> weights.Checkpoint:
         """A checkpoint; of adapters, that of their model with them in it."""
@@ -290,11 +320,3 @@ class ModelManager(BaseProcessManager):
 def _is_no_hint_at_masks(record: logging.LogRecord) -> bool:
     """Blocks have no mask: their positions say what belongs together, padding included."""
     return "passing in an `attention_mask`" not in record.getMessage()
-
-
-def _grow(model: Any, texts: TextFormat) -> None:
-    """Have a pretrained model embed what was added to its tokenizer, too."""
-    before = getattr(model.config.get_text_config(), "vocab_size", texts.vocab_size)
-    if before < texts.vocab_size:
-        log.debug("embeddings_added", model=model.name_or_path, before=before, now=texts.vocab_size)
-        model.resize_token_embeddings(texts.vocab_size)

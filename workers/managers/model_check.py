@@ -89,6 +89,7 @@ def _try(config: FinetuneConfig, built: Any, head: Head, texts: TextFormat) -> N
         return
     try:
         model = weights.build(built, kind=head.kind)
+        model_fit.grow(model, texts)
         model_fit.try_text(model, texts, min(texts.max_length, _LONGEST), head.kind)
         if num_weights <= _MOST_TRAINED:
             _learn(model, texts)
@@ -108,7 +109,7 @@ def _learn(model: Any, texts: TextFormat) -> None:
 
 def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
     try:
-        saved = AutoConfig.from_pretrained(_files_of(config.model.pinned_id or name, hub))
+        saved = _saved_configuration(config.model.pinned_id or name, hub)
     except (OSError, ValueError, KeyError, RemoteUnavailableError) as error:
         if _is_local(name):
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -139,6 +140,14 @@ def _check_saved(config: FinetuneConfig, name: str, hub: HubManager) -> None:
         _prepared(config, built, head)
     else:
         _try(config, built, head, texts)
+
+
+def _saved_configuration(name: str, hub: HubManager) -> Any:
+    """The configuration of a model; of adapters that peft saved, that of their model."""
+    files = _files_of(name, hub)
+    if not weights.is_configured(files) and (base := adapters.base_of(files)) not in {None, name}:
+        return _saved_configuration(str(base), hub)
+    return AutoConfig.from_pretrained(files)
 
 
 def _prepared(config: FinetuneConfig, built: Any, head: Head) -> Any:

@@ -82,7 +82,7 @@ def configuration(
     else:
         config = architecture.of_pretrained(saved, given, texts, head, dropout)
         _check_saved_positions(str(model.id), saved.to_json_string(), texts, head.kind)
-    attention.choose(config, model.attn_implementation, head.kind)
+    attention.choose(config, model.attn_implementation, head.kind, is_packed=texts.is_packed)
     return config
 
 
@@ -92,6 +92,15 @@ def unfit(model: ModelConfig, config: Any, error: BaseException) -> Exception:
     if isinstance(error, UnsuitedError):
         return UnfitModelError(f"model.{kind} = {name!r} {error}")
     return architecture.unfit(f"model.{kind} = {name!r}", config, model.overrides, error)
+
+
+def grow(model: Any, texts: TextFormat) -> None:
+    """Have a pretrained model embed what was added to its tokenizer, and pad with it, too."""
+    before = getattr(model.config.get_text_config(), "vocab_size", texts.vocab_size)
+    if before < texts.vocab_size:
+        log.debug("embeddings_added", model=model.name_or_path, before=before, now=texts.vocab_size)
+        model.resize_token_embeddings(texts.vocab_size)
+        model.config.pad_token_id = texts.token_ids.get("pad_token_id", model.config.pad_token_id)
 
 
 def try_text(
@@ -145,12 +154,18 @@ def _try_causal(model: Any, ids: torch.Tensor) -> None:
 
 
 def _try_packed(model: Any, ids: torch.Tensor) -> None:
-    """Refuse a model that does not keep the texts of a block apart."""
-    half = ids.shape[1] // 2
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    positions[:, half:] -= half
-    packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits
-    if not _are_alike(packed[:, half:], model(input_ids=ids[:, half:]).logits):
+    """Refuse a model that does not keep the texts of a block apart, in each row of a batch."""
+    length = ids.shape[1]
+    starts = (length // 2, length // 2 + 1)
+    rows = torch.cat([ids, ids.flip(-1)])
+    positions = torch.arange(length, device=ids.device).repeat(len(starts), 1)
+    for row, start in enumerate(starts):
+        positions[row, start:] -= start
+    packed = model(input_ids=rows, position_ids=positions, use_cache=False).logits
+    if not all(
+        _are_alike(packed[row, start:], model(input_ids=rows[row : row + 1, start:]).logits[0])
+        for row, start in enumerate(starts)
+    ):
         raise UnsuitedError(
             "does not keep the texts of a block apart; leave data.block_size out, set"
             " data.across_texts: true, or take one such as gpt2, llama or qwen2"
@@ -239,11 +254,13 @@ def _check_saved_positions(name: str, saved: str, texts: TextFormat, kind: HeadK
         raise _too_long(texts, f"model.id = {name!r}", positions)
     trained = getattr(config, "max_position_embeddings", None)
     if isinstance(trained, int) and 0 < trained < texts.max_length:
-        log.warning("longer_than_trained", model=name, max_length=texts.max_length, trained=trained)
+        length = {texts.length_setting.removeprefix("data."): texts.max_length}
+        log.warning("longer_than_trained", model=name, trained=trained, **length)
 
 
 def _too_long(texts: TextFormat, label: str, positions: int) -> UnfitModelError:
     return UnfitModelError(
-        f"data.max_length = {texts.max_length}: {label} has positions for {positions} tokens; cut"
-        " texts there, or take a model with more"
+        f"{texts.length_setting} = {texts.max_length}: {label} has positions for {positions}"
+        f" tokens; {'make blocks' if texts.is_of_blocks else 'cut texts'} of so many at most, or"
+        " take a model with more"
     )

@@ -29,6 +29,8 @@ class TextFormat:
     """Special tokens, by the names that a configuration has for them, such as `pad_token_id`."""
     example: tuple[int, ...] = ()
     """A short text, as the tokenizer puts it."""
+    is_of_blocks: bool = False
+    """Whether rows are blocks, of `data.block_size`, and not texts, of up to `data.max_length`."""
     is_packed: bool = False
     """Whether a row holds several texts, which must not see one another."""
 
@@ -56,8 +58,15 @@ class TextFormat:
     def of_data(cls, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> TextFormat:
         """What a study's texts ask for."""
         texts = cls.of(tokenizer, config.tokens_a_row)
-        is_packed = config.block_size is not None and not config.across_texts
-        return dataclasses.replace(texts, is_packed=is_packed)
+        is_of_blocks = config.block_size is not None
+        return dataclasses.replace(
+            texts, is_of_blocks=is_of_blocks, is_packed=is_of_blocks and not config.across_texts
+        )
+
+    @property
+    def length_setting(self) -> str:
+        """The setting that says how long a row may be."""
+        return "data.block_size" if self.is_of_blocks else "data.max_length"
 
     @property
     def token_ids(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ import logging
 import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,7 @@ class KeptCheckpoints:
         files: str | None = None,
         kind: HeadKind = SEQUENCE_CLASSIFIER,
         reader: Reader | None = None,
+        bases: Sequence[str] = (),
     ) -> Checkpoint:
         """A checkpoint, read where it is not kept or its files were changed.
 
@@ -85,12 +86,14 @@ class KeptCheckpoints:
             files: Where it lies, if the name is not the path.
             kind: The head that it is read with.
             reader: Reads it; by default `read`.
+            bases: What it is made of beside its own files, such as the model of adapters.
 
         Raises:
             InvalidInputError: It does not load.
         """
         files = files or name
-        key = (name, files, kind, *_state_of(Path(files)))
+        states = [(folder, _state_of(Path(folder))) for folder in (files, *bases)]
+        key = (name, kind, *states)
         found = self._kept.pop(key, None) or (reader or read)(name, files, kind)
         self._kept[key] = found
         while sum(each.num_bytes for each in self._kept.values()) > self._limit:
@@ -138,6 +141,11 @@ def read(name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFI
             " config.json names; give the path of a model that was saved whole"
         )
     return Checkpoint(name, model.config, weights, frozenset(drawn), kind)
+
+
+def is_configured(files: str) -> bool:
+    """Whether a folder holds a model's configuration; adapters that peft saved have none."""
+    return (Path(files) / "config.json").exists()
 
 
 def saved_head(name: str, files: str) -> HeadKind:

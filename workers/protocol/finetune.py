@@ -311,7 +311,7 @@ class FinetuneConfig(TrainingOptions):
     loader_workers: int = Field(default=0, ge=0)
     """DataLoader processes that pad batches ahead of training, which each attempt starts anew; with
     0 a thread does, which is quicker wherever the task has no slow work to do on each text."""
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seeds weights and order; by default drawn from the study's seed and the trial's number."""
 
     @model_validator(mode="before")
@@ -353,10 +353,11 @@ class FinetuneConfig(TrainingOptions):
     def _have_room_for_a_text(self) -> FinetuneConfig:
         for name in ("batch_tokens", "eval_batch_tokens"):
             tokens = getattr(self, name)
-            if tokens is not None and tokens < self.data.max_length:
+            if tokens is not None and tokens < self.data.tokens_a_row:
+                setting = "max_length" if self.data.block_size is None else "block_size"
                 raise ValueError(
-                    f"`{name}` = {tokens} is less than data.max_length = {self.data.max_length}, to"
-                    " which one text may come; raise the one or lower the other"
+                    f"`{name}` = {tokens} is less than data.{setting} = {self.data.tokens_a_row},"
+                    " to which one row may come; raise the one or lower the other"
                 )
         if self.eval_batch_tokens is not None and "eval_batch_size" in self.model_fields_set:
             raise ValueError(
@@ -377,6 +378,16 @@ class FinetuneConfig(TrainingOptions):
     def _has_something_to_mask(self) -> FinetuneConfig:
         if "mask_fraction" in self.model_fields_set and self.task != "masked_lm":
             raise ValueError("`mask_fraction` is for task: masked_lm; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _attends_in_its_precision(self) -> FinetuneConfig:
+        name = self.model.attn_implementation
+        if name is not None and name.startswith("flash_") and self.precision in {"fp32", "tf32"}:
+            raise ValueError(
+                f"model.attn_implementation = {name!r} computes in half precision alone, and"
+                f" `precision` is {self.precision}; take bf16, fp16 or auto, or sdpa"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from workers.managers.entities import EntityScores, entities, scores
+from workers.managers.entities import EntityScores, are_parts_of_entities, entities, scores
 from workers.managers.tags import tags_of_tokens
 
 
@@ -28,6 +28,33 @@ from workers.managers.tags import tags_of_tokens
 )
 def test_entities_are_read_as_conlleval_reads_them(tags, wanted):
     assert entities(tags.split()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("classes", "are_parts"),
+    [
+        ("B-PER I-PER O", True),
+        ("I-PER O", True),
+        ("U-A O", True),
+        ("B I O", True),
+        ("I O", True),
+        ("NOUN VERB O", False),
+        ("B I E S L U", False),  # names of one letter
+        ("B I O X", False),
+        ("O-x NOUN", False),
+        ("noun proper-noun", False),
+        ("B-", False),
+    ],
+)
+def test_classes_say_where_in_an_entity_a_word_is_or_are_the_entities(classes, are_parts):
+    assert are_parts_of_entities(classes.split()) is are_parts
+
+
+def test_classes_of_one_letter_are_told_apart():
+    metric = EntityScores(["B", "E", "X"])
+    found = torch.nn.functional.one_hot(torch.tensor([0, 1, 2]), 3).float()
+    metric.update(found, torch.tensor([3 + 1, 1, 2]))
+    assert float(metric.compute()["f1"]) == pytest.approx(2 / 3)
 
 
 # what seqeval publishes

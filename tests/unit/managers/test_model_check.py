@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -12,8 +13,11 @@ from transformers import (
     Qwen2Config,
     T5Config,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert import modeling_bert
 
-from workers.managers import ModelManager, TokenizerManager
+from workers.managers import ModelManager, TokenizerManager, model_fit
+from workers.managers.head import SEQUENCE_CLASSIFIER, Head
 from workers.managers.model_check import find_problem, main
 from workers.managers.text_format import TextFormat
 from workers.protocol.errors import InvalidInputError, UnfitModelError, WorkerLacksError
@@ -69,15 +73,18 @@ def test_what_keeps_an_architecture_from_being_trained_is_found(fields, message)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])
-def test_attention_that_an_architecture_does_not_have_is_refused_by_name(
-    container, saved, architecture
-):
+def test_attention_that_an_architecture_does_not_have_is_refused_by_name(architecture):
     model = {"architecture": architecture, **TINY}
     assert problem({**model, "attn_implementation": "eager"}) is None
     for name in ("sdpa", "flex_attention", "flash_attention_2"):
         found = problem({**model, "attn_implementation": name})
         if architecture == "bert":
             assert found is None
+            section = ModelConfig(**model, attn_implementation=name)
+            built = model_fit.configuration(
+                section, TextFormat(64, 16), Head(SEQUENCE_CLASSIFIER, ("a", "b"))
+            )
+            assert built._attn_implementation == name
         else:
             assert found == (
                 f"model.attn_implementation = {name!r}: deberta-v2 does not have it; take eager"
@@ -87,19 +94,43 @@ def test_attention_that_an_architecture_does_not_have_is_refused_by_name(
     assert "; did you mean 'sdpa'?" in found
 
 
-def test_attention_is_computed_as_it_was_asked_for(container, saved):
+def test_attention_is_computed_as_it_was_asked_for(container, saved, monkeypatch):
+    computed = []
+
+    def noted(name, compute):
+        return lambda *args, **options: computed.append(name) or compute(*args, **options)
+
+    eager = noted("eager", modeling_bert.eager_attention_forward)
+    monkeypatch.setattr(modeling_bert, "eager_attention_forward", eager)
+    sdpa = noted("sdpa", ALL_ATTENTION_FUNCTIONS["sdpa"])
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", sdpa)
     build = container.get(ModelManager).sequence_classifier
     logits = {}
     for name in ("eager", "sdpa"):
         torch.manual_seed(0)
         model = build(str(saved), num_labels=2, attn_implementation=name).eval()
-        assert model.config._attn_implementation == name
+        computed.clear()
         logits[name] = model(torch.arange(4, 12)[None]).logits
+        assert set(computed) == {name}
     torch.testing.assert_close(logits["eager"], logits["sdpa"])
     if not torch.cuda.is_available():
         for name in ("flex_attention", "flash_attention_2"):
             with pytest.raises(WorkerLacksError, match=f"{name}' takes a GPU, .* sdpa or eager"):
                 build(str(saved), num_labels=2, attn_implementation=name)
+
+
+def test_flash_attention_in_float32_is_refused():
+    flash = {"architecture": "bert", "attn_implementation": "flash_attention_2", **TINY}
+    for precision in ("fp32", "tf32"):
+        with pytest.raises(ValidationError, match=f"half precision alone.* is {precision}; take"):
+            problem(flash, precision=precision)
+    assert problem(flash, precision="bf16") is None
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(ValidationError, match="seed"):
+        problem({"architecture": "bert", **TINY}, seed=seed)
 
 
 def test_adapters_that_the_model_or_peft_does_not_take_are_found(saved):

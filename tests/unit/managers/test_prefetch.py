@@ -94,6 +94,6 @@ def test_a_block_ends_without_the_item_that_hangs(monkeypatch, capsys):
 
 
 def test_what_is_sent_to_the_cpu_is_received_as_it_is():
-    copies = DeviceCopies(torch.device("cpu"))
+    copies = DeviceCopies(torch.device("cpu"), lambda: None)
     batch = {"labels": torch.arange(3)}
     assert copies.receive(copies.send(batch))["labels"] is batch["labels"]

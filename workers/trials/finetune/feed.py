@@ -56,7 +56,7 @@ class Feed:
         self._config = config
         self._managers = managers
         self._pad_id = int(data.tokenizer.pad_token_id)
-        self._copies = DeviceCopies(managers.tensors.device)
+        self._copies = DeviceCopies(managers.tensors.device, managers.tensors.clear_memory)
 
     def training(self, batches: RemainingBatches) -> AbstractContextManager[Iterator[Fed]]:
         """What is trained on, batch by batch."""
