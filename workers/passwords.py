@@ -44,6 +44,11 @@ _PLAIN: Final = re.compile(r"(?i)true|false|yes|no|none|[\d.,:]+|(?:~\w*|\.\.?)?
 #: A shorter value of a variable is no secret, and may be any word.
 _LEAST_SECRET: Final = 6
 
+#: A URL, or what was to be one, that has something before an `@`.
+_MISTYPED: Final = re.compile(
+    r"(?:[A-Za-z][\w+.-]*(?::|(?=/)))?(?P<slashes>/*)(?P<before>.+)@", re.DOTALL
+)
+
 #: Each spelling that is to be hidden.
 _known: Final[set[str]] = set()
 
@@ -125,8 +130,19 @@ def _in_url(url: str) -> list[str]:
         # a password without a name is often written in the name's place
         found = [parts.password or parts.username, *_in_query(parts.query)]
     except ValueError:
+        return _before_at(url)
+    return [each for each in found if each] if parts.netloc else [*_before_at(url), *found[1:]]
+
+
+def _before_at(url: str) -> list[str]:
+    """What a mistyped URL says in confidence: of `redis:/user:password@host`, the password."""
+    match = _MISTYPED.match(url.strip())
+    if match is None:
         return []
-    return [each for each in found if each]
+    _, colon, password = match["before"].partition(":")
+    if not colon and match["slashes"] == "///":
+        return []  # the path of a file or a socket
+    return [found] if (found := password or match["before"].rstrip(":")) else []
 
 
 def _in_query(query: str) -> list[str]:

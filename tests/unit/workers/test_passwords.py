@@ -165,3 +165,31 @@ def test_no_cut_through_a_text_shows_a_part_of_a_password(secret):
         assert shown == hide(text.decode())
         assert cut - kept < 2 * len(secret.encode())
     assert whole(b"nothing of it.") == len(b"nothing of it.")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis:/s3cr3tpass@a",
+        "redis:s3cr3tpass@a",
+        "redis:/u:s3cr3tpass@a:1/0",
+        "redis//:s3cr3tpass@a:1/0",
+        ":s3cr3tpass@a:1/0",
+        "u:s3cr3tpass@a",
+        "s3cr3tpass@a",
+        "redis:///:s3cr3tpass@a:1/0",
+        "redis://u:s3cr3tpass@[a/0",
+        "postgresql//u:s3cr3tpass@a/fleet",
+    ],
+)
+def test_the_password_of_a_mistyped_url_is_hidden_too(url):
+    learn_from(url)
+    assert "s3cr3tpass" not in hide(f"{url} is no URL: its path is 's3cr3tpass@a'")
+
+
+@pytest.mark.parametrize(
+    "url", ["unix:///run/fleet@1/redis.sock", "journal:///home/a@b/journal.log", "file:///a@b", "x"]
+)
+def test_of_a_path_with_a_sign_nothing_is_taken_for_a_password(url):
+    learn_from(url)
+    assert hide(url) == url
