@@ -127,11 +127,14 @@ def _names_a_secret(name: str) -> bool:
 def _in_url(url: str) -> list[str]:
     try:
         parts = urlsplit(url.strip())
+        in_query = _in_query(parts.query)
         # a password without a name is often written in the name's place
-        found = [parts.password or parts.username, *_in_query(parts.query)]
+        password = parts.password or parts.username
     except ValueError:
         return _before_at(url)
-    return [each for each in found if each] if parts.netloc else [*_before_at(url), *found[1:]]
+    if not parts.netloc:
+        return [*_before_at(url), *in_query]
+    return [each for each in [password, *in_query] if each]
 
 
 def _before_at(url: str) -> list[str]:
