@@ -58,14 +58,18 @@ class Dispatcher:
         """Trials that have waited for long, and that no worker takes."""
         return len(self._stuck & self._study.tally.open)
 
-    def ask(self, count: int) -> int:
+    def ask(self, count: int, slots: int = 1) -> int:
         """Have so many slots be used: by paused trials that are to go on, else by new ones.
+
+        Args:
+            count: How many trials are to be begun.
+            slots: That take trials from the study's queue.
 
         Returns:
             How many there were.
         """
         promoted = self._promote(count)
-        return promoted + self._ask_new(min(count - promoted, self._study.num_left))
+        return promoted + self._ask_new(min(count - promoted, self._study.num_left), slots)
 
     def _promote(self, count: int) -> int:
         """Send paused trials on to their next rung; how many."""
@@ -90,7 +94,7 @@ class Dispatcher:
         self._study.send_hint(number)
         log.info("promoted", study=self._study.name, trial=number, rung=rung)
 
-    def _ask_new(self, count: int) -> int:
+    def _ask_new(self, count: int, slots: int) -> int:
         """Ask for trials and enqueue them; how many they were.
 
         Of a slow sampler they are fewer than `count`, and at least one: what its trials tell is
@@ -112,7 +116,9 @@ class Dispatcher:
             # what lies there is of a study of this name that somebody has removed
             remove_checkpoints(self._home, self._study.name, number)
         self._study.leases.enqueue_all(params, drawn)
-        numbers, size = list(drawn), num_per_hint(self._study.tally.trial_seconds)
+        usable = min(slots, self._study.spec.share.max_slots or slots)
+        size = num_per_hint(self._study.tally.trial_seconds, len(drawn), usable)
+        numbers = list(drawn)
         for begin in range(0, len(numbers), size):
             first, *more = numbers[begin : begin + size]
             self._study.send_hint(first, more=more)

@@ -252,7 +252,7 @@ class StudyDriver:
     def go_on(self, granted: int) -> None:
         """Ask for so many trials, and show how the study stands."""
         self.doing = "asking for trials"
-        if granted and self._parts.dispatcher.ask(granted):
+        if granted and self._parts.dispatcher.ask(granted, self._surroundings.slots):
             self.shown.is_stale = True
         if self.shown.is_due(self.study, self._surroundings.wish):
             parts = self._parts

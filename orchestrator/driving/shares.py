@@ -95,12 +95,22 @@ def num_ready(slots: int, trial_seconds: float | None) -> int:
     return max(1, min(MAX_READY_PER_SLOT * slots, math.ceil(slots * READY_SECONDS / seconds) - 1))
 
 
-def num_per_hint(trial_seconds: float | None) -> int:
-    """How many trials one message hints at: of those that are not short, one."""
+def num_per_hint(trial_seconds: float | None, count: int, slots: int) -> int:
+    """How many trials one message hints at: of those that are not short, one.
+
+    Never more than one slot's share of those that are announced together: no slot lacks a trial
+    that another one has in its message.
+
+    Args:
+        trial_seconds: How long one takes.
+        count: How many are announced.
+        slots: That may run trials of the study at a time.
+    """
     if trial_seconds is None:
         return 1
     seconds = max(MIN_TRIAL_SECONDS, trial_seconds)
-    return max(1, min(MAX_PER_HINT, math.floor(HINT_SECONDS / seconds)))
+    share = count // max(1, slots)
+    return max(1, min(MAX_PER_HINT, share, math.floor(HINT_SECONDS / seconds)))
 
 
 class Shares:

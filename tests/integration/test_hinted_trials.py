@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 
 import pytest
+import redis
 from hand_fleet import Fleet, turn_until
 from waiting import wait_until
 
 from workers.coordination import keys
+from workers.coordination.grants import Refusal
+from workers.coordination.hints import Hints
+from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.processes.registry import ProcessRecord
+from workers.protocol.errors import StudyNotKnownError
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import TrialState
 from workers.settings import Settings
+from workers.trials.hinted_trials import HintedTrials
 from workers.trials.outcomes import Outcome
 from workers.trials.runner import TrialRunner
 
@@ -125,8 +132,10 @@ def test_trials_do_not_wait_behind_one_that_is_not_short(place):
     hint = place.queue("waits", 3)
 
     def free_it_when_the_others_are_announced():
-        wait_until(lambda: hinted(place.client) == [[1], [2]], "the others are announced")
-        (place.folder / "go").touch()
+        try:
+            wait_until(lambda: hinted(place.client) == [[1], [2]], "the others are announced")
+        finally:
+            (place.folder / "go").touch()
 
     thread = threading.Thread(target=free_it_when_the_others_are_announced)
     thread.start()
@@ -143,6 +152,54 @@ def test_what_is_left_when_a_process_ends_is_announced_again(place):
     assert place.runner.run(hint) is Outcome.ENDS_PROCESS
     assert place.states(3) == ["COMPLETE", "QUEUED", "QUEUED"]
     assert hinted(place.client) == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    "error", [redis.ConnectionError("away"), StudyNotKnownError("there is no study 's'")]
+)
+def test_a_process_that_is_to_end_ends_whatever_becomes_of_the_rest(place, monkeypatch, error):
+    hint = place.queue("leaves_a_thread", 3)
+
+    def fail(_hint):
+        raise error
+
+    monkeypatch.setattr(place.runner._others, "queue_of", fail)
+    assert place.runner.run(hint) is Outcome.ENDS_PROCESS
+    assert place.states(3) == ["COMPLETE", "QUEUED", "QUEUED"]
+
+
+def test_what_is_left_does_not_wait_with_one_that_is_left_to_others(place, monkeypatch):
+    hint = place.queue("quick", 3)
+    claim = TrialLeases.claim
+    monkeypatch.setattr(
+        TrialLeases,
+        "claim",
+        lambda self, number, *args, **kwargs: (
+            Refusal("ALTERED") if number == 0 else claim(self, number, *args, **kwargs)
+        ),
+    )
+    monkeypatch.setattr(place.runner._others, "_beat_seconds", 0.0)
+    assert place.runner.run(hint) is Outcome.ENDED
+    assert sorted(hinted(place.client)) == [[0], [1], [2]]
+    assert place.states(3) == ["QUEUED"] * 3
+
+
+def test_a_redis_that_does_not_answer_keeps_no_hint_waiting_for_long(place):
+    hint = place.queue("quick", 2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
+        hints, told = Hints(address), []
+
+        def hand_on():
+            trials = HintedTrials(hint, hints, place.settings.seal)
+            trials.hand_on("default")
+            told.append(trials.are_left)
+
+        thread = threading.Thread(target=hand_on, daemon=True)
+        thread.start()
+        thread.join(30.0)
+        assert told == [True]
+        hints.close()
 
 
 def test_a_drain_gives_the_rest_back_untouched_with_the_message(place):

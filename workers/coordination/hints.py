@@ -40,6 +40,19 @@ BROKER_SETTINGS: Final[dict[str, Any]] = {
 }
 
 
+#: A Redis that does not answer is away: whoever sends a hint has a lease to renew. A worker, which
+#: waits in Redis for messages, has no such limit.
+_ANSWER_SECONDS: Final = 3.0
+_SENDING: Final[dict[str, Any]] = {
+    "broker_transport_options": {
+        **BROKER_SETTINGS["broker_transport_options"],
+        "socket_timeout": _ANSWER_SECONDS,
+    },
+    # once, on another connection: this one may have been cut off meanwhile
+    "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0.1, "interval_max": 0.1},
+}
+
+
 class Hints:
     """Sends hints by the task's name, without importing the task.
 
@@ -51,7 +64,8 @@ class Hints:
     def __init__(self, redis_url: str, seal: Seal = UNSEALED) -> None:
         self._seal = seal
         self._app = Celery("trialfleet-hints", set_as_current=False)
-        self._app.conf.update(**BROKER_SETTINGS, **parse_address(redis_url).broker_settings)
+        address = parse_address(redis_url).broker_settings
+        self._app.conf.update({**BROKER_SETTINGS, **_SENDING, **address})
 
     def send(
         self,

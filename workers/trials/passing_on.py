@@ -7,6 +7,7 @@ where there is none; none is claimed to be left.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
 from workers.coordination.clock import lease_clock
@@ -15,11 +16,13 @@ from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
 from workers.logs import get_logger
 from workers.managers import CUDAManager
+from workers.protocol.errors import StudyNotKnownError
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
 from workers.trials.code_that_ran import CodeThatRan
 from workers.trials.drain_signal import DrainSignal
 from workers.trials.failure_streak import FailureStreak
+from workers.trials.hinted_trials import HintedTrials
 from workers.trials.outcomes import Outcome
 from workers.trials.refused_studies import RefusedStudies
 from workers.trials.slot_health import SlotHealth
@@ -73,7 +76,7 @@ class PassingOn:
 
         One whose CUDA does not work ends after a while: a fresh process looks again.
         """
-        if self._unchecked.exists(hint.study):
+        with suppress(StudyNotKnownError):  # nobody is to run it
             self.announce(self.queue_of(hint), hint, 0.0)
         until = lease_clock() + _PATIENCE_BEATS * self._beat_seconds
         while not self._drain.is_set() and self._health.refusal() is not None:
@@ -88,20 +91,26 @@ class PassingOn:
         while lease_clock() < until and not self._drain.is_set():
             time.sleep(self._beat_seconds / 20)
 
-    def leave(self, leases: TrialLeases, spec: StudySpec, hint: RunTrial) -> Outcome | None:
+    def leave(
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial, trials: HintedTrials
+    ) -> Outcome | None:
         """Leave a trial to another process, if this one is not to run it."""
         if self._code.differs(spec) and spec.code.must_match:
-            return self._leave_other_code(leases, spec, hint)
+            return self._leave_other_code(leases, spec, hint, trials)
         if self._refusals.is_lacking(spec):
-            return self._leave_lacking(leases, spec, hint)
-        return self._leave_failed_here(leases, spec, hint)
+            return self._leave_lacking(leases, spec, hint, trials)
+        return self._leave_failed_here(leases, spec, hint, trials)
 
-    def leave_refused(self, leases: TrialLeases, hint: RunTrial, reason: str) -> Outcome:
+    def leave_refused(
+        self, leases: TrialLeases, hint: RunTrial, reason: str, trials: HintedTrials
+    ) -> Outcome:
         """Leave a trial to processes that take it; where there is none, it waits."""
         self._refusals.refuse(hint.study, reason)
         queue = self.queue_of(hint)
-        if leases.is_queued(hint.number) and self._health.has_other_that_takes(queue, hint.study):
-            self.pass_on(leases, queue, hint)
+        # of a message that is not taken apart, any of its trials is a reason
+        is_queued = any(leases.is_queued(number) for number in (hint.number, *hint.more))
+        if is_queued and self._health.has_other_that_takes(queue, hint.study):
+            self.pass_on(leases, queue, hint, trials)
         return Outcome.ENDED
 
     def queue_of(self, hint: RunTrial) -> str:
@@ -109,27 +118,27 @@ class PassingOn:
         return self._unchecked.spec(hint.study).resources.queue
 
     def _leave_other_code(
-        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial, trials: HintedTrials
     ) -> Outcome | None:
         """Leave a trial to processes with the submitter's code; where there is none, it waits."""
         queue = spec.resources.queue
         if leases.is_queued(hint.number) and self._health.has_other_with_code(queue, spec.name):
-            self.pass_on(leases, queue, hint)
+            self.pass_on(leases, queue, hint, trials)
         return Outcome.ENDED
 
     def _leave_lacking(
-        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial, trials: HintedTrials
     ) -> Outcome | None:
         """Leave a trial to workers that may have what this one lacks; None if there is none."""
         queue = spec.resources.queue
         if not self._health.has_other_that_takes(queue, spec.name):
             return None
         if leases.is_queued(hint.number):
-            self.pass_on(leases, queue, hint)
+            self.pass_on(leases, queue, hint, trials)
         return Outcome.ENDED
 
     def _leave_failed_here(
-        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial
+        self, leases: TrialLeases, spec: StudySpec, hint: RunTrial, trials: HintedTrials
     ) -> Outcome | None:
         """Leave a trial that failed in this process to another one, if there is one.
 
@@ -141,16 +150,22 @@ class PassingOn:
             return None
         if not leases.is_queued(hint.number):
             return None
-        self.pass_on(leases, spec.resources.queue, hint)
+        self.pass_on(leases, spec.resources.queue, hint, trials)
         if seconds < _PATIENCE_BEATS * self._beat_seconds:
             return Outcome.ENDED
         log.warning("process_ends", reason="its trial failed here, and all others are busy")
         return Outcome.SICK
 
-    def pass_on(self, leases: TrialLeases, queue: str, hint: RunTrial) -> None:
-        """Announce a trial again, for others; stay busy for a moment, or this process gets it."""
+    def pass_on(
+        self, leases: TrialLeases, queue: str, hint: RunTrial, trials: HintedTrials
+    ) -> None:
+        """Announce a trial again, for others; stay busy for a moment, or this process gets it.
+
+        What is left of its message does not wait for that.
+        """
         pause = leases.pause_seconds(hint.number)
         self.announce(queue, hint, pause)
+        trials.hand_on(queue)
         if not pause:
             beat = self._beat_seconds
             until = lease_clock() + beat / 10

@@ -40,7 +40,7 @@ from workers.trials.drain_signal import DrainSignal
 from workers.trials.ending import AttemptEnd
 from workers.trials.failure_streak import FailureStreak
 from workers.trials.handle import FleetTrial
-from workers.trials.held_lease import HeldLease
+from workers.trials.held_lease import YOUNG_SECONDS, HeldLease
 from workers.trials.hinted_trials import HintedTrials
 from workers.trials.known_specs import KnownSpec, KnownSpecs
 from workers.trials.lease_keeper import LeaseKeeper
@@ -175,17 +175,27 @@ class TrialRunner:
         try:
             if self._health.refusal() is None:
                 return self._claim_and_run(hint, trials)
-            if trials.are_left and self._studies.exists(hint.study):
-                trials.hand_on(self._others.queue_of(hint))
+            self._hand_on(hint, trials)
             return self._others.sit_out(hint)
         finally:
             structlog.contextvars.unbind_contextvars("study", "trial", "attempt")
 
     def _stop(self, outcome: Outcome, hint: RunTrial, trials: HintedTrials) -> Outcome:
         """End with a message some of whose trials are left, unless it goes back with them."""
-        if trials.are_left and not outcome.goes_back:
-            trials.hand_on(self._others.queue_of(hint))
+        if not outcome.goes_back:
+            self._hand_on(hint, trials)
         return outcome
+
+    def _hand_on(self, hint: RunTrial, trials: HintedTrials) -> None:
+        """Announce what is left of a message, if that can be; the orchestrator does, too, later."""
+        if not trials.are_left:
+            return
+        try:
+            trials.hand_on(self._others.queue_of(hint))
+        except StudyNotKnownError:
+            log.warning("unknown_study")
+        except redis.RedisError as error:  # what becomes of this process does not hang on it
+            log.warning("hints_not_handed_on", error=str(error))
 
     def _claim_and_run(self, hint: RunTrial, trials: HintedTrials) -> Outcome:
         if self._drain.is_set():
@@ -201,10 +211,10 @@ class TrialRunner:
             return Outcome.ENDED
         except (UnsealedError, PackageError, OSError) as error:
             self._specs.forget(hint.study)  # it may be another one by now
-            return self._others.leave_refused(leases, hint, str(error))
+            return self._others.leave_refused(leases, hint, str(error), trials)
         if not self._refusals.is_lacking(spec):
             self._refusals.accept(hint.study)
-        left_as = self._others.leave(leases, spec, hint)
+        left_as = self._others.leave(leases, spec, hint, trials)
         if left_as is not None:
             return left_as
         sent_at = lease_clock()
@@ -293,7 +303,7 @@ class TrialRunner:
         if refusal.reason == "ALTERED":  # it was granted, and given back
             self._record.update(**_AT_NO_TRIAL)
         if refusal.reason in {"ELSEWHERE", "ALTERED"}:
-            self._others.pass_on(leases, spec.resources.queue, hint)
+            self._others.pass_on(leases, spec.resources.queue, hint, trials)
         return Outcome.ENDED
 
     def _run_attempt(
@@ -318,7 +328,9 @@ class TrialRunner:
         attempt = Attempt(spec.name, held.number, held.grant.attempt, held.token, generation)
         with held, self._printing(attempt):
             self._objectives.call(end, surroundings, self._root)
-        if self._wandb.has_run:  # W&B may take as long as it likes to finish it
+        # W&B may take as long as it likes to finish it; and what is no short trial may have told
+        # of its end only after a while, and leave much behind
+        if self._wandb.has_run or lease_clock() - sent_at > YOUNG_SECONDS:
             let_others_go_on()
         outcome, lasting = self._leave(end, surroundings)
         self._judge_device(end)

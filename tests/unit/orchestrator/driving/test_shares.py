@@ -54,7 +54,14 @@ def test_short_trials_wait_ready_for_as_long_as_the_orchestrator_may_take(slots,
     [(None, 1), (100.0, 1), (0.03, 1), (0.02, 2), (0.0, MAX_READY_PER_SLOT // 2)],
 )
 def test_one_hint_keeps_a_slot_busy_for_a_moment_at_most(seconds, count):
-    assert num_per_hint(seconds) == count
+    assert num_per_hint(seconds, 100, 1) == count
+
+
+@pytest.mark.parametrize(
+    ("count", "slots", "most"), [(4, 4, 1), (7, 4, 1), (9, 4, 2), (3, 4, 1), (5, 1, 5), (5, 0, 5)]
+)
+def test_one_hint_holds_no_more_than_a_slots_share_of_what_is_announced(count, slots, most):
+    assert num_per_hint(0.001, count, slots) == most
 
 
 class Queue:
