@@ -50,7 +50,7 @@ from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED, run_com
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import draw_tree
 from orchestrator.views.screen import draw
-from orchestrator.views.watch import RUN_HINT, draw_studies, open_view, summary, with_former
+from orchestrator.views.watch import RUN_HINT, draw_studies, open_view, print_summary, with_former
 from workers.disk.fleet_home import make_home
 from workers.logs import configure_logging, guard_tracebacks
 from workers.processes.hangup import on_hangup
@@ -201,7 +201,7 @@ def status(name: NameArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(_document(found))
     elif found.is_over:
-        Console().print(summary(found))
+        print_summary(found, Console())
     else:
         console = Console()
         console.print(draw(found))
@@ -270,7 +270,7 @@ def _end(status: StudyStatus, console: Console, *, as_json: bool) -> None:
     if as_json:
         print_json(_document(status))
     else:
-        console.print(summary(status))
+        print_summary(status, console)
 
 
 def _document(status: BaseModel) -> dict[str, Any]:

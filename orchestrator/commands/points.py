@@ -39,10 +39,14 @@ def best_points(target: StudyHandle, count: int, source: str | None) -> list[dic
     """
     if not count and source is None:
         return []
-    if count < 1 or source is None:
+    example = f"such as `trialfleet enqueue {target.name} --best 3 --from {source or 'OTHER'}`"
+    if source is None:
         raise InvalidInputError(
-            f"--best {count} --from {source}: give both: how many, and of which study"
+            f"--best {count}: of which study? Its --from is missing; give both, {example}"
         )
+    if count < 1:
+        how_many = f"--best {count} is no number of trials" if count else "its --best is missing"
+        raise InvalidInputError(f"--from {source}: how many? {how_many}; give both, {example}")
     points = StudyHandle(source).best_params(count)
     space = target.spec().space
     left_out = {name for point in points for name in point if space and name not in space}

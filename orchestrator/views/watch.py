@@ -5,16 +5,17 @@ Invariant: a view only draws statuses; what it shows can be had as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.status import FormerStudy, StudyStatus, UnreadableStudy
-from orchestrator.views.encodable import encodable
+from orchestrator.status import Best, FormerStudy, StudyStatus, UnreadableStudy
+from orchestrator.views.encodable import encodable, encodable_line
 from orchestrator.views.explain import reason
 from orchestrator.views.problems import refusing_lines, set_aside_lines, stalled_lines
 from orchestrator.views.ps import printable
@@ -180,50 +181,95 @@ def _study_row(found: ListedStudy) -> tuple[str, ...]:
     )
 
 
-def summary(status: StudyStatus) -> Group:
-    """What a study came to: the best trial, its parameters, the top five, and where to look."""
+def print_summary(status: StudyStatus, console: Console) -> None:
+    """Tell what a study came to, in lines that fit a terminal, or in whole ones elsewhere.
+
+    A word that is wider than the terminal, such as a path, stays in one piece.
+    """
+    width = console.width if console.is_terminal else None
+    console.print(summary(status, width, console.encoding), crop=False)
+
+
+def summary(status: StudyStatus, width: int | None = None, encoding: str = "utf-8") -> Group:
+    """What a study came to: the best trial, its parameters, the top five, and where to look.
+
+    Args:
+        status: The study, which is over.
+        width: Of the terminal, if it is for one: what does not fit goes on below, indented, and of
+            the parameters of the top five what does not fit is left out.
+        encoding: Of whatever it is written to.
+    """
     counted = ", ".join(f"{count} {name}" for name, count in status.trials.items() if count)
-    parts: list[RenderableType] = [
-        Text(""),
-        Text(
-            f"{status.study} {status.state}: {counted or 'no trials'} in"
-            f" {status.wall_seconds:.0f} s ({status.busy_seconds:.0f} s of training)"
-        ),
-    ]
+    headline = (
+        f"{status.study} {status.state}: {counted or 'no trials'} in"
+        f" {status.wall_seconds:.0f} s ({status.busy_seconds:.0f} s of training)"
+    )
+    above, top, below = [Text(""), Text(headline)], list[Text](), list[Text]()
     if status.best is None:
         none = "no complete trial keeps to the constraints"
-        return Group(
-            *parts,
-            Text(none if status.infeasible else "no trial is complete", style="red"),
-            *_errors(status),
-            *limit_lines(status),
-            *refusing_lines(status),
-            *stalled_lines(status),
-            *set_aside_lines(status),
-        )
-    value = format_values(status.best.value, status.best.values, status)
-    best = f"best: trial {status.best.number}  {value}{of_front(status)}"
-    parts.append(Text(best, style="bold green"))
-    parts += [Text(f"  {name} = {short(value)}") for name, value in status.best.params.items()]
-    title = "top trials" if status.front is None else "Pareto front, by the first value"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("trial", "value", "seconds", "parameters"):
-        table.add_column(column, justify="left" if column == "parameters" else "right")
-    for trial in status.top:
-        table.add_row(
+        above.append(Text(none if status.infeasible else "no trial is complete", style="red"))
+        below += stalled_lines(status)
+    else:
+        above += [*_best(status, status.best), Text("")]
+        top = _top(status, width)
+    below = [*_errors(status), *limit_lines(status), *refusing_lines(status), *below]
+    below += set_aside_lines(status)
+    if status.best is not None and status.results is not None and Path(status.results).is_dir():
+        below += [Text(""), Text(f"results: {status.results}/<trial>/result")]
+    lines = [*_hanging(above, width), *top, *_hanging(below, width)]
+    return Group(*(encodable_line(line, encoding) for line in lines))
+
+
+def _best(status: StudyStatus, best: Best) -> list[Text]:
+    value = format_values(best.value, best.values, status)
+    return [
+        Text(f"best: trial {best.number}  {value}{of_front(status)}", style="bold green"),
+        *(Text(f"  {name} = {short(value)}") for name, value in best.params.items()),
+    ]
+
+
+def _top(status: StudyStatus, width: int | None) -> list[Text]:
+    """The best trials, a line each."""
+    rows = [("trial", "value", "seconds", "parameters")]
+    rows += [
+        (
             str(trial.number),
             format_values(trial.value, trial.values, status, named=False),
             f"{trial.seconds:.1f}",
             format_params(trial.params),
         )
-    parts += [Text(""), table, *_errors(status), *limit_lines(status), *refusing_lines(status)]
-    parts += set_aside_lines(status)
-    if status.results is not None and Path(status.results).is_dir():
-        parts += [Text(""), Text(f"results: {status.results}/<trial>/result")]
-    return Group(*parts)
+        for trial in status.top
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    lines = [Text("top trials" if status.front is None else "Pareto front, by the first value")]
+    for *numbers, params in rows:
+        cells = [cell.rjust(length) for cell, length in zip(numbers, widths, strict=True)]
+        lines.append(Text("  ".join([*cells, params])))
+    lines[0].stylize("italic")
+    lines[1].stylize("bold")
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ignore"
+        if width is not None:
+            line.truncate(width, overflow="ellipsis")
+    return lines
 
 
-def _errors(status: StudyStatus) -> list[RenderableType]:
+def _hanging(lines: Sequence[Text], width: int | None) -> Iterator[Text]:
+    """Lines, each in as many as it takes, further in from the second on; no word is broken."""
+    for line in lines:
+        plain = line.plain
+        if width is not None:
+            plain = textwrap.fill(
+                plain,
+                width,
+                subsequent_indent=" " * (len(plain) - len(plain.lstrip()) + 2),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        yield Text(plain, line.style, no_wrap=True, overflow="ignore")
+
+
+def _errors(status: StudyStatus) -> list[Text]:
     """The last few errors, one line each; not of trials that never began."""
     failed = [each for each in status.recent if each.error and each.state != "cancelled"]
     return [Text(ended_line(trial, status), style="red") for trial in failed[-3:]]

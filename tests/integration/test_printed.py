@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from disks import fill, small_disk
 from typer.testing import CliRunner
 from waiting import wait_until
 
@@ -25,10 +26,10 @@ from workers.coordination.deletions import Deletions
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.trial_output import KEPT_BYTES, Attempt, Printed, TrialOutput
 from workers.disk.output_files import output_file
-from workers.disk.output_spool import spools_in
+from workers.disk.output_spool import OutputSpool, new_spool, spools_in
 from workers.disk.uploads import Errand, Uploads
 from workers.passwords import learn
-from workers.processes.output_keeper import keep_rest
+from workers.processes.output_keeper import OutputKeeper, keep_rest
 from workers.processes.uploader import Uploader
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.messages import Result
@@ -188,6 +189,45 @@ def test_all_that_writes_to_the_descriptors_is_kept_of_its_attempt_last_words_to
     assert not client.exists(keys.output("s", 1))
 
 
+def test_what_was_kept_by_one_who_was_killed_before_he_noted_it_is_kept_once(
+    output, settings, client, tmp_path
+):
+    path, descriptor = new_spool(tmp_path)
+    with OutputSpool(path) as spool:
+        os.write(descriptor, spool.marks.of(FIRST) + b"one\ntwo\n")
+        noted = path.with_suffix(".read")
+        before = path.read_bytes(), noted.read_bytes()
+    keep_rest(client, settings, path)
+    for length in (8, 5, 0):  # all of it was written, or a part of it, or nothing
+        path.write_bytes(before[0])
+        noted.write_bytes(before[1])
+        kept = output_file(settings.home, "s", 0, 1, 100)
+        os.truncate(kept.path, length)
+        os.write(descriptor, b"last words")
+        keep_rest(client, settings, path)
+        assert kept.read() == ("one\ntwo\nlast words", 18)
+    assert texts(output) == {1: "one\ntwo\nlast words"}
+    os.close(descriptor)
+
+
+def test_a_file_goes_on_when_its_disk_has_room_again(output, settings, client, tmp_path):
+    path, descriptor = new_spool(tmp_path)
+    with small_disk(settings.home, 64) as filler, OutputSpool(path) as spool:
+        os.write(descriptor, spool.marks.of(FIRST) + b"one\n")
+        keeper = OutputKeeper(client, settings, spool, -1)
+        keeper.keep()
+        fill(filler)
+        os.write(descriptor, b"x" * 20_000 + b"\n")
+        keeper.keep()
+        filler.unlink()
+        os.write(descriptor, b"two\n")
+        keeper.keep()
+        text, end = output_file(settings.home, "s", 0, 1, 100).read()
+        assert (text[:4], text[-4:]) == ("one\n", "two\n")
+        assert spool.printed - spool.lost == end
+    os.close(descriptor)
+
+
 @pytest.fixture
 def say(settings, monkeypatch):
     for name, value in settings.to_environment().items():
@@ -226,7 +266,7 @@ def test_following_shows_each_part_once_until_the_trial_has_ended(output, say, s
     output.keep(
         [Printed(FIRST, 0, "one\n", is_over=True), Printed(SECOND, 0, "two\n", is_over=True)]
     )
-    output_file(settings.home, "s", 0, 1, 100).append("one\n")
+    output_file(settings.home, "s", 0, 1, 100).write(0, "one\n")
     # of its record, nothing is left: it has ended
     assert say("logs", "s", 0, "--follow") == "one\n--- attempt 2 ---\ntwo\n"
     lines = say("logs", "s", 0, "--follow", "--json").splitlines()
@@ -277,7 +317,7 @@ def test_the_store_has_what_neither_this_home_nor_redis_has(output, settings, cl
     there = settings.model_copy(update={"store": f"file://{tmp_path}/store"})
     printed = "x" * 100_000
     # as the keeper does at an attempt's end
-    output_file(there.home, "s", 0, 1, 100).append(printed)
+    output_file(there.home, "s", 0, 1, 100).write(0, printed)
     Uploads(there.home, has_store=True).add(Errand("output", "s", 0, 100, 1))
     output.keep([Printed(FIRST, 0, printed, is_over=True)])
     uploader = Uploader(client, there)

@@ -8,10 +8,11 @@ Invariant: the file is what was printed, or its first and last parts and how muc
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from workers.disk import durable
 from workers.disk.store_layout import generation_folder
@@ -23,6 +24,7 @@ _CUT: Final = re.compile(rb"\n\[trialfleet: (\d+) bytes cut\]\n")
 
 #: Around the end of what stays at the beginning of a file: where its cut is noted.
 _LONGEST_NOTE: Final = 64
+_BEFORE_NOTE: Final = 4
 
 _NAME: Final = re.compile(r"(\d+)-(\d+)")
 
@@ -40,19 +42,39 @@ class OutputFile:
         self._most = most_bytes
         self._end_bytes = most_bytes // 4
 
-    def append(self, text: str) -> None:
-        """Write on.
+    def write(self, begin: int, text: str) -> None:
+        """Write what was printed from a place on; what the file has of it, it has once.
+
+        Args:
+            begin: How many bytes were printed before it. Where the file has fewer, it follows
+                on them.
+            text: What was printed.
 
         Raises:
             OSError: The disk takes no more.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = text.encode()
-        with self.path.open("ab") as file:
-            file.write(content)
-            size = file.tell()
+        with self.path.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            known = max(0, self._end(file, size) - begin)
+            size += file.write(text.encode()[known:])
         if size > self._most:
             self._cut()
+
+    def end(self) -> int:
+        """How many bytes were printed in all, as far as the file has them; 0 without one."""
+        try:
+            with self.path.open("rb") as file:
+                return self._end(file, file.seek(0, os.SEEK_END))
+        except FileNotFoundError:
+            return 0
+
+    def _end(self, file: BinaryIO, size: int) -> int:
+        if size < self._end_bytes:
+            return size
+        file.seek(max(0, self._end_bytes - _BEFORE_NOTE))
+        note = _CUT.search(file.read(_BEFORE_NOTE + _LONGEST_NOTE))
+        return size if note is None else size + int(note[1]) - len(note[0])
 
     def read(self) -> tuple[str, int]:
         """The text, and how many bytes were printed in all.
@@ -66,7 +88,9 @@ class OutputFile:
         return content.decode(errors="replace"), len(content) + cut
 
     def _note(self, content: bytes) -> re.Match[bytes] | None:
-        return _CUT.search(content, max(0, self._end_bytes - 4), self._end_bytes + _LONGEST_NOTE)
+        return _CUT.search(
+            content, max(0, self._end_bytes - _BEFORE_NOTE), self._end_bytes + _LONGEST_NOTE
+        )
 
     def _cut(self) -> None:
         """Take the middle out, at the borders of characters."""

@@ -98,6 +98,8 @@ class OutputSpool:
         self._is_logged = False
         #: bytes that the attempt at hand has printed, as whoever keeps them counts
         self.printed = 0
+        #: of these, the bytes that its file lacks: the disk took no more
+        self.lost = 0
         self._recall()
 
     def __enter__(self) -> Self:
@@ -135,14 +137,15 @@ class OutputSpool:
 
     def note(self) -> None:
         """Note how far it was read, and give the room of that back."""
-        state = json.dumps([self._place, self._attempt, self._is_logged, self.printed])
+        state = json.dumps([self._place, self._attempt, self._is_logged, self.printed, self.lost])
         os.pwrite(self._state, state.encode().ljust(_STATE_BYTES), 0)
         _punch(self._file, self._place)
 
     def _recall(self) -> None:
         with suppress(ValueError, TypeError):
             found: Any = json.loads(os.pread(self._state, _STATE_BYTES, 0))
-            self._place, attempt, self._is_logged, self.printed = found
+            self._place, attempt, self._is_logged, self.printed, *lost = found
+            self.lost = sum(lost)  # the release before noted none
             self._attempt = None if attempt is None else Attempt(*attempt)
 
     def _taken(self, content: bytes, *, is_all: bool) -> int:

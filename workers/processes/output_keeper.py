@@ -18,7 +18,7 @@ from typing import Final, Self
 import redis
 
 from workers.coordination.trial_output import KEPT_BYTES, Attempt, Printed, TrialOutput
-from workers.disk.output_files import output_file
+from workers.disk.output_files import OutputFile, output_file
 from workers.disk.output_spool import OutputSpool, Piece
 from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
@@ -96,13 +96,13 @@ class OutputKeeper:
         begin, is_last = self._spool.printed, pieces[-1].is_last
         if text:
             self._spool.printed += len(text.encode())
-            self._append(attempt, text)
+            self._write_file(attempt, begin - self._spool.lost, text)
         if self._spool.printed:
             self._note(Printed(attempt, begin, text, is_last))
         if is_last:
             if self._spool.printed:
                 self._uploads.add(_errand(attempt))
-            self._spool.printed = 0
+            self._spool.printed = self._spool.lost = 0
 
     def _note(self, printed: Printed) -> None:
         """Note for Redis what it has not got yet."""
@@ -117,11 +117,14 @@ class OutputKeeper:
             printed = printed._replace(at=at, text=last)
         self._pending.append(printed)
 
-    def _append(self, attempt: Attempt, text: str) -> None:
+    def _write_file(self, attempt: Attempt, begin: int, text: str) -> None:
+        """Write to an attempt's file, at its place: whoever was killed here may have done so."""
+        file = output_file(self._home, *attempt)
         try:
-            output_file(self._home, *attempt).append(text)
+            file.write(begin, text)
             self._is_disk_full = False
         except OSError as error:
+            self._spool.lost += begin + len(text.encode()) - _end(file, begin)
             if not self._is_disk_full:
                 log.warning("output_not_written", error=str(error), hint="make room on the disk")
             self._is_disk_full = True
@@ -149,6 +152,14 @@ def keep_rest(client: redis.Redis, settings: Settings, path: Path) -> None:
     """Keep what a process that died had printed, its last words among it."""
     with suppress(FileNotFoundError), OutputSpool(path) as spool:
         OutputKeeper(client, settings, spool, _STANDARD_OUTPUT).keep(is_last=True)
+
+
+def _end(file: OutputFile, begin: int) -> int:
+    """How far a file goes that takes no more; not known, it has nothing of what came last."""
+    try:
+        return max(begin, file.end())
+    except OSError:
+        return begin
 
 
 def _errand(attempt: Attempt) -> Errand:

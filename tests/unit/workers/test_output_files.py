@@ -79,11 +79,11 @@ def test_no_password_lies_in_two_parts_however_long_the_line_or_the_text_is(spoo
 def test_whoever_goes_on_begins_where_reading_was_noted(spool):
     spool.write(spool.marks.of(FIRST) + b"one\n")
     read(spool)
-    spool.printed = 4
+    spool.printed, spool.lost = 4, 3
     spool.note()
     spool.write(b"two\n")
     with OutputSpool(spool.path) as other:
-        assert other.printed == 4
+        assert (other.printed, other.lost) == (4, 3)
         assert read(other, is_last=True) == [(FIRST, b"two\n", False), (FIRST, b"", True)]
     assert spools_in(spool.path.parent) == [spool.path]
 
@@ -108,7 +108,7 @@ def test_a_file_keeps_its_beginning_and_its_end_and_says_what_it_cut(tmp_path):
     for index in range(1500):
         line = f"lïne {index}\n"
         printed += line
-        file.append(line)
+        file.write(len(printed.encode()) - len(line.encode()), line)
         text, end = file.read()
         assert end == len(printed.encode())
         assert len(text.encode()) <= 4000
@@ -121,10 +121,26 @@ def test_a_file_keeps_its_beginning_and_its_end_and_says_what_it_cut(tmp_path):
     assert "\N{REPLACEMENT CHARACTER}" not in text
 
 
+def test_what_a_file_has_already_is_not_written_again(tmp_path):
+    file = OutputFile(tmp_path / "output.log", most_bytes=4000)
+    assert file.end() == 0
+    file.write(0, "one\ntw")
+    file.write(0, "one\ntwo\n")
+    file.write(4, "two\n")
+    assert file.read() == ("one\ntwo\n", 8)
+    file.write(8, "x" * 10_000)
+    before = file.read()
+    assert before[1] == file.end() == 10_008
+    file.write(8, "x" * 10_000)
+    assert file.read() == before, "of one that was cut, all that was printed counts"
+    file.write(10_000, "x" * 8 + "last")
+    assert (file.end(), file.read()[0][-5:]) == (10_012, "xlast")
+
+
 def test_files_are_found_in_the_order_of_their_attempts(tmp_path):
     for attempt, token in ((2, 2000), (1, 900), (1, 3000)):
-        output_file(tmp_path, "s", 3, attempt, token).append("text")
-    output_file(tmp_path, "s", 4, 1, 1).append("text")
+        output_file(tmp_path, "s", 3, attempt, token).write(0, "text")
+    output_file(tmp_path, "s", 4, 1, 1).write(0, "text")
     (tmp_path / "studies" / "s" / "trials" / "3" / "output" / "junk").mkdir()
     found = [(each.attempt, each.token) for each in outputs_of(tmp_path, "s", 3)]
     assert found == [(1, 900), (2, 2000), (1, 3000)]

@@ -6,7 +6,14 @@ from rich.console import Console
 
 from orchestrator.status import Best, EndedTrial, RetriedTrial, RunningTrial, StudyStatus
 from orchestrator.views.screen import LiveView, draw
-from orchestrator.views.watch import PlainView, draw_studies, open_view, summary, with_former
+from orchestrator.views.watch import (
+    PlainView,
+    draw_studies,
+    open_view,
+    print_summary,
+    summary,
+    with_former,
+)
 from workers.protocol.states import StudyState, Wish
 
 ENDED = [
@@ -90,6 +97,29 @@ def test_the_summary_names_the_best_trial_its_parameters_and_the_errors():
     for part in ("best: trial 0  accuracy=0.5", "lr = 0.001", "top trials", "ValueError: [bad]"):
         assert part in text
     assert "no trial is complete" in text_of(summary(STATUS.model_copy(update={"best": None})))
+
+
+def test_the_summary_fits_a_narrow_terminal_and_is_whole_lines_elsewhere(tmp_path):
+    params = {"learning_rate": 0.001, "batch_size": 32, "model.name": "google/" + "long-" * 10}
+    ended = ENDED[0].model_copy(update={"params": params})
+    best = Best(number=0, value=0.5, params=params)
+    long = {"results": str(tmp_path), "top": [ended] * 5, "best": best, "stalled": "no worker"}
+    for update in ({}, {"best": None}, {"front": 1}):
+        status = STATUS.model_copy(update={**long, **update})
+        whole = Console(file=io.StringIO(), width=40)
+        print_summary(status, whole)
+        narrow = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+        print_summary(status, narrow)
+        told, lines = whole.file.getvalue(), narrow.file.getvalue().splitlines()
+        wide = [line.strip() for line in lines if len(line.rstrip()) > 40]
+        assert all(" " not in line for line in wide), "one word each, which stays in one piece"
+        assert not any(line.startswith("processes lost") for line in lines)
+        assert "trial 1 dead  (1.0 s, attempt 3, 2 processes lost) ValueError: [bad]\n" in told
+        if status.best is not None:
+            assert f"results: {tmp_path}/<trial>/result\n" in told
+            assert wide[-1] == f"{tmp_path}/<trial>/result"
+            assert sum("  0.5      3.0  lear" in line for line in lines) == 5
+            assert told.count("learning_rate=0.001 batch_size=32 model.name=google/long-") == 5
 
 
 def test_what_a_study_was_in_a_narrower_space_is_named():

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.commands.points import best_points
+from orchestrator.handle import StudyHandle
+from workers.protocol.errors import InvalidInputError
+
+
+@pytest.mark.parametrize(
+    ("count", "source", "told"),
+    [
+        (2, None, "--best 2: of which study? Its --from is missing"),
+        (0, "before", "--from before: how many? its --best is missing"),
+        (-1, "before", "--from before: how many? --best -1 is no number of trials"),
+    ],
+)
+def test_one_of_two_options_that_go_together_is_refused_with_the_other_named(count, source, told):
+    with pytest.raises(InvalidInputError) as refused:
+        best_points(StudyHandle("now"), count, source)
+    assert str(refused.value) == (
+        f"{told}; give both, such as `trialfleet enqueue now --best 3 --from {source or 'OTHER'}`"
+    )
+
+
+def test_neither_of_both_options_names_no_points():
+    assert best_points(StudyHandle("now"), 0, None) == []
