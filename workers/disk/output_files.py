@@ -88,9 +88,8 @@ class OutputFile:
         return content.decode(errors="replace"), len(content) + cut
 
     def _note(self, content: bytes) -> re.Match[bytes] | None:
-        return _CUT.search(
-            content, max(0, self._end_bytes - _BEFORE_NOTE), self._end_bytes + _LONGEST_NOTE
-        )
+        first = max(0, self._end_bytes - _BEFORE_NOTE)
+        return _CUT.search(content, first, self._end_bytes + _LONGEST_NOTE)
 
     def _cut(self) -> None:
         """Take the middle out, at the borders of characters."""
