@@ -86,7 +86,7 @@ def test_of_a_study_that_was_submitted_again_the_earlier_ones_output_is_not_show
     def printed(text, token):
         attempt = Attempt("s", 0, 1, token, text)
         file = output_file(settings.home, *attempt)
-        file.append(text)
+        file.write(0, text)
         output.keep([Printed(attempt, 0, text, is_over=True)])
 
     studies, handle = Studies(client), StudyHandle("s", settings)
