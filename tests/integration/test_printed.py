@@ -23,18 +23,22 @@ from orchestrator.storage.printed import printed_by
 from orchestrator.storage.tally import Tally
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
+from workers.coordination.identity import ProcessIdentity
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.trial_output import KEPT_BYTES, Attempt, Printed, TrialOutput
 from workers.disk.output_files import output_file
 from workers.disk.output_spool import OutputSpool, new_spool, spools_in
+from workers.disk.scratch import make_scratch, name_scratch
 from workers.disk.uploads import Errand, Uploads
 from workers.passwords import learn
+from workers.processes.cleaner import Cleaner
 from workers.processes.output_keeper import OutputKeeper, keep_rest
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.processes.uploader import Uploader
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import TrialState
+from workers.protocol.states import ProcessKind, TrialState
 from workers.settings import Settings
 
 FIRST, SECOND = Attempt("s", 0, 1, 100), Attempt("s", 0, 2, 200)
@@ -226,6 +230,40 @@ def test_a_file_goes_on_when_its_disk_has_room_again(output, settings, client, t
         assert (text[:4], text[-4:]) == ("one\n", "two\n")
         assert spool.printed - spool.lost == end
     os.close(descriptor)
+
+
+def test_a_full_disk_costs_nothing_of_what_redis_keeps(output, settings, client, tmp_path):
+    with small_disk(tmp_path / "disk", 64) as filler:
+        path, descriptor = new_spool(filler.parent)
+        with OutputSpool(path) as spool:
+            os.write(descriptor, spool.marks.of(FIRST) + b"one\n" + spool.marks.of(SECOND) + b"two")
+        os.close(descriptor)
+        path.with_suffix(".read").unlink()  # its process was killed before it read anything
+        fill(filler)
+        there = settings.model_copy(
+            update={"home": filler.parent / "home", "store": f"file://{tmp_path}/store"}
+        )
+        keep_rest(client, there, path)
+    assert texts(output) == {1: "one\n", 2: "two"}
+
+
+def test_what_cannot_be_kept_of_a_dead_process_is_removed_all_the_same(settings, client):
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    identity = ProcessIdentity.of(process.pid)
+    process.kill()
+    process.wait()
+    folder = name_scratch(identity)
+    make_scratch(folder)
+    (folder / f"output-{'0' * 16}").mkdir()  # no file: whatever is read of it is refused
+    registry = ProcessRegistry(client, settings.times.scaled(100))
+    record = ProcessRecord(registry, ProcessKind.TRIAL, fields={"scratch": [str(folder)]})
+    record.identity = identity
+    record.register()
+    cleaner = Cleaner(client, registry, settings)
+    cleaner.clean_up_after(identity)
+    cleaner.close()
+    assert not folder.exists()
+    assert registry.find(identity) is None
 
 
 @pytest.fixture

@@ -93,6 +93,9 @@ class OutputSpool:
         self._state = os.open(
             path.with_suffix(".read"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
+        if os.fstat(self._state).st_size < _STATE_BYTES:
+            with suppress(OSError):  # room for the note, for when there is none left
+                os.pwrite(self._state, b" " * _STATE_BYTES, 0)
         self._place = 0
         self._attempt: Attempt | None = None
         self._is_logged = False

@@ -146,10 +146,13 @@ class Cleaner:
             self._registry.gone(identity)
 
     def _keep_output(self, entry: ProcessEntry) -> None:
-        """Keep what a dead process's trial had printed, its last words among it."""
+        """Keep what a dead process's trial had printed, as far as that can be done."""
         own = [folder for folder in entry.scratch if is_scratch_of(folder, entry.identity)]
         for spool in (path for folder in own for path in spools_in(folder)):
-            keep_rest(self._client, self._settings, spool)
+            try:
+                keep_rest(self._client, self._settings, spool)
+            except OSError as error:
+                log.warning("output_not_kept", spool=str(spool), error=str(error))
 
     def close(self) -> None:
         """Give the connections to the broker back, and wait for what was started."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -23,6 +23,7 @@ from workers.disk.output_spool import OutputSpool, Piece
 from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
 from workers.passwords import hide, learn_environment
+from workers.processes.onward import Onward
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -51,7 +52,7 @@ class OutputKeeper:
         self._home = settings.home
         self._uploads = Uploads(settings.home, has_store=settings.store is not None)
         self._spool = spool
-        self._passed_on_to = passed_on_to
+        self._onward = Onward(passed_on_to)
         self._pause_seconds = settings.times.beat / 10
         self._pending: list[Printed] = []
         self._is_disk_full = False
@@ -86,9 +87,11 @@ class OutputKeeper:
             for attempt, group in groupby(pieces, attrgetter("attempt")):
                 if attempt is not None:
                     self._write(attempt, list(group))
-            self._spool.note()
-            self._pass_on(hide(passed_on.decode(errors="replace")))
+            with self._best_effort("output_place_not_noted"):
+                self._spool.note()
+            self._onward.add(hide(passed_on.decode(errors="replace")))
         self._tell()
+        self._onward.flush()
 
     def _write(self, attempt: Attempt, pieces: Sequence[Piece]) -> None:
         """Write what an attempt printed to its file, and note it for Redis."""
@@ -101,7 +104,8 @@ class OutputKeeper:
             self._note(Printed(attempt, begin, text, is_last))
         if is_last:
             if self._spool.printed:
-                self._uploads.add(_errand(attempt))
+                with self._best_effort("output_not_uploaded"):
+                    self._uploads.add(_errand(attempt))
             self._spool.printed = self._spool.lost = 0
 
     def _note(self, printed: Printed) -> None:
@@ -125,9 +129,21 @@ class OutputKeeper:
             self._is_disk_full = False
         except OSError as error:
             self._spool.lost += begin + len(text.encode()) - _end(file, begin)
-            if not self._is_disk_full:
-                log.warning("output_not_written", error=str(error), hint="make room on the disk")
-            self._is_disk_full = True
+            self._refused("output_not_written", error)
+
+    @contextmanager
+    def _best_effort(self, event: str) -> Iterator[None]:
+        """Go on where the disk takes no more."""
+        try:
+            yield
+        except OSError as error:
+            self._refused(event, error)
+
+    def _refused(self, event: str, error: OSError) -> None:
+        """Say once that the disk takes no more."""
+        if not self._is_disk_full:
+            log.warning(event, error=str(error), hint="make room on the disk")
+        self._is_disk_full = True
 
     def _tell(self) -> None:
         """Have Redis keep what is pending; while it is away, the latest stays for later."""
@@ -138,14 +154,6 @@ class OutputKeeper:
             self._pending.clear()
         except redis.RedisError:  # the lease tells that it is away
             del self._pending[:-_PENDING]
-
-    def _pass_on(self, text: str) -> None:
-        if not text:
-            return
-        left = memoryview((text if text.endswith(("\n", "\r")) else f"{text}\n").encode())
-        with suppress(OSError):  # whoever read it does not any more
-            while left:
-                left = left[os.write(self._passed_on_to, left) :]
 
 
 def keep_rest(client: redis.Redis, settings: Settings, path: Path) -> None:
