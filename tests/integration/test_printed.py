@@ -247,6 +247,18 @@ def test_a_full_disk_costs_nothing_of_what_redis_keeps(output, settings, client,
     assert texts(output) == {1: "one\n", 2: "two"}
 
 
+def test_output_is_kept_while_nobody_reads_the_worker_s_own(output, settings, client, tmp_path):
+    path, descriptor = new_spool(tmp_path)
+    reader, writer = os.pipe()
+    with OutputSpool(path) as spool, OutputKeeper(client, settings, spool, writer):
+        os.write(descriptor, spool.marks.of(FIRST) + b"x" * 500_000 + b"\none\n")
+        wait_until(lambda: texts(output).get(1, "").endswith("one\n"), "it is kept")
+        os.write(descriptor, b"two\n")
+        wait_until(lambda: texts(output)[1].endswith("two\n"), "and what comes after it")
+    for each in (descriptor, reader, writer):
+        os.close(each)
+
+
 def test_what_cannot_be_kept_of_a_dead_process_is_removed_all_the_same(settings, client):
     process = subprocess.Popen(["sleep", "60"], start_new_session=True)
     identity = ProcessIdentity.of(process.pid)
