@@ -11,9 +11,9 @@ import pytest
 import torch
 from desk import StepTrial, run, study_of
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
-from workers.managers import ModelManager, adapters
+from workers.managers import ModelManager, TokenizerManager, adapters
 from workers.protocol.errors import (
     DrainRequested,
     InvalidInputError,
@@ -21,6 +21,7 @@ from workers.protocol.errors import (
     WorkerLacksError,
 )
 
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 WORDS = ("red", "green", "blue", "one", "two", "six")
 
 
@@ -45,20 +46,18 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def base(desk, container, write):
-    """Makes a pretrained model with its tokenizer, and without a head."""
+def base(container, tmp_path):
+    """Makes a pretrained model with its tokenizer, and without a head but a masked one's."""
 
     def make(architecture, task="text_classification", **fields):
-        study = study_of(write("text_classification"), epochs=1, task=task)
-        study |= {"metric": "loss", "direction": "minimize"}
-        study["config"]["model"] = {"architecture": architecture, **fields}
-        trial = desk(**study).claim(7)
-        run(container, trial)
-        folder = trial.result_directory / "model"
-        if task.endswith("_lm"):
-            return folder
-        whole = AutoModelForSequenceClassification.from_pretrained(folder)
-        whole.base_model.save_pretrained(folder)
+        tokenizers, folder = container.get(TokenizerManager), tmp_path / "base"
+        tokenizer = tokenizers.load(tokenizers.train([" ".join(WORDS)], 80).path)
+        config = AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **fields)
+        config.pad_token_id = tokenizer.pad_token_id
+        torch.manual_seed(3)
+        kind = AutoModelForMaskedLM if task == "masked_lm" else AutoModel
+        kind.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         return folder
 
     return make
@@ -95,7 +94,7 @@ def test_adapters_are_trained_resumed_to_the_bit_and_left_for_peft(
 ):
     architecture, settings = CASES[task]
     lm = {"task": task} if task == "masked_lm" else {}
-    folder = base(architecture, **lm, hidden_size=32, num_hidden_layers=2)
+    folder = base(architecture, **lm, **SMALL)
     before = load_file(folder / "model.safetensors")
     place = desk(**lora_study(write(task), task, folder, **settings))
     trial = place.claim(0)
@@ -161,7 +160,7 @@ def assert_equal(weights, expected):
 
 
 def test_the_pristine_weights_are_shared_between_trials_and_changed_by_none(container, base):
-    folder = base("bert", hidden_size=32, num_hidden_layers=2)
+    folder = base("bert", **SMALL)
     models = container.get(ModelManager)
 
     def build(**fields):
@@ -185,38 +184,39 @@ def test_the_pristine_weights_are_shared_between_trials_and_changed_by_none(cont
         adapters.load_trained_state(build(lora={"target_modules": ["query"]}), state)
 
 
-@pytest.mark.parametrize(
-    ("lora", "message"),
-    [
-        ({"target_modules": ["value", "qurey"]}, "lora.target_modules: .* no 'qurey'; .* 'query'"),
-        ({"target_modules": ["dropout"]}, "lora: peft does not take it so: .*Dropout"),
-        ({"target_modules": "nothing"}, "lora: peft .*its linear layers are classifier, dense"),
-        ({"modules_to_save": ["poller"]}, "lora.modules_to_save: .* no 'poller'; .* 'pooler'"),
-        ({"task_type": "SEQ_CLS"}, "task_type: the fleet sets it"),
-        ({"init_lora_weights": "pissa"}, "it would change the pretrained weights"),
-        ({"r": 0}, "r = 0"),
-        ({"use_rslorra": True}, "lora.use_rslorra: .* no such argument; did you mean 'use_rslora'"),
-        ({"bias": "some"}, "lora"),
-        ({"layers_to_transform": [9]}, "lora: "),
-    ],
-)
-def test_what_peft_does_not_take_is_refused_by_name(container, base, lora, message):
-    folder = base("bert", hidden_size=32, num_hidden_layers=2)
-    with pytest.raises(InvalidInputError, match=message):
-        container.get(ModelManager).sequence_classifier(str(folder), labels=["a", "b"], lora=lora)
+REFUSED = [
+    ({"target_modules": ["value", "qurey"]}, "lora.target_modules: .* no 'qurey'; .* 'query'"),
+    ({"target_modules": ["dropout"]}, "lora: peft does not take it so: .*Dropout"),
+    ({"target_modules": "nothing"}, "lora: peft .*its linear layers are classifier, dense"),
+    ({"modules_to_save": ["poller"]}, "lora.modules_to_save: .* no 'poller'; .* 'pooler'"),
+    ({"task_type": "SEQ_CLS"}, "task_type: the fleet sets it"),
+    ({"init_lora_weights": "pissa"}, "it would change the pretrained weights"),
+    ({"r": 0}, "r = 0"),
+    ({"use_rslorra": True}, "lora.use_rslorra: .* no such argument; did you mean 'use_rslora'"),
+    ({"bias": "some"}, "lora"),
+    ({"layers_to_transform": [9]}, "lora: "),
+]
+
+
+def test_what_peft_does_not_take_is_refused_by_name(container, base):
+    folder = base("bert", **SMALL)
+    build = container.get(ModelManager).sequence_classifier
+    for lora, message in REFUSED:
+        with pytest.raises(InvalidInputError, match=message):
+            build(str(folder), labels=["a", "b"], lora=lora)
 
 
 def test_a_head_of_a_language_model_that_was_not_saved_is_not_begun_anew(
     desk, container, write, base
 ):
-    folder = base("bert", hidden_size=32, num_hidden_layers=1)
+    folder = base("bert", **SMALL)
     place = desk(**lora_study(write("masked_lm"), "masked_lm", folder))
     with pytest.raises(UnfitStudyError, match=r"saved without its masked .*cls.predictions.bias"):
         run(container, place.claim(0))
 
 
 def test_without_peft_the_line_that_names_it_is_told(desk, container, write, base, monkeypatch):
-    folder = base("bert", hidden_size=32, num_hidden_layers=1)
+    folder = base("bert", **SMALL)
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     place = desk(**lora_study(write("regression"), "regression", folder))
     with pytest.raises(WorkerLacksError, match=r"pip install 'trialfleet\[peft\]'"):
