@@ -20,6 +20,7 @@ from orchestrator.storage.opening import storage_url
 from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.coordination.submitted import WISHED
 from workers.protocol.durations import parse_duration
@@ -244,7 +245,7 @@ class ControlledStudy:
     def spec(self) -> StudySpec:
         """The study as it was handed in, with what it was extended by."""
         try:
-            with self._studies() as studies:
+            with self._studies(Role.VIEWER) as studies:
                 return studies.spec(self.name)
         except StudyAtRestError:
             return StudySpec.read(self.study.user_attrs[SPEC_ATTR])
@@ -270,9 +271,9 @@ class ControlledStudy:
         )
 
     @contextmanager
-    def _studies(self) -> Iterator[Studies]:
+    def _studies(self, role: Role = Role.USER) -> Iterator[Studies]:
         try:
-            client = connect(self._settings)
+            client = connect(self._settings, role)
         except RedisUnavailableError as error:
             if self._settings.redis_url or SPEC_ATTR not in self.study.user_attrs:
                 raise

@@ -10,6 +10,7 @@ import redis
 from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus, UnreadableRecord, UnreadableStudy
 from workers.coordination.connection import connect as connect_redis
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.protocol.errors import FleetError, RedisUnavailableError
@@ -18,7 +19,7 @@ from workers.settings import Settings
 
 @dataclass(frozen=True)
 class Fleet:
-    """A connection to a fleet's Redis; close it, or use it as a context manager."""
+    """A connection to a fleet's Redis, to look; close it, or use it as a context manager."""
 
     settings: Settings
     client: redis.Redis
@@ -83,4 +84,4 @@ def connect(redis_url: str | None = None) -> Fleet:
     settings = Settings.from_environment()
     if redis_url is not None:
         settings = settings.model_copy(update={"redis_url": redis_url})
-    return Fleet(settings, connect_redis(settings))
+    return Fleet(settings, connect_redis(settings, Role.VIEWER))

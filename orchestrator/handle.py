@@ -32,7 +32,9 @@ from orchestrator.views.following import follow
 from orchestrator.views.obstacles import obstacles
 from orchestrator.views.other_code import other_code
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
+from workers.coordination.trial_queue import read_record
 from workers.coordination.trial_record import TrialRecord
 from workers.disk.object_store import ObjectStore
 from workers.disk.results import result_directory
@@ -201,7 +203,7 @@ class StudyHandle(ControlledStudy):
         if not asks_store:
             settings = settings.model_copy(update={"store": None})
         try:
-            client = connect(self._settings)
+            client = connect(self._settings, Role.VIEWER)
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
@@ -244,15 +246,14 @@ class StudyHandle(ControlledStudy):
 
     def _record(self, number: int) -> TrialRecord | None:
         try:
-            client = connect(self._settings)
+            client = connect(self._settings, Role.VIEWER)
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
             return None
         with client:
-            studies = Studies(client)
-            known = studies.exists(self.name)
-            return studies.leases(self.name).record(number) if known else None
+            known = Studies(client).exists(self.name)
+            return read_record(client, self.name, number) if known else None
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -265,7 +266,7 @@ class StudyHandle(ControlledStudy):
 
     def _published(self) -> StudyStatus | None:
         try:
-            client = connect(self._settings)
+            client = connect(self._settings, Role.VIEWER)
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
@@ -323,7 +324,7 @@ class StudyHandle(ControlledStudy):
 
     def _storage_url(self) -> str:
         try:
-            client = connect(self._settings)
+            client = connect(self._settings, Role.VIEWER)
         except RedisUnavailableError:
             return storage_url(self._settings, self.name)
         try:

@@ -44,6 +44,7 @@ from remains import ends_in_journal, files_of, keys_of, processes_of, shared_mem
 from orchestrator.fleet import Fleet
 from orchestrator.status import StudyStatus
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 
 #: How often each kind of process is chosen.
 KINDS: Final = {"child": 8, "loader": 4, "main": 3, "orchestrator": 3, "redis": 2}
@@ -153,7 +154,7 @@ def measure(
         chaos, killed, commands = run_tormented(bench, minutes, seed)
         wrong_orders = commands.wrong_orders()
         undisturbed = run_undisturbed(bench, undisturbed_trials)
-        client = connect(bench.settings)
+        client = connect(bench.settings, Role.USER)
         leftovers = keys_of(client, "chaos") + keys_of(client, "undisturbed")
         client.close()
     # what a stopped fleet still holds, it holds for ever
@@ -209,7 +210,10 @@ def sampled_trials(bench: BenchFleet, name: str) -> int:
     """How many trials of a study its sampler was asked for, as soon as somebody answers."""
     while True:
         bench.revive()
-        with suppress(Exception), Fleet(bench.settings, connect(bench.settings)) as fleet:
+        with (
+            suppress(Exception),
+            Fleet(bench.settings, connect(bench.settings, Role.USER)) as fleet,
+        ):
             trials = fleet.study(name).study.trials
             return sum("fixed_params" not in trial.system_attrs for trial in trials)
         time.sleep(0.2)

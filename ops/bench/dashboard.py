@@ -32,6 +32,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import EmbeddedRedis
 from orchestrator.storage.opening import StudyStorage, storage_url
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.spec import StudySpec
@@ -68,7 +69,7 @@ def _fill(settings: Settings, num_trials: int, slots: int) -> None:
     spec = StudySpec.model_validate(
         {"name": "long", "objective": objective, "trials": num_trials + slots, "space": space}
     )
-    client = connect(settings)
+    client = connect(settings, Role.USER)
     Studies(client).submit(spec)
     registry = ProcessRegistry(client, settings.times.scaled(100))
     for slot in range(slots):

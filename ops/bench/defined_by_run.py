@@ -26,6 +26,7 @@ from orchestrator.storage.tally import busy_seconds
 from orchestrator.submission.submit import submit
 from workers.coordination import keys
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.protocol.spec import StudySpec
 
 OBJECTIVE: Final = f"{Path(__file__).with_name('nothing.py')}:objective"
@@ -41,7 +42,7 @@ def run_study(fleet: BenchFleet, name: str, **fields: Any) -> dict[str, Any]:
     submit(spec, fleet.settings)
     fleet.wait(name)
     trials = StudyHandle(name, fleet.settings).study.get_trials(deepcopy=False)
-    client = connect(fleet.settings)
+    client = connect(fleet.settings, Role.USER)
     asked = sum(bool(client.hexists(keys.trial(name, trial.number), "asked")) for trial in trials)
     client.close()
     seconds = [busy_seconds(trial) for trial in trials]

@@ -36,6 +36,7 @@ from bench_fleet import BenchFleet, make_study
 
 from orchestrator.local.servers import start_process, stop_process
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.processes.registry import ProcessEntry, ProcessRegistry
 
 #: Long enough to be killed in the middle, and to be over soon after.
@@ -47,7 +48,7 @@ class Stand:
 
     def __init__(self, fleet: BenchFleet) -> None:
         self.fleet = fleet
-        self.client = connect(fleet.settings)
+        self.client = connect(fleet.settings, Role.USER)
         self._registry = ProcessRegistry(self.client, fleet.settings.times)
         self._num_studies = 0
 

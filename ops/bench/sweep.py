@@ -22,6 +22,7 @@ from typing import Final
 
 from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.coordination.studies import ensure_epoch
 from workers.disk.ended_trials import EndedTrials
 from workers.disk.results import draft_directory, earlier_drafts
@@ -60,7 +61,7 @@ def main() -> None:
         home = Path(folder)
         fill(home, arguments.trials)
         with EmbeddedRedis(home) as server:
-            client = connect(Settings(redis_url=server.url, home=home))
+            client = connect(Settings(redis_url=server.url, home=home), Role.USER)
             ensure_epoch(client)
             ended = EndedTrials(client, home)
             ended.remove()  # the first one looks for what 0.1.0 left, too

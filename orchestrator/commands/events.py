@@ -33,6 +33,7 @@ from orchestrator.views.json_output import JsonOption, print_json, print_json_li
 from orchestrator.views.trial_life import TrialLife, life_of, with_output, with_results
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
+from workers.coordination.rights import Role
 from workers.protocol.durations import parse_duration
 from workers.protocol.errors import (
     FleetError,
@@ -195,7 +196,7 @@ def _history(name: str | None, *, must_answer: bool = False) -> Iterator[EventHi
     if name is not None and not path.exists():
         _refuse_unknown(name, settings)
     try:
-        client = connect(settings)
+        client = connect(settings, Role.VIEWER)
     except RedisUnavailableError:
         if must_answer or not path.exists():
             raise

@@ -16,6 +16,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.status import StudyStatus, UnreadableStudy
 from orchestrator.storage.known_studies import known_studies
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.processes.registry import ProcessEntry
 from workers.protocol.errors import FleetError, RedisUnavailableError
 from workers.settings import Settings
@@ -40,7 +41,7 @@ _OF_A_PROCESS: Final = frozenset(
 def fleet_document(settings: Settings) -> dict[str, Any]:
     """All hosts and studies now."""
     try:
-        with Fleet(settings, connect(settings)) as fleet:
+        with Fleet(settings, connect(settings, Role.VIEWER)) as fleet:
             entries, unreadable = fleet.process_records()
             return {
                 "as_of": time.time(),

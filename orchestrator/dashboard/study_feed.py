@@ -26,6 +26,7 @@ from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.protocol.errors import (
     FleetError,
@@ -119,7 +120,7 @@ class StudyFeed:
         """The study's events that are news; None where Redis is away."""
         client = None
         with suppress(RedisUnavailableError):
-            client = connect(self._settings)
+            client = connect(self._settings, Role.VIEWER)
         try:
             yield None if client is None else EventStream(client, self.name)
         finally:

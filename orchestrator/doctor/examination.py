@@ -17,6 +17,7 @@ from orchestrator.doctor.findings import Finding, Level, error, warning
 from orchestrator.fleet import Fleet
 from workers.coordination.address import parse_address
 from workers.coordination.connection import connect, resolve_url
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.plain import describe_error, plain_text
@@ -58,7 +59,7 @@ class Examination:
         Raises:
             InvalidInputError: The address is none, or the study is not known to the fleet.
         """
-        client = connect(self.settings, check=False)
+        client = connect(self.settings, Role.VIEWER, check=False)
         trouble = _trouble(client)
         with Fleet(self.settings, client) as fleet:
             spec = None if self.study is None or trouble else self._spec(client)

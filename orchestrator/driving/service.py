@@ -365,7 +365,7 @@ class Service:
         self._restore_lost()
         self._delete_begun()
         self._keep_rights(older_than=self.settings.times.lease / 4)
-        processes = list(self._registry.entries())
+        processes = list(self._registry.entries(prunes=True))
         self._queues = Queues(processes)
         if self._filing.done():
             self._filing = self._file_events()

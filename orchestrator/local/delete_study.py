@@ -95,13 +95,13 @@ def _check(name: str, settings: Settings, client: redis.Redis, *, cancels: bool)
 def _fleet(settings: Settings) -> Iterator[tuple[redis.Redis, Settings]]:
     """The fleet's Redis; the embedded one is started where nobody runs it."""
     try:
-        client = connect(settings)
+        client = connect(settings, Role.USER)
     except RedisUnavailableError:
         if settings.redis_url is not None:
             raise
         with exclusive(settings.home), EmbeddedRedis(settings.home) as server:
             own = settings.model_copy(update={"redis_url": server.url})
-            client = connect(own)
+            client = connect(own, Role.USER)
             with _closing(client):
                 yield client, own
         return

@@ -39,6 +39,7 @@ from orchestrator.submission.study_file import write_study_file
 from orchestrator.views.trial_table import TrialTable, value_columns
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
+from workers.coordination.rights import Role
 from workers.passwords import hide, learn_environment
 from workers.protocol.errors import (
     InvalidInputError,
@@ -167,7 +168,7 @@ def _events(name: str, settings: Settings) -> list[Event]:
     """All that is told of it; without Redis, what the file has."""
     file = EventFile(events_file(settings.home, name))
     try:
-        client = connect(settings)
+        client = connect(settings, Role.VIEWER)
     except RedisUnavailableError:
         return list(EventHistory(file, None, name).read())
     with client:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from orchestrator.storage.attributes import is_beside
 from orchestrator.storage.opening import open_reader, storage_url, stored_journals
 from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError
 from workers.settings import Settings
@@ -32,7 +33,7 @@ def kept_beside(settings: Settings, name: str) -> list[str]:
 
 
 def _in_redis(settings: Settings) -> list[str]:
-    client = connect(settings)
+    client = connect(settings, Role.VIEWER)
     try:
         return Studies(client).names()
     finally:

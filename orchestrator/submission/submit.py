@@ -20,6 +20,7 @@ from orchestrator.submission.submitted_code import with_code
 from workers.coordination.connection import connect
 from workers.coordination.deletions import Deletions
 from workers.coordination.packages import Packages
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.disk.fleet_home import FleetHome, make_home
 from workers.importing import refuse_while_importing
@@ -59,7 +60,7 @@ def submit(
     refuse_while_importing("hands in a study")
     settings = settings or Settings.from_environment()
     spec, package = _prepared(spec, settings, import_directory, tell)
-    client = connect(settings)
+    client = connect(settings, Role.USER)
     try:
         FleetHome(client, settings.home).join()
         studies, deletions = Studies(client, seal=settings.seal), Deletions(client)

@@ -91,8 +91,8 @@ class Members:
         self.as_role(Role.WORKER)
         return self.fleet.worker(**options)
 
-    def command(self, *words):
-        self.as_role(Role.USER)
+    def command(self, *words, role=Role.USER, code=0):
+        self.as_role(role)
         finished = subprocess.run(
             [sys.executable, "-m", "orchestrator.cli", *map(str, words)],
             env=self.fleet.environment(),
@@ -102,8 +102,11 @@ class Members:
             check=False,
             timeout=300,
         )
-        assert finished.returncode == 0, finished.stdout + finished.stderr
-        return finished.stdout
+        assert finished.returncode == code, finished.stdout + finished.stderr
+        return finished.stdout if code == 0 else finished.stderr
+
+    def view(self, *words):
+        return self.command(*words, role=Role.VIEWER)
 
     def await_sent(self, role, needed: set[str]) -> None:
         """Wait until a role has sent all of them: some it sends now and then."""
@@ -153,12 +156,17 @@ CALLED = {
 RARE = {
     Role.WORKER: {"smembers", "punsubscribe"},
     Role.ORCHESTRATOR: {"xlen", "hincrby", "xadd", "hkeys"},
-    Role.USER: {"hkeys", "hdel", "del"},
+    # as for the rest, it may look as a viewer may
+    Role.USER: {"hkeys", "hdel", "del"} | set(rights_of(Role.VIEWER).commands),
+    Role.VIEWER: {"multi"},  # by which rights are asked for
 }
 
 #: What studies that promote, or bring their code along, alone touch: `test_halving.py`,
 #: `integration/test_shipped_code.py`.
 OF_OTHER_STUDIES = {keys.paused("*"), keys.code("*")}
+
+#: What a user has for the sake of looking alone.
+VIEWED = set(rights_of(Role.VIEWER).keys)
 
 
 @pytest.fixture
@@ -183,9 +191,12 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     members.command("enqueue", "fault", "x=0.5")
     fleet.study = "fault"
     members.admin.zadd(keys.PROCESSES, {"nobody": 4e12})
-    members.command("ps")
+    members.view("ps")
     for words in (["events"], ["events", "fault"]):
-        members.command(*words, "--json")
+        members.view(*words, "--json")
+    refusal = members.command("pause", "fault", role=Role.VIEWER, code=2)
+    assert "user 'viewer' lacks what a command that acts needs: " in refusal
+    assert refusal.count("\n") == 1
     fleet.order("stay until go", attempt="*")
     members.serve()
     worker = members.worker(slots=2)
@@ -208,7 +219,13 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     members.serve()
     members.worker(slots=2)
     for words in (["status", "fault"], ["studies"], ["watch", "fault", "--json"]):
-        members.command(*words)
+        members.view(*words)
+    for words in (
+        ["explain", "fault", "0"],
+        ["logs", "fault", "0", "--follow"],
+        ["export", "fault"],
+    ):
+        members.view(*words)
     told = [trial.user_attrs["trialfleet:state"] for trial in fleet.trials()]
     assert told[8] == "COMPLETE"
     assert set(told) <= {"COMPLETE", "CANCELLED"}, "the objective stops its study"
@@ -220,7 +237,8 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
         members.await_sent(role, set(stated.commands) - RARE[role])
         names, places = members.sent(role)
         assert names - COURTESIES <= set(stated.commands)
-        for pattern in {*stated.keys, *stated.channels} - OF_OTHER_STUDIES:
+        seen_to = OF_OTHER_STUDIES | VIEWED if role is Role.USER else OF_OTHER_STUDIES
+        for pattern in {*stated.keys, *stated.channels} - seen_to:
             assert any(fnmatch.fnmatchcase(place, pattern) for place in places), pattern
 
 

@@ -15,6 +15,7 @@ from workers.coordination.event_stream import EventStream
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.inbox import Inbox
+from workers.coordination.rights import Role
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.processes.cleanup_lease import CleanupLease
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -167,14 +168,14 @@ def test_the_url_is_the_environments_then_the_embedded_servers_then_the_usual(tm
 
 def test_a_server_that_does_not_answer_is_named():
     with pytest.raises(RedisUnavailableError, match="redis://127.0.0.1:1/0 does not answer"):
-        connect(Settings(redis_url="redis://127.0.0.1:1/0"))
+        connect(Settings(redis_url="redis://127.0.0.1:1/0"), Role.USER)
 
 
 def test_a_server_that_evicts_keys_is_refused(client, settings):
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(InvalidInputError, match="allkeys-lru.*set it to noeviction"):
-            connect(settings)
+            connect(settings, Role.USER)
     finally:
         client.config_set("maxmemory-policy", "noeviction")
 

@@ -19,7 +19,7 @@ from workers.coordination.rights import Role, missing_rights, rights_of
 from workers.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "ops" / "deploy"
-USERS = {"worker", "orchestrator", "user", "operator", "metrics"}
+USERS = {"worker", "orchestrator", "user", "viewer", "operator", "metrics"}
 
 
 def make_users(folder):

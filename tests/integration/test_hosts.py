@@ -160,6 +160,7 @@ def test_such_a_users_cache_lies_in_the_home_that_is_set(tmp_path):
 
 LOADING = """
 import os, sys, tempfile
+from workers.coordination.rights import Role
 from workers.coordination.connection import connect
 from workers.managers import cleanup_managers, ensure_process_initialized, get_directory_manager
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -169,7 +170,7 @@ if __name__ == "__main__":
     import torch
     from torch.utils.data import DataLoader, TensorDataset
     settings = Settings.from_environment()
-    client = connect(settings)
+    client = connect(settings, Role.USER)
     record = ProcessRecord(ProcessRegistry(client, settings.times))
     record.register()
     ensure_process_initialized(settings, record=record)

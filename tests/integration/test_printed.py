@@ -113,6 +113,7 @@ def test_of_a_study_that_was_submitted_again_the_earlier_ones_output_is_not_show
 PROCESS = """
 import ctypes, logging, os, signal, subprocess, sys, threading, warnings
 from pathlib import Path
+from workers.coordination.rights import Role
 from workers.coordination.connection import connect
 from workers.coordination.trial_output import Attempt
 from workers.logs import configure_logging, get_logger
@@ -121,7 +122,7 @@ from workers.settings import Settings
 
 settings = Settings.from_environment()
 print("before any trial", flush=True)
-with OutputCapture(connect(settings), settings, Path(sys.argv[1])) as capture:
+with OutputCapture(connect(settings, Role.USER), settings, Path(sys.argv[1])) as capture:
     configure_logging(stream=os.fdopen(capture.own_error, "w", buffering=1, closefd=False))
     capture.hear_objectives()
     with capture.of(Attempt("s", 0, 1, 100)):

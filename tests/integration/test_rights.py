@@ -12,10 +12,20 @@ import pytest
 import redis
 from waiting import wait_until
 
+from orchestrator.dashboard.fleet_document import fleet_document
+from orchestrator.fleet import Fleet
+from orchestrator.handle import StudyHandle
+from orchestrator.local.delete_study import delete_study
 from orchestrator.local.servers import find_servers, free_port, start_process, stop_process
+from orchestrator.storage.known_studies import known_studies
+from workers.coordination import keys
 from workers.coordination.connection import await_connection, connect
 from workers.coordination.rights import Role, rights_of, user_line
+from workers.coordination.studies import Studies, ensure_epoch
+from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError, RightsMissingError
+from workers.protocol.spec import StudySpec
+from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +115,59 @@ def test_a_key_that_may_only_be_read_or_written_is_named(admin, taken):
     rules = rights_of(Role.USER).rules.replace("~fleet:{*}:study", taken)
     do(admin, f"ACL SETUSER half reset on >PASSWORD {rules}")
     assert is_accepted(admin, Role.USER, "half").endswith("ACL SETUSER half ~fleet:{*}:study")
+
+
+@pytest.fixture
+def looking(admin, tmp_path):
+    """Who may only look at a fleet that has a study, a trial and a process."""
+    studies = Studies(admin)
+    ensure_epoch(admin)
+    studies.submit(StudySpec(name="s", objective="m:f", trials=2))
+    studies.leases("s").enqueue(0, {})
+    times = Settings().times
+    ProcessRecord(ProcessRegistry(admin, times), ProcessKind.MAIN, fields={"slots": 1}).register()
+    admin.zadd(keys.PROCESSES, {"without a record": "inf"})
+    do(admin, user_line(Role.VIEWER, "viewer"))
+    return settings_of(admin, "viewer").model_copy(update={"home": tmp_path})
+
+
+def test_who_may_only_look_sees_studies_trials_and_processes(looking):
+    handle = StudyHandle("s", looking)
+    assert handle.status().state == "running"
+    assert handle.spec().trials == 2
+    assert not handle.has_ended(0)
+    assert handle.printed(0) == []
+    with Fleet(looking, connect(looking, Role.VIEWER)) as fleet:
+        assert [each.study for each in fleet.statuses()] == ["s"]
+        assert [each.slots for each in fleet.processes()] == [1]
+    document = fleet_document(looking)
+    assert (document["trouble"], len(document["processes"])) == (None, 1)
+    assert known_studies(looking) == ["s"]
+
+
+def test_who_may_only_look_is_refused_whatever_acts_by_what_is_missing(looking, admin):
+    handle, before = StudyHandle("s", looking), snapshot(admin)
+    for act in (
+        handle.pause,
+        handle.resume,
+        handle.stop,
+        handle.cancel,
+        lambda: handle.extend(trials=9),
+        lambda: handle.enqueue({}),
+        handle.retry,
+        lambda: delete_study("s", looking),
+        lambda: connect(looking, Role.USER),
+    ):
+        with pytest.raises(
+            RightsMissingError, match="lacks what a command that acts needs: "
+        ) as told:
+            act()
+        assert "+hset" in str(told.value)
+    assert snapshot(admin) == before
+
+
+def snapshot(admin):
+    return {key: admin.dump(key) for key in admin.scan_iter() if ":process" not in key}
 
 
 def test_a_pool_process_waits_for_rights_that_its_worker_had(admin):

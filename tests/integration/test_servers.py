@@ -20,6 +20,7 @@ from workers.coordination import keys
 from workers.coordination.address import parse_address, redact
 from workers.coordination.connection import check_server, connect
 from workers.coordination.hints import Hints
+from workers.coordination.rights import Role
 from workers.protocol.errors import InvalidInputError, RedisUnavailableError
 from workers.settings import Settings
 
@@ -60,7 +61,7 @@ def serve(server: Path, folder: Path, *lines: str) -> subprocess.Popen[bytes] | 
 
 def use(url: str) -> None:
     """Speak to a server by both clients."""
-    client = connect(Settings(redis_url=url))
+    client = connect(Settings(redis_url=url), Role.USER)
     hints = Hints(url)
     try:
         client.delete(f"{keys.CELERY_PREFIX}default")
@@ -90,7 +91,7 @@ def certificates(folder: Path) -> Path:
 
 def refused_by_both(url: str) -> None:
     with pytest.raises(RedisUnavailableError, match="(?i)certificate|ssl|closed|reset"):
-        connect(Settings(redis_url=url))
+        connect(Settings(redis_url=url), Role.USER)
     hints = Hints(url)
     hints._app.conf.task_publish_retry = False
     with pytest.raises(redis.ConnectionError):
@@ -149,7 +150,7 @@ def test_a_password_in_the_query_is_taken_by_both_clients(tmp_path):
 )
 def test_what_is_no_server_for_the_fleet_is_refused_before_anything_starts(url, message):
     with pytest.raises(InvalidInputError) as error:
-        connect(Settings(redis_url=url))
+        connect(Settings(redis_url=url), Role.USER)
     assert message in str(error.value)
     assert "pw-secret" not in str(error.value)
 
@@ -174,7 +175,7 @@ def test_a_real_member_of_a_cluster_is_refused(tmp_path):
         serving(tmp_path, f"port {port}", "cluster-enabled yes", f"cluster-port {free_port()}"),
         pytest.raises(InvalidInputError, match="member of a Redis Cluster"),
     ):
-        connect(Settings(redis_url=f"redis://127.0.0.1:{port}"))
+        connect(Settings(redis_url=f"redis://127.0.0.1:{port}"), Role.USER)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ configure_logging()
 guard_tracebacks()
 url = Settings.from_environment().redis_url
 try:
-    connect(Settings.from_environment())
+    connect(Settings.from_environment(), Role.USER)
 except Exception:
     logging.getLogger("kombu").exception("cannot reach %s, %r", url, {"url": url})
 

@@ -75,7 +75,7 @@ def resolve_url(settings: Settings) -> str:
         return DEFAULT_URL
 
 
-def connect(settings: Settings, role: Role = Role.USER, *, check: bool = True) -> redis.Redis:
+def connect(settings: Settings, role: Role, *, check: bool = True) -> redis.Redis:
     """Open a client for the fleet's Redis.
 
     Args:

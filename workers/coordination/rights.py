@@ -9,7 +9,7 @@ need anyway.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -28,12 +28,19 @@ class Role(StrEnum):
     ORCHESTRATOR = "orchestrator"
     """`trialfleet serve`."""
     USER = "user"
-    """The other commands, and scripts that submit and watch studies."""
+    """Commands that hand in, change or delete studies, and scripts that do."""
+    VIEWER = "viewer"
+    """Commands that only look, and the web page for whoever may not act."""
 
     @property
     def described(self) -> str:
         """As a sentence names it."""
-        return {"worker": "a worker", "orchestrator": "an orchestrator", "user": "a command"}[self]
+        return {
+            Role.WORKER: "a worker",
+            Role.ORCHESTRATOR: "an orchestrator",
+            Role.USER: "a command that acts",
+            Role.VIEWER: "a command that looks",
+        }[self]
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,16 @@ _TRIALS: Final = (
 )  # fmt: skip
 _CELERY: Final = f"{keys.CELERY_PREFIX}*"
 
+#: What looking at a fleet takes: nothing of it writes, whatever keys it is allowed on.
+_VIEWING: Final = _Part(
+    commands="ping info time multi hget hmget hexists hgetall sismember smembers zrangebyscore"
+    " zscore xrange",
+    keys=(
+        keys.STUDIES, keys.PROCESSES, keys.process("*"), keys.FLEET_EVENTS, keys.events("*"),
+        _STUDY, keys.trial("*", "*"), keys.output("*", "*"),
+    ),
+)  # fmt: skip
+
 _PARTS: Final = {
     Role.WORKER: _Part(
         commands="ping info time multi exec watch evalsha script|load script|exists"
@@ -128,12 +145,15 @@ _PARTS: Final = {
         ),
     ),
     Role.USER: _Part(
-        commands="ping info time multi exec evalsha script|load"
-        " get set hget hmget hset hsetnx hincrby hdel hexists hgetall sismember smembers sadd srem"
-        " zrangebyscore zscore zrem xadd xrange",
-        keys=(*_SHARED, keys.DELETING, keys.orders("*"), keys.code("*"), keys.output("*", "*")),
+        commands=f"{_VIEWING.commands} exec evalsha script|load"
+        " get set hset hsetnx hincrby hdel sadd srem zrem xadd",
+        keys=(
+            *_SHARED, keys.DELETING, keys.orders("*"), keys.code("*"), keys.trial("*", "*"),
+            keys.output("*", "*"),
+        ),
         verbs=("wish", "respec", "order", "ship", "unship"),
     ),
+    Role.VIEWER: _VIEWING,
 }  # fmt: skip
 
 #: A whole call of each command, with KEY and CHANNEL for one of the role's.
@@ -237,7 +257,7 @@ def missing_rights(client: redis.Redis, role: Role) -> Rights:
         allowed = [name for name in needed.commands if name not in denied]
         return Rights(
             tuple(name for name in needed.commands if name in denied),
-            _denied_keys(connection, needed.keys, allowed),
+            _denied_keys(connection, needed, allowed),
             _denied_channels(connection, needed.channels, allowed),
         )
     finally:
@@ -258,11 +278,11 @@ def _denied_commands(
 
 
 def _denied_keys(
-    connection: redis.Connection, patterns: Sequence[str], allowed: Iterable[str]
+    connection: redis.Connection, needed: Rights, allowed: Collection[str]
 ) -> tuple[str, ...]:
-    probes = [
-        next((name for name in names if name in allowed), None) for names in (_READING, _WRITING)
-    ]
+    patterns = needed.keys
+    tried = [names for names in (_READING, _WRITING) if set(names) & set(needed.commands)]
+    probes = [next((name for name in names if name in allowed), None) for names in tried]
     if None in probes:
         return tuple(patterns)  # without a command to use them, it matters little
     denied = {

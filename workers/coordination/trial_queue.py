@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import redis
+
 from workers.coordination import keys
 from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import Call, call, call_all
@@ -27,6 +29,18 @@ KEEP_SETTLED_MS: Final = 3 * 24 * 3600 * 1000
 
 #: How long an answer waits for its holder: longer than the holder waits for it.
 KEEP_REPLY_MS: Final = 60_000
+
+
+def read_record(client: redis.Redis, study: str, number: int) -> TrialRecord | None:
+    """A trial's record, for who only looks; None if there is none that can be read."""
+    fields = client.hgetall(keys.trial(study, number))
+    return _parsed(fields) if fields else None
+
+
+def _parsed(fields: Mapping[str, str]) -> TrialRecord | None:
+    with suppress(ValueError):  # its orchestrator finds it, and writes it anew
+        return TrialRecord.parse(fields)
+    return None
 
 
 @dataclass(frozen=True)
@@ -285,11 +299,8 @@ class TrialQueue(TrialCalls):
 
     def records(self, numbers: Sequence[int]) -> dict[int, TrialRecord]:
         """The records of some trials, in one round trip; without those that cannot be read."""
-        found = {}
-        for number, fields in self._fields_of(numbers).items():
-            with suppress(ValueError):  # its orchestrator finds it, and writes it anew
-                found[number] = TrialRecord.parse(fields)
-        return found
+        found = {number: _parsed(fields) for number, fields in self._fields_of(numbers).items()}
+        return {number: record for number, record in found.items() if record is not None}
 
     def _fields_of(self, numbers: Sequence[int]) -> dict[int, Mapping[str, str]]:
         pipeline = self.client.pipeline(transaction=False)

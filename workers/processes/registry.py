@@ -121,10 +121,16 @@ class ProcessRegistry:
         """The record of one process, also of one that stopped beating within the last day."""
         return next(self._read([str(identity)]), None)
 
-    def entries(self) -> Iterator[ProcessEntry]:
-        """All processes that beat."""
+    def entries(self, *, prunes: bool = False) -> Iterator[ProcessEntry]:
+        """All processes that beat.
+
+        Args:
+            prunes: Whether those without a record are dropped from the index; by the fleet's
+                members, as who looks may not write.
+        """
         return self._read(
-            self._client.zrangebyscore(keys.PROCESSES, server_time_ms(self._client), "+inf")
+            self._client.zrangebyscore(keys.PROCESSES, server_time_ms(self._client), "+inf"),
+            prunes=prunes,
         )
 
     def dead_here(self) -> list[ProcessEntry]:
@@ -137,10 +143,11 @@ class ProcessRegistry:
             for member in self._client.zrange(keys.PROCESSES, 0, -1)
             if (identity := _identity(member)) is not None and identity.is_dead()
         ]
-        return [entry for entry in self._read(members) if entry.identity.is_dead(entry.user)]
+        found = self._read(members, prunes=True)
+        return [entry for entry in found if entry.identity.is_dead(entry.user)]
 
-    def _read(self, members: Sequence[str]) -> Iterator[ProcessEntry]:
-        """The records of some processes; those without one are dropped from the index.
+    def _read(self, members: Sequence[str], *, prunes: bool = False) -> Iterator[ProcessEntry]:
+        """The records of some processes.
 
         What cannot be read is said once, and left for a release that can, until it runs out.
         """
@@ -152,7 +159,8 @@ class ProcessRegistry:
         answers = pipeline.execute(raise_on_error=False)
         for member, fields, deadline_ms in zip(members, answers[::2], answers[1::2], strict=True):
             if fields == {}:
-                self._client.zrem(keys.PROCESSES, member)
+                if prunes:
+                    self._client.zrem(keys.PROCESSES, member)
                 self.unreadable.pop(member, None)
                 continue
             try:

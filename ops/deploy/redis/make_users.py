@@ -6,8 +6,9 @@ and the file made for its owner alone. The users' file holds their sums, and no 
 
     python ops/deploy/redis/make_users.py SECRETS > users.acl
 
-Users: `worker`, `orchestrator`, `user` (commands and scripts), `operator` (all rights: back-ups,
-`valkey-cli`) and `metrics` (INFO and PING: health checks, exporters); `default` is off.
+Users: `worker`, `orchestrator`, `user` (commands and scripts), `viewer` (commands that only look),
+`operator` (all rights: back-ups, `valkey-cli`) and `metrics` (INFO and PING: health checks,
+exporters); `default` is off.
 """
 
 from __future__ import annotations
