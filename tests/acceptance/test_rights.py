@@ -34,6 +34,7 @@ import faulty
 def objective(trial):
     """Whatever a trial can ask of its fleet."""
     trial.suggest_float("x", 0.0, 1.0)
+    print("it begins", flush=True)
     trial.report(0.5, 1)
     trial.should_prune()
     loss = faulty.train(trial)
