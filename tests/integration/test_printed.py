@@ -141,7 +141,13 @@ with OutputCapture(connect(settings, Role.USER), settings, Path(sys.argv[1])) as
         threading.Event().wait(0.6)  # whoever looks after descriptors may look again
     print("between", file=sys.stderr)
     with capture.of(Attempt("s", 1, 1, 150)):
-        pass
+        # a thread that waits in C keeps its own stream locked
+        libc.fdopen.restype = ctypes.c_void_p
+        waited_for = ctypes.c_void_p(libc.fdopen(os.pipe()[0], b"r"))
+        threading.Thread(target=libc.fgetc, args=(waited_for,), daemon=True).start()
+        threading.Event().wait(0.3)
+        error, sys.stderr = sys.stderr, type("Odd", (), {"flush": lambda: None})()
+    sys.stderr = error
     with capture.of(Attempt("s", 0, 2, 200)):
         print("the second attempt")
         sys.stdout.write("last words")

@@ -16,6 +16,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -59,7 +60,7 @@ class OutputCapture:
         self._handler = _ObjectiveLines(self._descriptor, self._marks)
         self._checked_at = time.monotonic()
         #: of C's library: what it has not written yet is an attempt's, too
-        self._flush_c = ctypes.PyDLL(None).fflush
+        self._flush_c = _flush_of_c()
 
     @property
     def own_error(self) -> int:
@@ -112,9 +113,9 @@ class OutputCapture:
 
     def _flush(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # whatever an objective put there
+            with suppress(Exception):  # whatever an objective put there
                 stream.flush()
-        self._flush_c(None)
+        self._flush_c()
 
     def _leads_to_spool(self) -> bool:
         with suppress(OSError):
@@ -169,6 +170,23 @@ class _ObjectiveLines(logging.Handler):
             return super().format(record)
         except Exception:  # noqa: BLE001 - an objective's own
             return f"{record.msg} {traceback.format_exc(limit=0)}"
+
+
+def _flush_of_c() -> Callable[[], None]:
+    """Writes what C's library has not written yet of the two streams; other threads go on.
+
+    Not of all its streams: a thread of an objective that waits for one of them keeps it locked.
+    """
+    libc = ctypes.CDLL(None)
+    form = "{}" if sys.platform == "linux" else "__{}p"
+    names = [form.format(name) for name in ("stdout", "stderr")]
+    streams = [ctypes.c_void_p.in_dll(libc, name) for name in names]
+
+    def flush() -> None:
+        for stream in streams:
+            libc.fflush(stream)
+
+    return flush
 
 
 def _buffer_lines() -> None:
