@@ -45,6 +45,8 @@ def contour(
 ) -> Contour | None:
     """The value over the first two parameters that are numbers; None where there are none.
 
+    Values that no chart can place are None, and left out.
+
     Args:
         params: By name, the most important first: a value a trial.
         values: A value a trial.
@@ -64,7 +66,7 @@ def contour(
         return None
     is_log = [name in logs and bool((kept[:, at] > 0).all()) for at, name in enumerate(names)]
     x, y = (np.log10(kept[:, at]) if is_log[at] else kept[:, at] for at in range(2))
-    if np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+    if not 0.0 < np.ptp(x) < np.inf or not 0.0 < np.ptp(y) < np.inf:
         return None
     axes = [np.linspace(each.min(), each.max(), _SIZE) for each in (x, y)]
     shown = [10**axis if is_log[at] else axis for at, axis in enumerate(axes)]
@@ -83,7 +85,8 @@ def _laid(x: _Numbers, y: _Numbers, z: _Numbers, across: _Numbers, up: _Numbers)
     high = (up[:, None] - y) / np.ptp(y)
     # a point on a trial has its value, and those beside it nearly so
     weights = 1.0 / (wide[None] ** 2 + high[:, None] ** 2 + 1e-4)
-    found: _Numbers = weights @ z / weights.sum(axis=2)
+    weights /= weights.sum(axis=2, keepdims=True)  # first, so that no large value overflows
+    found: _Numbers = weights @ z
     return found
 
 

@@ -8,7 +8,9 @@ Invariant: what users named is drawn as it is, no formula is made of it; nothing
 from __future__ import annotations
 
 import io
+import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -38,6 +40,9 @@ _NAME: Final = 28
 _MOST: Final = 10
 _DPI: Final = 150
 
+#: An axis of larger values has no length that a float holds.
+_LARGEST: Final = 1e300
+
 _PARTS: Final = (
     ("trained", "trained", _COMPLETE), ("warming", "getting ready", _PRUNED),
     ("lost", "lost", _LOST), ("running", "running", _ACCENT), ("idle", "idle", _FAINT),
@@ -64,11 +69,11 @@ def picture(report: Report) -> bytes:
 def _history(axes: Axes, report: Report) -> None:
     axes.set(title="History", xlabel="trial", ylabel=_short(report.metrics[0]))
     charts = report.charts
-    own = charts.values[0] if charts.values else []
+    own, last = _drawable(charts.values[0] if charts.values else []), _drawable(charts.last)
     complete = [(at, own[at]) for at, state in enumerate(charts.states) if state == "C"]
-    pruned = [(at, charts.last[at]) for at, state in enumerate(charts.states) if state == "P"]
+    pruned = [(at, last[at]) for at, state in enumerate(charts.states) if state == "P"]
     for points, name, colour in ((complete, "complete", _COMPLETE), (pruned, "pruned", _PRUNED)):
-        found = [(at, value) for at, value in points if value is not None]
+        found = [(at, value) for at, value in points if not math.isnan(value)]
         if found:
             axes.scatter(
                 [at for at, _ in found],
@@ -88,12 +93,12 @@ def _history(axes: Axes, report: Report) -> None:
 
 
 def _best_so_far(
-    complete: list[tuple[int, float | None]], direction: str, num_trials: int
+    complete: list[tuple[int, float]], direction: str, num_trials: int
 ) -> list[tuple[int, float]]:
     sign = -1.0 if direction == "maximize" else 1.0
     best: list[tuple[int, float]] = []
     for at, value in complete:
-        if value is not None and (not best or sign * value < sign * best[-1][1]):
+        if not math.isnan(value) and (not best or sign * value < sign * best[-1][1]):
             best.append((at, value))
     return [*best, (num_trials - 1, best[-1][1])] if best else []
 
@@ -109,9 +114,9 @@ def _front(axes: Axes, report: Report) -> None:
     front = set(report.front)
     for is_on, colour, size in ((False, _FAINT, 12), (True, _ACCENT, 36)):
         points = [at for at in complete if (at in front) is is_on]
-        x, y = ([charts.values[axis][at] for at in points] for axis in range(2))
+        x, y = (_drawable([charts.values[axis][at] for at in points]) for axis in range(2))
         label = "Pareto front" if is_on else "dominated"
-        axes.scatter(_drawable(x), _drawable(y), s=size, color=colour, label=label)
+        axes.scatter(x, y, s=size, color=colour, label=label)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
 
 
@@ -147,8 +152,9 @@ def _say(axes: Axes, text: str) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-def _drawable(values: list[float | None]) -> list[Any]:
-    return [float("nan") if value is None else value for value in values]
+def _drawable(values: Sequence[float | None]) -> list[float]:
+    """Values on an axis; what has no place there is not a number."""
+    return [math.nan if value is None or abs(value) > _LARGEST else value for value in values]
 
 
 def _short(text: str, limit: int = _NAME) -> str:

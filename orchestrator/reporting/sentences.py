@@ -14,6 +14,9 @@ from orchestrator.views.explain import reason as cause_text
 from orchestrator.views.explain import span
 from workers.protocol.spec import StudySpec
 
+#: Parameters that are named.
+_MAX_NAMES: Final = 12
+
 #: A budget or a stop of a study, and how it is told.
 _BUDGETS: Final = (("slot_hours", "slot hours"), ("gpu_hours", "GPU hours"))
 
@@ -27,7 +30,7 @@ def asked(spec: StudySpec, metrics: Sequence[str]) -> Iterator[str]:
         f" by {_named(spec.pruner.model_dump(mode='json'))}."
     )
     if spec.space:
-        yield f"The space has {_count(len(spec.space), 'parameter')}: {_listed(list(spec.space))}."
+        yield f"The space has {_count(len(spec.space), 'parameter')}: {_some(list(spec.space))}."
     else:
         yield "The objective asks for its parameters by itself."
     if limits := list(_limits(spec)):
@@ -102,6 +105,12 @@ def _named(fields: dict[str, Any]) -> str:
 
 def _count(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) <= _MAX_NAMES:
+        return _listed(names)
+    return _listed([*names[:_MAX_NAMES], f"{len(names) - _MAX_NAMES} more"])
 
 
 def _listed(words: Sequence[str]) -> str:

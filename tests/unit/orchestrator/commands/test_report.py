@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -215,6 +216,28 @@ def test_a_study_without_trials_and_one_of_several_directions_have_a_report(stor
     call("two", "-o", "two.png")
     with Image.open("two.png") as image:
         assert image.size == (1800, 1200)
+
+
+def test_values_without_a_bound_three_directions_and_many_parameters_have_a_report(stored):
+    huge = [trial(at, values=[(-1) ** at * 1e308]) for at in range(8)]
+    endless = [trial(0, values=[math.inf]), trial(1, values=[-math.inf])]
+    space = {f"p{at}": {"type": "float", "low": 0, "high": 1} for at in range(40)}
+    stored(trials=[*huge, *endless], space=space)
+    document = _json("s")
+    assert "p10, p11 and 28 more." in document["asked"][2]
+    assert document["charts"]["values"][0][-2:] == [None, None]
+    assert document["charts"]["contour"]["z"][0][0] is not None
+    stored(
+        trials=[trial(at, values=[at, -at, 1.0]) for at in range(5)],
+        name="three",
+        directions=["minimize"] * 3,
+        metric=["a", "b", "c"],
+    )
+    for form in ("html", "png"):
+        for name in ("s", "three"):
+            call(name, "--format", form)
+    assert "History of c" in _read("three-report.html")
+    assert "of a and b" in _read("three-report.html")
 
 
 def _read(name):
