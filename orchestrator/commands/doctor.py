@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.commands.completion import complete_study
+from orchestrator.handle import StudyHandle
 from orchestrator.views.json_output import JsonOption, print_json
 from workers.settings import Settings
 
@@ -51,6 +52,8 @@ def doctor(
     from orchestrator.doctor.examination import Examination, worst
     from orchestrator.doctor.findings import Level
 
+    if name is not None:
+        StudyHandle(name)  # refuses what can be no study's name
     examination = Examination(Settings.from_environment(), name, with_trial)
     console, found = Console(), []
     with _interruptible():

@@ -130,7 +130,8 @@ class JournalFile(JournalReader):
         left = memoryview(b"".join(lines))
         with self._using:
             self._wake()
-            size = os.fstat(self._file.fileno()).st_size
+            # of the path: a journal that somebody removed takes nothing more
+            size = self._path.stat().st_size
             try:
                 while left:
                     left = left[self._file.write(left) :]
