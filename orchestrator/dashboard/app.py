@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -21,11 +22,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from orchestrator.dashboard.actions import act
-from orchestrator.dashboard.answers import HANDLERS, answer, refusal
+from orchestrator.dashboard.answers import HANDLERS, answer, encode, refusal
 from orchestrator.dashboard.assets import asset_route, page
 from orchestrator.dashboard.door import Door, Guard
 from orchestrator.dashboard.feeds import Feeds
-from orchestrator.dashboard.live import stream
+from orchestrator.dashboard.live import Look, stream
 from orchestrator.dashboard.trial_document import trial_document
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError
 from workers.settings import Settings
@@ -105,8 +106,7 @@ class _Desk:
         name = _name(request)
 
         def look() -> dict[str, Any]:
-            self._feeds.revision(name)
-            return {**self._feeds.study(name).since(-1), "run": self._run}
+            return {**self._feeds.looked_at(name).since(-1), "run": self._run}
 
         return answer(await self._read(look))
 
@@ -146,34 +146,37 @@ class _Desk:
             return refusal(503, f"{MAX_STREAMS} pages are open by now; close one")
         look = self._look_at(request)
         response = stream(look, is_closing=self._is_closing)
-        response.body_iterator = self._counted(response.body_iterator)
+        study = request.query_params.get("study")
+        response.body_iterator = self._counted(response.body_iterator, study)
         return response
 
-    def _look_at(self, request: Request) -> Callable[[], dict[str, Any] | None]:
+    def _look_at(self, request: Request) -> Look:
         name = request.query_params.get("study")
         if name is None:
-            return self._feeds.fleet
+            return lambda: encode(self._feeds.fleet())
         self._feeds.study(name)  # refuses what is no name
         seen = _number(request.query_params.get("since", "0"), "since")
         if request.query_params.get("run", self._run) != self._run:
-            return lambda: {"again": True}
+            seen = -1
 
-        def look() -> dict[str, Any] | None:
+        def look() -> bytes | None:
             nonlocal seen
-            revision = self._feeds.revision(name)
-            if revision < seen:  # it was dropped meanwhile, and counts anew
-                return {"again": True}
-            found = self._feeds.study(name).since(seen) if revision > seen else None
-            seen = revision
-            return found
+            feed = self._feeds.looked_at(name)
+            if feed.revision == seen:
+                return None
+            found = feed.since(seen)
+            document = encode({**found, "run": self._run})
+            seen = found["revision"]
+            return document
 
         return look
 
-    async def _counted(self, chunks: Any) -> Any:
+    async def _counted(self, chunks: Any, study: str | None) -> Any:
         self._num_streams += 1
         try:
-            async for chunk in chunks:
-                yield chunk
+            with nullcontext() if study is None else self._feeds.following(study):
+                async for chunk in chunks:
+                    yield chunk
         finally:
             self._num_streams -= 1
 

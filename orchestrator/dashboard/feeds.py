@@ -1,21 +1,23 @@
 """The studies that somebody looks at: a few at once, each read once for all pages that show it.
 
-Invariant: so many studies are held in memory at most, those that were looked at last.
+Invariant: a study is held for as long as a page follows it, and its revisions rise also where it
+is read anew; of those that nobody follows, so many at most, which were looked at last.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from orchestrator.dashboard.fleet_document import fleet_document
 from orchestrator.dashboard.study_feed import StudyFeed
 from workers.settings import Settings
 
-#: Studies that are held: a long one takes some tens of megabytes.
+#: Studies that are held though no page follows them: a long one takes some tens of megabytes.
 MAX_FEEDS: Final = 4
 
 #: A look that another page had so lately serves the next one, too.
@@ -46,6 +48,7 @@ class Feeds:
         self.settings = settings
         self._fleet = _Shared(lambda: fleet_document(settings))
         self._held: OrderedDict[str, tuple[StudyFeed, _Shared]] = OrderedDict()
+        self._followed = Counter[str]()
         self._holding = threading.Lock()
 
     def fleet(self) -> dict[str, Any]:
@@ -61,9 +64,23 @@ class Feeds:
         """
         return self._entry(name)[0]
 
-    def revision(self, name: str) -> int:
-        """At which revision a study is, after a look at what is new."""
-        return int(self._entry(name)[1].found())
+    def looked_at(self, name: str) -> StudyFeed:
+        """One study, after a look at what is new."""
+        feed, shared = self._entry(name)
+        shared.found()
+        return feed
+
+    @contextmanager
+    def following(self, name: str) -> Iterator[None]:
+        """Hold a study for as long as this lasts, however many others are looked at."""
+        with self._holding:
+            self._followed[name] += 1
+        try:
+            yield
+        finally:
+            with self._holding:
+                self._followed -= Counter([name])
+                self._make_room()
 
     def drop(self, name: str) -> None:
         """Hold a study no more: there is none of this name."""
@@ -76,6 +93,12 @@ class Feeds:
                 feed = StudyFeed(name, self.settings)
                 self._held[name] = feed, _Shared(feed.look)
             self._held.move_to_end(name)
-            while len(self._held) > MAX_FEEDS:
-                self._held.popitem(last=False)
-            return self._held[name]
+            found = self._held[name]
+            self._make_room()
+            return found
+
+    def _make_room(self) -> None:
+        """Hold no more studies that nobody follows than there is room for."""
+        idle = [name for name in self._held if name not in self._followed]
+        for name in idle[: max(0, len(idle) - MAX_FEEDS)]:
+            del self._held[name]

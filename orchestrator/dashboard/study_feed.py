@@ -6,10 +6,11 @@ a study of many trials costs what has changed.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -36,6 +37,9 @@ from workers.protocol.errors import (
 )
 from workers.settings import Settings
 
+#: Revisions of all studies: one that is read anew goes on behind what any page has seen.
+_REVISIONS: Final = itertools.count(1)
+
 
 class StudyFeed:
     """One study, read by many pages; its methods block, and are called by threads.
@@ -50,7 +54,8 @@ class StudyFeed:
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
-        self.revision = 0
+        #: at which revision the rows begin that there are; who has an earlier one has others
+        self.revision = self._began = next(_REVISIONS)
         self.handle = StudyHandle(name, settings)
         self._settings = settings
         self._reading = threading.Lock()
@@ -72,19 +77,26 @@ class StudyFeed:
             status = self.handle.status()
             trials = self._read_trials()
             is_other = status != self._status
-            if self._columns.take(trials or (), self.revision + 1) or is_other:
-                self.revision += 1
+            revision = next(_REVISIONS)
+            if self._columns.take(trials or (), revision) or is_other:
+                self.revision = revision
             self._status = status
             return self.revision
 
     def since(self, revision: int) -> dict[str, Any]:
-        """What changed after a revision that a page has; of -1, all."""
+        """What changed after a revision that a page has; of -1, all.
+
+        It is all, and `again` says so, if the page's revision is of rows that are no more: the
+        study was deleted and submitted again, or is read anew.
+        """
         with self._reading:
             status = self._status or self.handle.status()
+            is_whole = not self._began <= revision <= self.revision
             return {
                 "revision": self.revision,
+                "again": is_whole,
                 "study": self._document(status),
-                "trials": self._columns.since(revision),
+                "trials": self._columns.since(-1 if is_whole else revision),
                 "has_results": self._study is not None,
             }
 
@@ -134,14 +146,17 @@ class StudyFeed:
 
     def _read_trials(self) -> Sequence[FrozenTrial] | None:
         """All trials as the storage has them; what was open is read on."""
-        with suppress(FleetError, KeyError, FileNotFoundError):
+        # another journal may lie at its place, and be read as anything; then from its start
+        with suppress(Exception):
             if self._study is not None and not self._is_another(self._study):
                 found = self._study.get_trials(deepcopy=False)
                 if len(found) >= len(self._columns):
                     return found
         # the first look; or the study was deleted, or written anew in a wider space
         self._study = None
-        self._columns = TrialColumns()
+        if len(self._columns):
+            self._columns = TrialColumns()
+            self.revision = self._began = next(_REVISIONS)
         try:
             self._study = self.handle.study
         except RedisUnavailableError:

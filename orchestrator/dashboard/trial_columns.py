@@ -109,7 +109,10 @@ class TrialColumns:
 
 def number_for_chart(value: float) -> float | None:
     """A number with as many digits as a chart shows; None for what it cannot place."""
-    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    try:
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond what a float holds
+        return None
 
 
 def param_for_chart(value: Any) -> Any:

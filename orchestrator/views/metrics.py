@@ -122,6 +122,8 @@ class FleetMetrics(Collector):
                     fields, at_ms = json.loads(event.text), place_of(event.id)[0]
                 except (ValueError, RecursionError):
                     continue
+                if not isinstance(fields, dict):
+                    continue
                 kind = str(fields.get("kind"))
                 if study is None:
                     if kind in {EventKind.LEFT, EventKind.DIED}:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
@@ -26,7 +27,7 @@ from waiting import wait_until
 from orchestrator.cli import app
 from orchestrator.dashboard.app import MAX_BODY, make_app
 from orchestrator.dashboard.door import TOKEN_HEADER, Door
-from orchestrator.dashboard.feeds import Feeds
+from orchestrator.dashboard.feeds import MAX_FEEDS, Feeds
 from orchestrator.dashboard.live import stream
 from orchestrator.handle import StudyHandle
 from workers.protocol.errors import FleetError, InvalidInputError
@@ -285,34 +286,83 @@ def test_what_changes_of_a_study_is_sent_and_nothing_else(study, fleet, settings
     news = feed.since(seen)
     assert news["trials"]["numbers"] == [2]
     assert (news["trials"]["states"], news["study"]["state"]) == ("C", "finished")
+    assert not news["again"]
+    assert feed.since(2**53)["again"], "a revision that no page was given here"
 
 
-def test_another_study_of_the_name_and_one_in_a_wider_space_are_read_anew(fleet, client, settings):
+@pytest.mark.parametrize("since", ["since=0", "since=1&run=of-another-server"])
+def test_a_page_that_has_rows_of_another_time_is_told_all_once(study, settings, since):
+    turns = iter([False, False])
+    made = make_app(settings, Door("127.0.0.1", TOKEN), is_closing=lambda: next(turns, True))
+    with TestClient(made, base_url=HOST) as reader:
+        answer = reader.get(f"/api/live?study=s&{since}")
+    (news,) = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    told = json.loads(news.removeprefix("data: "))
+    assert (told["again"], told["trials"]["states"]) == (True, "CFO")
+    assert told["run"] == get(TestClient(made, base_url=HOST), "/api/studies/s/trials")["run"]
+
+
+def test_pages_of_more_studies_than_are_held_are_told_all_and_nothing_is_read_anew(fleet, settings):
+    names = [f"s{number}" for number in range(MAX_FEEDS + 2)]
+    for name in names:
+        fleet.submit(name=name)
+    feeds = Feeds(settings)
+    with ExitStack() as pages:
+        for name in names:
+            pages.enter_context(feeds.following(name))
+        first = {name: feeds.looked_at(name) for name in names}
+        assert all(feeds.looked_at(name) is feed for name, feed in first.items())
+        seen = {name: feed.revision for name, feed in first.items()}
+    dropped = [name for name in names if feeds.looked_at(name) is not first[name]]
+    assert len(dropped) >= 2, "nobody follows them"
+    for name in dropped:
+        anew = feeds.looked_at(name)
+        assert anew.revision > seen[name]
+        assert anew.since(seen[name])["again"], "the page has rows of what is no more"
+
+
+def test_another_study_of_the_name_and_one_in_a_wider_space_are_read_anew(
+    fleet, client, settings, tmp_path
+):
     feed = Feeds(settings).study("s")
-    for value in (0.5, 0.75):
+    page = feed.revision
+    former = tmp_path / "former"
+    for count, value in ((1, 0.5), (2, 0.75)):
         client.flushall()
+        for journal in (settings.home / "studies").rglob("journal*"):
+            former.hardlink_to(journal)
         shutil.rmtree(settings.home / "studies", ignore_errors=True)
         fleet.pretend_worker()
-        fleet.submit(trials=1)
+        fleet.submit(trials=count)
         with fleet.service() as service:
-            turn_until(service, lambda: fleet.leases.is_queued(0), "it is enqueued")
-            fleet.commit(0, value)
+            for number in range(count):
+                turn_until(service, lambda at=number: fleet.leases.is_queued(at), "it is enqueued")
+                fleet.commit(number, value)
             turn_until(service, lambda: service.is_done("s"), "it is over")
+        if former.exists():  # file systems give a number again that has become free
+            (journal,) = (settings.home / "studies").rglob("journal*")
+            former.write_bytes(journal.read_bytes())
+            former.replace(journal)
         feed.look()
-        assert feed.since(-1)["trials"]["values"] == [[value]]
-        assert [bar["trial"] for bar in feed.timeline(0)["bars"]] == [0]
+        news = feed.since(page)
+        assert news["again"] == (value != 0.5), "rows of the former study are to go"
+        assert news["trials"]["values"] == [[value] * count]
+        page = feed.revision
+        assert [bar["trial"] for bar in feed.timeline(0)["bars"]] == [*range(count)]
     handle = StudyHandle("s", settings)
     wider = {"x": {"type": "float", "low": 0.0, "high": 2.0}}
-    handle.extend(trials=2, space=wider)
+    handle.extend(trials=3, space=wider)
     with fleet.service() as service:
-        turn_until(service, lambda: fleet.leases.is_queued(1), "it goes on")
+        turn_until(service, lambda: fleet.leases.is_queued(2), "it goes on")
         feed.look()
-        assert feed.since(-1)["trials"]["states"] == "CO"
+        news = feed.since(page)
+        assert (news["again"], news["trials"]["states"]) == (True, "CCO")
 
 
-def test_a_redis_that_is_away_is_told_once_and_its_return_too():
+def test_a_redis_that_is_away_and_a_fault_are_told_once_and_their_end_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEET_HOME", str(tmp_path / "home"))
     looks = iter(
-        [{"a": 1}, None, redis.ConnectionError("no"), redis.ConnectionError("no"), {"a": 2}]
+        [b"1", None, *(redis.ConnectionError("no"),) * 2, b"2", *(KeyError("x"),) * 2, None]
     )
 
     def look():
@@ -332,7 +382,10 @@ def test_a_redis_that_is_away_is_told_once_and_its_return_too():
     ended = []
     assert anyio.run(kinds) == [
         b": hello", b"event: news", b"event: trouble", b"event: news", b"event: well",
+        b"event: trouble", b"event: well",
     ]  # fmt: skip
+    kept = (tmp_path / "home" / "logs" / "errors.log").read_text()
+    assert kept.count("Traceback") == 1, "of what nobody foresaw, once"
 
 
 def test_without_redis_the_page_says_so_and_shows_what_this_home_has(study, settings):

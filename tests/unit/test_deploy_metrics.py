@@ -69,8 +69,8 @@ def test_each_metric_that_is_served_is_shown_or_watched():
     }, unseen  # fmt: skip
 
 
-def test_the_readme_lists_each_metric():
-    text = (ROOT / "orchestrator" / "README.md").read_text()
+def test_the_guide_lists_each_metric():
+    text = (ROOT / "ops" / "guides" / "watching.md").read_text()
     listed = set()
     for line in re.findall(r"^\| (`trialfleet_.*?) \|", text, re.MULTILINE):
         first, *others = re.findall(r"`(\w+)`", line)

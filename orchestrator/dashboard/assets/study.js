@@ -77,14 +77,16 @@ class View {
   }
 
   async load() {
-    this.store = empty();
-    const found = await get(`${this.api}/trials`, this.around.signal);
-    this.run = found.run;
-    this.take(found);
+    this.take(await get(`${this.api}/trials`, this.around.signal));
   }
 
   take(news) {
-    if (news.again) { this.load().catch((error) => this.around.trouble(error.message)); return; }
+    if (news.again) {  // all there is: what this page has may be of a former study of the name
+      this.store = empty();
+      this.run = news.run;
+      this.bars.clear();
+      this.barsAt = 0;
+    }
     const began = performance.now();
     this.revision = news.revision;
     this.hasResults = news.has_results;
@@ -129,8 +131,9 @@ class View {
   }
 
   async timeline() {
-    const found = await get(`${this.api}/timeline?since=${this.barsAt}`, this.around.signal);
-    if (found.revision < this.barsAt) { this.bars.clear(); this.barsAt = 0; return undefined; }
+    const since = this.barsAt;
+    const found = await get(`${this.api}/timeline?since=${since}`, this.around.signal);
+    if (found.revision < since || this.barsAt !== since) { this.bars.clear(); this.barsAt = 0; return undefined; }
     this.barsAt = found.revision;
     found.bars.forEach((bar) => this.bars.set(bar.id, bar));
     for (const id of this.bars.keys()) if (id < found.first) this.bars.delete(id);

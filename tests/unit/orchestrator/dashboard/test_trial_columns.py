@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from orchestrator.dashboard.curves import MAX_POINTS, NUM_RUNNING, curves, thinned
-from orchestrator.dashboard.trial_columns import TrialColumns, letter_of
+from orchestrator.dashboard.trial_columns import TrialColumns, letter_of, param_for_chart
 
 SPACE = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b", None, True])}
 
@@ -76,6 +76,12 @@ def test_what_no_chart_can_place_is_left_out():
     reports = {1: 0.5, 2: math.nan}
     columns.take([trial(0, TrialState.PRUNED, reports=reports)], 1)
     assert columns.since(-1)["last"] == [None]
+
+
+def test_a_whole_number_beyond_what_a_float_holds_breaks_no_chart():
+    for value in (10**400, -(10**400)):
+        assert param_for_chart(value) is None
+    assert param_for_chart(10**300) == 1e300
 
 
 def test_curves_are_those_of_the_best_the_latest_and_the_running_each_thinned_out():

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.driving.observer import UnfailingObserver
 from orchestrator.status import StudyStatus
 from orchestrator.views import metrics
 from orchestrator.views.attempt_time import MAX_OPEN, AttemptTimes, Spent
@@ -122,7 +123,9 @@ def test_what_a_newer_release_or_a_stranger_tells_is_counted_as_other_or_not_at_
         odd = [None, -1, 1.5, "1", [], {}, True, 10**30, "claimed", "ended", float("inf")]
         fields = {name: rng.choice(odd) for name in ("trial", "held_ms", "after_ms", "wait_ms")}
         shown.tell(1, rng.choice(["claimed", "ended", "requeued", "checkpoint", "x"]), **fields)
-    shown.metrics.saw_events("s", [Told("1-0", '{"kind"'), Told("1-1", '{"a":' * 50_000)])
+    texts = ['{"kind"', '{"a":' * 50_000, "[]", "null", "7", '"claimed"', "[" * 50_000]
+    shown.metrics.saw_events("s", [Told(f"1-{at}", text) for at, text in enumerate(texts)])
+    shown.metrics.saw_events(None, [Told(f"1-{at}", text) for at, text in enumerate(texts)])
     assert shown.value("requeues_total", "s", "other") >= 2
     assert shown.value("trials_ended_total", "s", "other") >= 1
 
@@ -142,6 +145,15 @@ def test_of_studies_and_queues_without_a_bound_only_so_many_have_time_series(sho
     assert shown.value("claims_total", "s2") is None, "it is driven no more, and makes room"
     assert shown.value("claims_total", "s5") == 1
     assert shown.value("trials", "s5", "queued") == 2
+
+
+def test_what_counts_may_fail_and_no_turn_does(shown):
+    observer = UnfailingObserver(shown.metrics)
+    for _ in range(2):
+        observer.saw_events("s", [Told("1-0", None)])
+        observer.saw_fleet([None], [])
+    observer.saw_events("s", [Told("1-0", json.dumps({"kind": "claimed", "trial": 0}))])
+    assert shown.value("claims_total", "s") == 1
 
 
 def test_no_more_trials_are_followed_than_there_is_room_for():
