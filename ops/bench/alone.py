@@ -41,7 +41,7 @@ class Alone:
     def preparing(self, what: str, done: int = 0, total: int = 0) -> None:
         """Go on."""
 
-    def progress(self, step: int) -> None:
+    def progress(self, step: int, *, total: int | None = None, examples: int = 0) -> None:
         """Go on."""
 
     def report(self, value: float, step: int) -> None:

@@ -24,14 +24,14 @@ HOME = Path(os.environ["FLEET_HOME"])
 def staying(progress: Callable[..., None]) -> Callable[..., None]:
     """`FleetTrial.progress`, which returns when nothing holds the trial."""
 
-    def stay(trial: Any, *step: Any) -> None:
-        progress(trial, *step)
+    def stay(trial: Any, *step: Any, **told: Any) -> None:
+        progress(trial, *step, **told)
         while (FOLDER / "hold").exists() and any(
             HOME.glob(f"checkpoints/*/{trial.number}/*/step-*")
         ):
             (FOLDER / f"held-{trial.number}").touch()
             time.sleep(0.05)
-            progress(trial, *step)
+            progress(trial, *step, **told)
 
     return stay
 

@@ -308,4 +308,3 @@ def test_threads_of_libraries_and_of_other_threads_are_no_objectives(tmp_path):
     finally:
         ended.set()
         stranger.join()
-    wait_until(lambda: threading.active_count() < 10, "nothing is left")
