@@ -28,7 +28,7 @@ class CountedTrial:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trial, name)
 
-    def progress(self, step: int, **told: int | None) -> None:
+    def progress(self, step: int, **told: Any) -> None:
         """Note the step, if training may make it."""
         self._trial.progress(step, **told)
         os.write(self._log, f"{self._trial.attempt} {step}\n".encode())

@@ -23,7 +23,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from waiting import wait_until
 
 from workers.trials.surroundings import Surroundings
 
