@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import shutil
@@ -24,6 +25,7 @@ from typing import Any, Final
 
 import optuna
 import psutil
+import structlog
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -52,6 +54,10 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=64)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder)) as server:
         settings = Settings(redis_url=server.url, home=Path(folder), time_scale=20.0)
         print(f"writing {given.trials} trials", file=sys.stderr)

@@ -27,8 +27,9 @@ MESSAGE_VERSION: Final = 1
 class RunTrial(BaseModel):
     """The hint: trial `number` of `study`, and `more`, may be claimed, under `epoch`.
 
-    One message for several short trials costs Celery what one for one trial does. A worker that
-    knows of no `more` runs the first, and the orchestrator announces the others again.
+    One message for several short trials costs Celery what one for one trial does. A worker of
+    a release that knows of no `more` runs the first or, where the fleet has a secret, none: the
+    seal covers `more`. The orchestrator announces what is left again, one by one.
     """
 
     model_config = ConfigDict(frozen=True)
