@@ -286,6 +286,13 @@ class Collector:
                 " directions"
             )
 
+    def tell_unreadable(self, number: int, reason: str) -> None:
+        """Tell people why a trial's record is written anew."""
+        log.error("record_written_anew", study=self._study.name, trial=number, reason=reason)
+        shown = f"{reason}; it was written anew"
+        self._study.keep_unreadable(number, shown)
+        self.set_aside.append(shown)
+
     def _set_aside(self, entry: Entry, reason: str) -> TrialState | None:
         """Keep an entry for people to look at; its trial, if it was its end, has failed."""
         log.error("entry_set_aside", study=self._study.name, entry=entry.id, reason=reason)

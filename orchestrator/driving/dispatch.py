@@ -220,9 +220,7 @@ class Dispatcher:
         """
         if number in leases or (broken.has_ended and not self._study.has_empty_inbox()):
             return False
-        reason = broken.reason
-        log.error("record_written_anew", study=self._study.name, trial=number, reason=reason)
-        self._collector.set_aside.append(f"{reason}; it was written anew")
+        self._collector.tell_unreadable(number, broken.reason)
         return True
 
     def _seal_anew(self, numbers: Sequence[int]) -> None:

@@ -35,7 +35,14 @@ from orchestrator.submission.algorithms import make_pruner, num_points
 from orchestrator.submission.further_grid import num_beside
 from orchestrator.submission.widening import is_to_be_widened, stored_spec, widen_stored
 from workers.coordination.hints import Hints
-from workers.coordination.inbox import Entry, Inbox, entries_set_aside, set_aside
+from workers.coordination.inbox import (
+    Entry,
+    Inbox,
+    SetAside,
+    entries_set_aside,
+    keep_reason,
+    set_aside,
+)
 from workers.coordination.leases import TrialLeases
 from workers.coordination.packages import Packages
 from workers.coordination.studies import Studies
@@ -278,6 +285,10 @@ class DrivenStudy:
     def keep_aside(self, entry: Entry, reason: str) -> None:
         """Set an entry of the inbox aside that cannot be taken in."""
         set_aside(self._studies.client, self.name, entry, reason)
+
+    def keep_unreadable(self, number: int, reason: str) -> None:
+        """Keep why a trial's record was written anew, for the orchestrators to come, too."""
+        keep_reason(self._studies.client, self.name, SetAside(f"record of {number}", reason))
 
     def sync(self) -> None:
         """Bring all that was written to disk."""

@@ -67,7 +67,7 @@ def test_records_that_cannot_be_read_are_written_anew_and_nothing_stands_still(f
 
 
 def test_a_holder_keeps_a_record_that_cannot_be_read_and_the_next_one_has_its_history(fleet):
-    handle = fleet.submit(trials=2, sampler={"type": "random"})
+    fleet.submit(trials=2, sampler={"type": "random"})
     with fleet.service() as service:
         turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
     failed = fleet.claim(0).token
@@ -89,7 +89,23 @@ def test_a_holder_keeps_a_record_that_cannot_be_read_and_the_next_one_has_its_hi
     assert sum(record.requeued.values()) == 2
     fleet.client.hset(keys.trial("s", 0), "not_before", "0")
     assert fleet.claim(0).record.checkpoint == saved
-    assert len([reason for reason in handle.status().set_aside if "written anew" in reason]) == 2
+
+
+def test_why_records_were_written_anew_outlives_the_orchestrator(fleet):
+    handle = fleet.submit(trials=2, sampler={"type": "random"})
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
+    for number in (0, 1):
+        fleet.client.hset(keys.trial("s", number), "rung", "-")
+    with fleet.service() as service:
+        turn_until(service, lambda: all(map(fleet.leases.record, (0, 1))), "they are written anew")
+    # it may have left before it showed that
+    with fleet.service() as service:
+        turn_until(service, lambda: len(_written_anew(handle)) == 2, "the next one shows both")
+
+
+def _written_anew(handle):
+    return [reason for reason in handle.status().set_aside if "written anew" in reason]
 
 
 def test_a_lease_that_cannot_be_reaped_is_over_all_the_same(fleet):

@@ -6,7 +6,7 @@ Invariant: an entry is deleted only once it is acknowledged, and that only once 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -129,10 +129,17 @@ def are_ends(entries: Iterable[Entry]) -> bool:
 def set_aside(client: redis.Redis, study: str, entry: Entry, reason: str) -> None:
     """Keep an entry that cannot be taken in where people can look at it; not acknowledged yet."""
     fields = entry.fields if isinstance(entry, BrokenEntry) else entry.model_dump(mode="json")
-    kept = {name: plain_text(value, _KEPT_CHARACTERS) for name, value in fields.items()}
+    keep_reason(client, study, SetAside(entry.id, reason), fields)
+
+
+def keep_reason(
+    client: redis.Redis, study: str, aside: SetAside, fields: Mapping[str, Any] | None = None
+) -> None:
+    """Keep what could not be taken in of a study: its reason, and the fields that it had."""
+    kept = {name: plain_text(value, _KEPT_CHARACTERS) for name, value in (fields or {}).items()}
     key = keys.set_aside(study)
     pipeline = client.pipeline()
-    pipeline.lpush(key, json.dumps({"id": entry.id, "reason": reason, "fields": kept}))
+    pipeline.lpush(key, json.dumps({"id": aside.id, "reason": aside.reason, "fields": kept}))
     pipeline.ltrim(key, 0, KEEP_SET_ASIDE - 1)
     pipeline.pexpire(key, KEEP_SET_ASIDE_MS)
     pipeline.execute()
