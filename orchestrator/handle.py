@@ -13,7 +13,8 @@ import redis
 from optuna.trial import FrozenTrial
 
 from orchestrator.controlled_study import ControlledStudy
-from orchestrator.status import Circumstances, StudyStatus, build_status, unfinished_state
+from orchestrator.status import StudyStatus
+from orchestrator.status_building import Circumstances, build_status, unfinished_state
 from orchestrator.storage.attributes import (
     ATTR,
     ENDED_BY_ATTR,

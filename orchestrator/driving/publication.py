@@ -13,7 +13,8 @@ from orchestrator.driving.collector import Collector
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.event_filing import EventFiling
 from orchestrator.driving.surroundings import Surroundings
-from orchestrator.status import Circumstances, StudyStatus, build_status, study_state
+from orchestrator.status import StudyStatus
+from orchestrator.status_building import Circumstances, build_status, study_state
 from workers.protocol.states import Wish
 
 #: Between two publications of a status that tells nothing new of the study's state.

@@ -18,7 +18,7 @@ from waiting import wait_until
 from orchestrator.cli import app
 from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import EmbeddedRedis
-from orchestrator.status import build_status
+from orchestrator.status_building import build_status
 from orchestrator.storage.printed import printed_by
 from orchestrator.storage.tally import Tally
 from workers.coordination import keys

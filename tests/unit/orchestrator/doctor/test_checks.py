@@ -13,7 +13,8 @@ from orchestrator.doctor.drawing import draw_group, summary
 from orchestrator.doctor.examination import Group, worst
 from orchestrator.doctor.findings import Finding, Level, error, ok, warning
 from orchestrator.doctor.traps import AT_LEAST, EXACTLY, fallen_into
-from orchestrator.status import UnreadableRecord, build_status
+from orchestrator.status import UnreadableRecord
+from orchestrator.status_building import build_status
 from orchestrator.storage.tally import Tally
 from workers.coordination.address import parse_address
 from workers.coordination.identity import ProcessIdentity

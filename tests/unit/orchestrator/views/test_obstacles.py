@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.status import build_status
+from orchestrator.status_building import build_status
 from orchestrator.storage.tally import Tally
 from orchestrator.views.obstacles import obstacles
 from workers.processes.registry import ProcessEntry
