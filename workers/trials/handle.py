@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,14 @@ from workers.coordination.studies import Studies
 from workers.disk.checkpoints import CheckpointStore
 from workers.logs import get_logger
 from workers.managers import WandbManager
-from workers.protocol.errors import (
-    ObjectiveError,
-    TrialInterrupt,
-)
+from workers.protocol.errors import ObjectiveError
 from workers.protocol.parameters import merge_params
 from workers.protocol.plain import MAX_STEP, as_number, as_step
 from workers.protocol.spec import StudySpec
-from workers.trials.attributes import Attributes
 from workers.trials.checkpointing import Checkpointing
+from workers.trials.checkpoints_of_trial import CheckpointsOfTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.next_rung import NextRung
-from workers.trials.parameters import ParametersOfTrial
 from workers.trials.preparation import Preparation
 from workers.trials.questions import Questions
 from workers.trials.study_view import StudyView
@@ -32,7 +27,7 @@ from workers.trials.training_loop import TrainingLoop
 log = get_logger(__name__)
 
 
-class FleetTrial(ParametersOfTrial):
+class FleetTrial(CheckpointsOfTrial):
     """One attempt at a trial.
 
     Reports, suggestions and verdicts travel through the study's inbox to the orchestrator, which
@@ -54,7 +49,12 @@ class FleetTrial(ParametersOfTrial):
         num_slots: int = 1,
     ) -> None:
         self._questions = Questions(lease)
-        super().__init__(lease, self._questions.ask)
+        super().__init__(
+            lease,
+            self._questions.ask,
+            Checkpointing(spec.name, lease, checkpoints, num_slots),
+            NextRung(spec, lease.grant.record),
+        )
         self.spec = spec
         self._storage_url = storage_url
         self._wandb = wandb
@@ -65,11 +65,9 @@ class FleetTrial(ParametersOfTrial):
         #: Where this attempt may leave files; kept if the attempt's result is accepted.
         self.result_directory = result_directory
         self._studies = studies
-        self._checkpointing = Checkpointing(spec.name, lease, checkpoints, num_slots)
         self._verdict_seconds = verdict_seconds
         self._on_first_step: Callable[[], None] | None = on_first_step
         self._preparation = preparation or Preparation()
-        self._attributes = Attributes()
         self._unjudged_step: int | None = None
         self._is_trained = False
         #: Reports that found the inbox full, since no orchestrator reads it.
@@ -78,12 +76,6 @@ class FleetTrial(ParametersOfTrial):
         self.last_value = lease.grant.record.reported_value
         #: The highest step that any attempt has reported; None before the first report.
         self.last_step = lease.grant.record.reported_step
-        #: Where it is paused, in a study that promotes.
-        self.next_rung = NextRung(spec, lease.grant.record)
-        #: whether the objective has shown that it can go on where it stopped
-        self._resumes = False
-        #: whether it was told to end
-        self._is_interrupted = False
 
     @property
     def study(self) -> StudyView:
@@ -239,104 +231,6 @@ class FleetTrial(ParametersOfTrial):
         """
         self._attributes.set_constraint(key, value)
 
-    def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        """Save what the next attempt needs to go on from `step`.
-
-        The state is copied, and written while training goes on; what becomes of the objective's
-        own afterwards does not matter. The next call, and the trial's end however it comes, wait
-        for it, and what went wrong is raised there. A disk that takes no more is logged, and
-        training goes on: the checkpoint before stands.
-
-        Args:
-            step: More than that of the checkpoint before; of one that this attempt saves again,
-                what it saved first stays.
-            state: Nested containers of tensors, arrays, numbers, text and generators; all that
-                `workers.disk.state_packing` has a rule for. `load_checkpoint` gives it back equal.
-
-        Raises:
-            UnsuitableValueError: Something in it is no data; the message names its place.
-            LeaseLost: Somebody else may run the trial now.
-            DrainRequested: It is saved, and the trial has reached its rung; let this pass.
-        """
-        if self._lease.is_lost:
-            self._lease.give_up()
-        # nothing is trained any more while what an objective saves on its way out is written
-        at_once = self._is_interrupted or self.next_rung.is_reached
-        attributes = self._attributes.to_be_kept()
-        is_saved = self._checkpointing.save(as_step(step), state, attributes, at_once=at_once)
-        self._note_saved(is_saved)
-
-    def save_checkpoint_files(
-        self, step: int, *paths: str | Path, changing: Iterable[str | Path] = ()
-    ) -> None:
-        """Keep files and folders that a trainer wrote as what the next attempt goes on from.
-
-        They are on disk when this returns. Those in `paths` are linked where that is possible: the
-        trainer may replace and remove them, and is not to change them in place. A disk that takes
-        no more is logged, and training goes on: the checkpoint before stands.
-
-        Args:
-            step: Never less than that of the checkpoint before.
-            paths: Each is kept under its own name; `load_checkpoint_files` gives them back.
-            changing: More of them, which the trainer appends to or writes anew in place: copied.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            LeaseLost: Somebody else may run the trial now.
-        """
-        linked, copied = _present(paths), _present(changing)
-        if self._lease.is_lost:
-            self._lease.give_up()
-        attributes = self._attributes.to_be_kept()
-        is_saved = self._checkpointing.save_files(as_step(step), linked, copied, attributes)
-        self._note_saved(is_saved)
-
-    def _note_saved(self, is_saved: bool) -> None:  # noqa: FBT001 - of one meaning
-        # one that was interrupted saves this on its way out
-        if is_saved and not self._is_interrupted:
-            self.next_rung.check()
-
-    def await_checkpoint(self) -> None:
-        """Wait until what `save_checkpoint` was given is on disk, and the next attempt's.
-
-        Raises:
-            LeaseLost: Somebody else may run the trial now.
-            Exception: What else went wrong with it.
-        """
-        self._checkpointing.wait()
-
-    def await_upload(self, seconds: float) -> None:
-        """Wait, at most so long, until another host would find the last checkpoint, too."""
-        self._checkpointing.await_upload(seconds)
-
-    def settle_checkpoint(self, timeout_seconds: float) -> None:
-        """Wait for the same at most so long, from whatever thread; raises nothing."""
-        self._checkpointing.settle(timeout_seconds)
-
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether another attempt could go on from what this or any before has saved."""
-        return self._checkpointing.is_there
-
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The state that the last accepted checkpoint of this or any attempt holds, or None.
-
-        The trial's attributes and constraints are those that it had at that step, too, but for
-        those that this attempt has set by itself.
-        """
-        self._resumes = True
-        return self._attributes.take_back(self._checkpointing.load())
-
-    def load_checkpoint_files(self) -> Path | None:
-        """The folder with the files of the last accepted checkpoint of any attempt, or None.
-
-        They are to be read, or copied, and not to be changed. The trial's attributes and
-        constraints are those that it had at that step, too, but for those that this attempt has
-        set by itself.
-        """
-        self._resumes = True
-        return self._attributes.take_back(self._checkpointing.load_files())
-
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Add points to the curves of the trial's W&B run, where it has one; never waits.
 
@@ -386,34 +280,7 @@ class FleetTrial(ParametersOfTrial):
         value: float | None = self._studies.facts.get(self.study_name, "best_value")
         return value
 
-    def _check(self) -> None:
-        """Return if training may go on.
-
-        Raises:
-            TrialInterrupt: What is asked of it, or that it has reached its rung.
-        """
-        try:
-            self._lease.check()
-            self._checkpointing.check()
-            if not self._lease.defers_drain:
-                self.next_rung.check()
-        except TrialInterrupt:
-            self._is_interrupted = True
-            raise
-
     def _note_first_step(self) -> None:
         callback, self._on_first_step = self._on_first_step, None
         if callback is not None:
             callback()
-
-
-def _present(paths: Iterable[str | Path]) -> list[Path]:
-    """Where files and folders are, each under the name that it was given by.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
-    found = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - absolute() keeps '..'
-    for path in found:
-        path.resolve(strict=True)
-    return found
