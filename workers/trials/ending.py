@@ -4,8 +4,7 @@ What is said of it is said while the lease is held. What is tidied up after it i
 lease has been left: it may take as long as it likes, and is not taken for an objective that goes
 on without a lease.
 
-A result survives this process and a Redis that is away: it lies in the outbox before it is
-committed, and what Redis was not there to take is told as soon as it is back.
+What Redis was not there to take is told as soon as it is back.
 
 Invariant: an attempt comes to exactly one end, said by one thread: the objective's own, or, where
 that does not do what is asked of its study, the one that renews the lease.
@@ -15,8 +14,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -29,16 +27,14 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.disk.outbox import Outbox, OutboxEntry
 from workers.logs import get_logger
 from workers.passwords import hide
-from workers.protocol.errors import (
-    LeaseLost,
-    TransientError,
-)
+from workers.protocol.errors import LeaseLost, TransientError
 from workers.protocol.events import Cause
 from workers.protocol.messages import Result, RunTrial
 from workers.protocol.plain import plain_text
 from workers.protocol.states import OUT_OF_MEMORY, Charge, Command, TrialState
 from workers.times import Times
 from workers.trials.failure_streak import FailureStreak
+from workers.trials.final_result import FinalResult
 from workers.trials.handle import FleetTrial
 from workers.trials.held_lease import HeldLease
 from workers.trials.last_word import LastWord
@@ -49,14 +45,8 @@ log = get_logger(__name__)
 #: For how many beats a trial that another host may go on with waits for the store: 30 s.
 _UPLOAD_BEATS: Final = 3
 
-#: How much of an error's text travels with a failure.
-_ERROR_CHARACTERS: Final = 2000
-
 #: How much of what a trial waits for travels with it.
 _REASON_CHARACTERS: Final = 300
-
-#: The fingerprint of an objective that ran out of memory: how much was missing differs.
-_OUT_OF_MEMORY: Final = "out of memory"
 
 
 class AttemptEnd:
@@ -116,9 +106,7 @@ class AttemptEnd:
         self._word = LastWord()
         #: whether the attempt was counted as a loss
         self.is_loss = False
-        self._entry: OutboxEntry | None = None
-        #: whether it was brought to disk, or that could not be done
-        self._is_on_disk = False
+        self._final: FinalResult | None = None
         #: what Redis answered; None while it has not
         self._status: str | None = None
         self._is_to_be_announced = False
@@ -146,7 +134,7 @@ class AttemptEnd:
         if state in {TrialState.COMPLETE, TrialState.PRUNED} and not is_out_of_memory:
             self.exit_code = 0
             self._streak.end()
-        self._entry = OutboxEntry(
+        entry = OutboxEntry(
             study=trial.study_name,
             number=held.number,
             epoch=held.leases.epoch,
@@ -157,10 +145,9 @@ class AttemptEnd:
             owner=self._owner,
             files=trial.result_directory,
         )
-        with _disk_may_be_full():
-            # from here on the result survives this process, and a Redis that is away
-            self._outbox.write(self._entry)
-        self._say(partial(self._commit, self._entry, cause))
+        self._final = FinalResult(self._outbox, entry, held)
+        self._final.write()
+        self._say(partial(self._commit, self._final, cause))
         log.info(
             "ended",
             state=state.value,
@@ -170,24 +157,9 @@ class AttemptEnd:
             busy_seconds=round(result.busy_seconds, 3),
         )
 
-    def _commit(self, entry: OutboxEntry, cause: Cause | None) -> str:
-        held, freed = self.held, self._owner if self._is_last() else None
-        try:
-            status = held.leases.commit(
-                held.number,
-                held.token,
-                entry.state,
-                entry.result,
-                cause,
-                held.first_step_seconds,
-                freed,
-            )
-        except redis.RedisError:
-            if not self._is_on_disk:  # it may take long until Redis is back
-                self._is_on_disk = True
-                with _disk_may_be_full():
-                    self._outbox.bring_to_disk(entry)
-            raise
+    def _commit(self, final: FinalResult, cause: Cause | None) -> str:
+        freed = self._owner if self._is_last() else None
+        status = final.commit(cause, freed)
         self.has_freed = freed is not None and status == "OK"
         return status
 
@@ -343,8 +315,8 @@ class AttemptEnd:
                 self.trial.spec.resources.queue,
                 self.held.leases.pause_seconds(self.held.number),
             )
-        if self._entry is not None and self._status is not None:
-            self._outbox.settle(self._entry, self._status, self.held.leases)
+        if self._final is not None and self._status is not None:
+            self._final.settle(self._status)
             if self._status != "LOST":
                 generation = self.held.grant.record.generation
                 self._checkpoints.remove(self.trial.study_name, generation, self.trial.number)
@@ -365,13 +337,11 @@ class AttemptEnd:
         If it has a result, that; else that it is free: it would wait for its lease's end, and
         count a failure that is not its own. Nothing else could be run meanwhile.
         """
-        held, entry = self.held, self._entry
+        held, final = self.held, self._final
         while not self._is_draining():
             try:
-                if entry is not None:
-                    self._status = held.leases.commit(
-                        entry.number, entry.token, entry.state, entry.result
-                    )
+                if final is not None:
+                    self._status = final.commit_late()
                     log.info("committed_late", status=self._status)
                 elif held.leases.release(held.number, held.token, cause=Cause.REDIS_AWAY):
                     log.info("given_back")
@@ -394,12 +364,3 @@ class AttemptEnd:
             code=self._code,
         )
         return result.sendable()
-
-
-@contextmanager
-def _disk_may_be_full() -> Iterator[None]:
-    """Say that a result is not in the outbox, and go on: Redis may take it."""
-    try:
-        yield
-    except OSError as problem:
-        log.warning("outbox_not_written", error=str(problem), hint="make room on the disk")
