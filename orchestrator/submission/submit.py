@@ -63,39 +63,62 @@ def submit(
     client = connect(settings, Role.USER)
     try:
         FleetHome(client, settings.home).join()
-        studies, deletions = Studies(client, seal=settings.seal), Deletions(client)
-        if deletions.is_begun(spec.name):
-            raise InvalidInputError(
-                f"study {spec.name!r} is being deleted; wait for that, or have it completed by"
-                f" `trialfleet delete {spec.name}`"
-            )
-        is_gone = is_gone_from_here(settings, spec.name, studies.origin(spec.name))
-        if studies.exists(spec.name) and not is_gone:
-            known = Studies(client).spec(spec.name)  # one that is not signed is, by this
-            if _is_trusted(studies, spec.name):
-                spec = with_commits(spec, known.config)
-            _check_known(spec, known, settings)
-            spec = spec.model_copy(update={"space": in_order_of(known.space, spec.space)})
-        _check_source(spec, settings, studies)
-        ensure_epoch(client)
-        deletions.revoke(spec.name)
-        packages, former = Packages(client, settings.seal), _package_of(client, spec.name)
-        studies.refuse_to_unseal(spec.name)  # before the seal of its package goes
-        if package is not None:
-            packages.ship(spec.name, package)
-        try:
-            studies.submit(spec, by_run=by_run)
-        except Exception:
-            if package is not None:
-                _take_back(packages, client, spec.name, package.digest)
-            raise
-        if former not in {None, spec.code.package}:  # of a study whose results are gone
-            packages.drop(spec.name, former)
-        if is_gone:
-            studies.facts.forget(spec.name)
+        _hand_in(client, spec, package, settings, by_run=by_run)
     finally:
         client.close()
     return StudyHandle(spec.name, settings)
+
+
+def _hand_in(
+    client: redis.Redis,
+    spec: StudySpec,
+    package: Package | None,
+    settings: Settings,
+    *,
+    by_run: bool,
+) -> None:
+    """Compare a study with what is known of its name, and write it."""
+    studies, deletions = Studies(client, seal=settings.seal), Deletions(client)
+    if deletions.is_begun(spec.name):
+        raise InvalidInputError(
+            f"study {spec.name!r} is being deleted; wait for that, or have it completed by"
+            f" `trialfleet delete {spec.name}`"
+        )
+    is_gone = is_gone_from_here(settings, spec.name, studies.origin(spec.name))
+    if studies.exists(spec.name) and not is_gone:
+        spec = _as_known(client, studies, spec, settings)
+    _check_source(spec, settings, studies)
+    ensure_epoch(client)
+    deletions.revoke(spec.name)
+    packages, former = Packages(client, settings.seal), _package_of(client, spec.name)
+    studies.refuse_to_unseal(spec.name)  # before the seal of its package goes
+    if package is not None:
+        packages.ship(spec.name, package)
+    try:
+        studies.submit(spec, by_run=by_run)
+    except Exception:
+        if package is not None:
+            _take_back(packages, client, spec.name, package.digest)
+        raise
+    if former not in {None, spec.code.package}:  # of a study whose results are gone
+        packages.drop(spec.name, former)
+    if is_gone:
+        studies.facts.forget(spec.name)
+
+
+def _as_known(
+    client: redis.Redis, studies: Studies, spec: StudySpec, settings: Settings
+) -> StudySpec:
+    """A study that goes on, with the hub's commits and the order of choices that it has.
+
+    Raises:
+        StudyExistsError: The name stands for a study with other settings.
+    """
+    known = Studies(client).spec(spec.name)  # one that is not signed is, by this
+    if _is_trusted(studies, spec.name):
+        spec = with_commits(spec, known.config)
+    _check_known(spec, known, settings)
+    return spec.model_copy(update={"space": in_order_of(known.space, spec.space)})
 
 
 def prepared(
