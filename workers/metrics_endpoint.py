@@ -10,12 +10,16 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from workers.logs import get_logger
 from workers.settings import Settings
 
 if TYPE_CHECKING:
+    from threading import Thread
+    from wsgiref.simple_server import WSGIServer
+
+    from prometheus_client import CollectorRegistry
     from prometheus_client.registry import Collector
 
 log = get_logger(__name__)
@@ -35,47 +39,61 @@ def metrics_served(
             only where something is.
         tell: Where people are to read where it listens, or why it does not, beside the log.
     """
-    if settings.metrics_port is None:
-        yield
-        return
-    if importlib.util.find_spec("prometheus_client") is None:
-        missing = "prometheus-client is missing: pip install 'trialfleet[metrics]'"
-        _tell_trouble(settings, missing, tell)
-        yield
-        return
-    from prometheus_client import (
-        CollectorRegistry,
-        Info,
-        PlatformCollector,
-        ProcessCollector,
-        start_http_server,
-    )
-
-    registry = CollectorRegistry()
-    try:
-        server, thread = start_http_server(
-            settings.metrics_port, settings.metrics_host, registry=registry
-        )
-    except OSError as error:
-        way_out = "set FLEET_METRICS_PORT and FLEET_METRICS_HOST to where this host may listen"
-        _tell_trouble(settings, f"{error}; {way_out}", tell)
+    endpoint = None if settings.metrics_port is None else _open(settings, tell)
+    if endpoint is None:
         yield
         return
     try:
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        Info("trialfleet", "The release.", registry=registry).info(
-            {"version": version("trialfleet")}
-        )
-        registry.register(make())
-        url = f"http://{_written(settings.metrics_host)}:{server.server_port}/metrics"
+        endpoint.fill(make)
+        url = f"http://{_written(settings.metrics_host)}:{endpoint.server.server_port}/metrics"
         log.info("metrics_served", url=url)
         tell(f"metrics: {url}")
         yield
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        endpoint.close()
+
+
+class _Endpoint(NamedTuple):
+    """A server, its thread, and what it serves."""
+
+    server: WSGIServer
+    thread: Thread
+    registry: CollectorRegistry
+
+    def fill(self, make: Callable[[], Collector]) -> None:
+        from prometheus_client import Info, PlatformCollector, ProcessCollector
+
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        Info("trialfleet", "The release.", registry=self.registry).info(
+            {"version": version("trialfleet")}
+        )
+        self.registry.register(make())
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+def _open(settings: Settings, tell: Callable[[str], None]) -> _Endpoint | None:
+    """Listen, and serve nothing yet; None, and told, where that cannot be."""
+    if importlib.util.find_spec("prometheus_client") is None:
+        missing = "prometheus-client is missing: pip install 'trialfleet[metrics]'"
+        _tell_trouble(settings, missing, tell)
+        return None
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    registry = CollectorRegistry()
+    try:
+        server, thread = start_http_server(
+            settings.metrics_port or 0, settings.metrics_host, registry=registry
+        )
+    except OSError as error:
+        way_out = "set FLEET_METRICS_PORT and FLEET_METRICS_HOST to where this host may listen"
+        _tell_trouble(settings, f"{error}; {way_out}", tell)
+        return None
+    return _Endpoint(server, thread, registry)
 
 
 def _tell_trouble(settings: Settings, reason: str, tell: Callable[[str], None]) -> None:

@@ -121,13 +121,6 @@ class TrialRecord:
         Raises:
             ValueError: A field, which it names, holds what no release writes there.
         """
-        checkpoint = None
-        if "checkpoint" in fields:
-            checkpoint = CheckpointRef(
-                _number(fields, "checkpoint_step"),
-                fields["checkpoint"],
-                _text(fields, "checkpoint_sha256"),
-            )
         reported = fields.get("reported_step")
         failure = _model(Result, fields, "error") if "error" in fields else None
         return cls(
@@ -136,13 +129,9 @@ class TrialRecord:
             attempt=_number(fields, "attempt"),
             failures=_number(fields, "failures"),
             losses=_number(fields, "losses", 0),  # not in a record of a release before
-            params={
-                name.removeprefix(_PARAM): _json(name, value)
-                for name, value in fields.items()
-                if name.startswith(_PARAM)
-            },
+            params=_params(fields),
             drawn=_model(_DrawnByName, fields, "drawn").root if "drawn" in fields else {},
-            checkpoint=checkpoint,
+            checkpoint=_checkpoint(fields),
             owner=fields.get("owner"),
             device=fields.get("device") or None,
             lost_on=frozenset(
@@ -169,6 +158,21 @@ class TrialRecord:
             num_anew=_number(fields, "anew", 0),
             generation=fields.get("generation"),
         )
+
+
+def _params(fields: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        name.removeprefix(_PARAM): _json(name, value)
+        for name, value in fields.items()
+        if name.startswith(_PARAM)
+    }
+
+
+def _checkpoint(fields: Mapping[str, str]) -> CheckpointRef | None:
+    if "checkpoint" not in fields:
+        return None
+    step, sha256 = _number(fields, "checkpoint_step"), _text(fields, "checkpoint_sha256")
+    return CheckpointRef(step, fields["checkpoint"], sha256)
 
 
 def _text(fields: Mapping[str, str], name: str) -> str:

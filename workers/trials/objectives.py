@@ -58,16 +58,7 @@ def load_objective(
     if name == SELF_CHECK:
         return self_check
     module_name, _, function_name = name.rpartition(":")
-    if root is not None and not is_shipped(name, root):
-        raise ObjectiveNotLoadedError(
-            f"objective {name!r}: its module is not among the files that the study ships; name its"
-            " file in `code.ship`"
-        )
-    if root is None and not _is_allowed(module_name, allowed):
-        raise ObjectiveNotLoadedError(
-            f"objective {name!r}: this worker may import objectives only from"
-            f" {', '.join(allowed) or 'nowhere'}; start it with FLEET_OBJECTIVES={module_name}"
-        )
+    _refuse_foreign(name, allowed, root)
     try:
         found: Any = find_attribute(
             (modules or ObjectiveModules()).load(module_name, root), function_name
@@ -83,6 +74,25 @@ def load_objective(
         raise ObjectiveError(f"objective {name!r} is a {type(found).__name__}, not a function")
     objective: Objective = found
     return objective
+
+
+def _refuse_foreign(name: str, allowed: Collection[str], root: Path | None) -> None:
+    """Refuse an objective from where this worker imports none for its study.
+
+    Raises:
+        ObjectiveNotLoadedError: It is of neither the study's files nor the allowed modules.
+    """
+    module_name = name.rpartition(":")[0]
+    if root is not None and not is_shipped(name, root):
+        raise ObjectiveNotLoadedError(
+            f"objective {name!r}: its module is not among the files that the study ships; name its"
+            " file in `code.ship`"
+        )
+    if root is None and not _is_allowed(module_name, allowed):
+        raise ObjectiveNotLoadedError(
+            f"objective {name!r}: this worker may import objectives only from"
+            f" {', '.join(allowed) or 'nowhere'}; start it with FLEET_OBJECTIVES={module_name}"
+        )
 
 
 def self_check(trial: FleetTrial) -> float:
