@@ -30,7 +30,13 @@ from orchestrator.views.event_lines import line_of
 from orchestrator.views.explain import explain as explain_life
 from orchestrator.views.following import LOOK_SECONDS, follow
 from orchestrator.views.json_output import JsonOption, print_json, print_json_line
-from orchestrator.views.trial_life import TrialLife, life_of, with_output, with_results
+from orchestrator.views.trial_life import (
+    TrialLife,
+    life_of,
+    with_cost,
+    with_output,
+    with_results,
+)
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
 from workers.coordination.rights import Role
@@ -132,12 +138,15 @@ def explain(
 ) -> None:
     """Tell one trial's life: each attempt, where it ran, why it ended, and what it cost.
 
+    Of slots: training that counts, warming up, training for nothing or made again; and its waits.
+
     Example: trialfleet explain language-id 7
     """
-    with _history(name) as history:
-        life = life_of(name, trial, history.read())
+    with _history(name, trial=trial) as history:
+        told = list(history.read())
+        now = history.now
     handle = StudyHandle(name)
-    life = _with_results(life, handle)
+    life = with_cost(_with_results(life_of(name, trial, told), handle), told, now)
     with suppress(FleetError, redis.RedisError):  # all else is known without it
         life = with_output(life, handle.printed(trial, asks_store=False))
     if as_json:
@@ -178,11 +187,14 @@ def _read_since(text: str) -> float:
 
 
 @contextmanager
-def _history(name: str | None, *, must_answer: bool = False) -> Iterator[EventHistory]:
+def _history(
+    name: str | None, trial: int | None = None, *, must_answer: bool = False
+) -> Iterator[EventHistory]:
     """What is known of a study's events, or the fleet's.
 
     Args:
         name: The study.
+        trial: Of which alone events are read.
         must_answer: Whether Redis is needed.
 
     Raises:
@@ -206,7 +218,7 @@ def _history(name: str | None, *, must_answer: bool = False) -> Iterator[EventHi
         print(note, file=sys.stderr)
     stream = None if client is None else EventStream(client, name)
     try:
-        yield EventHistory(EventFile(path), stream, name)
+        yield EventHistory(EventFile(path), stream, name, trial)
     finally:
         if client is not None:
             client.close()

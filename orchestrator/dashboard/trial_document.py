@@ -8,7 +8,7 @@ from orchestrator.dashboard.curves import curve_of
 from orchestrator.dashboard.study_feed import StudyFeed
 from orchestrator.views.explain import explain, place, reason
 from orchestrator.views.printed_text import lines_of
-from orchestrator.views.trial_life import TrialLife, life_of, with_results
+from orchestrator.views.trial_life import TrialLife, life_of, with_cost, with_results
 from workers.protocol.errors import RedisUnavailableError, StudyNotKnownError
 
 #: Characters and lines of what an attempt printed.
@@ -28,7 +28,9 @@ def trial_document(feed: StudyFeed, number: int) -> dict[str, Any]:
     status = feed.handle.status()
     trials = feed.trials()
     with feed.news() as stream:
-        life = life_of(feed.name, number, feed.history(stream, number).read())
+        history = feed.history(stream, number)
+        told = list(history.read())
+    life = life_of(feed.name, number, told)
     has_results = 0 <= number < len(trials)
     if has_results:
         life = with_results(life, trials)
@@ -36,6 +38,7 @@ def trial_document(feed: StudyFeed, number: int) -> dict[str, Any]:
         raise StudyNotKnownError(
             f"trial {number}: study {feed.name!r} has no such trial; it has {len(trials)}, from 0"
         )
+    life = with_cost(life, told, history.now)
     running = next((each for each in status.running if each.number == number), None)
     return {
         "life": _life(life),

@@ -80,6 +80,8 @@ class _Course:
         told = self.times.take(event.kind, event.seconds * 1000, vars(event))
         if told.spent is not None:
             self._add(told.spent)
+        self.spent.trained -= told.undone
+        self.spent.lost += told.undone
 
     def finish(self, now: float | None) -> SlotTime:
         """The sums; attempts that have not ended go on until now, if they go on."""

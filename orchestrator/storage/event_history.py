@@ -6,6 +6,7 @@ is passed over.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -35,6 +36,11 @@ class EventHistory:
     trial: int | None = None
     _place: str = BEGINNING
     _generation: str | None = field(default=None, init=False)
+
+    @property
+    def now(self) -> float:
+        """Until when it tells, in seconds since 1970; without Redis, until the last event read."""
+        return place_of(self._place)[0] / 1000 if self.stream is None else time.time()
 
     def read(self) -> Iterator[Event]:
         """What was told since the last time: at first, all of the study's latest generation."""

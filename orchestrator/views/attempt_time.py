@@ -1,7 +1,8 @@
 """Where the time of a study's trials went, told by their events as they come.
 
 Time that trained is that of attempts whose work counts: up to the end of one that ended its trial
-well or at a rung, and up to the last checkpoint of one that another goes on from.
+well or at a rung, and up to the last checkpoint of one that another goes on from. It is taken back
+where a trial ends otherwise after all, or begins anew.
 
 Invariant: pure, total and bounded: events that are missing give nothing, and of a trial that has
 ended nothing is kept.
@@ -45,6 +46,8 @@ class Told(NamedTuple):
     start_latency: float | None = None
     """From the claim to the first training step."""
     spent: Spent | None = None
+    undone: float = 0.0
+    """Of what was told before as trained: training that counts for nothing after all."""
 
 
 @dataclass
@@ -54,7 +57,10 @@ class _Open:
     claimable_at: float | None = None
     claimed_at: float | None = None
     checkpoint_at: float | None = None
-    has_started: bool = False
+    after_ms: float | None = None
+    """From the claim to the first training step."""
+    trained: float = 0.0
+    """Seconds, of attempts that have ended."""
 
 
 class AttemptTimes:
@@ -79,12 +85,26 @@ class AttemptTimes:
         told = Told(start_latency=_start(trial, event.get("after_ms")))
         if kind in {EventKind.ASKED, EventKind.PROMOTED}:
             trial.claimable_at = at_ms
+        elif kind == EventKind.BEGAN_ANEW:
+            told = told._replace(undone=_undo(trial))
         elif kind == EventKind.CHECKPOINT:
             trial.checkpoint_at = at_ms
         elif kind in _ENDS:
-            told = told._replace(spent=_spend(trial, kind, event))
+            told = _spend(trial, told, kind, event)
             self._end(number, trial, kind, at_ms + _number(event.get("wait_ms")))
         return told
+
+    def going_on(self, number: int, now_ms: float) -> Spent:
+        """What a trial's attempt that has not ended has spent so far; nothing of it is lost yet.
+
+        Until a first step is told, all may be training: an objective need not tell any.
+        """
+        trial = self._open.get(number)
+        if trial is None or trial.claimed_at is None:
+            return Spent()
+        held = max(0.0, now_ms - trial.claimed_at)
+        warming = min(held, trial.after_ms or 0.0)
+        return Spent(trained=(held - warming) / 1000, warming=warming / 1000)
 
     def _end(self, number: int, trial: _Open, kind: str, claimable_at: float) -> None:
         if kind == EventKind.ENDED:
@@ -97,23 +117,38 @@ class AttemptTimes:
 def _claim(trial: _Open, at_ms: float) -> Told:
     waited = None if trial.claimable_at is None else max(0.0, at_ms - trial.claimable_at) / 1000
     trial.claimed_at, trial.claimable_at = at_ms, None
-    trial.checkpoint_at, trial.has_started = None, False
+    trial.checkpoint_at = trial.after_ms = None
     return Told(claim_latency=waited)
 
 
 def _start(trial: _Open, after_ms: Any) -> float | None:
     """How long the first step took, when it is told for the first time."""
-    if after_ms is None or trial.has_started or trial.claimed_at is None:
+    if after_ms is None or trial.after_ms is not None or trial.claimed_at is None:
         return None
-    trial.has_started = True
-    return _number(after_ms) / 1000
+    trial.after_ms = _number(after_ms)
+    return trial.after_ms / 1000
 
 
-def _spend(trial: _Open, kind: str, event: dict[str, Any]) -> Spent | None:
+def _undo(trial: _Open) -> float:
+    """What its attempts trained before counts for nothing: how much that was."""
+    undone, trial.trained = trial.trained, 0.0
+    return undone
+
+
+def _spend(trial: _Open, told: Told, kind: str, event: dict[str, Any]) -> Told:
+    """Add what an attempt that ends has spent, and what becomes of that of those before it."""
+    spent = _spent(trial, kind, event)
+    is_lost = kind == EventKind.ENDED and str(event.get("state")) not in _OF_USE
+    undone = _undo(trial) if is_lost else 0.0
+    trial.trained += 0.0 if spent is None else spent.trained
+    return told._replace(spent=spent, undone=undone)
+
+
+def _spent(trial: _Open, kind: str, event: dict[str, Any]) -> Spent | None:
     held = _number(event.get("held_ms"))
     if trial.claimed_at is None or not held:  # withdrawn before anybody ran it
         return None
-    warming = min(held, _number(event.get("after_ms")))
+    warming = min(held, trial.after_ms or 0.0)
     if kind == EventKind.PAUSED or str(event.get("state")) in _OF_USE:
         useful_until = held
     elif kind == EventKind.ENDED or trial.checkpoint_at is None:

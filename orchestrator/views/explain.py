@@ -50,6 +50,9 @@ _SAID: Final = {Cause.CANCELLED, Cause.LEASE_LOST}
 #: Characters of a line that an attempt printed.
 _LINE: Final = 160
 
+#: Seconds; what is shorter is not worth a word.
+_TOLD: Final = 0.05
+
 #: What has an attempt find the checkpoints of those before it.
 _ANEW_WAY: Final = "have all workers share one FLEET_HOME, or give them a FLEET_STORE"
 
@@ -75,8 +78,7 @@ def explain(life: TrialLife) -> Iterator[str]:
         yield from _attempt(attempt)
     if life.ended_at is not None and all(each.ended_as != life.state for each in life.attempts):
         yield f"ended at {clock(life.ended_at)}: {reason(life.cause, life.detail)}"
-    if len(life.attempts) > 1 and life.held_seconds:
-        yield f"cost: {span(life.held_seconds)} of a slot in all{_repeated(life)}"
+    yield from _cost(life)
     yield from _elsewhere(life)
 
 
@@ -205,8 +207,31 @@ def _going_on(attempt: Attempt) -> str:
     return f"the trial went back to the queue{wait}{lost}"
 
 
+def _cost(life: TrialLife) -> Iterator[str]:
+    """What slots it held, and for what; what it waited for, and held none."""
+    cost = life.cost
+    held = [
+        (cost.useful_seconds, "trained to use"),
+        (cost.warming_seconds, "until first steps"),
+        (cost.lost_seconds, f"trained for nothing or again{_repeated(life)}"),
+        (cost.running_seconds, "in the attempt that runs"),
+    ]
+    waited = [
+        (cost.queued_seconds, "in the queue"),
+        (cost.paused_seconds, "paused at rungs"),
+    ]
+    if uses := _shares(held):
+        yield f"cost: {span(cost.slot_seconds)} of a slot: {uses}"
+    if waits := _shares(waited):
+        yield f"waited without a slot: {waits}"
+
+
+def _shares(amounts: list[tuple[float, str]]) -> str:
+    return ", ".join(f"{span(seconds)} {what}" for seconds, what in amounts if seconds >= _TOLD)
+
+
 def _repeated(life: TrialLife) -> str:
-    return f"; {_steps(life.steps_lost)} made twice" if life.steps_lost else ""
+    return f" ({_steps(life.steps_lost)} made twice)" if life.steps_lost else ""
 
 
 def _steps(count: int) -> str:

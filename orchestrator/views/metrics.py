@@ -178,7 +178,7 @@ class FleetMetrics(Collector):
             self._claim_latency.labels(name).observe(told.claim_latency)
         if told.start_latency is not None:
             self._start_latency.labels(name).observe(told.start_latency)
-        if told.spent is not None:
+        if told.spent is not None:  # what is undone later stays told: a counter never falls
             for use, seconds in told.spent._asdict().items():
                 self._seconds.labels(name, use).inc(seconds)
 

@@ -17,6 +17,7 @@ from orchestrator.storage.attributes import ATTR, ORDER_ATTR, RETRIES_ATTR
 from orchestrator.storage.printed import PrintedAttempt
 from orchestrator.storage.tally import state_of
 from orchestrator.views.printed_text import last_lines
+from orchestrator.views.trial_cost import TrialCost, cost_of
 from workers.protocol.events import Cause, Event, EventKind
 from workers.protocol.states import TrialState
 
@@ -28,6 +29,8 @@ _TELLING: Final = {
     Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.BROKE, Cause.DIED, Cause.LEASE_LOST, Cause.TIMED_OUT,
 }  # fmt: skip
 _SHOWN_LINES: Final = 5
+
+_OVER: Final = frozenset(state for state in TrialState if state.is_terminal)
 
 
 #: Whose step is that of a checkpoint before it.
@@ -104,6 +107,7 @@ class TrialLife(BaseModel):
     """Whether anything is kept of what its attempts printed."""
     retried_as: list[int] = []
     """Likewise: the trials that try it again."""
+    cost: TrialCost = TrialCost()
 
     @property
     def is_without_events(self) -> bool:
@@ -143,6 +147,18 @@ def life_of(study: str, trial: int, events: Iterable[Event]) -> TrialLife:
     life.attempts = [attempts[number] for number in sorted(attempts)]
     _count_lost(life.attempts)
     return life
+
+
+def with_cost(life: TrialLife, events: Iterable[Event], now: float) -> TrialLife:
+    """Add what a trial cost; after its results, for these may have it as ended.
+
+    Args:
+        life: The trial's.
+        events: In order; those of others are passed over.
+        now: In seconds since 1970, by the clock of Redis: until when it goes on, if it does.
+    """
+    cost = cost_of(life.trial, events, None if life.state in _OVER else now)
+    return life.model_copy(update={"cost": cost})
 
 
 def with_output(life: TrialLife, found: Sequence[PrintedAttempt]) -> TrialLife:

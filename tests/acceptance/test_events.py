@@ -131,7 +131,15 @@ def test_a_trial_whose_process_orchestrator_and_host_are_killed_is_counted_and_e
     assert life["attempts"][1]["cause"] in {"died", "lease_lost"}
     assert [each["ended_as"] for each in life["attempts"]] == ["QUEUED", "QUEUED", "COMPLETE"]
 
+    cost = life["cost"]
+    assert cost["useful_seconds"] > 0
+    assert cost["lost_seconds"] > 0, "steps were made twice"
+    assert cost["queued_seconds"] > 0
+    on_slots = sum(cost[f"{use}_seconds"] for use in ("useful", "warming", "lost"))
+    assert on_slots == pytest.approx(life["held_seconds"])
+
     told = say(fleet, "explain", "fault", 0)
+    assert "\ncost: " in told
     assert f"process {first.pid} on {hostname()} died" in told
     assert f"in process {second.pid} on CPU slot 0, from the checkpoint of step 6" in told
     assert "COMPLETE" in told.splitlines()[0]

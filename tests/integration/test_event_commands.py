@@ -109,6 +109,11 @@ def test_a_trial_is_explained_from_its_events_and_its_results(study, say):
     assert "nobody is to begin it any more" in say("explain", "s", 2)
     life = json.loads(say("explain", "s", 0, "--json"))
     assert [each["cause"] for each in life["attempts"]] == ["paused", None]
+    cost = life["cost"]
+    on_slots = sum(cost[f"{use}_seconds"] for use in ("useful", "warming", "lost"))
+    assert on_slots == pytest.approx(life["held_seconds"])
+    assert cost["running_seconds"] == cost["paused_seconds"] == 0
+    assert "waited without a slot: " in told
     with pytest.raises(InvalidInputError, match="study 's' has 3 trials, from 0"):
         say("explain", "s", 3)
     with pytest.raises(StudyNotKnownError, match="did you mean 's'"):

@@ -12,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 from orchestrator.storage.attributes import ATTR
 from orchestrator.views.event_lines import line_of as event_line
 from orchestrator.views.explain import explain
-from orchestrator.views.trial_life import TrialLife, life_of, with_results
+from orchestrator.views.trial_life import TrialLife, life_of, with_cost, with_results
 from workers.protocol.events import Cause, EventKind, decode, encode, line_of
 
 PROCESS = "box-a:b00t.1:4242:99"
@@ -45,8 +45,10 @@ def ended(state, attempt=1, **given):
     return EventKind.ENDED, {"attempt": attempt, "state": state, "held_ms": 10_000, **given}
 
 
-def sentences(*events):
-    return "\n".join(explain(life_of("s", 3, told(*events))))
+def sentences(*events, now=0.0):
+    """What is told of trial 3; `now` in seconds after the first event."""
+    found = told(*events)
+    return "\n".join(explain(with_cost(life_of("s", 3, found), found, 1e9 + now)))
 
 
 def test_a_trial_that_was_paused_at_rungs_is_told_with_what_it_reached_there():
@@ -65,7 +67,7 @@ def test_a_trial_that_was_paused_at_rungs_is_told_with_what_it_reached_there():
     text = sentences(*second, end)
     assert "trial 3 of s: PRUNED after 2 attempts" in text
     assert "made twice" not in text
-    assert "cost: 10s of a slot in all" in text
+    assert "cost: 10s of a slot: 10s trained to use\n" in text
     lines = [event_line(event).plain for event in told(*second)]
     assert [line.split()[-1] for line in lines if "rung" in line] == ["0", "1", "1"]
     assert "PAUSED 0.5" in lines[2]
@@ -90,7 +92,10 @@ def test_a_trial_that_was_killed_once_is_told_with_where_why_and_what_it_cost():
         "went back to the queue, for 2.0s at least; the next attempt made 15 steps again",
         "on GPU-1f2e, from the checkpoint of step 40",
         "ended COMPLETE after 10s",
-        "cost: 40s of a slot in all; 15 steps made twice",
+        # the checkpoint came two seconds after the claim, before the first step that was told
+        "cost: 40s of a slot: 10s trained to use, 3.2s until first steps,",
+        ", 27s trained for nothing or again (15 steps made twice)",
+        "waited without a slot: 2.0s in the queue",
     ]:
         assert part in text, f"{part!r} is not in:\n{text}"
 
@@ -168,7 +173,7 @@ def test_the_attempts_of_a_record_that_redis_lost_are_counted_on():
         "in process 5555 on CPU slot 1\n  it reported 0.5 at step 7\nattempt 3",
         "on box-b in process 77 on CPU slot 1, from the checkpoint of step 5\n  it made its first",
         "in process 88 on CPU slot 1, from the checkpoint of step 8\n  ended COMPLETE after 10s",
-        "cost: 1m10s of a slot in all; 3 steps made twice",
+        "10s trained to use, 1.5s until first steps, 58s trained for nothing or again (3 steps made twice)",
     ]:
         assert part in text, f"{part!r} is not in:\n{text}"
 
@@ -194,7 +199,7 @@ def test_an_end_that_was_lost_with_the_record_is_none():
     withdrawn = EventKind.ENDED, {"attempt": 0, "state": "CANCELLED", "cause": Cause.WITHDRAWN}
     text = sentences(asked(), claimed(), asked(), withdrawn)
     assert "ended CANCELLED" not in text
-    assert text.endswith("nobody is to begin it any more")
+    assert "nobody is to begin it any more\nwaited" in text
 
 
 def test_a_trial_that_was_written_again_as_paused_is_promoted_from_where_it_stood():
