@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from contextlib import contextmanager
 
+import pytest
 from fault_fleet import signal_all, tree_of
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_until
