@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from workers.disk.output_spool import OutputSpool, new_spool, spools_in
 from workers.disk.scratch import make_scratch, name_scratch
 from workers.disk.uploads import Errand, Uploads
 from workers.passwords import learn
+from workers.processes import output_keeper
 from workers.processes.cleaner import Cleaner
 from workers.processes.output_keeper import OutputKeeper, keep_rest
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -198,6 +200,102 @@ def test_all_that_writes_to_the_descriptors_is_kept_of_its_attempt_last_words_to
     assert "logged once" in finished.stderr
     assert "logged once" not in finished.stdout, "it is in the log already"
     assert not client.exists(keys.output("s", 1))
+
+
+#: One that prints as it is told to, a line of its standard input at a time.
+STEERED = """
+import os, sys
+from pathlib import Path
+from workers.coordination.rights import Role
+from workers.coordination.connection import connect
+from workers.coordination.trial_output import Attempt
+from workers.logs import configure_logging
+from workers.processes.output_capture import OutputCapture
+from workers.settings import Settings
+
+def told():
+    return sys.stdin.readline().strip()
+
+settings = Settings.from_environment()
+with OutputCapture(connect(settings, Role.USER), settings, Path(sys.argv[1])) as capture:
+    own = os.fdopen(capture.own_error, "w", buffering=1, closefd=False)
+    configure_logging(stream=own)
+    for number in (1, 2, 3):
+        with capture.of(Attempt("s", 0, number, 100 * number)):
+            while (count := told()) != "end":
+                for _ in range(int(count)):
+                    print(str(number) * 999)
+                own.write("done\\n")
+"""
+
+
+def test_printing_goes_on_while_the_disk_of_what_is_captured_is_full(
+    output, settings, client, tmp_path
+):
+    log = tmp_path / "log"
+    with small_disk(tmp_path / "disk", 2048) as filler, log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-c", STEERED, str(filler.parent)],
+            env={**os.environ, **settings.to_environment()},
+            stdin=subprocess.PIPE,
+            stdout=sink,
+            stderr=sink,
+            text=True,
+        )
+        num_done = 0
+
+        def tell(line):
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+
+        def print_lines(count):
+            nonlocal num_done
+            num_done += 1
+            tell(count)
+            wait_until(lambda: log.read_text().count("done\n") == num_done, "it has printed")
+
+        print_lines(1)
+        fill(filler)
+        print_lines(300)  # as much as fits into the room that was taken ahead
+        wait_until(lambda: "output_lost" in log.read_text(), "the disk is full")
+        print_lines(5000)
+        tell("end")
+        print_lines(5000)  # of the second attempt
+        assert log.read_text().count("output_lost") == 1, "said once"
+        filler.unlink()
+        wait_until(lambda: "output_kept_again" in log.read_text(), "there is room")
+        print_lines(2)
+        for line in ("end", 3, "end"):
+            tell(line)
+        process.stdin.close()
+        assert process.wait(60) == 0, log.read_text()
+    first, second, third = printed_by(settings, client, "s", 0)
+    assert first.text.count("1" * 999) == 301
+    assert "[trialfleet: the disk is full; what is printed from here on is lost]" in first.text
+    assert first.is_over
+    assert second.text == ("2" * 999 + "\n") * 2
+    assert third.text == ("3" * 999 + "\n") * 3
+    assert "Error" not in log.read_text()
+
+
+def test_a_keeper_that_hangs_does_not_keep_its_process_from_ending(
+    output, settings, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(output_keeper, "_END_SECONDS", 0.2)
+    path, descriptor = new_spool(tmp_path)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang():
+        hangs.set()
+        goes_on.wait(60)
+
+    with OutputSpool(path) as spool:
+        with OutputKeeper(client, settings, spool, -1, hang) as keeper:
+            assert hangs.wait(60)
+        assert not keeper.is_done
+        goes_on.set()
+        wait_until(lambda: keeper.is_done, "it ends when the disk answers")
+    os.close(descriptor)
 
 
 def test_what_was_kept_by_one_who_was_killed_before_he_noted_it_is_kept_once(

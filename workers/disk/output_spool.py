@@ -9,18 +9,17 @@ is noted beside it, so that who goes on begins there.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from workers.coordination.trial_output import Attempt
+from workers.disk.room import give_back
 from workers.passwords import whole
 
 _NAME: Final = re.compile(r"output-([0-9a-f]{16})")
@@ -41,8 +40,8 @@ _NOBODY: Final = b"-"
 _LOGGED: Final = b"["
 _PRINTED: Final = b"]"
 
-#: `fallocate`: give the room of what was read back, and leave the file's length as it is.
-_PUNCH_HOLE: Final = 0x01 | 0x02
+#: No mark is longer: a study's name is the longest in it.
+_LONGEST_MARK: Final = 1024
 
 
 class Marks:
@@ -51,7 +50,10 @@ class Marks:
     def __init__(self, word: str) -> None:
         self.begin: Final = b"\x1e" + word.encode()
         self._nobody: Final = b"%b%b\n" % (self.begin, _NOBODY)
-        self.found: Final = re.compile(re.escape(self.begin) + rb"([^\n]*)\n")
+        #: one of which a full disk took a part has no end, and tells nothing
+        self.found: Final = re.compile(
+            re.escape(self.begin) + rb"(?:([^\n\x1e]*)\n|[^\n\x1e]*(?=\x1e))"
+        )
 
     def of(self, attempt: Attempt | None) -> bytes:
         """What follows is printed by an attempt, or by none."""
@@ -60,6 +62,22 @@ class Marks:
         study, trial, number, token, generation = attempt  # none of them holds a blank
         text = f"{trial} {number} {token} {study} {generation or ''}"
         return b"%b%b\n" % (self.begin, text.encode())
+
+    def attempt_in(self, content: bytes | None, before: Attempt | None) -> Attempt | None:
+        """Whose what follows a mark is; by a damaged one, still that of whom it was before."""
+        if content == _NOBODY:
+            return None
+        with suppress(ValueError):
+            trial, number, token, study, generation = (content or b"").decode().split(" ")
+            return Attempt(study, int(trial), int(number), int(token), generation or None)
+        return before
+
+    def begun_in(self, content: bytes) -> int:
+        """Where a mark begins of which the rest may be yet to come; the length, if none does."""
+        place = content.rfind(b"\x1e", -_LONGEST_MARK)
+        last = content[place:]
+        is_one = self.begin.startswith(last[: len(self.begin)]) and b"\n" not in last
+        return place if place >= 0 and is_one else len(content)
 
     def logged(self, line: str) -> bytes:
         """A line that is in the worker's log already, in a form of its own."""
@@ -120,7 +138,10 @@ class OutputSpool:
         Args:
             is_last: Nobody prints any more: to the very end.
         """
-        self._pass_over()
+        passed_over = self._pass_over()
+        if passed_over and self._attempt is not None:
+            told = f"\n[trialfleet: {passed_over} bytes left out]\n"
+            yield [Piece(self._attempt, told.encode())]
         is_end = False
         while not is_end:
             content = os.pread(self._file, _CHUNK, self._place)
@@ -142,7 +163,7 @@ class OutputSpool:
         """Note how far it was read, and give the room of that back."""
         state = json.dumps([self._place, self._attempt, self._is_logged, self.printed, self.lost])
         os.pwrite(self._state, state.encode().ljust(_STATE_BYTES), 0)
-        _punch(self._file, self._place)
+        give_back(self._file, self._place)
 
     def _recall(self) -> None:
         with suppress(ValueError, TypeError):
@@ -153,11 +174,10 @@ class OutputSpool:
 
     def _taken(self, content: bytes, *, is_all: bool) -> int:
         """How much of what was read can be taken: no part of a mark, nor of a line or character."""
-        mark = content.rfind(b"\x1e")
-        if mark >= 0 and b"\n" not in content[mark:]:
-            return len(content) if is_all else mark
         if is_all or not content:
             return len(content)
+        if (mark := self.marks.begun_in(content)) < len(content):
+            return mark
         line = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
         return line if len(content) - line < _LONGEST_LINE else len(content)
 
@@ -169,27 +189,32 @@ class OutputSpool:
             if mark[1] in {_LOGGED, _PRINTED}:
                 self._is_logged = mark[1] == _LOGGED
                 continue
-            if self._attempt is not None:
+            following = self.marks.attempt_in(mark[1], self._attempt)
+            if self._attempt not in {None, following}:
                 yield Piece(self._attempt, b"", is_last=True)
-            self._attempt = _attempt_in(mark[1])
+            self._attempt, self._is_logged = following, False
         yield from self._piece(content[place:])
 
     def _piece(self, content: bytes) -> Iterator[Piece]:
         if content:
             yield Piece(self._attempt, content, self._is_logged)
 
-    def _pass_over(self) -> None:
-        """Leave out the oldest, where somebody prints faster than anybody reads."""
-        surplus = os.fstat(self._file).st_size - self._place - _MOST_UNREAD
+    def _pass_over(self) -> int:
+        """Leave out the oldest, where somebody prints faster than anybody reads; how much."""
+        begin = self._place
+        surplus = os.fstat(self._file).st_size - begin - _MOST_UNREAD
         while surplus > 0:
             content = os.pread(self._file, min(surplus, _CHUNK), self._place)
+            content = content[: self.marks.begun_in(content)]
             if not content:
-                return
+                break
             for mark in self.marks.found.finditer(content):
                 if mark[1] not in {_LOGGED, _PRINTED}:
-                    self._attempt = _attempt_in(mark[1])
+                    self._attempt = self.marks.attempt_in(mark[1], self._attempt)
+                    self._is_logged = False
             self._place += len(content)
             surplus -= len(content)
+        return self._place - begin
 
 
 def new_spool(directory: Path) -> tuple[Path, int]:
@@ -206,20 +231,3 @@ def new_spool(directory: Path) -> tuple[Path, int]:
 def spools_in(directory: Path) -> list[Path]:
     """The spools that a process left in its scratch directory."""
     return [path for path in directory.glob("output-*") if _NAME.fullmatch(path.name)]
-
-
-def _attempt_in(content: bytes) -> Attempt | None:
-    if content == _NOBODY:
-        return None
-    with suppress(ValueError):
-        trial, number, token, study, generation = content.decode().split(" ")
-        return Attempt(study, int(trial), int(number), int(token), generation or None)
-    return None
-
-
-def _punch(descriptor: int, length: int) -> None:
-    """Free the room of the beginning of a file; where that cannot be done, it stays for now."""
-    if sys.platform == "linux" and length:
-        call = ctypes.CDLL(None, use_errno=True).fallocate
-        size = ctypes.c_longlong
-        call(ctypes.c_int(descriptor), ctypes.c_int(_PUNCH_HOLE), size(0), size(length))

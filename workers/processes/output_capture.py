@@ -5,7 +5,8 @@ mark there, which costs some microseconds. What this worker tells of itself goes
 
 Invariant: descriptors 1 and 2 lead to the spool when an attempt begins, whatever the one before
 did with them (trials of less than half a second may share what one of them did), and to where they
-led before when the capture is closed.
+led before when the capture is closed. While the spool's disk is full they lead nowhere, so that no
+objective fails for printing; nothing that was not searched for passwords reaches another place.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -25,8 +27,12 @@ import redis
 
 from workers.coordination.trial_output import Attempt
 from workers.disk.output_spool import Marks, OutputSpool, new_spool
+from workers.disk.room import has_room
+from workers.logs import get_logger
 from workers.processes.output_keeper import OutputKeeper
 from workers.settings import Settings
+
+log = get_logger(__name__)
 
 #: Whose log lines are this worker's own.
 _OWN: Final = ("workers", "orchestrator", "celery", "kombu", "billiard", "amqp")
@@ -36,6 +42,11 @@ _CHECK_SECONDS: Final = 0.5
 
 #: `setvbuf`: C's own buffer is written at the end of each line.
 _LINE_BUFFERED: Final = 1
+
+#: Bytes that are taken on the disk ahead of what is printed between two looks.
+_AHEAD: Final = 2**19
+
+_LOST: Final = b"\n[trialfleet: the disk is full; what is printed from here on is lost]\n"
 
 
 class OutputCapture:
@@ -56,9 +67,16 @@ class OutputCapture:
         self._spool = OutputSpool(path)
         self._marks = self._spool.marks
         self._before = os.dup(1), os.dup(2)
-        self._keeper = OutputKeeper(client, settings, self._spool, self._before[0])
+        self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        self._keeper = OutputKeeper(
+            client, settings, self._spool, self._before[0], self._see_to_room
+        )
         self._handler = _ObjectiveLines(self._descriptor, self._marks)
         self._checked_at = time.monotonic()
+        self._attempt: Attempt | None = None
+        self._is_full = False
+        #: between whoever begins and ends attempts and whoever looks after the disk
+        self._lock = threading.Lock()
         #: of C's library: what it has not written yet is an attempt's, too
         self._flush_c = _flush_of_c()
 
@@ -69,7 +87,8 @@ class OutputCapture:
 
     def __enter__(self) -> Self:
         self._flush()
-        self._lead_to_spool()
+        self._lead(self._descriptor)
+        self._see_to_room()
         _buffer_lines()
         self._keeper.__enter__()
         return self
@@ -81,11 +100,12 @@ class OutputCapture:
     def __exit__(self, *_: object) -> None:
         logging.getLogger().removeHandler(self._handler)
         self._flush()
+        self._keeper.__exit__()
         os.dup2(self._before[0], 1)
         os.dup2(self._before[1], 2)
-        self._keeper.__exit__()
-        self._spool.__exit__()
-        os.close(self._descriptor)
+        if self._keeper.is_done:  # else these numbers must not become those of other files
+            self._spool.__exit__()
+            os.close(self._descriptor)
 
     def of(self, attempt: Attempt) -> AbstractContextManager[None]:
         """What is printed in this block is the attempt's."""
@@ -96,20 +116,62 @@ class OutputCapture:
         now = time.monotonic()
         if now - self._checked_at > _CHECK_SECONDS:
             self._checked_at = now
-            if not self._leads_to_spool():
-                self._lead_to_spool()
-        self._handler.is_active = True
-        self._mark(attempt)
+            if not self._is_full and not self._leads_to_spool():
+                self._lead(self._descriptor)
+            self._see_to_room()
+        with self._lock:
+            self._attempt = attempt
+            self._mark()
+            self._handler.is_active = not self._is_full
 
     def end(self) -> None:
         """It prints no more."""
-        self._handler.is_active = False
         self._flush()
-        self._mark(None)
+        with self._lock:
+            self._handler.is_active = False
+            self._attempt = None
+            self._mark()
 
-    def _mark(self, attempt: Attempt | None) -> None:
-        with suppress(OSError):  # a disk that is full takes no output, either
-            os.write(self._descriptor, self._marks.of(attempt))
+    def _mark(self) -> None:
+        """Say in the spool whose what follows is; where that cannot be, nothing follows."""
+        mark, written = self._marks.of(self._attempt), 0
+        with suppress(OSError):
+            written = os.write(self._descriptor, mark)
+        if written < len(mark):
+            self._leave_spool()
+
+    def _see_to_room(self) -> None:
+        """Leave the spool before its disk is full, and come back when it has room again."""
+        is_full = True
+        with suppress(OSError):
+            is_full = not has_room(self._descriptor, _AHEAD)
+        with self._lock:
+            if is_full:
+                self._leave_spool()
+            elif self._is_full:
+                self._return_to_spool()
+
+    def _leave_spool(self) -> None:
+        if self._is_full:
+            return
+        self._is_full, self._handler.is_active = True, False
+        if self._attempt is not None:
+            with suppress(OSError):  # of the room that was taken ahead, some is left
+                os.write(self._descriptor, _LOST)
+        self._lead(self._nowhere)
+        log.warning(
+            "output_lost",
+            path=str(self._spool.path),
+            hint="make room on its disk: until then, what trials print is lost from here on",
+        )
+
+    def _return_to_spool(self) -> None:
+        self._is_full = False
+        self._mark()  # what was marked meanwhile may not be there
+        if not self._is_full:
+            self._lead(self._descriptor)
+            self._handler.is_active = self._attempt is not None
+            log.info("output_kept_again")
 
     def _flush(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -122,9 +184,9 @@ class OutputCapture:
             return os.fstat(1).st_ino == self._inode == os.fstat(2).st_ino
         return False
 
-    def _lead_to_spool(self) -> None:
-        os.dup2(self._descriptor, 1)
-        os.dup2(self._descriptor, 2)
+    def _lead(self, descriptor: int) -> None:
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
 
 
 class _Captured:

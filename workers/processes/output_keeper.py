@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import attrgetter
@@ -33,6 +33,9 @@ _PENDING: Final = 64
 
 _STANDARD_OUTPUT: Final = 1
 
+#: How long a process that ends waits until the rest is kept.
+_END_SECONDS: Final = 10.0
+
 
 class OutputKeeper:
     """Keeps what one spool holds; while open, about once a second.
@@ -42,16 +45,23 @@ class OutputKeeper:
         settings: This worker's.
         spool: Where it is read from.
         passed_on_to: The descriptor to which what is printed goes, too.
+        before_look: Called before each look.
     """
 
     def __init__(
-        self, client: redis.Redis, settings: Settings, spool: OutputSpool, passed_on_to: int
+        self,
+        client: redis.Redis,
+        settings: Settings,
+        spool: OutputSpool,
+        passed_on_to: int,
+        before_look: Callable[[], None] = lambda: None,
     ) -> None:
         learn_environment(os.environ)
         self._output = TrialOutput(client)
         self._home = settings.home
         self._uploads = Uploads(settings.home, has_store=settings.store is not None)
         self._spool = spool
+        self._before_look = before_look
         self._onward = Onward(passed_on_to)
         self._pause_seconds = settings.times.beat / 10
         self._pending: list[Printed] = []
@@ -63,16 +73,28 @@ class OutputKeeper:
         self._thread.start()
         return self
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the spool is read no more."""
+        return not self._thread.is_alive()
+
     def __exit__(self, *_: object) -> None:
-        """Keep the rest; nobody prints any more."""
+        """Keep the rest, nobody prints any more; a disk that hangs does not keep a worker."""
         self._ended.set()
-        self._thread.join()
-        self.keep(is_last=True)
+        self._thread.join(_END_SECONDS)
+        if not self.is_done:
+            log.error(
+                "output_left", hint="a disk or Redis does not answer: the last output is lost"
+            )
 
     def _run(self) -> None:
-        while not self._ended.wait(self._pause_seconds):
+        is_last = False
+        while not is_last:
+            is_last = self._ended.wait(self._pause_seconds)
             try:
-                self.keep()
+                if not is_last:
+                    self._before_look()
+                self.keep(is_last=is_last)
             except Exception:
                 log.exception("output_not_kept")
 
