@@ -233,15 +233,18 @@ def test_printing_goes_on_while_the_disk_of_what_is_captured_is_full(
     output, settings, client, tmp_path
 ):
     log = tmp_path / "log"
-    with small_disk(tmp_path / "disk", 2048) as filler, log.open("wb") as sink:
-        process = subprocess.Popen(
+    with (
+        small_disk(tmp_path / "disk", 2048) as filler,
+        log.open("wb") as sink,
+        subprocess.Popen(
             [sys.executable, "-c", STEERED, str(filler.parent)],
             env={**os.environ, **settings.to_environment()},
             stdin=subprocess.PIPE,
             stdout=sink,
             stderr=sink,
             text=True,
-        )
+        ) as process,
+    ):
         num_done = 0
 
         def tell(line):
