@@ -38,7 +38,7 @@ def worker_settings() -> dict[str, Any]:
         raise SystemExit(EXIT_BAD_INPUT) from None
     return {
         **BROKER_SETTINGS,
-        **address.broker_settings,
+        **address.broker_settings(BROKER_SETTINGS["broker_transport_options"]),
         "worker_concurrency": settings.slots or default_slots(),
         # children start as fresh interpreters: CUDA cannot be used after a fork
         "worker_pool_start_method": "spawn",

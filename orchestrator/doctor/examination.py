@@ -12,7 +12,16 @@ from typing import Any, Final, TypeVar
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.doctor import disks, host, installation, members, one_study, redis_server, trial
+from orchestrator.doctor import (
+    disks,
+    host,
+    installation,
+    members,
+    one_study,
+    redis_server,
+    sentinels,
+    trial,
+)
 from orchestrator.doctor.findings import Finding, Level, error, warning
 from orchestrator.fleet import Fleet
 from workers.coordination.address import parse_address
@@ -73,6 +82,10 @@ class Examination:
             yield _group(
                 _REDIS, redis_server.CHECKS, lambda: redis_server.look(client, self.settings)
             )
+            if parse_address(resolve_url(self.settings)).sentinels:
+                yield _group(
+                    "Sentinel", sentinels.CHECKS, lambda: sentinels.look(client, self.settings)
+                )
             yield from self._fleet(fleet, looked.release, spec)
 
     def _fleet(self, fleet: Fleet, release: str, spec: StudySpec | None) -> Iterator[Group]:

@@ -98,7 +98,7 @@ def version(facts: RedisFacts) -> Finding:
         return error("version", str(problem), "install Valkey 8 or Redis 7, and start that")
     if facts.info.get("role") == "slave":
         primary = f"{facts.info.get('master_host')}:{facts.info.get('master_port')}"
-        fix = f"FLEET_REDIS_URL=redis://{primary}/0"
+        fix = f"FLEET_REDIS_URL=redis://{primary}/0, or sentinel://... that follows the primary"
         return error("version", f"it is a replica of {primary}, and takes no writes", fix)
     name = "Valkey" if "valkey_version" in facts.info else "Redis"
     told = facts.info.get("valkey_version") or facts.info.get("redis_version") or "hides it"
@@ -168,11 +168,13 @@ def rights(facts: RedisFacts) -> Finding:
 def transport(facts: RedisFacts) -> Finding:
     """Whether others can read or write what goes there."""
     address = facts.address
-    is_here = address.transport == "unix" or address.place.startswith(_LOOPBACK)
-    if address.transport == "redis" and not is_here:
+    places = address.place.split(",")
+    is_here = address.transport == "unix" or all(map(_is_loopback, places))
+    if address.transport != "unix" and not address.is_tls and not is_here:
         told = f"passwords and data go to {address.place} in clear text"
-        return warning("transport", told, "give Redis a certificate, and write rediss://")
-    if address.transport == "rediss" and not address.tls.get("ssl_cert_reqs"):
+        secure = "rediss+sentinel" if address.sentinels else "rediss"
+        return warning("transport", told, f"give Redis a certificate, and write {secure}://")
+    if address.is_tls and not address.tls.get("ssl_cert_reqs"):
         told = "its certificate is not verified"
         return warning("transport", told, "FLEET_REDIS_URL without ssl_cert_reqs=none")
     if address.password is None and not is_here:
@@ -200,6 +202,10 @@ def tenants(facts: RedisFacts) -> Finding:
 CHECKS: Final[tuple[Callable[[RedisFacts], Finding], ...]] = (
     answers, version, eviction, memory, persistence, clock, rights, transport, tenants,
 )  # fmt: skip
+
+
+def _is_loopback(place: str) -> bool:
+    return place.startswith(_LOOPBACK)
 
 
 def _timed(call: Callable[[], Any]) -> float:

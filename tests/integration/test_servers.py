@@ -133,8 +133,11 @@ def test_a_password_in_the_query_is_taken_by_both_clients(tmp_path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("sentinel://h:26379/0", "Redis Sentinel is not supported: give the address of the"),
-        ("redis+sentinel://:pw-secret@h/0", "Redis Sentinel is not supported"),
+        ("sentinel://h:26379/0", "it names no service: ?service=NAME"),
+        ("redis+sentinel://:pw-secret@h/0", "it names no service"),
+        ("sentinel://h1:1,h2:port/0?service=s", "is no Redis URL"),
+        ("sentinel://h?service=s&ssl_cert_reqs=none", "for rediss:// and rediss+sentinel:// alone"),
+        ("redis://h/0?service=s", "service is for sentinel:// alone"),
         ("redis+cluster://h", "Redis Cluster is not supported"),
         ("redis://h1:1,h2:2/0", "it names several servers"),
         ("http://h/0", "it begins with 'http'"),
@@ -142,7 +145,7 @@ def test_a_password_in_the_query_is_taken_by_both_clients(tmp_path):
         ("redis://h:port/0", "is no Redis URL"),
         ("redis://h/zero", "its database is 'zero'"),
         ("unix://", "it names no socket"),
-        ("redis://h?ssl_cert_reqs=none", "ssl_cert_reqs is for rediss:// alone"),
+        ("redis://h?ssl_cert_reqs=none", "ssl_cert_reqs is for rediss:// and"),
         ("rediss://h?ssl_cert_reqs=maybe", "is none of required, optional, none"),
         ("rediss://h?pasword=pw-secret", "pasword is no option"),
         ("rediss://h?ssl_ca_certs=/no/such.crt", "/no/such.crt"),
@@ -189,6 +192,8 @@ def test_a_real_member_of_a_cluster_is_refused(tmp_path):
         "redis://user:pw-secret@x@h:1",
         "not a url pw-secret@h",
         "rediss://h?db=0&password=pw-secret",
+        "sentinel://:pw-secret@h1:1,h2/0?service=s&sentinel_password=pw-secret",
+        "sentinel://h1:1,h2/0?sentinel_password=pw-secret",
     ],
 )
 def test_no_part_of_a_url_shows_its_password(url):
@@ -205,14 +210,18 @@ def test_no_part_of_a_url_shows_its_password(url):
 def test_a_worker_whose_server_is_refused_says_so_in_one_line_and_ends(tmp_path):
     finished = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "workers", "worker"],
-        env={**os.environ, "FLEET_REDIS_URL": "sentinel://:pw-secret@h", "HOME": str(tmp_path)},
+        env={
+            **os.environ,
+            "FLEET_REDIS_URL": "redis+cluster://:pw-secret@h",
+            "HOME": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert finished.returncode == 2
-    assert finished.stderr.startswith("worker: FLEET_REDIS_URL = 'sentinel://***@h': Redis Sentin")
+    assert finished.stderr.startswith("worker: FLEET_REDIS_URL = 'redis+cluster://***@h': Redis C")
     assert "pw-secret" not in finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr
 

@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from workers.coordination.address import Address, parse_address
 from workers.coordination.rights import Role, missing_rights
+from workers.coordination.sentinels import UnknownServiceError, open_client
 from workers.logs import get_logger
 from workers.protocol.errors import (
     InvalidInputError,
@@ -41,7 +42,8 @@ GENERAL_ERRORS: Final = (
 
 #: What a server answers to whatever it is asked, or to all that writes; also out of a script.
 _GENERAL_ANSWER: Final = re.compile(
-    r"\b(OOM|READONLY|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|NOAUTH|NOPERM)\b"
+    r"\b(OOM|READONLY|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|UNBLOCKED|CLUSTERDOWN|BUSY|NOAUTH"
+    r"|NOPERM)\b"
 )
 
 #: Between two attempts to reach a Redis that is waited for.
@@ -89,24 +91,28 @@ def connect(settings: Settings, role: Role, *, check: bool = True) -> redis.Redi
         RightsMissingError: Its user may not do all that the role does.
         InvalidInputError: The URL is none, or the server evicts keys.
     """
-    address = parse_address(resolve_url(settings))
-    try:
-        client = redis.Redis.from_url(
-            address.client_url,
-            decode_responses=True,
-            # whatever somebody wrote there, and whatever a user's text holds
-            encoding_errors="backslashreplace",
-            socket_connect_timeout=3.0,
-            socket_timeout=_SOCKET_TIMEOUT_SECONDS,
-            health_check_interval=30,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
-            **address.tls,
-        )
-    except (ValueError, redis.RedisError) as error:
-        raise InvalidInputError(f"FLEET_REDIS_URL = {address} cannot be used: {error}") from error
+    client = _open(parse_address(resolve_url(settings)))
     if check:
         _check(client, role, settings)
     return client
+
+
+def _open(address: Address) -> redis.Redis:
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        # whatever somebody wrote there, and whatever a user's text holds
+        "encoding_errors": "backslashreplace",
+        "socket_connect_timeout": 3.0,
+        "socket_timeout": _SOCKET_TIMEOUT_SECONDS,
+        "health_check_interval": 30,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
+    }
+    try:
+        if address.sentinels:
+            return open_client(address, **options)
+        return redis.Redis.from_url(address.client_url, **options, **address.tls)
+    except (ValueError, redis.RedisError) as error:
+        raise InvalidInputError(f"FLEET_REDIS_URL = {address} cannot be used: {error}") from error
 
 
 def name_missing(client: redis.Redis, role: Role, settings: Settings) -> str | None:
@@ -174,6 +180,8 @@ def _check(client: redis.Redis, role: Role, settings: Settings) -> None:
         with suppress(redis.exceptions.NoPermissionError):  # named with all else that it may not do
             client.ping()
         missing = name_missing(client, role, settings)
+    except UnknownServiceError as error:
+        raise InvalidInputError(f"FLEET_REDIS_URL = {address}: {error}") from error
     except redis.RedisError as error:
         raise RedisUnavailableError(
             f"Redis at {address} does not answer ({error}); start it, or set FLEET_REDIS_URL"

@@ -64,8 +64,9 @@ class Hints:
     def __init__(self, redis_url: str, seal: Seal = UNSEALED) -> None:
         self._seal = seal
         self._app = Celery("trialfleet-hints", set_as_current=False)
-        address = parse_address(redis_url).broker_settings
-        self._app.conf.update({**BROKER_SETTINGS, **_SENDING, **address})
+        address = parse_address(redis_url)
+        server = address.broker_settings(_SENDING["broker_transport_options"])
+        self._app.conf.update({**BROKER_SETTINGS, **_SENDING, **server})
 
     def send(
         self,

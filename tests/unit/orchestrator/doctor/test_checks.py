@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.doctor import disks, host, installation, members, one_study, redis_server
+from orchestrator.doctor import (
+    disks,
+    host,
+    installation,
+    members,
+    one_study,
+    redis_server,
+    sentinels,
+)
 from orchestrator.doctor.drawing import draw_group, summary
 from orchestrator.doctor.examination import Group, worst
 from orchestrator.doctor.findings import Finding, Level, error, ok, warning
@@ -35,6 +43,11 @@ REDIS = redis_server.RedisFacts(
         "used_memory": 10**6, "total_system_memory": 64 * GIB, "aof_enabled": 1,
     },
 )  # fmt: skip
+STATE = {"ip": "10.0.0.1", "port": 6379, "num-other-sentinels": 2, "quorum": 2}
+SENTINELS = sentinels.SentinelFacts(
+    states=dict.fromkeys(("a:26379", "b:26379", "c:26379"), STATE),
+    replication={"connected_slaves": 1, "min_slaves_good_slaves": 1},
+)
 FOLDER = disks.FolderFacts(Path("/home/fleet"))
 DISKS = disks.DiskFacts(home=FOLDER, cache=FOLDER)
 INSTALLATION = installation.InstallationFacts(release="1.0", python="3.11.1")
@@ -128,6 +141,43 @@ ILL = [
     (redis_server, redis_server.transport, at("rediss://box:6379/0"), "no password"),
     (redis_server, redis_server.tenants, replace(REDIS, foreign_keys=("_kombu.b",)), "_kombu.b"),
     (redis_server, redis_server.tenants, replace(REDIS, home_trouble="of another. Set"), "another"),
+    (
+        redis_server,
+        redis_server.transport,
+        at("sentinel://:p@127.0.0.1,box/0?service=a"),
+        "clear text",
+    ),
+    (sentinels, sentinels.answers, replace(SENTINELS, silent={"d:26379": "refused"}), "d:26379"),
+    (
+        sentinels,
+        sentinels.majority,
+        replace(SENTINELS, states={"a:26379": STATE}, silent={"b:26379": "-", "c:26379": "-"}),
+        "no replica can take over",
+    ),
+    (
+        sentinels,
+        sentinels.majority,
+        replace(SENTINELS, states={"a:26379": {**STATE, "num-other-sentinels": 1}}),
+        "where one is gone",
+    ),
+    (
+        sentinels,
+        sentinels.agreement,
+        replace(SENTINELS, states={**SENTINELS.states, "b:26379": {**STATE, "ip": "10.0.0.2"}}),
+        "10.0.0.1:6379, 10.0.0.2:6379",
+    ),
+    (
+        sentinels,
+        sentinels.replicas,
+        replace(SENTINELS, replication={"connected_slaves": 0}),
+        "has none",
+    ),
+    (
+        sentinels,
+        sentinels.lost_writes,
+        replace(SENTINELS, replication={"connected_slaves": 1}),
+        "cut off",
+    ),
     (disks, disks.home, replace(DISKS, home=replace(FOLDER, trouble="Read-only")), "Read-only"),
     (disks, disks.home, replace(DISKS, home=replace(FOLDER, has_locks=False)), "without locks"),
     (disks, disks.home, replace(DISKS, home=replace(FOLDER, free=2**20)), "1M free"),
@@ -201,6 +251,11 @@ WELL = [
     (redis_server, replace(REDIS, info={}, foreign_keys=None)),
     (redis_server, at("unix:///run/redis.sock?db=0")),
     (redis_server, at("rediss://u:password@box:6379/0")),
+    (redis_server, at("sentinel://:password@127.0.0.1:1,127.0.0.1:2/0?service=a")),
+    (redis_server, at("rediss+sentinel://u:password@a,b/0?service=a")),
+    (sentinels, SENTINELS),
+    (sentinels, replace(SENTINELS, replication={})),
+    (sentinels, replace(SENTINELS, states={"a:26379": STATE})),
     (disks, replace(DISKS, store="file:///mnt/store")),
     (installation, INSTALLATION),
     (installation, replace(INSTALLATION, missing_for_trials=("torch",))),
@@ -234,7 +289,7 @@ def test_no_check_goes_untested():
     tested = {check for _, check, _, _ in ILL}
     everything = {
         check
-        for module in (host, redis_server, disks, installation, members, one_study)
+        for module in (host, redis_server, sentinels, disks, installation, members, one_study)
         for check in module.CHECKS
     }
     never_amiss = {installation.trials_here, members.celery}
