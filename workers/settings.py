@@ -38,7 +38,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     redis_url: str | None = Field(default=None, repr=False)
-    """`FLEET_REDIS_URL`: the fleet's Redis; without it, the embedded one of `home`."""
+    """`FLEET_REDIS_URL`: the fleet's Redis, as `redis://`, `rediss://`, `unix://` or, by its
+    sentinels, `sentinel://host:26379,host:26379/0?service=NAME`; without it, the embedded one of
+    `home`."""
     storage: str | None = Field(default=None, repr=False)
     """`FLEET_STORAGE`: an Optuna storage URL; without it, a journal file a study under `home`."""
     home: Path = Field(default=Path("~/.trialfleet"), validate_default=True)

@@ -1,4 +1,4 @@
-"""Both clients of a server that sentinels name: they find it, and follow when another takes over."""
+"""Both clients of a server that sentinels name: found, and followed when another takes over."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from workers.coordination.address import parse_address
 from workers.coordination.connection import connect, is_general
 from workers.coordination.hints import Hints
 from workers.coordination.rights import Role
+from workers.coordination.scripts import script
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.protocol.errors import InvalidInputError, RedisUnavailableError
 from workers.protocol.spec import StudySpec
@@ -55,14 +56,18 @@ def test_a_replica_that_takes_over_is_found_by_both_clients_and_has_the_scripts(
     primary, before, epoch = servers.primary(), run_id(client), ensure_epoch(client)
     Studies(client).submit(StudySpec(name="s", objective="train:objective"))
     leases = Studies(client).leases("s", epoch)
+    leases.renew(0, token=1, lease_seconds=1.0, step=0)
+    renewing = client.register_script(script("renew").source).sha
+    assert client.script_exists(renewing) == [True]
     hints.send("s", 0, epoch, "default")
     client.wait(1, 60_000)
     servers.signal(primary, signal.SIGKILL)
     patiently(lambda: client.set("fleet:try", "x"))
     assert run_id(client) != before
     assert ensure_epoch(client) == epoch, "it has the data"
-    assert client.script_exists("0" * 40) == [False]
-    patiently(lambda: leases.running())
+    assert client.script_exists(renewing) == [False]
+    patiently(lambda: leases.renew(0, token=1, lease_seconds=1.0, step=0))
+    assert client.script_exists(renewing) == [True]
     patiently(lambda: hints.send("s", 1, epoch, "default"))
     assert hints.waiting(client, "default") == 2, "both speak to the new one"
     hints.close()

@@ -69,10 +69,10 @@ class Sentinels(Sentinel):
 class _LeavesDemoted(SentinelManagedConnection):
     """Leaves a server that was demoted; redis-py itself does so where it says READONLY alone."""
 
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+    def send_packed_command(self, *args: Any, **options: Any) -> None:
         if not self._sock:
             self._connect_retry()  # redis-py itself would try the same server again
-        super().send_packed_command(command, check_health)
+        super().send_packed_command(*args, **options)
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:

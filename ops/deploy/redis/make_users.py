@@ -7,8 +7,8 @@ and the file made for its owner alone. The users' file holds their sums, and no 
     python ops/deploy/redis/make_users.py SECRETS > users.acl
 
 Users: `worker`, `orchestrator`, `user` (commands and scripts), `viewer` (commands that only look),
-`operator` (all rights: back-ups, `valkey-cli`) and `metrics` (INFO and PING: health checks,
-exporters); `default` is off.
+`operator` (all rights: back-ups, `valkey-cli`), `metrics` (INFO and PING: health checks,
+exporters), `replica` (a server that follows this one) and `sentinel`; `default` is off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from typing import Final
 from workers.coordination.rights import Role, rights_of
 
 #: Users that are no member of the fleet, with their rules.
-OTHERS: Final = {"operator": "~* &* +@all", "metrics": "resetchannels +info +ping"}
+OTHERS: Final = {
+    "operator": "~* &* +@all",
+    "metrics": "resetchannels +info +ping",
+    "replica": "resetchannels +psync +replconf +ping",
+    "sentinel": "resetchannels &__sentinel__:hello +multi +exec +ping +info +role +publish"
+    " +subscribe +slaveof +config|rewrite +client|setname +client|kill +script|kill",
+}
 
 
 def main() -> None:
