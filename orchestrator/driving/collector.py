@@ -65,6 +65,13 @@ class Collector:
 
     def collect(self, entries: Sequence[Entry]) -> None:
         """Take entries in, in their order, and bring them to disk, so that they may be dropped."""
+        with self._study.gathering():
+            ended = self._take_all(entries)
+        self._study.sync()
+        self._study.leases.settle_all(ended)
+
+    def _take_all(self, entries: Sequence[Entry]) -> dict[int, TrialState]:
+        """Take entries in; the trials that have ended by them."""
         ended: dict[int, TrialState] = {}
         for entry in entries:
             if not self._study.leases.is_told(entry):
@@ -76,8 +83,7 @@ class Collector:
                 state = self._set_aside(entry, str(error))
             if state is not None and entry.number is not None:
                 ended[entry.number] = state
-        self._study.sync()
-        self._study.leases.settle_all(ended)
+        return ended
 
     def tell_lost(self, number: int, state: TrialState) -> None:
         """End a trial that Redis has as ended, and of whose end no entry is left."""

@@ -100,16 +100,8 @@ class Dispatcher:
         Of a slow sampler they are fewer than `count`, and at least one: what its trials tell is
         taken in between, and the rest is asked for in the next turn.
         """
-        drawn: dict[int, Mapping[str, Drawn]] = {}
-        until = time.monotonic() + _ASK_SECONDS
-        for asked in range(count):
-            if asked and time.monotonic() > until:
-                break
-            trial = self._study.ask()
-            if self._suggest_all(trial):
-                drawn[trial.number] = self._study.trials.draw(trial.number)
-            if self._study.is_exhausted and not self._study.tally.waiting:
-                break
+        with self._study.gathering():
+            drawn = self._draw(count)
         self._study.sync()
         params = {number: self._params(number) for number in drawn}
         for number in drawn:
@@ -125,6 +117,20 @@ class Dispatcher:
         for number in drawn:
             log.info("enqueued", study=self._study.name, trial=number, params=params[number])
         return len(drawn)
+
+    def _draw(self, count: int) -> dict[int, Mapping[str, Drawn]]:
+        """Ask the sampler for trials; what was drawn of each beyond its parameters."""
+        drawn: dict[int, Mapping[str, Drawn]] = {}
+        until = time.monotonic() + _ASK_SECONDS
+        for asked in range(count):
+            if asked and time.monotonic() > until:
+                break
+            trial = self._study.ask()
+            if self._suggest_all(trial):
+                drawn[trial.number] = self._study.trials.draw(trial.number)
+            if self._study.is_exhausted and not self._study.tally.waiting:
+                break
+        return drawn
 
     def withdraw(self, reason: str, *, has_begun: bool = False) -> None:
         """Cancel the trials that no worker has begun: nothing of the study is to be started.

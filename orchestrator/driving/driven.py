@@ -6,6 +6,7 @@ Invariant: whoever holds a `DrivenStudy` is the only writer of the study's stora
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import optuna
@@ -289,6 +290,10 @@ class DrivenStudy:
     def keep_unreadable(self, number: int, reason: str) -> None:
         """Keep why a trial's record was written anew, for the orchestrators to come, too."""
         keep_reason(self._studies.client, self.name, SetAside(f"record of {number}", reason))
+
+    def gathering(self) -> AbstractContextManager[None]:
+        """Have what is written meanwhile be written at once: of a trial that is a lot."""
+        return self._storage.gathering()
 
     def sync(self) -> None:
         """Bring all that was written to disk."""

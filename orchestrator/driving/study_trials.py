@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.distributions import json_to_distribution
 from optuna.storages import BaseStorage
+from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial
 
 from orchestrator.driving.foresight import Foresight, take
@@ -168,7 +169,8 @@ class StudyTrials:
         if number in self.tally.waiting:  # Optuna ends none that nobody has asked for
             running = optuna.trial.TrialState.RUNNING
             self._storage.set_trial_state_values(self._trial_id(number), running)
-        self._study.tell(number, values, state=state)
+        # not `study.tell`, which copies the trial, and all that it reported, for its caller
+        _tell_with_warning(self._study, number, values, state)
         self._asked.pop(number, None)
         told = self.stored(number)
         self.tally.add([told])

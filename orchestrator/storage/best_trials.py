@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import insort
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import optuna
@@ -63,5 +64,26 @@ def best_first(trials: Sequence[FrozenTrial], directions: Sequence[Direction]) -
     if len(directions) > 1:
         wanted = [_DIRECTIONS[direction] for direction in directions]
         found = _get_pareto_front_trials_by_trials(found, wanted)
-    sign = -1.0 if directions[0] == "maximize" else 1.0
-    return sorted(found, key=lambda trial: (sign * trial.values[0], trial.number))
+    return sorted(found, key=_by_value(directions[0]))
+
+
+def note_better(
+    best: list[FrozenTrial], trial: FrozenTrial, direction: Direction, most: int
+) -> None:
+    """Put a complete trial that violates no constraint in its place among the best, if it has one.
+
+    Args:
+        best: The best first; changed in place.
+        trial: The one to be put there.
+        direction: Of the study's only value.
+        most: How many are kept.
+    """
+    key = _by_value(direction)
+    if len(best) < most or key(trial) < key(best[-1]):
+        insort(best, trial, key=key)
+        del best[most:]
+
+
+def _by_value(direction: Direction) -> Callable[[FrozenTrial], tuple[float, int]]:
+    sign = -1.0 if direction == "maximize" else 1.0
+    return lambda trial: (sign * trial.values[0], trial.number)

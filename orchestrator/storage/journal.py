@@ -30,6 +30,9 @@ from workers.protocol.errors import (
     StudyTakenOverError,
 )
 
+#: Made once: `json.dumps` makes an encoder for each log.
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
+
 #: How much of a journal is read at once.
 _READ_BYTES: Final = 1 << 18
 
@@ -62,7 +65,7 @@ class JournalReader(BaseJournalBackend):
         with self._path.open("rb") as file:
             file.seek(offset)
             while lines := _whole_lines(file):
-                for line, log in zip(lines, _parse(lines), strict=True):
+                for line, log in zip(lines, parse(lines), strict=True):
                     number, offset = number + 1, offset + len(line)
                     if number > log_number_from:
                         self._position = (number, offset)
@@ -94,6 +97,8 @@ class JournalFile(JournalReader):
         self._is_dirty = self._is_closed = False
         #: what was appended last, unless it was read, and where that begins in the file
         self._unread: tuple[int, list[bytes]] = (0, [])
+        #: where the file ends by what was appended; None where that is not known
+        self._end: int | None = None
         self._problem: FleetError | None = None
         #: while its file rests: which one it was, and how long
         self._left_as: tuple[int, int] | None = None
@@ -110,12 +115,15 @@ class JournalFile(JournalReader):
         """The logs from a number on; without the file, where they are what was appended last."""
         with self._using:
             (begin, lines), self._unread = self._unread, (0, [])
+            is_whole = self.is_read_whole
         number, offset = self._position
+        if is_whole and number == log_number_from:
+            return
         if not lines or (number, offset) != (log_number_from, begin):
             yield from super().read_logs(log_number_from)
             return
         # parsed as from the file: the storage holds nothing that somebody else may change
-        for line, log in zip(lines, _parse(lines), strict=True):
+        for line, log in zip(lines, parse(lines), strict=True):
             number, offset = number + 1, offset + len(line)
             self._position = (number, offset)
             yield log
@@ -126,7 +134,14 @@ class JournalFile(JournalReader):
         Raises:
             StorageFullError: The disk takes no more.
         """
-        lines = [(json.dumps(log, separators=(",", ":")) + "\n").encode() for log in logs]
+        self.append_lines(encode(logs))
+
+    def append_lines(self, lines: list[bytes], num_read: int = 0) -> None:
+        """Append logs as lines, of which the first ones need not be read any more.
+
+        Raises:
+            StorageFullError: The disk takes no more.
+        """
         left = memoryview(b"".join(lines))
         with self._using:
             self._wake()
@@ -142,8 +157,22 @@ class JournalFile(JournalReader):
                     " goes on"
                 ) from error
             self._is_dirty = True
-            self._unread = (size, lines)
+            begin = size + sum(map(len, lines[:num_read]))
+            if num_read:
+                self._position = (self._position[0] + num_read, begin)
+            self._unread = (begin, lines[num_read:])
+            self._end = begin + sum(map(len, lines[num_read:]))
         OPEN.used(self)
+
+    @property
+    def num_read(self) -> int:
+        """How many logs were read, from the first on."""
+        return self._position[0]
+
+    @property
+    def is_read_whole(self) -> bool:
+        """Whether nothing in the file is left to be read; only its one writer knows."""
+        return self._position[1] == self._end
 
     def sync(self) -> None:
         """Bring all that was appended to disk.
@@ -277,7 +306,12 @@ def _whole_lines(file: BinaryIO) -> list[bytes]:
     return lines
 
 
-def _parse(lines: list[bytes]) -> Iterable[dict[str, Any]]:
+def encode(logs: list[dict[str, Any]]) -> list[bytes]:
+    """Logs as lines of the file."""
+    return [f"{_to_json(log)}\n".encode() for log in logs]
+
+
+def parse(lines: list[bytes]) -> Iterable[dict[str, Any]]:
     """The logs of lines, many at once; one by one where the faster parser takes less than JSON."""
     try:
         parsed: list[dict[str, Any]] = from_json(b"[" + b",".join(lines) + b"]")

@@ -9,7 +9,7 @@ import json
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from orchestrator.storage.attributes import IDENTITY_ATTR
 from orchestrator.storage.folding import FoldedJournal
+from orchestrator.storage.gathering import GatheringJournal
 from orchestrator.storage.journal import JournalFile, JournalReader
 from workers.coordination.address import redact
 from workers.protocol.errors import (
@@ -88,6 +89,8 @@ class StudyStorage:
     sync: Callable[[], None]
     """Brings all that was written to disk; a database has done so already."""
     close: Callable[[], None]
+    gathering: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Has what is written meanwhile be written at once; a database writes as it comes."""
     is_ours_alone: bool = False
     """Whether nobody else can write it meanwhile, as anybody can a database."""
 
@@ -103,8 +106,9 @@ class StudyStorage:
             with _kept_lock:
                 _kept.pop(url, None)  # one copy of a long journal in memory is enough
             journal = JournalFile(Path(url.removeprefix(_JOURNAL)))
+            gathering = GatheringJournal(journal)
             try:
-                replayed = journal_storage(journal)
+                replayed = journal_storage(gathering)
             except (FleetError, OSError):
                 journal.close()
                 raise
@@ -114,7 +118,9 @@ class StudyStorage:
                     f"{url} cannot be read: {describe_error(error, 200)}; move it away, or mend"
                     " the line that is no entry of Optuna's journal"
                 ) from error
-            return cls(replayed, journal.sync, journal.close, is_ours_alone=True)
+            return cls(
+                replayed, gathering.sync, gathering.close, gathering.gathering, is_ours_alone=True
+            )
         from orchestrator.storage.databases import (  # it imports SQLAlchemy
             close_written,
             open_to_write,

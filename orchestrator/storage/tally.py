@@ -6,6 +6,7 @@ costs more in a study of many trials than in one of few.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -15,7 +16,12 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.storage.attributes import ATTR, is_paused
 from orchestrator.storage.best_so_far import BestSoFar
-from orchestrator.storage.best_trials import best_first, is_feasible, least_violating_first
+from orchestrator.storage.best_trials import (
+    best_first,
+    is_feasible,
+    least_violating_first,
+    note_better,
+)
 from workers.protocol.spec import Direction
 from workers.protocol.states import OUT_OF_MEMORY, TrialState
 from workers.protocol.study_options import MAX_BEST
@@ -54,6 +60,9 @@ class Ends(NamedTuple):
             num_anew += each.num_anew
             requeued.update(each.requeued)
         return cls(losses, requeued, num_anew)
+
+
+_NO_ENDS: Final = Ends()
 
 
 class Tally:
@@ -158,28 +167,44 @@ class Tally:
         self._add_ended(ended)
 
     def _add_ended(self, trials: Sequence[FrozenTrial]) -> None:
-        if not trials:
-            return
+        for trial in trials:
+            self.ended[state_of(trial)] += 1
+            self.busy_seconds += busy_seconds(trial)
+            self.slot_seconds += _attr(trial, "slot_seconds")
+            self.gpu_seconds += _attr(trial, "gpu_seconds")
+            self.num_out_of_memory += ran_out_of_memory(trial)
+            self._note_recent(trial)
+        ends = [each for each in map(Ends.of, trials) if each != _NO_ENDS]
+        if ends:
+            self.ends = Ends.total([self.ends, *ends])
         complete = [trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE]
-        self.ended.update(state_of(trial) for trial in trials)
+        if complete:
+            self._add_complete(complete)
+
+    def _add_complete(self, complete: Sequence[FrozenTrial]) -> None:
+        feasible = [trial for trial in complete if is_feasible(trial)]
         self.num_complete += len(complete)
-        self.num_infeasible += sum(not is_feasible(trial) for trial in complete)
-        self.busy_seconds += sum(busy_seconds(trial) for trial in trials)
-        self.slot_seconds += sum(_attr(trial, "slot_seconds") for trial in trials)
-        self.gpu_seconds += sum(_attr(trial, "gpu_seconds") for trial in trials)
-        self.num_out_of_memory += sum(ran_out_of_memory(trial) for trial in trials)
-        self.ends = Ends.total([self.ends, *map(Ends.of, trials)])
-        self.recent = sorted([*self.recent, *trials], key=_ended_at)[-NUM_RECENT:]
-        if len(self._directions) == 1:
-            for trial in sorted(complete, key=_ended_at):
-                if trial.values and is_feasible(trial):
+        self.num_infeasible += len(complete) - len(feasible)
+        if len(self._directions) > 1:
+            self.best = best_first([*self.best, *feasible], self._directions)
+        else:
+            for trial in sorted(feasible, key=_ended_at):
+                if trial.values:
                     self.best_so_far.add(trial.values[0])
-        best = best_first([*self.best, *complete], self._directions)
-        self.best = best if len(self._directions) > 1 else best[:MAX_BEST]
-        violating = [*self.least_violating, *complete]
-        self.least_violating = (
-            [] if best else least_violating_first(violating, self._directions)[:MAX_BEST]
-        )
+                    note_better(self.best, trial, self._directions[0], MAX_BEST)
+        self.least_violating = [] if self.best else self._least_violating(complete)
+
+    def _least_violating(self, complete: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        found = [*self.least_violating, *complete]
+        return least_violating_first(found, self._directions)[:MAX_BEST]
+
+    def _note_recent(self, trial: FrozenTrial) -> None:
+        if self.recent and _ended_at(trial) < _ended_at(self.recent[-1]):
+            insort(self.recent, trial, key=_ended_at)
+        else:
+            self.recent.append(trial)
+        if len(self.recent) > NUM_RECENT:
+            del self.recent[0]
 
 
 def state_of(trial: FrozenTrial) -> TrialState:

@@ -9,6 +9,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from orchestrator.storage.gathering import GatheringJournal
 from orchestrator.storage.journal import JournalFile, JournalReader
 from orchestrator.storage.opening import (
     StudyStorage,
@@ -31,7 +32,13 @@ def optunas(path):
     return JournalFileBackend(str(path))
 
 
-@pytest.fixture(params=[optunas, JournalFile], ids=["optuna", "trialfleet"])
+def gathering(path):
+    return GatheringJournal(JournalFile(path))
+
+
+@pytest.fixture(
+    params=[optunas, JournalFile, gathering], ids=["optuna", "trialfleet", "trialfleet, gathering"]
+)
 def backend(request, tmp_path):
     made = request.param(tmp_path / "journal.log")
     yield made

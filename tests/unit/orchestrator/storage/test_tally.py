@@ -4,7 +4,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.storage.best_trials import best_first, least_violating_first
 from orchestrator.storage.tally import NUM_RECENT, Tally
@@ -57,6 +57,19 @@ def test_what_is_kept_is_what_a_count_over_all_trials_says(directions, data):
     assert kept.ends.losses == sum(trial.number % 2 for trial in trials)
     assert kept.ended == Tally(directions, trials).ended
     assert kept.best == Tally(directions, trials).best
+
+
+def test_a_trial_that_ends_has_no_other_trial_looked_at(monkeypatch):
+    trials = [create_trial(state=TrialState.COMPLETE, value=float(n)) for n in range(2 * MAX_BEST)]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    tally, looked_at = Tally(["minimize"], trials[1:]), []
+    monkeypatch.setattr(
+        FrozenTrial, "constraints", property(lambda trial: looked_at.append(trial.number) or {})
+    )
+    tally.add(trials[:1])
+    assert looked_at == [0]
+    assert [trial.number for trial in tally.best] == list(range(MAX_BEST))
 
 
 def test_where_no_trial_is_feasible_those_come_first_that_violate_least():
