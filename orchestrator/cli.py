@@ -39,7 +39,7 @@ from orchestrator.commands.trying import trying_app
 from orchestrator.driving.observer import metrics_observer
 from orchestrator.driving.service import Service
 from orchestrator.driving.turns import studies_at_turns
-from orchestrator.fleet import connect
+from orchestrator.fleet import connect, statuses_at_hand
 from orchestrator.handle import StudyHandle
 from orchestrator.local.cache_commands import cache_app
 from orchestrator.status import StudyStatus
@@ -183,9 +183,8 @@ def submit(
 
 @app.command()
 def studies(as_json: JsonOption = False) -> None:
-    """List the studies of the fleet."""
-    with connect() as fleet:
-        found = with_former(fleet.statuses())
+    """List the studies of the fleet; without one at hand, those in this machine's results."""
+    found = with_former(statuses_at_hand())
     if as_json:
         print_json([_document(status) for status in found])
     else:

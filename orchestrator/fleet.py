@@ -7,13 +7,15 @@ from typing import Self
 
 import redis
 
-from orchestrator.handle import StudyHandle
+from orchestrator.handle import StudyHandle, stored_status
 from orchestrator.status import StudyStatus, UnreadableRecord, UnreadableStudy
+from orchestrator.storage.known_studies import stored_studies
 from workers.coordination.connection import connect as connect_redis
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.protocol.errors import FleetError, RedisUnavailableError
+from workers.protocol.plain import describe_error
 from workers.settings import Settings
 
 
@@ -85,3 +87,31 @@ def connect(redis_url: str | None = None) -> Fleet:
     if redis_url is not None:
         settings = settings.model_copy(update={"redis_url": redis_url})
     return Fleet(settings, connect_redis(settings, Role.VIEWER))
+
+
+def statuses_at_hand() -> list[StudyStatus | UnreadableStudy]:
+    """The status of each study, by name; without a fleet's Redis at hand, of each in the storage.
+
+    Raises:
+        RedisUnavailableError: `FLEET_REDIS_URL` is set and does not answer.
+        FleetError: There is neither, since the storage cannot be read.
+    """
+    settings = Settings.from_environment()
+    try:
+        with connect() as fleet:
+            return fleet.statuses()
+    except RedisUnavailableError:
+        if settings.redis_url:
+            raise
+    # an embedded server runs only as long as its study
+    return [_stored_or_reason(name, settings) for name in stored_studies(settings)]
+
+
+def _stored_or_reason(name: str, settings: Settings) -> StudyStatus | UnreadableStudy:
+    try:
+        return stored_status(name, settings)
+    except FleetError as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever reading a damaged journal comes to
+        reason = f"its results cannot be read ({describe_error(error, 200)})"
+    return UnreadableStudy(study=name, reason=reason)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 import redis
 import typer
@@ -27,6 +28,7 @@ from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED
 from orchestrator.views.event_lines import line_of
+from orchestrator.views.explain import PRINTED_MARK
 from orchestrator.views.explain import explain as explain_life
 from orchestrator.views.following import LOOK_SECONDS, follow
 from orchestrator.views.json_output import JsonOption, print_json, print_json_line
@@ -52,6 +54,9 @@ from workers.protocol.events import Event, EventKind
 from workers.settings import Settings
 
 events_app = typer.Typer()
+
+#: Of a terminal: in a narrower one, lines are broken by it.
+_LEAST_WIDTH: Final = 20
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,18 @@ def explain(
         return
     console = Console(highlight=False)
     for line in explain_life(life):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(_fitted(line, console), markup=False, soft_wrap=True)
+
+
+def _fitted(line: str, console: Console) -> str:
+    """A line for a terminal is broken between words; what was printed, and paths, stay whole."""
+    if not console.is_terminal or line.startswith(PRINTED_MARK):
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    width = max(console.width, _LEAST_WIDTH)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _show(told: Iterator[Event], *, is_json: bool) -> None:

@@ -19,8 +19,17 @@ def known_studies(settings: Settings) -> list[str]:
     with suppress(FleetError):
         found.update(_in_redis(settings))
     with suppress(FleetError):
-        found.update(_in_storage(settings))
+        found.update(stored_studies(settings))
     return sorted(name for name in found if not is_beside(name))
+
+
+def stored_studies(settings: Settings) -> list[str]:
+    """The names of those of which the storage has results, by name.
+
+    Raises:
+        FleetError: The storage cannot be read.
+    """
+    return sorted(name for name in _in_storage(settings) if not is_beside(name))
 
 
 def kept_beside(settings: Settings, name: str) -> list[str]:

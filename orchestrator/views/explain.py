@@ -47,6 +47,9 @@ _COUNTED: Final = {
 #: Causes whose detail tells no more than they do.
 _SAID: Final = {Cause.CANCELLED, Cause.LEASE_LOST}
 
+#: Before a line that an attempt printed.
+PRINTED_MARK: Final = "    | "
+
 #: Characters of a line that an attempt printed.
 _LINE: Final = 160
 
@@ -172,7 +175,7 @@ def _attempt(attempt: Attempt) -> Iterator[str]:
         yield f"  {_end(attempt)}"
     if attempt.last_lines:
         yield "  it printed last:"
-        yield from (f"    | {line[:_LINE]}" for line in attempt.last_lines)
+        yield from (f"{PRINTED_MARK}{line[:_LINE]}" for line in attempt.last_lines)
     if attempt.ended_as == TrialState.QUEUED:
         yield f"  {_going_on(attempt)}"
     if attempt.promoted_at is not None:

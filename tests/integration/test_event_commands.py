@@ -120,6 +120,17 @@ def test_a_trial_is_explained_from_its_events_and_its_results(study, say):
         say("explain", "sx", 0)
 
 
+@pytest.mark.usefixtures("study")
+def test_on_a_terminal_the_sentences_of_a_trial_are_broken_between_words(say, monkeypatch):
+    whole = say("explain", "s", 0)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal has it
+    monkeypatch.setenv("COLUMNS", "60")
+    told = say("explain", "s", 0)
+    assert max(map(len, whole.splitlines())) > 60
+    assert max(map(len, told.splitlines())) <= 60
+    assert told.split() == whole.split()
+
+
 def test_what_is_news_is_shown_where_there_is_no_file(study, say, client):
     here = say("events", "s", "--json")
     events_file(study.settings.home, "s").unlink()

@@ -13,10 +13,12 @@ from hand_fleet import Fleet, turn_until
 from waiting import wait_until
 
 from workers.coordination import keys
+from workers.coordination.device_marks import DeviceMarks, Victim
 from workers.coordination.grants import Refusal
 from workers.coordination.hints import Hints
 from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.managers import CUDAManager
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import StudyNotKnownError
 from workers.protocol.messages import Result, RunTrial
@@ -26,6 +28,7 @@ from workers.settings import Settings
 from workers.trials.hinted_trials import HintedTrials
 from workers.trials.outcomes import Outcome
 from workers.trials.runner import TrialRunner
+from workers.trials.slot_health import SlotHealth
 
 #: What trial 0 does; the others return at once.
 OBJECTIVES = """
@@ -225,6 +228,58 @@ def test_a_slot_that_takes_no_trial_announces_all_of_a_message(place, monkeypatc
     assert place.runner.run(hint) is Outcome.ENDED
     assert place.states(3) == ["QUEUED"] * 3
     assert sorted(hinted(place.client)) == [[0], [1], [2]]
+
+
+@pytest.fixture
+def num_asked(place, monkeypatch):
+    """How many commands this thread has sent to Redis."""
+    sent = []
+
+    def counted(execute):
+        def call(*args, **options):
+            sent.append(threading.get_ident())
+            return execute(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(place.client, "execute_command", counted(place.client.execute_command))
+    return lambda: sent.count(threading.get_ident())
+
+
+def test_what_speaks_against_a_slot_is_looked_at_once_a_trial(place, num_asked, monkeypatch):
+    hint, costs = place.queue("quick", 3), []
+    refusal = place.runner._health.refusal
+
+    def counted():
+        before = num_asked()
+        reason = refusal()
+        costs.append(num_asked() - before)
+        return reason
+
+    monkeypatch.setattr(place.runner._health, "refusal", counted)
+    assert place.runner.run(hint) is Outcome.ENDED
+    num_run = place.states(3).count("COMPLETE")  # those that took long leave others to others
+    assert num_run
+    assert costs == [0] * num_run, "once each, and nothing is asked of Redis"
+
+
+def test_of_a_slot_that_has_marks_each_trial_under_which_it_broke_is_read_once(
+    place, container, num_asked
+):
+    place.queue("quick", 3)
+    record = ProcessRecord(fields={"device": "host/cpu-0"})
+    marks = DeviceMarks(place.client, record.device)
+    for number in range(3):
+        marks.note(Victim("s", number))
+    health = SlotHealth(place.client, place.settings.times, record, container.get(CUDAManager))
+    before = num_asked()
+    assert health.refusal() is None
+    # whether it is put aside, its victims, and of each of them the fleet's epoch and its record
+    assert num_asked() - before == 2 + 2 * 3
+    health.note_success()
+    before = num_asked()
+    assert health.refusal() is None
+    assert num_asked() == before, "none is left"
 
 
 def test_a_message_of_several_is_the_fleets_as_a_whole_or_refused(
