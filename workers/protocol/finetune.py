@@ -310,7 +310,8 @@ class FinetuneConfig(TrainingOptions):
     CPU, else `high` (TensorFloat-32 where the GPU has it)."""
     loader_workers: int = Field(default=0, ge=0)
     """DataLoader processes that pad batches ahead of training, which each attempt starts anew; with
-    0 a thread does, which is quicker wherever the task has no slow work to do on each text."""
+    0 a thread does for a GPU, and on the CPU each batch is made when it is wanted: quicker wherever
+    the task has no slow work to do on each text."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seeds weights and order; by default drawn from the study's seed and the trial's number."""
 

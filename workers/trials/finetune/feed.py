@@ -1,7 +1,7 @@
 """The batches of a training's two sides, as the task puts rows into one, on the device.
 
-Tokens are mapped already, so that a thread makes batches ahead; processes do where the study wants
-them.
+Tokens are mapped already, so that a thread makes batches ahead for a GPU; processes do where the
+study wants them. On the CPU each batch is made when it is wanted.
 
 Invariant: what makes batches ends with the block that uses them.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, NamedTuple
+
+import torch
 
 from workers.managers.data import Examples
 from workers.managers.device_copies import Copied, DeviceCopies
@@ -38,6 +40,15 @@ class _Sent(NamedTuple):
     num_tokens: int
 
 
+def is_made_ahead(device: torch.device) -> bool:
+    """Whether a thread makes batches beside the computing.
+
+    On the CPU it would take a core from torch, whose operations wait for the slowest of their own
+    threads: a step would lose more than the thread saves.
+    """
+    return device.type != "cpu"
+
+
 class Feed:
     """Batches on the device.
 
@@ -56,7 +67,8 @@ class Feed:
         self._config = config
         self._managers = managers
         self._pad_id = int(data.tokenizer.pad_token_id)
-        self._copies = DeviceCopies(managers.tensors.device, managers.tensors.clear_memory)
+        self._device = managers.tensors.device
+        self._copies = DeviceCopies(self._device, managers.tensors.clear_memory)
 
     def training(self, batches: RemainingBatches) -> AbstractContextManager[Iterator[Fed]]:
         """What is trained on, batch by batch."""
@@ -81,7 +93,8 @@ class Feed:
         def make() -> Generator[_Sent]:
             return self._sent(texts, batches, num_workers, draw)
 
-        if num_workers:  # that one of them died is told to this thread alone
+        # that one of several processes died is told to this thread alone
+        if num_workers or not is_made_ahead(self._device):
             with closing(make()) as sent:
                 yield map(self._received, sent)
         else:

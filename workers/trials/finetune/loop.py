@@ -84,6 +84,8 @@ class Training:
         # here: data that have yet to be tokenised must not change what the model draws
         managers.cuda.seed(seed)
         self._state = self._begin()
+        #: walked through once: in a small model, to find them takes a fiftieth of a step
+        self._weights = tuple(self._state.model.parameters())
         self._forward = Forward(self._state.model, self._state.precision)
         self._evaluation = Evaluation(
             self._state.model,
@@ -217,7 +219,7 @@ class Training:
         )
         norm = state.precision.step(
             state.optimizer,
-            state.model.parameters(),
+            self._weights,
             self._config.max_grad_norm,
             guard=loss if self._config.on_divergence == "skip" else None,
         )
