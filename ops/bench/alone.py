@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+
+import torch
 
 from workers.containers import Container
 from workers.managers import (
@@ -66,6 +69,28 @@ class LoneTraining(Training):
     def history(self) -> list[dict[str, float]]:
         """What each evaluation measured."""
         return self._state.history
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What trains the model."""
+        return self._state.optimizer
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are trained on in all its steps."""
+        return sum(map(len, self._plan.from_step(0)))
+
+    def run_by(self, clock: Callable[[], float]) -> tuple[dict[str, float], float]:
+        """Train; what `run` returns, and the seconds up to the first evaluation."""
+        seconds: list[float] = []
+        measure, began = self._measure, clock()
+
+        def note() -> dict[str, float]:
+            seconds.append(clock() - began)
+            return measure()
+
+        self._measure = note  # type: ignore[method-assign]
+        return self.run(), seconds[0]
 
     def batches(self) -> list[Batch]:
         """The batches of the training, all at once; they are trained on by whoever asked."""

@@ -3,14 +3,17 @@
 
 On three tasks: which of 20 languages a short text is in; which module of the standard library a
 docstring is from; and the next token of the library's source. All sides have the same texts,
-tokens, model, threads, batch size, optimizer, schedule and passes, and take turns:
+tokens, model, threads, batch size, optimizer, schedule and passes, and take turns, each seed
+beginning with the next side; each has made some steps before, uncounted:
 
 - `finetune`;
 - `trainer`: `transformers.Trainer` by default, and `grouped`, with its `group_by_length`;
 - `loop`: a bare PyTorch loop over the very batches of `finetune`, put together before: the ceiling.
 
 Prints one JSON line: of each task and side texts (or tokens) a second, the median over the seeds
-and each, without evaluations, and the mean of the metric at the end.
+and each, without evaluations, the mean of the metric at the end, and the optimizer, dtype and limit
+of the gradients' norm that it trained with. With `--clock cpu` the seconds are the process's on the
+processors: of one thread, they compare on a machine that has other work, too.
 
     python ops/bench/training.py --seeds 3 --epochs 2
 """
@@ -27,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -63,6 +66,10 @@ class Case:
     metric: str
     is_tokens: bool = False
 
+    def cut(self, steps: int) -> Case:
+        """The same, of so many steps at most."""
+        return replace(self, config=self.config.model_copy(update={"max_steps": steps}))
+
     def units(self, examples: Examples, num_rows: int) -> float:
         """What so many rows come to."""
         return num_rows * (float(examples.train.lengths.mean()) if self.is_tokens else 1.0)
@@ -74,6 +81,31 @@ class Found:
 
     per_second: float
     value: float | None
+    work: str
+    """The optimizer, what the weights are in, and to which norm gradients are clipped."""
+
+
+#: Steps that each side makes before any is counted: the first ones load code.
+_WARM_STEPS: Final = 10
+
+#: The seconds that are counted, by `--clock`.
+_CLOCKS: Final[Mapping[str, Callable[[], float]]] = {
+    "wall": time.perf_counter,
+    "cpu": time.process_time,
+}
+
+
+def work_of(optimizer: Any, max_norm: float | None) -> str:
+    """What a step does beside the model, as it was set up."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's stands around one
+    groups = optimizer.param_groups
+    how = "fused" if groups[0].get("fused") else "not fused"
+    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in groups[0]["params"]}
+    decays = "/".join(f"{group['weight_decay']:g}" for group in groups)
+    return (
+        f"{type(optimizer).__name__} {how}, decay {decays}, {'/'.join(sorted(dtypes))},"
+        f" gradients to {max_norm}"
+    )
 
 
 def cases(folder: Path, epochs: int, steps: int | None, files: int | None) -> dict[str, Case]:
@@ -107,10 +139,14 @@ class Bench:
         case: The task.
         managers: Of this process.
         folder: Where `Trainer` may write.
+        clock: Its seconds are counted.
     """
 
-    def __init__(self, case: Case, managers: Managers, folder: Path) -> None:
+    def __init__(
+        self, case: Case, managers: Managers, folder: Path, clock: Callable[[], float]
+    ) -> None:
         self._case = case
+        self._clock = clock
         self._managers = managers
         self._folder = folder
         self._task = make_task(case.config)
@@ -119,10 +155,10 @@ class Bench:
     def finetune(self, seed: int) -> Found:
         """Ours; the one evaluation at its end is not counted."""
         made = self._training(seed)
-        values = made.run()
-        rows_a_second = made.history[-1]["texts_per_second"]
-        per_second = self._case.units(self._examples, 1) * rows_a_second
-        return Found(per_second, values[self._case.metric])
+        values, seconds = made.run_by(self._clock)
+        rate = self._case.units(self._examples, made.num_rows) / seconds
+        work = work_of(made.optimizer, self._case.config.max_grad_norm)
+        return Found(rate, values[self._case.metric], work)
 
     def loop(self, seed: int) -> Found:
         """The same batches, put together before, and what cannot be left out of a step."""
@@ -136,7 +172,7 @@ class Bench:
         inputs = {name for name in batches[0] if name != "labels"}
         inputs &= {"input_ids", "attention_mask", "position_ids"}
         model.train()
-        began, rows = time.perf_counter(), 0
+        began, rows = self._clock(), 0
         for batch in batches:
             logits = model(**{name: batch[name] for name in inputs}).logits
             torch.autograd.backward(task.loss(logits, batch))
@@ -145,7 +181,8 @@ class Bench:
             optimizer.zero_grad()
             schedule.stepped()
             rows += len(batch["input_ids"])
-        return Found(self._rate(rows, began), None)
+        work = work_of(optimizer, config.max_grad_norm)
+        return Found(self._rate(rows, began), None, work)
 
     def trainer(self, seed: int) -> Found:
         """`transformers.Trainer` by default."""
@@ -193,7 +230,7 @@ class Bench:
                 data_collator=blocks,
                 compute_metrics=None if self._case.is_tokens else accuracy,
             )
-            began = time.perf_counter()
+            began = self._clock()
             trainer.train()
             num_rows = min(
                 trainer.state.global_step * config.batch_size,
@@ -201,10 +238,11 @@ class Bench:
             )
             rate = self._rate(num_rows, began)
             found = trainer.evaluate()
-        return Found(rate, found["eval_loss" if self._case.is_tokens else "eval_accuracy"])
+        value = found["eval_loss" if self._case.is_tokens else "eval_accuracy"]
+        return Found(rate, value, work_of(trainer.optimizer, arguments.max_grad_norm))
 
     def _rate(self, num_rows: int, began: float) -> float:
-        return self._case.units(self._examples, num_rows) / (time.perf_counter() - began)
+        return self._case.units(self._examples, num_rows) / (self._clock() - began)
 
 
 def rows_of(texts: Any, *, is_classes: bool) -> list[dict[str, Any]]:
@@ -221,11 +259,17 @@ def accuracy(prediction: Any) -> dict[str, float]:
     return {"accuracy": float((found == prediction.label_ids).mean())}
 
 
+def warm_up(bench: Bench, sides: list[str]) -> None:
+    """Have each side make some steps, and an evaluation."""
+    for side in sides:
+        getattr(bench, side)(0)
+
+
 def measure(bench: Bench, sides: list[str], seeds: int) -> dict[str, Any]:
     """All sides in turns, and what they are to one another."""
     found: dict[str, list[Found]] = {side: [] for side in sides}
     for seed in range(seeds):
-        for side in sides:
+        for side in sides[seed % len(sides) :] + sides[: seed % len(sides)]:
             run: Callable[[int], Found] = getattr(bench, side)
             found[side].append(run(seed))
             print(f"{side} {seed}: {found[side][-1]}", file=sys.stderr)
@@ -239,6 +283,7 @@ def measure(bench: Bench, sides: list[str], seeds: int) -> dict[str, Any]:
             "per_second": round(medians[side], 1),
             "each": [round(each.per_second, 1) for each in all_],
             "value": round(statistics.mean(values), 4) if values else None,
+            "work": all_[0].work,
         }
     if "finetune" in medians:
         others = (side for side in sides if side != "finetune")
@@ -260,7 +305,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False))
     parser.add_argument("--sides", default=",".join(sides), help="which, separated by commas")
     parser.add_argument("--tasks", default=",".join(tasks), help="which, separated by commas")
+    parser.add_argument("--clock", choices=list(_CLOCKS), default="wall", help="what is counted")
     given = parser.parse_args()
+    sides = given.sides.split(",")
     os.environ["WANDB_MODE"] = "disabled"
     configure_logging(level=logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
@@ -275,10 +322,12 @@ def main() -> None:
             torch.set_num_threads(given.threads)
             known = cases(folder, given.epochs, given.steps, given.files)
             for task in given.tasks.split(","):
-                bench = Bench(known[task], managers, folder)
-                line[task] = measure(bench, given.sides.split(","), given.seeds)
+                case, clock = known[task], _CLOCKS[given.clock]
+                warm_up(Bench(case.cut(_WARM_STEPS), managers, folder, clock), sides)
+                line[task] = measure(Bench(case, managers, folder, clock), sides, given.seeds)
     packages = ("trialfleet", "torch", "transformers", "accelerate")
     line |= {"device": device, "threads": torch.get_num_threads(), "load_before": round(load, 1)}
+    line["clock"] = given.clock
     line["versions"] = {package: version(package) for package in packages}
     print(json.dumps(line))
 
