@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -44,6 +45,7 @@ from workers.settings import Settings
 _REPORTS: Final = 10
 _PARAMS: Final = 5
 _MEGABYTE: Final = 1 << 20
+_TOKEN: Final = secrets.token_urlsafe()
 _UPDATES: Final = 20
 
 
@@ -114,7 +116,7 @@ def _add_trials(settings: Settings, num_trials: int) -> None:
 @contextmanager
 def _served(settings: Settings) -> Iterator[tuple[str, psutil.Process]]:
     command = [str(Path(sys.executable).with_name("trialfleet")), "dashboard"]
-    environment = {**os.environ, **settings.to_environment()}
+    environment = {**os.environ, **settings.to_environment(), "FLEET_DASHBOARD_TOKEN": _TOKEN}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None  # noqa: S101 - it was asked for above
         address = server.stdout.readline().split()[1].partition("/#")[0]
@@ -125,7 +127,8 @@ def _served(settings: Settings) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def _get(address: str) -> tuple[float, int]:
-    asked = urllib.request.Request(address, headers={"accept-encoding": "gzip"})  # noqa: S310
+    headers = {"accept-encoding": "gzip", "x-trialfleet-token": _TOKEN}
+    asked = urllib.request.Request(address, headers=headers)  # noqa: S310
     began = time.perf_counter()
     with urllib.request.urlopen(asked) as answer:  # noqa: S310 - our own server
         size = len(answer.read())
@@ -179,7 +182,7 @@ def _painted(address: str) -> dict[str, Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(f"{address}/studies/long")
+        page.goto(f"{address}/studies/long#token={_TOKEN}")
         page.wait_for_selector("#plot-history svg.main-svg")
         marks = page.evaluate(
             "Object.fromEntries(performance.getEntries().map((it) => [it.name, it.startTime]))"

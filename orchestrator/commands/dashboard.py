@@ -24,7 +24,7 @@ def dashboard(
         typer.Option(
             "--token",
             envvar="FLEET_DASHBOARD_TOKEN",
-            help="What actions take; by default one is drawn.",
+            help="What actions take, and reading, too; by default one is drawn.",
             show_envvar=True,
         ),
     ] = "",
@@ -32,14 +32,15 @@ def dashboard(
 ) -> None:
     """Show the fleet, its studies and their trials as a web page, until Ctrl-C.
 
-    The link that is printed holds the token with which the page may also act: pause, resume, stop,
-    cancel, enqueue, extend, retry. Without it, the page only reads. Other hosts get in where --host
-    says so, and then need the token to read, too.
+    The link that is printed holds the token with which the page reads, and acts: pause, resume,
+    stop, cancel, enqueue, extend, retry. Reading takes no token on this host alone, and only where
+    FLEET_REDIS_URL has no password and FLEET_SECRET is not set. Other hosts get in where --host
+    says so.
 
     Example: trialfleet dashboard --port 8000
     """
     try:
-        from orchestrator.dashboard.door import Door
+        from orchestrator.dashboard.door import Door, is_open_to_this_host
         from orchestrator.dashboard.server import serve
     except ModuleNotFoundError as error:
         lacking = (error.name or "").partition(".")[0]
@@ -53,4 +54,5 @@ def dashboard(
         else:
             print(f"dashboard: {link}\nCtrl-C ends it; the fleet goes on", flush=True)
 
-    serve(Settings.from_environment(), Door(host, token), port, tell)
+    settings = Settings.from_environment()
+    serve(settings, Door(host, token, is_open_to_this_host(settings)), port, tell)

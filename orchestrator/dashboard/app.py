@@ -27,6 +27,7 @@ from orchestrator.dashboard.assets import asset_route, page
 from orchestrator.dashboard.door import Door, Guard
 from orchestrator.dashboard.feeds import Feeds
 from orchestrator.dashboard.live import Look, stream
+from orchestrator.dashboard.optuna_pages import OptunaPages
 from orchestrator.dashboard.trial_document import trial_document
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError
 from workers.settings import Settings
@@ -53,7 +54,8 @@ def make_app(
         door: Who may come in.
         is_closing: Whether the server ends, and what is kept open is to end with it.
     """
-    desk = _Desk(Feeds(settings), is_closing)
+    feeds = Feeds(settings)
+    desk = _Desk(feeds, door, is_closing)
     routes = [
         *(
             Route(path, page)
@@ -70,6 +72,7 @@ def make_app(
         Route("/api/studies/{name}/importances", desk.importances),
         Route("/api/studies/{name}/timeline", desk.timeline),
         Route("/api/studies/{name}/{verb}", desk.act, methods=["POST"]),
+        *OptunaPages(feeds).routes(desk.read),
     ]
     middleware = [
         Middleware(Guard, door=door),
@@ -82,8 +85,8 @@ def make_app(
 class _Desk:
     """Answers the addresses below `/api`."""
 
-    def __init__(self, feeds: Feeds, is_closing: Callable[[], bool]) -> None:
-        self._feeds, self._is_closing = feeds, is_closing
+    def __init__(self, feeds: Feeds, door: Door, is_closing: Callable[[], bool]) -> None:
+        self._feeds, self._door, self._is_closing = feeds, door, is_closing
         self._reading = anyio.CapacityLimiter(_NUM_READING)
         self._num_streams = 0
         #: revisions count from the start of this process: those of another one mean nothing
@@ -91,11 +94,13 @@ class _Desk:
 
     async def fleet(self, _request: Request) -> Response:
         """Hosts, processes and studies."""
-        return answer(await self._read(self._feeds.fleet))
+        return answer(await self.read(self._feeds.fleet))
 
     async def token(self, _request: Request) -> Response:
-        """Whether a token is the right one: whoever gets here has it."""
-        return answer({"token": "right"})
+        """Whether a token is the right one: whoever gets here has it, and reads from now on."""
+        right = answer({"token": "right"})
+        self._door.let_read(right)
+        return right
 
     async def study(self, request: Request) -> Response:
         """A study without its trials."""
@@ -108,7 +113,7 @@ class _Desk:
         def look() -> dict[str, Any]:
             return {**self._feeds.looked_at(name).since(-1), "run": self._run}
 
-        return answer(await self._read(look))
+        return answer(await self.read(look))
 
     async def trial(self, request: Request) -> Response:
         """One trial."""
@@ -183,12 +188,13 @@ class _Desk:
     async def _of_study(self, request: Request, read: Callable[[Any], T]) -> T:
         name = _name(request)
         try:
-            return await self._read(lambda: read(self._feeds.study(name)))
+            return await self.read(lambda: read(self._feeds.study(name)))
         except StudyNotKnownError:
             self._feeds.drop(name)
             raise
 
-    async def _read(self, read: Callable[[], T]) -> T:
+    async def read(self, read: Callable[[], T]) -> T:
+        """Run what blocks in a thread, some at once."""
         reading: Awaitable[T] = anyio.to_thread.run_sync(read, limiter=self._reading)
         return await reading
 

@@ -1,7 +1,7 @@
 """Who may come in: the token, the hosts and origins that are answered, and the headers of answers.
 
-The token travels in a header of its own, never in a cookie: a browser sends it for no other page,
-and to no other port of this host.
+The token travels in a header of its own, never in a cookie: a browser sends a cookie to every port
+of this host. What the cookie holds is made of the token, and opens reading alone.
 
 Invariant: no request reaches what writes without the token, and none of a foreign page reaches
 anything.
@@ -17,16 +17,23 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.dashboard.answers import refusal
-from workers.passwords import learn
+from workers.coordination.address import parse_address
+from workers.passwords import has_password, learn
 from workers.protocol.errors import InvalidInputError
+from workers.settings import Settings
 
 TOKEN_HEADER: Final = "x-trialfleet-token"  # noqa: S105 - its name, not a token
 
 #: Methods that change nothing.
 _READING: Final = frozenset({"GET", "HEAD"})
+
+#: What is answered without the token: the one document, in which people give it, and its files.
+_PUBLIC: Final = ("/studies/", "/assets/")
 
 #: A shorter token can be guessed.
 _LEAST_TOKEN: Final = 16
@@ -58,6 +65,17 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
+def is_open_to_this_host(settings: Settings) -> bool:
+    """Whether anybody on this host could read the fleet's Redis anyway, without a secret."""
+    if settings.redis_url is None or settings.secret is not None:
+        return False  # an embedded Redis has a password of its own
+    if settings.storage is not None and has_password(settings.storage):
+        return False
+    address = parse_address(settings.redis_url)
+    is_kept = address.password or address.transport == "unix" or "ssl_certfile" in address.tls
+    return not is_kept
+
+
 @dataclass(frozen=True)
 class Door:
     """The rules for one address.
@@ -65,6 +83,7 @@ class Door:
     Args:
         host: What is bound to.
         token: Given by people; by default one is drawn, which only a loopback address allows.
+        is_open: Whether whoever is on this host may read; of other hosts nobody may.
 
     Raises:
         InvalidInputError: The token can be guessed or does not fit a header, or is missing where
@@ -73,9 +92,10 @@ class Door:
 
     host: str
     token: str = field(default="", repr=False)
+    is_open: bool = False
 
     def __post_init__(self) -> None:
-        if not self.token and not self.is_open_to_readers:
+        if not self.token and not is_loopback(self.host):
             raise InvalidInputError(
                 f"--host {self.host}: other hosts could reach the page there; give it a --token"
                 " (or FLEET_DASHBOARD_TOKEN) that they need, or leave --host out and forward the"
@@ -89,11 +109,35 @@ class Door:
         if not self.token:
             object.__setattr__(self, "token", secrets.token_urlsafe(24))
         learn(self.token)
+        learn(self._made_of_the_token("reading"))
 
     @property
     def is_open_to_readers(self) -> bool:
-        """Whether reading takes no token: whoever gets in is on this host."""
-        return is_loopback(self.host)
+        """Whether reading takes no token: whoever gets in is on this host, and may."""
+        return self.is_open and is_loopback(self.host)
+
+    @property
+    def cookie_name(self) -> str:
+        """Of the cookie; pages of several fleets on one host keep theirs apart."""
+        return f"trialfleet-{self._made_of_the_token('name')[:12]}"
+
+    def let_read(self, answer: Response) -> None:
+        """Have the browser that gets this answer read from now on, in each of its tabs."""
+        answer.set_cookie(
+            self.cookie_name,
+            self._made_of_the_token("reading"),
+            path="/",
+            httponly=True,
+            samesite="strict",
+        )
+
+    def may_read(self, headers: Headers) -> bool:
+        """Whether a request may read: its host may, or it has the cookie or the token."""
+        given = cookie_parser(headers.get("cookie", "")).get(self.cookie_name, "")
+        has_cookie = hmac.compare_digest(
+            given.encode("utf-8", "surrogateescape"), self._made_of_the_token("reading").encode()
+        )
+        return self.is_open_to_readers or has_cookie or self.knows(headers)
 
     def knows(self, headers: Headers) -> bool:
         """Whether a request has the token; compared in constant time."""
@@ -107,17 +151,23 @@ class Door:
             return 414, f"an address of more than {_MAX_TARGET} bytes is none of this page"
         host = headers.get("host", "")
         # a name that somebody else's server resolves to this address is not this page's
-        if self.is_open_to_readers and not is_loopback(_name_in(host)):
+        if is_loopback(self.host) and not is_loopback(_name_in(host)):
             return 403, "this page is answered at 127.0.0.1 and localhost alone"
         if _is_foreign(headers, host):
             return 403, "another page may not ask this one for anything"
-        reads = scope["method"] in _READING
-        is_api = scope["path"].startswith("/api/")
-        if self.knows(headers) or (reads and (self.is_open_to_readers or not is_api)):
+        if scope["method"] in _READING:
+            path = scope["path"]
+            is_allowed = path == "/" or path.startswith(_PUBLIC) or self.may_read(headers)
+        else:
+            is_allowed = self.knows(headers)
+        if is_allowed:
             return None
         return 403, (
             "this takes the token: open the link that `trialfleet dashboard` printed when it began"
         )
+
+    def _made_of_the_token(self, purpose: str) -> str:
+        return hmac.new(self.token.encode(), f"trialfleet {purpose}".encode(), "sha256").hexdigest()
 
 
 class Guard:
@@ -137,7 +187,9 @@ class Guard:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         refused = self._door.refuses(scope)

@@ -127,6 +127,12 @@ class StudyFeed:
         with self._reading:
             return list(self._read_trials() or ())
 
+    def results(self) -> tuple[optuna.Study, list[FrozenTrial]] | None:
+        """The study in Optuna's own terms, and its trials; None as above."""
+        with self._reading:
+            trials = self._read_trials()
+            return None if self._study is None else (self._study, list(trials or ()))
+
     @contextmanager
     def news(self) -> Iterator[EventStream | None]:
         """The study's events that are news; None where Redis is away."""

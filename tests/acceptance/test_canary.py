@@ -170,7 +170,7 @@ def test_no_secret_is_in_what_a_fleet_writes_shows_or_sends(fleet):
         "ps", FLEET_REDIS_URL=f"redis://:{secrets['Redis']}@127.0.0.1:1/0"
     )
     places["a URL that is none"] = call("ps", FLEET_REDIS_URL=f"redis:/{secrets['Redis']}@a")
-    app = make_app(fleet.settings, Door("127.0.0.1", None))
+    app = make_app(fleet.settings, Door("127.0.0.1", is_open=True))
     page = TestClient(app, base_url="http://127.0.0.1:8000")
     for address in PAGES:
         places[f"page {address}"] = page.get(address).text

@@ -50,19 +50,42 @@ class Browser:
     """Pages of a real Chromium, and what any of them complained of or asked others for."""
 
     def __init__(self, chromium, address: str, token: str) -> None:
-        self._chromium, self._address, self._token = chromium, address, token
+        self._chromium, self._address, self.token = chromium, address, token
         self.complaints: list[str] = []
         self.expected: list[str] = []
 
     def open(self, path: str = "/", *, acts: bool = True, **looks) -> Page:
         looks.setdefault("viewport", DESKTOP)
-        page = self._chromium.new_context(**looks).new_page()
+        page = self._begin(self._chromium.new_context(**looks))
+        page.goto(f"{self._address}{path}{f'#token={self.token}' if acts else ''}")
+        return page
+
+    def beside(self, page: Page) -> Page:
+        """Another tab at the same address, which was given no token."""
+        another = self._begin(page.context)
+        another.goto(page.url)
+        return another
+
+    def forget_refusals(self) -> None:
+        """Let what was refused for want of the token not count; it was to be."""
+        kept = [each for each in self.complaints if "403" not in each]
+        assert len(kept) < len(self.complaints)
+        self.complaints[:] = kept
+
+    def _begin(self, context) -> Page:
+        return self.watched(context.new_page())
+
+    def watched(self, page: Page) -> Page:
+        """A page that is held to this host."""
         page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda told: told.type == "error" and self.complaints.append(told.text))
+        page.on("console", self._note)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda asked: self._hold_to_this_host(asked.url))
-        page.goto(f"{self._address}{path}{f'#token={self._token}' if acts else ''}")
         return page
+
+    def _note(self, told) -> None:
+        if told.type == "error":
+            self.complaints.append(f"{told.text} {told.location.get('url')}")
 
     def _hold_to_this_host(self, url: str) -> None:
         if not url.startswith((self._address, "data:", "blob:")):
@@ -121,6 +144,39 @@ def test_a_live_fleet_with_a_kill_is_seen_in_a_browser_and_acted_on(fleet, brows
     StudyHandle("vision", fleet.settings).cancel()
     fleet.study = "vision"
     fleet.await_over()
+
+
+def test_the_page_takes_the_token_and_optuna_dashboard_is_beside_it(fleet, browser):
+    shutil.copy(Path(__file__).parents[1] / "shown.py", fleet.folder)
+    fleet.use_studies(fleet.folder)
+    fleet.serve()
+    fleet.worker(slots=1)
+    fleet.hand_in({**STUDY, "objective": "shown.py:curve", "trials": 4})
+    stranger = browser.open("/studies/vision", acts=False)
+    expect(stranger.get_by_role("heading", name="This page takes the token")).to_be_visible()
+    expect(stranger.locator("#link")).to_have_text("locked")
+    stranger.get_by_role("link", name="trialfleet").click()
+    expect(stranger.get_by_role("heading", name="This page takes the token")).to_be_visible()
+    browser.forget_refusals()
+    stranger.get_by_role("button", name="Give the token").click()
+    stranger.get_by_label("Token", exact=True).fill(browser.token)
+    stranger.get_by_role("button", name="Use it").click()
+    expect(stranger.get_by_role("link", name="vision", exact=True)).to_be_visible()
+    assert not stranger.evaluate("document.cookie"), "no script reads the cookie"
+    expect(browser.beside(stranger).get_by_role("link", name="vision", exact=True)).to_be_visible()
+    fleet.study = "vision"
+    fleet.await_over()
+    with stranger.context.expect_page() as opened:
+        stranger.get_by_role("link", name="Optuna").click()
+    its = browser.watched(opened.value)
+    assert its.evaluate("sessionStorage.length") == 0, "its scripts have no token"
+    its.get_by_text("vision").first.click()
+    expect(its.get_by_text("Objective Value").first).to_be_visible()
+    expect(its.locator("svg.main-svg, .main-svg").first).to_be_visible()
+    browser.picture(its, "optuna-dashboard")
+    its.reload()
+    expect(its.get_by_text("vision").first).to_be_visible()
+    assert browser.complaints == []
 
 
 def nothing_yet_says_what_to_type(browser):
@@ -195,11 +251,13 @@ def charts_follow_the_study(fleet, browser):
 
 def buttons_do_what_commands_do_and_only_with_the_token(fleet, browser):
     handle = StudyHandle("vision", fleet.settings)
-    reading = browser.open("/studies/vision", acts=False)
+    page = browser.open("/studies/vision")
+    expect(page.get_by_role("button", name="Pause")).to_be_enabled()
+    assert "token" not in page.url, "it is in no history and no link"
+    assert not page.evaluate("document.cookie"), "no script reads the cookie"
+    reading = browser.beside(page)
     expect(reading.get_by_role("button", name="Pause")).to_be_disabled()
     reading.close()
-    page = browser.open("/studies/vision")
-    assert "token" not in page.url, "it is in no history and no link"
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()
     expect(page.locator("h1 + .badge")).to_have_text("paused")
@@ -247,14 +305,15 @@ def the_keyboard_reaches_everything_in_order(browser):
     page = browser.open("/studies/vision")
     expect(page.get_by_role("button", name="Pause")).to_be_enabled()
     reached = []
-    for _ in range(10):
+    for _ in range(11):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate("document.activeElement.id || document.activeElement.innerText")
         )
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     assert reached[:4] == ["Skip to the content", "trialfleet", "Fleet", "vision"]
-    assert reached[4:10] == ["key", "theme", "do-pause", "do-stop", "do-cancel", "do-enqueue"]
+    assert reached[4:7] == ["key", "theme", "Optuna"]
+    assert reached[7:11] == ["do-pause", "do-stop", "do-cancel", "do-enqueue"]
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")

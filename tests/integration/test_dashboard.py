@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import anyio
@@ -41,7 +41,7 @@ TRICK = "<img src=x onerror=alert(1)>"
 
 
 def client_of(settings, **headers):
-    made = make_app(settings, Door("127.0.0.1", TOKEN))
+    made = make_app(settings, Door("127.0.0.1", TOKEN, is_open=True))
     return TestClient(made, base_url=HOST, headers=headers, raise_server_exceptions=True)
 
 
@@ -293,7 +293,8 @@ def test_what_changes_of_a_study_is_sent_and_nothing_else(study, fleet, settings
 @pytest.mark.parametrize("since", ["since=0", "since=1&run=of-another-server"])
 def test_a_page_that_has_rows_of_another_time_is_told_all_once(study, settings, since):
     turns = iter([False, False])
-    made = make_app(settings, Door("127.0.0.1", TOKEN), is_closing=lambda: next(turns, True))
+    door = Door("127.0.0.1", TOKEN, is_open=True)
+    made = make_app(settings, door, is_closing=lambda: next(turns, True))
     with TestClient(made, base_url=HOST) as reader:
         answer = reader.get(f"/api/live?study=s&{since}")
     (news,) = [line for line in answer.text.splitlines() if line.startswith("data: ")]
@@ -425,7 +426,7 @@ def test_thousands_of_odd_requests_change_nothing_and_never_break_it(study, sett
     """Paths, methods, queries, bodies and headers of all kinds, without the token and with it."""
     print(f"SEED={SEED}")
     pick = random.Random(SEED)
-    page = make_app(settings, Door("127.0.0.1", TOKEN))
+    page = make_app(settings, Door("127.0.0.1", TOKEN, is_open=pick.random() < 0.5))
     before = contents(client)
     statuses = Counter()
 
@@ -521,10 +522,10 @@ async def asked(page, scope, body):
     return told[0]["status"], b"".join(each.get("body", b"") for each in told[1:])
 
 
-@pytest.fixture
-def served(settings):
+@contextmanager
+def serving(settings, *options):
     """A real `trialfleet dashboard`: its process, its address, its token."""
-    command = [Path(sys.executable).with_name("trialfleet"), "dashboard", "--json"]
+    command = [Path(sys.executable).with_name("trialfleet"), "dashboard", "--json", *options]
     environment = {**os.environ, **settings.to_environment()}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         url = json.loads(process.stdout.readline())["url"]
@@ -533,18 +534,45 @@ def served(settings):
         process.kill()
 
 
+@pytest.fixture
+def served(settings):
+    with serving(settings) as found:
+        yield found
+
+
 def test_the_command_tells_a_link_once_and_ends_at_once_with_a_page_open(study, served):
     process, address, token = served
     with httpx2.Client(base_url=address) as reader:
         answer = reader.post("/api/token", headers={TOKEN_HEADER: token})
         assert answer.status_code == 200
-        assert reader.post("/api/token").status_code == 403
+        (cookie,) = reader.cookies.jar
+        assert (cookie.path, cookie.secure) == ("/", False)
+        assert cookie.has_nonstandard_attr("HttpOnly")
+        assert token not in cookie.value
+        assert reader.post("/api/token").status_code == 403, "the cookie does not act"
         with reader.stream("GET", "/api/live") as pages:
             lines = pages.iter_lines()
             wait_until(lambda: next(lines).startswith("data: "), "the fleet is told")
             process.send_signal(signal.SIGINT)
             assert process.wait(20) in {0, 130}
     assert token not in process.stdout.read()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_a_fleet_with_a_password_is_read_with_the_token_alone(study, settings, address):
+    with serving(settings, "--host", address, "--token", TOKEN) as (_, url, token):
+        assert token == TOKEN
+        with httpx2.Client(base_url=url.replace("0.0.0.0", "127.0.0.1")) as stranger:
+            for path in ("/api/fleet", "/api/studies/s", "/api/studies/s/trials", "/api/live"):
+                refused = stranger.get(path)
+                assert refused.status_code == 403, path
+                assert "trialfleet dashboard" in refused.json()["error"]["message"]
+                assert "no-referrer" in refused.headers["referrer-policy"]
+            assert stranger.get("/").status_code == 200
+            read = stranger.get("/api/studies/s", headers={TOKEN_HEADER: TOKEN})
+            assert read.json()["study"] == "s"
+            assert stranger.post("/api/token", headers={TOKEN_HEADER: TOKEN}).status_code == 200
+            assert stranger.get("/api/studies/s").json()["study"] == "s", "by its cookie"
 
 
 def test_an_address_that_cannot_be_had_is_one_clear_line(settings, monkeypatch):

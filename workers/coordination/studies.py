@@ -129,6 +129,14 @@ class Studies(StudySpecs):
         """Where and when a study's results were begun."""
         return Origin(*(self.client.hget(keys.study(name), field) for field in ORIGIN))
 
+    def generations(self, names: Sequence[str]) -> dict[str, str]:
+        """What tells each study from an earlier one of its name; empty where it has not begun."""
+        pipeline = self.client.pipeline(transaction=False)
+        for name in names:
+            pipeline.hget(keys.study(name), "generation")
+        found = pipeline.execute() if names else []
+        return {name: generation or "" for name, generation in zip(names, found, strict=True)}
+
     def begin(self, name: str, generation: str, place: str, former: str = "") -> None:
         """Note where and when a study's results were begun; orchestrator only.
 

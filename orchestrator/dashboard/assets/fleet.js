@@ -18,7 +18,7 @@ export function showFleet(around) {
     drawStudies(studies, fleet.studies);
     drawHosts(hosts, fleet);
   };
-  const on = { news, link: (state) => around.link(state), trouble: (message) => around.trouble(message) };
+  const on = { news, link: (state) => around.link(state), trouble: (message) => around.trouble(message), refused: (error) => around.failed(error) };
   follow(() => "/api/live", { on, signal: around.signal });
   const timer = setInterval(() => countDown(hosts), 250);
   around.signal.addEventListener("abort", () => clearInterval(timer));

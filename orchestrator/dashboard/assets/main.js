@@ -1,8 +1,8 @@
 // The page around the views: which one the address names, the token, the colours, the news.
 
-import { el, fill } from "./dom.js";
+import { code, el, fill } from "./dom.js";
 import { showFleet } from "./fleet.js";
-import { get, hasToken, keepToken, post, takeTokenFromAddress } from "./server.js";
+import { get, hasToken, keepToken, post, showToken, takeTokenFromAddress } from "./server.js";
 import { showStudy } from "./study.js";
 import { showTrial } from "./trial.js";
 
@@ -13,7 +13,7 @@ const key = document.getElementById("key");
 const theme = document.getElementById("theme");
 let shown = null;
 
-const LINKS = { live: "live", away: "no connection", waiting: "connecting" };
+const LINKS = { live: "live", away: "no connection", waiting: "connecting", locked: "locked" };
 
 // What a view may do with the page around it.
 function frame(signal) {
@@ -36,9 +36,18 @@ function frame(signal) {
     },
     failed(error) {
       if (signal.aborted) return;
+      if (error.status === 403) { this.locked(); return; }
       fill(main, el("section", { class: "empty" },
         el("h1", {}, error.status === 404 ? "Not there" : "This cannot be shown"),
         el("p", {}, error.message), el("p", {}, el("a", { href: "/" }, "Back to the fleet"))));
+    },
+    locked() {
+      this.link("locked");
+      this.trouble(null);
+      fill(main, el("section", { class: "empty" },
+        el("h1", {}, "This page takes the token"),
+        el("p", {}, "Open the link that ", el("code", {}, "trialfleet dashboard"), " printed when it began."),
+        el("p", {}, el("button", { type: "button", class: "main", onclick: () => key.click() }, "Give the token"))));
     },
   };
 }
@@ -51,7 +60,17 @@ function show() {
   around.trouble(null);
   if (parts[0] === "studies" && parts[2] === "trials") showTrial(around, parts[1], parts[3]);
   else if (parts[0] === "studies" && parts.length === 2) showStudy(around, parts[1]);
+  else if (parts[0] === "optuna") showOptuna(around);
   else showFleet(around);
+}
+
+// Where optuna-dashboard is installed, its own pages are at this address.
+function showOptuna(around) {
+  around.crumbs(["Fleet", "/"], ["optuna-dashboard", "/optuna/"]);
+  fill(main, el("section", { class: "empty" },
+    el("h1", {}, "optuna-dashboard is not installed"),
+    el("p", {}, "Where this page is served, install it, and start the page again:"), code("pip install 'trialfleet[dashboard]'"),
+    el("p", {}, el("a", { href: "/" }, "Back to the fleet"))));
 }
 
 export function go(path) {
@@ -95,8 +114,8 @@ key.addEventListener("click", () => {
   const input = el("input", { type: "password", id: "token", autocomplete: "off", required: true });
   const problem = el("p", { class: "problem", role: "alert" });
   const dialog = el("dialog", { "aria-labelledby": "key-title" }, el("form", { method: "dialog" },
-    el("h2", { id: "key-title" }, "Acting takes the token"),
-    el("p", {}, "It is in the link that ", el("code", {}, "trialfleet dashboard"), " printed when it began, behind ", el("code", {}, "#token="), "."),
+    el("h2", { id: "key-title" }, "The token"),
+    el("p", {}, "Acting takes it, and reading where the fleet has a password. It is in the link that ", el("code", {}, "trialfleet dashboard"), " printed when it began, behind ", el("code", {}, "#token="), "."),
     el("label", { for: "token" }, "Token"), input, problem,
     el("div", { class: "buttons" },
       el("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Back"),
@@ -117,6 +136,6 @@ key.addEventListener("click", () => {
 takeTokenFromAddress();
 drawTheme();
 drawKey();
-if (hasToken()) post("/api/token", {}).catch((error) => { if (error.status === 403) { keepToken(""); drawKey(); } });
+showToken().then(drawKey);
 show();
 export { get };

@@ -1,5 +1,6 @@
 // Speaks with the server: documents, what changes, and actions. The token goes in a header, from
 // this tab's memory; the link that was printed has it behind its #, which browsers send nowhere.
+// Whoever shows it once gets a cookie, by which the other tabs read.
 
 const HEADER = "x-trialfleet-token";
 const KEPT = "trialfleet-token";
@@ -12,6 +13,12 @@ export function takeTokenFromAddress() {
   if (!found) return;
   keepToken(found);
   history.replaceState(null, "", location.pathname + location.search);
+}
+
+// Shows the token, if there is one; what is none is forgotten.
+export async function showToken() {
+  if (!hasToken()) return;
+  try { await post("/api/token", {}); } catch (error) { if (error.status === 403) keepToken(""); }
 }
 
 export function keepToken(given) {
@@ -55,6 +62,7 @@ export async function follow(address, { on, signal }) {
       }
     } catch (error) {
       if (signal.aborted) return;
+      if (error instanceof Refused && error.status === 403) { on.refused(error); return; }
       if (error instanceof Refused) on.trouble(error.message);
     }
     if (signal.aborted) return;

@@ -32,7 +32,7 @@ export async function showStudy(around, name) {
   try { await view.load(); } catch (error) { if (!around.signal.aborted) around.trouble(error.message); }
   performance.mark("loaded");
   follow(() => `/api/live?study=${encodeURIComponent(name)}&since=${view.revision}&run=${view.run}`, {
-    on: { news: (news) => view.take(news), link: (state) => around.link(state), trouble: (message) => around.trouble(message) },
+    on: { news: (news) => view.take(news), link: (state) => around.link(state), trouble: (message) => around.trouble(message), refused: (error) => around.failed(error) },
     signal: around.signal,
   });
 }

@@ -26,7 +26,7 @@ export async function showTrial(around, study, trial) {
   around.signal.addEventListener("abort", () => clearInterval(timer));
   const isOver = () => !["QUEUED", "RUNNING", "PAUSED"].includes(found.life.state);
   follow(() => `/api/live?study=${encodeURIComponent(study)}&since=0`, {
-    on: { news: () => { isDue = !isOver(); }, link: (state) => around.link(state), trouble: (message) => around.trouble(message) },
+    on: { news: () => { isDue = !isOver(); }, link: (state) => around.link(state), trouble: (message) => around.trouble(message), refused: (error) => around.failed(error) },
     signal: around.signal,
   });
 }

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from starlette.responses import Response
 
-from orchestrator.dashboard.door import TOKEN_HEADER, Door, is_loopback
+from orchestrator.dashboard.door import TOKEN_HEADER, Door, is_loopback, is_open_to_this_host
 from workers.protocol.errors import InvalidInputError
+from workers.settings import Settings
 
 TOKEN = "a-token-of-the-tests"
 
@@ -70,25 +72,75 @@ def test_whatever_is_no_reading_takes_the_token(method):
     assert status(door, method=method, **with_token()) is None
 
 
-def test_on_loopback_whoever_is_on_this_host_reads():
-    assert status(Door("127.0.0.1", TOKEN)) is None
-    assert status(Door("::1", TOKEN), host="[::1]:8000") is None
-    assert status(Door("127.0.0.1", TOKEN), host="localhost:9000") is None, "a forwarded port"
+def test_where_nothing_is_secret_whoever_is_on_this_host_reads():
+    assert status(Door("127.0.0.1", TOKEN, is_open=True)) is None
+    assert status(Door("::1", TOKEN, is_open=True), host="[::1]:8000") is None
+    forwarded = status(Door("127.0.0.1", TOKEN, is_open=True), host="localhost:9000")
+    assert forwarded is None, "a forwarded port"
 
 
-def test_where_others_get_in_reading_takes_the_token_and_the_page_itself_does_not():
-    door = Door("0.0.0.0", TOKEN)
-    assert status(door, host="gpu-box:8000") == 403
-    assert status(door, host="gpu-box:8000", **with_token()) is None
-    assert status(door, host="gpu-box:8000", path="/") is None
-    assert status(door, host="gpu-box:8000", path="/assets/main.js") is None
+LOCKED = [
+    (Door("127.0.0.1", TOKEN), "127.0.0.1:8000"),
+    (Door("0.0.0.0", TOKEN), "gpu-box:8000"),
+    (Door("0.0.0.0", TOKEN, is_open=True), "gpu-box:8000"),
+    (Door("0.0.0.0", TOKEN, is_open=True), "127.0.0.1:8000"),
+]
+
+
+@pytest.mark.parametrize(("door", "host"), LOCKED)
+def test_elsewhere_reading_takes_the_token_and_the_page_itself_does_not(door, host):
+    for path in ("/api/fleet", "/api/live", "/api/studies/s", "/optuna/", "/dashboard", "/any"):
+        assert status(door, host=host, path=path) == 403, path
+        assert status(door, host=host, path=path, **with_token()) is None
+    for path in ("/", "/studies/s", "/studies/s/trials/0", "/assets/main.js"):
+        assert status(door, host=host, path=path) is None, path
+
+
+@pytest.mark.parametrize(("door", "host"), LOCKED)
+def test_the_cookie_opens_reading_and_never_acting(door, host):
+    answer = Response()
+    door.let_read(answer)
+    cookie, *attributes = answer.headers["set-cookie"].split("; ")
+    assert {each.lower() for each in attributes} == {"httponly", "samesite=strict", "path=/"}
+    assert TOKEN not in answer.headers["set-cookie"]
+    assert status(door, host=host, cookie=f"other=1; {cookie}") is None
+    assert status(door, host=host, cookie=cookie, method="POST") == 403
+    assert status(door, host=host, cookie=cookie, origin="http://evil.example") == 403
+    name, _, value = cookie.partition("=")
+    for wrong in (f"{name}={TOKEN}", f"{name}=", f"x={value}", f"{name}={value}0", "ÿ=ÿ;;="):
+        assert status(door, host=host, cookie=wrong) == 403
+    with_value = {TOKEN_HEADER.replace("-", "_"): value}
+    assert status(door, host=host, method="POST", **with_value) == 403
+    with_other_token = Door(door.host, TOKEN + "x")
+    assert status(with_other_token, host=host, cookie=cookie) == 403
+
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("given", "is_open"),
+    [
+        ({"redis_url": "redis://127.0.0.1:6379/0"}, True),
+        ({"redis_url": "redis://viewer@127.0.0.1:6379/0"}, True),
+        ({"redis_url": "redis://127.0.0.1/0", "storage": "sqlite:////tmp/x.db"}, True),
+        ({"redis_url": "redis://:word@127.0.0.1:6379/0"}, False),
+        ({"redis_url": "redis://viewer:word@127.0.0.1:6379/0"}, False),
+        ({"redis_url": "redis://127.0.0.1:6379/0", "secret": SECRET}, False),
+        ({"redis_url": "redis://127.0.0.1/0", "storage": "postgresql://u:word@h/d"}, False),
+        ({"redis_url": "unix:///run/redis.sock"}, False),
+        ({}, False),
+    ],
+)
+def test_reading_is_open_only_where_anybody_on_this_host_could_read_redis(given, is_open):
+    assert is_open_to_this_host(Settings.build(given)) is is_open
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[", "10.0.0.7"]
 )
 def test_a_name_that_somebody_has_resolved_to_this_host_is_not_answered(host):
-    door = Door("127.0.0.1", TOKEN)
+    door = Door("127.0.0.1", TOKEN, is_open=True)
     assert status(door, host=host) == 403
     assert status(door, host=host, method="POST", **with_token()) == 403
 
@@ -106,13 +158,13 @@ def test_a_name_that_somebody_has_resolved_to_this_host_is_not_answered(host):
     ],
 )
 def test_a_foreign_page_gets_nothing_even_with_the_token(headers):
-    door = Door("127.0.0.1", TOKEN)
+    door = Door("127.0.0.1", TOKEN, is_open=True)
     assert status(door, **headers) == 403
     assert status(door, method="POST", **headers, **with_token()) == 403
 
 
 def test_the_page_itself_and_a_link_that_leads_to_it_are_answered():
-    door = Door("127.0.0.1", TOKEN)
+    door = Door("127.0.0.1", TOKEN, is_open=True)
     own = {"origin": "http://127.0.0.1:8000", "sec_fetch_site": "same-origin"}
     assert status(door, method="POST", **own, **with_token()) is None
     visit = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
