@@ -180,10 +180,17 @@ class StudyFeed:
         return wanted is not None and study.user_attrs.get(GENERATION_ATTR) not in {None, wanted}
 
     def _document(self, status: StudyStatus) -> dict[str, Any]:
-        return {**status.model_dump(mode="json"), "is_over": status.is_over, "space": self._space()}
+        space = self._space()
+        logs = self._columns.logs.union(name for name, each in space.items() if each.get("log"))
+        return {
+            **status.model_dump(mode="json"),
+            "is_over": status.is_over,
+            "space": space,
+            "logs": sorted(logs),
+        }
 
     def _space(self) -> dict[str, Any]:
-        """The search space: what charts scale their axes by, and forms ask for."""
+        """The search space: what forms ask for."""
         with suppress(FleetError):
             space: dict[str, Any] = self.handle.spec().model_dump(mode="json")["space"]
             return space

@@ -5,8 +5,7 @@ Invariant: a row that changed has the revision at which it did; a trial that has
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from optuna.trial import FrozenTrial
@@ -27,6 +26,9 @@ _INFEASIBLE: Final = "V"
 
 #: Digits of a number in a chart.
 _DIGITS: Final = 6
+
+#: An axis of larger numbers has no length that a float holds.
+_LARGEST: Final = 1e300
 
 #: Characters of a choice in a chart.
 _MAX_TEXT: Final = 80
@@ -55,6 +57,8 @@ class TrialColumns:
         self._rows: list[Row] = []
         self._changed: list[int] = []
         self._open: set[int] = set()
+        self.logs: set[str] = set()
+        """Parameters that trials asked for on a logarithmic scale."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -72,6 +76,7 @@ class TrialColumns:
         has_changed = False
         for number in sorted(self._open.union(range(len(self._rows), len(trials)))):
             row = _row(trials[number])
+            self.logs |= log_parameters([trials[number]])
             if number >= len(self._rows):
                 self._rows.append(row)
                 self._changed.append(revision)
@@ -109,10 +114,9 @@ class TrialColumns:
 
 def number_for_chart(value: float) -> float | None:
     """A number with as many digits as a chart shows; None for what it cannot place."""
-    try:
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond what a float holds
+    if not abs(value) <= _LARGEST:  # nor is what is not a number
         return None
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def param_for_chart(value: Any) -> Any:
@@ -122,6 +126,16 @@ def param_for_chart(value: Any) -> Any:
     if isinstance(value, (int, float)):
         return number_for_chart(value)
     return str(value)[:_MAX_TEXT]
+
+
+def log_parameters(trials: Iterable[FrozenTrial]) -> set[str]:
+    """The parameters that trials asked for on a logarithmic scale, in a `space` or without one."""
+    return {
+        name
+        for trial in trials
+        for name, distribution in trial.distributions.items()
+        if getattr(distribution, "log", False)
+    }
 
 
 def letter_of(trial: FrozenTrial) -> str:

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from orchestrator.dashboard.curves import MAX_POINTS, NUM_BEST, curves
 from orchestrator.dashboard.importances import Importances
 from orchestrator.dashboard.timeline import Timeline
+from orchestrator.dashboard.trial_columns import log_parameters
 from orchestrator.handle import StudyHandle
 from orchestrator.reporting.chart_data import ChartData, chart_data
 from orchestrator.reporting.code_facts import CodeFact, code_facts
@@ -135,7 +136,7 @@ def report_of(found: StudyAtHand) -> Report:
     best = best_first(trials, spec.all_directions)
     importances = Importances().of(found.study, trials)
     metrics = _metrics(spec)
-    logs = frozenset(n for n, each in spec.space.items() if getattr(each, "log", False))
+    logs = frozenset(log_parameters(trials))
     charts = chart_data(trials, best, next(iter(importances["metrics"]), {}), logs)
     now = None if found.status.is_over else time.time()
     spent = slot_time(found.events, now)

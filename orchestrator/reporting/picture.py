@@ -40,9 +40,6 @@ _NAME: Final = 28
 _MOST: Final = 10
 _DPI: Final = 150
 
-#: An axis of larger values has no length that a float holds.
-_LARGEST: Final = 1e300
-
 _PARTS: Final = (
     ("trained", "trained", _COMPLETE), ("warming", "getting ready", _PRUNED),
     ("lost", "lost", _LOST), ("running", "running", _ACCENT), ("idle", "idle", _FAINT),
@@ -154,7 +151,7 @@ def _say(axes: Axes, text: str) -> None:
 
 def _drawable(values: Sequence[float | None]) -> list[float]:
     """Values on an axis; what has no place there is not a number."""
-    return [math.nan if value is None or abs(value) > _LARGEST else value for value in values]
+    return [math.nan if value is None else value for value in values]
 
 
 def _short(text: str, limit: int = _NAME) -> str:

@@ -137,17 +137,18 @@ export function slice(store, study, name, at = 0) {
   return [[{
     type: "scatter", mode: "markers", x, y: of(store.values[at], places), text: places.map((each, place) => `trial ${each}<br>${plain(x[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
     marker: { size: 6, opacity: 0.8, color: places, colorscale: [[0, colour("faint")], [1, colour("accent")]], showscale: false },
-  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(isText ? { type: "category" } : study.space[name]?.log ? { type: "log", dtick: 1, exponentformat: "e" } : {}) },
+  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(isText ? { type: "category" } : study.logs.includes(name) ? { type: "log", dtick: 1, exponentformat: "e" } : {}) },
     yaxis: { title: { text: plain(study.metrics[at] ?? "value") } } }];
 }
 
 export function parallel(store, study, names) {
-  if (!hasWebGL) return null;
-  const all = store.states.flatMap((state, at) => (state === "C" ? [at] : []));
+  if (!hasWebGL) return "This browser has no WebGL, which this chart is drawn with.";
+  const all = store.states.flatMap((state, at) => (state === "C" && Number.isFinite(store.values[0]?.[at]) ? [at] : []));
+  if (!all.length) return "No trial is complete with a value that an axis holds.";
   const better = isBetter(study.directions[0]);
   const best = [...all].sort((a, b) => (better(store.values[0][a], store.values[0][b]) ? -1 : 1)).slice(0, MANY / 4);
   const places = [...new Set([...best, ...some(all, MANY / 4)])];
-  const dimensions = names.map((name) => dimension(name, of(store.params[name], places), study.space[name]?.log));
+  const dimensions = names.map((name) => dimension(name, of(store.params[name], places), study.logs.includes(name)));
   const values = of(store.values[0], places);
   dimensions.push({ label: plain(study.metrics[0] ?? "value", 18), values });
   return [[{

@@ -19,6 +19,7 @@ const LINKS = { live: "live", away: "no connection", waiting: "connecting", lock
 function frame(signal) {
   return {
     main, signal,
+    again: show, // another study may have come by the name
     link(state) {
       link.dataset.state = state;
       link.textContent = LINKS[state];

@@ -46,7 +46,8 @@ class View {
     this.tiles = el("dl", { class: "tiles" });
     this.tables = el("div", { class: "tables" });
     this.panels = [];
-    const several = study.directions.length > 1;
+    this.numValues = study.directions.length;
+    const several = this.numValues > 1;
     this.running = el("div", { class: "tables" });
     const first = el("div", { class: "charts" },
       this.panel("Time line of slots", "wide", "timeline", () => this.timeline(), 3000, "the latest; a double click shows all"),
@@ -81,6 +82,7 @@ class View {
   }
 
   take(news) {
+    if (news.study.directions.length !== this.numValues) { this.around.again(); return; }
     if (news.again) {  // all there is: what this page has may be of a former study of the name
       this.store = empty();
       this.run = news.run;
@@ -160,7 +162,7 @@ class View {
   parallel() {
     const names = this.names().slice(0, 12);
     if (!names.length || !this.store.states.includes("C")) return "No trial is complete yet.";
-    return charts.parallel(this.store, this.study, names) ?? "This browser has no WebGL, which this chart is drawn with.";
+    return charts.parallel(this.store, this.study, names);
   }
 
   async slices(panel) {
@@ -170,6 +172,7 @@ class View {
     panel.plot.hidden = false;
     panel.plot.classList.add("slices");
     panel.plots ??= new Map();
+    for (const [name, plot] of panel.plots) if (!names.includes(name)) { plot.remove(); panel.plots.delete(name); }
     for (const name of names) {
       if (!panel.plots.has(name)) {
         const plot = el("div", { class: "plot", role: "img", "aria-label": `${this.study.metrics[0]} by ${name}` });
@@ -214,7 +217,11 @@ class View {
   }
 
   async reload() {
-    try { this.draw(await get(this.api, this.around.signal)); } catch (error) { this.around.trouble(error.message); }
+    try {
+      const study = await get(this.api, this.around.signal);
+      if (study.directions.length === this.numValues) this.draw(study);
+      else this.around.again();
+    } catch (error) { this.around.trouble(error.message); }
   }
 }
 

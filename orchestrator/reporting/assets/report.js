@@ -4,11 +4,10 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const all = { ...data.charts, states: [...data.charts.states] };
-const logAxes = Object.fromEntries(data.logs.map((name) => [name, { log: true }]));
 const PRINTED_WIDTH = 660;
 
 // The study with one of its values alone, as charts of one value read it.
-const only = (at) => ({ metrics: [data.metrics[at]], directions: [data.directions[at]], space: logAxes });
+const only = (at) => ({ metrics: [data.metrics[at]], directions: [data.directions[at]], logs: data.logs });
 const columns = (at) => ({ ...all, values: [all.values[at] ?? []] });
 const isComplete = all.states.includes("C");
 

@@ -8,7 +8,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from orchestrator.dashboard.curves import MAX_POINTS, NUM_RUNNING, curves, thinned
-from orchestrator.dashboard.trial_columns import TrialColumns, letter_of, param_for_chart
+from orchestrator.dashboard.trial_columns import (
+    TrialColumns,
+    letter_of,
+    log_parameters,
+    number_for_chart,
+    param_for_chart,
+)
 
 SPACE = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b", None, True])}
 
@@ -96,3 +102,23 @@ def test_curves_are_those_of_the_best_the_latest_and_the_running_each_thinned_ou
 
 def test_few_steps_are_not_thinned_out():
     assert thinned([3, 4, 9], 3) == [3, 4, 9]
+
+
+@pytest.mark.parametrize("value", [1.1e300, -1e308, math.inf, -math.inf, math.nan])
+def test_no_chart_is_given_what_no_axis_holds(value):
+    assert number_for_chart(value) is None
+    assert number_for_chart(math.copysign(1e300, value)) == math.copysign(1e300, value)
+
+
+def test_a_parameter_is_logarithmic_as_its_trials_asked_for_it():
+    linear, log = FloatDistribution(0.1, 1.0), FloatDistribution(0.1, 1.0, log=True)
+    trials = [
+        create_trial(value=0.5, params=dict.fromkeys(given, 0.5), distributions=given)
+        for given in ({"a": linear}, {"a": linear, "b": log})
+    ]
+    assert log_parameters(trials) == {"b"}
+    columns = TrialColumns()
+    columns.take(trials[:1], 1)
+    assert columns.logs == set()
+    columns.take(trials, 2)
+    assert columns.logs == {"b"}
