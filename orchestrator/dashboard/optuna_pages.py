@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from orchestrator.dashboard.answers import refusal
 from orchestrator.dashboard.assets import page
-from orchestrator.dashboard.feeds import Feeds
+from orchestrator.dashboard.feeds import MAX_FEEDS, Feeds
 from workers.coordination.connection import connect
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
@@ -36,6 +36,9 @@ _OF_A_STUDY: Final = re.compile(
     r"/(?:api/studies|csv)/(?P<number>\d{1,15})(?P<rest>/param_importances|/plot/\w{1,40})?"
 )
 _OF_NONE: Final = re.compile(r"/api/(?:meta|studies)|/static/[\w.-]{1,80}|/dashboard(?:/[^?#]*)?")
+
+#: What an address may ask for besides.
+_SOUND: Final = re.compile(r"after=[0-9]{1,15}|trial_ids=[0-9,]{0,1500}")
 
 #: Its charts are drawn by functions that are made of text, and its elements have styles.
 _POLICY: Final = (
@@ -76,7 +79,7 @@ class OptunaPages:
             return RedirectResponse("/dashboard") if is_installed() else await page(request)
 
         async def ask(request: Request) -> Response:
-            path = request.url.path.removeprefix("/optuna")
+            path = request.scope["path"].removeprefix("/optuna")
             gzip = "gzip" in request.headers.get("accept-encoding", "")
             asked = _Asked(path, request.url.query, "gzip" if gzip else "identity")
             found: Response = await read(lambda: self._answer(asked))
@@ -148,14 +151,16 @@ class OptunaPages:
         name = named.get(number)
         feed = None if name is None else self._feeds.study(name)
         results = None if feed is None else feed.results()
-        self._made = {at: made for at, made in self._made.items() if at in named}
         if feed is None or results is None:
             raise StudyNotKnownError(
                 f"study {name or number!r}: there is none, or its results are on another machine"
             )
-        made = self._made.get(number)
-        if made is None or made[0] is not results[0]:  # it keeps what it saw
-            made = self._made[number] = (results[0], _application(OneStudy(number, feed)))
+        # an application keeps what it saw: another one for a study that was opened anew
+        made = self._made.pop(number, None)
+        if made is None or made[0] is not results[0]:
+            made = (results[0], _application(OneStudy(number, feed)))
+        kept = list(self._made.items())[1 - MAX_FEEDS :]
+        self._made = {**dict(kept), number: made}
         return made[1]
 
     def _generations(self) -> dict[str, str]:
@@ -182,13 +187,13 @@ class _Asked:
 
     @property
     def has_a_sound_query(self) -> bool:
-        return re.fullmatch(r"(?:(?:after|trial_ids)=[\d,]{0,1500}&?)*", self.query) is not None
+        return all(map(_SOUND.fullmatch, self.query.split("&"))) if self.query else True
 
     def of(self, application: Application) -> Response:
         """What an application answers."""
         environ: dict[str, Any] = {
             "REQUEST_METHOD": "GET",
-            "PATH_INFO": self.path.encode().decode("latin-1"),
+            "PATH_INFO": self.path.encode("utf-8", "replace").decode("latin-1"),
             "QUERY_STRING": self.query,
             "HTTP_ACCEPT_ENCODING": self.encoding,
             "wsgi.input": io.BytesIO(),

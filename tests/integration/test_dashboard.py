@@ -20,6 +20,7 @@ import httpx2
 import pytest
 import redis
 from hand_fleet import Fleet, turn_until
+from starlette.responses import Response
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 from waiting import wait_until
@@ -422,17 +423,27 @@ def test_no_password_of_this_process_is_on_any_page(study, settings, monkeypatch
 SEED = random.SystemRandom().randrange(10**6)
 
 
-def test_thousands_of_odd_requests_change_nothing_and_never_break_it(study, settings, client):
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("is_open", [True, False])
+def test_thousands_of_odd_requests_change_nothing_and_never_break_it(
+    study, settings, client, is_open, count
+):
     """Paths, methods, queries, bodies and headers of all kinds, without the token and with it."""
     print(f"SEED={SEED}")
     pick = random.Random(SEED)
-    page = make_app(settings, Door("127.0.0.1", TOKEN, is_open=pick.random() < 0.5))
-    before = contents(client)
+    door = Door("127.0.0.1", TOKEN, is_open=is_open)
+    page, journal = make_app(settings, door), settings.home / "studies" / "s" / "journal.log"
+    given = Response()
+    door.let_read(given)
+    cookie = given.headers["set-cookie"].partition(";")[0].encode()
+    before = contents(client), journal.read_bytes()
     statuses = Counter()
 
     async def ask_all():
-        for _ in range(2000):
+        for _ in range(count):
             scope, body = odd_request(pick)
+            if pick.random() < 0.3:  # what opens reading opens nothing else
+                scope["headers"].append((b"cookie", cookie))
             with anyio.fail_after(20):
                 status, answer = await asked(page, scope, body)
             assert status < 500, (SEED, scope, answer)
@@ -440,14 +451,15 @@ def test_thousands_of_odd_requests_change_nothing_and_never_break_it(study, sett
             statuses[status] += 1
 
     anyio.run(ask_all)
-    assert contents(client) == before
+    assert (contents(client), journal.read_bytes()) == before
     assert set(statuses) >= {200, 403, 404, 405}, statuses
 
 
 WORDS = [
     "", "api", "studies", "s", "trials", "0", "-1", "9" * 30, "fleet", "live", "token", "pause",
     "extend", "enqueue", "timeline", "curves", "importances", "assets", "main.js", "..", "%2e%2e",
-    "%00", "%ff", "%0d%0aset-cookie:x=1", "\u00fc", "<script>", "{", "*", "?", "#", "a" * 900,
+    "optuna", "dashboard", "csv", "static", "bundle.js", "favicon.ico", "meta", "1", "%00", "%ff",
+    "%0d%0aset-cookie:x=1", "\u00fc", "<script>", "{", "*", "?", "#", "a" * 900,
 ]  # fmt: skip
 
 BODIES = [

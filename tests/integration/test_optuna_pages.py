@@ -105,7 +105,7 @@ def test_what_it_has_not_is_not_there(fleet, reader):
     number = listed(reader)["s"]["study_id"]
     for path in (*ABSENT, f"/optuna/api/studies/{number}/plot/nothing"):
         assert reader.get(path).status_code == 404, path
-    for query in ("after=x", "after=-1", "after=%00", "x=1"):
+    for query in ("after=x", "after=-1", "after=", "after=,", "after=%00", "x=1", "&"):
         assert reader.get(f"/optuna/api/studies/{number}?{query}").status_code == 400, query
 
 
