@@ -22,7 +22,7 @@ from orchestrator.doctor import (
     sentinels,
     trial,
 )
-from orchestrator.doctor.findings import Finding, Level, error, warning
+from orchestrator.doctor.findings import Finding, Level, error, ok, warning
 from orchestrator.fleet import Fleet
 from workers.coordination.address import parse_address
 from workers.coordination.connection import connect, resolve_url
@@ -95,7 +95,9 @@ class Examination:
             yield _group(f"study {name}", one_study.CHECKS, lambda: one_study.look(fleet, name))
         queue = None if spec is None else spec.resources.queue
         if self.with_trial is not False and (is_there := _has_fleet(fleet)) is not None:
-            if is_there:
+            if redis_server.may_only_look(fleet.client):
+                yield Group(subject="trial", findings=self._no_trial())
+            elif is_there:
                 check = (lambda fleet: trial.try_fleet(fleet, queue),)
                 yield _group("trial", check, lambda: fleet)
             elif self.with_trial:
@@ -105,6 +107,12 @@ class Examination:
 
     def _spec(self, client: redis.Redis) -> StudySpec:
         return Studies(client, seal=self.settings.seal).spec(str(self.study))
+
+    def _no_trial(self) -> list[Finding]:
+        told = "none was run: this user of Redis may only look"
+        if not self.with_trial:
+            return [ok("a trial", told)]
+        return [error("a trial", told, "FLEET_REDIS_URL of a user that may act")]
 
     def _no_redis(self, trouble: str) -> Finding:
         address = parse_address(resolve_url(self.settings))

@@ -17,7 +17,7 @@ from workers.coordination import keys
 from workers.coordination.address import Address, parse_address
 from workers.coordination.clock import server_time_ms
 from workers.coordination.connection import check_server, name_missing, resolve_url
-from workers.coordination.rights import Role
+from workers.coordination.rights import Role, missing_rights, rights_of
 from workers.disk.fleet_home import FleetHome
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
@@ -50,6 +50,8 @@ class RedisFacts:
     skew_seconds: float = 0.0
     #: What this user may not do, by role, each with the line that gives it.
     missing: Mapping[Role, str] = field(default_factory=dict)
+    #: Whether it has all that looking takes, and nothing of what acting takes beyond.
+    may_only_look: bool = False
     #: Keys that are none of a fleet's; None where this user may not look.
     foreign_keys: tuple[str, ...] | None = ()
     #: Why the home here is not this fleet's.
@@ -70,15 +72,24 @@ def look(client: redis.Redis, settings: Settings) -> RedisFacts:
     server = server_time_ms(client) / 1000
     after = time.time()
     missing = {role: name_missing(client, role, settings) for role in Role}
+    only_looks = may_only_look(client)
     return RedisFacts(
         address=parse_address(resolve_url(settings)),
         info=info,
         latency_seconds=statistics.median(took),
         skew_seconds=server - (before + after) / 2,
         missing={role: text for role, text in missing.items() if text is not None},
-        foreign_keys=_foreign_keys(client),
+        may_only_look=only_looks,
+        foreign_keys=None if only_looks else _foreign_keys(client),
         home_trouble=_home_trouble(client, settings),
     )
+
+
+def may_only_look(client: redis.Redis) -> bool:
+    """Whether this user is one that was made to look: it has no command with which others act."""
+    acting = set(rights_of(Role.USER).commands) - set(rights_of(Role.VIEWER).commands)
+    lacks = set(missing_rights(client, Role.USER).commands)
+    return acting <= lacks and not missing_rights(client, Role.VIEWER)
 
 
 def answers(facts: RedisFacts) -> Finding:
@@ -158,6 +169,8 @@ def clock(facts: RedisFacts) -> Finding:
 
 def rights(facts: RedisFacts) -> Finding:
     """Whether this user may do what commands do; workers and orchestrators may have others."""
+    if facts.may_only_look:
+        return ok("rights", "this user may look, and what acts is refused")
     if Role.USER in facts.missing:
         told, _, fix = facts.missing[Role.USER].rpartition(" give it: ")
         return error("rights", told.removesuffix(";"), fix)

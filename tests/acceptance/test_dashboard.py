@@ -146,6 +146,7 @@ def test_a_live_fleet_with_a_kill_is_seen_in_a_browser_and_acted_on(fleet, brows
     fleet.await_over()
 
 
+@pytest.mark.long
 def test_the_page_takes_the_token_and_optuna_dashboard_is_beside_it(fleet, browser):
     shutil.copy(Path(__file__).parents[1] / "shown.py", fleet.folder)
     fleet.use_studies(fleet.folder)

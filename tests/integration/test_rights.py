@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,19 @@ from pathlib import Path
 
 import pytest
 import redis
+from hand_fleet import Fleet as HandFleet
+from hand_fleet import turn_until
+from recording_proxy import RecordingProxy
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
 from waiting import wait_until
 
+from orchestrator.cli import app
+from orchestrator.dashboard.app import make_app
+from orchestrator.dashboard.door import TOKEN_HEADER, Door
 from orchestrator.dashboard.fleet_document import fleet_document
+from orchestrator.doctor.examination import Examination
+from orchestrator.doctor.findings import Level
 from orchestrator.fleet import Fleet
 from orchestrator.handle import StudyHandle
 from orchestrator.local.delete_study import delete_study
@@ -25,7 +36,7 @@ from workers.coordination.studies import Studies, ensure_epoch
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import InvalidInputError, RightsMissingError
 from workers.protocol.spec import StudySpec
-from workers.protocol.states import ProcessKind
+from workers.protocol.states import ProcessKind, TrialState
 from workers.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +194,98 @@ def test_a_pool_process_waits_for_rights_that_its_worker_had(admin):
     client = await_connection(settings_of(admin, "w"), Role.WORKER, is_over, is_known=True)
     assert client.ping()
     client.close()
+
+
+@pytest.fixture
+def over(client, settings, tmp_path, server, monkeypatch):
+    """A study that is over, one of its trials failed, and what a user has who may only look."""
+    fleet = HandFleet(client, settings, tmp_path)
+    fleet.submit(trials=2)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(0), "it is enqueued")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: fleet.leases.is_queued(1), "it is enqueued")
+        fleet.commit(1, None, TrialState.FAILED)
+        turn_until(service, lambda: service.is_done("s"), "it is over")
+    study = {"name": "t", "objective": fleet.objective, "trials": 2}
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    do(client, user_line(Role.VIEWER, "looks"))
+    url = f"redis://looks:PASSWORD@127.0.0.1:{server.port}/0"
+    looks = settings.model_copy(update={"redis_url": url})
+    for name, value in looks.to_environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    yield looks
+    do(client, "ACL DELUSER looks")
+
+
+LOOKING = (
+    "status s", "watch s", "ps", "events", "events s", "explain s 0", "logs s 0", "studies",
+    "best s", "report s -o s.html", "report s -o s.png --format png", "export s",
+)  # fmt: skip
+
+ACTING = (
+    "submit study.yaml", "run study.yaml", "pause s", "resume s", "stop s", "cancel s",
+    "extend s --trials 9", "enqueue s x=0.5", "retry s", "delete s --yes",
+)  # fmt: skip
+
+
+def test_each_command_that_looks_does_for_a_viewer_and_each_that_acts_names_what_lacks(
+    over, client
+):
+    before = snapshot(client)
+    for line in LOOKING:
+        done = CliRunner().invoke(app, line.split(), catch_exceptions=False)
+        assert done.exit_code == 0, (line, done.output)
+        assert "lacks" not in done.output
+    for line in ACTING:
+        refused = CliRunner().invoke(app, line.split())
+        assert isinstance(refused.exception, RightsMissingError), (line, refused.output)
+        assert "user 'looks' lacks what a" in str(refused.exception), line
+        assert ": ACL SETUSER looks " in str(refused.exception), line
+    assert snapshot(client) == before
+
+
+def test_the_page_of_a_viewer_shows_all_and_acts_on_nothing(over, client):
+    before = snapshot(client)
+    door = Door("127.0.0.1")
+    page = TestClient(make_app(over, door), base_url="http://127.0.0.1:8000")
+    page.headers[TOKEN_HEADER] = door.token
+    assert page.get("/api/fleet").json()["trouble"] is None
+    for path in ("", "/trials", "/trials/0", "/curves", "/importances", "/timeline"):
+        answer = page.get(f"/api/studies/s{path}")
+        assert answer.status_code == 200, answer.text
+    for verb in ("pause", "resume", "stop", "cancel", "retry"):
+        answer = page.post(f"/api/studies/s/{verb}", json={})
+        assert answer.status_code == 400, answer.text
+        assert "user 'looks' lacks" in answer.json()["error"]["message"]
+    assert snapshot(client) == before
+
+
+def test_the_doctor_of_a_viewer_looks_at_all_and_asks_for_nothing_else(over, server):
+    with RecordingProxy(server.port) as proxy:
+        url = f"redis://looks:PASSWORD@127.0.0.1:{proxy.port}/0"
+        settings = over.model_copy(update={"redis_url": url})
+        groups = {each.subject: each.findings for each in Examination(settings, "s").groups()}
+        sent = {name.lower() for name, *_ in proxy.commands() if name.isupper()}
+    assert sent - {"hello", "client"} <= set(rights_of(Role.VIEWER).commands)
+    assert "get" in sent, "of the id by which home and Redis belong together"
+    told = {each.looked_at: each for findings in groups.values() for each in findings}
+    assert told["rights"].level is Level.OK
+    assert "may look" in told["rights"].told
+    assert told["one fleet"].level is Level.OK
+    assert not [each for each in told.values() if "cannot be looked at" in each.told]
+
+
+def test_a_doctor_that_is_to_run_a_trial_says_that_a_viewer_may_not(over, client, settings):
+    HandFleet(client, settings, over.home)  # a worker
+    registry = ProcessRegistry(client, settings.times.scaled(100))
+    ProcessRecord(registry, ProcessKind.ORCHESTRATOR, fields={}).register()
+    for with_trial, level in ((None, Level.OK), (True, Level.ERROR)):
+        *_, last = Examination(over, None, with_trial).groups()
+        (told,) = last.findings
+        assert (last.subject, told.level) == ("trial", level)
+        assert "may only look" in told.told
 
 
 @pytest.mark.parametrize(

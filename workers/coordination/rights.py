@@ -104,11 +104,11 @@ _CELERY: Final = f"{keys.CELERY_PREFIX}*"
 
 #: What looking at a fleet takes: nothing of it writes, whatever keys it is allowed on.
 _VIEWING: Final = _Part(
-    commands="ping info time multi hget hmget hexists hgetall sismember smembers zrangebyscore"
+    commands="ping info time multi get hget hmget hexists hgetall sismember smembers zrangebyscore"
     " zscore xrange",
     keys=(
-        keys.STUDIES, keys.PROCESSES, keys.process("*"), keys.FLEET_EVENTS, keys.events("*"),
-        _STUDY, keys.trial("*", "*"), keys.output("*", "*"),
+        keys.FLEET, keys.STUDIES, keys.PROCESSES, keys.process("*"), keys.FLEET_EVENTS,
+        keys.events("*"), _STUDY, keys.trial("*", "*"), keys.output("*", "*"),
     ),
 )  # fmt: skip
 
@@ -146,7 +146,7 @@ _PARTS: Final = {
     ),
     Role.USER: _Part(
         commands=f"{_VIEWING.commands} exec evalsha script|load"
-        " get set hset hsetnx hincrby hdel sadd srem zrem xadd",
+        " set hset hsetnx hincrby hdel sadd srem zrem xadd",
         keys=(
             *_SHARED, keys.DELETING, keys.orders("*"), keys.code("*"), keys.trial("*", "*"),
             keys.output("*", "*"),
