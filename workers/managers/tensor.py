@@ -16,6 +16,7 @@ import torch
 
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
+from workers.managers.heap import Heap
 from workers.managers.memory_use import MemoryUse
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class TensorManager(BaseProcessManager):
         super().__init__()
         self._cuda = cuda
         self._use = MemoryUse(lambda: cuda.holds_memory)
+        self._heap = Heap()
 
     @property
     def device(self) -> torch.device:
@@ -75,13 +77,15 @@ class TensorManager(BaseProcessManager):
     def tidy(self) -> bool:
         """`clear_memory`, if what ran since it was last tidied used some; whether it did.
 
-        Pinned memory that torch keeps for copies to come goes, too.
+        Pinned memory that torch keeps for copies to come goes, too, and what the C library keeps of
+        freed memory, where that is much.
         """
         if not self._use.is_worth_tidying():
             return False
         self.clear_memory()
         if self._cuda.holds_memory:
             _give_host_memory_back()
+        self._heap.give_back()
         self._use.note_tidied()
         return True
 
