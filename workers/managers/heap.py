@@ -17,7 +17,7 @@ from typing import Final
 import psutil
 
 #: How much a process may grow before it is worth a look at what can go back.
-_GROWTH_BYTES: Final = 24 << 20
+_GROWTH_BYTES: Final = 16 << 20
 
 #: What may go back of each second since the last time. A megabyte was seen to take up to 1 ms, with
 #: what the next trial needs of it again: 2 % of the time.

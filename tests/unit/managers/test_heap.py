@@ -25,8 +25,8 @@ class Times:
 
 def test_little_is_kept_and_much_goes_back_for_two_hundredths_of_the_time():
     told = Times()
-    told.seconds, told.rss = 100.0, 520 * MB
-    assert not told.heap.give_back(), "20 MB are no matter"
+    told.seconds, told.rss = 100.0, 512 * MB
+    assert not told.heap.give_back(), "12 MB are no matter"
     told.rss = 600 * MB
     assert told.heap.give_back()
     told.rss = 800 * MB
