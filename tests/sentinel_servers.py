@@ -16,6 +16,9 @@ from orchestrator.local.servers import find_servers, free_port, start_process, s
 #: What the sentinels call the two servers.
 SERVICE = "fleet"
 
+#: The halves of a certificate, by what configurations call them.
+_FILES = {"cert": "crt", "key": "key"}
+
 _SENTINEL = """
 sentinel monitor {service} 127.0.0.1 {primary} 2
 sentinel auth-pass {service} {password}
@@ -31,17 +34,18 @@ class SentinelServers:
 
     Args:
         folder: For their files.
-        lines: Further configuration of the servers.
+        tls: Where `ca.crt`, `server.crt` and `server.key` lie of all; else there is no TLS.
+        binary: Which server to start; by default the last that is found.
     """
 
     password = "of-the-servers-s3cret"
     sentinel_password = "of-the-sentinels-s3cret"
 
-    def __init__(self, folder: Path, *lines: str) -> None:
+    def __init__(self, folder: Path, tls: Path | None = None, binary: Path | None = None) -> None:
+        self._tls, self._binary = tls, binary or find_servers()[-1]
         self.folder = folder / "servers"
         self.ports = [free_port(), free_port()]
         self.sentinel_ports = [free_port(), free_port(), free_port()]
-        self._lines = lines
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
@@ -49,7 +53,10 @@ class SentinelServers:
         """As a fleet is told of them."""
         places = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
         query = f"service={SERVICE}&sentinel_password={self.sentinel_password}"
-        return f"sentinel://:{self.password}@{places}/0?{query}"
+        if self._tls is not None:
+            query += f"&ssl_ca_certs={self._tls}/ca.crt"
+        scheme = "sentinel" if self._tls is None else "rediss+sentinel"
+        return f"{scheme}://:{self.password}@{places}/0?{query}"
 
     def start(self) -> Self:
         """Start all, and wait until the sentinels know of one another and of the replica."""
@@ -72,7 +79,7 @@ class SentinelServers:
         follows = f"replicaof 127.0.0.1 {self.ports[0]}" if port != self.ports[0] else ""
         own = [
             f"requirepass {self.password}", f"masterauth {self.password}", follows,
-            "repl-diskless-sync-delay 0", "appendonly yes", 'save ""', *self._lines,
+            "repl-diskless-sync-delay 0", "appendonly yes", 'save ""',
         ]  # fmt: skip
         self._start(port, "\n".join(own))
 
@@ -133,7 +140,7 @@ class SentinelServers:
 
     def client(self, port: int) -> redis.Redis:
         """A client of one of the two, whatever it is."""
-        return redis.Redis(port=port, password=self.password, decode_responses=True)
+        return self._client(port, self.password)
 
     def stop(self) -> None:
         """End all, those that stand still, too."""
@@ -149,12 +156,23 @@ class SentinelServers:
         # sentinels, and servers at a fail-over, write there what has become of them
         path = folder / "server.conf"
         if not path.exists():
-            path.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\n{told}\n")
+            path.write_text(f"{self._listen(port)}\nbind 127.0.0.1\ndir {folder}\n{told}\n")
         with (folder / "server.log").open("ab") as sink:
-            command = [str(find_servers()[-1]), str(path), *options]
+            command = [str(self._binary), str(path), *options]
             self._processes[port] = start_process(
                 command, env={"LANG": "C"}, stdin=subprocess.DEVNULL, output=sink
             )
+
+    def _listen(self, port: int) -> str:
+        if self._tls is None:
+            return f"port {port}"
+        files = [f"tls-{what}-file {self._tls}/server.{end}" for what, end in _FILES.items()]
+        lines = ["port 0", f"tls-port {port}", "tls-replication yes", "tls-auth-clients no", *files]
+        return "\n".join([*lines, f"tls-ca-cert-file {self._tls}/ca.crt"])
+
+    def _client(self, port: int, password: str) -> redis.Redis:
+        tls = {} if self._tls is None else {"ssl": True, "ssl_ca_certs": f"{self._tls}/ca.crt"}
+        return redis.Redis("127.0.0.1", port, password=password, decode_responses=True, **tls)
 
     def _hurry(self, port: int) -> None:
         """Have a sentinel look at servers, and tell others, more often than each ten seconds."""
@@ -170,7 +188,7 @@ class SentinelServers:
         wait_until(is_set, "a sentinel answers")
 
     def _sentinel(self, port: int) -> redis.Redis:
-        return redis.Redis(port=port, password=self.sentinel_password, decode_responses=True)
+        return self._client(port, self.sentinel_password)
 
     def _is_whole(self) -> bool:
         return all(map(self._knows_all, self.sentinel_ports))

@@ -99,6 +99,20 @@ def test_a_primary_that_stands_still_and_comes_back_as_a_replica_is_left(fleet):
 
 @pytest.mark.long
 @pytest.mark.fault(33)
+def test_a_primary_that_stands_still_for_good_holds_up_nobody(fleet):
+    """As one whose host is gone: no connection to it ends, and none is answered."""
+    primary = fleet.begin(trials=4, waiting=2)
+    fleet.redis.signal(primary, signal.SIGSTOP)
+    fleet.go()
+    fleet.await_over(300)
+    fleet.assert_sound(4)
+    (worker,) = fleet.workers
+    assert "dropping stale connection" in worker.log.read_text()
+    assert_all_live(fleet)
+
+
+@pytest.mark.long
+@pytest.mark.fault(33)
 def test_what_the_replica_did_not_hear_of_is_done_again_and_counts_once(fleet):
     primary = fleet.begin(trials=6, waiting=2)
     behind = next(port for port in fleet.redis.ports if port != primary)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import redis
@@ -13,6 +16,7 @@ from waiting import wait_until
 
 from orchestrator.doctor.examination import Examination
 from orchestrator.doctor.findings import Level
+from orchestrator.local.servers import find_servers
 from workers.coordination.address import parse_address
 from workers.coordination.connection import connect, is_general
 from workers.coordination.hints import Hints
@@ -31,6 +35,32 @@ def servers(tmp_path):
         yield made.start()
     finally:
         made.stop()
+
+
+def certificates(folder: Path) -> Path:
+    """A certificate of this host's address, and who signed it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make certificates with")
+
+    def run(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-newkey", "rsa:2048", "-nodes")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    run(*new, "-x509", "-days", "2", "-subj", "/CN=our-ca", "-keyout", "ca.key", "-out", "ca.crt")
+    run(*new, "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr")
+    signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
+    run("x509", "-req", "-in", "server.csr", *signed, "-extfile", "names", "-out", "server.crt")
+    return folder
+
+
+def has_tls(server: Path) -> bool:
+    """Whether a server is built with it, and so misses the certificate."""
+    finished = subprocess.run(
+        [server, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/no/such"],
+        env={"LANG": "C"}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    return "Failed to configure TLS" in finished.stdout
 
 
 def run_id(client):
@@ -202,3 +232,27 @@ def test_both_clients_are_told_the_same_of_sentinels():
     assert settings["broker_use_ssl"] == address.tls
     assert str(address) == "rediss+sentinel://***@a:26379,[::1]:5/3?service=s"
     assert "'q'" not in repr(address)
+
+
+def test_over_tls_sentinels_and_servers_are_verified_by_both_clients(tmp_path):
+    binary = next(filter(has_tls, find_servers()), None)
+    if binary is None:
+        pytest.skip("no server here is built with TLS: apt install redis-server")
+    made = SentinelServers(tmp_path, certificates(tmp_path), binary)
+    try:
+        made.start()
+        client, hints = connect(Settings(redis_url=made.url), Role.USER), Hints(made.url)
+        primary, before = made.primary(), run_id(client)
+        hints.send("s", 0, "epoch", "default")
+        client.wait(1, 60_000)
+        with pytest.raises(RedisUnavailableError, match="(?i)certificate"):
+            connect(Settings(redis_url=made.url.partition("&ssl_ca_certs")[0]), Role.USER)
+        made.signal(primary, signal.SIGKILL)
+        patiently(lambda: client.set("fleet:try", "x"))
+        assert run_id(client) != before
+        patiently(lambda: hints.send("s", 1, "epoch", "default"))
+        assert hints.waiting(client, "default") == 2
+        hints.close()
+        client.close()
+    finally:
+        made.stop()
