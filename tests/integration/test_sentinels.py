@@ -226,6 +226,7 @@ def test_both_clients_are_told_the_same_of_sentinels():
     assert settings["broker_url"] == ";".join(f"sentinel://me:p%3Bw@{each}/3" for each in places)
     options = settings["broker_transport_options"]
     assert options["visibility_timeout"] == 7
+    assert options["socket_timeout"] == 10, "a worker that acknowledges does not wait for ever"
     assert options["master_name"] == "s"
     told = options["sentinel_kwargs"]
     assert (told["username"], told["password"], told["ssl"]) == ("u", "q", True)

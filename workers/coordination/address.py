@@ -79,6 +79,9 @@ SENTINEL_SECONDS: Final = 1.0
 #: not answered for so much longer than a BRPOP takes, and asks the sentinels anew.
 _HEALTH_CHECK_SECONDS: Final = 5
 
+#: What else a worker asks of a server takes no longer.
+_ANSWER_SECONDS: Final = 10.0
+
 
 @dataclass(frozen=True)
 class Address:
@@ -149,6 +152,8 @@ class Address:
         """
         if self.sentinels:
             options = {
+                # a worker that acknowledges to a primary that stands still would wait for ever
+                "socket_timeout": _ANSWER_SECONDS,
                 **options,
                 "master_name": self.service,
                 "sentinel_kwargs": self.sentinel_options,
