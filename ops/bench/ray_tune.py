@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -33,21 +34,36 @@ class Paced(tune.Trainable):
         return True
 
 
-def main() -> None:
-    """Run, and print."""
-    trials, seconds, slots = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    ray.init(num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level="error")
+def run(trials: int, seconds: float, slots: int, folder: str, *, reuse: bool) -> list[Any]:
+    """The results of all trials; their files go into `folder`."""
     tuner = tune.Tuner(
         tune.with_resources(Paced, {"cpu": 1}),
         param_space={"seconds": seconds, "x": tune.uniform(0.0, 1.0)},
         tune_config=tune.TuneConfig(
-            num_samples=trials, max_concurrent_trials=slots, reuse_actors=sys.argv[4] == "reuse"
+            num_samples=trials, max_concurrent_trials=slots, reuse_actors=reuse
         ),
-        run_config=tune.RunConfig(verbose=0),
+        run_config=tune.RunConfig(
+            verbose=0,
+            storage_path=folder,
+            # a class saves one at its end, where nothing is said, and this one has nothing to save
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
     )
-    results = sorted((each.metrics["began"], each.metrics["ended"]) for each in tuner.fit())
-    warm = results[slots:]
-    window = slots * (max(ended for _, ended in warm) - min(ended for _, ended in results[:slots]))
+    results = tuner.fit()
+    if results.errors:
+        sys.exit(f"{results.num_errors} of {trials} trials failed: {results.errors[0]}")
+    return list(results)
+
+
+def main() -> None:
+    """Run, and print."""
+    trials, seconds, slots = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    ray.init(num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level="error")
+    with tempfile.TemporaryDirectory() as folder:
+        results = run(trials, seconds, slots, folder, reuse=sys.argv[4] == "reuse")
+    times = sorted((each.metrics["began"], each.metrics["ended"]) for each in results)
+    warm = times[slots:]
+    window = slots * (max(ended for _, ended in warm) - min(ended for _, ended in times[:slots]))
     share = sum(ended - began for began, ended in warm) / window
     print(json.dumps({"useful_share": round(share, 4), "ray": ray.__version__}))
     ray.shutdown()
