@@ -1,4 +1,4 @@
-"""One process of plain Optuna on a Redis journal that others write, too."""
+"""One process of plain Optuna on a Redis journal, or a database, that others write, too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 
 import optuna
 from nothing import PARAMETERS
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalRedisBackend
 
 
@@ -17,7 +17,9 @@ def main() -> None:
     """Optimize for some seconds; how many trials this process ended."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalRedisBackend(sys.argv[1]))
+    url = sys.argv[1]
+    is_redis = url.startswith("redis")
+    storage = JournalStorage(JournalRedisBackend(url)) if is_redis else RDBStorage(url)
     study = optuna.create_study(
         study_name="plain",
         storage=storage,

@@ -8,7 +8,9 @@ of it (append-only file, fsync every second), each in a folder of its own:
   every trial durable: in the journal and fsynced before a worker hears of it, and when it ended;
 - `celery`: two processes of a plain worker on a task that does nothing, acknowledged late, with as
   many in flight as the fleet has;
-- `optuna`: two processes of plain Optuna on its own Redis journal, five float parameters, random.
+- `optuna_redis`: two processes of plain Optuna on its own Redis journal, five float parameters,
+  random; `optuna_postgres`, with `--postgres URL`, the same on an empty database;
+- `ray_reuse`, with `--peers ENV`, an environment that has Ray Tune: two of its actors, used again.
 
 Prints one JSON line: trials a second of each side, versions, and what a turn of ours costs where.
 
@@ -125,12 +127,28 @@ def run_celery(folder: Path, seconds: float) -> dict[str, Any]:
 def run_optuna(folder: Path, seconds: float) -> dict[str, Any]:
     """Two processes of plain Optuna on one Redis journal."""
     with EmbeddedRedis(folder) as server:
-        command = [sys.executable, str(HERE / "plain_optuna.py"), server.url, str(seconds)]
-        running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(SLOTS)]
-        done = [json.loads(process.communicate()[0]) for process in running]
-        return {
-            "trials_per_second": round(sum(each["trials"] / each["seconds"] for each in done), 1)
-        }
+        return optimize_at(server.url, seconds)
+
+
+def optimize_at(url: str, seconds: float) -> dict[str, Any]:
+    """Two processes of plain Optuna on one storage."""
+    command = [sys.executable, str(HERE / "plain_optuna.py"), url, str(seconds)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(SLOTS)]
+    done = [json.loads(process.communicate()[0]) for process in running]
+    return {"trials_per_second": round(sum(each["trials"] / each["seconds"] for each in done), 1)}
+
+
+def run_ray(environment: Path, seconds: float) -> dict[str, Any]:
+    """Ray Tune with actors that are used again: as many trials as 20 a second would be."""
+    command = [str(environment / "bin" / "python"), str(HERE / "ray_tune.py")]
+    output = subprocess.run(
+        [*command, str(int(20 * seconds)), "0", str(SLOTS), "reuse"],
+        check=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    ).stdout
+    found = json.loads(output.splitlines()[-1])
+    return {name: found[name] for name in ("trials_per_second", "ray")}
 
 
 SIDES: Final = {"trialfleet": run_fleet, "celery": run_celery, "optuna_redis": run_optuna}
@@ -141,11 +159,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each side runs")
     parser.add_argument("--sides", default=",".join(SIDES), help="which, separated by commas")
+    parser.add_argument("--postgres", metavar="URL", help="an empty database, for plain Optuna")
+    parser.add_argument("--peers", type=Path, help="an environment that has Ray Tune")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     for side in arguments.sides.split(","):
         with tempfile.TemporaryDirectory(prefix="trialfleet-") as folder:
             found[side] = SIDES[side](Path(folder), arguments.seconds)
+    if arguments.postgres is not None:
+        found["optuna_postgres"] = optimize_at(arguments.postgres, arguments.seconds)
+    if arguments.peers is not None:
+        found["ray_reuse"] = run_ray(arguments.peers, arguments.seconds)
     packages = ("trialfleet", "celery", "optuna", "redis")
     found["versions"] = {name: version(name) for name in packages}
     print(json.dumps({"bench": "throughput", "cores": psutil.cpu_count(), **found}))
