@@ -55,9 +55,9 @@ class Settings(BaseModel):
     cache: Path = Field(
         default_factory=lambda known: _default_cache(known.get("home")), validate_default=True
     )
-    """`FLEET_CACHE`: tokenised data and trained tokenizers, which can be built again; by default
-    where this user's caches lie, and without a home directory below `home`. Hosts may share it, on
-    a disk that has locks."""
+    """`FLEET_CACHE`: tokenised data, trained tokenizers and compiled models, which can be built
+    again; by default where this user's caches lie, and without a home directory below `home`. Hosts
+    may share it, on a disk that has locks."""
     cache_size: ByteSize = Field(default=ByteSize(50 * 10**9))
     """`FLEET_CACHE_SIZE`: bytes that the cache may take, such as `200GB`; what was not used for the
     longest goes first."""

@@ -25,7 +25,8 @@ from workers.settings import Settings
 
 cache_app = typer.Typer(
     help=(
-        "Show and clean this host's cache: tokenised data and trained tokenizers.\n\n"
+        "Show and clean this host's cache: tokenised data, trained tokenizers and compiled"
+        " models.\n\n"
         "It lies in FLEET_CACHE (by default where your caches lie), and is built again by the first"
         " trial that needs it. It cleans itself after each build: what was not used for"
         " FLEET_CACHE_AGE (30d) goes, then the longest unused until the rest fits FLEET_CACHE_SIZE"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from desk import Desk
 
 from workers.containers import Container
-from workers.managers import MANAGERS
+from workers.managers import MANAGERS, compilation
 from workers.processes.registry import ProcessRecord
 from workers.protocol.spec import StudySpec
 
@@ -33,3 +35,16 @@ def texts(tmp_path):
     lines = [f"{words[i % 6]} {words[i % 5]} {i % 11},{i % 3}" for i in range(160)]
     path.write_text("\n".join(["text,label", *lines]))
     return path
+
+
+@pytest.fixture
+def compile_by(monkeypatch):
+    """Has models compiled by another backend; `eager` computes what torch traced as it stands."""
+
+    def choose(backend):
+        monkeypatch.setattr(compilation, "BACKEND", backend)
+        # pytest listens to all loggers, so that torch would write its whole trace down
+        untraced = logging.Logger("untraced")  # noqa: LOG001 - is of nobody else
+        monkeypatch.setattr("torch._logging._internal.trace_log", untraced)
+
+    return choose

@@ -19,6 +19,7 @@ from typing import Any, Final
 from workers.coordination.identity import ProcessIdentity
 from workers.disk import durable
 from workers.disk.cache_entry import (
+    GROWING,
     MANIFEST,
     DamagedEntryError,
     Entry,
@@ -106,7 +107,7 @@ class Cache:
                 return None
         entry = Entry(path, lock)
         try:
-            if self._checks:
+            if self._checks and path.parent.name not in GROWING:
                 check(path, path.name, progress)
             else:
                 check_key(path, path.name)

@@ -24,6 +24,10 @@ from workers.disk.file_locks import FileLock, LocksMissingError, lock_file
 
 MANIFEST: Final = "entry.json"
 
+#: The kinds of entries that grow while they are used. Their manifests name no files: who writes
+#: them sees to it that none is taken in halves, and their size is what lies there.
+GROWING: Final = frozenset({"compiled"})
+
 #: What is read at once while sums are made.
 _CHUNK_BYTES: Final = 4 * 2**20
 

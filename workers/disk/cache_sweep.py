@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from workers.coordination.identity import Life, ProcessIdentity
 from workers.disk import durable
-from workers.disk.cache_entry import MANIFEST, DamagedEntryError, read_manifest
+from workers.disk.cache_entry import GROWING, MANIFEST, DamagedEntryError, read_manifest
 from workers.disk.file_locks import FileLock, LocksMissingError, lock_file
 from workers.logs import get_logger
 
@@ -215,7 +215,9 @@ def _look(path: Path) -> CachedEntry | None:
     try:
         try:
             manifest = read_manifest(path)
-            facts = manifest.num_bytes, manifest.built_at, manifest.about
+            is_growing = path.parent.name in GROWING
+            num_bytes = _size_of(path) if is_growing else manifest.num_bytes
+            facts = num_bytes, manifest.built_at, manifest.about
             used_at = (path / MANIFEST).stat().st_mtime
         except DamagedEntryError as error:
             used_at = path.stat().st_mtime
@@ -227,7 +229,11 @@ def _look(path: Path) -> CachedEntry | None:
 
 
 def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*"))
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a draft of who writes there now
+            total += path.stat().st_size
+    return total
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -7,7 +7,8 @@ Layout of `FLEET_HOME`:
     checkpoints/<study>/<number>/<token>/step-<step>/
     wandb/                             offline W&B runs
 
-Tokenised data and trained tokenizers lie in `FLEET_CACHE` (`workers/disk/cache.py`).
+Tokenised data, trained tokenizers and compiled models lie in `FLEET_CACHE`
+(`workers/disk/cache.py`).
 
 Invariant: a scratch directory is in the process registry before it exists.
 """

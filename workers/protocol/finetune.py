@@ -41,6 +41,7 @@ DECIDES_THE_MODEL: Final = (
     "lora",
     "freeze",
     "gradient_checkpointing",
+    "compile",
 )
 
 #: Fields of every transformers configuration that a study does not choose.

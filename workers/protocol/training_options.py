@@ -6,7 +6,7 @@ Invariant: a study that says nothing of an option trains as before there was one
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -79,8 +79,22 @@ class TrainingOptions(OptimizerOptions):
     `[embeddings, encoder.layer.0-3]`, or by expressions, such as `re:layer[.][02][.]`."""
     gradient_checkpointing: bool = False
     """Computes activations a second time in place of keeping them: less memory, slower steps."""
+    compile: bool | Literal["default", "max-autotune-no-cudagraphs"] = False
+    """Compiles the model by `torch.compile`, in its default mode or another: minutes before the
+    first step, quicker ones after. Code is kept in `FLEET_CACHE` for all trials of an equal model;
+    the CPU takes a C++ compiler, a GPU Triton and a C compiler."""
     save_model: Literal["best", "all", "none"] = "best"
     """Which trials leave their model: those that beat the study's best so far, all, or none."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _takes_many_shapes(cls, mode: Any) -> Any:
+        if mode in {"reduce-overhead", "max-autotune"}:
+            raise ValueError(
+                f"{mode!r} records a CUDA graph for each shape of a batch, and texts have many;"
+                " take true, or max-autotune-no-cudagraphs"
+            )
+        return mode
 
     @field_validator("freeze")
     @classmethod
@@ -92,12 +106,28 @@ class TrainingOptions(OptimizerOptions):
                 raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         return patterns
 
+    @model_validator(mode="after")
+    def _computes_activations_one_way(self) -> TrainingOptions:
+        if self.compile and self.gradient_checkpointing:
+            raise ValueError(
+                "`compile` chooses by itself which activations are computed twice, and"
+                " `gradient_checkpointing` breaks the model into pieces for it; give one of them"
+            )
+        return self
+
     @property
     def keeps_best(self) -> bool:
         """Whether the best evaluation is the result, and not the last."""
         if self.objective == "auto":
             return self.early_stopping is not None
         return self.objective == "best"
+
+    @property
+    def compile_mode(self) -> str | None:
+        """The mode of `torch.compile`; None where nothing is compiled."""
+        if self.compile is True:
+            return "default"
+        return self.compile or None
 
     @property
     def num_epochs(self) -> int | None:

@@ -153,8 +153,9 @@ class FleetTrial(CheckpointsOfTrial):
         Raises:
             DrainRequested, LeaseLost, TrialCancelled: Let this pass.
         """
-        self._lease.check()
+        # first: what cannot stop at once, such as a compiler, is alive though it was told to
         self._lease.note_sign_of_life()
+        self._lease.check()
         self._preparation.tell(what, done, total)
 
     def report(self, value: float, step: int) -> None:

@@ -411,3 +411,20 @@ def test_whoever_opens_an_entry_finds_it_whole_while_others_build_and_remove_it(
         thread.join()
     assert wrong == []
     assert asked > 20
+
+
+def test_an_entry_that_grows_is_whole_and_goes_by_what_lies_there_once_nobody_uses_it(folder):
+    cache = Cache(folder, LIMITS)
+    entry = cache.get("compiled", KEY, lambda _: {"model": "Bert"})
+    (entry.path / "fxgraph").mkdir()
+    (entry.path / "fxgraph" / "code.so").write_bytes(bytes(5000))
+    again = cache.get("compiled", KEY, lambda _: {"model": "Bert"})
+    assert again.path == entry.path
+    sweep = CacheSweep(folder, CacheLimits(max_bytes=4000, max_age_seconds=3600.0))
+    [seen] = sweep.entries()
+    assert 5000 <= seen.num_bytes < 20_000
+    assert sweep.sweep() == [], "it is in use"
+    for each in (entry, again):
+        each.leave()
+    assert [each.digest for each in sweep.sweep()] == [entry.path.name]
+    assert not entry.path.exists()

@@ -31,5 +31,11 @@ def footprint(model: Any, config: FinetuneConfig, precision: str) -> Hashable:
     weights = hash(tuple((tuple(each.shape), each.requires_grad) for each in model.parameters()))
     activations = tuple(repr(getattr(model.config, name, None)) for name in _OF_ACTIVATIONS)
     has_dropout = config.dropout != 0.0
-    settings = (config.task, config.optimizer, config.gradient_checkpointing, has_dropout)
+    settings = (
+        config.task,
+        config.optimizer,
+        config.gradient_checkpointing,
+        config.compile_mode,
+        has_dropout,
+    )
     return (type(model).__name__, weights, activations, precision, *settings)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from workers.managers.amp import PrecisionPolicy
+from workers.managers.compilation import Compilation
 from workers.managers.tokenized import Batch
 
 
@@ -17,10 +18,13 @@ class Forward:
     Args:
         model: A `transformers.PreTrainedModel` with a head.
         precision: What is computed in.
+        compiled: Calls it by compiled code, where there is some.
     """
 
-    def __init__(self, model: Any, precision: PrecisionPolicy) -> None:
-        self._model = model
+    def __init__(
+        self, model: Any, precision: PrecisionPolicy, compiled: Compilation | None = None
+    ) -> None:
+        self._call = compiled or model
         self._precision = precision
         self._inputs = inputs_of(model)
 
@@ -34,7 +38,7 @@ class Forward:
             del inputs["attention_mask"]
             inputs |= {"position_ids": batch["position_ids"], "use_cache": False}
         with self._precision.autocast():
-            output = self._model(**inputs)
+            output = self._call(**inputs)
         logits: torch.Tensor = output.logits.float()
         return logits
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final
 
 import optuna
 import torch
 
 from workers.logs import get_logger
-from workers.managers import adapters, trainable
+from workers.managers import adapters, toolchain, trainable
+from workers.managers.compilation import Compilation
 from workers.managers.tokenized import Batch
 from workers.protocol.errors import (
     DrainRequested,
@@ -86,7 +87,8 @@ class Training:
         self._state = self._begin()
         #: walked through once: in a small model, to find them takes a fiftieth of a step
         self._weights = tuple(self._state.model.parameters())
-        self._forward = Forward(self._state.model, self._state.precision)
+        self._compilation = self._compile()
+        self._forward = Forward(self._state.model, self._state.precision, self._compilation)
         self._evaluation = Evaluation(
             self._state.model,
             self._forward,
@@ -101,6 +103,10 @@ class Training:
 
     def run(self) -> dict[str, float]:
         """Train from the last checkpoint, or from nothing, to the end."""
+        with nullcontext() if self._compilation is None else self._compilation.open():
+            return self._run()
+
+    def _run(self) -> dict[str, float]:
         self._resume()
         try:
             while not self._is_trained():
@@ -154,6 +160,20 @@ class Training:
             managers.batches.passes(like),
         )
 
+    def _compile(self) -> Compilation | None:
+        mode = self._config.compile_mode
+        if mode is None:
+            return None
+        return Compilation(
+            self._state.model,
+            mode,
+            self._state.precision.name,
+            self._managers.cuda,
+            self._managers.directories,
+            self._trial.preparing,
+            is_row_by_row=1 in {self._config.rows_a_pass, self._config.batch_size},
+        )
+
     def _build_model(self) -> Any:
         """The trial's model.
 
@@ -163,6 +183,8 @@ class Training:
         """
         is_searched = any(name.startswith(DECIDES_THE_MODEL) for name in self._trial.params)
         try:
+            if self._config.compile_mode is not None:
+                toolchain.refuse_if_lacking(self._managers.cuda)
             model = self._task.build_model(self._managers.models, self._data)
             trainable.prepare(model, self._config)
             return model

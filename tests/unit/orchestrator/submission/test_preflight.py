@@ -131,6 +131,15 @@ def test_a_good_study_passes(check):
             {"metric": "loss", "config": {"task": "masked_lm", "data": {"block_size": 64}}},
             "`block_size` is for task: causal_lm",
         ),
+        (
+            {"config": {"compile": "reduce-overhead"}},
+            "'reduce-overhead' records a CUDA graph for each shape .* take true, or max-autotune",
+        ),
+        ({"config": {"compile": "fast"}}, "config.compile"),
+        (
+            {"config": {"compile": True, "gradient_checkpointing": True}},
+            "`compile` chooses by itself .* `gradient_checkpointing` .* give one of them",
+        ),
         ({"config": {"task": "token_clasification"}}, "did you mean 'token_classification'?"),
         *(
             ({"metric": "f1", "config": {"task": "token_classification", **config}}, message)
