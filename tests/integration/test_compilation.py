@@ -32,6 +32,8 @@ from workers.managers import (
 from workers.managers.compilation import Compilation
 from workers.protocol.errors import (
     DrainRequested,
+    ObjectiveError,
+    TransientError,
     WorkerLacksError,
 )
 from workers.trials.finetune import loop
@@ -201,6 +203,31 @@ def test_a_worker_without_a_compiler_says_so(desk, container, texts, monkeypatch
     with pytest.raises(WorkerLacksError) as told:
         run(container, place.claim(1, {"compile": True}))
     assert not told.value.is_of_study, "another trial may do without"
+
+
+def test_code_that_may_be_damaged_is_put_aside_and_compiled_again(container, compile_by):
+    def backend(_graph, _inputs):
+        raise ValueError("no ELF header")
+
+    compile_by(backend)
+    model = container.get(ModelManager).sequence_classifier(**SMALL, vocab_size=50, num_labels=2)
+    cuda, directories = container.get(CUDAManager), container.get(DirectoryManager)
+
+    def train():
+        compiled = Compilation(model, "default", "fp32", cuda, directories)
+        with compiled.open():
+            compiled(input_ids=torch.ones(2, 8, dtype=torch.long))
+
+    folder = directories._cache.folder / "compiled"
+    with pytest.raises(ObjectiveError, match="(?s)the model does not compile here.*no ELF header"):
+        train()
+    assert list(folder.glob(f"*/{MANIFEST}")) == []
+    with Compilation(model, "default", "fp32", cuda, directories).open():
+        [kept] = folder.glob(f"*/{MANIFEST}")
+        kept.with_name("code.so").write_bytes(b"")
+    with pytest.raises(TransientError, match="(?s)put aside.*no ELF header"):
+        train()
+    assert list(folder.glob(f"*/{MANIFEST}")) == []
 
 
 def test_of_processes_that_compile_alike_one_does_and_the_others_wait(container, compile_by):
