@@ -27,7 +27,7 @@ def staying(progress: Callable[..., None]) -> Callable[..., None]:
     def stay(trial: Any, *step: Any, **told: Any) -> None:
         progress(trial, *step, **told)
         while (FOLDER / "hold").exists() and any(
-            HOME.glob(f"checkpoints/*/{trial.number}/*/step-*")
+            HOME.glob(f"checkpoints/{trial.study_name}/{trial.number}/*/step-*")
         ):
             (FOLDER / f"held-{trial.number}").touch()
             time.sleep(0.05)

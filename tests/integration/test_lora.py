@@ -23,6 +23,7 @@ from workers.protocol.errors import (
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 WORDS = ("red", "green", "blue", "one", "two", "six")
+TAGS = {"red": "B-COL", "green": "B-COL", "one": "B-NUM", "six": "B-NUM"}
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def write(tmp_path):
                 "text_classification": f"{words.count('red') > words.count('one')}",
                 "regression": f"{words.count('red') - words.count('one') / 2}",
                 "multi_label": "+".join(sorted({*words} & {"red", "one", "six"})),
+                "token_classification": " ".join(TAGS.get(word, "O") for word in words),
             }.get(task, "")
             lines.append(f"{' '.join(words)},{label}")
         path.write_text("\n".join(lines))
@@ -83,6 +85,7 @@ CASES = {
             "lora": {"target_modules": ["query", "value"], "use_rslora": True, "bias": "lora_only"},
         },
     ),
+    "token_classification": ("bert", {"objective": "best", "lora": {"r": 4}}),
     "causal_lm": ("gpt2", {}),
     "masked_lm": ("bert", {}),
 }
