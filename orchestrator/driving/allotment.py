@@ -54,9 +54,10 @@ class Allotment:
         self._changed -= idle.keys()
         by_queue: dict[str, dict[str, Demand]] = {}
         for name, driver in getting_on.items():
-            # what a driver at its turn is granted now would be lost
-            wanted = self._demands[name].wanted if name in idle else 0
-            demand = replace(self._demands[name], wanted=wanted)
+            demand = self._demands[name]
+            if name not in idle and demand.wanted:
+                # what a driver at its turn is granted now would be lost
+                demand = replace(demand, wanted=0)
             by_queue.setdefault(driver.queue, {})[name] = demand
         granted: dict[str, int] = {}
         for queue, demands in by_queue.items():

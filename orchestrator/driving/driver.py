@@ -143,25 +143,42 @@ class StudyDriver:
         """Give it what its trials told."""
         self._entries.extend(entries)
 
-    def look_at(self, surroundings: Surroundings, sweep: Reaper | None) -> None:
-        """Have it see to what need not be done in each turn, if there is any of that.
+    def look_at(self, surroundings: Surroundings, sweep: Reaper | None) -> bool:
+        """Have it see to what need not be done in each turn; whether there may be any of that.
 
         Args:
             surroundings: How things stand around it.
             sweep: Ends leases that ran out, if it is time for that.
         """
-        study = self.open_study
-        is_idle = self.turning is None and study is not None and not study.tally.open
-        if study is not None and is_idle:
-            is_idle = not self.shown.has_turned(study, self._surroundings.wish)
         has_orders = surroundings.submitted is not None and surroundings.submitted.has_orders
         is_same = surroundings == self._surroundings and not has_orders
-        since = time.monotonic() - self._looked_after_at
-        if is_idle and is_same and since < self._settings.times.beat:
-            return
         self._surroundings = surroundings
+        if is_same and self._rests():
+            return False
+        self.look_after(sweep)
+        return True
+
+    def look_after(self, sweep: Reaper | None) -> None:
+        """Have it see to what need not be done in each turn, at its next one."""
         self._sweep = sweep or self._sweep
         self._is_to_be_looked_after = True
+
+    @property
+    def has_long_rested(self) -> bool:
+        """Whether it has nothing to do, and nobody has seen to it for a beat."""
+        since = time.monotonic() - self._looked_after_at
+        return since >= self._settings.times.beat and self._rests()
+
+    def _rests(self) -> bool:
+        """Whether it has no open trial, and is to do nothing before something changes."""
+        study = self.open_study
+        if self.turning is not None or study is None or study.tally.open:
+            return False
+        return not self.shown.has_turned(study, self._surroundings.wish)
+
+    def is_right_older(self, seconds: float) -> bool:
+        """Whether the right to drive it was renewed longer ago than that."""
+        return lease_clock() - self._held_at >= seconds
 
     def keep_right(self, older_than: float, *, only_stay: bool = False) -> bool:
         """Stay the study's orchestrator; False if another one has taken over.

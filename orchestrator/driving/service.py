@@ -17,6 +17,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Final, Self
 
 import redis
@@ -79,6 +80,12 @@ _LOOK_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 5.0
 
 
+#: Of studies that only wait for their share, so many are seen to in one turn, or of very many such
+#: a part of all: in four turns a second, each is seen to every eight.
+_RESTING_AT_A_TIME: Final = 16
+_TURNS_FOR_ALL: Final = 32
+
+
 @dataclass
 class Service:
     """Drives studies until it is closed.
@@ -104,6 +111,8 @@ class Service:
     _beat_at: float = 0.0
     _deleting: set[str] = field(default_factory=set)
     """Those that are being deleted: they are not driven any more."""
+    _sweep: Reaper | None = None
+    """Ends leases that ran out, if it was time for that at the last look."""
     _queues: Queues = field(default_factory=Queues)
     """The slots of the fleet, as last seen."""
 
@@ -190,7 +199,9 @@ class Service:
         # first: what Redis lost must be there again before anything is read from it
         self._look()
         self._join_new()
-        self._keep_rights(older_than=self.settings.times.lease / 2)
+        # in each turn those that have got old, so that no turn has all of them to renew
+        self._keep_rights(older_than=self.settings.times.lease / 4)
+        self._look_at_resting()
         self._hand_out()
         self._keep_rights(older_than=self.settings.times.lease / 2)
         self._run({name: driver.take_in for name, driver in self._idle() if driver.has_news})
@@ -328,9 +339,11 @@ class Service:
                 self._roster.drivers[name].is_disturbed = True
             return
         self._read_at, self._are_ends = time.monotonic(), are_ends(each for _, each in entries)
-        for name in driven:
-            if own := [entry for study, entry in entries if study == name]:
-                self._roster.drivers[name].hand(own)
+        by_study: dict[str, list[Entry]] = {}
+        for name, entry in entries:
+            by_study.setdefault(name, []).append(entry)
+        for name, own in by_study.items():
+            self._roster.drivers[name].hand(own)
 
     def _gather(self, driven: Sequence[str]) -> list[tuple[str, Entry]]:
         """Let further ends of trials come in, where ends came, as long as nobody asks anything."""
@@ -364,7 +377,6 @@ class Service:
             self._reaper.be_patient()  # it may have forgotten holders' last renewals
         self._restore_lost()
         self._delete_begun()
-        self._keep_rights(older_than=self.settings.times.lease / 4)
         processes = list(self._registry.entries(prunes=True))
         self._queues = Queues(processes)
         if self._filing.done():
@@ -372,12 +384,20 @@ class Service:
         self._catalogue.look(self.only)
         self._forget_others()
         is_due = self._reaper.is_due(server_time_ms(self._client))
+        self._sweep = self._reaper if is_due else None
         for name, driver in list(self._roster.drivers.items()):
             with self._isolation.alone(name, "reading what was handed in"):
                 self._roster.submitted[name] = submitted = self._catalogue.submitted(name)
-                driver.look_at(self._surroundings(submitted), self._reaper if is_due else None)
-                self._allotment.look_again(name)
+                if driver.look_at(self._surroundings(submitted), self._sweep):
+                    self._allotment.look_again(name)
         self.observer.saw_fleet(self._roster.standing(), processes)
+
+    def _look_at_resting(self) -> None:
+        """See to studies that rest, now and then, and to few of them in one turn."""
+        most = max(_RESTING_AT_A_TIME, len(self._roster.drivers) // _TURNS_FOR_ALL)
+        resting = (driver for _, driver in self._idle() if driver.has_long_rested)
+        for driver in islice(resting, most):
+            driver.look_after(self._sweep)
 
     def _file_events(self) -> Future[None]:
         """File what happened to processes, off the loop: it may be a slow disk."""
@@ -440,6 +460,8 @@ class Service:
                 write: this process may have been stopped for any time.
         """
         for name, driver in list(self._roster.drivers.items()):
+            if not driver.is_right_older(older_than):
+                continue
             with self._isolation.alone(name, "keeping the right to drive it"):
                 if not driver.keep_right(older_than):
                     self._roster.leave_to_another(name)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 #: By how much one step of priority outweighs: the lower one still gets one slot-second in so many.
@@ -135,27 +136,39 @@ class Shares:
         if sum(demand.running for demand in demands.values()) < slots:
             # a slot is idle, and takes none of these: they are to keep it from no other study
             in_flight -= sum(demand.stuck for demand in demands.values())
-        while takers := [
-            name for name in demands if self._may_have(slots, demands[name], granted[name])
-        ]:
-            name = min(takers, key=lambda each: (self._level(each, demands, granted), each))
-            if in_flight >= slots + num_ready(slots, demands[name].trial_seconds):
+        # what one is granted changes nobody else's level
+        takers = [
+            (self._level(name, demand, 0), name)
+            for name, demand in demands.items()
+            if self._may_have(slots, demand, 0)
+        ]
+        heapify(takers)
+        while takers:
+            name = takers[0][1]
+            demand = demands[name]
+            if in_flight >= slots + num_ready(slots, demand.trial_seconds):
                 break
             granted[name] += 1
             in_flight += 1
+            if self._may_have(slots, demand, granted[name]):
+                heapreplace(takers, (self._level(name, demand, granted[name]), name))
+            else:
+                heappop(takers)
         return granted
 
     def _may_have(self, slots: int, demand: Demand, granted: int) -> bool:
+        if granted >= demand.wanted:
+            return False
         in_flight = demand.in_flight + granted
         most = slots + num_ready(slots, demand.trial_seconds)
         if demand.max_slots is not None:
             most = min(most, demand.max_slots)
-        return granted < demand.wanted and in_flight < most
+        return in_flight < most
 
-    def _level(self, name: str, demands: Mapping[str, Demand], granted: Mapping[str, int]) -> float:
+    def _level(self, name: str, demand: Demand, granted: int) -> float:
         """How much a study has used for its weight."""
-        demand, (base, pull) = demands[name], self._bases[name]
-        return (demand.charged + granted[name] * demand.seconds - base) / pull
+        base, pull = self._bases[name]
+        return (demand.charged + granted * demand.seconds - base) / pull
 
     def _follow(self, demands: Mapping[str, Demand]) -> None:
         """Keep the level of studies that go on; set the others level with the lowest."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hand_fleet import Fleet, is_over, put, turn_until
 from waiting import wait_until
 
+from orchestrator.driving import service as loop
+from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.service import Service
 from orchestrator.storage import open_files
 from orchestrator.storage.journal import JournalFile
 from workers.coordination.studies import Studies
 from workers.protocol.errors import StudyTakenOverError
+from workers.protocol.states import Wish
 
 
 @pytest.fixture
@@ -74,6 +78,34 @@ def test_a_journal_that_rested_while_another_process_wrote_it_is_written_no_more
         first.append_logs([{"a": 3}])
     first.close()
     assert path.read_text() == '{"a":1}\n{"a":2}\n{"b":1}\n'
+
+
+def test_of_studies_that_rest_few_are_seen_to_in_one_turn_and_each_again_and_again(
+    fleet, monkeypatch
+):
+    monkeypatch.setattr(loop, "_RESTING_AT_A_TIME", 2)
+    names = [f"s-{index}" for index in range(7)]
+    for name in names:
+        put(fleet, name)
+        Studies(fleet.client).want(name, Wish.PAUSE)
+    seen_to, look_after = [], StudyDriver.look_after
+
+    def noted(driver, sweep):
+        if driver.has_long_rested:
+            seen_to[-1].append(driver.name)
+        look_after(driver, sweep)
+
+    monkeypatch.setattr(StudyDriver, "look_after", noted)
+    with Service(fleet.settings) as service:
+
+        def have_all_been_seen_to():
+            counted = Counter(name for turn in seen_to for name in turn)
+            seen_to.append([])
+            return all(counted[name] >= 2 for name in names)
+
+        seen_to.append([])
+        turn_until(service, have_all_been_seen_to, "each was seen to twice")
+    assert max(map(len, seen_to)) <= 2
 
 
 def test_serve_drives_more_studies_than_it_may_have_files_open(fleet):

@@ -75,10 +75,10 @@ class Inbox:
 
     def read(self, studies: Sequence[str], block_ms: int) -> list[tuple[str, Entry]]:
         """New entries of the studies, each with its study; waits at most `block_ms` for one."""
-        streams = {keys.inbox(study): ">" for study in studies}
+        names = {keys.inbox(study): study for study in studies}
         try:
             answer: Any = self.client.xreadgroup(
-                _GROUP, self.consumer, streams, count=500, block=block_ms
+                _GROUP, self.consumer, dict.fromkeys(names, ">"), count=500, block=block_ms
             )
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
@@ -91,11 +91,12 @@ class Inbox:
             return []
         if not answer:
             return []
-        by_stream = dict(answer.items() if isinstance(answer, dict) else answer)
+        # of the few that told something, in the order in which they were asked for
+        by_stream = answer.items() if isinstance(answer, dict) else answer
         return [
-            (study, entry)
-            for study in studies
-            for entry in _entries(_flat(by_stream.get(keys.inbox(study), [])))
+            (names[stream], entry)
+            for stream, found in by_stream
+            for entry in _entries(_flat(found))
         ]
 
     def _make_group(self, study: str) -> None:
