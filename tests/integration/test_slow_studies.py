@@ -23,7 +23,6 @@ from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
 from workers.coordination.identity import ProcessIdentity
@@ -222,15 +221,15 @@ def test_the_right_to_a_study_is_held_until_its_last_turn_has_returned(fleet):
     assert [key for key in fleet.client.keys("*") if "{s}" in key] == []
 
 
-def test_a_sampler_that_never_answers_does_not_keep_serve_from_ending(fleet):
+def test_a_sampler_that_never_answers_does_not_keep_serve_from_ending(fleet, tmp_path):
     put(fleet, "hung", sampler=gated_sampler.SAMPLER)
     environment = {**os.environ, **fleet.settings.to_environment()}
     environment["PYTHONPATH"] = str(Path(gated_sampler.__file__).parent)
+    environment[gated_sampler.ASKED_FILE] = str(tmp_path / "asked")
     command = [sys.executable, "-m", "orchestrator", "serve"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        journal = journal_path(fleet.settings.home, "hung")
-        wait_until(lambda: journal.exists() and '"op_code":4' in journal.read_text(), "it is asked")
+        wait_until((tmp_path / "asked").exists, "it is asked")
         process.terminate()
         _, said = process.communicate(timeout=60)
     finally:
