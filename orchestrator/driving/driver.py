@@ -137,6 +137,11 @@ class StudyDriver:
         self.turning = pool.submit(self.name, turn)
         return self.turning
 
+    @property
+    def is_at_a_turn(self) -> bool:
+        """Whether a thread works on it at this moment."""
+        return self.turning is not None and not self.turning.done()
+
     # What the service's loop tells it, between turns or beside one.
 
     def hand(self, entries: Sequence[Entry]) -> None:

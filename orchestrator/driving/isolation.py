@@ -86,8 +86,13 @@ class Isolation:
             self._stall(name, f"{doing}: {describe_error(error, _MAX_REASON)}", error)
 
     def show_refusal(self, reason: str) -> None:
-        """Say what concerns all studies where people look at them."""
+        """Say what concerns all studies where people look at them; again, for as long as it does.
+
+        What a turn that is under way publishes would hide it: of such a study it is said later.
+        """
         for name, driver in self._roster.drivers.items():
+            if driver.is_at_a_turn or driver.shown.stalled == reason:
+                continue
             driver.shown.show_stall(reason)
             self._roster.tell(driver)
             with suppress(redis.RedisError):

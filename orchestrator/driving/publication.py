@@ -65,6 +65,11 @@ class Publication:
             processes=around.processes,
         )
 
+    @property
+    def stalled(self) -> str | None:
+        """Why the study does not get on, as it was last shown."""
+        return None if self.status is None else self.status.stalled
+
     def show_stall(self, reason: str) -> None:
         """Say why the study does not get on."""
         if self.status is not None:

@@ -38,6 +38,8 @@ class RedisWatch:
         self.is_refused = False
         self._run_id: str | None = None
         self._trouble: str | None = None
+        self.reason = ""
+        """What people were told of the last error."""
 
     def has_rights(self) -> bool:
         """Whether what Redis refused us is given back: half a turn would be taken over and over."""
@@ -45,18 +47,19 @@ class RedisWatch:
             self.is_refused = bool(missing_rights(self._client, Role.ORCHESTRATOR))
         return not self.is_refused
 
-    def failed(self, error: redis.RedisError | HomeRefusedError) -> str | None:
-        """Take note of an error; what to tell people of it, the first time."""
+    def failed(self, error: redis.RedisError | HomeRefusedError) -> str:
+        """Take note of an error, and log it the first time; what to tell people of it."""
         self.is_refused = isinstance(error, redis.exceptions.NoPermissionError)
         if str(error) == self._trouble:
-            return None
+            return self.reason
         self._trouble = str(error)
         if isinstance(error, HomeRefusedError):
-            log.error("home_refused", error=str(error), hint="nothing is driven until then")
-            return str(error)
-        reason = describe_trouble(error, self._client, Role.ORCHESTRATOR, self._settings)
-        log.warning("redis_lost", error=reason, hint="waiting for it to come back")
-        return reason
+            self.reason = str(error)
+            log.error("home_refused", error=self.reason, hint="nothing is driven until then")
+        else:
+            self.reason = describe_trouble(error, self._client, Role.ORCHESTRATOR, self._settings)
+            log.warning("redis_lost", error=self.reason, hint="waiting for it to come back")
+        return self.reason
 
     def went_well(self) -> None:
         """Take note that Redis did all that it was asked."""

@@ -169,6 +169,7 @@ class Service:
         """
         try:
             if not self._redis.has_rights():
+                self._isolation.show_refusal(self._redis.reason)
                 time.sleep(_BLOCK_MS / 1000)
                 return
             self._turn()
@@ -177,7 +178,7 @@ class Service:
             if self.only and isinstance(error, HomeRefusedError):
                 raise
             reason = self._redis.failed(error)
-            if reason is not None and (self._redis.is_refused or isinstance(error, FleetError)):
+            if self._redis.is_refused or isinstance(error, FleetError):
                 self._isolation.show_refusal(reason)
             self._reaper.be_patient()
             for driver in self._roster.drivers.values():

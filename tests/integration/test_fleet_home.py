@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import redis
-from hand_fleet import Fleet, is_over, put, turn_until
+from hand_fleet import Fleet, is_over, look_around, put, turn_until
 
+from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.isolation import Isolation
 from orchestrator.driving.service import Service
 from orchestrator.submission.submit import submit
 from workers.coordination import keys
@@ -143,6 +147,36 @@ def test_an_id_that_cannot_be_read_is_one_clear_error_or_waited_for(
             file.rmdir()
         id_of_it.rename(file)
         turn_until(service, lambda: is_over(fleet, "s"), "it goes on")
+
+
+def test_a_refusal_is_said_though_a_turn_that_was_under_way_publishes_after_it(
+    client, home, settings, tmp_path, monkeypatch
+):
+    settings = settings.model_copy(update={"home": home})
+    put(Fleet(client, settings, tmp_path), "s")
+    publish, has_come, gate = DrivenStudy.publish, threading.Event(), threading.Event()
+    shows, was_refused = Isolation.show_refusal, threading.Event()
+
+    def publish_late(*arguments, **named):
+        has_come.set()
+        gate.wait(60)
+        return publish(*arguments, **named)
+
+    def show(*arguments):
+        shows(*arguments)
+        was_refused.set()
+
+    monkeypatch.setattr(DrivenStudy, "publish", publish_late)
+    monkeypatch.setattr(Isolation, "show_refusal", show)
+    with Service(settings) as service:
+        turn_until(service, has_come.is_set, "a turn is about to publish")
+        (home / "fleet.id").write_text("what is this")
+        turn_until(service, was_refused.is_set, "the home is refused")
+        gate.set()
+        stalled = partial(Studies(client).facts.get, "s", "stalled")
+        turn_until(service, lambda: "fleet.id" in (stalled() or ""), "it is said")
+        look_around(service)
+        assert "fleet.id" in stalled()
 
 
 def test_an_empty_redis_gets_no_home_that_an_orchestrator_on_another_one_leads(

@@ -6,7 +6,7 @@ import pytest
 from hand_fleet import Fleet, turn_until, work
 
 from workers.coordination import keys
-from workers.coordination.grants import Refusal
+from workers.coordination.grants import Grant, Refusal
 from workers.coordination.trial_record import CheckpointRef, TrialRecord
 from workers.protocol.messages import Result
 
@@ -42,6 +42,20 @@ def test_an_error_names_the_field_and_what_it_holds(fleet, name):
     named = "checkpoint_step is missing" if name == "checkpoint" else f"^{name} = {BAD[name]!r} "
     with pytest.raises(ValueError, match=named.replace("[", r"\[").replace("{", r"\{")):
         TrialRecord.parse(fields)
+
+
+@pytest.mark.parametrize("name", [*BAD, "deadline"])
+@pytest.mark.parametrize("is_held", [False, True])
+def test_nobody_gets_a_trial_whose_record_cannot_be_read(fleet, name, is_held):
+    fleet.submit()
+    fleet.leases.enqueue(0, {"x": 0.5})
+    if is_held:
+        fleet.claim(0)
+    fleet.client.hset(keys.trial("s", 0), name, BAD.get(name, "none"))
+    answer = fleet.leases.claim(0, "hand", 45.0)
+    # those two are written by each claim, which reads nothing of them
+    is_granted = name in {"step", "deadline"} and not is_held
+    assert isinstance(answer, Grant if is_granted else Refusal)
 
 
 def test_records_that_cannot_be_read_are_written_anew_and_nothing_stands_still(fleet):

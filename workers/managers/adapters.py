@@ -44,6 +44,9 @@ _HEADS: Final[Mapping[str, HeadName]] = {
 #: What peft writes before the names of a model's modules.
 _PREFIX: Final = "base_model.model."
 
+#: What peft writes within them, of a module that is trained as a whole.
+_WRAPPED: Final = frozenset({"modules_to_save", "original_module"})
+
 #: Names of modules that a message quotes.
 _QUOTED: Final = 12
 
@@ -81,11 +84,11 @@ def adapt(
         WorkerLacksError: There is no peft here, or not what it needs for these options.
     """
     peft = _peft()
-    adapter = _config(peft, options, _trained_whole(model, head, checkpoint))
-    adapter.base_model_name_or_path, adapter.revision = _origin(config)
     before = {name: module for name, module in model.named_modules() if name}
-    for field in ("target_modules", "modules_to_save"):
-        _check_named(field, getattr(adapter, field), before)
+    whole = _with_further(_trained_whole(model, head, checkpoint), options, before)
+    adapter = _config(peft, options, whole)
+    adapter.base_model_name_or_path, adapter.revision = _origin(config)
+    _check_named("target_modules", adapter.target_modules, before)
     try:
         with _quiet():
             peft.inject_adapter_in_model(adapter, model)
@@ -108,7 +111,8 @@ def trained_state(model: Any) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = _peft().get_peft_model_state_dict(
         model, save_embedding_layers=False
     )
-    return found
+    # with `bias: all` peft names the biases of what is trained as a whole by its wrapper, too
+    return {name: value for name, value in found.items() if not _WRAPPED & set(name.split("."))}
 
 
 def load_trained_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
@@ -228,7 +232,7 @@ def _peft() -> Any:
 
 
 def _config(peft: Any, options: LoraOptions, whole: list[str]) -> Any:
-    """The options as peft takes them."""
+    """The options as peft takes them, with the modules that are trained as a whole."""
     known = inspect.signature(peft.LoraConfig).parameters
     for name in options.further:
         if name not in known:
@@ -237,18 +241,34 @@ def _config(peft: Any, options: LoraOptions, whole: list[str]) -> Any:
                 f"{nearest(name, known)}"
             )
     further = dict(options.further)
-    more = further.pop("modules_to_save", None) or []
+    further.pop("modules_to_save", None)
     try:
         return peft.LoraConfig(
             r=options.r,
             lora_alpha=options.alpha,
             lora_dropout=options.dropout,
             target_modules=options.target_modules,
-            modules_to_save=[*whole, *(name for name in more if name not in whole)] or None,
+            modules_to_save=whole or None,
             **further,
         )
     except (ValueError, TypeError, KeyError, ImportError) as error:
         raise _refusal(error, {}) from error
+
+
+def _with_further(new: list[str], options: LoraOptions, modules: Iterable[str]) -> list[str]:
+    """The modules that are trained as a whole: what is new, and what the study names; none twice.
+
+    Peft would wrap a module of another one that it wraps once more, and not find it again.
+
+    Raises:
+        UnfitModelError: There is none that is named so.
+    """
+    asked = options.further.get("modules_to_save") or []
+    asked = [asked] if isinstance(asked, str) else asked
+    _check_named("modules_to_save", asked, modules)
+    ends = tuple(f".{name}" for name in asked)
+    found = {*new, *(name for name in modules if f".{name}".endswith(ends))}
+    return sorted(name for name in found if not any(name.startswith(f"{o}.") for o in found))
 
 
 def _check_named(field: str, wanted: Any, modules: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from workers.managers import ModelManager, TokenizerManager
+from workers.managers.adapters import load_trained_state, trained_state
 from workers.managers.head import MASKED_LM, Head
 from workers.managers.model_check import find_problem
 from workers.managers.weights import KeptCheckpoints
@@ -128,3 +129,38 @@ def test_adapters_of_themselves_are_refused(container, save_base, tmp_path):
     )
     with pytest.raises(InvalidInputError, match=r"of themselves .*adapter_config\.json"):
         fresh(container, folder, 0)
+
+
+@pytest.mark.parametrize("options", [
+    {"bias": "all"},
+    {"bias": "lora_only"},
+    {"use_dora": True},
+    {"use_rslora": True},
+    {"modules_to_save": ["pooler"]},
+    {"bias": "all", "modules_to_save": ["pooler"]},
+    {"target_modules": "all-linear", "bias": "all"},
+])  # fmt: skip
+def test_adapters_are_saved_as_peft_reads_them_whatever_is_trained_with_them(
+    container, save_base, tmp_path, options
+):
+    save_base(BertForMaskedLM)
+    models, folder = container.get(ModelManager), tmp_path / "adapters"
+    lora = {"r": 2, "target_modules": ["query"], **options}
+    model = models.sequence_classifier(str(tmp_path / "base"), labels=CLASSES, lora=lora).eval()
+    with torch.no_grad():
+        for weight in filter(lambda each: each.requires_grad, model.parameters()):
+            weight.add_(torch.randn_like(weight))
+    models.save(model, folder)
+    ids = torch.arange(6).reshape(2, 3)
+    expected = model(input_ids=ids).logits
+    forget(container)
+    ours = models.sequence_classifier(str(folder), labels=CLASSES).eval()
+    torch.testing.assert_close(ours(input_ids=ids).logits, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+        theirs = peft.PeftModel.from_pretrained(base, folder).eval()
+    torch.testing.assert_close(theirs(input_ids=ids).logits, expected)
+    again = models.sequence_classifier(str(tmp_path / "base"), labels=CLASSES, lora=lora).eval()
+    load_trained_state(again, {k: v.clone() for k, v in trained_state(model).items()})
+    torch.testing.assert_close(again(input_ids=ids).logits, expected)

@@ -1,12 +1,14 @@
 -- claim: grant a trial to one holder, if it may run now. The same nonce gets the same grant.
 -- KEYS: epoch trial leases queued study events process
 -- ARGV: epoch number owner nonce ttl_ms device insists now_ms spec_sha1 assigned
--- RETURNS: OK token attempt deadline_ms is_noted field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | PAUSED | RESPEC | DONE state | UNKNOWN
+-- RETURNS: OK token attempt deadline_ms is_noted field value... | HELD ms | NOT_YET ms | ELSEWHERE | WITHHELD | PAUSED | RESPEC | DONE state | UNKNOWN | ALTERED
 -- A trial that was lost on `device` is refused there, and one of a study that is paused, stopped or
 -- cancelled everywhere, unless the caller `insists`: it knows no other device, or has the result.
 -- With `spec_sha1`, a trial is granted only if that is still the sum of the study's specification; a
 -- grant that was made before stays one. `assigned`, the study's name in JSON, has the record of the
--- holder's process name the trial; `is_noted` says whether it does.
+-- holder's process name the trial; `is_noted` says whether it does. A record whose counts are none is
+-- ALTERED: nobody gets it before it was written anew.
+local function is_count(text) return text and #text < 18 and string.match(text, '^%d+$') end
 if not epoch_is(KEYS[1], ARGV[1]) then return {'UNKNOWN'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'nonce', 'deadline', 'not_before',
   'attempt')
@@ -18,12 +20,15 @@ if ARGV[9] ~= '' and not is_granted
   return {'RESPEC'}
 end
 if state == 'RUNNING' and not is_granted then
-  return {'HELD', integer(math.max(0, tonumber(record[4]) - now))}
+  return {'HELD', integer(math.max(0, (tonumber(record[4]) or now) - now))}
 end
 if state == 'PAUSED' then return {'PAUSED'} end
 if state ~= 'RUNNING' and state ~= 'QUEUED' then return {'DONE', state} end
 if state == 'QUEUED' then
   if ARGV[7] == '' and is_withheld(KEYS[5], record[6]) then return {'WITHHELD'} end
+  if not (is_count(record[2]) and is_count(record[5]) and is_count(record[6])) then
+    return {'ALTERED'}
+  end
   if tonumber(record[5]) > now then
     return {'NOT_YET', integer(tonumber(record[5]) - now)}
   end

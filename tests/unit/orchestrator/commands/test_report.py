@@ -219,13 +219,15 @@ def test_a_study_without_trials_and_one_of_several_directions_have_a_report(stor
 
 
 def test_values_without_a_bound_three_directions_and_many_parameters_have_a_report(stored):
-    huge = [trial(at, values=[(-1) ** at * 1e308]) for at in range(8)]
-    endless = [trial(0, values=[math.inf]), trial(1, values=[-math.inf])]
+    huge = [trial(at, values=[(-1) ** at * 1e299]) for at in range(8)]
+    # no axis holds them, nor the distance between two of them
+    endless = [trial(at, values=[value]) for at, value in enumerate([1e308, -1e308])]
+    endless += [trial(2, values=[math.inf]), trial(3, values=[-math.inf])]
     space = {f"p{at}": {"type": "float", "low": 0, "high": 1} for at in range(40)}
     stored(trials=[*huge, *endless], space=space)
     document = _json("s")
     assert "p10, p11 and 28 more." in document["asked"][2]
-    assert document["charts"]["values"][0][-2:] == [None, None]
+    assert document["charts"]["values"][0][-4:] == [None] * 4
     assert document["charts"]["contour"]["z"][0][0] is not None
     stored(
         trials=[trial(at, values=[at, -at, 1.0]) for at in range(5)],
