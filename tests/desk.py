@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+import torch
+
 from workers.coordination.clock import lease_clock
 from workers.coordination.grants import Grant
 from workers.coordination.inbox import Inbox
@@ -108,6 +111,28 @@ class StepTrial:
         if step == self._step:
             self._act()
         self._trial.progress(step, **told)
+
+
+class Lost(BaseException):
+    """The end of an attempt that can do nothing more."""
+
+
+def value_after_a_loss(container, place):
+    """What trial 0 ends with when its process is lost between two checkpoints."""
+
+    def lose():
+        raise Lost
+
+    again = place.claim(1)
+    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
+    with pytest.raises(Lost):
+        run(container, StepTrial(again, 3, lose))
+    assert place.leases.release(1, place.held.token)
+    torch.manual_seed(999)  # whatever ran in between
+    resumed = place.claim(1)
+    resumed.seed = place.spec.trial_seed(0)
+    assert resumed.load_checkpoint()["step"] == 2
+    return run(container, resumed)
 
 
 def run(container, trial):

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
 from workers.containers import Container
-from workers.managers import (
-    AMPManager,
-    BatchManager,
-    CUDAManager,
-    DataManager,
-    DirectoryManager,
-    MetricsManager,
-    ModelManager,
-    TensorManager,
-    WandbManager,
-)
 from workers.managers.tokenized import Batch
 from workers.protocol.finetune import FinetuneConfig
 from workers.trials.finetune.loop import Training
@@ -103,17 +92,8 @@ class LoneTraining(Training):
 
 def managers_of(container: Container) -> Managers:
     """The managers that a training uses."""
-    return Managers(
-        container.get(DataManager),
-        container.get(ModelManager),
-        container.get(AMPManager),
-        container.get(BatchManager),
-        container.get(MetricsManager),
-        container.get(CUDAManager),
-        container.get(TensorManager),
-        container.get(DirectoryManager),
-        container.get(WandbManager),
-    )
+    named = get_type_hints(Managers).items()
+    return Managers(**{name: container.get(manager) for name, manager in named})
 
 
 def training(config: FinetuneConfig, managers: Managers, *, metric: str, seed: int) -> LoneTraining:

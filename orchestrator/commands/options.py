@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +38,20 @@ MetricsPortOption = Annotated[
         help="Where to tell Prometheus how it gets on; 0 for any port that is free.",
     ),
 ]
+
+
+def format_option(formats: Iterable[str], *, otherwise: str) -> Any:
+    """`--format`, of what is written to the file that `-o` names.
+
+    Args:
+        formats: Those that there are.
+        otherwise: The one of a file whose name tells none.
+    """
+    return typer.Option(
+        "--format",
+        metavar="|".join(formats),
+        help=f"By default what FILE ends with, else {otherwise}.",
+    )
 
 
 def with_metrics_port(settings: Settings, port: int | None) -> Settings:

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import typer
 
-from orchestrator.commands.options import NameArgument
+from orchestrator.commands.options import NameArgument, format_option
 from orchestrator.reporting.document import StudyAtHand, report_of
 from orchestrator.views.json_output import JsonOption, print_json
 from workers.disk import durable
@@ -33,11 +33,7 @@ def report(
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option(
-            "--format",
-            metavar="|".join(_FORMATS),
-            help="By default what FILE ends with, else html.",
-        ),
+        format_option(_FORMATS, otherwise="html"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

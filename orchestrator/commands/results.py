@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console, Group
 from rich.text import Text
 
-from orchestrator.commands.options import NameArgument
+from orchestrator.commands.options import NameArgument, format_option
 from orchestrator.handle import StudyHandle
 from orchestrator.local.taking_home import check_target, take_home
 from orchestrator.storage.attributes import ATTR, SPEC_ATTR, code_of
@@ -133,11 +133,7 @@ def export(
     name: NameArgument,
     form: Annotated[
         str | None,
-        typer.Option(
-            "--format",
-            metavar="|".join(_FORMATS),
-            help="By default what FILE ends with, else csv.",
-        ),
+        format_option(_FORMATS, otherwise="csv"),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("-o", metavar="FILE", help="Instead of standard output.")

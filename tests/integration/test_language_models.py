@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from desk import StepTrial, run, study_of
+from desk import run, study_of, value_after_a_loss
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -91,28 +91,6 @@ def plain_perplexity(model, rows):
         total -= sum(float(scores[at, token]) for at, token in enumerate(row[1:]))
         count += len(row) - 1
     return math.exp(total / count)
-
-
-class Lost(BaseException):
-    """The end of an attempt that can do nothing more."""
-
-
-def value_after_a_loss(container, place):
-    """What trial 0 ends with when its process is lost between two checkpoints."""
-
-    def lose():
-        raise Lost
-
-    again = place.claim(1)
-    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
-    with pytest.raises(Lost):
-        run(container, StepTrial(again, 3, lose))
-    assert place.leases.release(1, place.held.token)
-    torch.manual_seed(999)  # whatever ran in between
-    resumed = place.claim(1)
-    resumed.seed = place.spec.trial_seed(0)
-    assert resumed.load_checkpoint()["step"] == 2
-    return run(container, resumed)
 
 
 def loss_of_saved(desk, container, texts, task, folder):

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from desk import StepTrial, run, study_of
+from desk import run, study_of, value_after_a_loss
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from workers.managers import BatchManager, ModelManager
@@ -56,10 +56,6 @@ def tag_study(texts, **config):
     return {**study, "metric": "f1"}
 
 
-class Lost(BaseException):
-    """The end of an attempt that can do nothing more."""
-
-
 def test_entities_are_learned_resumed_to_the_bit_and_scored_as_a_plain_loop_does(
     desk, container, texts
 ):
@@ -88,20 +84,7 @@ def test_entities_are_learned_resumed_to_the_bit_and_scored_as_a_plain_loop_does
     hits = [one == other for pair in pairs for one, other in zip(*pair, strict=True)]
     independent = {**scores(pairs), "accuracy": np.mean(hits), "loss": np.mean(losses)}
     assert whole == pytest.approx(independent, rel=1e-6)
-
-    def lose():
-        raise Lost
-
-    again = place.claim(1)
-    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
-    with pytest.raises(Lost):
-        run(container, StepTrial(again, 3, lose))
-    assert place.leases.release(1, place.held.token)
-    torch.manual_seed(999)  # whatever ran in between
-    resumed = place.claim(1)
-    resumed.seed = place.spec.trial_seed(0)
-    assert resumed.load_checkpoint()["step"] == 2
-    assert run(container, resumed) == whole
+    assert value_after_a_loss(container, place) == whole
 
     study = tag_study(texts, model={"id": str(folder)})
     study["config"] |= {"tokenizer": {}, "learning_rate": 1e-9, "epochs": 1, "max_steps": 2}
