@@ -47,7 +47,7 @@ def waits(trial):
 
 def leaves_a_thread(trial):
     if trial.number == 0:
-        threading.Thread(target=time.sleep, args=(5,), daemon=True).start()
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
     return 0.0
 
 def drains(trial):
