@@ -90,21 +90,25 @@ def connect(redis_url: str | None = None) -> Fleet:
 
 
 def statuses_at_hand() -> list[StudyStatus | UnreadableStudy]:
-    """The status of each study, by name; without a fleet's Redis at hand, of each in the storage.
+    """The status of each study, by name; where no `FLEET_REDIS_URL` is set, of the storage's, too.
 
     Raises:
         RedisUnavailableError: `FLEET_REDIS_URL` is set and does not answer.
-        FleetError: There is neither, since the storage cannot be read.
+        FleetError: There is none, and the storage cannot be read.
     """
     settings = Settings.from_environment()
+    found: dict[str, StudyStatus | UnreadableStudy] = {}
     try:
         with connect() as fleet:
-            return fleet.statuses()
+            found = {each.study: each for each in fleet.statuses()}
     except RedisUnavailableError:
         if settings.redis_url:
             raise
-    # an embedded server runs only as long as its study
-    return [_stored_or_reason(name, settings) for name in stored_studies(settings)]
+    if not settings.redis_url:
+        # an embedded server runs only as long as its study; what answers may be anybody's
+        stored = {name: _stored_or_reason(name, settings) for name in stored_studies(settings)}
+        found = {**stored, **found}
+    return [found[name] for name in sorted(found)]
 
 
 def _stored_or_reason(name: str, settings: Settings) -> StudyStatus | UnreadableStudy:

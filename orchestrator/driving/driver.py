@@ -85,7 +85,8 @@ class StudyDriver:
         self._settings = settings
         self._inbox = inbox
         self._right = right
-        self._held_at = held_at
+        self.held_at = held_at
+        """When the right was renewed, by `lease_clock`."""
         self._observer = observer
         self._opened: _Opened | None = None
         self.queue = ""
@@ -93,7 +94,8 @@ class StudyDriver:
         self._entries: deque[Entry] = deque()
         self._surroundings = Surroundings()
         self._sweep: Reaper | None = None
-        self._looked_after_at = 0.0
+        self.looked_after_at = 0.0
+        """When that was last done that need not be done in each turn, by `time.monotonic`."""
         self.shown = Publication(settings.home)
         """What is shown of it."""
         self._is_to_be_looked_after = True
@@ -171,7 +173,7 @@ class StudyDriver:
     @property
     def has_long_rested(self) -> bool:
         """Whether it has nothing to do, and nobody has seen to it for a beat."""
-        since = time.monotonic() - self._looked_after_at
+        since = time.monotonic() - self.looked_after_at
         return since >= self._settings.times.beat and self._rests()
 
     def _rests(self) -> bool:
@@ -183,7 +185,7 @@ class StudyDriver:
 
     def is_right_older(self, seconds: float) -> bool:
         """Whether the right to drive it was renewed longer ago than that."""
-        return lease_clock() - self._held_at >= seconds
+        return lease_clock() - self.held_at >= seconds
 
     def keep_right(self, older_than: float, *, only_stay: bool = False) -> bool:
         """Stay the study's orchestrator; False if another one has taken over.
@@ -193,12 +195,12 @@ class StudyDriver:
             only_stay: Do not take one again that ran out.
         """
         now = lease_clock()
-        if now - self._held_at < older_than:
+        if now - self.held_at < older_than:
             return True
         # in the midst of a turn, what it goes on to write was decided under the right that it had
         if not self._right.hold(only_stay=only_stay or self.turning is not None):
             return False
-        self._held_at = now
+        self.held_at = now
         return True
 
     def release(self) -> None:
@@ -340,7 +342,7 @@ class StudyDriver:
         times, study, submitted = self._settings.times, self.study, self._surroundings.submitted
         sweep, self._sweep = self._sweep, None
         self._is_to_be_looked_after = False
-        self._looked_after_at = time.monotonic()
+        self.looked_after_at = time.monotonic()
         if self._surroundings.slots or self._parts.seconds_open > times.lease:
             study.clock.start()  # of a study without workers, too
         study.note_clock(at_most_every=times.beat)

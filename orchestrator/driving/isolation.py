@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 import redis
@@ -43,16 +44,18 @@ class Isolation:
         roster: The studies that are driven.
         watch: Tells a Redis that lost its data from one that holds what it should not.
         studies: Where reasons are published.
+        leader: This orchestrator, as it leads studies.
         is_only: Whether there is no other study to go on with.
     """
 
     def __init__(
-        self, roster: Roster, watch: RedisWatch, studies: Studies, *, is_only: bool
+        self, roster: Roster, watch: RedisWatch, studies: Studies, leader: str, *, is_only: bool
     ) -> None:
         self.stalls = Stalls()
         self._roster = roster
         self._watch = watch
         self._studies = studies
+        self._led = replace(studies, leader=leader)
         self._is_only = is_only
 
     @contextmanager
@@ -93,10 +96,11 @@ class Isolation:
         for name, driver in self._roster.drivers.items():
             if driver.is_at_a_turn or driver.shown.stalled == reason:
                 continue
-            driver.shown.show_stall(reason)
-            self._roster.tell(driver)
-            with suppress(redis.RedisError):
-                self._studies.facts.publish_stall(name, reason, is_news=False)
+            # not over what another one shows, who has taken it over meanwhile
+            with suppress(redis.RedisError, StudyTakenOverError):
+                self._led.facts.publish_stall(name, reason, is_news=False)
+                driver.shown.show_stall(reason)
+                self._roster.tell(driver)
 
     def _stall(self, name: str, reason: str, error: Exception) -> None:
         """Leave a study alone for a while, and show why."""

@@ -31,6 +31,8 @@ class Publication:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._published_at = 0.0
+        #: why it does not get on, of a study that was not opened yet
+        self._stalled: str | None = None
         self.status: StudyStatus | None = None
         """The latest; None until the study was opened."""
         self.is_stale = True
@@ -68,10 +70,11 @@ class Publication:
     @property
     def stalled(self) -> str | None:
         """Why the study does not get on, as it was last shown."""
-        return None if self.status is None else self.status.stalled
+        return self._stalled if self.status is None else self.status.stalled
 
     def show_stall(self, reason: str) -> None:
         """Say why the study does not get on."""
+        self._stalled = reason
         if self.status is not None:
             self.status = self.status.model_copy(update={"stalled": reason})
 

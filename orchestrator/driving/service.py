@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from heapq import nsmallest
 from typing import Final, Self
 
 import redis
@@ -81,7 +81,7 @@ _RETRY_SECONDS: Final = 5.0
 
 
 #: Of studies that only wait for their share, so many are seen to in one turn, or of very many such
-#: a part of all: in four turns a second, each is seen to every eight.
+#: a part of all: in four turns a second, each every eight.
 _RESTING_AT_A_TIME: Final = 16
 _TURNS_FOR_ALL: Final = 32
 
@@ -139,7 +139,11 @@ class Service:
         self._filing = self._file_events()
         self._roster = Roster(Endings(self._pool), self.on_status)
         self._isolation = Isolation(
-            self._roster, self._redis, self._studies, is_only=self.only is not None
+            self._roster,
+            self._redis,
+            self._studies,
+            str(self._record.identity),
+            is_only=self.only is not None,
         )
         self._allotment = Allotment()
         self._deletion_jobs = DeletionJobs(
@@ -200,8 +204,8 @@ class Service:
         # first: what Redis lost must be there again before anything is read from it
         self._look()
         self._join_new()
-        # in each turn those that have got old, so that no turn has all of them to renew
-        self._keep_rights(older_than=self.settings.times.lease / 4)
+        # in each turn the oldest of them, so that none has all to renew, each a round trip
+        self._keep_rights(older_than=self.settings.times.lease / 4, most=self._few)
         self._look_at_resting()
         self._hand_out()
         self._keep_rights(older_than=self.settings.times.lease / 2)
@@ -395,10 +399,14 @@ class Service:
 
     def _look_at_resting(self) -> None:
         """See to studies that rest, now and then, and to few of them in one turn."""
-        most = max(_RESTING_AT_A_TIME, len(self._roster.drivers) // _TURNS_FOR_ALL)
         resting = (driver for _, driver in self._idle() if driver.has_long_rested)
-        for driver in islice(resting, most):
+        for driver in nsmallest(self._few, resting, key=lambda driver: driver.looked_after_at):
             driver.look_after(self._sweep)
+
+    @property
+    def _few(self) -> int:
+        """To how many studies one turn sees of what none of them waits for."""
+        return max(_RESTING_AT_A_TIME, len(self._roster.drivers) // _TURNS_FOR_ALL)
 
     def _file_events(self) -> Future[None]:
         """File what happened to processes, off the loop: it may be a slow disk."""
@@ -453,16 +461,23 @@ class Service:
                     study.start_epoch(epoch)
                     driver.is_disturbed = True
 
-    def _keep_rights(self, older_than: float) -> None:
+    def _keep_rights(self, older_than: float, most: int | None = None) -> None:
         """Stay the orchestrator of each study, or leave it to the one that took over.
 
         Args:
             older_than: Leave rights that were renewed in so many seconds. To be asked before each
                 write: this process may have been stopped for any time.
+            most: Of so many, the oldest; by default of all.
         """
-        for name, driver in list(self._roster.drivers.items()):
-            if not driver.is_right_older(older_than):
-                continue
+        old = (
+            (name, driver)
+            for name, driver in self._roster.drivers.items()
+            if driver.is_right_older(older_than)
+        )
+        chosen = (
+            list(old) if most is None else nsmallest(most, old, key=lambda each: each[1].held_at)
+        )
+        for name, driver in chosen:
             with self._isolation.alone(name, "keeping the right to drive it"):
                 if not driver.keep_right(older_than):
                     self._roster.leave_to_another(name)

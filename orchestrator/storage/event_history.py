@@ -6,12 +6,12 @@ is passed over.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from orchestrator.storage.event_file import EventFile
+from workers.coordination.clock import server_time_ms
 from workers.coordination.event_stream import BEGINNING, EventStream
 from workers.protocol.events import Event, EventKind, decode, place_of
 
@@ -40,7 +40,11 @@ class EventHistory:
     @property
     def now(self) -> float:
         """Until when it tells, in seconds since 1970; without Redis, until the last event read."""
-        return place_of(self._place)[0] / 1000 if self.stream is None else time.time()
+        return (
+            place_of(self._place)[0] / 1000
+            if self.stream is None
+            else server_time_ms(self.stream.client) / 1000
+        )
 
     def read(self) -> Iterator[Event]:
         """What was told since the last time: at first, all of the study's latest generation."""

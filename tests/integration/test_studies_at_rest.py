@@ -8,8 +8,10 @@ import pytest
 from hand_fleet import UNRENEWED_SECONDS, Fleet, is_over, put, turn_until
 from typer.testing import CliRunner
 
+from orchestrator import fleet as fleet_module
 from orchestrator.cli import app
 from orchestrator.driving.service import Service
+from orchestrator.fleet import Fleet as FleetOfSettings
 from orchestrator.handle import StudyHandle
 from workers.coordination.studies import Studies
 from workers.protocol.errors import RedisUnavailableError
@@ -81,3 +83,14 @@ def test_a_redis_that_was_named_and_does_not_answer_is_no_reason_to_look_elsewhe
     monkeypatch.setenv("FLEET_REDIS_URL", "redis://127.0.0.1:1/0")
     with pytest.raises(RedisUnavailableError):
         say("studies")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_redis_that_knows_none_of_them_hides_no_study_of_the_home(
+    say, client, settings, monkeypatch
+):
+    client.flushdb()
+    monkeypatch.setattr(fleet_module, "connect", lambda: FleetOfSettings(settings, client))
+    assert [each["study"] for each in json.loads(say("studies", "--json"))] == [
+        "damaged", "ended", "left",
+    ]  # fmt: skip

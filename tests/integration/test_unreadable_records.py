@@ -58,6 +58,25 @@ def test_nobody_gets_a_trial_whose_record_cannot_be_read(fleet, name, is_held):
     assert isinstance(answer, Grant if is_granted else Refusal)
 
 
+@pytest.mark.parametrize("name", ["token", "attempt", "not_before"])
+@pytest.mark.parametrize("value", ["-1", "0", "1" * 18, "1" * 19, "+1", "1.0", "", " 1", None])
+def test_who_claims_and_who_writes_anew_find_the_same_records_unreadable(fleet, name, value):
+    fleet.submit()
+    fleet.leases.enqueue(0, {"x": 0.5})
+    key = keys.trial("s", 0)
+    if value is None:
+        fleet.client.hdel(key, name)
+    else:
+        fleet.client.hset(key, name, value)
+    is_readable = fleet.leases.unreadable(0) is None
+    assert isinstance(fleet.leases.pause_seconds(0), float)
+    answer = fleet.leases.claim(0, "hand", 45.0)
+    if is_readable:
+        assert isinstance(answer, Grant) or answer.reason == "NOT_YET"
+    else:
+        assert answer == Refusal("ALTERED")
+
+
 def test_records_that_cannot_be_read_are_written_anew_and_nothing_stands_still(fleet):
     handle = fleet.submit(trials=len(BAD), sampler={"type": "random"})
     fleet.pretend_worker(slots=len(BAD))

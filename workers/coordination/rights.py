@@ -18,6 +18,7 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination.scripts import Verb, script
+from workers.coordination.sentinels import probing
 
 
 class Role(StrEnum):
@@ -246,23 +247,28 @@ def missing_rights(client: redis.Redis, role: Role) -> Rights:
     needed = rights_of(role)
     connection = client.connection_pool.get_connection()
     try:
-        # the first two mean something else inside of one
-        early = [name for name in ("watch", "exec", "multi") if name in needed.commands]
-        denied = _denied_commands(connection, early, needed)
-        if "multi" in denied:
-            return needed
-        denied |= _denied_commands(
-            connection, [name for name in needed.commands if name not in early], needed
-        )
-        allowed = [name for name in needed.commands if name not in denied]
-        return Rights(
-            tuple(name for name in needed.commands if name in denied),
-            _denied_keys(connection, needed, allowed),
-            _denied_channels(connection, needed.channels, allowed),
-        )
+        with probing(connection):
+            return _missing(connection, needed)
     finally:
         connection.disconnect()
         client.connection_pool.release(connection)
+
+
+def _missing(connection: redis.Connection, needed: Rights) -> Rights:
+    # the first two mean something else inside of one
+    early = [name for name in ("watch", "exec", "multi") if name in needed.commands]
+    denied = _denied_commands(connection, early, needed)
+    if "multi" in denied:
+        return needed
+    denied |= _denied_commands(
+        connection, [name for name in needed.commands if name not in early], needed
+    )
+    allowed = [name for name in needed.commands if name not in denied]
+    return Rights(
+        tuple(name for name in needed.commands if name in denied),
+        _denied_keys(connection, needed, allowed),
+        _denied_channels(connection, needed.channels, allowed),
+    )
 
 
 def _denied_commands(

@@ -7,6 +7,9 @@ are asked before the next one.
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import redis
@@ -28,6 +31,10 @@ class UnknownServiceError(MasterNotFoundError):
     """Sentinels answer, and none of them watches a service of that name."""
 
 
+class DemotedError(redis.ConnectionError):
+    """A server refused a write: it follows another one by now, or has lost its replicas."""
+
+
 class Sentinels(Sentinel):
     """The sentinels of a service, who are asked who its primary is.
 
@@ -37,6 +44,11 @@ class Sentinels(Sentinel):
 
     sentinels: list[redis.Redis]
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        #: of this process's threads one asks: to close a connection closes those of all
+        self._lock = threading.Lock()
+
     def discover_master(self, service_name: str) -> tuple[str, int]:
         """Host and port of the primary, by the first sentinel that knows it.
 
@@ -44,6 +56,10 @@ class Sentinels(Sentinel):
             UnknownServiceError: Those that answer watch no such service.
             MasterNotFoundError: None answers, or each takes the primary for dead.
         """
+        with self._lock:
+            return self._discover(service_name)
+
+    def _discover(self, service_name: str) -> tuple[str, int]:
         said = {}
         for sentinel in tuple(self.sentinels):
             named = "{host}:{port}".format_map(sentinel.connection_pool.connection_kwargs)
@@ -69,6 +85,9 @@ class Sentinels(Sentinel):
 class _LeavesDemoted(SentinelManagedConnection):
     """Leaves a server that was demoted; redis-py itself does so where it says READONLY alone."""
 
+    #: Whether what only asks for rights is told the server's own words.
+    is_probing = False
+
     def send_packed_command(self, *args: Any, **options: Any) -> None:
         if not self._sock:
             self._connect_retry()  # redis-py itself would try the same server again
@@ -78,14 +97,30 @@ class _LeavesDemoted(SentinelManagedConnection):
         try:
             return super().read_response(*args, **options)
         except redis.ResponseError as error:
-            if _DEMOTED.search(str(error)) is None:
+            if self.is_probing or _DEMOTED.search(str(error)) is None:
                 raise
             self.disconnect()
-            raise redis.ConnectionError(f"it is no primary any more ({error})") from error
+            raise DemotedError(
+                f"it takes no writes: it is no primary any more, or too few replicas follow it"
+                f" ({error})"
+            ) from error
 
 
 class _LeavesDemotedTLS(_LeavesDemoted, SentinelManagedSSLConnection):
     """The same, encrypted."""
+
+
+@contextmanager
+def probing(connection: redis.Connection) -> Iterator[None]:
+    """Have a server that takes no writes say so in its own words, and be stayed with."""
+    if not isinstance(connection, _LeavesDemoted):
+        yield
+        return
+    connection.is_probing = True
+    try:
+        yield
+    finally:
+        connection.is_probing = False
 
 
 def open_client(address: Address, **options: Any) -> redis.Redis:

@@ -331,7 +331,9 @@ class TrialQueue(TrialCalls):
 
     def pause_seconds(self, number: int) -> float:
         """How long a trial may not be claimed yet: what is left of the pause after a failure."""
-        not_before = int(self.client.hget(keys.trial(self.study, number), "not_before") or 0)
+        not_before = 0
+        with suppress(ValueError):  # somebody wrote there: the record is about to be written anew
+            not_before = int(self.client.hget(keys.trial(self.study, number), "not_before") or 0)
         now = server_time_ms(self.client) if self.now_ms is None else self.now_ms
         return max(not_before - now, 0) / 1000
 

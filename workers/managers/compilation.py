@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,13 @@ KIND: Final = "compiled"
 
 #: Of a model's configuration: what no code follows from.
 _NAMES: Final = ("_name_or_path", "architectures", "id2label", "label2id", "transformers_version")
+
+#: What a compiler, or who starts it, meets on a host that is short of something.
+_SHORTAGES: Final = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN}
+_SHORTAGE: Final = re.compile(
+    r"Killed|signal terminated|No space left on device|Disk quota exceeded"
+    r"|annot allocate memory|virtual memory exhausted|out of memory allocating"
+)
 
 #: How much of a compiler's error is told.
 _ERROR_CHARACTERS: Final = 500
@@ -103,15 +111,15 @@ class Compilation:
 
         Raises:
             ObjectiveError: The model does not compile.
-            TransientError: Code that was kept is damaged; it is put aside.
+            TransientError: Code that was kept is damaged, and is put aside; or the compiler was
+                killed, or found no room.
+            TrialInterrupt: The compiler failed, and this process is to end.
         """
         # here: it takes seconds to import
         from workers.managers.compile_watch import CompileWatch
 
         entry = self._directories.cached(KIND, self._key, lambda _: self._about)
-        # another user's may be read-only, and torch writes where it reads
-        is_own = os.access(entry.path, os.W_OK)
-        folder = entry.path if is_own else self._directories.scratch() / KIND
+        folder = entry.path if _is_own(entry.path) else self._directories.scratch() / KIND
         folder.mkdir(exist_ok=True)
         had_code = _has_code(folder)
         _forget()
@@ -122,6 +130,8 @@ class Compilation:
         except _errors() as error:
             if is_of_memory(error):
                 raise
+            # who is told to end may see its compilers end first: then this raises that
+            self._watch("seconds of compiling the model", 0, 0)
             raise _refusal(error, entry, had_code=had_code) from error
         finally:
             if watch.num_built:
@@ -140,9 +150,9 @@ def _errors() -> tuple[type[Exception], ...]:
 def _refusal(error: Exception, entry: Entry, *, had_code: bool) -> Exception:
     """What to raise of an error of a compilation; code that may be to blame is put aside."""
     said = describe_error(error, _ERROR_CHARACTERS)
-    if _is_of_full_disk(error):
+    if _is_of_host(error):
         return TransientError(
-            f"compile: {said}; make room for FLEET_CACHE = {entry.path.parents[1]}"
+            f"compile: {said}; it takes memory, and room for FLEET_CACHE = {entry.path.parents[1]}"
         )
     entry.leave()  # else it could be put aside, and not removed
     is_aside = False
@@ -154,12 +164,24 @@ def _refusal(error: Exception, entry: Entry, *, had_code: bool) -> Exception:
     return ObjectiveError(f"compile: the model does not compile here; leave it out: {said}")
 
 
-def _is_of_full_disk(error: BaseException | None) -> bool:
+def _is_of_host(error: BaseException | None) -> bool:
+    """Whether what compiles was ended, or lacked room: the model is not to blame."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if isinstance(error, OSError) and error.errno in _SHORTAGES:
+            return True
+        if getattr(error, "returncode", 0) < 0 or _SHORTAGE.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether nobody but this user may write there: what is read from it is run.
+
+    torch writes where it reads, so that it is no use to take from others either.
+    """
+    status = folder.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _has_code(folder: Path) -> bool:

@@ -51,6 +51,7 @@ class CompileWatch:
         self._seconds = 0.0
         self._num_compilations = 0
         self._before = dict(_counts())
+        self._is_interrupted = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="compile-watch", daemon=True)
 
@@ -85,7 +86,8 @@ class CompileWatch:
         self._since = time.monotonic()
         with suppress(OSError):  # without locks, each builds its own
             while (lock := lock_file(self._lock_path, create=True)) is None:
-                if time.monotonic() - self._since > _LONGEST_SECONDS:
+                waited = time.monotonic() - self._since
+                if self._is_interrupted or waited > _LONGEST_SECONDS:
                     return
                 time.sleep(_LOOK_SECONDS)
             self._lock = lock
@@ -104,8 +106,10 @@ class CompileWatch:
             since = self._since
             seconds = 0.0 if since is None else time.monotonic() - since
             if since is not None and seconds < _LONGEST_SECONDS:
-                with suppress(TrialInterrupt):  # is for the training's own thread to hear
+                try:
                     self._tell("seconds of compiling the model", int(seconds), 0)
+                except TrialInterrupt:  # is for the training's own thread to hear, which may wait
+                    self._is_interrupted = True
 
 
 def _counts() -> Mapping[str, int]:

@@ -46,6 +46,10 @@ def _cpu_problem() -> str | None:
             f"it takes a C++ compiler, and {compiler!r} does not run on this worker; install g++,"
             " or name another in CXX"
         )
+    return _headers_problem()
+
+
+def _headers_problem() -> str | None:
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "it takes Python's headers (Python.h), which this worker lacks; install python3-dev"
     return None
@@ -59,7 +63,7 @@ def _gpu_problem() -> str | None:
     named = os.environ.get("CC")
     if not any(map(shutil.which, [named] if named else _C_COMPILERS)):
         return "it takes a C compiler, which this worker lacks; install gcc, or name one in CC"
-    return None
+    return _headers_problem()  # for Triton's own launcher
 
 
 def describe_machine(cuda: CUDAManager) -> dict[str, Any]:

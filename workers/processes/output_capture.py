@@ -48,6 +48,10 @@ _AHEAD: Final = 2**19
 
 _LOST: Final = b"\n[trialfleet: the disk is full; what is printed from here on is lost]\n"
 
+_WAS_LOST: Final = (
+    b"[trialfleet: the disk was full; what was printed before this is lost in part]\n"
+)
+
 
 class OutputCapture:
     """Captures while open.
@@ -63,7 +67,6 @@ class OutputCapture:
 
     def __init__(self, client: redis.Redis, settings: Settings, directory: Path) -> None:
         path, self._descriptor = new_spool(directory)
-        self._inode = os.fstat(self._descriptor).st_ino
         self._spool = OutputSpool(path)
         self._marks = self._spool.marks
         self._before = os.dup(1), os.dup(2)
@@ -116,8 +119,7 @@ class OutputCapture:
         now = time.monotonic()
         if now - self._checked_at > _CHECK_SECONDS:
             self._checked_at = now
-            if not self._is_full and not self._leads_to_spool():
-                self._lead(self._descriptor)
+            self._lead_again()
             self._see_to_room()
         with self._lock:
             self._attempt = attempt
@@ -171,6 +173,9 @@ class OutputCapture:
         if not self._is_full:
             self._lead(self._descriptor)
             self._handler.is_active = self._attempt is not None
+            if self._attempt is not None:  # it may have begun when there was no room
+                with suppress(OSError):
+                    os.write(self._descriptor, _WAS_LOST)
             log.info("output_kept_again")
 
     def _flush(self) -> None:
@@ -179,10 +184,14 @@ class OutputCapture:
                 stream.flush()
         self._flush_c()
 
-    def _leads_to_spool(self) -> bool:
-        with suppress(OSError):
-            return os.fstat(1).st_ino == self._inode == os.fstat(2).st_ino
-        return False
+    def _lead_again(self) -> None:
+        """Lead the descriptors where they ought to, if an objective led them elsewhere."""
+        with self._lock:
+            wanted, led = (self._nowhere if self._is_full else self._descriptor), False
+            with suppress(OSError):
+                led = all(os.path.samestat(os.fstat(at), os.fstat(wanted)) for at in (1, 2))
+            if not led:
+                self._lead(wanted)
 
     def _lead(self, descriptor: int) -> None:
         os.dup2(descriptor, 1)

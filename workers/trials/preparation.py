@@ -31,9 +31,10 @@ class Preparation:
 
     def tell(self, what: str, done: int, total: int) -> None:
         """Note that so much is done, of so much; of 0 where nobody knows."""
-        now = lease_clock()
-        self._said_at = now if self._said_at is None else self._said_at
-        if now - self._said_at < self._interval_seconds:
+        now, said_at = lease_clock(), self._said_at  # once: another thread may end it
+        if said_at is None:
+            self._said_at = said_at = now
+        if now - said_at < self._interval_seconds:
             return
         self._said_at = now
         self._is_shown = True

@@ -8,11 +8,16 @@
 -- grant that was made before stays one. `assigned`, the study's name in JSON, has the record of the
 -- holder's process name the trial; `is_noted` says whether it does. A record whose counts are none is
 -- ALTERED: nobody gets it before it was written anew.
-local function is_count(text) return text and #text < 18 and string.match(text, '^%d+$') end
+-- A count has as many digits as `trial_record.py` takes.
+local function is_count(text)
+  local digits = string.match(text or '', '^%-?(%d+)$')
+  return digits and #digits <= 18
+end
 if not epoch_is(KEYS[1], ARGV[1]) then return {'UNKNOWN'} end
 local record = redis.call('HMGET', KEYS[2], 'state', 'token', 'nonce', 'deadline', 'not_before',
   'attempt')
 local state, now = record[1], now_ms(ARGV[8])
+record[5] = record[5] or '0'
 if not state then return {'UNKNOWN'} end
 local is_granted = state == 'RUNNING' and record[3] == ARGV[4]
 if ARGV[9] ~= '' and not is_granted
