@@ -1,6 +1,6 @@
 """`compile`: what is computed is the same; no length, trial or process has it compiled anew.
 
-The backend is `eager`: torch traces the model as for any other,
+But for the test of the real one, the backend is `eager`: torch traces the model as for any other,
 and what it found is computed as it stands.
 """
 
@@ -9,7 +9,10 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from structlog.testing import capture_logs
 from torch._dynamo.callback import callback_handler
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo.utils import counters
+from torch._inductor.exc import CppCompileError
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 from waiting import wait_until
 
@@ -42,6 +46,9 @@ from workers.trials.finetune import loop
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 SMALL = {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1}
+
+#: Trains in a process of its own.
+PROGRAM = Path(__file__).parents[1] / "compiled_training.py"
 
 
 @pytest.fixture
@@ -252,3 +259,77 @@ def test_of_processes_that_compile_alike_one_does_and_the_others_wait(container,
         compiled(input_ids=torch.ones(2, 8, dtype=torch.long))
         assert happened == ["told", "compiled"]
         lock_file(folder / ".compiling").release()  # it is free again
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_code_is_built_once_and_taken_by_every_process_that_follows(tmp_path):
+    cold = trained(tmp_path, 0)
+    assert cold["graphs_built"] >= 3 > cold["graphs_from_cache"], "two of a step, and an evaluation"
+    assert cold["compilations"] == 2
+    warm = trained(tmp_path, 2)
+    assert (warm["graphs_built"], warm["compilations"]) == (0, 2)
+    assert warm["graphs_from_cache"] == cold["graphs_built"]
+    assert warm["losses"] == cold["losses"][2:], "dropout is drawn as where it goes on from"
+    print({name: (cold[name], warm[name]) for name in ("seconds", "wall_seconds")})
+
+
+def trained(folder, from_step):
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    command = [sys.executable, str(PROGRAM), str(folder), str(from_step)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("said", [
+    "g++: fatal error: Killed signal terminated program cc1plus",
+    "/usr/bin/ld: final link failed: No space left on device",
+    "cc1plus: out of memory allocating 65536 bytes",
+])  # fmt: skip
+def test_a_compiler_that_is_ended_or_short_of_room_is_not_the_models_fault(
+    container, compile_by, said
+):
+    def backend(*_):
+        raise CppCompileError(["g++"], said)
+
+    compile_by(backend)
+    compiled = small_compilation(container)
+    with pytest.raises(TransientError, match="it takes memory, and room"), compiled.open():
+        compiled(input_ids=torch.ones(2, 8, dtype=torch.long))
+    assert len(kept(container)) == 1, "nothing is put aside"
+
+
+def test_whoever_is_to_end_ends_though_its_compiler_was_ended_first(container, compile_by):
+    def backend(*_):
+        raise CppCompileError(["g++"], "no reason at all")
+
+    def watch(*_):
+        raise DrainRequested
+
+    compile_by(backend)
+    compiled = small_compilation(container, watch)
+    with pytest.raises(DrainRequested), compiled.open():
+        compiled(input_ids=torch.ones(2, 8, dtype=torch.long))
+
+
+def test_code_that_others_may_have_written_is_not_run(container, compile_by):
+    compile_by("eager")
+    with small_compilation(container).open():
+        [folder] = kept(container)
+    folder.chmod(0o777)
+    compiled = small_compilation(container)
+    with compiled.open():
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] != str(folder)
+        compiled(input_ids=torch.ones(2, 8, dtype=torch.long))
+
+
+def small_compilation(container, *watch):
+    model = container.get(ModelManager).sequence_classifier(**SMALL, vocab_size=50, num_labels=2)
+    cuda, directories = container.get(CUDAManager), container.get(DirectoryManager)
+    return Compilation(model, "default", "fp32", cuda, directories, *watch)
+
+
+def kept(container):
+    folder = container.get(DirectoryManager)._cache.folder
+    return [path.parent for path in folder.glob(f"*/*/{MANIFEST}")]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from desk import StepTrial, run, study_of
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from workers.managers import ModelManager, TokenizerManager, adapters
@@ -224,3 +225,21 @@ def test_without_peft_the_line_that_names_it_is_told(desk, container, write, bas
     place = desk(**lora_study(write("regression"), "regression", folder))
     with pytest.raises(WorkerLacksError, match=r"pip install 'trialfleet\[peft\]'"):
         run(container, place.claim(0))
+
+
+def test_adapters_compile_in_half_precision_as_one_graph(desk, container, write, base, compile_by):
+    compile_by("aot_eager")
+    folder = base("bert", **{**SMALL, "num_hidden_layers": 1})
+    study = lora_study(write("text_classification"), "text_classification", folder)
+    study["config"] |= {"precision": "bf16", "dropout": 0.0, "epochs": 1}
+    study["config"]["lora"] = {"r": 4}
+    place = desk(**study)
+    expected = run(container, place.claim(0))
+    before = counters["stats"]["unique_graphs"]
+    trial = as_the_first(place, place.claim(1, {"compile": True}))
+    found = run(container, trial)
+    assert counters["stats"]["unique_graphs"] - before == 2, "one to train, one to evaluate"
+    assert found["loss"] == pytest.approx(expected["loss"], abs=0.02)
+    left = trial.result_directory / "model"
+    assert {path.name for path in left.glob("*.safetensors")} == {"adapter_model.safetensors"}
+    loaded_by_peft(folder, left, container.get(ModelManager).load(left))

@@ -82,7 +82,7 @@ class TrainingOptions(OptimizerOptions):
     compile: bool | Literal["default", "max-autotune-no-cudagraphs"] = False
     """Compiles the model by `torch.compile`, in its default mode or another: minutes before the
     first step, quicker ones after. Code is kept in `FLEET_CACHE` for all trials of an equal model;
-    the CPU takes a C++ compiler, a GPU Triton and a C compiler."""
+    the CPU takes a C++ compiler, a GPU Triton and a C compiler, and both Python's headers."""
     save_model: Literal["best", "all", "none"] = "best"
     """Which trials leave their model: those that beat the study's best so far, all, or none."""
 
