@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from mixed_trials import write_texts
 from waiting import wait_until
 
@@ -46,6 +47,7 @@ def study_of(task: str, source: str, name: str) -> dict:
     }
 
 
+@pytest.mark.long
 def test_each_task_that_is_killed_in_the_middle_comes_to_the_value_of_an_undisturbed_one(fleet):
     texts = fleet.folder / "texts.jsonl"
     write_texts(texts, count=64, longest=8)
@@ -63,7 +65,8 @@ def test_each_task_that_is_killed_in_the_middle_comes_to_the_value_of_an_undistu
         return found if all(each is not None and each.checkpoint for each in found) else None
 
     saved = wait_until(records, "each has a checkpoint, and stays", 300.0)
-    assert [each.checkpoint.step for each in saved] == [3] * len(TASKS)
+    # a thread writes them while the training goes on
+    assert all(0 < each.checkpoint.step < 15 for each in saved), "in the middle"
     pids = {each.study: each.identity.pid for each in fleet.processes("trial") if each.study}
     assert pids.keys() == set(killed.values())
     for pid in pids.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def one_thread():
 
 def test_each_side_trains_on_the_same_texts_and_is_measured_alike(container, tmp_path):
     known = training.cases(tmp_path, epochs=1, steps=1, files=8)
-    bench = training.Bench(known["source"], managers_of(container), tmp_path)
+    bench = training.Bench(known["source"], managers_of(container), tmp_path, time.perf_counter)
     sides = ["finetune", "trainer", "grouped", "loop"]
     figures = training.measure(bench, sides, seeds=1)
     for side in sides:

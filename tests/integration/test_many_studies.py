@@ -115,12 +115,12 @@ def test_of_studies_that_rest_few_are_seen_to_in_one_turn_and_each_again_and_aga
 
 
 def test_serve_drives_more_studies_than_it_may_have_files_open(fleet):
-    names = [f"s-{index:03}" for index in range(340)]
+    names = [f"s-{index:03}" for index in range(170)]
     for name in names:
         put(fleet, name)
     fleet.pretend_worker(slots=1000)
     environment = {**os.environ, **fleet.settings.to_environment()}
-    command = f"ulimit -n 300; exec {sys.executable} -m orchestrator serve"
+    command = f"ulimit -n 150; exec {sys.executable} -m orchestrator serve"
     process = subprocess.Popen(["bash", "-c", command], env=environment)
     try:
         studies = Studies(fleet.client)

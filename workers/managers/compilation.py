@@ -48,7 +48,7 @@ _NAMES: Final = ("_name_or_path", "architectures", "id2label", "label2id", "tran
 _SHORTAGES: Final = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN}
 _SHORTAGE: Final = re.compile(
     r"Killed|signal terminated|No space left on device|Disk quota exceeded"
-    r"|annot allocate memory|virtual memory exhausted|out of memory allocating"
+    r"|annot allocate memory|virtual memory exhausted"
 )
 
 #: How much of a compiler's error is told.
