@@ -271,7 +271,6 @@ def test_code_is_built_once_and_taken_by_every_process_that_follows(tmp_path):
     assert (warm["graphs_built"], warm["compilations"]) == (0, 2)
     assert warm["graphs_from_cache"] == cold["graphs_built"]
     assert warm["losses"] == cold["losses"][2:], "dropout is drawn as where it goes on from"
-    print({name: (cold[name], warm[name]) for name in ("seconds", "wall_seconds")})
 
 
 def trained(folder, from_step):

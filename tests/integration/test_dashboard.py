@@ -423,7 +423,9 @@ def test_no_password_of_this_process_is_on_any_page(study, settings, monkeypatch
 SEED = random.SystemRandom().randrange(10**6)
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "count", [1000, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.slow])]
+)
 @pytest.mark.parametrize("is_open", [True, False])
 def test_thousands_of_odd_requests_change_nothing_and_never_break_it(
     study, settings, client, is_open, count
