@@ -27,6 +27,8 @@ from workers.protocol.errors import InvalidInputError
 @pytest.fixture(autouse=True)
 def own_root(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    # where other tests' sockets lie, and what they have left is theirs
+    monkeypatch.setattr("workers.disk.scratch._SHORT_ROOT", tmp_path / "short")
     (tmp_path / "tmp").mkdir()
 
 
