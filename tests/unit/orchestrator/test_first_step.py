@@ -12,6 +12,8 @@ import orchestrator
 INTERRUPTED = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it
+
 class AtOptuna:
     def find_spec(self, name, *_):
         if name == "optuna":
