@@ -27,6 +27,7 @@ from workers.coordination.deletions import Deletions
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.coordination.trial_output import KEPT_BYTES, Attempt, Printed, TrialOutput
+from workers.disk import output_spool
 from workers.disk.output_files import output_file
 from workers.disk.output_spool import OutputSpool, new_spool, spools_in
 from workers.disk.scratch import make_scratch, name_scratch
@@ -322,6 +323,30 @@ def test_what_was_kept_by_one_who_was_killed_before_he_noted_it_is_kept_once(
         assert kept.read() == ("one\ntwo\nlast words", 18)
     assert texts(output) == {1: "one\ntwo\nlast words"}
     os.close(descriptor)
+
+
+def test_what_an_attempt_printed_is_counted_from_its_own_beginning(
+    output, settings, client, tmp_path, monkeypatch
+):
+    """Also where the one before it was passed over, in part or as a whole."""
+    monkeypatch.setattr(output_spool, "_MOST_UNREAD", 1000)
+    path, descriptor = new_spool(tmp_path)
+    third = SECOND._replace(number=3, token=300)
+    with OutputSpool(path) as spool:
+        keeper = OutputKeeper(client, settings, spool, -1)
+        os.write(descriptor, spool.marks.of(FIRST) + b"one\n")
+        keeper.keep()
+        os.write(descriptor, b"a\n" * 2000 + spool.marks.of(SECOND) + b"b\n" * 2000)
+        os.write(descriptor, spool.marks.of(third) + b"three\n")
+        keeper.keep()
+    os.close(descriptor)
+    first, second, third = output.of("s", 0)
+    assert first.text == "one\n\n[trialfleet: 4000 bytes left out]\n"
+    assert [each.is_over for each in (first, second, third)] == [True, True, False]
+    for kept in (first, second, third):
+        file = output_file(settings.home, "s", 0, kept.attempt, kept.token)
+        assert file.read() == (kept.text, kept.end), "Redis and the file count alike"
+        assert kept.end == len(kept.text)
 
 
 def test_a_file_goes_on_when_its_disk_has_room_again(output, settings, client, tmp_path):

@@ -138,18 +138,11 @@ class OutputSpool:
         Args:
             is_last: Nobody prints any more: to the very end.
         """
-        passed_over = self._pass_over()
-        if passed_over and self._attempt is not None:
-            told = f"\n[trialfleet: {passed_over} bytes left out]\n"
-            yield [Piece(self._attempt, told.encode())]
+        yield from self._pass_over()
         is_end = False
         while not is_end:
             content = os.pread(self._file, _CHUNK, self._place)
-            is_all = is_last and len(content) < _CHUNK
-            taken = self._taken(content, is_all=is_all)
-            if not is_all:
-                # of one that fills a chunk, whatever it is, the end is not waited for
-                taken = whole(content[:taken]) or (taken if len(content) == _CHUNK else 0)
+            taken = self._taken(content, is_all=is_last and len(content) < _CHUNK)
             is_end = len(content) < _CHUNK or not taken
             pieces = list(self._parse(content[:taken]))
             self._place += taken
@@ -172,10 +165,16 @@ class OutputSpool:
             self.lost = sum(lost)  # the release before noted none
             self._attempt = None if attempt is None else Attempt(*attempt)
 
-    def _taken(self, content: bytes, *, is_all: bool) -> int:
-        """How much of what was read can be taken: no part of a mark, nor of a line or character."""
-        if is_all or not content:
+    def _taken(self, content: bytes, *, is_all: bool = False) -> int:
+        """How much of what was read can be taken: no part of a mark, a line or a password."""
+        if is_all:
             return len(content)
+        taken = self._to_line(content)
+        # of one that fills a chunk, whatever it is, the end is not waited for
+        return whole(content[:taken]) or (taken if len(content) == _CHUNK else 0)
+
+    def _to_line(self, content: bytes) -> int:
+        """Where what can be taken ends: before a mark, after a line, between characters."""
         if (mark := self.marks.begun_in(content)) < len(content):
             return mark
         line = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
@@ -199,22 +198,45 @@ class OutputSpool:
         if content:
             yield Piece(self._attempt, content, self._is_logged)
 
-    def _pass_over(self) -> int:
-        """Leave out the oldest, where somebody prints faster than anybody reads; how much."""
-        begin = self._place
-        surplus = os.fstat(self._file).st_size - begin - _MOST_UNREAD
-        while surplus > 0:
-            content = os.pread(self._file, min(surplus, _CHUNK), self._place)
-            content = content[: self.marks.begun_in(content)]
-            if not content:
-                break
-            for mark in self.marks.found.finditer(content):
-                if mark[1] not in {_LOGGED, _PRINTED}:
-                    self._attempt = self.marks.attempt_in(mark[1], self._attempt)
-                    self._is_logged = False
+    def _pass_over(self) -> Iterator[list[Piece]]:
+        """Leave out the oldest, where somebody prints faster than anybody reads.
+
+        In its place each attempt is told how much of it was left out, and that it prints no more
+        where that is so: whoever counts what an attempt printed begins anew with the next one.
+        """
+        surplus = os.fstat(self._file).st_size - self._place - _MOST_UNREAD
+        left_out = 0
+        while surplus > 0 and (content := self._oldest(surplus)):
+            pieces: list[Piece] = []
+            for piece in self._parse(content):
+                left_out += len(piece.content) if piece.attempt is not None else 0
+                if piece.is_last:
+                    pieces += [*_told(piece.attempt, left_out), piece]
+                    left_out = 0
             self._place += len(content)
             surplus -= len(content)
-        return self._place - begin
+            if pieces:
+                yield pieces
+        if told := _told(self._attempt, left_out):
+            yield told
+
+    def _oldest(self, most: int) -> bytes:
+        """What is passed over next: to where an attempt begins, so that its part is told whole."""
+        content = os.pread(self._file, min(most, _CHUNK), self._place)
+        content = content[: self._taken(content)]
+        begins = [
+            mark.end()
+            for mark in self.marks.found.finditer(content)
+            if mark[1] not in {None, _LOGGED, _PRINTED}
+        ]
+        return content[: begins[-1]] if begins else content
+
+
+def _told(attempt: Attempt | None, left_out: int) -> list[Piece]:
+    """What stands in the place of what was left out of an attempt, if anything was."""
+    if attempt is None or not left_out:
+        return []
+    return [Piece(attempt, f"\n[trialfleet: {left_out} bytes left out]\n".encode())]
 
 
 def new_spool(directory: Path) -> tuple[Path, int]:

@@ -5,8 +5,9 @@ mark there, which costs some microseconds. What this worker tells of itself goes
 
 Invariant: descriptors 1 and 2 lead to the spool when an attempt begins, whatever the one before
 did with them (trials of less than half a second may share what one of them did), and to where they
-led before when the capture is closed. While the spool's disk is full they lead nowhere, so that no
-objective fails for printing; nothing that was not searched for passwords reaches another place.
+led before when the capture is closed. While the spool's disk is full, what led there leads
+nowhere, so that no objective fails for printing; nothing that was not searched for passwords
+reaches another place.
 """
 
 from __future__ import annotations
@@ -154,13 +155,14 @@ class OutputCapture:
                 self._return_to_spool()
 
     def _leave_spool(self) -> None:
-        if self._is_full:
+        if self._is_full:  # an objective may have led them back by a copy that it made before
+            self._lead(self._nowhere, instead_of=self._descriptor)
             return
         self._is_full, self._handler.is_active = True, False
         if self._attempt is not None:
             with suppress(OSError):  # of the room that was taken ahead, some is left
                 os.write(self._descriptor, _LOST)
-        self._lead(self._nowhere)
+        self._lead(self._nowhere, instead_of=self._descriptor)
         log.warning(
             "output_lost",
             path=str(self._spool.path),
@@ -171,7 +173,7 @@ class OutputCapture:
         self._is_full = False
         self._mark()  # what was marked meanwhile may not be there
         if not self._is_full:
-            self._lead(self._descriptor)
+            self._lead(self._descriptor, instead_of=self._nowhere)
             self._handler.is_active = self._attempt is not None
             if self._attempt is not None:  # it may have begun when there was no room
                 with suppress(OSError):
@@ -187,15 +189,15 @@ class OutputCapture:
     def _lead_again(self) -> None:
         """Lead the descriptors where they ought to, if an objective led them elsewhere."""
         with self._lock:
-            wanted, led = (self._nowhere if self._is_full else self._descriptor), False
-            with suppress(OSError):
-                led = all(os.path.samestat(os.fstat(at), os.fstat(wanted)) for at in (1, 2))
-            if not led:
+            wanted = self._nowhere if self._is_full else self._descriptor
+            if not all(_leads_to(at, wanted) for at in (1, 2)):
                 self._lead(wanted)
 
-    def _lead(self, descriptor: int) -> None:
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
+    def _lead(self, descriptor: int, *, instead_of: int | None = None) -> None:
+        """Lead both descriptors somewhere; or those alone that lead to another place now."""
+        for at in (1, 2):
+            if instead_of is None or _leads_to(at, instead_of):
+                os.dup2(descriptor, at)
 
 
 class _Captured:
@@ -241,6 +243,12 @@ class _ObjectiveLines(logging.Handler):
             return super().format(record)
         except Exception:  # noqa: BLE001 - an objective's own
             return f"{record.msg} {traceback.format_exc(limit=0)}"
+
+
+def _leads_to(at: int, descriptor: int) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(at), os.fstat(descriptor))
+    return False
 
 
 def _flush_of_c() -> Callable[[], None]:

@@ -11,6 +11,7 @@ from workers.coordination.trial_output import Attempt
 from workers.disk import output_spool
 from workers.disk.output_spool import OutputSpool, new_spool
 from workers.disk.room import has_room
+from workers.passwords import learn
 
 FIRST, SECOND = Attempt("s", 0, 1, 100), Attempt("s", 0, 2, 200)
 
@@ -82,19 +83,74 @@ def test_the_mark_of_the_attempt_that_prints_already_does_not_end_it(spool):
     assert read(spool) == [(FIRST, b"one\ntwo\n", False)]
 
 
+def left_out(count):
+    return f"\n[trialfleet: {count} bytes left out]\n".encode()
+
+
 def test_what_is_passed_over_is_said_and_no_mark_in_it_is_missed(spool, monkeypatch):
     monkeypatch.setattr(output_spool, "_MOST_UNREAD", 1000)
     second = spool.marks.of(SECOND)
     # the second's mark lies across the border of what is read at once
-    spool.write(spool.marks.of(FIRST) + b"x" * (2**18 - len(second) - 20) + b"\n" + second)
-    spool.write(b"y" * 5000 + b"\nlast\n")
+    first = b"x" * (2**18 - len(second) - 20) + b"\n"
+    spool.write(spool.marks.of(FIRST) + first + second + b"y\n" * 2500 + b"last\n")
+    (begun, told, is_over), (attempt, content, _) = read(spool)
+    assert (begun, told, is_over) == (FIRST, left_out(len(first)), True)
+    assert attempt == SECOND
+    count = (5000 + len(b"last\n") - 1000) // 2 * 2
+    assert content == left_out(count) + b"y\n" * (2500 - count // 2) + b"last\n"
+
+
+def test_an_attempt_that_is_passed_over_is_told_its_own_part_and_its_end(spool, monkeypatch):
+    monkeypatch.setattr(output_spool, "_MOST_UNREAD", 1000)
+    monkeypatch.setattr(output_spool, "_CHUNK", 700)
+    spool.write(spool.marks.of(FIRST) + b"a\n")
+    assert read(spool) == [(FIRST, b"a\n", False)]
+    third, marks = FIRST._replace(trial=7), spool.marks
+    spool.write(b"a\n" * 1000 + marks.of(None) + b"nobody's\n" * 99 + marks.of(SECOND))
+    spool.write(b"b\n" * 500 + marks.of(third) + b"c\n" * 1000)
     told = read(spool)
-    assert [attempt for attempt, _, _ in told] == [SECOND]
-    content = told[0][1]
-    assert content.startswith(b"\n[trialfleet: ")
-    assert b" bytes left out]\n" in content
-    assert content.endswith(b"\nlast\n")
-    assert len(content) < 1100
+    assert told[:2] == [(FIRST, left_out(2000), True), (SECOND, left_out(1000), True)]
+    assert told[2:] == [(third, left_out(1000) + b"c\n" * 500, False)]
+
+
+def test_who_goes_on_in_the_midst_of_what_is_passed_over_misses_no_end(spool, monkeypatch):
+    monkeypatch.setattr(output_spool, "_MOST_UNREAD", 1000)
+    monkeypatch.setattr(output_spool, "_CHUNK", 700)
+    spool.write(spool.marks.of(FIRST) + b"a\n" * 900 + spool.marks.of(SECOND) + b"b\n" * 900)
+    told = [next(iter(spool.chunks()))]  # and is killed when it has noted that
+    spool.note()
+    with OutputSpool(spool.path) as other:
+        told += other.chunks(is_last=True)
+    pieces = [piece for chunk in told for piece in chunk]
+    assert [piece.attempt for piece in pieces if piece.is_last] == [FIRST, SECOND]
+    kept = sum(piece.content.count(b"b\n") for piece in pieces)
+    parts = [int(piece.content.split()[1]) for piece in pieces if b"left out" in piece.content]
+    assert sum(parts) + 2 * kept == 3600
+
+
+def test_what_is_in_the_log_already_stays_so_where_its_mark_is_passed_over(spool, monkeypatch):
+    def is_logged():
+        pieces = [piece for chunk in spool.chunks() for piece in chunk]
+        return {text: piece.is_logged for piece in pieces for text in piece.content.split()}
+
+    monkeypatch.setattr(output_spool, "_MOST_UNREAD", 1000)
+    spool.write(spool.marks.of(FIRST) + spool.marks.logged("logged\n" * 500) + b"printed\n" * 9)
+    found = is_logged()
+    assert (found[b"logged"], found[b"printed"]) == (True, False)
+    logged = spool.marks.logged("logged\n" * 500)
+    spool.write(logged[:500])
+    assert is_logged() == {b"logged": True}
+    spool.write(logged[500:] + b"printed\n" * 500)
+    assert is_logged()[b"printed"] is False
+
+
+def test_no_password_is_cut_in_two_where_the_rest_is_passed_over(spool, monkeypatch):
+    monkeypatch.setattr(output_spool, "_MOST_UNREAD", 1000)
+    secret = b"a-s3cret-of-some-length"
+    learn(secret.decode())
+    spool.write(spool.marks.of(FIRST) + b"x" * 9000 + secret + b"y" * 990)
+    ((_, content, _),) = read(spool, is_last=True)
+    assert secret in content
 
 
 def test_room_is_taken_ahead_and_the_file_stays_as_long_as_it_is(tmp_path):
