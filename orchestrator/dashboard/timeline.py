@@ -84,6 +84,8 @@ class Timeline:
             self._begin(event, trial)
         elif held is None:
             return
+        elif event.kind is EventKind.ASKED:
+            self._close(held, event.seconds, "LOST", "Redis lost its record")
         elif event.kind in _ENDS:
             why = reason(event.cause, event.detail, event.count)
             is_back = event.kind is EventKind.REQUEUED

@@ -18,6 +18,9 @@ from workers.protocol.events import Event, EventKind
 
 _ENDS = frozenset({EventKind.REQUEUED, EventKind.PAUSED, EventKind.ENDED})
 
+#: After these, nobody holds a trial who did before, even if that was not told.
+_NOT_HELD = _ENDS | {EventKind.ASKED, EventKind.PROMOTED, EventKind.CLAIMED}
+
 
 class SlotUse(BaseModel):
     """One slot: a device of a host, or a process."""
@@ -68,15 +71,15 @@ class _Course:
     held: dict[int, tuple[_Slot, float]] = field(default_factory=dict)
 
     def note(self, event: Event, trial: int) -> None:
+        if event.kind in _NOT_HELD and trial in self.held:
+            slot, begun = self.held.pop(trial)
+            slot.last = max(slot.last, event.seconds)
+            slot.held += event.seconds - begun
         if event.kind is EventKind.CLAIMED:
             slot = self.slots.setdefault(lane_of(event), _Slot(event.seconds, event.seconds))
             slot.attempts += 1
             slot.last = max(slot.last, event.seconds)
             self.held[trial] = slot, event.seconds
-        elif event.kind in _ENDS and trial in self.held:
-            slot, begun = self.held.pop(trial)
-            slot.last = max(slot.last, event.seconds)
-            slot.held += event.seconds - begun
         told = self.times.take(event.kind, event.seconds * 1000, vars(event))
         if told.spent is not None:
             self._add(told.spent)

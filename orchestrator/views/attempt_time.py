@@ -2,10 +2,12 @@
 
 Time that trained is that of attempts whose work counts: up to the end of one that ended its trial
 well or at a rung, and up to the last checkpoint of one that another goes on from. It is taken back
-where a trial ends otherwise after all, or begins anew.
+where a trial ends otherwise after all, or begins anew. An attempt of whose end nothing is told,
+since Redis lost the trial's record or was taken back, held its slot until the trial was queued or
+claimed again.
 
-Invariant: pure, total and bounded: events that are missing give nothing, and of a trial that has
-ended nothing is kept.
+Invariant: pure, total and bounded: no second of a trial is told twice, whatever order its events
+come in; those that are missing give nothing, and of a trial that has ended nothing is kept.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Told(NamedTuple):
     """From the claim to the first training step."""
     spent: Spent | None = None
     undone: float = 0.0
-    """Of what was told before as trained: training that counts for nothing after all."""
+    """Of what was told before as trained: training that counts for nothing after all; below 0, of
+    what was told as lost: training that counts after all."""
 
 
 @dataclass
@@ -61,6 +64,10 @@ class _Open:
     """From the claim to the first training step."""
     trained: float = 0.0
     """Seconds, of attempts that have ended."""
+    holder: Any = None
+    """The process that claimed it last."""
+    in_doubt: float = 0.0
+    """Seconds that were told as lost with the attempt of that process, of whose end nothing was."""
 
 
 class AttemptTimes:
@@ -81,10 +88,10 @@ class AttemptTimes:
             else:
                 trial = self._open.setdefault(number, _Open())
         if kind == EventKind.CLAIMED:
-            return _claim(trial, at_ms)
+            return _claim(trial, at_ms, event)
         told = Told(start_latency=_start(trial, event.get("after_ms")))
         if kind in {EventKind.ASKED, EventKind.PROMOTED}:
-            trial.claimable_at = at_ms
+            told = _queue(trial, told, kind, at_ms, event)
         elif kind == EventKind.BEGAN_ANEW:
             told = told._replace(undone=_undo(trial))
         elif kind == EventKind.CHECKPOINT:
@@ -114,11 +121,50 @@ class AttemptTimes:
         trial.claimed_at = trial.checkpoint_at = None
 
 
-def _claim(trial: _Open, at_ms: float) -> Told:
+def _claim(trial: _Open, at_ms: float, event: dict[str, Any]) -> Told:
+    told = Told()
+    if trial.claimed_at is not None:  # Redis was taken back, or the end was dropped
+        told = _cut_off(trial, told, at_ms, goes_on=event.get("step") is not None)
+    is_holder = trial.holder is not None and event.get("process") == trial.holder
+    if is_holder and not event.get("device"):  # it hands in the result that it came to
+        trial.trained += trial.in_doubt
+        told = told._replace(undone=told.undone - trial.in_doubt)
+    trial.holder, trial.in_doubt = event.get("process"), 0.0
     waited = None if trial.claimable_at is None else max(0.0, at_ms - trial.claimable_at) / 1000
     trial.claimed_at, trial.claimable_at = at_ms, None
     trial.checkpoint_at = trial.after_ms = None
-    return Told(claim_latency=waited)
+    return told._replace(claim_latency=waited)
+
+
+def _queue(
+    trial: _Open, told: Told, kind: str, at_ms: float, event: dict[str, Any]
+) -> Told:
+    """A trial may be claimed from now on; nobody holds it, even if that was not told."""
+    is_kept = kind == EventKind.PROMOTED or event.get("state") == TrialState.PAUSED
+    told = _cut_off(trial, told, at_ms, goes_on=is_kept or event.get("step") is not None)
+    trial.claimable_at = at_ms
+    return told
+
+
+def _cut_off(trial: _Open, told: Told, at_ms: float, *, goes_on: bool) -> Told:
+    """End an attempt of whose end nothing is told.
+
+    Args:
+        trial: Its trial.
+        told: What the event tells besides.
+        at_ms: When the trial is another one's, or nobody's, as far as is known.
+        goes_on: Whether from the last checkpoint, so that what was trained before it counts.
+    """
+    undone, spent = 0.0, None
+    if not goes_on:
+        undone, trial.checkpoint_at = _undo(trial), None
+    if trial.claimed_at is not None:
+        spent = _spent(trial, EventKind.REQUEUED, {"held_ms": at_ms - trial.claimed_at})
+    if spent is not None:
+        trial.trained += spent.trained
+        trial.in_doubt = undone + spent.lost
+    trial.claimed_at = trial.checkpoint_at = trial.after_ms = None
+    return told._replace(spent=spent, undone=undone)
 
 
 def _start(trial: _Open, after_ms: Any) -> float | None:

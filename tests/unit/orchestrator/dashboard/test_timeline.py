@@ -43,6 +43,14 @@ def test_a_kill_and_its_recovery_are_two_bars_of_one_trial():
     assert (first["lane"], second["lane"]) == ("box CPU slot 0", "box CPU slot 1")
 
 
+def test_a_bar_whose_record_was_lost_ends_where_it_was_written_anew():
+    timeline = Timeline()
+    timeline.take([claimed(10, attempt=1), event(20, EventKind.ASKED), claimed(25, attempt=1)])
+    first, second = bars(timeline)
+    assert (first["ended"], first["end"], first["why"]) == (20, "LOST", "Redis lost its record")
+    assert (second["begun"], second.get("ended")) == (25, None)
+
+
 def test_a_process_that_follows_on_a_device_is_on_the_same_lane():
     timeline = Timeline()
     timeline.take(

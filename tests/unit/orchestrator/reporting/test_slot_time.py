@@ -62,3 +62,12 @@ def test_another_study_of_the_name_begins_anew():
 def test_events_whose_beginning_is_gone_are_no_time():
     assert slot_time([ended(5, held=2), event(6, EventKind.REQUEUED, held_ms=9)], None).total == 0
     assert slot_time([], 5.0).slots == []
+
+
+def test_an_attempt_whose_record_was_lost_held_its_slot_until_it_was_written_anew():
+    lost = [claimed(10), event(20, EventKind.ASKED)]
+    spent = slot_time(lost, now=24)
+    assert (spent.lost, spent.running) == (pytest.approx(10), 0)
+    spent = slot_time([*lost, claimed(25), ended(35, held=10)], now=None)
+    assert (spent.lost, spent.trained, spent.idle) == pytest.approx((10, 10, 5))
+    assert [slot.held_seconds for slot in spent.slots] == [20]

@@ -173,7 +173,7 @@ def test_the_attempts_of_a_record_that_redis_lost_are_counted_on():
         "in process 5555 on CPU slot 1\n  it reported 0.5 at step 7\nattempt 3",
         "on box-b in process 77 on CPU slot 1, from the checkpoint of step 5\n  it made its first",
         "in process 88 on CPU slot 1, from the checkpoint of step 8\n  ended COMPLETE after 10s",
-        "10s trained to use, 1.5s until first steps, 58s trained for nothing or again (3 steps",
+        "10s trained to use, 1.5s until first steps, 1m00s trained for nothing or again (3 steps",
     ]:
         assert part in text, f"{part!r} is not in:\n{text}"
 
