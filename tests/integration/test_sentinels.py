@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
+from runbook import Runbook
 from sentinel_servers import SentinelServers
 from waiting import wait_until
 
@@ -18,10 +21,11 @@ from orchestrator.doctor.examination import Examination
 from orchestrator.doctor.findings import Level
 from orchestrator.local.servers import find_servers
 from workers.coordination.address import parse_address
-from workers.coordination.connection import connect, is_general
+from workers.coordination.connection import connect, is_general, name_missing
 from workers.coordination.hints import Hints
 from workers.coordination.rights import Role
 from workers.coordination.scripts import script
+from workers.coordination.sentinels import DemotedError, Sentinels, probing
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.protocol.errors import InvalidInputError, RedisUnavailableError
 from workers.protocol.spec import StudySpec
@@ -167,6 +171,52 @@ def test_a_server_that_takes_no_writes_any_more_is_left_at_the_first_one(servers
         client.close()
 
 
+def test_what_asks_for_rights_stays_with_a_server_that_takes_no_writes(servers):
+    """That it lacks replicas says nothing of a user's rights, and keeps nobody from starting."""
+    client = connect(Settings(redis_url=servers.url), Role.USER)
+    before = run_id(client)
+    lack_replicas(servers, *replaced(servers))
+    connection = client.connection_pool.get_connection()
+    with probing(connection):
+        connection.send_command("SET", "key", "x")
+        with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+            connection.read_response()
+        connection.send_command("INFO", "server")
+        assert before in str(connection.read_response()), "it is with the same server"
+    connection.send_command("SET", "key", "x")
+    with pytest.raises(DemotedError, match="too few replicas"):
+        connection.read_response()
+    connection.send_command("INFO", "server")
+    assert before not in str(connection.read_response()), "it has asked the sentinels anew"
+    client.connection_pool.release(connection)
+    client.close()
+
+
+def test_a_primary_without_its_replica_lets_members_start_and_wait(servers):
+    for port in servers.ports:
+        with servers.client(port) as server:
+            server.config_set("min-replicas-to-write", 1)
+    primary = servers.primary()
+    servers.signal(next(port for port in servers.ports if port != primary), signal.SIGKILL)
+    settings = Settings(redis_url=servers.url)
+    with servers.client(primary) as server:
+        wait_until(lambda: not server.info("replication")["connected_slaves"], "it has none")
+    client = connect(settings, Role.ORCHESTRATOR)
+    assert name_missing(client, Role.ORCHESTRATOR, settings) is None
+    with pytest.raises(redis.RedisError, match="NOREPLICAS"):
+        client.set("key", "x")
+    client.close()
+
+
+def test_threads_that_ask_the_sentinels_at_once_do_not_cut_one_another_off(servers):
+    address = parse_address(servers.url)
+    sentinels = Sentinels(address.sentinels, sentinel_kwargs=address.sentinel_options)
+    primary = ("127.0.0.1", servers.primary())
+    with ThreadPoolExecutor(8) as threads:
+        found = [threads.submit(sentinels.discover_master, address.service) for _ in range(200)]
+    assert {each.result() for each in found} == {primary}
+
+
 def test_what_a_blocked_read_is_told_at_a_demotion_concerns_all_that_is_done(server, client):
     answer = "UNBLOCKED force unblock from blocking operation, instance state changed"
     assert is_general(redis.ResponseError(answer))
@@ -214,6 +264,57 @@ def test_the_doctor_looks_at_the_sentinels(servers, tmp_path):
     assert look()["sentinels"].level is Level.WARNING
     servers.signal(servers.sentinel_ports[1], signal.SIGKILL)
     assert look()["majority"].level is Level.ERROR
+
+
+def runbook_of(servers, folder):
+    """The runbook on these servers, with an operator on each, and the sentinels' password."""
+    for port in servers.ports:
+        with servers.client(port) as server:
+            server.acl_setuser(
+                "operator", enabled=True, passwords=["+pw"], categories=["+@all"], keys=["*"]
+            )
+    secrets = folder / "secrets"
+    secrets.mkdir()
+    (secrets / "redis-operator").write_text("pw\n")
+    (secrets / "sentinels").write_text(f"{servers.sentinel_password}\n")
+    place = {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": servers.sentinel_ports[0]}
+    settings = Settings(redis_url=servers.url, home=folder / "home")
+    environment = {**os.environ, **settings.to_environment()}
+    return Runbook(folder, lambda: environment, SECRETS=secrets, REDIS_HOST="127.0.0.1", **place)
+
+
+def test_the_runbook_says_what_to_do_about_a_primary_that_was_replaced(servers, tmp_path):
+    def follow(**variables):
+        return book.follow("A primary that was replaced", **variables)
+
+    book, primary = runbook_of(servers, tmp_path), servers.primary()
+    client = connect(Settings(redis_url=servers.url), Role.USER)
+    for port in servers.ports:
+        with servers.client(port) as server:
+            server.config_set("min-replicas-to-write", 1)
+    servers.signal(primary, signal.SIGKILL)
+    servers.await_failover(primary)
+    other = servers.primary()
+    told = follow()
+    assert str(other) in told.split()
+    assert f"127.0.0.1:{primary}" in told, "it is a replica that is not there"
+    with pytest.raises(redis.RedisError, match="NOREPLICAS"):
+        client.set("fleet:try", "x")
+    follow(REDIS_PORT=other)
+    patiently(lambda: client.set("fleet:try", "x"))
+    servers.start_server(primary)
+    wait_until(lambda: servers.follows(primary), "the old one follows")
+    told = follow(REDIS_PORT=other)
+    assert "role:master" in told
+    assert "state=online" in told
+    assert "Sentinel" in told
+    with servers.client(other) as server:
+        assert server.config_get("min-replicas-to-write")["min-replicas-to-write"] == "1"
+    follow()
+    servers.await_failover(other)
+    assert servers.primary() == primary
+    assert not book.left["A primary that was replaced"]
+    client.close()
 
 
 def test_both_clients_are_told_the_same_of_sentinels():
