@@ -34,10 +34,16 @@ _STATUSES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (OSError, 503),
 )
 
+#: Beyond it, a browser reads another whole number than was written.
+_MAX_EXACT: Final = 2**53 - 1
+
 
 def encode(document: Any) -> bytes:
-    """A document as JSON by its standard; what was learned as a password is hidden in its texts."""
-    shown = strict_json(_hidden(document))
+    """A document as JSON by its standard, as browsers read it: what is no number to them is text.
+
+    What was learned as a password is hidden in its texts.
+    """
+    shown = strict_json(_readable(document))
     text = json.dumps(shown, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace")
 
@@ -82,12 +88,17 @@ HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Response]]] = {
 }
 
 
-def _hidden(value: Any) -> Any:
-    """A value in whose texts no password is shown; what people call their parameters may be one."""
+def _readable(value: Any) -> Any:
+    """A value that holds no whole number that browsers would round, and no password.
+
+    What people call their parameters may be one.
+    """
     if isinstance(value, str):
         return plain_text(hide(value))
+    if isinstance(value, int) and abs(value) > _MAX_EXACT:
+        return str(value)
     if isinstance(value, (list, tuple)):
-        return [_hidden(item) for item in value]
+        return [_readable(item) for item in value]
     if isinstance(value, dict):
-        return {_hidden(str(key)): _hidden(item) for key, item in value.items()}
+        return {_readable(str(key)): _readable(item) for key, item in value.items()}
     return value

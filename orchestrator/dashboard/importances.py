@@ -5,6 +5,7 @@ Invariant: a second look at the same trials costs nothing, and two looks at once
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ _GROWTH: Final = 1.05
 
 #: With fewer complete trials there is nothing to tell.
 _LEAST_TRIALS: Final = 4
+
+#: What Optuna makes of trials of which nothing can be told: all of one value, or numbers that NumPy
+#: does not hold.
+_UNTOLD: Final = (ValueError, RuntimeError, TypeError, ArithmeticError)
 
 
 class Importances:
@@ -52,7 +57,7 @@ def _evaluate(study: optuna.Study, complete: Sequence[FrozenTrial]) -> dict[str,
     count = len(study.directions)
     try:
         metrics = [_of_metric(study, at, count) for at in range(count)]
-    except (ValueError, RuntimeError) as error:  # such as one value for all trials
+    except _UNTOLD as error:
         return {"problem": describe_error(error, 300), "metrics": []}
     return {"problem": None, "metrics": metrics, "num_complete": len(complete)}
 
@@ -64,4 +69,7 @@ def _of_metric(study: optuna.Study, at: int, count: int) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = get_param_importances(study, target=value_at if count > 1 else None)
-    return {name: round(float(share), 4) for name, share in found.items()}
+    shares = {name: round(float(share), 4) for name, share in found.items()}
+    if not all(map(math.isfinite, shares.values())):
+        raise ValueError("the values are too large, or too far apart, to be compared")
+    return shares

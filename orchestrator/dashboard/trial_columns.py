@@ -27,8 +27,9 @@ _INFEASIBLE: Final = "V"
 #: Digits of a number in a chart.
 _DIGITS: Final = 6
 
-#: An axis of larger numbers has no length that a float holds.
+#: An axis of larger numbers has no length that a float holds; one of smaller numbers has no scale.
 _LARGEST: Final = 1e300
+_SMALLEST: Final = 1e-300
 
 #: Characters of a choice in a chart.
 _MAX_TEXT: Final = 80
@@ -113,9 +114,11 @@ class TrialColumns:
 
 
 def number_for_chart(value: float) -> float | None:
-    """A number with as many digits as a chart shows; None for what it cannot place."""
+    """A number with as many digits as a chart shows; None for what no axis has a place for."""
     if not abs(value) <= _LARGEST:  # nor is what is not a number
         return None
+    if abs(value) < _SMALLEST:
+        return 0.0  # and never -0.0
     return float(f"{value:.{_DIGITS}g}")
 
 
@@ -125,7 +128,12 @@ def param_for_chart(value: Any) -> Any:
         return str(value)
     if isinstance(value, (int, float)):
         return number_for_chart(value)
-    return str(value)[:_MAX_TEXT]
+    text = str(value)
+    if len(text) <= _MAX_TEXT:
+        return text
+    # paths and names of models often differ at their ends alone
+    half = _MAX_TEXT // 2
+    return f"{text[:half]}…{text[-half:]}"
 
 
 def log_parameters(trials: Iterable[FrozenTrial]) -> set[str]:

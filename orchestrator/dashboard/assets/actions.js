@@ -78,10 +78,17 @@ function enqueue(study, onDone) {
   const read = () => {
     if (free) return { params: JSON.parse(free.value) };
     const given = inputs.filter(([, , node]) => node.value !== "").map(([name, dimension, node]) =>
-      [name, dimension.type === "categorical" ? dimension.choices[Number(node.value)] : Number(node.value)]);
+      [name, dimension.type === "categorical" ? dimension.choices[Number(node.value)] : exact(name, dimension, node.value)]);
     return { params: Object.fromEntries(given) };
   };
   dialogue(`Enqueue a trial`, parts, "enqueue", read, study, onDone);
+}
+
+// A number as it was written: of large whole ones a browser would send another.
+function exact(name, dimension, text) {
+  const value = Number(text);
+  if (dimension.type === "int" && !Number.isSafeInteger(value)) throw new Error(`${name}: ${text} is more than this page can send as it is: trialfleet enqueue can`);
+  return value;
 }
 
 function input(name, dimension, at) {

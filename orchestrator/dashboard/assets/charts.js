@@ -22,6 +22,27 @@ export function plain(text, limit = 60) {
   return shown.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("%{", "% {");
 }
 
+// For each of some names a label as short as is asked, and no two alike: long names differ in their ends as often.
+export function labels(names, limit) {
+  const found = new Map(), taken = new Set();
+  const cut = (text) => (text.length > limit ? `${text.slice(0, Math.ceil(limit / 2))}…${text.slice(-Math.floor(limit / 2))}` : text);
+  for (const name of new Set(names)) {
+    const short = cut(String(name)) || "(empty)";
+    let label = plain(short);
+    for (let at = 2; taken.has(label); at += 1) label = plain(`${short} (${at})`);
+    taken.add(label);
+    found.set(name, label);
+  }
+  return found;
+}
+
+// A logarithmic axis for some numbers: some ten lines at most, however many powers of ten they span.
+export function logarithmic(numbers) {
+  const powers = numbers.filter((each) => each > 0).map(Math.log10);
+  const decades = powers.length ? Math.max(...powers) - Math.min(...powers) : 0;
+  return { type: "log", dtick: Math.max(1, Math.ceil(decades / 10)), exponentformat: "e" };
+}
+
 const hasWebGL = (() => {
   try { return Boolean(document.createElement("canvas").getContext("webgl")); } catch { return false; }
 })();
@@ -121,23 +142,26 @@ export const LETTERS = { C: "complete", P: "pruned", F: "failed", D: "dead", X: 
 
 export function importances(found, study) {
   const names = Object.keys(found.metrics[0] ?? {}).reverse();
+  const shown = labels(names, 28);
+  const share = (shares, name) => (Object.hasOwn(shares, name) ? shares[name] : 0);
   const traces = found.metrics.map((shares, at) => ({
-    type: "bar", orientation: "h", y: names.map((name) => plain(name, 28)), x: names.map((name) => shares[name] ?? 0),
+    type: "bar", orientation: "h", y: names.map((name) => shown.get(name)), x: names.map((name) => share(shares, name)),
     name: plain(study.metrics[at] ?? `value ${at + 1}`), marker: { color: at ? colour("pruned") : colour("accent") },
-    text: names.map((name) => (shares[name] ?? 0).toFixed(2)), textposition: "auto", hoverinfo: "x+y",
+    text: names.map((name) => share(shares, name).toFixed(2)), textposition: "auto", hoverinfo: "x+y",
   }));
   return [traces, { height: Math.max(160, 60 + 34 * names.length * Math.max(1, traces.length * 0.7)), showlegend: traces.length > 1,
-    xaxis: { range: [0, 1.05], title: { text: "share" } }, yaxis: { title: { text: "" } } }];
+    xaxis: { range: [0, 1.05], title: { text: "share" } }, yaxis: { type: "category", title: { text: "" } } }];
 }
 
 export function slice(store, study, name, at = 0) {
   const places = some(store.states.flatMap((state, each) => (state === "C" && store.params[name]?.[each] !== null && store.params[name]?.[each] !== undefined ? [each] : [])));
-  const x = of(store.params[name], places).map((each) => (typeof each === "string" ? plain(each, 24) : each));
-  const isText = x.some((each) => typeof each === "string");
+  const given = of(store.params[name], places);
+  const words = labels(given.filter((each) => typeof each === "string"), 24);
+  const x = given.map((each) => words.get(each) ?? each);
   return [[{
-    type: "scatter", mode: "markers", x, y: of(store.values[at], places), text: places.map((each, place) => `trial ${each}<br>${plain(x[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
+    type: "scatter", mode: "markers", x, y: of(store.values[at], places), text: places.map((each, place) => `trial ${each}<br>${plain(given[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
     marker: { size: 6, opacity: 0.8, color: places, colorscale: [[0, colour("faint")], [1, colour("accent")]], showscale: false },
-  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(isText ? { type: "category" } : study.logs.includes(name) ? { type: "log", dtick: 1, exponentformat: "e" } : {}) },
+  }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(words.size ? { type: "category" } : study.logs.includes(name) ? logarithmic(x) : {}) },
     yaxis: { title: { text: plain(study.metrics[at] ?? "value") } } }];
 }
 
@@ -160,15 +184,17 @@ export function parallel(store, study, names) {
 function dimension(name, values, log) {
   const label = plain(name, 18);
   if (values.some((each) => typeof each === "string")) {
-    const words = [...new Set(values.map(String))].sort();
-    return { label, values: values.map((each) => words.indexOf(String(each))), tickvals: words.map((_, at) => at), ticktext: words.map((each) => plain(each, 14)), range: [-0.5, words.length - 0.5] };
+    const said = values.map((each) => String(each ?? "–"));  // of a trial that was not asked for it
+    const words = [...new Set(said)].sort();
+    return { label, values: said.map((each) => words.indexOf(each)), tickvals: words.map((_, at) => at), ticktext: [...labels(words, 14).values()], range: [-0.5, words.length - 0.5] };
   }
   if (!log) return { label, values: values.map((each) => each ?? NaN) };
   const logs = values.map((each) => (each > 0 ? Math.log10(each) : NaN));
   const finite = logs.filter(Number.isFinite);
   const least = Math.min(...finite), most = Math.max(...finite);
   const from = Math.floor(least), to = Math.ceil(most);
-  const ticks = Array.from({ length: Math.max(0, to - from + 1) }, (_, at) => from + at).filter((each) => each >= least && each <= most);
+  const far = Math.max(1, Math.ceil((most - least) / 10));
+  const ticks = Array.from({ length: Math.max(0, Math.floor((to - from) / far) + 1) }, (_, at) => from + at * far).filter((each) => each >= least && each <= most);
   return { label, values: logs, tickvals: ticks, ticktext: ticks.map((each) => `1e${each}`) };
 }
 
@@ -178,10 +204,10 @@ export function pareto(store, study, front) {
   const groups = [["dominated", some(complete.filter((at) => !isOn.has(at))), "faint", 6], ["Pareto front", complete.filter((at) => isOn.has(at)), "accent", 10]];
   const traces = groups.map(([name, places, hue, size]) => ({
     type: "scatter", mode: "markers", name, x: of(store.values[0], places), y: of(store.values[1], places),
-    text: places.map((at) => `trial ${at}<br>${store.values.map((each, axis) => `${plain(study.metrics[axis] ?? axis)} ${plain(each[at])}`).join("<br>")}`),
+    text: places.map((at) => `trial ${at}<br>${store.values.map((each, axis) => `${plain(study.metrics[axis] ?? `value ${axis + 1}`)} ${plain(each[at])}`).join("<br>")}`),
     hoverinfo: "text", marker: { size, color: colour(hue) },
   }));
-  return [traces, { xaxis: { title: { text: plain(study.metrics[0]) } }, yaxis: { title: { text: plain(study.metrics[1]) } } }];
+  return [traces, { xaxis: { title: { text: plain(study.metrics[0] ?? "value 1") } }, yaxis: { title: { text: plain(study.metrics[1] ?? "value 2") } } }];
 }
 
 // The trials than which no other is better in one value and worse in none.
@@ -209,7 +235,9 @@ export function timeline(bars, now) {
   const shown = bars.slice(-1000);
   const lanes = [...new Set(shown.map((bar) => bar.lane))].sort((a, b) => b.localeCompare(a, "en", { numeric: true }));
   const hosts = new Set(lanes.map((lane) => lane.slice(0, lane.indexOf(" "))));
-  const name = (lane) => plain(hosts.size > 1 ? lane : lane.slice(lane.indexOf(" ") + 1), 34);
+  const said = (lane) => (hosts.size > 1 ? lane : lane.slice(lane.indexOf(" ") + 1));
+  const shownAs = labels(lanes.map(said), 34);
+  const name = (lane) => shownAs.get(said(lane));
   const groups = new Map();
   for (const bar of shown) {
     const [hue, word] = ENDS[bar.end] ?? ["cancelled", bar.end.toLowerCase().replaceAll("_", " ")];

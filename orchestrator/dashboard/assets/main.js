@@ -53,10 +53,12 @@ function frame(signal) {
   };
 }
 
+function decoded(part) { try { return decodeURIComponent(part); } catch { return part; } }
+
 function show() {
   shown?.abort();
   shown = new AbortController();
-  const parts = location.pathname.split("/").filter(Boolean).map(decodeURIComponent);
+  const parts = location.pathname.split("/").filter(Boolean).map(decoded);
   const around = frame(shown.signal);
   around.trouble(null);
   if (parts[0] === "studies" && parts[2] === "trials") showTrial(around, parts[1], parts[3]);

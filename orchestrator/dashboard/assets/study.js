@@ -19,7 +19,8 @@ export function merge(store, news) {
   });
 }
 
-export const empty = () => ({ states: [], values: [], params: {}, begun: [], ended: [], seconds: [], attempts: [], last: [], steps: [] });
+// Parameters may be called anything, also what each object has from its prototype.
+export const empty = () => ({ states: [], values: [], params: Object.create(null), begun: [], ended: [], seconds: [], attempts: [], last: [], steps: [] });
 
 export async function showStudy(around, name) {
   around.crumbs(["Fleet", "/"], [name, path("studies", name)]);

@@ -3,6 +3,7 @@
 export function number(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
+  if (value === 0) return "0"; // also what is below it by nothing
   if (Number.isInteger(value) && Math.abs(value) < 1e7) return value.toLocaleString("en-US");
   const size = Math.abs(value);
   return size !== 0 && (size < 1e-3 || size >= 1e7) ? value.toExponential(2) : String(Number(value.toPrecision(digits)));
@@ -26,8 +27,11 @@ export function clock(seconds) {
   return isToday ? time : `${at.toISOString().slice(0, 10)} ${time}`;
 }
 
+// A text in a line of others: what is long is cut, and whole on the page of its trial.
+export function brief(text, limit = 80) { return text.length > limit ? `${text.slice(0, limit)}…` : text; }
+
 export function params(given) {
-  return Object.entries(given ?? {}).map(([name, value]) => `${name} ${number(value)}`).join(" · ") || "–";
+  return Object.entries(given ?? {}).map(([name, value]) => `${brief(name)} ${brief(number(value))}`).join(" · ") || "–";
 }
 
 export function values(trial) {

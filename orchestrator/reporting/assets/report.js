@@ -15,7 +15,7 @@ function contourOf({ names, logs, x, y, z }) {
   const shade = [[0, colour("card")], [1, colour("accent")]];
   const value = plain(data.metrics[0], 24);
   const points = some(all.states.flatMap((state, at) => (state === "C" && names.every((name) => all.params[name][at] !== null) ? [at] : [])), 400);
-  const axis = (at) => ({ title: { text: plain(names[at], 32) }, ...(logs[at] ? { type: "log", dtick: 1, exponentformat: "e" } : {}) });
+  const axis = (at) => ({ title: { text: plain(names[at], 32) }, ...(logs[at] ? logarithmic(at ? y : x) : {}) });
   return [[
     { type: "contour", x, y, z, colorscale: shade, reversescale: data.directions[0] === "minimize", ncontours: 12, line: { color: colour("line"), width: 0.6 },
       colorbar: { title: { text: value }, tickfont: { color: colour("soft") }, outlinewidth: 0, thickness: 14 }, hoverinfo: "x+y+z" },

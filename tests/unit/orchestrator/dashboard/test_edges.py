@@ -1,0 +1,208 @@
+"""Numbers and names at their edges: what documents hold of them, and what the page makes of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+from importlib.resources import files
+from itertools import cycle
+from pathlib import Path
+
+import optuna
+import playwright
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from orchestrator.dashboard.answers import encode
+from orchestrator.dashboard.curves import curves
+from orchestrator.dashboard.importances import Importances
+from orchestrator.dashboard.trial_columns import TrialColumns, param_for_chart
+
+TRICK = "<img src=x onerror=alert(1)>%{x}&amp;"
+LONG = TRICK + "n" * 10_000
+NUMBERS = [
+    0.0, -0.0, 1e308, -1e308, math.inf, -math.inf, 5e-324, -5e-324, 1.7976931348623157e308, 0.5,
+    9007199254740993.0, 1e300, -1e300,
+]  # fmt: skip
+#: What each object of a browser has from its prototype is a name as any other.
+ODD_NAMES = ["", "__proto__", "constructor", "toString", "1", "2020-01-01", LONG + "a", LONG + "b"]
+CHOICES = ["", LONG + "a", LONG + "b", None, True, "None", 2**53 + 1, math.inf, math.nan, -0.0, "7"]
+WHOLE = [2**53 + 1, 2**63, 10**305, -(10**305), 0]
+
+
+def trials() -> list[optuna.trial.FrozenTrial]:
+    """One for each number, with a parameter of each kind."""
+    space = {
+        "edge": FloatDistribution(-1e308, 1e308),
+        "log": FloatDistribution(5e-324, 1e308, log=True),
+        "whole": IntDistribution(-(10**305), 10**305),
+        "kind": CategoricalDistribution(CHOICES),
+        **dict.fromkeys(ODD_NAMES, FloatDistribution(0, 1)),
+    }
+    made = []
+    kinds, whole = cycle(CHOICES), cycle(WHOLE)
+    for number, value in enumerate(NUMBERS * 2):
+        edge = value if math.isfinite(value) and abs(value) <= 1e308 else 0.0
+        given = {
+            "edge": edge,
+            "log": max(abs(edge), 5e-324),
+            "whole": next(whole),
+            "kind": next(kinds),
+            **dict.fromkeys(ODD_NAMES, number / 100),
+        }
+        trial = create_trial(
+            state=TrialState.COMPLETE,
+            values=[value, -value],
+            params=given,
+            distributions=space,
+            intermediate_values={0: value, 2**53 - 1: math.nan},
+        )
+        trial.number = number
+        made.append(trial)
+    return made
+
+
+def document(found: list[optuna.trial.FrozenTrial]) -> dict[str, object]:
+    """What the page is sent, as a browser reads it: by the standard, which knows no NaN."""
+    columns = TrialColumns()
+    columns.take(found, 1)
+    sent = {
+        "trials": columns.since(-1),
+        "curves": curves(found, best=range(3), running=()),
+        "study": {"logs": ["log"], "metrics": [LONG], "directions": ["minimize", "maximize"]},
+        "running": {"params": found[0].params, "value": found[4].values},
+    }
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(encode(sent), parse_constant=refuse)
+
+
+def test_documents_are_json_whose_numbers_a_browser_reads_as_they_are():
+    def numbers(value):
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            return [number for each in value for number in numbers(each)]
+        return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+    sent = document(trials())
+    assert all(isinstance(each, float) or abs(each) < 2**53 for each in numbers(sent))
+    charts = [sent["trials"]["values"], sent["trials"]["params"], sent["curves"]]
+    assert all(each == 0 or 1e-300 <= abs(each) <= 1e300 or each == 2**53 - 1
+               for each in numbers(charts))  # fmt: skip
+    assert not [each for each in numbers(charts) if math.copysign(1, each) < 0 and each == 0]
+    assert sent["running"]["value"] == ["Infinity", "-Infinity"]
+    assert sent["running"]["params"]["whole"] == str(2**53 + 1)
+    assert sent["running"]["params"][LONG + "a"] == 0
+    assert len({param_for_chart(each) for each in (LONG + "a", LONG + "b")}) == 2
+
+
+def test_where_nothing_can_be_told_of_parameters_that_is_said():
+    study = optuna.create_study()
+    for trial in trials():
+        given = {"params": trial.params, "distributions": trial.distributions}
+        study.add_trial(create_trial(value=trial.values[0], **given))
+    found = Importances().of(study, study.get_trials())
+    assert found["problem"] or all(map(math.isfinite, found["metrics"][0].values()))
+    json.loads(encode(found))
+
+
+#: The page's scripts on a document, as far as they go without a browser.
+SCRIPT = """
+globalThis.document = {
+  documentElement: {}, createElement: () => ({ getContext: () => ({}) }), getElementById: () => null,
+};
+globalThis.getComputedStyle = () => ({ getPropertyValue: () => "red" });
+globalThis.sessionStorage = { getItem: () => null };
+globalThis.innerWidth = 1000;
+const charts = await import("./charts.js");
+const { empty, merge } = await import("./study.js");
+const { number, params } = await import("./words.js");
+const { readFileSync } = await import("node:fs");
+const given = JSON.parse(readFileSync("document.json", "utf8"));
+const store = empty();
+merge(store, given.trials);
+const names = Object.keys(store.params).sort();
+const shares = Object.fromEntries(names.map((name, at) => [name, at / 100]));
+const host = "a".repeat(50);
+const bars = [`${host} CPU slot 1`, `${host} CPU slot 2`, "b CPU slot 1"].map((lane, id) =>
+  ({ id, trial: id, attempt: 1, lane, begun: 1, ended: 2, end: "COMPLETE", why: "" }));
+const study = given.study;
+const made = {
+  history: charts.history(store, study), curves: charts.curves(given.curves, study),
+  parallel: charts.parallel(store, study, names), front: charts.frontOf(store, study.directions),
+  pareto: charts.pareto(store, study, charts.frontOf(store, study.directions)),
+  importances: charts.importances({ metrics: [shares] }, study), timeline: charts.timeline(bars, 3),
+  slices: names.map((name) => charts.slice(store, study, name)),
+};
+const polluted = Object.keys(Object.prototype).concat(Object.keys(Object));
+console.log(JSON.stringify({ names, made, polluted, line: params(given.running.params),
+  said: [-0, 5e-324, 1e308, "9007199254740993", null, Infinity].map((each) => number(each)) }));
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> dict:
+    """What the page's scripts make of the documents, by Node.js."""
+    folder = tmp_path_factory.mktemp("page")
+    for asset in files("orchestrator.dashboard.assets").iterdir():
+        if asset.name.endswith(".js"):
+            (folder / asset.name).write_text(asset.read_text())
+    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "document.json").write_text(json.dumps(document(trials())))
+    (folder / "run.js").write_text(SCRIPT)
+    bundled = Path(playwright.__file__).parent / "driver" / "node"
+    finished = subprocess.run(
+        [shutil.which("node") or bundled, "run.js"],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+def by_axis(slices, kind):
+    """Of the charts of parameters, those with an axis of a kind: the trace and the layout."""
+    return [
+        (trace, layout) for (trace,), layout in slices if layout["xaxis"].get("type") == kind
+    ]
+
+
+def test_the_page_draws_every_parameter_whatever_it_is_called(drawn):
+    assert drawn["polluted"] == []
+    assert set(drawn["names"]) == {"edge", "log", "whole", "kind", *ODD_NAMES}
+    for (trace,), layout in drawn["made"]["slices"]:
+        assert len(trace["x"]) > len(NUMBERS) // 2, layout["xaxis"]
+        assert not [each for each in trace["x"] if each is None]
+
+
+def test_no_two_things_have_one_label_and_none_is_read_as_markup(drawn):
+    made = drawn["made"]
+    (bars,), layout = made["importances"]
+    assert len(set(bars["y"])) == len(bars["y"]) == len(drawn["names"])
+    assert layout["yaxis"]["type"] == "category", "what is called 1 or as a date is no number"
+    lanes = made["timeline"][1]["yaxis"]["categoryarray"]
+    assert len(set(lanes)) == 3
+    ((kinds, _),) = by_axis(made["slices"], "category")
+    assert len(set(kinds["x"])) == len({param_for_chart(each) for each in CHOICES} - {None})
+    text = json.dumps(made)
+    assert "<img" not in text
+    assert "%{" not in text
+    assert len(text) < 500_000, "names of ten thousand signs are cut"
+
+
+def test_axes_have_so_many_lines_at_most(drawn):
+    ((_, layout),) = by_axis(drawn["made"]["slices"], "log")
+    assert layout["xaxis"]["dtick"] == 31, "from 0.5 to 1e300"
+    (trace,), _ = drawn["made"]["parallel"]
+    assert max(len(each.get("tickvals", ())) for each in trace["dimensions"]) <= 12
+
+
+def test_numbers_are_said_as_they_are(drawn):
+    assert drawn["said"] == ["0", "4.94e-324", "1.00e+308", "9007199254740993", "–", "Infinity"]
+    assert len(drawn["line"]) < 3000
+    assert f"whole {2**53 + 1}" in drawn["line"]
