@@ -136,9 +136,7 @@ def _claim(trial: _Open, at_ms: float, event: dict[str, Any]) -> Told:
     return told._replace(claim_latency=waited)
 
 
-def _queue(
-    trial: _Open, told: Told, kind: str, at_ms: float, event: dict[str, Any]
-) -> Told:
+def _queue(trial: _Open, told: Told, kind: str, at_ms: float, event: dict[str, Any]) -> Told:
     """A trial may be claimed from now on; nobody holds it, even if that was not told."""
     is_kept = kind == EventKind.PROMOTED or event.get("state") == TrialState.PAUSED
     told = _cut_off(trial, told, at_ms, goes_on=is_kept or event.get("step") is not None)

@@ -199,7 +199,7 @@ def test_an_end_that_was_lost_with_the_record_is_none():
     withdrawn = EventKind.ENDED, {"attempt": 0, "state": "CANCELLED", "cause": Cause.WITHDRAWN}
     text = sentences(asked(), claimed(), asked(), withdrawn)
     assert "ended CANCELLED" not in text
-    assert "nobody is to begin it any more\nwaited" in text
+    assert "nobody is to begin it any more\ncost: 1.0s of a slot" in text
 
 
 def test_a_trial_that_was_written_again_as_paused_is_promoted_from_where_it_stood():
