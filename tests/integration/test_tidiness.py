@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
+import time
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from workers.coordination.studies import Studies, ensure_epoch
+from workers.managers import TensorManager, heap
 from workers.processes.registry import ProcessRecord
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
@@ -61,6 +65,16 @@ def threads(trial):
 def raises(trial):
     held = torch.ones(1_000_000)
     raise optuna.TrialPruned
+
+KEPT = []
+
+def large(trial):
+    freed = []
+    for at in range(1500):
+        freed.append(torch.ones(25_000))  # 100 kB: too small for maps of their own
+        if not at % 100:
+            KEPT.append(torch.ones(20_000))
+    return 0.5
 
 MIXED = [noop, tensors, modules, arrays, files, objects, threads, raises]
 
@@ -147,3 +161,17 @@ def test_trials_that_use_nothing_are_not_tidied_after(slot, collections):
 def test_what_a_trial_used_is_collected_after_it(slot, collections, objective):
     for number in slot.run(objective, 5):
         assert len(collections) > number, f"after trial {number}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is asked")
+def test_a_process_that_idles_after_a_large_trial_gives_its_memory_back(
+    slot, container, monkeypatch
+):
+    monkeypatch.setattr(heap, "_BYTES_A_SECOND", 40 << 20)
+    list(slot.run("noop", 1))
+    kept = container.get(TensorManager)._heap
+    kept._trim(0)  # what tests before left
+    kept._given_back_at = time.monotonic()
+    before, *_ = held()
+    list(slot.run("large", 1))
+    wait_until(lambda: held()[0] - before < 40_000_000, "no other trial has to end for that")

@@ -9,6 +9,7 @@ Invariant: giving memory back, and faulting it in anew, takes a small share of t
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -44,16 +45,28 @@ class Heap:
         self._least = rss()
         self._given_back_at = clock()
 
+    def seconds_to_wait(self, rss: int) -> float:
+        """How long what may be freed of the memory that is held has to wait.
+
+        Args:
+            rss: The memory that this process holds, in bytes.
+
+        Returns:
+            0 where it may go back now; infinite where there is little of it.
+        """
+        self._least = min(self._least, rss)  # some went back by itself
+        grown = rss - self._least
+        if self._trim is None or grown < _GROWTH_BYTES:
+            return math.inf
+        return max(0.0, self._given_back_at + grown / _BYTES_A_SECOND - self._clock())
+
     def give_back(self) -> bool:
         """Give freed memory back where there may be much of it, for the time that it takes.
 
         Returns:
             Whether it was done.
         """
-        now, grown = self._clock(), self._rss() - self._least
-        if self._trim is None or grown < _GROWTH_BYTES:
-            return False
-        if grown > _BYTES_A_SECOND * (now - self._given_back_at):
+        if self._trim is None or self.seconds_to_wait(self._rss()) > 0.0:
             return False
         self._trim(0)
         self._least, self._given_back_at = self._rss(), self._clock()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import psutil
@@ -47,15 +47,27 @@ class MemoryUse:
     def __init__(self, has_device: Callable[[], bool]) -> None:
         self._has_device = has_device
         self._process = psutil.Process()
-        self._seen = self._look()
+        self._latest = self._seen = self._look()
+
+    @property
+    def rss(self) -> int:
+        """The memory that this process held when that was last looked at, in bytes."""
+        return self._latest.rss
 
     def note_tidied(self) -> None:
         """Take what is held now for what there has to be."""
-        self._seen = self._look()
+        self._latest = self._seen = self._look()
+
+    def note_given_back(self) -> None:
+        """Look at the memory again: some of it may have gone back to the system."""
+        rss = self._process.memory_info().rss
+        self._latest = replace(self._latest, rss=rss)
+        self._seen = replace(self._seen, rss=min(self._seen.rss, rss))
 
     def is_worth_tidying(self) -> bool:
         """Whether tensors were made, files left open, or much was allocated since."""
         seen, now = self._seen, self._look()
+        self._latest = now
         return (
             now.rss - seen.rss > _GROWTH_BYTES
             or now.num_files > seen.num_files

@@ -77,17 +77,27 @@ class TensorManager(BaseProcessManager):
     def tidy(self) -> bool:
         """`clear_memory`, if what ran since it was last tidied used some; whether it did.
 
-        Pinned memory that torch keeps for copies to come goes, too, and what the C library keeps of
-        freed memory, where that is much.
+        Pinned memory that torch keeps for copies to come goes, too. What the C library keeps of
+        freed memory goes if that is much, and takes little of the time; else it has to wait.
         """
-        if not self._use.is_worth_tidying():
-            return False
-        self.clear_memory()
-        if self._cuda.holds_memory:
-            _give_host_memory_back()
+        is_worth_it = self._use.is_worth_tidying()
+        if is_worth_it:
+            self.clear_memory()
+            if self._cuda.holds_memory:
+                _give_host_memory_back()
+            self._use.note_tidied()
+        if self.seconds_to_wait() == 0.0:
+            self.give_freed_back()
+        return is_worth_it
+
+    def seconds_to_wait(self) -> float:
+        """How long freed memory has to wait, 0 if it may go back now; infinite if it is little."""
+        return self._heap.seconds_to_wait(self._use.rss)
+
+    def give_freed_back(self) -> None:
+        """Give the system what the C library keeps of freed memory, if it need not wait."""
         self._heap.give_back()
-        self._use.note_tidied()
-        return True
+        self._use.note_given_back()
 
     @contextmanager
     def measure_leak(self) -> Iterator[Leak]:

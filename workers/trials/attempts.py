@@ -6,7 +6,8 @@ before, or ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -117,12 +118,20 @@ class Attempts:
 
     def run(self, claimed: Claimed) -> Outcome:
         """Train under the lease; see to the rest without it."""
+        self._keeper.leave()  # this process idles no more
         held = self._hold(claimed)
         try:
             return self._run(claimed, held)
         finally:
             self._num_trials += 1
-            self._slot.container.get(TensorManager).tidy()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Tidy up after a trial; what has to wait is done when this process idles by then."""
+        tensors = self._slot.container.get(TensorManager)
+        tensors.tidy()
+        if tensors.seconds_to_wait() < math.inf:
+            self._keeper.keep(_idle_rounds(tensors))
 
     def _hold(self, claimed: Claimed) -> HeldLease:
         spec = claimed.spec
@@ -249,3 +258,11 @@ class Attempts:
             return outcome
         log.warning("process_ends", reasons=lasting, hint="a fresh one takes its place")
         return Outcome.ENDS_PROCESS
+
+
+def _idle_rounds(tensors: TensorManager) -> Iterator[float]:
+    """What is done while no trial runs, with the seconds to wait before it goes on."""
+    while (seconds := tensors.seconds_to_wait()) < math.inf:
+        yield seconds
+        tensors.give_freed_back()
+    yield math.inf

@@ -1,5 +1,7 @@
 """The thread that sees to the lease of whatever trial this process runs: one for all of its trials.
 
+Between two of them it sees to what is to be done while the process idles.
+
 Beginning and ending a thread takes as long as a short trial, and few of those live to a renewal.
 
 Invariant: while a lease is left nothing of it is done, nor after; what fails ends one lease's care,
@@ -42,7 +44,11 @@ class LeaseKeeper:
         self._thread.join()
 
     def keep(self, rounds: Iterator[float]) -> None:
-        """Begin with the rounds of a lease: each gives the seconds until it is to go on."""
+        """Begin with the rounds of a lease, in place of any others.
+
+        Args:
+            rounds: Each gives the seconds until it is to go on.
+        """
         with self._changed:
             self._rounds, self._due = rounds, time.monotonic() + next(rounds)
             if self._due < self._wakes_at:

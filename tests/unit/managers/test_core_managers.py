@@ -16,6 +16,7 @@ from workers.managers import (
     TensorManager,
     TokenizerManager,
 )
+from workers.managers.heap import Heap
 from workers.managers.memory_use import MemoryUse
 from workers.processes.cores import count_cores
 from workers.protocol.errors import InvalidInputError, ObjectiveError
@@ -113,6 +114,23 @@ def test_pinned_memory_that_torch_keeps_goes_with_what_a_gpu_was_used_for(monkey
     )
     assert TensorManager(cuda).tidy()
     assert len(given_back) == has_gpu
+
+
+def test_freed_memory_that_had_to_wait_goes_back_after_a_trial_that_used_none(monkeypatch):
+    seconds, rss = 0.0, 500 << 20
+    heap = Heap(lambda: seconds, lambda: rss)
+    if heap._trim is None:
+        pytest.skip("this C library keeps what it likes")
+    monkeypatch.setattr(heap, "_trim", lambda _: trimmed.append(seconds))
+    monkeypatch.setattr(MemoryUse, "is_worth_tidying", lambda _: False)
+    monkeypatch.setattr(MemoryUse, "rss", property(lambda _: rss))
+    tensors = TensorManager(CUDAManager(Settings()))
+    monkeypatch.setattr(tensors, "_heap", heap)
+    trimmed = []
+    rss += 100 << 20
+    for seconds in (1.0, 4.0, 6.0, 7.0):
+        assert not tensors.tidy()
+    assert trimmed == [6.0]
 
 
 def test_a_file_is_written_whole_or_not_at_all(container, tmp_path):
