@@ -27,6 +27,7 @@ from workers.disk.cache_entry import (
     check,
     check_key,
     digest_of,
+    is_faulty,
     lock_for_use,
     seal,
     unwatched,
@@ -73,6 +74,7 @@ class Cache:
             progress: Told of checking and of waiting; what it raises ends both.
 
         Raises:
+            EntryInUseError: It is damaged, and others use it.
             OSError: The disk takes no more, or nothing can be written there.
         """
         assert _KIND.fullmatch(kind)  # noqa: S101 - a name in the code
@@ -94,6 +96,8 @@ class Cache:
         Raises:
             DamagedEntryError: It is not what was built.
         """
+        if is_faulty(path):  # first, so that whoever removes it finds it unused
+            raise DamagedEntryError("whoever used it found fault with it")
         while True:
             try:
                 lock = lock_for_use(path)

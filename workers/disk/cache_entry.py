@@ -28,6 +28,9 @@ MANIFEST: Final = "entry.json"
 #: them sees to it that none is taken in halves, and their size is what lies there.
 GROWING: Final = frozenset({"compiled"})
 
+#: In an entry that grows: whoever used it found fault with what lies there.
+_FAULTY: Final = ".faulty"
+
 #: What is read at once while sums are made.
 _CHUNK_BYTES: Final = 4 * 2**20
 
@@ -42,6 +45,10 @@ def unwatched(_what: str, _done: int, _total: int) -> None:
 
 class DamagedEntryError(Exception):
     """An entry is not what was built; why."""
+
+
+class EntryInUseError(OSError):
+    """A damaged entry cannot make way: others use it, and write there."""
 
 
 class FileFacts(BaseModel):
@@ -151,6 +158,20 @@ def check_key(folder: Path, digest: str) -> Manifest:
     if digest_of(manifest.key) != digest:
         raise DamagedEntryError(f"{MANIFEST} is of another entry")
     return manifest
+
+
+def is_faulty(folder: Path) -> bool:
+    """Whether nobody is to begin to use an entry that grows."""
+    return folder.parent.name in GROWING and (folder / _FAULTY).exists()
+
+
+def mark_faulty(folder: Path) -> None:
+    """Have nobody begin to use an entry that grows, though others go on to.
+
+    Raises:
+        OSError: It is gone, or another user's, or its disk takes no more.
+    """
+    (folder / _FAULTY).touch()
 
 
 def check(folder: Path, digest: str, progress: Progress = unwatched) -> None:

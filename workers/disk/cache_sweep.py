@@ -5,6 +5,7 @@ Invariant: nothing that is in use is removed, and nothing that a process which m
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 import uuid
@@ -16,7 +17,15 @@ from typing import Any, Final
 
 from workers.coordination.identity import Life, ProcessIdentity
 from workers.disk import durable
-from workers.disk.cache_entry import GROWING, MANIFEST, DamagedEntryError, read_manifest
+from workers.disk.cache_entry import (
+    GROWING,
+    MANIFEST,
+    DamagedEntryError,
+    Entry,
+    EntryInUseError,
+    mark_faulty,
+    read_manifest,
+)
 from workers.disk.file_locks import FileLock, LocksMissingError, lock_file
 from workers.logs import get_logger
 
@@ -149,9 +158,27 @@ def put_aside(path: Path) -> None:
     """Have nobody open a damaged entry any more; its files go when nobody uses them.
 
     Raises:
+        EntryInUseError: It is one that grows, and is used: who writes there would go on to.
         OSError: It is another user's, or on a disk that is only read.
     """
-    _remove_aside(_renamed(path))
+    if path.parent.name not in GROWING:
+        _remove_aside(_renamed(path))
+    elif not evict(path) and path.exists():
+        raise EntryInUseError(errno.EBUSY, "damaged, and in use or not ours to remove", str(path))
+
+
+def renounce(entry: Entry) -> None:
+    """Leave an entry that grows, and have nobody begin to use it any more; it goes when unused.
+
+    Raises:
+        OSError: It stays as it is: it is another user's, or its disk takes no more.
+    """
+    entry.leave()
+    with suppress(FileNotFoundError):  # somebody was quicker
+        try:
+            put_aside(entry.path)
+        except EntryInUseError:
+            mark_faulty(entry.path)
 
 
 def is_abandoned(draft: Path) -> bool:

@@ -10,21 +10,17 @@ Invariant: what torch knows of one training's model is gone when its block ends.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from workers.disk import durable
-from workers.disk.cache_entry import MANIFEST, Entry, Progress, unwatched
-from workers.disk.cache_sweep import put_aside
+from workers.disk.cache_entry import Progress, unwatched
+from workers.managers.compiled_code import CompiledCode
+from workers.managers.compiler_errors import compilation_errors, is_of_host, is_of_training
 from workers.managers.cuda import CUDAManager
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.toolchain import describe_machine
@@ -32,24 +28,16 @@ from workers.protocol.errors import (
     ObjectiveError,
     TransientError,
 )
-from workers.protocol.memory_errors import is_of_memory
 from workers.protocol.plain import describe_error
+
+if TYPE_CHECKING:
+    from workers.managers.compile_watch import CompileWatch
 
 #: What makes code of a graph.
 BACKEND: Final = "inductor"
 
-#: The kind of its entries in the cache.
-KIND: Final = "compiled"
-
 #: Of a model's configuration: what no code follows from.
 _NAMES: Final = ("_name_or_path", "architectures", "id2label", "label2id", "transformers_version")
-
-#: What a compiler, or who starts it, meets on a host that is short of something.
-_SHORTAGES: Final = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN}
-_SHORTAGE: Final = re.compile(
-    r"Killed|signal terminated|No space left on device|Disk quota exceeded"
-    r"|annot allocate memory|virtual memory exhausted"
-)
 
 #: How much of a compiler's error is told.
 _ERROR_CHARACTERS: Final = 500
@@ -91,6 +79,12 @@ class Compilation:
         self._about = {"model": type(model).__name__, "torch": torch.__version__}
         self._directories = directories
         self._watch = watch
+        self._compiling: CompileWatch | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Spent on compiling, or on waiting for who compiles the same, since `open`."""
+        return 0.0 if self._compiling is None else self._compiling.seconds
 
     def __call__(self, **inputs: Any) -> Any:
         """What the model returns.
@@ -118,102 +112,35 @@ class Compilation:
         # here: it takes seconds to import
         from workers.managers.compile_watch import CompileWatch
 
-        entry = self._directories.cached(KIND, self._key, lambda _: self._about)
-        folder = entry.path if _is_own(entry.path) else self._directories.scratch() / KIND
-        folder.mkdir(exist_ok=True)
-        had_code = _has_code(folder)
+        code = CompiledCode(self._directories, self._key, self._about)
         _forget()
-        watch = CompileWatch(folder, self._watch)
+        self._compiling = watch = CompileWatch(code.folder, self._watch)
         try:
-            with _kept_in(folder), watch:
+            with code.in_place(), watch:
                 yield
-        except _errors() as error:
-            if is_of_memory(error):
+        except compilation_errors() as error:
+            if is_of_training(error):
                 raise
             # who is told to end may see its compilers end first: then this raises that
             self._watch("seconds of compiling the model", 0, 0)
-            raise _refusal(error, entry, had_code=had_code) from error
+            raise _refusal(error, code) from error
         finally:
             if watch.num_built:
-                _bring_to_disk(folder)
+                code.bring_to_disk()
             _forget()
-            entry.leave()
+            code.leave()
 
 
-def _errors() -> tuple[type[Exception], ...]:
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-
-    return (TorchDynamoException, CppCompileError, InvalidCxxCompiler)
-
-
-def _refusal(error: Exception, entry: Entry, *, had_code: bool) -> Exception:
-    """What to raise of an error of a compilation; code that may be to blame is put aside."""
+def _refusal(error: Exception, code: CompiledCode) -> Exception:
+    """What to raise of an error of a compilation; code that may be to blame is renounced."""
     said = describe_error(error, _ERROR_CHARACTERS)
-    if _is_of_host(error):
+    if is_of_host(error):
         return TransientError(
-            f"compile: {said}; it takes memory, and room for FLEET_CACHE = {entry.path.parents[1]}"
+            f"compile: {said}; it takes memory, and room for FLEET_CACHE = {code.cache}"
         )
-    entry.leave()  # else it could be put aside, and not removed
-    is_aside = False
-    with suppress(OSError):
-        put_aside(entry.path)
-        is_aside = had_code
-    if is_aside:
+    if code.renounce():
         return TransientError(f"compile: kept code may be damaged, and is put aside: {said}")
     return ObjectiveError(f"compile: the model does not compile here; leave it out: {said}")
-
-
-def _is_of_host(error: BaseException | None) -> bool:
-    """Whether what compiles was ended, or lacked room: the model is not to blame."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _SHORTAGES:
-            return True
-        if getattr(error, "returncode", 0) < 0 or _SHORTAGE.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _is_own(folder: Path) -> bool:
-    """Whether nobody but this user may write there: what is read from it is run.
-
-    torch writes where it reads, so that it is no use to take from others either.
-    """
-    status = folder.stat()
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
-def _has_code(folder: Path) -> bool:
-    return any(path.name[0] != "." and path.name != MANIFEST for path in folder.iterdir())
-
-
-def _bring_to_disk(folder: Path) -> None:
-    """Code that a power cut left in halves would be loaded by all trials that follow."""
-    with suppress(OSError):  # another process's draft that is gone by now, or a full disk
-        durable.sync_tree(folder)
-
-
-@contextmanager
-def _kept_in(folder: Path) -> Iterator[None]:
-    """Have torch and Triton keep what they build in a folder.
-
-    They compile in this process: others of theirs would outlive the trial.
-    """
-    import torch._inductor.config as inductor
-
-    places = {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder / "triton"}
-    before = {name: os.environ.get(name) for name in places}
-    os.environ.update({name: str(place) for name, place in places.items()})
-    try:
-        with inductor.patch(compile_threads=1):
-            yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _forget() -> None:

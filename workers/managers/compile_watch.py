@@ -56,6 +56,11 @@ class CompileWatch:
         self._thread = threading.Thread(target=self._watch, name="compile-watch", daemon=True)
 
     @property
+    def seconds(self) -> float:
+        """Of all compilations that are over, waiting for others included."""
+        return self._seconds
+
+    @property
     def num_built(self) -> int:
         """Graphs of which no code was kept."""
         return self._counted("fxgraph_cache_miss")

@@ -27,7 +27,7 @@ import redis
 
 from workers.disk import durable
 from workers.disk.cache import Build, Cache
-from workers.disk.cache_entry import Entry, Progress, unwatched
+from workers.disk.cache_entry import Entry, EntryInUseError, Progress, unwatched
 from workers.disk.cache_sweep import CacheLimits
 from workers.disk.manifests import checkpoint_root
 from workers.disk.results import draft_directory
@@ -122,8 +122,8 @@ class DirectoryManager(BaseProcessManager):
     ) -> Entry:
         """An entry of the cache, built by the first process that asks for it.
 
-        Where the cache cannot be written, this process builds a copy of its own, which goes with
-        it.
+        Where the cache cannot be written, or a damaged entry is in use by others, this process
+        builds a copy of its own, which goes with it.
 
         Args:
             kind: The cache's name, such as `data`.
@@ -138,14 +138,13 @@ class DirectoryManager(BaseProcessManager):
         try:
             return self._cache.get(kind, key, build, progress)
         except OSError as error:
-            if error.errno not in _DISK_ERRORS:
+            if error.errno not in _DISK_ERRORS and not isinstance(error, EntryInUseError):
                 raise
             log.warning(
                 "cache_not_written",
                 folder=str(self._cache.folder),
                 error=str(error),
-                hint="make room there, or set FLEET_CACHE to another disk; meanwhile each process"
-                " builds a copy of its own",
+                hint=_way_out(error),
             )
             return self._cached_here(kind, key, build, progress, error)
 
@@ -167,6 +166,15 @@ class DirectoryManager(BaseProcessManager):
                 f" in {tempfile.gettempdir()} ({error}); make room, or set FLEET_CACHE to another"
                 " disk"
             ) from error
+
+
+def _way_out(error: OSError) -> str:
+    if isinstance(error, EntryInUseError):
+        return "it is built anew once nobody uses it; meanwhile each process builds one of its own"
+    return (
+        "make room there, or set FLEET_CACHE to another disk; meanwhile each process builds a copy"
+        " of its own"
+    )
 
 
 def _process_config() -> dict[str, Any]:

@@ -18,8 +18,8 @@ from waiting import wait_until
 
 from workers.coordination.identity import ProcessIdentity
 from workers.disk.cache import Cache
-from workers.disk.cache_entry import MANIFEST
-from workers.disk.cache_sweep import CacheLimits, CacheSweep
+from workers.disk.cache_entry import MANIFEST, EntryInUseError
+from workers.disk.cache_sweep import CacheLimits, CacheSweep, renounce
 
 LIMITS = CacheLimits(max_bytes=10**9, max_age_seconds=3600.0)
 KEY = {"content": "a", "max_length": 8}
@@ -428,3 +428,20 @@ def test_an_entry_that_grows_is_whole_and_goes_by_what_lies_there_once_nobody_us
         each.leave()
     assert [each.digest for each in sweep.sweep()] == [entry.path.name]
     assert not entry.path.exists()
+
+
+def test_an_entry_that_grows_stays_where_it_is_while_used_though_one_found_fault_with_it(folder):
+    cache = Cache(folder, LIMITS)
+    entry, other = (cache.get("compiled", KEY, lambda _: {}) for _ in range(2))
+    (entry.path / "code.so").write_bytes(b"half")
+    renounce(entry)
+    assert (other.path / "code.so").exists()
+    assert CacheSweep(folder, CacheLimits(0, 0.0)).sweep() == [], "it is in use"
+    with pytest.raises(EntryInUseError):
+        cache.get("compiled", KEY, lambda _: {})
+    other.leave()
+    anew = cache.get("compiled", KEY, lambda _: {})
+    assert anew.path == other.path
+    assert [path.name for path in anew.path.iterdir()] == [MANIFEST]
+    renounce(anew)
+    assert not anew.path.exists(), "nobody else used it"
