@@ -11,8 +11,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,7 +42,7 @@ from workers.protocol.errors import (
     TransientError,
     WorkerLacksError,
 )
-from workers.trials.finetune import loop
+from workers.trials.finetune import beginning, loop
 
 #: What a torch that compiles warns of, and is not of this project.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
@@ -185,7 +187,7 @@ def test_a_training_leaves_nothing_of_itself_to_the_next(
             super().__init__(model, *args, **named)
             models.append(weakref.ref(model))
 
-    monkeypatch.setattr(loop, "Compilation", Noted)
+    monkeypatch.setattr(beginning, "Compilation", Noted)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/as/it/was")
     place = desk(**study_of(texts, compile=True, max_steps=2))
     for number in range(2):
@@ -259,6 +261,55 @@ def test_of_processes_that_compile_alike_one_does_and_the_others_wait(container,
         compiled(input_ids=torch.ones(2, 8, dtype=torch.long))
         assert happened == ["told", "compiled"]
         lock_file(folder / ".compiling").release()  # it is free again
+
+
+def test_code_that_another_training_uses_stays_where_it_is_and_nobody_else_takes_it(
+    container, compile_by
+):
+    def backend(_graph, _inputs):
+        raise ValueError("no ELF header")
+
+    compile_by(backend)
+    other = small_compilation(container)
+    with other.open():  # of another process, say: its lock is its own
+        [folder] = kept(container)
+        (folder / "code.so").write_bytes(b"")
+        compiled = small_compilation(container)
+        with pytest.raises(TransientError, match="put aside"), compiled.open():
+            compiled(input_ids=torch.ones(2, 8, dtype=torch.long))
+        assert (folder / "code.so").exists(), "torch goes on to read and write there"
+        with small_compilation(container).open():
+            assert os.environ["TORCHINDUCTOR_CACHE_DIR"] != str(folder)
+    with small_compilation(container).open():
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+        assert not (folder / "code.so").exists()
+
+
+def test_a_training_is_as_quick_as_without_the_time_in_which_its_model_is_compiled(
+    desk, container, texts, compile_by, monkeypatch
+):
+    compiled_for = 0.0
+
+    def backend(graph, _):
+        nonlocal compiled_for
+        compiled_for += 1000.0
+        return graph
+
+    clock = SimpleNamespace(
+        perf_counter=lambda: time.perf_counter() + compiled_for,
+        monotonic=lambda: time.monotonic() + compiled_for,
+    )
+    compile_by(backend)
+    monkeypatch.setattr(compile_watch, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
+    place = desk(**study_of(texts, compile=True, max_steps=4, log_every_steps=2))
+    with capture_logs() as logs:
+        run(container, place.claim(0))
+    assert compiled_for >= 2000.0, "to train, and to evaluate"
+    rates = [each["tokens_per_second"] for each in logs if each["event"] == "steps"]
+    rates += [each["texts_per_second"] for each in logs if each["event"] == "evaluated"]
+    assert len(rates) >= 3
+    assert min(rates) > 1.0, "two steps of 16 texts"
 
 
 @pytest.mark.long

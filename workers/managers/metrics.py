@@ -93,11 +93,16 @@ class Meter:
 
 
 class Throughput:
-    """Texts a second since the last look."""
+    """Texts a second since the last look.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Seconds, monotonic; it may stand still over what is no training.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._texts = 0
-        self._since = time.perf_counter()
+        self._since = clock()
 
     def add(self, texts: int) -> None:
         """Count texts that were trained on."""
@@ -105,7 +110,7 @@ class Throughput:
 
     def take(self) -> float:
         """Texts a second since the last call."""
-        now = time.perf_counter()
+        now = self._clock()
         rate = self._texts / max(now - self._since, 1e-9)
         self._texts, self._since = 0, now
         return rate
@@ -188,9 +193,9 @@ class MetricsManager(BaseProcessManager):
         """Mean loss, and perplexity: e to the mean loss over all tokens."""
         return Meter({}, self._cuda.device, {"perplexity": perplexity})
 
-    def throughput(self) -> Throughput:
-        """Texts a second."""
-        return Throughput()
+    def throughput(self, clock: Callable[[], float] = time.perf_counter) -> Throughput:
+        """Texts a second, by the seconds of a clock."""
+        return Throughput(clock)
 
     def best(self, direction: Literal["maximize", "minimize"]) -> BestValue:
         """The best value of a training."""

@@ -144,7 +144,7 @@ class Event(BaseModel):
     value: float | None = None
     step: int | None = None
     after_ms: int | None = None
-    """How long after the claim the first step was."""
+    """How long after the claim the first step began."""
     held_ms: int | None = None
     """How long the attempt held its slot."""
     wait_ms: int | None = None

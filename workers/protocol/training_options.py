@@ -69,7 +69,8 @@ class TrainingOptions(OptimizerOptions):
     """Ends a training that gets no better: `{patience: 3, min_delta: 0.001}`."""
     log_every_steps: int | None = Field(default=None, ge=1)
     """Every so many steps, their mean loss and gradient norm, the learning rate and tokens a second
-    go to the log and to W&B, as `train/loss` and so on; null: what each evaluation tells."""
+    go to the log and to W&B, as `train/loss` and so on; null: what each evaluation tells. Tokens
+    are those of texts, by the seconds of training: without evaluations and compiling."""
     checkpoint_interval_seconds: float = Field(default=30.0, ge=0.0)
     """How much training a crash may cost; a drain always saves."""
     checkpoint_every: Every | None = None
@@ -80,9 +81,9 @@ class TrainingOptions(OptimizerOptions):
     gradient_checkpointing: bool = False
     """Computes activations a second time in place of keeping them: less memory, slower steps."""
     compile: bool | Literal["default", "max-autotune-no-cudagraphs"] = False
-    """Compiles the model by `torch.compile`, in its default mode or another: minutes before the
-    first step, quicker ones after. Code is kept in `FLEET_CACHE` for all trials of an equal model;
-    the CPU takes a C++ compiler, a GPU Triton and a C compiler, and both Python's headers."""
+    """Compiles the model by `torch.compile`, in its default mode or another: minutes in the first
+    step and the first evaluation, which no rate of the training counts, and quicker steps after.
+    Code is kept in `FLEET_CACHE` for all trials of an equal model; the CPU takes a C++ compiler, a GPU Triton and a C compiler, and both Python's headers."""
     save_model: Literal["best", "all", "none"] = "best"
     """Which trials leave their model: those that beat the study's best so far, all, or none."""
 

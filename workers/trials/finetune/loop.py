@@ -10,37 +10,26 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from typing import Any, Final
+from typing import Final
 
 import optuna
 import torch
 
 from workers.logs import get_logger
-from workers.managers import adapters, toolchain, trainable
-from workers.managers.compilation import Compilation
+from workers.managers import adapters
 from workers.managers.tokenized import Batch
-from workers.protocol.errors import (
-    DrainRequested,
-    InvalidInputError,
-    ObjectiveError,
-    UnfitModelError,
-    UnfitStudyError,
-    WorkerLacksError,
-)
-from workers.protocol.finetune import DECIDES_THE_MODEL, FinetuneConfig
+from workers.protocol.errors import DrainRequested, ObjectiveError
+from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.tasks import TASKS
-from workers.texts.held_out import HeldOut
-from workers.trials.finetune.divergence import Diverged, LossWatch
+from workers.trials.finetune.beginning import Beginning
+from workers.trials.finetune.divergence import Diverged
 from workers.trials.finetune.evaluation import Evaluation
 from workers.trials.finetune.feed import Fed, Feed
-from workers.trials.finetune.footprint import footprint
 from workers.trials.finetune.forward import Forward
 from workers.trials.finetune.needs import Managers
-from workers.trials.finetune.optimizer import build_optimizer
 from workers.trials.finetune.plan import TrainingPlan
 from workers.trials.finetune.result import TrainingResult, leave_result
-from workers.trials.finetune.schedule import Schedule, slowed
-from workers.trials.finetune.state import FinetuneState
+from workers.trials.finetune.schedule import slowed
 from workers.trials.finetune.step_log import StepLog
 from workers.trials.finetune.stopping import best_of, is_exhausted
 from workers.trials.finetune.tasks import Task
@@ -78,16 +67,16 @@ class Training:
         self._direction = trial.spec.all_directions[0]
         self._may_leave_model = config.save_model != "none"
         seed = trial.seed if config.seed is None else config.seed
-        self._data = task.examples(managers.data, trial.preparing)
-        self._check_metrics()
+        beginning = Beginning(trial, config, task, managers)
+        self._data = beginning.examples()
         self._feed = Feed(task, self._data, config, managers)
         self._plan = TrainingPlan(managers.batches, self._data.train, config, seed=seed)
         # here: data that have yet to be tokenised must not change what the model draws
         managers.cuda.seed(seed)
-        self._state = self._begin()
+        self._state = beginning.state(self._data, self._plan.num_steps)
         #: walked through once: in a small model, to find them takes a fiftieth of a step
         self._weights = tuple(self._state.model.parameters())
-        self._compilation = self._compile()
+        self._compilation = beginning.compilation(self._state)
         self._forward = Forward(self._state.model, self._state.precision, self._compilation)
         self._evaluation = Evaluation(
             self._state.model,
@@ -97,8 +86,10 @@ class Training:
             self._feed,
             self._state.evaluation_passes,
         )
-        self._throughput = managers.metrics.throughput()
-        self._steps = StepLog(config.log_every_steps, managers.cuda.device, managers.wandb.log)
+        self._throughput = managers.metrics.throughput(self._clock)
+        self._steps = StepLog(
+            config.log_every_steps, managers.cuda.device, managers.wandb.log, self._clock
+        )
         self._saved_at = time.monotonic()
 
     def run(self) -> dict[str, float]:
@@ -120,81 +111,10 @@ class Training:
         self._leave_result(counted)
         return {name: counted[name] for name in TASKS[self._config.task].metrics if name in counted}
 
-    def _check_metrics(self) -> None:
-        """Refuse a study whose metrics the held-out labels leave undefined.
-
-        Raises:
-            UnfitStudyError: It would be so in every other trial, too.
-            InvalidInputError: It is so with this trial's data.
-        """
-        held_out = HeldOut.of_targets(self._data.validation.labels, len(self._data.classes))
-        problem = held_out.problem(self._trial.spec.metrics, self._config.task)
-        if problem is None:
-            return
-        is_searched = any(name.startswith("data.") for name in self._trial.params)
-        raise InvalidInputError(problem) if is_searched else UnfitStudyError(problem)
-
-    def _begin(self) -> FinetuneState:
-        """The state before the first step."""
-        config, managers = self._config, self._managers
-        model = self._build_model()
-        optimizer = build_optimizer(model, config)
-        schedule = Schedule(optimizer, config, self._plan.num_steps, self._direction)
-        precision = managers.amp.policy(config.precision, config.float32_matmul_precision)
-        losses = LossWatch(
-            managers.cuda.device,
-            config.max_divergences if config.on_divergence == "skip" else 0,
-            is_scaled=precision.is_scaled,
-        )
-        best = managers.metrics.best(self._direction)
-        like = footprint(model, config, precision.name)
-        return FinetuneState(
-            model,
-            optimizer,
-            schedule,
-            precision,
-            losses,
-            best,
-            managers.cuda,
-            managers.batches.accumulator(config.rows_a_pass, like),
-            managers.batches.passes(like),
-        )
-
-    def _compile(self) -> Compilation | None:
-        mode = self._config.compile_mode
-        if mode is None:
-            return None
-        return Compilation(
-            self._state.model,
-            mode,
-            self._state.precision.name,
-            self._managers.cuda,
-            self._managers.directories,
-            self._trial.preparing,
-            is_row_by_row=1 in {self._config.rows_a_pass, self._config.batch_size},
-        )
-
-    def _build_model(self) -> Any:
-        """The trial's model.
-
-        Raises:
-            UnfitStudyError: It would be wrong in every other trial, too.
-            WorkerLacksError: It cannot be built on this worker.
-        """
-        is_searched = any(name.startswith(DECIDES_THE_MODEL) for name in self._trial.params)
-        try:
-            if self._config.compile_mode is not None:
-                toolchain.refuse_if_lacking(self._managers.cuda)
-            model = self._task.build_model(self._managers.models, self._data)
-            trainable.prepare(model, self._config)
-            return model
-        except WorkerLacksError as error:
-            error.is_of_study = not is_searched
-            raise
-        except UnfitModelError as error:
-            if is_searched:
-                raise
-            raise UnfitStudyError(str(error)) from error
+    def _clock(self) -> float:
+        """Seconds, which stand still while the model is compiled: rates are of training."""
+        compiling = 0.0 if self._compilation is None else self._compilation.seconds
+        return time.perf_counter() - compiling
 
     def _is_trained(self) -> bool:
         """Train to the end; False where the training diverged, and has to go on from before.

@@ -25,6 +25,7 @@ class StepLog:
         every: Steps a line; None writes none.
         device: Where losses lie.
         publish: Takes the values of a line, and the step.
+        clock: Seconds of training, monotonic; it may stand still over what is none.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class StepLog:
         every: int | None,
         device: torch.device,
         publish: Callable[[Mapping[str, float], int], None],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._every = every
         self._device = device
         self._publish = publish
+        self._clock = clock
         self._begin()
 
     def note(
@@ -70,22 +73,22 @@ class StepLog:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """What takes time, and is no training."""
-        began = time.perf_counter()
+        began = self._clock()
         try:
             yield
         finally:
-            self._since += time.perf_counter() - began
+            self._since += self._clock() - began
 
     def _begin(self) -> None:
         self._sums = torch.zeros(2, device=self._device)
         self._num_steps = self._num_tokens = 0
         self._shares = 0.0
-        self._since = time.perf_counter()
+        self._since = self._clock()
 
     def _write(self, step: int, rate: float) -> None:
         counts = torch.tensor([self._shares, self._num_steps], device=self._device)
         loss, norm = (self._sums / counts).tolist()
-        seconds = max(time.perf_counter() - self._since, 1e-9)
+        seconds = max(self._clock() - self._since, 1e-9)
         values = {
             "train/loss": loss,
             "train/gradient_norm": norm,
