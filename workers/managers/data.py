@@ -140,25 +140,38 @@ class DataManager(BaseProcessManager):
         pretrained = None if model is None else section(ModelConfig, model, {}).pinned_id
         tokenizer_id = words.pinned_id or pretrained
         origin = self._origin(config, tokenizer_id, words.vocab_size)
+        if origin.name not in self._loaded:
+            while len(self._loaded) >= _MOST_MAPPED:  # first, so that there is room for this one
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[origin.name] = self._cached(
+                origin, config, tokenizer_id, words.vocab_size, progress
+            )
+        data = self._loaded[origin.name] = self._loaded.pop(origin.name)  # the latest used one
+        data.entry.note_use()
+        return data
+
+    def _cached(
+        self,
+        origin: DataOrigin,
+        config: DataConfig,
+        tokenizer_id: str | None,
+        vocab_size: int,
+        progress: Progress,
+    ) -> Examples:
+        """The data of an origin, from the cache or built into it."""
 
         def build(draft: Path) -> dict[str, Any]:
-            about = self._build(draft, config, tokenizer_id, words.vocab_size, progress)
-            if origin != self._origin(config, tokenizer_id, words.vocab_size):
+            about = self._build(draft, config, tokenizer_id, vocab_size, progress)
+            if origin != self._origin(config, tokenizer_id, vocab_size):
                 raise TransientError(
                     f"data.source = {config.source!r}, its validation or its tokenizer was written"
                     " while it was read; it is read again"
                 )
             return about
 
-        if origin.name not in self._loaded:
-            while len(self._loaded) >= _MOST_MAPPED:  # first, so that there is room for this one
-                del self._loaded[next(iter(self._loaded))]
-            key = self._ask(config, lambda: origin.key(progress))
-            entry = self._directories.cached("data", key, build, progress)
-            self._loaded[origin.name] = self._open(entry, tokenizer_id)
-        data = self._loaded[origin.name] = self._loaded.pop(origin.name)  # the latest used one
-        data.entry.note_use()
-        return data
+        key = self._ask(config, lambda: origin.key(progress))
+        entry = self._directories.cached("data", key, build, progress)
+        return self._open(entry, tokenizer_id)
 
     def loader(
         self,

@@ -111,16 +111,12 @@ class ModelManager(BaseProcessManager):
             InvalidInputError: No such model or architecture, or fields that it cannot have, or
                 that do not fit the texts.
         """
-        if architecture is not None:
-            fields["architecture"] = architecture
-        config = section(ModelConfig, model, fields)
-        if tokenizer is not None:
-            texts = self._format_of(tokenizer, max_length)
-            if config.pinned_id is not None:
-                self._check_words(tokenizer, config.pinned_id)
+        named = {} if architecture is None else {"architecture": architecture}
+        config = section(ModelConfig, model, fields | named)
+        if tokenizer is None:
+            texts = _untokenised(vocab_size, max_length, pad_token_id)
         else:
-            special = () if pad_token_id is None else (("pad_token_id", pad_token_id),)
-            texts = TextFormat(vocab_size, max_length, special)
+            texts = self._words_of(tokenizer, config, max_length)
         unnamed = tuple(f"LABEL_{number}" for number in range(num_labels))
         head = Head(SEQUENCE_CLASSIFIER, tuple(labels) or unnamed, problem_type)
         return self._fresh(
@@ -261,8 +257,14 @@ class ModelManager(BaseProcessManager):
             refuse_foreign(tokenizer, own, model_id)
         suited.add(model_id)
 
-    def _format_of(self, tokenizer: Any, max_length: int) -> TextFormat:
-        """Of each tokenizer once: its vocabulary may be large."""
+    def _words_of(self, tokenizer: Any, config: ModelConfig, max_length: int) -> TextFormat:
+        """What a tokenizer makes of texts; of each one once: its vocabulary may be large.
+
+        Raises:
+            InvalidInputError: It has other ids than the pretrained model's own.
+        """
+        if config.pinned_id is not None:
+            self._check_words(tokenizer, config.pinned_id)
         known = self._formats.setdefault(tokenizer, {})
         if max_length not in known:
             known[max_length] = TextFormat.of(tokenizer, max_length)
@@ -315,6 +317,12 @@ class ModelManager(BaseProcessManager):
             return self._hub.model_files(what, id_or_path, with_weights=True)
         except (OSError, ValueError) as error:
             raise weights.refusal(id_or_path, error) from error
+
+
+def _untokenised(vocab_size: int, max_length: int, pad_token_id: int | None) -> TextFormat:
+    """What is known of texts where there is no tokenizer to ask."""
+    special = () if pad_token_id is None else (("pad_token_id", pad_token_id),)
+    return TextFormat(vocab_size, max_length, special)
 
 
 def _is_no_hint_at_masks(record: logging.LogRecord) -> bool:

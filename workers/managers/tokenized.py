@@ -7,7 +7,8 @@ Layout of a split: `<name>.ids` (int32, all texts behind one another), `<name>.o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -27,6 +28,9 @@ _PORTION_TEXTS: Final = 8192
 _PORTION_CHARACTERS: Final = 2**22
 
 Batch = dict[str, torch.Tensor]
+
+#: The ids of some texts and, of pairs, the type of each id.
+Encoded = tuple[list[list[int]], list[list[int]]]
 
 #: Puts rows into one batch; those of a split come as `Rows`, at once.
 Collate = Callable[[Sequence[Row]], Batch]
@@ -78,25 +82,18 @@ class TokenizedTexts(Dataset[Row]):
         Raises:
             OSError: The disk takes no more.
         """
-        lengths = [np.zeros(1, dtype=np.int64)]
         has_types = bool(pairs) and any(_encode(tokenizer, ["a"], ["a"], max_length)[1][0])
-        with ExitStack() as stack:
-            files = [stack.enter_context((folder / f"{name}.ids").open("wb"))]
-            if has_types:
-                files.append(stack.enter_context((folder / f"{name}.types").open("wb")))
+
+        def encoded() -> Iterator[Encoded]:
             for start, portion in _portions(texts):
                 progress(f"tokenised texts of {name}", start, len(texts))
                 second = pairs[start : start + len(portion)]
-                rows, types = _encode(tokenizer, portion, second, max_length)
-                if end_id is not None:
-                    rows = [_ended(row, end_id, max_length) for row in rows]
-                lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
-                for file, found, dtype in zip(
-                    files, (rows, types), (np.int32, np.int8), strict=False
-                ):
-                    each = chain.from_iterable(found)
-                    file.write(np.fromiter(each, dtype, int(lengths[-1].sum())).data)
-        _write(folder / f"{name}.offsets", np.cumsum(np.concatenate(lengths), dtype=np.int64))
+                ids, types = _encode(tokenizer, portion, second, max_length)
+                yield ids if end_id is None else _ended(ids, end_id, max_length), types
+
+        lengths = _write_tokens(folder, name, encoded(), has_types=has_types)
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), lengths])
+        _write(folder / f"{name}.offsets", np.cumsum(offsets, dtype=np.int64))
         _write_array(folder / f"{name}.labels", np.asarray(labels))
         return cls(folder, name)
 
@@ -143,7 +140,7 @@ def _portions(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
 
 def _encode(
     tokenizer: Any, texts: list[str], pairs: Sequence[str], max_length: int | None
-) -> tuple[list[list[int]], list[list[int]]]:
+) -> Encoded:
     """The ids of each text or pair, and their types, as calling the tokenizer gives them."""
     options = {
         "truncation": "longest_first" if max_length is not None else False,
@@ -162,9 +159,29 @@ def _encode(
     return [each.ids for each in encodings], [each.type_ids for each in encodings] if pairs else []
 
 
-def _ended(row: list[int], end_id: int, max_length: int | None) -> list[int]:
-    is_whole = max_length is None or len(row) < max_length
-    return [*row, end_id] if is_whole and row[-1:] != [end_id] else row
+def _ended(rows: list[list[int]], end_id: int, max_length: int | None) -> list[list[int]]:
+    """Rows with an end, where they were not cut."""
+    limit = math.inf if max_length is None else max_length
+    return [
+        [*row, end_id] if len(row) < limit and row[-1:] != [end_id] else row for row in rows
+    ]
+
+
+def _write_tokens(
+    folder: Path, name: str, encoded: Iterable[Encoded], *, has_types: bool
+) -> npt.NDArray[np.int64]:
+    """Write the tokens of a split, portion by portion; how many each text has."""
+    lengths = [np.zeros(0, dtype=np.int64)]
+    kinds = [("ids", np.int32), ("types", np.int8)][: 2 if has_types else 1]
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"{name}.{kind}").open("wb")) for kind, _ in kinds]
+        for portion in encoded:
+            rows = portion[0]
+            lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
+            num_tokens = int(lengths[-1].sum())
+            for file, each, (_, dtype) in zip(files, portion, kinds, strict=False):
+                file.write(np.fromiter(chain.from_iterable(each), dtype, num_tokens).data)
+    return np.concatenate(lengths)
 
 
 def _mapped(path: Path, dtype: Any) -> npt.NDArray[Any]:
