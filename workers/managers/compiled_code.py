@@ -58,7 +58,10 @@ class CompiledCode:
         """
         import torch._inductor.config as inductor
 
-        places = {"TORCHINDUCTOR_CACHE_DIR": self.folder, "TRITON_CACHE_DIR": self.folder / "triton"}
+        places = {
+            "TORCHINDUCTOR_CACHE_DIR": self.folder,
+            "TRITON_CACHE_DIR": self.folder / "triton",
+        }
         before = {name: os.environ.get(name) for name in places}
         os.environ.update({name: str(place) for name, place in places.items()})
         try:

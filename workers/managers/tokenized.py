@@ -162,9 +162,7 @@ def _encode(
 def _ended(rows: list[list[int]], end_id: int, max_length: int | None) -> list[list[int]]:
     """Rows with an end, where they were not cut."""
     limit = math.inf if max_length is None else max_length
-    return [
-        [*row, end_id] if len(row) < limit and row[-1:] != [end_id] else row for row in rows
-    ]
+    return [[*row, end_id] if len(row) < limit and row[-1:] != [end_id] else row for row in rows]
 
 
 def _write_tokens(

@@ -83,7 +83,8 @@ class TrainingOptions(OptimizerOptions):
     compile: bool | Literal["default", "max-autotune-no-cudagraphs"] = False
     """Compiles the model by `torch.compile`, in its default mode or another: minutes in the first
     step and the first evaluation, which no rate of the training counts, and quicker steps after.
-    Code is kept in `FLEET_CACHE` for all trials of an equal model; the CPU takes a C++ compiler, a GPU Triton and a C compiler, and both Python's headers."""
+    Code is kept in `FLEET_CACHE` for all trials of an equal model; the CPU takes a C++ compiler, a
+    GPU Triton and a C compiler, and both Python's headers."""
     save_model: Literal["best", "all", "none"] = "best"
     """Which trials leave their model: those that beat the study's best so far, all, or none."""
 

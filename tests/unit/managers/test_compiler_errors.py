@@ -16,13 +16,9 @@ SHORT_OF = os.strerror(errno.ENOSPC)
 
 def failed(output, status=1):
     """What is raised of a compiler, as torch raises it: by another error."""
-    try:
-        try:
-            raise subprocess.CalledProcessError(status, ["g++"], output.encode())
-        except subprocess.CalledProcessError as error:
-            raise RuntimeError(f"C++ compile error\n\nOutput:\n{output}\n\nread the docs") from error
-    except RuntimeError as error:
-        return error
+    error = RuntimeError(f"C++ compile error\n\nOutput:\n{output}\n\nread the docs")
+    error.__cause__ = subprocess.CalledProcessError(status, ["g++"], output.encode())
+    return error
 
 
 #: As gcc 9 to 12, its assembler and linker, and clang say it.

@@ -128,7 +128,8 @@ def test_freed_memory_that_had_to_wait_goes_back_after_a_trial_that_used_none(mo
     monkeypatch.setattr(tensors, "_heap", heap)
     trimmed = []
     rss += 100 << 20
-    for seconds in (1.0, 4.0, 6.0, 7.0):
+    for now in (1.0, 4.0, 6.0, 7.0):
+        seconds = now
         assert not tensors.tidy()
     assert trimmed == [6.0]
 

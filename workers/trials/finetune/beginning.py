@@ -66,7 +66,7 @@ class Beginning:
         """The state before the first of so many steps.
 
         Raises:
-            UnfitStudyError, UnfitModelError: The study's model cannot be built, or takes other texts.
+            UnfitStudyError, UnfitModelError: The model cannot be built, or takes other texts.
             WorkerLacksError: The model cannot be built, or compiled, on this worker.
         """
         config, managers = self._config, self._managers
