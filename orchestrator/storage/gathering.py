@@ -3,8 +3,9 @@
 Optuna writes a trial's parameters and attributes one by one. Its storage sees each of them at
 once; the file has them, in their order, when the gathering ends.
 
-Invariant: what was gathered is on disk before a `sync` returns; what a full disk refuses is kept,
-and nothing is written before it.
+Invariant: what was gathered is on disk before a `sync` returns. Where a disk is full in the midst
+of it, the logs that it took stay, since readers may have seen them; the rest is kept, and nothing
+is written before it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class GatheringJournal(BaseJournalBackend):
         """Gather what is appended meanwhile, and append it at the end, whatever ends it.
 
         Raises:
-            StorageFullError: The disk takes no more; what was gathered is kept for the next try.
+            StorageFullError: The disk takes no more; the rest is kept for the next try.
         """
         self._append_waiting()  # what a disk refuses must not grow
         self._num_gathering += 1
@@ -64,13 +65,14 @@ class GatheringJournal(BaseJournalBackend):
         with self._lock:
             num_unread, self._num_unread = self._num_unread, 0
             num_known = len(self._waiting) - num_unread
-            if self._waiting and log_number_from == self._journal.num_read + num_known:
+            is_next = log_number_from == self._journal.num_read + num_known
+            if self._waiting and is_next and self._journal.is_read_whole:
                 return self._waiting[num_known:]
             self._append_waiting()
             return None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append logs, all or none, now or when the gathering ends.
+        """Append logs, now or when the gathering ends.
 
         Raises:
             StorageFullError: The disk takes no more.
@@ -96,7 +98,8 @@ class GatheringJournal(BaseJournalBackend):
     def close(self) -> None:
         """Bring all that was appended to disk, and let another process write.
 
-        What a full disk refused until now is dropped: no `sync` has told anybody of it.
+        What a full disk refused until now is dropped, the end of what it cut too: no `sync` has
+        told anybody of it.
         """
         self._journal.close()
 
@@ -104,5 +107,7 @@ class GatheringJournal(BaseJournalBackend):
         with self._lock:
             if self._waiting:
                 num_read = len(self._waiting) - self._num_unread
-                self._journal.append_lines(self._waiting, num_read)
-                self._waiting, self._num_unread = [], 0
+                try:
+                    self._journal.append_lines(self._waiting, num_read)
+                finally:  # what a full disk took is read from the file
+                    self._num_unread = min(self._num_unread, len(self._waiting))

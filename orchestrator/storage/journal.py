@@ -15,6 +15,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -129,40 +130,61 @@ class JournalFile(JournalReader):
             yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append logs, all or none; they are on disk after the next `sync`.
+        """Append logs; they are on disk after the next `sync`.
 
         Raises:
-            StorageFullError: The disk takes no more.
+            StorageFullError: The disk takes no more; those that it took stay.
         """
         self.append_lines(encode(logs))
 
     def append_lines(self, lines: list[bytes], num_read: int = 0) -> None:
-        """Append logs as lines, of which the first ones need not be read any more.
+        """Append logs as lines, each of which is taken out of the list once it is in the file.
+
+        Args:
+            lines: The logs.
+            num_read: So many of the first ones need not be read any more.
 
         Raises:
-            StorageFullError: The disk takes no more.
+            StorageFullError: The disk takes no more; the lines that it did not take are left.
         """
-        left = memoryview(b"".join(lines))
         with self._using:
             self._wake()
             # of the path: a journal that somebody removed takes nothing more
-            size = self._path.stat().st_size
-            try:
-                while left:
-                    left = left[self._file.write(left) :]
-            except OSError as error:
-                self._file.truncate(size)
-                raise StorageFullError(
-                    f"{self._path} cannot be written: {error.strerror}; make room, and the study"
-                    " goes on"
-                ) from error
-            self._is_dirty = True
-            begin = size + sum(map(len, lines[:num_read]))
-            if num_read:
-                self._position = (self._position[0] + num_read, begin)
-            self._unread = (begin, lines[num_read:])
-            self._end = begin + sum(map(len, lines[num_read:]))
+            begin = self._path.stat().st_size
+            num_bytes, problem = self._write(b"".join(lines))
+            taken = _fitting(lines, num_bytes)
+            if problem is not None:
+                # no reader takes a line that is cut; of a whole one it never forgets
+                self._file.truncate(begin + sum(map(len, taken)))
+            self._note_appended(begin, taken, min(num_read, len(taken)))
+            del lines[: len(taken)]
         OPEN.used(self)
+        if problem is not None:
+            raise StorageFullError(
+                f"{self._path} cannot be written: {problem.strerror}; make room, and the study"
+                " goes on"
+            ) from problem
+
+    def _write(self, text: bytes) -> tuple[int, OSError | None]:
+        """Write as much as the disk takes: how many bytes, and why not all."""
+        left = memoryview(text)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            return len(text) - len(left), error
+        return len(text), None
+
+    def _note_appended(self, begin: int, lines: list[bytes], num_read: int) -> None:
+        """Take note of lines that are in the file from `begin` on, and that some were read."""
+        if not lines:
+            return
+        self._is_dirty = True
+        begin += sum(map(len, lines[:num_read]))
+        if num_read:
+            self._position = (self._position[0] + num_read, begin)
+        self._unread = (begin, lines[num_read:])
+        self._end = begin + sum(map(len, lines[num_read:]))
 
     @property
     def num_read(self) -> int:
@@ -304,6 +326,12 @@ def _whole_lines(file: BinaryIO) -> list[bytes]:
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     return lines
+
+
+def _fitting(lines: list[bytes], num_bytes: int) -> list[bytes]:
+    """The first of some lines, those that are whole in so many bytes."""
+    ends = accumulate(map(len, lines))
+    return [line for line, end in zip(lines, ends, strict=True) if end <= num_bytes]
 
 
 def encode(logs: list[dict[str, Any]]) -> list[bytes]:

@@ -199,11 +199,12 @@ def test_the_first_difference_of_two_studies_is_named():
     )
 
 
-def test_what_a_disk_refuses_is_not_half_written(tmp_path):
+def test_of_what_a_full_disk_cuts_the_whole_lines_stay_and_no_half_of_one(tmp_path):
     """A limit on the size of files stands in for a full disk, at the very byte."""
-    journal = JournalFile(tmp_path / "journal.log")
+    path = tmp_path / "journal.log"
+    journal = JournalFile(path)
     journal.append_logs([{"n": 0}])
-    size = (tmp_path / "journal.log").stat().st_size
+    size = path.stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
     try:
@@ -211,7 +212,8 @@ def test_what_a_disk_refuses_is_not_half_written(tmp_path):
             journal.append_logs([{"n": 1}, {"text": "x" * 100}])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (tmp_path / "journal.log").stat().st_size == size
-    journal.append_logs([{"n": 1}])
-    assert list(journal.read_logs(0)) == [{"n": 0}, {"n": 1}]
+    assert path.read_text() == '{"n":0}\n{"n":1}\n'
+    assert list(journal.read_logs(1)) == [{"n": 1}]
+    journal.append_logs([{"n": 2}])
+    assert list(journal.read_logs(0)) == [{"n": 0}, {"n": 1}, {"n": 2}]
     journal.close()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import resource
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import optuna
 import pytest
@@ -11,8 +11,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from orchestrator.storage.journal import JournalFile
-from orchestrator.storage.opening import StudyStorage
+from orchestrator.storage.journal import JournalFile, JournalReader
+from orchestrator.storage.opening import StudyStorage, journal_storage
 from workers.protocol.errors import StorageFullError
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -150,15 +150,23 @@ def test_wherever_a_kill_tears_a_write_the_journal_is_read_and_goes_on(tmp_path)
         again.close()
 
 
-def test_what_a_full_disk_refused_is_kept_and_comes_before_all_else(tmp_path):
+@contextmanager
+def no_room_beyond(size):
     """A limit on the size of files stands in for a full disk, at the very byte."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_a_full_disk_refused_is_kept_and_comes_before_all_else(tmp_path):
     path = tmp_path / "journal.log"
     opened = opened_at(path)
     study = study_in(opened)
     size = path.stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
-    try:
+    with no_room_beyond(size + 20):
         with pytest.raises(StorageFullError, match="make room"), opened.gathering():
             trial = study.ask(SPACE)
         for write in (opened.sync, lambda: study.set_user_attr("k", 1), study.ask):
@@ -166,8 +174,6 @@ def test_what_a_full_disk_refused_is_kept_and_comes_before_all_else(tmp_path):
                 write()
         with pytest.raises(StorageFullError, match="make room"), opened.gathering():
             pytest.fail("more is gathered")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.stat().st_size == size
     assert (len(study.trials), study.user_attrs) == (1, {})
     study.tell(trial, 1.0)
@@ -176,17 +182,52 @@ def test_what_a_full_disk_refused_is_kept_and_comes_before_all_else(tmp_path):
     opened.close()
 
 
+@pytest.mark.parametrize("goes_on", [True, False], ids=["who goes on", "whom another follows"])
+def test_nothing_that_readers_saw_of_a_turn_which_a_full_disk_cut_is_taken_back(
+    tmp_path, monkeypatch, goes_on
+):
+    path = tmp_path / "journal.log"
+    opened = opened_at(path)
+    study = study_in(opened)
+    readers = [
+        JournalStorage(JournalFileBackend(str(path))),
+        journal_storage(JournalReader(path)),
+    ]
+    write = JournalFile._write
+
+    def write_and_be_read(self, text):
+        written = write(self, text)
+        for reader in readers:
+            reader.get_all_trials(0)
+        return written
+
+    monkeypatch.setattr(JournalFile, "_write", write_and_be_read)
+    for room in range(0, 2400, 150):
+        with (
+            no_room_beyond(path.stat().st_size + room),
+            pytest.raises(StorageFullError),
+        ):
+            drive(study, opened.gathering, rounds=1)
+        if not goes_on:
+            opened.close()
+            opened = opened_at(path)
+            study = study_in(opened, optuna.samplers.RandomSampler(seed=room))
+        drive(study, opened.gathering, rounds=1)
+        for reader in readers:
+            assert contents(reader) == as_optuna_reads(path) == contents(opened.storage)
+    opened.close()
+
+
 def test_what_a_full_disk_refused_is_dropped_with_who_held_it(tmp_path):
     path = tmp_path / "journal.log"
     opened = opened_at(path)
     study = study_in(opened)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
-    try:
-        with pytest.raises(StorageFullError, match="make room"), opened.gathering():
-            study.ask(SPACE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        no_room_beyond(path.stat().st_size),
+        pytest.raises(StorageFullError, match="make room"),
+        opened.gathering(),
+    ):
+        study.ask(SPACE)
     opened.close()
     again = opened_at(path)
     assert study_in(again).trials == []
