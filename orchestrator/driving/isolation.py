@@ -7,12 +7,14 @@ where one study alone is driven, that it cannot be opened, or fails again and ag
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import redis
 
+from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.redis_watch import RedisWatch
 from orchestrator.driving.roster import Roster
 from orchestrator.driving.stalls import Stalls
@@ -37,6 +39,17 @@ _GIVE_UP_AFTER: Final = 3
 _MAX_REASON: Final = 500
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """What was said of a study that concerns all."""
+
+    turn: Future[None] | None
+    """The turn that it was at."""
+    reason: str
+    before: str | None
+    """Why it did not get on already."""
+
+
 class Isolation:
     """Stands between each study and the others.
 
@@ -57,6 +70,8 @@ class Isolation:
         self._studies = studies
         self._led = replace(studies, leader=leader)
         self._is_only = is_only
+        #: by study: what was last said of all, until it is over
+        self._refusals: dict[str, _Refusal] = {}
 
     @contextmanager
     def alone(self, name: str, doing: str) -> Iterator[None]:
@@ -91,16 +106,38 @@ class Isolation:
     def show_refusal(self, reason: str) -> None:
         """Say what concerns all studies where people look at them; again, for as long as it does.
 
-        What a turn that is under way publishes would hide it: of such a study it is said later.
+        Of a study that is at a turn it is said at once, since that may never end, and again after
+        it: what the turn publishes may hide it.
         """
         for name, driver in self._roster.drivers.items():
-            if driver.is_at_a_turn or driver.shown.stalled == reason:
+            turn = driver.turning if driver.is_at_a_turn else None
+            said, shown = self._refusals.get(name), driver.shown.stalled
+            if said is not None and said.turn is turn and shown == reason:
                 continue
             # not over what another one shows, who has taken it over meanwhile
             with suppress(redis.RedisError, StudyTakenOverError):
-                self._led.facts.publish_stall(name, reason, is_news=False)
-                driver.shown.show_stall(reason)
-                self._roster.tell(driver)
+                self._show(driver, reason)
+                self._refusals[name] = _Refusal(turn, reason, said.before if said else shown)
+
+    def end_refusal(self) -> None:
+        """Say it no more of studies that are at the same turn still; others show how they stand.
+
+        Raises:
+            redis.RedisError: Redis is away, or refuses: it is to be tried again.
+        """
+        for name, said in list(self._refusals.items()):
+            driver = self._roster.drivers.get(name)
+            is_at_it = driver is not None and driver.is_at_a_turn and driver.turning is said.turn
+            if driver is not None and is_at_it and driver.shown.stalled == said.reason:
+                with suppress(StudyTakenOverError):
+                    self._show(driver, said.before)
+            del self._refusals[name]
+
+    def _show(self, driver: StudyDriver, reason: str | None) -> None:
+        """Show why a study does not get on, if it does not."""
+        self._led.facts.publish_stall(driver.name, reason, is_news=False)
+        driver.shown.show_stall(reason)
+        self._roster.tell(driver)
 
     def _stall(self, name: str, reason: str, error: Exception) -> None:
         """Leave a study alone for a while, and show why."""

@@ -5,6 +5,7 @@ Invariant: a study is done once its end was shown, and nothing was asked of it m
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,8 @@ class Publication:
         self._published_at = 0.0
         #: why it does not get on, of a study that was not opened yet
         self._stalled: str | None = None
+        #: while the status is written, by a turn or by the loop beside it
+        self._writing = threading.Lock()
         self.status: StudyStatus | None = None
         """The latest; None until the study was opened."""
         self.is_stale = True
@@ -42,13 +45,15 @@ class Publication:
 
     def look(self, study: DrivenStudy, collector: Collector, around: Surroundings) -> StudyStatus:
         """See how the study stands now."""
-        self.status = build_status(
+        status = build_status(
             study.spec,
             study.tally,
             self._circumstances(study, collector, around),
             leases=study.leases,
         ).model_copy(update={"as_of": time.time()})
-        return self.status
+        with self._writing:
+            self.status = status
+        return status
 
     def _circumstances(
         self, study: DrivenStudy, collector: Collector, around: Surroundings
@@ -72,11 +77,12 @@ class Publication:
         """Why the study does not get on, as it was last shown."""
         return self._stalled if self.status is None else self.status.stalled
 
-    def show_stall(self, reason: str) -> None:
-        """Say why the study does not get on."""
+    def show_stall(self, reason: str | None) -> None:
+        """Say why the study does not get on, or that it does; a turn may be publishing."""
         self._stalled = reason
-        if self.status is not None:
-            self.status = self.status.model_copy(update={"stalled": reason})
+        with self._writing:
+            if self.status is not None:
+                self.status = self.status.model_copy(update={"stalled": reason})
 
     def is_due(self, study: DrivenStudy, wish: Wish) -> bool:
         """Whether it is time to publish."""
@@ -117,9 +123,11 @@ class Publication:
         status = self.look(study, collector, around)
         # who waits for the study waits for this, too
         is_done = status.is_over and study.tell_end(status)
-        self.status = status = status.model_copy(
+        status = status.model_copy(
             update={"end_problem": study.end_problem, "former": study.former}
         )
+        with self._writing:
+            self.status = status
         events.turn(status)
         if is_done:
             events.end()

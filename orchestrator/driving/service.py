@@ -178,6 +178,7 @@ class Service:
                 return
             self._turn()
             self._redis.went_well()
+            self._isolation.end_refusal()
         except (redis.RedisError, HomeRefusedError) as error:
             if self.only and isinstance(error, HomeRefusedError):
                 raise

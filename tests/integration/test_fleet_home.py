@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import gated_sampler
 import pytest
 import redis
 from hand_fleet import Fleet, is_over, look_around, put, turn_until
@@ -177,6 +178,43 @@ def test_a_refusal_is_said_though_a_turn_that_was_under_way_publishes_after_it(
         turn_until(service, lambda: "fleet.id" in (stalled() or ""), "it is said")
         look_around(service)
         assert "fleet.id" in stalled()
+
+
+def test_a_study_whose_turn_does_not_end_is_told_too_what_is_refused_to_all_and_when_it_is_not(
+    client, home, settings, tmp_path
+):
+    settings = gated_sampler.allowed(settings.model_copy(update={"home": home}))
+    fleet, file = Fleet(client, settings, tmp_path), home / "fleet.id"
+    put(fleet, "hangs", sampler=gated_sampler.SAMPLER)
+    stalled = partial(Studies(client).facts.get, "hangs", "stalled")
+    with gated_sampler.closed(), Service(settings) as service:
+        turn_until(service, gated_sampler.asked, "it is at a turn")
+        id_of_it = file.read_text()
+        file.write_text("what is this")
+        turn_until(service, lambda: "fleet.id" in (stalled() or ""), "it is said")
+        assert "fleet.id" in service.status("hangs").stalled
+        file.write_text(id_of_it)
+        turn_until(service, lambda: not stalled(), "it is said no more")
+        assert not gated_sampler.gate.is_set()
+        assert not service.status("hangs").stalled
+        gated_sampler.gate.set()
+        turn_until(service, lambda: is_over(fleet, "hangs"), "it goes on")
+
+
+def test_what_is_refused_to_an_orchestrator_is_not_shown_of_a_study_that_another_leads_by_now(
+    client, home, settings, tmp_path
+):
+    settings = settings.model_copy(update={"home": home})
+    fleet, facts = Fleet(client, settings, tmp_path), Studies(client).facts
+    for name in ("ours", "theirs"):
+        put(fleet, name)
+    with Service(settings) as service:
+        turn_until(service, lambda: facts.get("theirs", "status"), "both are driven")
+        client.set(keys.lead("theirs"), "another orchestrator")
+        (home / "fleet.id").write_text("what is this")
+        turn_until(service, lambda: "fleet.id" in (facts.get("ours", "stalled") or ""), "it is said")
+        service.turn()
+        assert facts.get("theirs", "stalled") is None
 
 
 def test_an_empty_redis_gets_no_home_that_an_orchestrator_on_another_one_leads(

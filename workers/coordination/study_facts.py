@@ -34,12 +34,12 @@ class StudyFacts:
         """
         self._publish(name, facts)
 
-    def publish_stall(self, name: str, reason: str, *, is_news: bool) -> None:
+    def publish_stall(self, name: str, reason: str | None, *, is_news: bool) -> None:
         """Show why a study does not get on; orchestrator only. Nor is anything written here then.
 
         Args:
             name: The study.
-            reason: Why, without passwords.
+            reason: Why, without passwords; None if it does.
             is_news: Whether it is an event, too.
         """
         told = brief(reason) if is_news else ""
