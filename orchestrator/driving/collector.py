@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial
 
 from orchestrator.driving.driven import DrivenStudy
+from orchestrator.driving.end_facts import facts_of_attempts, facts_of_end
 from orchestrator.driving.halving import Place
 from orchestrator.driving.reconcile import TOLD_AS
 from orchestrator.storage.attributes import ATTR
@@ -115,21 +116,14 @@ class Collector:
         attempts = 0 if record is None else record.attempt
         when = "while it waited for another attempt" if attempts else "before it began"
         if record is not None and attempts:
-            self._study.trials.set_attr(number, f"{ATTR}attempt", attempts)
-            self._attach_ends(number, record)
+            self._store(number, facts_of_attempts(record))
         self.tell_failed(number, f"{reason} {when}", TrialState.CANCELLED)
         self._study.sync()
 
-    def _attach_ends(self, number: int, record: TrialRecord) -> None:
-        """Store how the attempts of a trial ended that nobody tells of any more."""
-        facts: dict[str, Any] = {
-            f"{ATTR}losses": record.losses,
-            f"{ATTR}requeued": dict(record.requeued),
-            f"{ATTR}began_anew": record.num_anew,
-        }
+    def _store(self, number: int, facts: Mapping[str, Any]) -> None:
+        """Attach facts to a trial."""
         for key, value in facts.items():
-            if value:
-                self._study.trials.set_attr(number, key, value)
+            self._study.trials.set_attr(number, key, value)
 
     def _take(self, entry: Entry) -> TrialState | None:
         """Take one entry in; the state of the trial if it is an end.
@@ -257,27 +251,15 @@ class Collector:
                     self._study.trials.set_attr(entry.number, key, value)
             except UnreadableEntryError as error:
                 problem = str(error)
-        facts: dict[str, Any] = {
-            f"{ATTR}state": state.value,
-            f"{ATTR}attempt": entry.attempt,
-            # of a trial that is paused now and then, all its attempts
-            f"{ATTR}busy_seconds": round(
-                entry.held_ms / 1000 if self._study.spec.pruner.promote else result.busy_seconds, 3
-            ),
-            f"{ATTR}slot_seconds": entry.held_ms / 1000 or None,
-            f"{ATTR}gpu_seconds": entry.gpu_ms / 1000 or None,
-            f"{ATTR}losses": entry.losses or None,
-            f"{ATTR}requeued": entry.requeued or None,
-            f"{ATTR}began_anew": entry.anew or None,
-            f"{ATTR}error": _explain_end(entry, state, result),
-            f"{ATTR}traceback": _traceback(state, result),
-            f"{ATTR}result_error": problem,
-            f"{ATTR}reports_left_out": result.num_reports_left_out or None,
-            f"{ATTR}code": self._study.trials.code_id(result.code),
-        }
-        for key, value in facts.items():
-            if value is not None:
-                self._study.trials.set_attr(entry.number, key, value)
+        facts = facts_of_end(
+            entry,
+            state,
+            result,
+            result_error=problem,
+            code=self._study.trials.code_id(result.code),
+            has_rungs=self._study.spec.pruner.promote,
+        )
+        self._store(entry.number, facts)
 
     def _check_values(self, number: int, values: Sequence[float] | None) -> None:
         """Refuse what Optuna would.
@@ -359,20 +341,6 @@ class Collector:
             self._study.trials.set_attr(number, f"{ATTR}state", state.value)
             self._study.trials.set_attr(number, f"{ATTR}error", error)
             self._study.tell(number, TOLD_AS[state], None)
-
-
-def _traceback(state: TrialState, result: Result) -> str | None:
-    """What speaks against the objective; nothing where its process or its host was lost."""
-    if state not in {TrialState.FAILED, TrialState.DEAD} or result.is_loss:
-        return None
-    return result.traceback or (result.error if state is TrialState.DEAD else None)
-
-
-def _explain_end(entry: InboxEntry, state: TrialState, result: Result) -> str | None:
-    if state is not TrialState.DEAD or not result.is_loss:
-        return result.error
-    count = "1 process" if entry.losses == 1 else f"{entry.losses} processes"
-    return f"took {count} down: {result.error}"
 
 
 @contextmanager

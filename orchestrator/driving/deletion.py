@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 
 import redis
 
+from orchestrator.driving.isolation import Isolation
+from orchestrator.driving.roster import Roster
 from orchestrator.driving.turns import TurnPool
 from orchestrator.storage.results_removal import remove_results
 from workers.coordination.clock import server_time_ms
@@ -91,27 +93,55 @@ class DeletionJobs:
         settings: This orchestrator's.
         owner: This process.
         pool: Has the threads for it.
+        roster: The studies that are driven; none that is being deleted.
     """
 
     def __init__(
-        self, client: redis.Redis, settings: Settings, owner: ProcessIdentity, pool: TurnPool
+        self,
+        client: redis.Redis,
+        settings: Settings,
+        owner: ProcessIdentity,
+        pool: TurnPool,
+        roster: Roster,
     ) -> None:
         self._client = client
+        self._deletions = Deletions(client)
         self._settings = settings
         self._owner = owner
         self._pool = pool
+        self._roster = roster
         self._jobs: dict[str, Future[None]] = {}
+        self.studies: set[str] = set()
+        """Those that are being deleted, or that it failed for: they are not driven any more."""
 
-    def names(self) -> set[str]:
-        """The studies that something is being deleted of, or that it failed for."""
-        return set(self._jobs)
-
-    def go_on(self, name: str, *, may_begin: bool) -> None:
-        """Begin to delete a study, or see how that went; what failed may be begun again.
+    def look(self, isolation: Isolation) -> None:
+        """Delete what people asked to have deleted, once nobody runs a trial of it.
 
         Args:
-            name: The study; nothing of this orchestrator writes of it.
-            may_begin: Whether to begin, if it is not under way.
+            isolation: Has what goes wrong with it stall that study.
+        """
+        begun = set(self._deletions.begun())
+        self.studies = set(self._jobs)
+        for name in sorted(begun | self.studies):
+            with isolation.alone(name, "deleting it"):
+                is_held = isolation.stalls.holds(name)
+                self._go_on(name, may_begin=name in begun and not is_held and self._free(name))
+
+    def is_done(self, name: str) -> bool:
+        """Whether a study was deleted, by whomever."""
+        return name in self._deletions.done()
+
+    def _free(self, name: str) -> bool:
+        """Leave a study whose trials nobody runs; whether nothing of it is written here now."""
+        if has_running(self._client, name):
+            return False  # they were cancelled, and end first
+        self.studies.add(name)
+        self._roster.abandon(name)
+        self._roster.submitted.pop(name, None)
+        return name not in self._roster
+
+    def _go_on(self, name: str, *, may_begin: bool) -> None:
+        """Begin to delete a study, or see how that went; what failed may be begun again.
 
         Raises:
             Exception: What it failed with.

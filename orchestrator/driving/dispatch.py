@@ -172,21 +172,17 @@ class Dispatcher:
             now_ms: The server's clock.
             at_start: Announce every queued trial: hints may have been lost meanwhile.
         """
-        queued = self._study.leases.queued()
-        running = self._study.leases.running()
-        held = {**queued, **running}
-        paused = self._study.leases.paused()
+        queued, running = self._study.leases.queued(), self._study.leases.running()
+        paused, tally = self._study.leases.paused(), self._study.tally
         patience = 0.0 if at_start else self._times.reconcile
         # in a queue in which hints wait, a trial's own is likely among them: it is sent again
         # all the same, later and later, since they may all be of other studies
         is_idle = at_start or not self._study.hints_waiting()
-        tally = self._study.tally
-        at_rest = tally.paused.keys() & paused.keys()
-        open_ones = sorted(tally.open - tally.waiting - at_rest)
+        open_ones = sorted(tally.open - tally.waiting - (tally.paused.keys() & paused.keys()))
         self._announced = {
             number: told for number, told in self._announced.items() if number in queued
         }
-        for number in (held.keys() | paused.keys()) - tally.open:
+        for number in (queued.keys() | running.keys() | paused.keys()) - tally.open:
             self._settle(number)
         self._seal_anew(sorted(tally.open - tally.waiting) if at_start else open_ones)
         records = self._study.leases.records(open_ones)
@@ -203,20 +199,38 @@ class Dispatcher:
                 is_paused=number in tally.paused,
                 is_promoted=record is not None and self._is_beyond(number, record),
             )
-            if instruction is Instruction.ENQUEUE:
-                broken = self._study.leases.unreadable(number)
-                if broken is None or self._may_replace(number, broken, running):
-                    self._enqueue_again(number, None if broken is None else broken.history)
-            elif instruction is Instruction.SEND_ON:
-                self._send_on(number)
-            elif instruction is Instruction.NOTE_PAUSE and record is not None:
-                self._collector.tell_paused(number, record)
-            elif instruction is Instruction.SEND_HINT:
+            if instruction is Instruction.SEND_HINT:
                 self._announced[number] = now_ms, count + 1
-                log.info("announced_again", study=self._study.name, trial=number)
-                self._study.send_hint(number)
-            elif instruction is Instruction.TELL_LOST and record is not None:
-                self._collector.tell_lost(number, record.state)
+            self._follow(instruction, number, record, running)
+
+    def _follow(
+        self,
+        instruction: Instruction,
+        number: int,
+        record: TrialRecord | None,
+        leases: Container[int],
+    ) -> None:
+        """Do what brings Redis and the storage together for one trial.
+
+        Args:
+            instruction: What that is.
+            number: The trial.
+            record: In Redis, if it is there and can be read.
+            leases: The trials that somebody may be running.
+        """
+        if instruction is Instruction.ENQUEUE:
+            broken = self._study.leases.unreadable(number)
+            if broken is None or self._may_replace(number, broken, leases):
+                self._enqueue_again(number, None if broken is None else broken.history)
+        elif instruction is Instruction.SEND_ON:
+            self._send_on(number)
+        elif instruction is Instruction.NOTE_PAUSE and record is not None:
+            self._collector.tell_paused(number, record)
+        elif instruction is Instruction.SEND_HINT:
+            log.info("announced_again", study=self._study.name, trial=number)
+            self._study.send_hint(number)
+        elif instruction is Instruction.TELL_LOST and record is not None:
+            self._collector.tell_lost(number, record.state)
 
     def _may_replace(self, number: int, broken: UnreadableRecord, leases: Container[int]) -> bool:
         """Whether a record that cannot be read is to be written anew now; if so, it is said.

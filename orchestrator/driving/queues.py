@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+from orchestrator.driving.surroundings import Surroundings
+from workers.coordination.submitted import Submitted
 from workers.processes.registry import ProcessEntry
 from workers.processes.slots import num_slots, refusing_slots
 from workers.protocol.states import ProcessKind
@@ -36,6 +38,13 @@ class Queues:
                 for slot in refusing_slots(queue, self._processes)
             )
         return self._put_aside[queue]
+
+    def around(self, submitted: Submitted) -> Surroundings:
+        """How things stand around a study, by how it was handed in."""
+        queue = submitted.spec.resources.queue
+        return Surroundings(
+            submitted, self.slots(queue), self.put_aside(queue), self.trial_processes
+        )
 
     @cached_property
     def trial_processes(self) -> dict[str, ProcessEntry]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,12 +22,14 @@ from typing import Final, Self
 
 import redis
 
+from orchestrator.driving.admission import Admission
 from orchestrator.driving.allotment import Allotment
 from orchestrator.driving.catalogue import Catalogue
-from orchestrator.driving.deletion import DeletionJobs, has_running
+from orchestrator.driving.deletion import DeletionJobs
 from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.endings import Endings
 from orchestrator.driving.event_filing import FLEET, EventFiling
+from orchestrator.driving.intake import Intake
 from orchestrator.driving.isolation import Isolation
 from orchestrator.driving.observer import NoObserver, Observer
 from orchestrator.driving.queues import Queues
@@ -35,29 +37,21 @@ from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
 from orchestrator.driving.redis_watch import RedisWatch
 from orchestrator.driving.roster import Roster
-from orchestrator.driving.surroundings import Surroundings
 from orchestrator.driving.turns import TurnPool
 from orchestrator.status import StudyStatus
 from orchestrator.storage.open_files import allow_open_files
-from workers.coordination.clock import lease_clock, server_time_ms
-from workers.coordination.connection import connect, is_general, resolve_url
-from workers.coordination.deletions import Deletions
+from workers.coordination.clock import server_time_ms
+from workers.coordination.connection import connect, resolve_url
 from workers.coordination.hints import Hints
-from workers.coordination.inbox import Entry, Inbox, are_ends
+from workers.coordination.inbox import Inbox
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
-from workers.coordination.study_lead import StudyLead
-from workers.coordination.submitted import Submitted
 from workers.disk.fleet_home import FleetHome
 from workers.disk.study_folders import remove_aside
 from workers.logs import get_logger
 from workers.processes.membership import membership
 from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.protocol.errors import (
-    FleetError,
-    HomeRefusedError,
-    InvalidInputError,
-)
+from workers.protocol.errors import FleetError, HomeRefusedError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 
@@ -66,19 +60,11 @@ log = get_logger(__name__)
 #: How long one read of the inbox waits.
 _BLOCK_MS: Final = 250
 
-#: How long ends of trials may wait for others, to be taken in with them: each turn costs the same,
-#: whatever it takes in. Trials are kept ready for longer, so that no slot waits for it.
-_GATHER_SECONDS: Final = 0.02
-
 #: For how long a turn of the loop waits for the turns of the studies; slower ones go on beside it.
 _PATIENCE_SECONDS: Final = 0.25
 
 #: Between two looks at the registry's slots and at what was handed in.
 _LOOK_SECONDS: Final = 1.0
-
-#: Between two attempts to drive a study that is refused, or that another orchestrator holds.
-_RETRY_SECONDS: Final = 5.0
-
 
 #: Of studies that only wait for their share, so many are seen to in one turn, or of very many such
 #: a part of all: in four turns a second, each every eight.
@@ -103,14 +89,8 @@ class Service:
     observer: Observer = field(default_factory=NoObserver)
     is_draining: bool = False
     """Whether no further trial may be asked for."""
-    _refused_at: dict[str, float] = field(default_factory=dict)
     _looked_at: float = 0.0
-    _read_at: float = 0.0
-    _are_ends: bool = False
-    """Whether all that was read last were ends of trials."""
     _beat_at: float = 0.0
-    _deleting: set[str] = field(default_factory=set)
-    """Those that are being deleted: they are not driven any more."""
     _sweep: Reaper | None = None
     """Ends leases that ran out, if it was time for that at the last look."""
     _queues: Queues = field(default_factory=Queues)
@@ -118,13 +98,40 @@ class Service:
 
     def __enter__(self) -> Self:
         allow_open_files()
+        self._join_fleet()
+        self._pool = TurnPool()
+        self._filing = self._file_events()
+        self._roster = Roster(Endings(self._pool), self.on_status)
+        self._intake = Intake(self._inbox, self._roster)
+        self._allotment = Allotment()
+        identity = self._record.identity
+        self._isolation = Isolation(
+            self._roster, self._redis, self._studies, str(identity), is_only=self.only is not None
+        )
+        self._deletions = DeletionJobs(
+            self._client, self.settings, identity, self._pool, self._roster
+        )
+        self._admission = Admission(
+            self._client,
+            self._hints,
+            self._inbox,
+            self.settings,
+            identity,
+            self.observer,
+            self.only,
+        )
+        if self.only is None:
+            resubmit_forgotten(self.settings, self._studies)
+        return self
+
+    def _join_fleet(self) -> None:
+        """Become an orchestrator that the fleet knows, in a home that is the fleet's."""
         self._client = connect(self.settings, Role.ORCHESTRATOR)
         self._home = FleetHome(self._client, self.settings.home)
         self._home.lead()
         self._redis = RedisWatch(self._client, self._home, self.settings)
         self._studies = Studies(self._client, seal=self.settings.seal)
         self._catalogue = Catalogue(self._studies)
-        self._deletions = Deletions(self._client)
         remove_aside(self.settings.home)
         self._hints = Hints(resolve_url(self.settings), self.settings.seal)
         self._registry = ProcessRegistry(self._client, self.settings.times)
@@ -135,23 +142,6 @@ class Service:
         self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")
         self._reaper = Reaper(self.settings.times)
         self._events = EventFiling(self._client, self.settings.home, observer=self.observer)
-        self._pool = TurnPool()
-        self._filing = self._file_events()
-        self._roster = Roster(Endings(self._pool), self.on_status)
-        self._isolation = Isolation(
-            self._roster,
-            self._redis,
-            self._studies,
-            str(self._record.identity),
-            is_only=self.only is not None,
-        )
-        self._allotment = Allotment()
-        self._deletion_jobs = DeletionJobs(
-            self._client, self.settings, self._record.identity, self._pool
-        )
-        if self.only is None:
-            resubmit_forgotten(self.settings, self._studies)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._roster.leave_all(renew_after=self.settings.times.lease / 4)
@@ -208,7 +198,7 @@ class Service:
         # in each turn the oldest of them, so that none has all to renew, each a round trip
         self._keep_rights(older_than=self.settings.times.lease / 4, most=self._few)
         self._look_at_resting()
-        self._hand_out()
+        self._intake.hand_out(self._open(), self._block_ms())
         self._keep_rights(older_than=self.settings.times.lease / 2)
         self._run({name: driver.take_in for name, driver in self._idle() if driver.has_news})
         granted = self._share()
@@ -281,90 +271,21 @@ class Service:
 
     def _join_new(self) -> None:
         for name in [self.only] if self.only else self._catalogue.names():
-            too_soon = time.monotonic() - self._refused_at.get(name, -1e9) < _RETRY_SECONDS
-            if name in self._deleting:
-                continue
-            if name in self._roster or too_soon or self._holds(name):
+            if name in self._roster or name in self._deletions.studies or self._holds(name):
                 continue
             with self._isolation.alone(name, "opening it"):
-                self._join(name)
+                driver = self._admission.admit(name, self._catalogue, self._roster)
+                if driver is not None:
+                    driver.look_at(self._queues.around(self._roster.submitted[name]), None)
+                    self._allotment.begin(name)
 
-    def _join(self, name: str) -> None:
-        if self.only is None and not self._catalogue.waits_for_service(name):
-            return
-        right = StudyLead(self._client, name, self._record.identity, self.settings.times.lease)
-        self._roster.submitted[name] = self._catalogue.submitted(name)
-        held_at = lease_clock()
-        if right.hold():
-            self._drive(right, held_at)
-            return
-        refusal = (
-            f"study {name!r} is driven by another orchestrator, {right.holder()};"
-            " stop that one, or watch the study with `trialfleet watch`"
-        )
-        if self.only:
-            raise InvalidInputError(refusal)
-        self._refused_at[name] = time.monotonic()
-        log.warning("study_not_driven", study=name, error=refusal)
-
-    def _drive(self, right: StudyLead, held_at: float) -> None:
-        name = right.study
-        self._roster.drivers[name] = driver = StudyDriver(
-            self._client, self._hints, self.settings, self._inbox, right, held_at, self.observer
-        )
-        driver.look_at(self._surroundings(self._roster.submitted[name]), None)
-        self._allotment.begin(name)
-
-    def _surroundings(self, submitted: Submitted) -> Surroundings:
-        queue = submitted.spec.resources.queue
-        return Surroundings(
-            submitted,
-            self._queues.slots(queue),
-            self._queues.put_aside(queue),
-            self._queues.trial_processes,
-        )
-
-    def _hand_out(self) -> None:
-        """Read the inboxes, and give each study what is its own."""
-        driven = [
+    def _open(self) -> list[str]:
+        """The studies that are open, and that are to be seen to."""
+        return [
             name
             for name, driver in self._roster.drivers.items()
             if driver.is_open and not self._holds(name)
         ]
-        if not driven:
-            time.sleep(self._block_ms() / 1000)
-            return
-        try:
-            gathered = self._gather(driven)
-            # of all of them, whoever told what was gathered: no study is to wait for another's
-            entries = gathered + self._inbox.read(driven, 1 if gathered else self._block_ms())
-        except redis.ResponseError as error:
-            if is_general(error):
-                raise
-            for name in driven:  # it is of one of them, and names none: each is to be asked
-                self._roster.drivers[name].is_disturbed = True
-            return
-        self._read_at, self._are_ends = time.monotonic(), are_ends(each for _, each in entries)
-        by_study: dict[str, list[Entry]] = {}
-        for name, entry in entries:
-            by_study.setdefault(name, []).append(entry)
-        for name, own in by_study.items():
-            self._roster.drivers[name].hand(own)
-
-    def _gather(self, driven: Sequence[str]) -> list[tuple[str, Entry]]:
-        """Let further ends of trials come in, where ends came, as long as nobody asks anything."""
-        gathered: list[tuple[str, Entry]] = []
-        until = self._read_at + _GATHER_SECONDS
-        asking = [name for name in driven if not self._roster.submitted[name].spec.space]
-        while self._are_ends and (left := until - time.monotonic()) > 0:
-            if not asking:
-                time.sleep(left)
-                break
-            found = self._inbox.read(asking, max(1, int(left * 1000)))
-            gathered += found
-            if found and not are_ends(each for _, each in found):
-                break
-        return gathered
 
     def _block_ms(self) -> int:
         """How long to wait for entries: not at all while something else is to be done."""
@@ -382,7 +303,8 @@ class Service:
         if self._redis.has_restarted():
             self._reaper.be_patient()  # it may have forgotten holders' last renewals
         self._restore_lost()
-        self._delete_begun()
+        if self.only is None:
+            self._deletions.look(self._isolation)
         processes = list(self._registry.entries(prunes=True))
         self._queues = Queues(processes)
         if self._filing.done():
@@ -394,7 +316,7 @@ class Service:
         for name, driver in list(self._roster.drivers.items()):
             with self._isolation.alone(name, "reading what was handed in"):
                 self._roster.submitted[name] = submitted = self._catalogue.submitted(name)
-                if driver.look_at(self._surroundings(submitted), self._sweep):
+                if driver.look_at(self._queues.around(submitted), self._sweep):
                     self._allotment.look_again(name)
         self.observer.saw_fleet(self._roster.standing(), processes)
 
@@ -415,31 +337,14 @@ class Service:
 
     def _forget_others(self) -> None:
         """Keep nothing of studies that are over, or not there any more."""
-        known = {*self._catalogue.names(), *self._roster.drivers, *self._deleting}
-        self._refused_at = {name: at for name, at in self._refused_at.items() if name in known}
+        known = {*self._catalogue.names(), *self._roster.drivers, *self._deletions.studies}
+        self._admission.forget_others(known)
         self._isolation.stalls.forget_others(known)
         # not by what is not there: Redis may have lost it
         ended = self._studies.ended(self._roster.submitted.keys() - known)
         self._roster.forget_others(known, ended)
         submitted = self._roster.submitted.values()
         self._allotment.forget_others(known, {each.spec.resources.queue for each in submitted})
-
-    def _delete_begun(self) -> None:
-        """Delete what people asked to have deleted, once nobody runs a trial of it."""
-        begun = set() if self.only else set(self._deletions.begun())
-        self._deleting = self._deletion_jobs.names()
-        for name in sorted(begun | self._deleting):
-            with self._isolation.alone(name, "deleting it"):
-                self._deletion_jobs.go_on(name, may_begin=name in begun and self._may_delete(name))
-
-    def _may_delete(self, name: str) -> bool:
-        """Whether a study may be deleted now: nothing of this orchestrator writes of it then."""
-        if self._holds(name) or has_running(self._client, name):
-            return False  # they were cancelled, and end first
-        self._deleting.add(name)
-        self._roster.abandon(name)
-        self._roster.submitted.pop(name, None)
-        return name not in self._roster
 
     def _restore_lost(self) -> None:
         """Build up again what Redis lost, from the storage and the checkpoints on disk."""
@@ -449,7 +354,7 @@ class Service:
             study = None if driver is None else driver.open_study
             if name in there and (study is None or study.leases.epoch == epoch):
                 continue
-            if name in self._deletions.done():  # by another orchestrator
+            if self._deletions.is_done(name):  # by another orchestrator
                 self._roster.submitted.pop(name)
                 self._roster.abandon(name)
                 continue

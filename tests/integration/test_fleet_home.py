@@ -210,9 +210,10 @@ def test_what_is_refused_to_an_orchestrator_is_not_shown_of_a_study_that_another
         put(fleet, name)
     with Service(settings) as service:
         turn_until(service, lambda: facts.get("theirs", "status"), "both are driven")
-        client.set(keys.lead("theirs"), "another orchestrator")
+        client.set(keys.lead("theirs"), "elsewhere:boot:1:1")
         (home / "fleet.id").write_text("what is this")
-        turn_until(service, lambda: "fleet.id" in (facts.get("ours", "stalled") or ""), "it is said")
+        ours = partial(facts.get, "ours", "stalled")
+        turn_until(service, lambda: "fleet.id" in (ours() or ""), "it is said")
         service.turn()
         assert facts.get("theirs", "stalled") is None
 

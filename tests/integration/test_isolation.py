@@ -274,7 +274,9 @@ def test_nothing_is_kept_of_studies_that_are_over_or_gone(fleet):
         studies.facts.publish_end("elsewhere", {}, other.spec.digest(), other.revision)
 
         def is_forgotten():
-            holders = (service, service._roster, service._allotment, service._isolation.stalls)
+            parts = ("roster", "admission", "allotment", "deletions", "isolation")
+            holders = [vars(service)[f"_{part}"] for part in parts]
+            holders += [service, service._isolation.stalls]
             kept = [value for each in holders for value in vars(each).values()]
             return not any(value for value in kept if isinstance(value, dict | set))
 

@@ -13,7 +13,7 @@ from hand_fleet import UNRENEWED_SECONDS, Fleet, is_over, look_around, put, turn
 from optuna.distributions import FloatDistribution, distribution_to_json
 from waiting import wait_until
 
-from orchestrator.driving import service as service_module
+from orchestrator.driving import intake
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.service import Service
@@ -165,7 +165,7 @@ def test_a_question_is_answered_while_ends_of_other_trials_are_waited_for(fleet,
         token = fleet.claim(1).token
         fleet.commit(0, 0.5)
         turn_until(service, lambda: service.status("s").trials["complete"], "its end is told")
-        monkeypatch.setattr(service_module, "_GATHER_SECONDS", 1e10)  # no sleep is so long
+        monkeypatch.setattr(intake, "_GATHER_SECONDS", 1e10)  # no sleep is so long
         fleet.commit(2, 0.5)  # and another one's is waited for
         asked = distribution_to_json(FloatDistribution(0.0, 1.0))
         assert fleet.leases.suggest(1, token, "x", asked)[0] == "OK"
@@ -188,8 +188,9 @@ def test_ends_of_one_study_that_keep_coming_keep_no_other_from_being_read(fleet,
 
     with Service(fleet.settings) as service:
         turn_until(service, lambda: len(fleet.leases.queued()) > 9 and other.queued(), "both run")
-        monkeypatch.setattr(service_module, "_GATHER_SECONDS", 0.3)
-        wait_until(lambda: turn_after_an_end(service) or service._are_ends, "ends are gathered")
+        monkeypatch.setattr(intake, "_GATHER_SECONDS", 0.3)
+        gathers = service._intake
+        wait_until(lambda: turn_after_an_end(service) or gathers.are_ends, "ends are gathered")
         token = other.claim(0, "hand", UNRENEWED_SECONDS).token
         other.commit(0, token, TrialState.COMPLETE, Result(values=[0.5], busy_seconds=60.0))
         for _ in range(8):

@@ -71,10 +71,8 @@ class TrialLeases(TrialQueue):
             lease_seconds: How long the grant is to last.
             nonce: Drawn anew by default.
             device: Where it would run; refused (ELSEWHERE) if that broke under it before.
-            insists: Whether to have it on that device all the same, and whatever is wanted of the
-                study (WITHHELD).
-            spec_sha1: The sum of the specification that the caller knows; refused (RESPEC) if the
-                study has another one by now.
+            insists: Have it there all the same, and whatever is wanted of the study (WITHHELD).
+            spec_sha1: Of the specification that the caller knows; refused (RESPEC) if it is old.
             is_assigned: Whether the owner is a process whose record is to name the trial.
         """
         status, *rest = self._call(
@@ -90,16 +88,19 @@ class TrialLeases(TrialQueue):
             assigned=json.dumps(self.study) if is_assigned else "",
         )
         if status == "OK":
-            token, attempt, deadline_ms, is_noted, *pairs = rest
-            fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-            record = None if self._is_altered(number, fields) else _readable(fields)
-            if record is None:
-                self.release(number, int(token), cause=Cause.HANDED_OVER)
-                return Refusal("ALTERED")
-            return Grant(int(token), int(attempt), int(deadline_ms), record, bool(is_noted))
-        if status in {"HELD", "NOT_YET"}:
-            return Refusal(status, int(rest[0]))  # type: ignore[arg-type]
-        return Refusal(status)  # type: ignore[arg-type]
+            return self._granted(number, *rest)
+        return _refusal(status, *rest)
+
+    def _granted(
+        self, number: int, token: str, attempt: str, deadline_ms: str, is_noted: str, *pairs: str
+    ) -> Grant | Refusal:
+        """What a trial was granted with; given back if its record is not the fleet's own."""
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        record = None if self._is_altered(number, fields) else _readable(fields)
+        if record is None:
+            self.release(number, int(token), cause=Cause.HANDED_OVER)
+            return Refusal("ALTERED")
+        return Grant(int(token), int(attempt), int(deadline_ms), record, bool(is_noted))
 
     def _is_altered(self, number: int, fields: Mapping[str, str]) -> bool:
         """Whether a record that is granted is not the one that was found to be the fleet's own."""
@@ -360,6 +361,11 @@ class TrialLeases(TrialQueue):
         """The orchestrator's next answer to this holder, or None after `timeout_seconds`."""
         popped = self.client.blpop([keys.reply(self.study, number, token)], timeout=timeout_seconds)
         return None if popped is None else json.loads(popped[1])
+
+
+def _refusal(status: str, *rest: str) -> Refusal:
+    retry_ms = int(rest[0]) if status in {"HELD", "NOT_YET"} else 0
+    return Refusal(status, retry_ms)  # type: ignore[arg-type]
 
 
 def _readable(fields: Mapping[str, str]) -> TrialRecord | None:
