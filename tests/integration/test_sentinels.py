@@ -283,6 +283,7 @@ def runbook_of(servers, folder):
     return Runbook(folder, lambda: environment, SECRETS=secrets, REDIS_HOST="127.0.0.1", **place)
 
 
+@pytest.mark.long
 def test_the_runbook_says_what_to_do_about_a_primary_that_was_replaced(servers, tmp_path):
     def follow(**variables):
         return book.follow("A primary that was replaced", **variables)

@@ -102,14 +102,21 @@ def test_documents_are_json_whose_numbers_a_browser_reads_as_they_are():
     assert len({param_for_chart(each) for each in (LONG + "a", LONG + "b")}) == 2
 
 
-def test_where_nothing_can_be_told_of_parameters_that_is_said():
+@pytest.mark.parametrize(
+    ("distribution", "values"),
+    [
+        (IntDistribution(1, 10**305, log=True), [10 ** (10 * at) for at in range(8)]),
+        (FloatDistribution(-1e308, 1e308, step=1e300), [0.0] * 8),
+    ],
+)
+def test_parameters_that_optuna_cannot_compare_are_said_to_be_so(distribution, values):
     study = optuna.create_study()
-    for trial in trials():
-        given = {"params": trial.params, "distributions": trial.distributions}
-        study.add_trial(create_trial(value=trial.values[0], **given))
+    for number, value in enumerate(values):
+        given = {"params": {"p": value}, "distributions": {"p": distribution}}
+        study.add_trial(create_trial(value=number, **given))
     found = Importances().of(study, study.get_trials())
-    assert found["problem"] or all(map(math.isfinite, found["metrics"][0].values()))
-    json.loads(encode(found))
+    assert found["metrics"] == []
+    assert "Error: " in found["problem"]
 
 
 #: The page's scripts on a document, as far as they go without a browser.
