@@ -94,11 +94,9 @@ def test_who_never_asks_runs_to_its_end_in_a_pause_and_begins_again_in_one_that_
     assert [fleet.record(number).losses for number in (0, 1)] == [0, 0]
 
 
-@pytest.mark.parametrize("order", ["stay until go", "wait for go"])
-def test_a_cancelled_trial_ends_as_such_and_what_it_made_is_kept(fleet, study, order):
-    fleet.order("leave something", step=3)
-    fleet.order(order)
-    worker = run(fleet, trials=5)
+def cancel_at(fleet, order):
+    """Cancel the fleet's study when its trial does what it was ordered to; the trial's process."""
+    study = StudyHandle(fleet.study, fleet.settings)
     pid = fleet.await_note(order).pid
     assert study.cancel().state == "cancelling"
     fleet.await_over()
@@ -107,12 +105,22 @@ def test_a_cancelled_trial_ends_as_such_and_what_it_made_is_kept(fleet, study, o
     trial = fleet.trials()[0]
     assert trial.user_attrs["trialfleet:error"] == "the study was cancelled"
     assert trial.user_attrs["made"] == 3
-    kept = fleet.settings.home / "studies" / "fault" / "trials" / "0" / "result" / "made"
+    kept = fleet.settings.home / "studies" / fleet.study / "trials" / "0" / "result" / "made"
     wait_until(kept.exists, "its files are kept")
-    if order == "wait for go":
-        wait_until(is_gone(pid), "its process is ended")
-    assert worker.poll() is None
     assert study.cancel().state == "cancelled"
+    return pid
+
+
+def test_a_cancelled_trial_ends_as_such_and_what_it_made_is_kept(fleet):
+    fleet.order("leave something", step=3)
+    fleet.order("stay until go")
+    worker = run(fleet, trials=5)
+    cancel_at(fleet, "stay until go")
+    fleet.order("wait for go")
+    fleet.submit(5, name="stubborn")
+    pid = cancel_at(fleet, "wait for go")
+    wait_until(is_gone(pid), "its process is ended")
+    assert worker.poll() is None
 
 
 def test_a_cancelled_study_ends_though_the_holder_of_its_trial_is_killed(fleet, study):

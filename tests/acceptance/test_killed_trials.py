@@ -34,29 +34,22 @@ def test_a_process_killed_in_training_or_while_it_saves_goes_on_from_the_checkpo
 
 
 @pytest.mark.fault(3)
-def test_a_process_killed_between_commit_and_acknowledgement_has_ended_its_trial(fleet):
-    fleet.order("die after commit")
-    run(fleet)
-    fleet.await_over()
-    wait_until(lambda: fleet.events("process_died"), "the death is noticed")
-    wait_until(
-        # twice, where it had been announced again while its process still started
-        lambda: {event["reason"] for event in fleet.events("not_claimed")} == {"DONE"},
-        "Celery hands the message out again, and nothing comes of it",
-    )
-    fleet.assert_sound(attempts={0: 1})
-    assert len(fleet.notes("starts")) == 1
-
-
 @pytest.mark.fault(4)
-def test_a_result_in_the_outbox_of_a_killed_process_is_committed_for_it(fleet):
-    fleet.order("die after outbox")
-    run(fleet)
+def test_a_process_killed_after_its_trial_is_committed_or_in_its_outbox_has_ended_it(fleet):
+    fleet.order("die after outbox", number=0)
+    fleet.order("die after commit", number=1)
+    run(fleet, trials=2)
     fleet.await_over()
-    fleet.assert_sound(attempts={0: 1})
-    assert len(fleet.notes("starts")) == 1, "nothing is trained again"
+    wait_until(lambda: len(fleet.events("process_died")) == 2, "both deaths are noticed")
     wait_until(lambda: fleet.events("outbox_committed"), "the host agent tells of it")
     assert [event["status"] for event in fleet.events("outbox_committed")] == ["OK"]
+    wait_until(
+        # twice, where it had been announced again while its process still started
+        lambda: {e["reason"] for e in fleet.events("not_claimed") if e["trial"] == 1} == {"DONE"},
+        "Celery hands the message out again, and nothing comes of it",
+    )
+    fleet.assert_sound(2, attempts={0: 1, 1: 1})
+    assert len(fleet.notes("starts")) == 2, "nothing is trained again"
 
 
 #: What an objective may do to its process; each is tried again, and is no loss of the worker's.

@@ -34,7 +34,7 @@ class Rows(Dataset):
 
 
 def load(start_method):
-    loader = DataLoader(Rows(), num_workers=2, multiprocessing_context=start_method)
+    loader = DataLoader(Rows(), num_workers=1, multiprocessing_context=start_method)
     return sorted({int(value) for batch in loader for value in batch})
 
 

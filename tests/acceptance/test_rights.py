@@ -20,6 +20,7 @@ from fault_fleet import signal_all, tree_of
 from recording_proxy import RecordingProxy
 from waiting import wait_until
 
+from orchestrator.handle import StudyHandle
 from workers.coordination import keys
 from workers.coordination.rights import Role, rights_of, user_line
 from workers.coordination.scripts import Verb, script
@@ -259,10 +260,11 @@ def test_rights_that_are_taken_away_are_waited_for_with_the_reason_and_all_goes_
     os.kill(pid, signal.SIGKILL)
 
     def status():
-        return json.loads(members.command("status", "fault", "--json"))
+        members.as_role(Role.USER)
+        return StudyHandle("fault", fleet.settings).status()
 
-    wait_until(lambda: "'orchestrator' lacks" in (status()["stalled"] or ""), "it says why")
-    assert "ACL SETUSER orchestrator +lpush +xreadgroup" in status()["stalled"]
+    wait_until(lambda: "'orchestrator' lacks" in (status().stalled or ""), "it says why")
+    assert "ACL SETUSER orchestrator +lpush +xreadgroup" in status().stalled
     members.do("ACL SETUSER orchestrator -@all")
     wait_until(
         lambda: "ACL SETUSER worker +brpop +evalsha +time" in worker.log.read_text(),
@@ -276,7 +278,7 @@ def test_rights_that_are_taken_away_are_waited_for_with_the_reason_and_all_goes_
     members.as_role(Role.USER)
     fleet.await_over()
     fleet.assert_sound(2)
-    assert status()["stalled"] is None
+    assert status().stalled is None
     seconds = time.monotonic() - started_at
     most = 2 * (1 + seconds / fleet.settings.times.reconcile)
     assert len(fleet.events("announced_again")) <= most, "not at each turn"

@@ -160,11 +160,18 @@ def test_a_slot_that_was_given_a_gpu_and_finds_none_trains_nothing(sick):
     assert sick.events("pool_stuck") == []
 
 
-def test_a_sick_process_gives_its_trials_to_others_and_is_replaced(sick):
-    submit(sick, "in_a_sick_process", 16)
+def test_a_study_that_fails_everywhere_ends_no_process_and_a_sick_process_is_replaced(sick):
+    submit(sick, "fails", 6)
     sick.worker(2)
     sick.await_over()
-    assert states(sick) == ["COMPLETE"] * 16
+    assert states(sick) == ["FAILED"] * 6
+    assert [trial.user_attrs["trialfleet:attempt"] for trial in sick.trials()] == [2] * 6
+    assert len(sick.events("managers_ready")) == 2
+    assert not sick.events("process_sick")
+
+    sick.submit(16, "in_a_sick_process", name="sick")
+    sick.await_over()
+    assert states(sick) == ["COMPLETE"] * 16, "it gives its trials to others"
     assert len(sick.events("process_sick")) == 1
     assert all(sick.record(number).failures <= 1 for number in range(16))
 
@@ -178,13 +185,4 @@ def test_a_worker_that_lacks_an_objective_burns_no_trial_that_another_one_can_ru
     assert states(sick) == ["COMPLETE"] * 8
     lacking = {event["pid"] for event in sick.events("attempt_failed")}
     assert len(lacking) == 1, "and its process stays: a fresh one would lack it, too"
-    assert len(sick.events("managers_ready")) == 2
-
-
-def test_a_study_that_fails_everywhere_ends_no_process(sick):
-    submit(sick, "fails", 6)
-    sick.worker(2)
-    sick.await_over()
-    assert states(sick) == ["FAILED"] * 6
-    assert [trial.user_attrs["trialfleet:attempt"] for trial in sick.trials()] == [2] * 6
     assert len(sick.events("managers_ready")) == 2
