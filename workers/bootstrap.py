@@ -177,10 +177,14 @@ def _open_runner(device: dict[str, str]) -> TrialRunner:
     )
     record.register()
     _opened.callback(record.gone)
-    # from here on torch is imported, in this process alone
-    from workers.managers import DirectoryManager, cleanup_managers, ensure_process_initialized
-    from workers.trials.runner import TrialRunner
-
+    # from here on torch is imported, in this process alone; what that makes all stays, and to look
+    # through it again and again for what can go takes an eighth of the time
+    gc.disable()
+    try:
+        from workers.managers import DirectoryManager, cleanup_managers, ensure_process_initialized
+        from workers.trials.runner import TrialRunner
+    finally:
+        gc.enable()
     container = ensure_process_initialized(settings, record=record)
     _opened.callback(cleanup_managers)
     capture = _capture_output(client, settings, container.get(DirectoryManager).scratch())
