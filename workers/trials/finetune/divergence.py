@@ -68,8 +68,11 @@ class LossWatch:
         Raises:
             Diverged: See `look`.
         """
+        if self.device.type == "cpu":
+            self._judge(step, rate, float(loss), float(norm), share)
+            return
         self._pending.append((step, rate, share, torch.stack((loss.float(), norm.float()))))
-        if self.device.type == "cpu" or len(self._pending) >= _STEPS_A_LOOK:
+        if len(self._pending) >= _STEPS_A_LOOK:
             self.look()
 
     def look(self) -> None:
