@@ -15,6 +15,7 @@ from workers.disk.checkpoints import CheckpointStore
 from workers.disk.object_store import ObjectStore
 from workers.disk.uploads import Uploads
 from workers.managers import DirectoryManager
+from workers.protocol.errors import DrainRequested
 from workers.times import Times
 from workers.trials.finetune import finetune
 from workers.trials.handle import FleetTrial
@@ -113,6 +114,29 @@ class StepTrial:
         self._trial.progress(step, **told)
 
 
+def as_the_first(place, trial):
+    """A trial that draws what trial 0 draws."""
+    trial.seed = place.spec.trial_seed(0)
+    return trial
+
+
+def resumed_after(place, step, params=None):
+    """The second attempt at trial 1, as if it were trial 0; the first was drained at a step."""
+    drained = as_the_first(place, place.claim(1, params))
+    with pytest.raises(DrainRequested):
+        run(place.container, StepTrial(drained, step, place.drain.set))
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    torch.manual_seed(999)  # whatever ran in between
+    return as_the_first(place, place.hold(1))
+
+
+def assert_equal(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(weights[name], weight), name
+
+
 class Lost(BaseException):
     """The end of an attempt that can do nothing more."""
 
@@ -123,14 +147,12 @@ def value_after_a_loss(container, place):
     def lose():
         raise Lost
 
-    again = place.claim(1)
-    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
+    again = as_the_first(place, place.claim(1))
     with pytest.raises(Lost):
         run(container, StepTrial(again, 3, lose))
     assert place.leases.release(1, place.held.token)
     torch.manual_seed(999)  # whatever ran in between
-    resumed = place.claim(1)
-    resumed.seed = place.spec.trial_seed(0)
+    resumed = as_the_first(place, place.hold(1))
     assert resumed.load_checkpoint()["step"] == 2
     return run(container, resumed)
 

@@ -157,10 +157,7 @@ def measure(
         client = connect(bench.settings, Role.USER)
         leftovers = keys_of(client, "chaos") + keys_of(client, "undisturbed")
         client.close()
-    # what a stopped fleet still holds, it holds for ever
-    deadline = time.monotonic() + 10.0
-    while (orphans := processes_of(home)) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    orphans = await_orphans(home)
     leftovers += files_of(home, bench.temporary) + sorted(shared_memory() - before)
     ends = ends_in_journal(home, "chaos")
     result = {
@@ -180,12 +177,25 @@ def measure(
     }
     for text in [*orphans, *leftovers]:
         say(f"left behind: {text}")
-    if is_clean(result):
-        shutil.rmtree(home)
-        shutil.rmtree(bench.temporary)
-    else:
-        say(f"kept for a look: {home}, {bench.temporary}")
+    keep_if_unclean(result, home, bench.temporary)
     return result
+
+
+def await_orphans(home: Path, seconds: float = 10.0) -> list[str]:
+    """The processes of a stopped fleet; what still runs after some seconds, runs for ever."""
+    deadline = time.monotonic() + seconds
+    while (orphans := processes_of(home)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return orphans
+
+
+def keep_if_unclean(result: dict[str, Any], *folders: Path) -> None:
+    """Remove the fleet's folders where nothing was lost or left; else somebody looks there."""
+    if is_clean(result):
+        for folder in folders:
+            shutil.rmtree(folder)
+    else:
+        say(f"kept for a look: {', '.join(map(str, folders))}")
 
 
 def costs(chaos: Outcome, undisturbed: Outcome) -> dict[str, Any]:

@@ -49,25 +49,10 @@ def run_fleet(folder: Path, seconds: float) -> dict[str, Any]:
     fleet = BenchFleet(folder, slots=SLOTS, objective=objective, log_level="info")
     fleet.start()
     try:
-        study = Study(
-            objective,
-            name="nothing",
-            direction="minimize",
-            trials=10**6,
-            sampler={"type": "random", "seed": 1},
-            space={name: {"type": "float", "low": 0.0, "high": 1.0} for name in PARAMETERS},
-        )
-        study.submit(fleet.settings)
-        handle = StudyHandle("nothing", fleet.settings)
+        handle = submit_nothing(objective, fleet)
         begin = await_trials(handle, 200)
-        orchestrator = psutil.Process(fleet.candidates()["orchestrator"][0])
-        children = psutil.Process(fleet.worker.pid).children(recursive=True)
-        processes = {
-            "orchestrator": [orchestrator],
-            "redis": [psutil.Process(fleet.redis.pid)],
-            "main": [psutil.Process(fleet.worker.pid)],
-            "slots": [each for each in children if "billiard.spawn" in " ".join(each.cmdline())],
-        }
+        processes = processes_of(fleet)
+        (orchestrator,) = processes["orchestrator"]
         before, start = {name: cpu(each) for name, each in processes.items()}, time.monotonic()
         time.sleep(seconds)
         wall = time.monotonic() - start
@@ -86,6 +71,31 @@ def run_fleet(folder: Path, seconds: float) -> dict[str, Any]:
         }
     finally:
         fleet.stop()
+
+
+def submit_nothing(objective: str, fleet: BenchFleet) -> StudyHandle:
+    """A study that nobody sees the end of."""
+    study = Study(
+        objective,
+        name="nothing",
+        direction="minimize",
+        trials=10**6,
+        sampler={"type": "random", "seed": 1},
+        space={name: {"type": "float", "low": 0.0, "high": 1.0} for name in PARAMETERS},
+    )
+    study.submit(fleet.settings)
+    return StudyHandle("nothing", fleet.settings)
+
+
+def processes_of(fleet: BenchFleet) -> dict[str, list[psutil.Process]]:
+    """The processes of a fleet, by their part in it."""
+    children = psutil.Process(fleet.worker.pid).children(recursive=True)
+    return {
+        "orchestrator": [psutil.Process(fleet.candidates()["orchestrator"][0])],
+        "redis": [psutil.Process(fleet.redis.pid)],
+        "main": [psutil.Process(fleet.worker.pid)],
+        "slots": [each for each in children if "billiard.spawn" in " ".join(each.cmdline())],
+    }
 
 
 def await_trials(handle: StudyHandle, number: int) -> StudyStatus:

@@ -63,20 +63,11 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
     view.say(say_direction(spec))
     finished = _finished_before(spec, settings)
     if finished is not None:
-        name = spec.name
-        view.say(
-            f"study {name!r} was finished before: --trials {2 * spec.trials} runs more of it;"
-            f" `trialfleet retry {name}` and `enqueue {name}`, then running it again, run failed"
-            f" trials and points of yours; `best {name}` and `export {name}` take home what it"
-            " came to"
-        )
+        view.say(_say_finished(spec))
         return finished
     with ExitStack() as stack:
         stack.enter_context(exclusive(settings.home))
-        redis = None
-        if settings.redis_url is None:
-            redis = stack.enter_context(EmbeddedRedis(settings.home))
-            settings = settings.model_copy(update={"redis_url": redis.url})
+        redis, settings = _with_redis(settings, stack)
         if spec.on_end is not None:  # whoever runs it has written it
             settings = settings.model_copy(update={"on_end": (*settings.on_end, spec.on_end)})
         submit(spec, settings, import_directory=import_directory, by_run=True)
@@ -93,6 +84,14 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         interrupted = stack.enter_context(_interruptible(worker, view))
         fleet = _Fleet(redis, worker.start(), view)
         return _drive(spec.name, service, fleet, interrupted)
+
+
+def _with_redis(settings: Settings, stack: ExitStack) -> tuple[EmbeddedRedis | None, Settings]:
+    """A Redis of this run's own where none is given, and the settings that name the one it uses."""
+    if settings.redis_url is not None:
+        return None, settings
+    redis = stack.enter_context(EmbeddedRedis(settings.home))
+    return redis, settings.model_copy(update={"redis_url": redis.url})
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,16 @@ def _drive(name: str, service: Service, fleet: _Fleet, interrupted: threading.Ev
             raise FleetError(
                 f"the worker ended with code {worker.poll()}; the end of {worker.log}:\n{tail}"
             )
+
+
+def _say_finished(spec: StudySpec) -> str:
+    name = spec.name
+    return (
+        f"study {name!r} was finished before: --trials {2 * spec.trials} runs more of it;"
+        f" `trialfleet retry {name}` and `enqueue {name}`, then running it again, run failed"
+        f" trials and points of yours; `best {name}` and `export {name}` take home what it"
+        " came to"
+    )
 
 
 def _finished_before(spec: StudySpec, settings: Settings) -> StudyStatus | None:

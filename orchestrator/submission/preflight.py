@@ -76,6 +76,20 @@ def check(
     check_space(spec)
     sampler = make_sampler(spec, allowed=samplers)
     pruner = make_pruner(spec, allowed=samplers)
+    _refuse_unfit_algorithms(spec, sampler)
+    rehearse(spec, sampler, pruner)
+    if spec.objective == FINETUNE:
+        findings = check_finetune(spec, home)
+        check_models(spec, cache)
+        return findings
+    if spec.objective == SELF_CHECK:
+        return []
+    directory = import_directory or Path.cwd()
+    return _check_import(spec.objective, directory) + promotion_findings(spec, directory)
+
+
+def _refuse_unfit_algorithms(spec: StudySpec, sampler: samplers.BaseSampler) -> None:
+    """Refuse a pruner or a sampler that the rest of the study leaves no use for."""
     if len(spec.all_directions) > 1 and (spec.pruner.prunes or spec.pruner.promote):
         raise InvalidInputError(
             f"pruner.type = {spec.pruner.type!r}: a study with several directions cannot be pruned;"
@@ -86,15 +100,6 @@ def check(
             f"from = {spec.warm_start.study!r}: sampler.type = {spec.sampler.type!r} learns nothing"
             " from trials of another study; use tpe or gp, or leave `from` out"
         )
-    rehearse(spec, sampler, pruner)
-    if spec.objective == FINETUNE:
-        findings = check_finetune(spec, home)
-        check_models(spec, cache)
-        return findings
-    if spec.objective == SELF_CHECK:
-        return []
-    directory = import_directory or Path.cwd()
-    return _check_import(spec.objective, directory) + promotion_findings(spec, directory)
 
 
 def _check_import(objective: str, directory: Path) -> list[str]:

@@ -18,6 +18,9 @@ GUIDES = ROOT / "ops" / "guides"
 PAGES = sorted(page.relative_to(GUIDES) for page in GUIDES.rglob("*.md"))
 WALKS = [page for page in PAGES if any(b.language == "bash" for b in blocks_of(GUIDES / page))]
 
+#: Pages for who comes from elsewhere: a study before and after, much like one another.
+ALIKE = {page for page in WALKS if page.parts[0] == "coming-from"}
+
 #: What a page calls the port of the Redis that it starts.
 PORT = "6389"
 
@@ -68,7 +71,11 @@ class Reader:
             process.wait(120)
 
 
-@pytest.mark.parametrize("page", WALKS, ids=str)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.long] if page in ALIKE else []) for page in WALKS],
+    ids=str,
+)
 def test_each_command_of_a_guide_does_what_it_says(page, machine):
     reader = Reader(machine)
     with ExitStack() as behind:

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from desk import StepTrial, run, study_of
+from desk import StepTrial, as_the_first, assert_equal, resumed_after, run, study_of
 from structlog.testing import capture_logs
 from torch._dynamo.callback import callback_handler
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
@@ -92,13 +92,7 @@ def test_what_is_compiled_trains_and_is_resumed_as_what_is_not(desk, container, 
     place = desk(**of_lengths(lengths, micro_batch_size=9, objective="best"))
     plain = place.claim(0)
     expected = run(container, plain)
-    drained = as_the_first(place, place.claim(1, {"compile": True}))
-    with pytest.raises(DrainRequested):
-        run(container, StepTrial(drained, 5, place.drain.set))
-    place.drain.clear()
-    assert place.leases.release(1, place.held.token)
-    torch.manual_seed(999)  # whatever ran in between
-    resumed = as_the_first(place, place.hold(1))
+    resumed = resumed_after(place, 5, {"compile": True})
     saved = resumed.load_checkpoint()
     left = AutoModelForSequenceClassification.from_pretrained(plain.result_directory / "model")
     assert saved["model"].keys() == left.state_dict().keys()
@@ -123,17 +117,6 @@ def test_texts_of_one_block_are_kept_apart_in_compiled_code_too(
     place = desk(**{**study, "metric": "loss", "direction": "minimize", "sampler": {"seed": 1}})
     expected = run(container, place.claim(0))
     assert run(container, as_the_first(place, place.claim(1, {"compile": True}))) == expected
-
-
-def as_the_first(place, trial):
-    trial.seed = place.spec.trial_seed(0)
-    return trial
-
-
-def assert_equal(weights, expected):
-    assert weights.keys() == expected.keys()
-    for name, weight in expected.items():
-        assert torch.equal(weights[name], weight), name
 
 
 class Told(StepTrial):

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from desk import StepTrial, run, study_of
+from desk import resumed_after, run, study_of
 from transformers import AutoModelForSequenceClassification
 
 from workers.managers import MetricsManager, ModelManager
 from workers.managers.targets import targets_of
-from workers.protocol.errors import DrainRequested, InvalidInputError, UnfitStudyError
+from workers.protocol.errors import InvalidInputError, UnfitStudyError
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.tasks import TASKS
 from workers.texts.held_out import HeldOut
@@ -65,16 +65,7 @@ def test_a_task_is_learned_resumed_to_the_bit_and_left_as_a_model(
     whole = run(container, trial)
     assert set(whole) == set(TASKS[task].metrics)
     assert whole[metric] > least, whole
-    again = place.claim(1)
-    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
-    with pytest.raises(DrainRequested):
-        run(container, StepTrial(again, 8, place.drain.set))
-    place.drain.clear()
-    assert place.leases.release(1, place.held.token)
-    torch.manual_seed(999)  # whatever ran in between
-    resumed = place.claim(1)
-    resumed.seed = place.spec.trial_seed(0)
-    assert run(container, resumed) == whole
+    assert run(container, resumed_after(place, 8)) == whole
 
     folder = trial.result_directory
     written = json.loads((folder / "metrics.json").read_text())

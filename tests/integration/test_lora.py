@@ -9,14 +9,13 @@ import warnings
 import peft
 import pytest
 import torch
-from desk import StepTrial, run, study_of
+from desk import as_the_first, assert_equal, resumed_after, run, study_of
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from workers.managers import ModelManager, TokenizerManager, adapters
 from workers.protocol.errors import (
-    DrainRequested,
     InvalidInputError,
     UnfitStudyError,
     WorkerLacksError,
@@ -106,13 +105,7 @@ def test_adapters_are_trained_resumed_to_the_bit_and_left_for_peft(
     losses = [each["loss"] for each in json.loads(metrics_of(trial))["evaluations"]]
     assert min(losses) < losses[0]
 
-    again = as_the_first(place, place.claim(1))
-    with pytest.raises(DrainRequested):
-        run(container, StepTrial(again, 9, place.drain.set))
-    place.drain.clear()
-    assert place.leases.release(1, place.held.token)
-    torch.manual_seed(999)  # whatever ran in between
-    resumed = as_the_first(place, place.hold(1))
+    resumed = resumed_after(place, 9)
     saved = resumed.load_checkpoint()
     assert run(container, resumed) == whole
 
@@ -150,17 +143,6 @@ def loaded_by_peft(folder, adapter, model):
 
 def metrics_of(trial):
     return (trial.result_directory / "metrics.json").read_text()
-
-
-def as_the_first(place, trial):
-    trial.seed = place.spec.trial_seed(0)
-    return trial
-
-
-def assert_equal(weights, expected):
-    assert weights.keys() == expected.keys()
-    for name, weight in expected.items():
-        assert torch.equal(weights[name], weight), name
 
 
 def test_the_pristine_weights_are_shared_between_trials_and_changed_by_none(container, base):

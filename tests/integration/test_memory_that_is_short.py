@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from desk import StepTrial, run, study_of
+from desk import StepTrial, as_the_first, run, study_of
 
 from workers.managers import BatchManager
 from workers.protocol.errors import DrainRequested
@@ -29,11 +29,6 @@ class Device:
             return logits
 
         monkeypatch.setattr(Forward, "__call__", bounded)
-
-
-def as_the_first(place, trial):
-    trial.seed = place.spec.trial_seed(0)
-    return trial
 
 
 def test_memory_that_is_short_changes_how_batches_are_cut_and_nothing_else(

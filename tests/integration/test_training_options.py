@@ -6,10 +6,9 @@ import json
 
 import pytest
 import torch
-from desk import StepTrial, run, study_of
+from desk import as_the_first, assert_equal, resumed_after, run, study_of
 
 from workers.managers import ModelManager
-from workers.protocol.errors import DrainRequested
 
 
 class Trained:
@@ -140,13 +139,7 @@ def test_what_is_trained_with_an_option_is_resumed_to_the_bit(
     whole = Trained(container, place.claim(0))
     check(whole)
     assert ("tokens_per_second" in capsys.readouterr().out) == ("log_every_steps" in settings)
-    interrupted = as_the_first(place, place.claim(1))
-    with pytest.raises(DrainRequested):
-        run(container, StepTrial(interrupted, drained_at, place.drain.set))
-    place.drain.clear()
-    assert place.leases.release(1, place.held.token)
-    torch.manual_seed(999)
-    resumed = as_the_first(place, place.hold(1))
+    resumed = resumed_after(place, drained_at)
     again = Trained(container, resumed)
     assert resumed.attempt == 2
     assert again.values == whole.values
@@ -184,17 +177,6 @@ def test_however_long_texts_are_each_counts_alike_in_batches_of_tokens(desk, con
     assert parts.evaluations[0]["train_loss"] == pytest.approx(
         at_once.evaluations[0]["train_loss"], rel=1e-3
     )
-
-
-def as_the_first(place, trial):
-    trial.seed = place.spec.trial_seed(0)
-    return trial
-
-
-def assert_equal(weights, expected):
-    assert weights.keys() == expected.keys()
-    for name, weight in expected.items():
-        assert torch.equal(weights[name], weight), name
 
 
 def short_study(texts, **settings):

@@ -10,7 +10,7 @@ import time
 import optuna
 import pytest
 import torch
-from desk import StepTrial, run, study_of
+from desk import StepTrial, resumed_after, run, study_of
 from waiting import wait_until
 
 from workers.containers import Container
@@ -21,7 +21,6 @@ from workers.disk.outbox import Outbox
 from workers.managers import MANAGERS, DataManager, DirectoryManager, ModelManager
 from workers.processes.registry import ProcessRecord
 from workers.protocol.errors import (
-    DrainRequested,
     LeaseLost,
     ObjectiveError,
     TrialCancelled,
@@ -43,17 +42,8 @@ from workers.trials.runner import TrialRunner
 def test_a_resumed_trial_ends_bit_equal_to_an_undisturbed_one(desk, container, texts, drained_at):
     place = desk(**study_of(texts))
     whole = run(container, place.claim(0))
-    again = place.claim(1)
-    again.seed = place.spec.trial_seed(0)  # as if it were the same trial
-    with pytest.raises(DrainRequested):
-        run(container, StepTrial(again, drained_at, place.drain.set))
-    place.drain.clear()
-    assert place.leases.release(1, place.held.token)
+    resumed = resumed_after(place, drained_at)
     assert place.leases.record(1).checkpoint.step == drained_at
-
-    torch.manual_seed(999)  # whatever ran in between
-    resumed = place.claim(1)
-    resumed.seed = place.spec.trial_seed(0)
     assert resumed.attempt == 2
     assert run(container, resumed) == whole
     reports = {n: [] for n in (0, 1)}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import CommandLine
 from waiting import wait_until
 
 from workers.coordination import keys
@@ -38,22 +37,16 @@ DAMAGE = {
 
 
 @pytest.fixture
-def command(settings):
-    """Runs a command from outside, without a terminal; its exit code and what it printed."""
+def command(settings, monkeypatch, capsys):
+    """Runs a command, without a terminal; its exit code and what it printed."""
+    run = CommandLine(monkeypatch, capsys, **settings.to_environment(), COLUMNS="300")
 
-    def run(*words):
-        finished = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *words],
-            env={**os.environ, **settings.to_environment(), "COLUMNS": "300"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert "Traceback" not in finished.stderr, finished.stderr
-        return finished
+    def checked(*words):
+        ended = run(*words)
+        assert "Traceback" not in ended.err, ended.err
+        return ended
 
-    return run
+    return checked
 
 
 def submit(client, settings, name):
@@ -70,7 +63,7 @@ def test_an_unreadable_study_is_listed_with_its_reason_and_hides_no_other(
     submit(client, settings, "good")
     submit(client, settings, "still")
     Studies(client).facts.publish("still", {"stalled": "opening it: a [reason]"})
-    found = {each["study"]: each for each in json.loads(command("studies", "--json").stdout)}
+    found = {each["study"]: each for each in json.loads(command("studies", "--json").out)}
     assert set(found) == {*DAMAGE, "good", "still"}
     assert found["good"]["state"] == "running"
     assert found["still"]["stalled"] == "opening it: a [reason]"
@@ -78,15 +71,15 @@ def test_an_unreadable_study_is_listed_with_its_reason_and_hides_no_other(
         assert found[name]["state"] == "unreadable"
         assert name in found[name]["reason"]
     table = command("studies")
-    assert table.returncode == 0
-    assert "good " in table.stdout
-    assert "stalled: opening it: a [reason]" in table.stdout
+    assert table.code == 0
+    assert "good " in table.out
+    assert "stalled: opening it: a [reason]" in table.out
     for name in DAMAGE:
-        assert f"{name} " in table.stdout
+        assert f"{name} " in table.out
     shown = command("status", "no-hash", "--json")
-    assert shown.returncode == 2
-    assert "WRONGTYPE" in json.loads(shown.stdout)["error"]["message"]
-    assert shown.stderr.startswith("trialfleet: study 'no-hash': what Redis holds of it cannot be")
+    assert shown.code == 2
+    assert "WRONGTYPE" in json.loads(shown.out)["error"]["message"]
+    assert shown.err.startswith("trialfleet: study 'no-hash': what Redis holds of it cannot be")
 
 
 def test_ps_shows_records_that_it_cannot_read_beside_all_others(client, settings, command):
@@ -99,13 +92,13 @@ def test_ps_shows_records_that_it_cannot_read_beside_all_others(client, settings
     client.hset(keys.process("no \x1b[31mname"), "kind", '"main"')
     members = ["h:b:7:8", "h:b:7:9", "no \x1b[31mname"]
     client.zadd(keys.PROCESSES, dict.fromkeys(members, lasts))
-    found = json.loads(command("ps", "--json").stdout)
+    found = json.loads(command("ps", "--json").out)
     assert [each["identity"]["pid"] for each in found if each["kind"] == "main"] == [os.getpid()]
     unreadable = {each["record"]: each["reason"] for each in found if each["kind"] == "unreadable"}
     assert set(unreadable) == set(members)
     assert "of another release" in unreadable["h:b:7:8"]
     assert "WRONGTYPE" in unreadable["h:b:7:9"]
-    tree = command("ps").stdout
+    tree = command("ps").out
     assert f"main {os.getpid()}" in tree
     assert "! h:b:7:8: " in tree
     assert "\x1b" not in tree, "a terminal does not act on it"
@@ -123,8 +116,8 @@ def test_what_a_host_cannot_do_is_told_by_its_worker_s_record(client, settings, 
     (setback,) = cleaner.setbacks()
     assert setback.startswith("s-0-1.json: outbox_unreadable: ValidationError")
     ProcessRecord(registry, ProcessKind.MAIN, fields={"stalled": cleaner.setbacks()}).register()
-    assert "! s-0-1.json: outbox_unreadable" in command("ps").stdout
-    assert json.loads(command("ps", "--json").stdout)[0]["stalled"] == [setback]
+    assert "! s-0-1.json: outbox_unreadable" in command("ps").out
+    assert json.loads(command("ps", "--json").out)[0]["stalled"] == [setback]
     (outbox / "s-0-1.json").unlink()
 
     def is_forgotten():

@@ -68,20 +68,7 @@ class ObjectiveCalls:
             with surroundings.watched():
                 end.held.check_time()  # attempts before this one may have used it up
                 trial.next_rung.check()  # or may have died when they had reached the rung
-                self._seed_module(trial)
-                objective = load_objective(trial.spec.objective, self._allowed, self._modules, root)
-                self._loaded.add(trial.study_name)
-                self._seed_trial(trial)
-                try:
-                    returned = call_objective(objective, trial, self._container)
-                except BaseException as error:
-                    is_verdict = isinstance(error, optuna.TrialPruned)
-                    _await_checkpoint(trial, is_needed=not is_verdict or trial.next_rung.is_reached)
-                    raise
-                else:
-                    _await_checkpoint(trial, is_needed=False)
-                finally:
-                    self._modules.note()  # what it imported in its body, however it ended
+                returned = self._returned(trial, root)
             values = read_values(returned, trial.spec)
         except StaleExtensionError as error:
             surroundings.spoil(str(error))
@@ -100,6 +87,24 @@ class ObjectiveCalls:
             self._judge.judge(error, end, was_loaded=was_loaded)
         else:
             end.commit(TrialState.COMPLETE, values)
+
+    def _returned(self, trial: FleetTrial, root: Path | None) -> object:
+        """Import the objective and call it; what it returned, once its last checkpoint is safe."""
+        self._seed_module(trial)
+        objective = load_objective(trial.spec.objective, self._allowed, self._modules, root)
+        self._loaded.add(trial.study_name)
+        self._seed_trial(trial)
+        try:
+            returned = call_objective(objective, trial, self._container)
+        except BaseException as error:
+            is_verdict = isinstance(error, optuna.TrialPruned)
+            _await_checkpoint(trial, is_needed=not is_verdict or trial.next_rung.is_reached)
+            raise
+        else:
+            _await_checkpoint(trial, is_needed=False)
+        finally:
+            self._modules.note()  # what it imported in its body, however it ended
+        return returned
 
     def _seed_module(self, trial: FleetTrial) -> None:
         """Have what a module draws at its top be the same in each process of a seeded study."""
