@@ -146,18 +146,22 @@ class JournalFile(JournalReader):
 
         Raises:
             StorageFullError: The disk takes no more; the lines that it did not take are left.
+            FleetError: Nor can what it took of a line be cut off: the file is to be opened anew.
         """
         with self._using:
+            if self._problem is not None:
+                raise self._problem
             self._wake()
             # of the path: a journal that somebody removed takes nothing more
             begin = self._path.stat().st_size
             num_bytes, problem = self._write(b"".join(lines))
             taken = _fitting(lines, num_bytes)
-            if problem is not None:
-                # no reader takes a line that is cut; of a whole one it never forgets
-                self._file.truncate(begin + sum(map(len, taken)))
+            # no reader takes a line that is cut; of a whole one it never forgets
+            end = begin + sum(map(len, taken))
             self._note_appended(begin, taken, min(num_read, len(taken)))
             del lines[: len(taken)]
+            if problem is not None:
+                self._cut(end)
         OPEN.used(self)
         if problem is not None:
             raise StorageFullError(
@@ -174,6 +178,21 @@ class JournalFile(JournalReader):
         except OSError as error:
             return len(text) - len(left), error
         return len(text), None
+
+    def _cut(self, end: int) -> None:
+        """Cut off what a full disk took of a line.
+
+        Raises:
+            FleetError: The disk does not even take that.
+        """
+        try:
+            self._file.truncate(end)
+        except OSError as error:
+            self._problem = FleetError(
+                f"{self._path} ends in half a line that cannot be cut off: {error.strerror}; make"
+                " room, and the study goes on"
+            )
+            raise self._problem from error
 
     def _note_appended(self, begin: int, lines: list[bytes], num_read: int) -> None:
         """Take note of lines that are in the file from `begin` on, and that some were read."""

@@ -156,12 +156,15 @@ def test_a_refusal_is_said_though_a_turn_that_was_under_way_publishes_after_it(
     settings = settings.model_copy(update={"home": home})
     put(Fleet(client, settings, tmp_path), "s")
     publish, has_come, gate = DrivenStudy.publish, threading.Event(), threading.Event()
+    has_published = threading.Event()
     shows, was_refused = Isolation.show_refusal, threading.Event()
 
     def publish_late(*arguments, **named):
         has_come.set()
         gate.wait(60)
-        return publish(*arguments, **named)
+        status = publish(*arguments, **named)
+        has_published.set()
+        return status
 
     def show(*arguments):
         shows(*arguments)
@@ -174,6 +177,7 @@ def test_a_refusal_is_said_though_a_turn_that_was_under_way_publishes_after_it(
         (home / "fleet.id").write_text("what is this")
         turn_until(service, was_refused.is_set, "the home is refused")
         gate.set()
+        wait_until(has_published.is_set, "it has published")
         stalled = partial(Studies(client).facts.get, "s", "stalled")
         turn_until(service, lambda: "fleet.id" in (stalled() or ""), "it is said")
         look_around(service)

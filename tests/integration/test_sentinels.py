@@ -296,6 +296,7 @@ def test_the_runbook_says_what_to_do_about_a_primary_that_was_replaced(servers, 
     servers.signal(primary, signal.SIGKILL)
     servers.await_failover(primary)
     other = servers.primary()
+    wait_until(lambda: servers.knows_replica(primary), "what is gone is known for a replica")
     told = follow()
     assert str(other) in told.split()
     assert f"127.0.0.1:{primary}" in told, "it is a replica that is not there"
@@ -304,7 +305,7 @@ def test_the_runbook_says_what_to_do_about_a_primary_that_was_replaced(servers, 
     follow(REDIS_PORT=other)
     patiently(lambda: client.set("fleet:try", "x"))
     servers.start_server(primary)
-    wait_until(lambda: servers.follows(primary), "the old one follows")
+    wait_until(lambda: servers.is_followed(other), "the old one follows")
     told = follow(REDIS_PORT=other)
     assert "role:master" in told
     assert "state=online" in told

@@ -79,6 +79,8 @@ class OutputCapture:
         self._checked_at = time.monotonic()
         self._attempt: Attempt | None = None
         self._is_full = False
+        #: which descriptors this leads nowhere; an objective may lead others there for itself
+        self._led_nowhere: set[int] = set()
         #: between whoever begins and ends attempts and whoever looks after the disk
         self._lock = threading.Lock()
         #: of C's library: what it has not written yet is an attempt's, too
@@ -156,13 +158,13 @@ class OutputCapture:
 
     def _leave_spool(self) -> None:
         if self._is_full:  # an objective may have led them back by a copy that it made before
-            self._lead(self._nowhere, instead_of=self._descriptor)
+            self._lead_nowhere()
             return
         self._is_full, self._handler.is_active = True, False
         if self._attempt is not None:
             with suppress(OSError):  # of the room that was taken ahead, some is left
                 os.write(self._descriptor, _LOST)
-        self._lead(self._nowhere, instead_of=self._descriptor)
+        self._lead_nowhere()
         log.warning(
             "output_lost",
             path=str(self._spool.path),
@@ -173,7 +175,7 @@ class OutputCapture:
         self._is_full = False
         self._mark()  # what was marked meanwhile may not be there
         if not self._is_full:
-            self._lead(self._descriptor, instead_of=self._nowhere)
+            self._lead_back()
             self._handler.is_active = self._attempt is not None
             if self._attempt is not None:  # it may have begun when there was no room
                 with suppress(OSError):
@@ -192,12 +194,26 @@ class OutputCapture:
             wanted = self._nowhere if self._is_full else self._descriptor
             if not all(_leads_to(at, wanted) for at in (1, 2)):
                 self._lead(wanted)
+            self._led_nowhere = {1, 2} if self._is_full else set()
 
-    def _lead(self, descriptor: int, *, instead_of: int | None = None) -> None:
-        """Lead both descriptors somewhere; or those alone that lead to another place now."""
+    def _lead(self, descriptor: int) -> None:
+        """Lead both descriptors somewhere."""
         for at in (1, 2):
-            if instead_of is None or _leads_to(at, instead_of):
-                os.dup2(descriptor, at)
+            os.dup2(descriptor, at)
+
+    def _lead_nowhere(self) -> None:
+        """Lead those descriptors nowhere that lead to the spool."""
+        for at in (1, 2):
+            if _leads_to(at, self._descriptor):
+                os.dup2(self._nowhere, at)
+                self._led_nowhere.add(at)
+
+    def _lead_back(self) -> None:
+        """Lead those back to the spool, where no objective has led them elsewhere since."""
+        for at in self._led_nowhere:
+            if _leads_to(at, self._nowhere):
+                os.dup2(self._descriptor, at)
+        self._led_nowhere.clear()
 
 
 class _Captured:

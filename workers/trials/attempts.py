@@ -116,9 +116,12 @@ class Attempts:
     def __exit__(self, *_: object) -> None:
         self._keeper.__exit__()
 
+    def wake(self) -> None:
+        """End what this process does while it idles; to be called before a lease begins to run."""
+        self._keeper.leave()
+
     def run(self, claimed: Claimed) -> Outcome:
         """Train under the lease; see to the rest without it."""
-        self._keeper.leave()  # this process idles no more
         held = self._hold(claimed)
         try:
             return self._run(claimed, held)

@@ -158,6 +158,7 @@ class TrialRunner:
         left_as = self._others.leave(leases, spec, hint, trials)
         if left_as is not None:
             return left_as
+        self._attempts.wake()
         sent_at = lease_clock()
         grant = self._claim(leases, spec, sha1, hint.number)
         if isinstance(grant, Refusal):

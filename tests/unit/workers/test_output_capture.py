@@ -28,6 +28,7 @@ output_capture.has_room = lambda *_: not is_full
 output_capture._CHECK_SECONDS = 0.0
 places = {"nowhere": os.stat(os.devnull), "own": os.stat(sys.argv[2])}
 own = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
+silence = os.open(os.devnull, os.O_WRONLY)
 
 def led():
     stats = [os.fstat(at) for at in (1, 2)]
@@ -60,7 +61,7 @@ with OutputCapture(away, settings, folder) as capture:
         found["led back"] = led()
     is_full = False
     with capture.of(Attempt("s", 0, 4, 400)):
-        found["with room again"] = led()
+        found["with room again"] = wait_until_led("spool", "spool")
         print("kept")
         copy = os.dup(1)
         os.dup2(own, 1)
@@ -72,6 +73,11 @@ with OutputCapture(away, settings, folder) as capture:
         os.dup2(own, 1)
         is_full = False
         found["what led nowhere is led back"] = wait_until_led("own", "spool")
+        os.dup2(silence, 1)
+        is_full = True
+        found["what it silenced is as it was"] = wait_until_led("nowhere", "nowhere")
+        is_full = False
+        found["and stays silent"] = wait_until_led("nowhere", "spool")
         os.dup2(copy, 1)
 found["closed"] = led()
 print(json.dumps(found))
@@ -98,6 +104,8 @@ def test_descriptors_lead_nowhere_while_the_disk_is_full_and_back_when_it_has_ro
         "an objective's own stays": ["own", "nowhere"],
         "its copy of before is not written to": ["nowhere", "nowhere"],
         "what led nowhere is led back": ["own", "spool"],
+        "what it silenced is as it was": ["nowhere", "nowhere"],
+        "and stays silent": ["nowhere", "spool"],
         "closed": ["elsewhere", "elsewhere"],
     }
     assert own.read_text() == "to its own file"
