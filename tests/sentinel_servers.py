@@ -125,6 +125,16 @@ class SentinelServers:
             return False
         return told["role"] == "slave" and told["master_link_status"] == "up"
 
+    def knows_replica(self, port: int) -> bool:
+        """Whether the sentinel that is asked first counts a server among the replicas."""
+        with self._sentinel(self.sentinel_ports[0]) as sentinel:
+            return any(each["port"] == port for each in sentinel.sentinel_slaves(SERVICE))
+
+    def is_followed(self, port: int) -> bool:
+        """Whether a primary knows of a replica that has all that it has."""
+        with self.client(port) as client:
+            return bool(client.info("replication").get("slave0", {}).get("state") == "online")
+
     def cut_off(self, port: int) -> None:
         """Have the replica hear of nothing more that the primary is told."""
         with self.client(port) as replica:

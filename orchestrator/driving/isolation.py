@@ -127,8 +127,14 @@ class Isolation:
         """
         for name, said in list(self._refusals.items()):
             driver = self._roster.drivers.get(name)
-            is_at_it = driver is not None and driver.is_at_a_turn and driver.turning is said.turn
-            if driver is not None and is_at_it and driver.shown.stalled == said.reason:
+            if driver is None:  # the right to it ran out meanwhile, and its turn may not end
+                if self._studies.facts.get(name, "stalled") == said.reason:
+                    self._studies.facts.publish_stall(name, said.before, is_news=False)
+            elif (
+                driver.is_at_a_turn
+                and driver.turning is said.turn
+                and driver.shown.stalled == said.reason
+            ):
                 with suppress(StudyTakenOverError):
                     self._show(driver, said.before)
             del self._refusals[name]

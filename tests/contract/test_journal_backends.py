@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 
 import optuna
@@ -217,3 +218,39 @@ def test_of_what_a_full_disk_cuts_the_whole_lines_stay_and_no_half_of_one(tmp_pa
     journal.append_logs([{"n": 2}])
     assert list(journal.read_logs(0)) == [{"n": 0}, {"n": 1}, {"n": 2}]
     journal.close()
+
+
+class Uncut:
+    """A file on a disk that is so full that it does not even shorten one."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def truncate(self, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_half_a_line_that_cannot_be_cut_off_is_followed_by_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "journal.log"
+    journal = JournalFile(path)
+    journal.append_logs([{"n": 0}])
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, before[1]))
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(journal, "_file", Uncut(journal._file))
+            with pytest.raises(FleetError, match="half a line"):
+                journal.append_logs([{"n": 1}, {"text": "x" * 100}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(FleetError, match="half a line"):
+        journal.append_logs([{"n": 2}])
+    journal._file.close()
+    again = JournalFile(path)
+    again.append_logs([{"n": 2}])
+    assert list(again.read_logs(0)) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    again.close()

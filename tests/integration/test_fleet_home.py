@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import gated_sampler
 import pytest
 import redis
 from hand_fleet import Fleet, is_over, look_around, put, turn_until
+from waiting import wait_until
 
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.isolation import Isolation
@@ -184,8 +186,9 @@ def test_a_refusal_is_said_though_a_turn_that_was_under_way_publishes_after_it(
         assert "fleet.id" in stalled()
 
 
+@pytest.mark.parametrize("lapses", [False, True], ids=["in its right", "whose right runs out"])
 def test_a_study_whose_turn_does_not_end_is_told_too_what_is_refused_to_all_and_when_it_is_not(
-    client, home, settings, tmp_path
+    client, home, settings, tmp_path, lapses
 ):
     settings = gated_sampler.allowed(settings.model_copy(update={"home": home}))
     fleet, file = Fleet(client, settings, tmp_path), home / "fleet.id"
@@ -197,10 +200,13 @@ def test_a_study_whose_turn_does_not_end_is_told_too_what_is_refused_to_all_and_
         file.write_text("what is this")
         turn_until(service, lambda: "fleet.id" in (stalled() or ""), "it is said")
         assert "fleet.id" in service.status("hangs").stalled
+        if lapses:  # as where it is refused for longer than a lease
+            client.delete(keys.lead("hangs"))
+            service._roster.drivers["hangs"].held_at = -math.inf
         file.write_text(id_of_it)
         turn_until(service, lambda: not stalled(), "it is said no more")
         assert not gated_sampler.gate.is_set()
-        assert not service.status("hangs").stalled
+        assert lapses or not service.status("hangs").stalled
         gated_sampler.gate.set()
         turn_until(service, lambda: is_over(fleet, "hangs"), "it goes on")
 

@@ -87,6 +87,7 @@ function enqueue(study, onDone) {
 // A number as it was written: of large whole ones a browser would send another.
 function exact(name, dimension, text) {
   const value = Number(text);
+  if (dimension.type === "int" && !Number.isInteger(value)) throw new Error(`${name}: ${text} is no whole number`);
   if (dimension.type === "int" && !Number.isSafeInteger(value)) throw new Error(`${name}: ${text} is more than this page can send as it is: trialfleet enqueue can`);
   return value;
 }
