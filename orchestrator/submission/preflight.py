@@ -24,11 +24,10 @@ from workers.disk.cache import Cache
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
 from workers.protocol.spec import FINETUNE, SELF_CHECK, StudySpec
-
-#: How long importing an objective may take; torch and transformers need some seconds.
 from workers.settings import environment_without_secrets
 
-_IMPORT_SECONDS: Final = 120.0
+#: How long importing an objective may take; torch and transformers need some seconds.
+_IMPORT_SECONDS: Final = 300.0
 
 #: Samplers that look at no trials, or only at those that they drew themselves.
 _BLIND: Final = (
@@ -159,7 +158,7 @@ def _import_elsewhere(objective: str, directory: Path) -> dict[str, str | None]:
         except subprocess.TimeoutExpired:
             return _problem(
                 f"importing it took over {_IMPORT_SECONDS:.0f} s; move work from its module's top"
-                " into the function"
+                " into the function, or submit it again when this machine is less busy"
             )
         if answer.exists():
             told: dict[str, str | None] = json.loads(answer.read_text())
