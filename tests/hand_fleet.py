@@ -36,9 +36,10 @@ _imported: list[dict[str, str | None]] = []
 
 def _import_once(objective: str, directory: Path) -> dict[str, str | None]:
     """Each fleet writes the same objective: a process imports it for the first one."""
-    if not _imported:
-        _imported.append(_import_elsewhere(objective, directory))
-    return _imported[0]
+    told = _imported[0] if _imported else _import_elsewhere(objective, directory)
+    if not told.get("problem"):  # a machine that was busy once need not be
+        _imported[:] = [told]
+    return told
 
 
 class Fleet:
