@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Final
 
 import redis
@@ -20,7 +21,11 @@ from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED
 from orchestrator.views.following import LOOK_SECONDS
 from orchestrator.views.json_output import print_json, print_json_line
 from orchestrator.views.printed_text import lines_of
-from workers.protocol.errors import InvalidInputError, RedisUnavailableError
+from workers.protocol.errors import (
+    InvalidInputError,
+    RedisUnavailableError,
+    StudyNotKnownError,
+)
 from workers.protocol.plain import describe_error
 from workers.settings import Settings
 
@@ -137,7 +142,8 @@ def _looks(handle: StudyHandle, trial: int) -> Iterator[list[PrintedAttempt]]:
         has_ended, found = False, []
         try:
             has_ended = end.has_come()
-            found = handle.printed(trial, asks_store=False)
+            with suppress(StudyNotKnownError):  # its fleet is away: for how long, `has_come` tells
+                found = handle.printed(trial, asks_store=False)
         except (RedisUnavailableError, redis.RedisError) as error:
             end.has_no_news(describe_error(error, _MAX_REASON))
         yield found

@@ -25,6 +25,7 @@ from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import TrialState
 from workers.settings import Settings
+from workers.trials import held_lease
 from workers.trials.hinted_trials import HintedTrials
 from workers.trials.outcomes import Outcome
 from workers.trials.runner import TrialRunner
@@ -112,6 +113,12 @@ class Place:
 
     def attempts(self, count):
         return [self.leases.record(number).attempt for number in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """A trial that is to be short is so on a busy machine, too."""
+    monkeypatch.setattr(held_lease, "YOUNG_SECONDS", 1.0)
 
 
 @pytest.fixture
