@@ -350,6 +350,7 @@ class StudyDriver:
         if submitted is not None:
             if is_same_space(submitted.spec.space, study.spec.space):
                 study.take_spec(submitted.spec)
+            self._take_queue(now_ms)
             study.take_owner(is_by_run=submitted.is_by_run)
             self._parts.control.obey(submitted, now_ms)
             self._revision = submitted.revision
@@ -359,6 +360,13 @@ class StudyDriver:
             if not self._surroundings.wish.is_pause:  # nobody could claim what is announced
                 self._parts.dispatcher.reconcile(now_ms)
         self.shown.is_stale = True
+
+    def _take_queue(self, now_ms: int) -> None:
+        """Go on in the queue that people moved the study to; what waits is announced there."""
+        before, self.queue = self.queue, self.study.spec.resources.queue
+        if self.queue != before:
+            log.info("study_moved", study=self.name, queue=self.queue, before=before)
+            self._parts.dispatcher.reconcile(now_ms, at_start=True)
 
     def _take_space(self) -> None:
         """Open the study anew in the space that people want it to go on in."""
