@@ -11,9 +11,12 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.handle import StudyHandle
+from orchestrator.status import StudyStatus
 from orchestrator.submission.overrides import space_fields
+from workers.coordination.submitted import FOLLOWS
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
+from workers.protocol.states import Wish
 
 
 class _Asked(BaseModel):
@@ -88,6 +91,36 @@ _VERBS: Final[Mapping[str, tuple[type[_Asked], Callable[..., str]]]] = {
     "extend": (_Extend, _extend),
     "retry": (_Retry, _retry),
 }
+
+
+#: What is wished by a verb; of a study that is over, going on alone.
+_WISHES: Final[Mapping[str, Wish]] = {
+    "resume": Wish.RUN,
+    "pause": Wish.PAUSE,
+    "stop": Wish.STOP,
+    "cancel": Wish.CANCEL,
+}
+
+
+def offers(status: StudyStatus, num_failed: int, *, is_at_rest: bool = False) -> list[str]:
+    """The verbs that a study takes as it is, and that would change something.
+
+    Args:
+        status: The study's.
+        num_failed: Its trials that could be tried again.
+        is_at_rest: Whether no fleet has it: what is ordered waits for the next one.
+    """
+    found = [] if is_at_rest else [verb for verb in _WISHES if _is_open(status, _WISHES[verb])]
+    if is_at_rest or not status.wish.is_end:
+        found += ["enqueue", "extend"]
+        found += ["retry"] if num_failed else []
+    return found
+
+
+def _is_open(status: StudyStatus, wish: Wish) -> bool:
+    is_wanted = wish is status.wish or (wish.is_pause and status.wish.is_pause)
+    is_too_late = status.is_over and wish is not Wish.RUN
+    return status.wish in FOLLOWS[wish] and not is_wanted and not is_too_late
 
 
 def act(handle: StudyHandle, verb: str, body: bytes) -> str:

@@ -24,8 +24,9 @@ from workers.settings import Settings
 #: What a line of the list of studies is made of.
 _LISTED: Final = frozenset(
     {
-        "study", "state", "objective", "metrics", "directions", "wanted", "trials", "best", "slots",
-        "wall_seconds", "busy_seconds", "stalled", "waits_for", "front", "losses", "ended_by",
+        "study", "state", "wish", "objective", "metrics", "directions", "wanted", "trials", "best",
+        "slots", "wall_seconds", "busy_seconds", "stalled", "waits_for", "front", "losses",
+        "ended_by",
     }
 )  # fmt: skip
 

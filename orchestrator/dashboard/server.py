@@ -40,7 +40,7 @@ def serve(settings: Settings, door: Door, port: int, tell: Callable[[str], None]
     def is_closing() -> bool:
         return server is not None and server.should_exit
 
-    with _listen(door.host, port) as listening:
+    with listen(door.host, port) as listening:
         config = uvicorn.Config(
             make_app(settings, door, is_closing=is_closing),
             log_level="critical",
@@ -65,7 +65,12 @@ def link(door: Door, port: int) -> str:
     return f"http://{host}:{port}/#token={door.token}"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        FleetError: The address cannot be had.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import optuna
 from optuna.trial import FrozenTrial
 
+from orchestrator.dashboard.actions import offers
 from orchestrator.dashboard.curves import NUM_BEST, curves
 from orchestrator.dashboard.importances import Importances
 from orchestrator.dashboard.timeline import Timeline
@@ -185,9 +186,28 @@ class StudyFeed:
         return {
             **status.model_dump(mode="json"),
             "is_over": status.is_over,
+            "offers": self.offers(status),
+            "num_failed": self._num_failed(status),
             "space": space,
             "logs": sorted(logs),
         }
+
+    def offers(self, status: StudyStatus) -> list[str]:
+        """What the study takes, as it is."""
+        return offers(status, self._num_failed(status), is_at_rest=self._is_at_rest())
+
+    def _num_failed(self, status: StudyStatus) -> int:
+        """Trials that could be tried again; of results elsewhere, also those that were."""
+        if len(self._columns):
+            return self._columns.num_failed
+        return status.trials["failed"] + status.trials["dead"]
+
+    def _is_at_rest(self) -> bool:
+        """Whether no fleet has the study: its Redis ran for as long as the fleet."""
+        if self._settings.redis_url:
+            return False
+        with self.news() as stream:
+            return stream is None
 
     def _space(self) -> dict[str, Any]:
         """The search space: what forms ask for."""

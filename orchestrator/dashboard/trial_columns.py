@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from optuna.trial import FrozenTrial
 
-from orchestrator.storage.attributes import ATTR, is_paused
+from orchestrator.storage.attributes import ATTR, RETRIES_ATTR, is_paused
 from orchestrator.storage.best_trials import is_feasible
 from orchestrator.storage.tally import busy_seconds, state_of
 from workers.protocol.states import TrialState
@@ -23,6 +23,7 @@ LETTERS: Final = {
 _OPEN: Final = "O"
 _AT_A_RUNG: Final = "R"
 _INFEASIBLE: Final = "V"
+_FAILED: Final = frozenset("FD")
 
 #: Digits of a number in a chart.
 _DIGITS: Final = 6
@@ -60,9 +61,16 @@ class TrialColumns:
         self._open: set[int] = set()
         self.logs: set[str] = set()
         """Parameters that trials asked for on a logarithmic scale."""
+        self._failed: set[int] = set()
+        self._retried: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def num_failed(self) -> int:
+        """Trials that failed or died, and were not tried again."""
+        return len(self._failed - self._retried)
 
     def take(self, trials: Sequence[FrozenTrial], revision: int) -> bool:
         """Take in how all trials are now.
@@ -87,6 +95,10 @@ class TrialColumns:
             has_changed = True
             is_open = row.letter in {_OPEN, _AT_A_RUNG}
             (self._open.add if is_open else self._open.discard)(number)
+            if row.letter in _FAILED:
+                self._failed.add(number)
+            if (retried := trials[number].user_attrs.get(RETRIES_ATTR)) is not None:
+                self._retried.add(retried)
         return has_changed
 
     def since(self, revision: int) -> dict[str, Any]:

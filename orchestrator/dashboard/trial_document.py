@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from optuna.trial import FrozenTrial
+
 from orchestrator.dashboard.curves import curve_of
 from orchestrator.dashboard.study_feed import StudyFeed
+from orchestrator.status import StudyStatus
+from orchestrator.storage.retriable import retriable
 from orchestrator.views.explain import explain, place, reason
 from orchestrator.views.printed_text import lines_of
 from orchestrator.views.trial_life import TrialLife, life_of, with_cost, with_results
@@ -46,11 +50,18 @@ def trial_document(feed: StudyFeed, number: int) -> dict[str, Any]:
         "metrics": status.metrics,
         "directions": status.directions,
         "values": trials[number].values if has_results else None,
+        "can_retry": has_results and _can_retry(feed, status, trials[number], life),
         "constraints": trials[number].constraints if has_results else {},
         "curve": curve_of(trials[number], _MAX_POINTS) if has_results else None,
         "printed": _printed(feed, number),
         "running": None if running is None else running.model_dump(mode="json"),
     }
+
+
+def _can_retry(feed: StudyFeed, status: StudyStatus, trial: FrozenTrial, life: TrialLife) -> bool:
+    """Whether the study would run the trial's parameters again."""
+    is_asked_for = bool(life.retried_as) or not retriable([trial], [trial.number])
+    return not is_asked_for and "enqueue" in feed.offers(status)
 
 
 def _printed(feed: StudyFeed, number: int) -> list[dict[str, Any]]:

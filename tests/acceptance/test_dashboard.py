@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from chromium import chromium
+from playwright.sync_api import Page, expect
 from shown import STEPS
 from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import stop_process
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 760}
 #: How long a page may take to show something, on a machine that is busy.
 PATIENCE_MS = 60_000
@@ -101,10 +101,6 @@ class Browser:
 
 @pytest.fixture
 def browser(fleet) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no chromium on the PATH; apt-get install chromium")
-        pytest.skip("no chromium on the PATH; apt-get install chromium")
     dashboard = subprocess.Popen(
         [Path(sys.executable).with_name("trialfleet"), "dashboard"],
         env=fleet.environment(),
@@ -112,11 +108,8 @@ def browser(fleet) -> Iterator[Browser]:
         text=True,
     )
     address, _, token = dashboard.stdout.readline().split()[1].partition("/#token=")
-    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield Browser(chromium, address, token)
-        chromium.close()
+    with chromium() as started:
+        yield Browser(started, address, token)
     stop_process(dashboard, signal.SIGINT, 30)
     assert dashboard.returncode in {0, 130}
     dashboard.stdout.close()

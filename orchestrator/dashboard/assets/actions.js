@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 import { hasToken, post } from "./server.js";
-import { path } from "./words.js";
+import { path, plural } from "./words.js";
 
 const said = () => document.getElementById("said");
 
@@ -24,21 +24,40 @@ const NOTES = {
   resume: "The study goes on; trials that have ended stay so.",
   stop: "No further trial is begun; those that run go to their end.",
   cancel: "Trials that run end now as cancelled; what they made is kept.",
+  retry: "Parameters of trials that failed or died run again, as new trials on top.",
 };
 
+// What each verb is called, and what a click on it does first.
+const VERBS = {
+  resume: ["Resume", (study, done) => order(study, "resume", {}, done)],
+  pause: ["Pause", (study, done) => confirm(study, "pause", done)],
+  stop: ["Stop", (study, done) => confirm(study, "stop", done)],
+  cancel: ["Cancel", (study, done) => confirm(study, "cancel", done)],
+  enqueue: ["Enqueue…", (study, done) => enqueue(study, done)],
+  extend: ["Extend…", (study, done) => extend(study, done)],
+  retry: ["Retry", (study, done) => confirm(study, "retry", done)],
+};
+
+// The buttons of what the server says that a study takes.
 export function actionsFor(study, onDone) {
-  const isOver = study.is_over;
-  const verbs = study.state === "paused" ? ["resume"] : isOver ? (study.state === "cancelled" ? ["resume"] : []) : ["pause"];
-  if (!isOver) verbs.push("stop", "cancel");
-  const disabled = hasToken() ? null : "disabled";
-  const title = hasToken() ? null : "acting takes the token: the link that was printed has it";
-  const button = (verb, text, onclick) =>
-    el("button", { type: "button", id: `do-${verb}`, class: verb === "cancel" ? "danger" : null, disabled, title: title ?? NOTES[verb] ?? null, onclick }, text);
-  return [
-    ...verbs.map((verb) => button(verb, verb[0].toUpperCase() + verb.slice(1), () => confirm(study, verb, onDone))),
-    button("enqueue", "Enqueue…", () => enqueue(study, onDone)),
-    button("extend", "Extend…", () => extend(study, onDone)),
-  ];
+  return study.offers.filter((verb) => VERBS[verb]).map((verb) => {
+    const [text, begin] = VERBS[verb];
+    const said = verb === "retry" ? `Retry ${plural(study.num_failed, "failed trial")}` : text;
+    return actionButton(`do-${verb}`, said, { class: verb === "cancel" ? "danger" : null, title: NOTES[verb] }, () => begin(study, onDone));
+  });
+}
+
+function actionButton(id, text, given, onclick) {
+  const locked = hasToken() ? {} : { disabled: "disabled", title: "acting takes the token: the link that was printed has it" };
+  return el("button", { type: "button", id, ...given, ...locked, onclick }, text);
+}
+
+export function retryButton(study, number, onDone) {
+  return actionButton("do-retry", "Retry", { title: "Its parameters run again, as a new trial." }, () => order({ study }, "retry", { numbers: [number] }, onDone));
+}
+
+function order(study, verb, body, onDone) {
+  ask(study.study, verb, body).then(onDone, (error) => say(error.message, true));
 }
 
 function dialogue(title, parts, verb, read, study, onDone) {
@@ -60,7 +79,6 @@ function dialogue(title, parts, verb, read, study, onDone) {
 }
 
 function confirm(study, verb, onDone) {
-  if (verb === "resume") { ask(study.study, verb, {}).then(onDone, (error) => say(error.message, true)); return; }
   const now = el("input", { type: "checkbox", id: "ask-now" });
   const parts = [el("p", {}, NOTES[verb])];
   if (verb === "pause") parts.push(el("label", { class: "check" }, now, " also end trials that never report, after 30 s; they begin again later"));

@@ -2,7 +2,7 @@
 
 import { badge, code, el, fill, table, tile } from "./dom.js";
 import { follow } from "./server.js";
-import { number, path, plural, span, values } from "./words.js";
+import { number, path, plural, span, standing, values } from "./words.js";
 
 export function showFleet(around) {
   around.crumbs(["Fleet", "/"]);
@@ -43,7 +43,7 @@ function drawStudies(section, studies) {
   const sorted = [...studies].sort((a, b) => (order[a.state] ?? 2) - (order[b.state] ?? 2) || a.study.localeCompare(b.study));
   const rows = sorted.map((each) => [
     el("a", { href: path("studies", each.study), class: "name" }, each.study),
-    badge(each.state),
+    badge(standing(each)),
     each.trials ? progress(each) : el("span", { class: "muted" }, each.reason ?? "open it to see its results"),
     each.best ? values(each.best) : "–",
     each.trials ? number(each.trials.running) : "–",

@@ -5,7 +5,7 @@ import * as charts from "./charts.js";
 import { badge, code, el, fill, table, tile } from "./dom.js";
 import { progress } from "./fleet.js";
 import { follow, get } from "./server.js";
-import { number, params, path, plural, span, values } from "./words.js";
+import { number, params, path, plural, span, standing, values } from "./words.js";
 
 const COLUMNS = ["begun", "ended", "seconds", "attempts", "last", "steps"];
 
@@ -190,7 +190,7 @@ class View {
     this.study = study;
     const counts = study.trials;
     fill(this.head,
-      el("div", { class: "title" }, el("h1", {}, study.study), badge(study.state)),
+      el("div", { class: "title" }, el("h1", {}, study.study), badge(standing(study))),
       el("p", { class: "muted" }, `${study.objective} · ${study.directions.map((direction, at) => `${direction} ${study.metrics[at] ?? "value"}`).join(", ")}`),
       progress(study));
     this.drawActions();
@@ -211,7 +211,7 @@ class View {
 
   // The buttons stay the same for as long as they do the same.
   drawActions() {
-    const kind = `${this.study.state} ${this.study.wanted}`;
+    const kind = JSON.stringify([this.study.offers, this.study.num_failed, this.study.wanted, this.study.given, this.study.space]);
     if (this.drawnActions === kind) return;
     this.drawnActions = kind;
     fill(this.actions, actionsFor(this.study, () => this.reload()));
@@ -229,6 +229,7 @@ class View {
 function notesOf(study, hasResults) {
   const told = [];
   if (study.stalled) told.push(["problem", study.stalled]);
+  if (study.wish === "stop") told.push(["", study.is_over ? "It was stopped: Resume lets it go on, and take orders again." : "It was stopped: no further trial begins, and those that run go to their end. Resume lets it go on."]);
   if (study.ended_by) told.push(["", `Ended by ${study.ended_by}`]);
   study.waits_for.forEach((reason) => told.push(["", `Waits: ${reason}`]));
   study.put_aside.forEach((reason) => told.push(["problem", reason]));

@@ -1,5 +1,6 @@
 // One trial: its parameters, its curve, its attempts, and why each ended.
 
+import { retryButton } from "./actions.js";
 import * as charts from "./charts.js";
 import { badge, el, fill, table, tile } from "./dom.js";
 import { get, follow } from "./server.js";
@@ -15,7 +16,7 @@ export async function showTrial(around, study, trial) {
     try { found = await get(api, around.signal); } catch (error) { if (found) around.trouble(error.message); else around.failed(error); return; }
     if (!made.isShown) fill(around.main, made.nodes);
     made.isShown = true;
-    draw(made, study, found, plot);
+    draw(made, study, found, plot, look);
   };
   await look();
   if (!found) return;
@@ -33,18 +34,18 @@ export async function showTrial(around, study, trial) {
 
 // The parts of the page, from which the curve stays the same element.
 function partsOf(plot) {
-  const parts = { head: el("section", { class: "head" }), tiles: el("dl", { class: "tiles" }), error: el("div", {}),
+  const parts = { head: el("section", { class: "head" }), actions: el("div", { class: "actions" }), tiles: el("dl", { class: "tiles" }), error: el("div", {}),
     params: el("div", {}), attempts: el("div", {}), printed: el("div", {}), life: el("ol", { class: "life" }) };
   const note = el("p", { class: "muted" }, "It has reported no value in between.");
   const block = (title, ...children) => el("section", { class: "block" }, el("h2", {}, title), children);
-  const nodes = [parts.head, parts.tiles, parts.error,
+  const nodes = [parts.head, parts.actions, parts.tiles, parts.error,
     el("div", { class: "halves" }, block("Parameters", parts.params), block("Curve", note, plot)),
     block("Attempts", parts.attempts), parts.printed,
     el("details", { class: "block" }, el("summary", {}, "Its life in sentences"), parts.life)];
   return { parts, nodes, note };
 }
 
-function draw({ parts, note }, study, found, plot) {
+function draw({ parts, note }, study, found, plot, again) {
   const { life, running } = found;
   const last = running?.value ?? null;
   const value = found.values ? found.values.map((each) => number(each)).join(", ") : number(last);
@@ -52,6 +53,7 @@ function draw({ parts, note }, study, found, plot) {
     el("p", { class: "muted" }, life.is_ordered ? "people asked for these parameters" : `of ${study}`));
   fill(parts.tiles, tile(found.metrics.join(", ") || "Value", value, found.values || !running ? null : `at step ${running.step}`),
     tile("Attempts", number(life.attempts.length)), tile("Held a slot for", span(life.held_seconds)), tile("Steps made twice", number(life.steps_lost)));
+  drawRetry(parts.actions, study, found, again);
   fill(parts.error, life.error ? el("div", { class: "wrong" }, el("strong", {}, "What went wrong"), el("pre", { tabindex: 0 }, life.error)) : null);
   fill(parts.params, table("Parameters", [{ name: "Name" }, { name: "Value", number: true }],
     Object.entries(life.params).map(([name, each]) => [name, el("span", { class: "value" }, String(each))]), "None are known here."));
@@ -61,6 +63,13 @@ function draw({ parts, note }, study, found, plot) {
   note.hidden = Boolean(found.curve?.steps.length);
   plot.hidden = !note.hidden;
   drawCurve(found, plot);
+}
+
+function drawRetry(node, study, { can_retry: can, life }, again) {
+  if (node.dataset.of === `${can} ${life.retried_as}`) return; // a button that is about to be clicked stays
+  node.dataset.of = `${can} ${life.retried_as}`;
+  fill(node, can ? retryButton(study, life.trial, again) : null,
+    life.retried_as.map((each) => el("a", { href: path("studies", study, "trials", each) }, `tried again as trial ${each}`)));
 }
 
 // What it printed: the last attempt's end is seen, the others' are a key away.

@@ -42,3 +42,6 @@ export function values(trial) {
 export function plural(count, one, many = `${one}s`) { return `${number(count)} ${count === 1 ? one : many}`; }
 
 export function path(...parts) { return `/${parts.map((part) => encodeURIComponent(part)).join("/")}`; }
+
+// How a study stands: also what it was asked to do, where that takes a while.
+export function standing({ state, wish }) { return state === "running" && wish === "stop" ? "stopping" : state; }
