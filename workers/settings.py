@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -221,7 +222,7 @@ class Settings(BaseModel):
     @property
     def times(self) -> Times:
         """The protocol's intervals."""
-        return Times().scaled(self.time_scale)
+        return _scaled(self.time_scale)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -298,6 +299,12 @@ def environment_without_secrets() -> dict[str, str]:
 
 #: Settings that are refused where their variable is empty.
 _NEVER_EMPTY: Final = frozenset({"secret", "secret_file"})
+
+
+@lru_cache
+def _scaled(time_scale: float) -> Times:
+    """The intervals by a scale: asked for thousands of times a second beside many studies."""
+    return Times().scaled(time_scale)
 
 
 def _default_cache(home: Path | None) -> Path:

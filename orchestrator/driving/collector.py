@@ -112,13 +112,12 @@ class Collector:
         log.info("paused_trials_pruned", study=self._study.name, count=len(numbers))
 
     def tell_cancelled(self, number: int, reason: str, record: TrialRecord | None) -> None:
-        """End a trial that nobody runs, and that nobody is to run."""
+        """End a trial that nobody runs, and that nobody is to run; not synced yet."""
         attempts = 0 if record is None else record.attempt
         when = "while it waited for another attempt" if attempts else "before it began"
         if record is not None and attempts:
             self._store(number, facts_of_attempts(record))
         self.tell_failed(number, f"{reason} {when}", TrialState.CANCELLED)
-        self._study.sync()
 
     def _store(self, number: int, facts: Mapping[str, Any]) -> None:
         """Attach facts to a trial."""

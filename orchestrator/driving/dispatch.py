@@ -32,6 +32,10 @@ log = get_logger(__name__)
 #: After which no further trial is asked for in the same turn.
 _ASK_SECONDS: Final = 0.25
 
+#: How often the wait for another announcement is doubled, while other hints wait in the queue: to
+#: half an hour. Announcements in an empty queue, which none of its workers kept, do not count.
+_MAX_DOUBLED: Final = 5
+
 
 class Dispatcher:
     """Keeps just enough trials of one study in flight."""
@@ -141,16 +145,19 @@ class Dispatcher:
             reason: Why, for the trial's error.
             has_begun: Cancel such a one, too.
         """
-        leases = self._study.leases
-        for number in leases.queued():
-            record = leases.record(number)
-            is_kept = record is not None and record.attempt > 0 and not has_begun
-            if not is_kept and leases.settle(
-                number, TrialState.CANCELLED, only_queued=True, reason=reason
-            ):
-                self._collector.tell_cancelled(number, reason, record)
-        for number in sorted(self._study.tally.waiting):
-            self._collector.tell_cancelled(number, reason, None)
+        leases, num_open = self._study.leases, len(self._study.tally.open)
+        with self._study.gathering():
+            for number in leases.queued():
+                record = leases.record(number)
+                is_kept = record is not None and record.attempt > 0 and not has_begun
+                if not is_kept and leases.settle(
+                    number, TrialState.CANCELLED, only_queued=True, reason=reason
+                ):
+                    self._collector.tell_cancelled(number, reason, record)
+            for number in sorted(self._study.tally.waiting):
+                self._collector.tell_cancelled(number, reason, None)
+        if len(self._study.tally.open) < num_open:
+            self._study.sync()
 
     def _suggest_all(self, trial: optuna.Trial) -> bool:
         """Suggest a trial's parameters; False if those that somebody gave it cannot be."""
@@ -194,13 +201,13 @@ class Dispatcher:
             instruction = reconcile(
                 None if record is None else record.state,
                 waited_seconds=(now_ms - since_ms) / 1000,
-                patience_seconds=patience if is_idle else patience * 2**count,
+                patience_seconds=patience if is_idle else patience * 2 ** min(count, _MAX_DOUBLED),
                 is_inbox_empty=self._has_nothing_to_come(record),
                 is_paused=number in tally.paused,
                 is_promoted=record is not None and self._is_beyond(number, record),
             )
             if instruction is Instruction.SEND_HINT:
-                self._announced[number] = now_ms, count + 1
+                self._announced[number] = now_ms, count if is_idle else count + 1
             self._follow(instruction, number, record, running)
 
     def _follow(

@@ -160,7 +160,7 @@ class StudyDriver:
         has_orders = surroundings.submitted is not None and surroundings.submitted.has_orders
         is_same = surroundings == self._surroundings and not has_orders
         self._surroundings = surroundings
-        if is_same and self._rests():
+        if is_same and self.rests:
             return False
         self.look_after(sweep)
         return True
@@ -171,12 +171,7 @@ class StudyDriver:
         self._is_to_be_looked_after = True
 
     @property
-    def has_long_rested(self) -> bool:
-        """Whether it has nothing to do, and nobody has seen to it for a beat."""
-        since = time.monotonic() - self.looked_after_at
-        return since >= self._settings.times.beat and self._rests()
-
-    def _rests(self) -> bool:
+    def rests(self) -> bool:
         """Whether it has no open trial, and is to do nothing before something changes."""
         study = self.open_study
         if self.turning is not None or study is None or study.tally.open:

@@ -37,17 +37,16 @@ def resubmit_forgotten(settings: Settings, studies: Studies) -> list[str]:
     where it is: the storage alone tells about it. One that was paused or stopped stays so.
     """
     found = []
-    for submitted in _unfinished(settings):
+    for submitted in _unfinished(settings, studies):
         name = submitted.spec.name
-        if not studies.exists(name):
-            studies.restore(submitted)
-            log.warning("study_recovered", study=name, source="storage")
-            found.append(name)
+        studies.restore(submitted)
+        log.warning("study_recovered", study=name, source="storage")
+        found.append(name)
     return found
 
 
-def _unfinished(settings: Settings) -> Iterator[Submitted]:
-    for study in _stored_studies(settings):
+def _unfinished(settings: Settings, known: Studies) -> Iterator[Submitted]:
+    for study in _forgotten(settings, known):
         try:
             submitted = _submitted(study, settings)
         except Exception as error:  # noqa: BLE001 - what one of them holds is no other's concern
@@ -73,22 +72,29 @@ def _submitted(study: optuna.Study, settings: Settings) -> Submitted | None:
     return Submitted(spec, Wish(attrs.get(WISH_ATTR, Wish.RUN)), origin=origin)
 
 
-def _stored_studies(settings: Settings) -> Iterator[optuna.Study]:
-    journals = [f"journal://{path}" for path in stored_journals(settings.home)]
+def _forgotten(settings: Settings, known: Studies) -> Iterator[optuna.Study]:
+    """The stored studies that Redis does not know; journals of others are not opened."""
+    journals = [
+        f"journal://{path}"
+        for path in stored_journals(settings.home)
+        if not known.exists(path.parent.name)
+    ]
     for url in [settings.storage] if settings.storage else journals:
         try:
-            yield from _studies_in(url)
+            yield from _studies_in(url, known)
         except InvalidInputError:
             raise  # a database that is not there at the start is told to whoever starts
         except Exception:
             log.exception("storage_unreadable", url=redact(url), hint="its studies are left alone")
 
 
-def _studies_in(url: str) -> list[optuna.Study]:
+def _studies_in(url: str, known: Studies) -> list[optuna.Study]:
     storage = open_reader(url)
     if storage is None:
         return []
     names = [each.study_name for each in storage.get_all_studies()]
     return [
-        optuna.load_study(study_name=name, storage=storage) for name in names if not is_beside(name)
+        optuna.load_study(study_name=name, storage=storage)
+        for name in names
+        if not (is_beside(name) or known.exists(name))
     ]

@@ -66,10 +66,11 @@ _PATIENCE_SECONDS: Final = 0.25
 #: Between two looks at the registry's slots and at what was handed in.
 _LOOK_SECONDS: Final = 1.0
 
-#: Of studies that only wait for their share, so many are seen to in one turn, or of very many such
-#: a part of all: in four turns a second, each every eight.
-_RESTING_AT_A_TIME: Final = 16
-_TURNS_FOR_ALL: Final = 32
+#: Of what none of the studies waits for, so much is done in one turn, or where they are very many
+#: such a part of all: in four turns a second, for each study every eight or sixteen seconds.
+_AT_A_TIME: Final = 16
+_TURNS_FOR_RIGHTS: Final = 32
+_TURNS_FOR_RESTING: Final = 64
 
 
 @dataclass
@@ -196,7 +197,8 @@ class Service:
         self._look()
         self._join_new()
         # in each turn the oldest of them, so that none has all to renew, each a round trip
-        self._keep_rights(older_than=self.settings.times.lease / 4, most=self._few)
+        few = self._part_of_all(_TURNS_FOR_RIGHTS)
+        self._keep_rights(older_than=self.settings.times.lease / 4, most=few)
         self._look_at_resting()
         self._intake.hand_out(self._open(), self._block_ms())
         self._keep_rights(older_than=self.settings.times.lease / 2)
@@ -322,14 +324,16 @@ class Service:
 
     def _look_at_resting(self) -> None:
         """See to studies that rest, now and then, and to few of them in one turn."""
-        resting = (driver for _, driver in self._idle() if driver.has_long_rested)
-        for driver in nsmallest(self._few, resting, key=lambda driver: driver.looked_after_at):
-            driver.look_after(self._sweep)
+        long_ago = time.monotonic() - self.settings.times.lease / 3  # no status of theirs is old
+        waiting = (driver for _, driver in self._idle() if driver.looked_after_at <= long_ago)
+        most = self._part_of_all(_TURNS_FOR_RESTING)
+        for driver in nsmallest(most, waiting, key=lambda driver: driver.looked_after_at):
+            if driver.rests:
+                driver.look_after(self._sweep)
 
-    @property
-    def _few(self) -> int:
-        """To how many studies one turn sees of what none of them waits for."""
-        return max(_RESTING_AT_A_TIME, len(self._roster.drivers) // _TURNS_FOR_ALL)
+    def _part_of_all(self, turns: int) -> int:
+        """For how many studies that is to be done in one turn which so many turns do for all."""
+        return max(_AT_A_TIME, len(self._roster.drivers) // turns)
 
     def _file_events(self) -> Future[None]:
         """File what happened to processes, off the loop: it may be a slow disk."""

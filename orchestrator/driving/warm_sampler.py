@@ -76,6 +76,8 @@ class WarmSampler(SeeingSampler):
     def __init__(self, sampler: BaseSampler, former: Sequence[FrozenTrial]) -> None:
         super().__init__(sampler)
         self._former = list(former)
+        #: number -> an own trial that has ended, and as it is shown: nothing of it changes any more
+        self._ended: dict[int, tuple[FrozenTrial, FrozenTrial]] = {}
 
     def _shown(
         self, read: Callable[[States], list[FrozenTrial]], states: States
@@ -84,7 +86,12 @@ class WarmSampler(SeeingSampler):
         return [*former, *(self._own(trial) for trial in read(states))]
 
     def _own(self, trial: FrozenTrial) -> FrozenTrial:
-        return _renumbered(trial, len(self._former))
+        ended, shown = self._ended.get(trial.number, (None, None))
+        if shown is None or ended is not trial:
+            shown = _renumbered(trial, len(self._former))
+            if trial.state.is_finished():
+                self._ended[trial.number] = trial, shown
+        return shown
 
 
 def _renumbered(trial: FrozenTrial, offset: int) -> FrozenTrial:

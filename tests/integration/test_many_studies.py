@@ -83,7 +83,7 @@ def test_a_journal_that_rested_while_another_process_wrote_it_is_written_no_more
 def test_of_studies_that_rest_few_are_seen_to_in_one_turn_and_each_again_and_again(
     fleet, monkeypatch
 ):
-    monkeypatch.setattr(loop, "_RESTING_AT_A_TIME", 2)
+    monkeypatch.setattr(loop, "_AT_A_TIME", 2)
     names = [f"s-{index}" for index in range(7)]
     for name in names:
         put(fleet, name)

@@ -8,6 +8,8 @@ import optuna
 import pytest
 from hand_fleet import Fleet, look_around, turn_until
 
+from orchestrator.driving.dispatch import Dispatcher
+from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from workers.coordination.studies import Studies
@@ -157,6 +159,26 @@ def test_what_is_ordered_and_has_not_begun_ends_with_the_study(fleet, wish):
     assert status.given == 9, "each order has become a trial, if a cancelled one"
     assert status.trials["complete"] == 1
     assert status.trials["cancelled"] == len(fleet.stored()) - 1
+
+
+def test_many_that_wait_are_cancelled_with_one_write_and_one_sync(fleet, monkeypatch):
+    handle = fleet.submit(trials=1)
+    handle.enqueue(*({"x": each / 100} for each in range(60)))
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are in flight")
+        synced, withdraw = [], Dispatcher.withdraw
+
+        def counted(dispatcher, reason, **options):
+            sync = DrivenStudy.sync
+            with monkeypatch.context() as patch:
+                patch.setattr(DrivenStudy, "sync", lambda it: (synced.append(it), sync(it)))
+                withdraw(dispatcher, reason, **options)
+
+        monkeypatch.setattr(Dispatcher, "withdraw", counted)
+        handle.cancel()
+        turn_until(service, lambda: service.status("s").is_over, "it is over")
+    assert handle.status().trials["cancelled"] >= 60
+    assert len(synced) == 1
 
 
 def test_a_failed_trial_is_retried_once_with_its_parameters_and_its_number(fleet):

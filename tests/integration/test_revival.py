@@ -7,6 +7,7 @@ import hashlib
 import pytest
 from hand_fleet import Fleet, turn_until
 
+from orchestrator.driving import recovery
 from orchestrator.driving import service as service_module
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
@@ -21,6 +22,22 @@ from workers.protocol.states import TrialState
 def fleet(client, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(service_module, "_BLOCK_MS", 5)
     return Fleet(client, settings.model_copy(update={"time_scale": 0.02}), tmp_path)
+
+
+def test_an_orchestrator_that_begins_opens_no_journal_of_what_redis_knows(fleet, monkeypatch):
+    fleet.submit(trials=1)
+    studies, opened = Studies(fleet.client), []
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "it is in flight")
+    open_reader = recovery.open_reader
+    monkeypatch.setattr(
+        recovery, "open_reader", lambda url: (opened.append(url), open_reader(url))[1]
+    )
+    assert recovery.resubmit_forgotten(fleet.settings, studies) == []
+    assert opened == []
+    fleet.client.srem(keys.STUDIES, "s")
+    assert recovery.resubmit_forgotten(fleet.settings, studies) == ["s"]
+    assert len(opened) == 1
 
 
 def turn(service, count=20):

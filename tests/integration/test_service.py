@@ -13,7 +13,7 @@ from hand_fleet import UNRENEWED_SECONDS, Fleet, is_over, look_around, put, turn
 from optuna.distributions import FloatDistribution, distribution_to_json
 from waiting import wait_until
 
-from orchestrator.driving import intake
+from orchestrator.driving import dispatch, intake
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.service import Service
@@ -566,7 +566,37 @@ def test_a_trial_is_announced_again_by_its_age_and_not_too_often(client, setting
         client.rpush(queue, "a hint of another study", "and one more")
         turn_until(service, lambda: is_announced_again() == 3, "whatever else waits")
     waits_ms = [later - before for before, later in itertools.pairwise([queued_ms, *told_ms])]
-    assert all(wait >= 600 * 2**count for count, wait in enumerate(waits_ms)), "ever more rarely"
+    doubled = (0, 0, 1)  # in an empty queue nothing says that its own is among those that wait
+    assert all(
+        wait >= 600 * 2**count for count, wait in zip(doubled, waits_ms, strict=True)
+    ), "ever more rarely"
+
+
+def test_what_no_worker_keeps_is_announced_at_the_same_pace_for_ever(
+    client, settings, tmp_path, monkeypatch
+):
+    """So that one which comes and can take it finds it, whatever else waits by then."""
+    monkeypatch.setattr(dispatch, "_MAX_DOUBLED", 1)
+    quick = settings.model_copy(update={"time_scale": 0.01})  # reconciles after 0.6 s
+    fleet = Fleet(client, quick, tmp_path)
+    fleet.submit(trials=1)
+    queue, told_ms = f"{keys.CELERY_PREFIX}default", []
+    with fleet.service() as service:
+        turn_until(service, lambda: client.llen(queue) == 1, "it is announced")
+        dispatcher = service._roster.drivers["s"]._opened.dispatcher
+
+        def is_announced_often():
+            client.delete(queue)  # what a worker that may not run it does with its hint
+            told_ms.extend({at for at, _ in dispatcher._announced.values()} - set(told_ms))
+            return len(told_ms) >= 3
+
+        turn_until(service, is_announced_often, "it is announced again and again")
+        assert [count for _, count in dispatcher._announced.values()] == [0]
+        dispatcher._announced[0] = told_ms[-1], 5000  # as earlier releases counted
+        client.rpush(queue, "a hint of another study")
+        turn_until(
+            service, lambda: dispatcher._announced[0][1] == 5001, "after some doublings at most"
+        )
 
 
 def test_a_database_that_does_not_answer_is_waited_for(client, settings, tmp_path):

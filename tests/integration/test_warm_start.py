@@ -99,3 +99,20 @@ def test_what_cannot_be_started_from_is_refused_at_submission(fleet, spec):
     with pytest.raises(InvalidInputError, match="use tpe or gp"):
         submit(spec("second", sampler="random", **{"from": "first"}), config)
     assert fleet.studies.names() == ["first"]
+
+
+def test_what_a_sampler_was_shown_of_an_ended_trial_it_is_shown_again():
+    """The same object: whoever compares all trials with the last ones need not look into them."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=4)
+    warm = WarmSampler(optuna.samplers.RandomSampler(seed=1), study.get_trials()[:2])
+    running = study.ask({"x": optuna.distributions.FloatDistribution(0.0, 1.0)})
+
+    def shown():
+        return warm._shown(lambda _states: study.get_trials(deepcopy=False), None)
+
+    first, second = shown(), shown()
+    assert [trial.number for trial in first] == [0, 1, 2, 3, 4, 5, 6]
+    assert all(one is other for one, other in zip(first[:6], second[:6], strict=True))
+    study.tell(running, 0.5)
+    assert shown()[6].state is optuna.trial.TrialState.COMPLETE
