@@ -99,7 +99,7 @@ def build_status(
         leases: Tells running trials from queued ones; without, all open ones count as queued.
     """
     around = around or Circumstances()
-    held, queued = ({}, {}) if leases is None else _records(leases)
+    held, queued = ({}, {}) if leases is None or not tally.open else _records(leases)
     running, waiting = _running(held, around.processes), _waiting(queued)
     ends = _ends(tally, held | queued)
     no_more = around.starts_no_more(spec)
