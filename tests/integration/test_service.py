@@ -567,9 +567,9 @@ def test_a_trial_is_announced_again_by_its_age_and_not_too_often(client, setting
         turn_until(service, lambda: is_announced_again() == 3, "whatever else waits")
     waits_ms = [later - before for before, later in itertools.pairwise([queued_ms, *told_ms])]
     doubled = (0, 0, 1)  # in an empty queue nothing says that its own is among those that wait
-    assert all(
-        wait >= 600 * 2**count for count, wait in zip(doubled, waits_ms, strict=True)
-    ), "ever more rarely"
+    assert all(wait >= 600 * 2**count for count, wait in zip(doubled, waits_ms, strict=True)), (
+        "ever more rarely"
+    )
 
 
 def test_what_no_worker_keeps_is_announced_at_the_same_pace_for_ever(
