@@ -54,6 +54,10 @@ class DataConfig(Section):
     """Of multi-label: columns named like the classes, in place of `label`; each holds 0 or 1."""
     label_separator: str = Field(default=",", min_length=1)
     """Of multi-label: what stands between two classes of a row."""
+    labels_as: Literal["auto", "names", "numbers"] = "auto"
+    """Of a hub data set that names its classes: what text in the column of the labels is. `auto` is
+    what all rows of a split can be; where they can be both, the study is refused. Integers are
+    always the numbers of classes."""
     validation: str | None = None
     """A second source with the held-out rows; without one, `validation_fraction` is split off."""
     validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
@@ -105,8 +109,8 @@ class DataConfig(Section):
             raise ValueError(f"`text_pair`: {self.source} has one text a row; leave it out")
         if any(source.startswith(HUB) for source in self.sources):
             return self
-        for name in ("configuration", "revision", "validation_split"):
-            if getattr(self, name) is not None:
+        for name in ("configuration", "revision", "validation_split", "labels_as"):
+            if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"`{name}` is for hub data sets, written hub:owner/name")
         return self
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +18,10 @@ from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import FILE_FORMATS, HUB, DataConfig
 from workers.remote.faults import will_pass
 from workers.remote.hub import is_switched_off
-from workers.texts.labels import kind_of, names_in
+from workers.texts.class_names import NO_NAMES, ClassNames
+from workers.texts.labels import names_classes
 from workers.texts.rows import Row, checked_row, read_rows
+from workers.texts.written_labels import WrittenLabels
 
 _FILE_ON_HUB: Final = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 
@@ -61,8 +62,9 @@ def read_hub(source: str, config: DataConfig, field: str) -> Iterator[Row]:
     data = HubData(source, config, field)
     split = data.split()
     names = data.class_names()
-    rows = data.rows_of_files(split) if data.is_read_here(split) else data.rows_by_library(split)
-    yield from map(partial(_named, names=names, where=f"{field} = {source!r}"), rows)
+    read = data.rows_of_files if data.is_read_here(split) else data.rows_by_library
+    rows = read(split, names)
+    yield from WrittenLabels(names, config, source, field).read(rows) if names else rows
 
 
 def content_of(source: str, config: DataConfig) -> str:
@@ -106,12 +108,12 @@ class HubData:
             )
         return wanted
 
-    def class_names(self) -> Sequence[str]:
+    def class_names(self) -> ClassNames:
         """The names of the class numbers, where the data set's card tells them."""
-        if kind_of(self._config) not in {"class", "tags"}:
-            return ()
+        if not names_classes(self._config):
+            return NO_NAMES
         feature = (self._builder.info.features or {}).get(self._config.label)
-        return getattr(getattr(feature, "feature", feature), "names", None) or ()
+        return ClassNames(getattr(getattr(feature, "feature", feature), "names", None) or ())
 
     def is_read_here(self, split: str) -> bool:
         """Whether the reader of local files reads the files of a split."""
@@ -130,16 +132,16 @@ class HubData:
             for url in self._files[split]
         )
 
-    def rows_of_files(self, split: str) -> Iterator[Row]:
+    def rows_of_files(self, split: str, names: ClassNames) -> Iterator[Row]:
         """The rows of the files of a split, fetched one after the other."""
         separator = getattr(self._builder.config, "sep", None)
         config = self._config
         if separator and separator != "," and config.delimiter == "auto":
             config = config.model_copy(update={"delimiter": separator})
         for url in self._files[split]:
-            yield from read_rows(_fetched(url), config, self._field)
+            yield from read_rows(_fetched(url), config, self._field, names)
 
-    def rows_by_library(self, split: str) -> Iterator[Row]:
+    def rows_by_library(self, split: str, names: ClassNames) -> Iterator[Row]:
         """The rows of a split as the `datasets` library reads them."""
         where = f"{self._field} = {self._source!r}"
         for number, example in enumerate(self._builder.as_streaming_dataset(split), 1):
@@ -150,7 +152,7 @@ class HubData:
                         f"{nearest(column, example)}"
                     )
             values = [example[column] for column in self._config.columns]
-            yield checked_row(f"row {number}", values, self._config, where)
+            yield checked_row(f"row {number}", values, self._config, where, names)
 
     @property
     def _files(self) -> dict[str, list[str]]:
@@ -212,21 +214,3 @@ def _fetched(url: str) -> str:
         return url
     name, revision, path = found.groups()
     return str(hf_hub_download(name, path, repo_type="dataset", revision=revision))
-
-
-def _named(row: Row, *, names: Sequence[str], where: str) -> Row:
-    """A row whose class numbers, where the data set names its classes, are their names.
-
-    Raises:
-        InvalidInputError: The number is none of a class.
-    """
-    if not names or row.lacks or isinstance(row.label, float):
-        return row
-    for label in names_in(row.label):
-        if label not in names and (not label.isdecimal() or int(label) >= len(names)):
-            raise InvalidInputError(
-                f"{where}, {row.place}: {label!r} is no class of it (it has"
-                f" {', '.join(names[:10])}); -1 stands for a hidden one: take a split with labels"
-            )
-    named = tuple(each if each in names else names[int(each)] for each in names_in(row.label))
-    return row._replace(label=named[0] if isinstance(row.label, str) else named)

@@ -12,7 +12,8 @@ from itertools import chain
 from typing import Any, Final
 
 from workers.texts.labels import is_number, kind_of
-from workers.texts.text_file import MAX_TEXT, RawRow, TextFile
+from workers.texts.text_file import RawRow, TextFile
+from workers.texts.values import MAX_TEXT
 
 _DELIMITERS: Final = (",", ";", "\t", "|")
 

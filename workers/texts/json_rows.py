@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 from workers.protocol.errors import nearest
-from workers.texts.text_file import MAX_TEXT, RawRow, TextFile
+from workers.texts.text_file import RawRow, TextFile
+from workers.texts.values import MAX_TEXT
 
 _CHUNK: Final = 2**20
 

@@ -39,6 +39,11 @@ def kind_of(config: DataConfig) -> LabelKind:
     return TASKS[config.task].labels
 
 
+def names_classes(config: DataConfig) -> bool:
+    """Whether the column of the labels holds classes, whose names a data set may tell."""
+    return config.labels is None and kind_of(config) in {"class", "classes", "tags"}
+
+
 def read_label(values: Sequence[Any], config: DataConfig) -> Label:
     """The label of a row.
 

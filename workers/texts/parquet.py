@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from workers.protocol.finetune import DataConfig
-from workers.texts.labels import kind_of
+from workers.texts.class_names import NO_NAMES, ClassNames
+from workers.texts.labels import kind_of, names_classes
 from workers.texts.text_file import RawRow, TextFile
+from workers.texts.values import UnusableError
 
 _BATCH: Final = 8192
 
@@ -27,7 +29,7 @@ def rows(file: TextFile) -> Iterator[RawRow]:
             schema = opened.schema_arrow
             file.positions(schema.names)
             names = file.config.columns
-            classes = _class_names(schema, file.config)
+            classes = NO_NAMES if file.names else _class_names(schema, file.config)
             for name in names:
                 _check_type(file, name, schema.field(name).type)
             number = 0
@@ -35,7 +37,7 @@ def rows(file: TextFile) -> Iterator[RawRow]:
                 columns = [_values(batch.column(name)) for name in names]
                 for values in zip(*columns, strict=True):
                     number += 1
-                    yield RawRow(number, _named(values, classes) if classes else values)
+                    yield RawRow(number, _named(file, number, values, classes))
     except UnicodeDecodeError as error:
         place = f"one of the rows {number + 1} to {number + _BATCH}"
         raise file.refusal("a text that is not UTF-8; write the file anew", place) from error
@@ -44,24 +46,29 @@ def rows(file: TextFile) -> Iterator[RawRow]:
         raise file.refusal(f"cannot be read as parquet: {first}; write it anew") from error
 
 
-def _named(values: Sequence[Any], classes: Mapping[Any, str]) -> Sequence[Any]:
+def _named(
+    file: TextFile, number: int, values: Sequence[Any], classes: ClassNames
+) -> Sequence[Any]:
     """A row with the names of its classes in place of their numbers."""
+    if not classes:
+        return values
     text, label, *others = values
-    if isinstance(label, list):
-        return [text, [classes.get(each, each) for each in label], *others]
-    return [text, classes.get(label, label), *others]
+    try:
+        return [text, *classes.of_numbers([label]), *others]
+    except UnusableError as error:
+        raise file.refusal(str(error), f"row {number}") from None
 
 
-def _class_names(schema: Any, config: DataConfig) -> dict[int, str]:
+def _class_names(schema: Any, config: DataConfig) -> ClassNames:
     """The names of the class numbers, where the `datasets` library has left them in the file."""
-    if kind_of(config) not in {"class", "tags"}:
-        return {}
+    if not names_classes(config):
+        return NO_NAMES
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
         feature = about["info"]["features"][config.label]
-        return dict(enumerate(feature.get("feature", feature)["names"]))
-    except (KeyError, ValueError, TypeError):
-        return {}
+        return ClassNames(feature.get("feature", feature)["names"])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return NO_NAMES
 
 
 def _check_type(file: TextFile, name: str, kind: Any) -> None:

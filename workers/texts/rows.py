@@ -13,6 +13,7 @@ from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import BUILT_IN_SOURCES, FILE_FORMATS, HUB, DataConfig
 from workers.protocol.tasks import DEFAULT_TASK
 from workers.texts import delimited, json_rows, parquet
+from workers.texts.class_names import NO_NAMES, ClassNames, has_text
 from workers.texts.labels import Label, kind_of, names_in, read_label
 from workers.texts.text_file import RawRow, TextFile
 from workers.texts.values import MissingError, UnusableError, text_of, words_of
@@ -29,6 +30,8 @@ class Row(NamedTuple):
     """The second text, where pairs are classified."""
     lacks: str | None = None
     """Of a row that cannot be used because something in it is missing: what."""
+    is_written: bool = False
+    """Of data whose classes have numbers: whether the label was text, so that it may be one."""
 
 
 def is_file(source: str) -> bool:
@@ -49,25 +52,34 @@ def check_built_in(config: DataConfig, field: str) -> None:
         )
 
 
-def read_rows(source: str, config: DataConfig, field: str) -> Iterator[Row]:
+def read_rows(
+    source: str, config: DataConfig, field: str, names: ClassNames = NO_NAMES
+) -> Iterator[Row]:
     """The rows of a file, each checked; nothing is kept of those that went by.
 
     Args:
         source: The file.
         config: Its columns, and how it is written.
         field: The setting that names it, for messages, such as `data.source`.
+        names: Of the classes, where rows may hold their numbers.
 
     Raises:
         InvalidInputError: The file, or a row, cannot be used; the message names the file, the
             row and the way out.
     """
-    file = TextFile(existing_file(source, field), config, field)
+    file = TextFile(existing_file(source, field), config, field, names)
     unit, found = _open(file)
     for number, values in found:
-        yield checked_row(f"{unit} {number}", values, config, f"{field} = {source!r}")
+        yield checked_row(f"{unit} {number}", values, config, f"{field} = {source!r}", names)
 
 
-def checked_row(place: str, values: Sequence[Any], config: DataConfig, source: str) -> Row:
+def checked_row(
+    place: str,
+    values: Sequence[Any],
+    config: DataConfig,
+    source: str,
+    names: ClassNames = NO_NAMES,
+) -> Row:
     """A row of whatever its columns hold, in the order of `DataConfig.columns`.
 
     Raises:
@@ -77,11 +89,13 @@ def checked_row(place: str, values: Sequence[Any], config: DataConfig, source: s
     try:
         is_tagged = kind_of(config) == "tags"
         text = (words_of if is_tagged else text_of)(values[0], config.text)
-        label = read_label(values[1:end], config)
+        labels = values[1:end]
+        label = read_label(names.of_numbers(labels), config)
         if is_tagged:
             _check_tags(text, label, config)
         pair = None if config.text_pair is None else text_of(values[end], config.text_pair)
-        return Row(place, text, label, pair)
+        is_written = bool(names) and has_text(labels)
+        return Row(place, text, label, pair, is_written=is_written)
     except MissingError as error:
         return Row(place, "", "", None, str(error))
     except UnusableError as error:

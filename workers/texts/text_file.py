@@ -15,10 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import DataConfig
+from workers.texts.class_names import NO_NAMES, ClassNames
 from workers.texts.encodings import encoding_of, unmarked_utf16
-
-#: Characters of one text, beyond which something else is wrong: a quote that is never closed.
-MAX_TEXT: Final = 16 * 2**20
+from workers.texts.values import MAX_TEXT
 
 #: Characters of one line; bounds what is read at once of a file without line ends.
 _MAX_LINE: Final = 4 * MAX_TEXT
@@ -43,6 +42,8 @@ class TextFile:
     config: DataConfig
     field: str
     """The setting that names it, for messages, such as `config.data.source`."""
+    names: ClassNames = NO_NAMES
+    """Of the classes, where the data set tells them apart from its files."""
 
     def refusal(self, problem: str, place: str = "") -> InvalidInputError:
         """The error for something in this file."""

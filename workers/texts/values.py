@@ -10,7 +10,8 @@ import math
 from decimal import Decimal
 from typing import Any, Final
 
-from workers.texts.text_file import MAX_TEXT
+#: Characters of one text, beyond which something else is wrong: a quote that is never closed.
+MAX_TEXT: Final = 16 * 2**20
 
 #: What programs write for a label that is not there; no word of a language.
 _MISSING: Final = frozenset(
@@ -81,7 +82,7 @@ def label_or_blank(value: Any, column: str) -> str:
         MissingError: There is what programs write where there is none.
         UnusableError: It is neither a text nor a number.
     """
-    label = (value if isinstance(value, str) else _plain(_whole(value), column)).strip()
+    label = (value if isinstance(value, str) else _plain(whole(value), column)).strip()
     if label in _MISSING:
         raise MissingError(f"{label!r} in column {column!r} stands for a label that is not there")
     if not label.isascii():
@@ -89,7 +90,7 @@ def label_or_blank(value: Any, column: str) -> str:
     return label
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """An integer for a number that is one."""
     is_fraction = isinstance(value, float | Decimal) and math.isfinite(value)
     return int(value) if is_fraction and abs(value) < 2**63 and value == int(value) else value

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from unittest.mock import Mock
 
 import datasets
@@ -13,6 +14,7 @@ from workers.protocol.finetune import DataConfig
 from workers.remote.faults import will_pass
 from workers.remote.hub_data import content_of, read_hub
 from workers.remote.patience import Patience
+from workers.texts.rows import read_rows
 from workers.texts.split import split_rows
 
 CARD = """---
@@ -174,6 +176,90 @@ def test_a_gated_data_set_is_wrong_at_once(hub, repo):
 
 
 def test_settings_of_the_hub_are_refused_for_files():
-    for name in ("configuration", "revision", "validation_split"):
+    for name in ("configuration", "revision", "validation_split", "labels_as"):
         with pytest.raises(ValueError, match=f"`{name}` is for hub data sets"):
-            DataConfig(source="a.csv", **{name: "x"})
+            DataConfig(source="a.csv", **{name: "names"})
+
+
+FIVE = """---
+dataset_info:
+  features:
+  - name: text
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': '1'
+          '1': '2'
+          '2': '3'
+          '3': '4'
+          '4': '5'
+---
+"""
+STARS = ["1", "2", "3", "4", "5"]
+
+
+def five(hub, name, content):
+    hub.repo("datasets", "me/five").commit({"README.md": FIVE, name: content})
+    return [label for _, label in rows("hub:me/five")]
+
+
+def json_lines(labels):
+    return "".join(json.dumps({"text": f"t{n}", "label": each}) + "\n" for n, each in labels)
+
+
+def test_an_integer_is_the_number_of_a_class_also_where_classes_are_called_by_numbers(hub):
+    lines = json_lines(enumerate([0, 1, 2, 3, 4.0]))
+    assert five(hub, "a.jsonl", lines) == STARS
+    with pytest.raises(InvalidInputError, match="line 1: '-1' is no class of it"):
+        five(hub, "a.jsonl", json_lines([(0, -1)]))
+
+
+def test_what_the_library_reads_has_the_names_of_its_classes(hub):
+    card = FIVE.replace("---\n", "---\nconfigs:\n- config_name: default\n  data_files: a.json\n"
+                        "  field: data\n", 1)  # fmt: skip
+    content = [{"text": f"t{number}", "label": number} for number in range(5)]
+    files = {"README.md": card, "a.json": json.dumps({"data": content})}
+    hub.repo("datasets", "me/five").commit(files)
+    assert [label for _, label in rows("hub:me/five")] == STARS
+
+
+def test_labels_that_are_text_are_all_names_or_all_numbers(hub):
+    assert five(hub, "a.csv", "text,label\na,1\nb,5\nc,2\n") == ["1", "5", "2"]
+    assert five(hub, "a.csv", "text,label\na,1\nb,0\nc,2\n") == ["2", "1", "3"]
+    with pytest.raises(InvalidInputError, match="line 4: '0', where labels are the names of clas"):
+        five(hub, "a.csv", "text,label\na,1\nb,5\nc,0\n")
+
+
+def test_labels_that_may_be_either_are_refused_with_the_setting(hub):
+    content = "text,label\na,1\nb,2\nc,3\n"
+    message = "line 2: '1' is the name of a class, and the number of '2'.*data.labels_as: names or"
+    with pytest.raises(InvalidInputError, match=message):
+        five(hub, "a.csv", content)
+    source = "hub:me/five"
+    assert [label for _, label in rows(source, labels_as="numbers")] == ["2", "3", "4"]
+    assert [label for _, label in rows(source, labels_as="names")] == ["1", "2", "3"]
+
+
+def test_several_classes_a_row_have_their_names(hub):
+    sequence = FIVE.replace("class_label:", "sequence:\n        class_label:").replace(
+        "        names:", "          names:"
+    ).replace("          '", "            '")  # fmt: skip
+    table = pa.table({"text": ["a", "b", "c"], "label": pa.array([[4, 0], [], [2]])})
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    files = {"README.md": sequence, "data/train-0.parquet": stream.getvalue()}
+    hub.repo("datasets", "me/several").commit(files)
+    found = [label for _, label in rows("hub:me/several", task="multi_label")]
+    assert found == [("1", "5"), (), ("3",)]
+
+
+def test_several_classes_in_a_parquet_file_have_their_names(tmp_path):
+    feature = {"feature": {"names": ["joy", "anger"], "_type": "ClassLabel"}, "_type": "List"}
+    about = json.dumps({"info": {"features": {"label": feature}}})
+    table = pa.table({"text": ["a", "b"], "label": pa.array([[1, 0], [0]])})
+    pq.write_table(table.replace_schema_metadata({"huggingface": about}), tmp_path / "a.parquet")
+    config = DataConfig(source=str(tmp_path / "a.parquet"), task="multi_label")
+    found = [row.label for row in read_rows(config.source, config, "data.source")]
+    assert found == [("anger", "joy"), ("joy",)]
