@@ -9,6 +9,8 @@ import pytest
 from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
+from workers.coordination.studies import Studies
+from workers.protocol.spec import StudySpec
 
 GPUS = [f"GPU-{index}{'0' * 7}-1111-2222-3333-444455556666" for index in range(2)]
 
@@ -186,3 +188,31 @@ def test_a_worker_that_lacks_an_objective_burns_no_trial_that_another_one_can_ru
     lacking = {event["pid"] for event in sick.events("attempt_failed")}
     assert len(lacking) == 1, "and its process stays: a fresh one would lack it, too"
     assert len(sick.events("managers_ready")) == 2
+
+
+@pytest.mark.long
+def test_a_worker_whose_data_are_not_mounted_burns_no_trial_that_another_one_can_train(sick):
+    homes = [sick.folder / name for name in ("mounted", "unmounted")]
+    for home in homes:
+        home.mkdir()
+    rows = "".join(f"text number {number % 9},{number % 2}\n" for number in range(40))
+    (homes[0] / "rows.csv").write_text(f"text,label\n{rows}")
+    config = {
+        "data": {"source": "~/rows.csv", "max_length": 8},
+        "tokenizer": {"vocab_size": 64},
+        "model": {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1},
+        "max_steps": 1,
+    }
+    # not by the checks of a submission: these make `~` the path of one home
+    spec = StudySpec(name="shared", metric="accuracy", trials=12, config=config)
+    for home in homes:
+        sick.worker(1, HOME=str(home))
+    wait_until(lambda: len(sick.processes("trial")) == 2, "both take trials", 120.0)
+    sick.study = spec.name
+    Studies(sick.client).submit(spec)
+    sick.serve()
+    sick.await_over()
+    assert states(sick) == ["COMPLETE"] * 12
+    assert len(sick.events("left_to_others")) == 1, "it takes no second one"
+    (refused,) = [entry.refuses for entry in sick.processes("trial") if entry.refuses]
+    assert "data.source = '~/rows.csv': there is no such file" in refused["shared"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from contextlib import ExitStack
 
@@ -115,7 +116,7 @@ def pretrained(fleet, folder):
 
 @pytest.mark.parametrize("lacking", ["peft", "a package of attention", "a GPU", "half precision"])
 def test_a_worker_that_lacks_something_leaves_its_trials_to_others_as_long_as_there_are_some(
-    fleet, slot, registry, client, tmp_path, monkeypatch, lacking
+    fleet, slot, registry, tmp_path, monkeypatch, lacking
 ):
     fields, hidden, message = {
         "peft": ({"lora": {"r": 2}}, ("peft", None), "pip install 'trialfleet[peft]'"),
@@ -130,17 +131,11 @@ def test_a_worker_that_lacks_something_leaves_its_trials_to_others_as_long_as_th
     spec = spec.model_copy(
         update={"config": {**spec.config, "model": model, "tokenizer": {}, **fields}}
     )
-    other = ProcessRecord(registry, ProcessKind.MAIN, fields={"slots": 1, "queues": ["default"]})
-    other.identity = other.identity._replace(pid=2)
-    other.register()
-    fleet.studies.submit(spec)
-    leases = fleet.studies.leases("mixed")
-    fleet.until(lambda: 0 in leases.queued(), "its first trial waits")
+    other = another_worker(registry)
+    leases = await_first_trial(fleet, spec)
 
-    def offer(number):
-        client.hset(keys.trial("mixed", number), "not_before", 0)
-        hint = RunTrial(study="mixed", number=number, epoch=leases.epoch)
-        slot.run(hint.sealed(fleet.config.seal))
+    def offer():
+        offer_first_trial(fleet, slot, leases)
 
     with monkeypatch.context() as patch:
         if hidden:
@@ -149,7 +144,7 @@ def test_a_worker_that_lacks_something_leaves_its_trials_to_others_as_long_as_th
             patch.setattr(weights, "build", no_such_package)
         assert find_problem(FinetuneConfig.model_validate(spec.config)) is None
         for _ in range(3):  # it does not take it again
-            offer(0)
+            offer()
             record = leases.record(0)
             assert (record.state.value, record.attempt, record.failures) == ("QUEUED", 1, 0)
             assert fleet.studies.wish("mixed") is Wish.RUN
@@ -157,11 +152,66 @@ def test_a_worker_that_lacks_something_leaves_its_trials_to_others_as_long_as_th
         assert message in entries[0].refuses["mixed"]
 
         other.gone()
-        offer(0)
+        offer()
     handle = StudyHandle("mixed", fleet.config)
     fleet.until(lambda: handle.study.trials[0].state is TrialState.FAIL, "it has failed")
     assert message in handle.study.trials[0].user_attrs["trialfleet:error"]
     assert (fleet.studies.wish("mixed") is Wish.STOP) is (lacking != "half precision")
+
+
+def another_worker(registry):
+    """Another worker of the fleet, for all that its registry knows."""
+    other = ProcessRecord(registry, ProcessKind.MAIN, fields={"slots": 1, "queues": ["default"]})
+    other.identity = other.identity._replace(pid=2)
+    other.register()
+    return other
+
+
+def await_first_trial(fleet, spec):
+    fleet.studies.submit(spec)
+    leases = fleet.studies.leases("mixed")
+    fleet.until(lambda: 0 in leases.queued(), "its first trial waits")
+    return leases
+
+
+def offer_first_trial(fleet, slot, leases):
+    fleet.client.hset(keys.trial("mixed", 0), "not_before", 0)
+    hint = RunTrial(study="mixed", number=0, epoch=leases.epoch)
+    slot.run(hint.sealed(fleet.config.seal))
+
+
+@pytest.mark.parametrize("missing", ["data.source", "model.id", "tokenizer"])
+def test_what_does_not_lie_on_a_workers_host_costs_no_trial_while_others_may_have_it(
+    fleet, slot, registry, tmp_path, missing
+):
+    spec = study(tmp_path, "mixed", {})
+    model = pretrained(fleet, tmp_path / "model")
+    words = tmp_path / "words"
+    shutil.copytree(tmp_path / "model", words)
+    fields = {"model": model, "tokenizer": {"id": str(words)}}
+    spec = spec.model_copy(update={"config": {**spec.config, **fields}})
+    path = {"data.source": tmp_path / "rows.csv", "model.id": tmp_path / "model"}.get(
+        missing, words
+    )
+    other = another_worker(registry)
+    leases = await_first_trial(fleet, spec)
+    path.rename(tmp_path / "unmounted")
+
+    for _ in range(2):
+        offer_first_trial(fleet, slot, leases)
+        record = leases.record(0)
+        assert (record.state.value, record.attempt, record.failures) == ("QUEUED", 1, 0)
+        assert fleet.studies.wish("mixed") is Wish.RUN
+    (reason,) = [entry.refuses["mixed"] for entry in registry.entries() if entry.refuses]
+    assert missing in reason
+    assert str(path) in reason
+
+    other.gone()
+    offer_first_trial(fleet, slot, leases)
+    handle = StudyHandle("mixed", fleet.config)
+    fleet.until(lambda: handle.study.trials[0].state is TrialState.FAIL, "nobody has it")
+    assert str(path) in handle.study.trials[0].user_attrs["trialfleet:error"]
+    assert fleet.studies.wish("mixed") is Wish.STOP
 
 
 def no_such_package(*_):

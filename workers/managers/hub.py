@@ -7,10 +7,12 @@ the trial is given back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
+from workers.protocol.errors import WorkerLacksError
 from workers.remote.hub import is_on_hub, model_folder
 from workers.remote.patience import Patience
 from workers.settings import Settings
@@ -51,9 +53,12 @@ class HubManager(BaseProcessManager):
 
         Raises:
             OSError: As the hub says, of what will not pass: no such model, no right to read it.
+            WorkerLacksError: It is a path, and not here, where it may be on other hosts.
             RemoteUnavailableError: The server did not answer, whatever was tried.
         """
-        if not is_on_hub(name):
+        if not self.ask(what, lambda: is_on_hub(name)):
+            if not Path(name).exists():
+                raise WorkerLacksError(f"{what}: there is no such path; mend it")
             return name
         key = (name, with_weights)
         if key not in self._fetched:

@@ -251,6 +251,8 @@ class ModelManager(BaseProcessManager):
             return
         try:
             own = self._tokenizers.load(model_id)
+        except WorkerLacksError:
+            return  # there is no such model here, which is told where its weights are read
         except InvalidInputError:
             own = tokenizer  # it has none
         if own is not tokenizer:

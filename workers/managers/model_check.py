@@ -187,7 +187,11 @@ def _texts(config: FinetuneConfig, tokenizer_id: str | None, hub: HubManager) ->
 
 def _files_of(name: str, hub: HubManager) -> str:
     """Where a model's configuration and its tokenizer lie; its weights are left where they are."""
-    return hub.model_files(f"the configuration and tokenizer of {name!r}", name, with_weights=False)
+    what = f"the configuration and tokenizer of {name!r}"
+    try:
+        return hub.model_files(what, name, with_weights=False)
+    except WorkerLacksError as error:
+        raise InvalidInputError(str(error)) from error  # who hands it in has it
 
 
 def _read(tokenizer_id: str, hub: HubManager) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.errors import InvalidInputError, WorkerLacksError, nearest
 from workers.protocol.finetune import FILE_FORMATS, HUB, DataConfig
 from workers.remote.faults import will_pass
 from workers.remote.hub import is_switched_off
@@ -83,6 +83,7 @@ class HubData:
 
     Raises:
         InvalidInputError: There is none.
+        WorkerLacksError: Its directory is not here, where it may be on other hosts.
     """
 
     def __init__(self, source: str, config: DataConfig, field: str) -> None:
@@ -176,7 +177,7 @@ class HubData:
         if is_here:
             name = str(directory(self._source))
             if not Path(name).is_dir():
-                raise InvalidInputError(
+                raise WorkerLacksError(
                     f"{self._field} = {self._source!r}: there is no such directory; mend the path,"
                     " or write hub:owner/name"
                 )

@@ -5,11 +5,13 @@ Invariant: a row that is handed out has a text and a label, or says what it lack
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.errors import InvalidInputError, WorkerLacksError, nearest
 from workers.protocol.finetune import BUILT_IN_SOURCES, FILE_FORMATS, HUB, DataConfig
 from workers.protocol.tasks import DEFAULT_TASK
 from workers.texts import delimited, json_rows, parquet
@@ -115,7 +117,8 @@ def existing_file(source: str, field: str) -> Path:
     """The path of a source that is a file.
 
     Raises:
-        InvalidInputError: It is none that can be read, or not here.
+        InvalidInputError: It is none that can be read.
+        WorkerLacksError: It is not here, where it may be on other hosts.
     """
     path = Path(source).expanduser()
     if path.suffix.lower() not in FILE_FORMATS:
@@ -127,11 +130,15 @@ def existing_file(source: str, field: str) -> Path:
     try:
         is_there = path.is_file()
     except OSError as error:
-        raise InvalidInputError(
+        raise WorkerLacksError(
             f"{field} = {source!r} cannot be read: {error.strerror or error}; mend the path"
         ) from error
     if not is_there:
-        raise InvalidInputError(f"{field} = {source!r}: there is no such file; mend the path")
+        raise WorkerLacksError(f"{field} = {source!r}: there is no such file; mend the path")
+    if not os.access(path, os.R_OK):
+        raise WorkerLacksError(
+            f"{field} = {source!r} cannot be read: {os.strerror(errno.EACCES)}; mend its rights"
+        )
     return path
 
 

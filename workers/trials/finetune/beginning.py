@@ -53,13 +53,18 @@ class Beginning:
             UnfitStudyError: The held-out labels leave one of the study's metrics undefined, and
                 would in every other trial, too.
             InvalidInputError: They do with this trial's data.
+            WorkerLacksError: The data, or the tokenizer, are not on this worker's host.
         """
-        data = self._task.examples(self._managers.data, self._trial.preparing)
+        try:
+            data = self._task.examples(self._managers.data, self._trial.preparing)
+        except WorkerLacksError as error:
+            error.is_of_study = not self._is_searched("data.", *DECIDES_THE_MODEL)
+            raise
         held_out = HeldOut.of_targets(data.validation.labels, len(data.classes))
         problem = held_out.problem(self._trial.spec.metrics, self._config.task)
         if problem is None:
             return data
-        is_searched = any(name.startswith("data.") for name in self._trial.params)
+        is_searched = self._is_searched("data.")
         raise InvalidInputError(problem) if is_searched else UnfitStudyError(problem)
 
     def state(self, data: Examples, num_steps: int) -> FinetuneState:
@@ -116,7 +121,7 @@ class Beginning:
             UnfitModelError: It is wrong with this trial's parameters.
             WorkerLacksError: It cannot be built on this worker.
         """
-        is_searched = any(name.startswith(DECIDES_THE_MODEL) for name in self._trial.params)
+        is_searched = self._is_searched(*DECIDES_THE_MODEL)
         try:
             if self._config.compile_mode is not None:
                 toolchain.refuse_if_lacking(self._managers.cuda)
@@ -130,3 +135,7 @@ class Beginning:
             if is_searched:
                 raise
             raise UnfitStudyError(str(error)) from error
+
+    def _is_searched(self, *prefixes: str) -> bool:
+        """Whether the study varies a setting whose name begins so."""
+        return any(name.startswith(prefixes) for name in self._trial.params)
