@@ -7,6 +7,7 @@ a study of many trials costs what has changed.
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ from workers.protocol.errors import (
     RedisUnavailableError,
     StudyNotKnownError,
 )
+from workers.protocol.parameters import CategoricalDimension, Dimension
 from workers.settings import Settings
 
 #: Revisions of all studies: one that is read anew goes on behind what any page has seen.
@@ -63,6 +65,7 @@ class StudyFeed:
         self._study: optuna.Study | None = None
         self._columns = TrialColumns()
         self._status: StudyStatus | None = None
+        self._space: dict[str, Any] = {}
         self._telling = threading.Lock()
         self._timeline = Timeline()
         self._history = EventHistory(EventFile(events_file(settings.home, name)), None, name)
@@ -70,18 +73,19 @@ class StudyFeed:
 
     def status(self) -> dict[str, Any]:
         """The study now, without its trials: at once, however many it has."""
-        return self._document(self.handle.status())
+        return self._document(self.handle.status(), self._read_space())
 
     def look(self) -> int:
         """Read what is new; the revision at which it is."""
         with self._reading:
             status = self.handle.status()
             trials = self._read_trials()
-            is_other = status != self._status
+            space = self._read_space()
+            is_other = (status, space) != (self._status, self._space)
             revision = next(_REVISIONS)
             if self._columns.take(trials or (), revision) or is_other:
                 self.revision = revision
-            self._status = status
+            self._status, self._space = status, space
             return self.revision
 
     def since(self, revision: int) -> dict[str, Any]:
@@ -91,12 +95,13 @@ class StudyFeed:
         study was deleted and submitted again, or is read anew.
         """
         with self._reading:
-            status = self._status or self.handle.status()
+            if self._status is None:
+                self._status, self._space = self.handle.status(), self._read_space()
             is_whole = not self._began <= revision <= self.revision
             return {
                 "revision": self.revision,
                 "again": is_whole,
-                "study": self._document(status),
+                "study": self._document(self._status, self._space),
                 "trials": self._columns.since(-1 if is_whole else revision),
                 "has_results": self._study is not None,
             }
@@ -121,7 +126,7 @@ class StudyFeed:
         with self._telling, self.news() as stream:
             self._history.stream = stream
             self._timeline.take(self._history.read())
-            return self._timeline.since(revision)
+            return {**self._timeline.since(revision), "now": self._history.now}
 
     def trials(self) -> list[FrozenTrial]:
         """All trials; none where the results are on another machine."""
@@ -180,8 +185,7 @@ class StudyFeed:
             wanted = Studies(stream.client).origin(self.name).generation
         return wanted is not None and study.user_attrs.get(GENERATION_ATTR) not in {None, wanted}
 
-    def _document(self, status: StudyStatus) -> dict[str, Any]:
-        space = self._space()
+    def _document(self, status: StudyStatus, space: dict[str, Any]) -> dict[str, Any]:
         logs = self._columns.logs.union(name for name, each in space.items() if each.get("log"))
         return {
             **status.model_dump(mode="json"),
@@ -209,9 +213,19 @@ class StudyFeed:
         with self.news() as stream:
             return stream is None
 
-    def _space(self) -> dict[str, Any]:
+    def _read_space(self) -> dict[str, Any]:
         """The search space: what forms ask for."""
         with suppress(FleetError):
-            space: dict[str, Any] = self.handle.spec().model_dump(mode="json")["space"]
-            return space
+            space = self.handle.spec().space
+            return {name: _dimension(each) for name, each in space.items()}
         return {}
+
+
+def _dimension(dimension: Dimension) -> dict[str, Any]:
+    """One of a space, with its choices also as the texts that requests have of them."""
+    document: dict[str, Any] = dimension.model_dump(mode="json")
+    if isinstance(dimension, CategoricalDimension):
+        document["choices_json"] = [
+            json.dumps(choice, ensure_ascii=False) for choice in dimension.choices
+        ]
+    return document

@@ -73,7 +73,11 @@ def _policy(*scripts: str) -> str:
 
 def _data(report: Report) -> Any:
     document = strict_json(report.model_dump(mode="json", include=_DRAWN))
-    return {**cast("dict[str, Any]", document), "directions": list(report.status.directions)}
+    return {
+        **cast("dict[str, Any]", document),
+        "directions": list(report.status.directions),
+        "now": None if report.status.is_over else report.made_at,
+    }
 
 
 def _parts(report: Report) -> list[dict[str, Any]]:

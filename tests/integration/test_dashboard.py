@@ -31,8 +31,10 @@ from orchestrator.dashboard.door import TOKEN_HEADER, Door
 from orchestrator.dashboard.feeds import MAX_FEEDS, Feeds
 from orchestrator.dashboard.live import stream
 from orchestrator.handle import StudyHandle
+from workers.coordination import keys
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.events import Cause
+from workers.protocol.given import given_params
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
 
@@ -125,6 +127,8 @@ def test_a_trial_is_its_attempts_and_why_each_ended_and_the_time_line_shows_them
     fleet.claim(2)
     further = get(reader, f"/api/studies/s/timeline?since={first['revision']}")
     assert [(bar["trial"], bar["end"]) for bar in further["bars"]] == [(2, "RUNNING")]
+    seconds, microseconds = fleet.client.time()
+    assert 0 <= seconds + microseconds / 1e6 - further["now"] < 60, "by the clock of the events"
     for path, status in ABSENT:
         answer = reader.get(path)
         assert answer.status_code == status, f"{path}: {answer.text}"
@@ -200,6 +204,35 @@ def test_actions_are_those_of_the_command_line(study, actor, settings):
     assert post(actor, "/api/studies/s/retry", {"numbers": [1]}).status_code == 200
     assert post(actor, "/api/studies/s/stop", {}).json()["status"]["wish"] == "stop"
     assert post(actor, "/api/studies/s/cancel", {}).json()["status"]["state"] == "cancelling"
+
+
+#: Beyond 2**53, where a browser's own numbers have gaps.
+LARGE = 2**53 + 1
+
+
+def test_whole_numbers_beyond_those_of_browsers_arrive_as_they_were_written(fleet, actor, settings):
+    kinds = {"type": "categorical", "choices": [LARGE, LARGE - 1, "7", 7, True]}
+    fleet.submit(trials=1, space={"k": kinds, "n": {"type": "int", "low": 0, "high": 2**60}})
+    space = get(actor, "/api/studies/s")["space"]
+    assert space["k"]["choices_json"] == [str(LARGE), str(LARGE - 1), '"7"', "7", "true"]
+    headers = {"content-type": "application/json"}
+
+    def enqueued(params):
+        body = f'{{"params":{params}}}'
+        answer = actor.post("/api/studies/s/enqueue", content=body, headers=headers)
+        assert answer.json()["done"] == "enqueued one trial", answer.text
+        (order,) = fleet.client.hvals(keys.orders("s"))
+        fleet.client.delete(keys.orders("s"))
+        return given_params(StudyHandle("s", settings).spec(), json.loads(order)["params"])
+
+    for choice in space["k"]["choices_json"]:
+        given = enqueued(f'{{"k":{choice},"n":{LARGE}}}')
+        assert json.dumps(given) == json.dumps({"k": json.loads(choice), "n": LARGE})
+    fleet.submit(name="free", trials=1, space={})
+    body = f'{{"params":{{"n":{LARGE}}}}}'
+    assert actor.post("/api/studies/free/enqueue", content=body, headers=headers).is_success
+    (order,) = fleet.client.hvals(keys.orders("free"))
+    assert json.loads(order)["params"] == {"n": LARGE}
 
 
 UNFIT = [
@@ -289,6 +322,11 @@ def test_what_changes_of_a_study_is_sent_and_nothing_else(study, fleet, settings
     assert (news["trials"]["states"], news["study"]["state"]) == ("C", "finished")
     assert not news["again"]
     assert feed.since(2**53)["again"], "a revision that no page was given here"
+    seen = feed.look()
+    wider = {"x": {"type": "float", "low": 0.0, "high": 2.0}}
+    StudyHandle("s", settings).extend(space=wider)
+    assert feed.look() > seen, "forms are to know of it"
+    assert feed.since(seen)["study"]["space"]["x"]["high"] == 2.0
 
 
 @pytest.mark.parametrize("since", ["since=0", "since=1&run=of-another-server"])

@@ -2,7 +2,7 @@
 
 import { code, el, fill } from "./dom.js";
 import { showFleet } from "./fleet.js";
-import { get, hasToken, keepToken, post, showToken, takeTokenFromAddress } from "./server.js";
+import { changeToken, get, hasToken, showToken, takeTokenFromAddress } from "./server.js";
 import { showStudy } from "./study.js";
 import { showTrial } from "./trial.js";
 
@@ -126,10 +126,8 @@ key.addEventListener("click", () => {
   dialog.addEventListener("close", () => { dialog.remove(); key.focus(); });
   dialog.querySelector("form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    const before = input.value.trim();
-    keepToken(before);
-    try { await post("/api/token", {}); dialog.close(); show(); }
-    catch { keepToken(""); problem.textContent = "This is not the token."; }
+    try { await changeToken(input.value.trim()); dialog.close(); show(); }
+    catch (error) { problem.textContent = error.status === 403 ? "This is not the token." : `It could not be shown: ${error.message}`; }
     drawKey();
   });
   document.body.append(dialog);

@@ -18,10 +18,17 @@ export function takeTokenFromAddress() {
 // Shows the token, if there is one; what is none is forgotten.
 export async function showToken() {
   if (!hasToken()) return;
-  try { await post("/api/token", {}); } catch (error) { if (error.status === 403) keepToken(""); }
+  try { await post("/api/token", "{}"); } catch (error) { if (error.status === 403) keepToken(""); }
 }
 
-export function keepToken(given) {
+// Keeps another token if it is the right one; else the one that there is stays.
+export async function changeToken(given) {
+  if (!/^[\x21-\x7e]+$/.test(given)) throw new Refused(403, "Refused", "no header takes this");
+  await post("/api/token", "{}", given);
+  keepToken(given);
+}
+
+function keepToken(given) {
   token = given;
   try { sessionStorage.setItem(KEPT, given); } catch { /* likewise */ }
 }
@@ -33,7 +40,7 @@ export class Refused extends Error {
 }
 
 async function ask(path, given = {}) {
-  const headers = { ...given.headers, ...(token ? { [HEADER]: token } : {}) };
+  const headers = { ...(token ? { [HEADER]: token } : {}), ...given.headers };
   const answer = await fetch(path, { ...given, headers, cache: "no-store" });
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
@@ -42,9 +49,10 @@ async function ask(path, given = {}) {
 
 export async function get(path, signal) { return (await ask(path, { signal })).json(); }
 
-export async function post(path, body) {
-  const headers = { "content-type": "application/json" };
-  return (await ask(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
+// Sends what is JSON already.
+export async function post(path, body, shown = token) {
+  const headers = { "content-type": "application/json", [HEADER]: shown };
+  return (await ask(path, { method: "POST", headers, body })).json();
 }
 
 // Follows what changes until `signal` says that nobody looks any more; comes back by itself.

@@ -3,6 +3,7 @@
 import { actionsFor } from "./actions.js";
 import * as charts from "./charts.js";
 import { badge, code, el, fill, table, tile } from "./dom.js";
+import { followStudy } from "./forms.js";
 import { progress } from "./fleet.js";
 import { follow, get } from "./server.js";
 import { number, params, path, plural, span, standing, values } from "./words.js";
@@ -142,7 +143,7 @@ class View {
     for (const id of this.bars.keys()) if (id < found.first) this.bars.delete(id);
     const bars = [...this.bars.values()].sort((a, b) => a.id - b.id);
     if (!bars.length) return "No trial has been begun yet.";
-    return charts.timeline(bars, Date.now() / 1000);
+    return charts.timeline(bars, found.now);
   }
 
   async curves() {
@@ -194,6 +195,7 @@ class View {
       el("p", { class: "muted" }, `${study.objective} · ${study.directions.map((direction, at) => `${direction} ${study.metrics[at] ?? "value"}`).join(", ")}`),
       progress(study));
     this.drawActions();
+    followStudy(study);
     fill(this.notes, notesOf(study, this.hasResults));
     const best = study.best;
     fill(this.tiles,
@@ -211,10 +213,10 @@ class View {
 
   // The buttons stay the same for as long as they do the same.
   drawActions() {
-    const kind = JSON.stringify([this.study.offers, this.study.num_failed, this.study.wanted, this.study.given, this.study.space]);
+    const kind = JSON.stringify([this.study.offers, this.study.num_failed]);
     if (this.drawnActions === kind) return;
     this.drawnActions = kind;
-    fill(this.actions, actionsFor(this.study, () => this.reload()));
+    fill(this.actions, actionsFor(() => this.study, () => this.reload()));
   }
 
   async reload() {

@@ -4,7 +4,7 @@ import { retryButton } from "./actions.js";
 import * as charts from "./charts.js";
 import { badge, el, fill, table, tile } from "./dom.js";
 import { get, follow } from "./server.js";
-import { clock, number, path, span } from "./words.js";
+import { clock, number, path, span, text } from "./words.js";
 
 export async function showTrial(around, study, trial) {
   around.crumbs(["Fleet", "/"], [study, path("studies", study)], [`trial ${trial}`, path("studies", study, "trials", trial)]);
@@ -56,7 +56,7 @@ function draw({ parts, note }, study, found, plot, again) {
   drawRetry(parts.actions, study, found, again);
   fill(parts.error, life.error ? el("div", { class: "wrong" }, el("strong", {}, "What went wrong"), el("pre", { tabindex: 0 }, life.error)) : null);
   fill(parts.params, table("Parameters", [{ name: "Name" }, { name: "Value", number: true }],
-    Object.entries(life.params).map(([name, each]) => [name, el("span", { class: "value" }, String(each))]), "None are known here."));
+    Object.entries(life.params).map(([name, each]) => [name, el("span", { class: "value" }, text(each))]), "None are known here."));
   fill(parts.attempts, attempts(life));
   fill(parts.printed, printed(found.printed));
   fill(parts.life, found.sentences.map((each) => el("li", { class: each.startsWith("  ") ? "in" : null }, each.trim())));

@@ -1,8 +1,11 @@
 // Numbers, times and parameters as people read them.
 
+// A value that may be anything, in one text.
+export function text(value) { return typeof value === "object" && value !== null ? JSON.stringify(value) : String(value); }
+
 export function number(value, digits = 4) {
   if (value === null || value === undefined) return "–";
-  if (typeof value !== "number") return String(value);
+  if (typeof value !== "number") return text(value);
   if (value === 0) return "0"; // also what is below it by nothing
   if (Number.isInteger(value) && Math.abs(value) < 1e7) return value.toLocaleString("en-US");
   const size = Math.abs(value);
@@ -24,7 +27,7 @@ export function clock(seconds) {
   const at = new Date(seconds * 1000);
   const isToday = at.toDateString() === new Date().toDateString();
   const time = at.toLocaleTimeString("en-GB");
-  return isToday ? time : `${at.toISOString().slice(0, 10)} ${time}`;
+  return isToday ? time : `${at.toLocaleDateString("sv-SE")} ${time}`; // of the same zone as the time
 }
 
 // A text in a line of others: what is long is cut, and whole on the page of its trial.

@@ -34,7 +34,7 @@ function figure(id) {
   if (kind === "curves") return data.curves.length ? curves(prunedLast(), data) : "No trial has reported a value in between: trial.report(value, step).";
   if (kind === "pareto") return isComplete ? pareto(all, data, data.front) : NONE;
   if (kind === "contour") return contourOf(data.charts.contour);
-  const now = Math.max(...data.timeline.map((bar) => bar.ended ?? bar.begun));
+  const now = Math.max(data.now ?? 0, ...data.timeline.map((bar) => bar.ended ?? bar.begun));
   return timeline(data.timeline, now);
 }
 

@@ -160,6 +160,8 @@ def test_one_file_tells_what_was_asked_what_came_out_and_how_to_run_the_best_aga
     assert document["slot_time"]["lost"] == 4.0
     assert document["slot_time"]["trained"] == 3.0
     assert [bar["end"] for bar in document["timeline"]] == ["DIED", "COMPLETE"]
+    now = float(re.findall(r'"now": ([\d.]+)', (tmp_path / "report.html").read_text())[-1])
+    assert 0 <= document["made_at"] - now < 600, "until when what runs is drawn"
 
 
 def _json(name):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import subprocess
-from importlib.resources import files
 from itertools import cycle
-from pathlib import Path
 
 import optuna
-import playwright
 import pytest
+from node import told_by_node
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -121,12 +117,6 @@ def test_parameters_that_optuna_cannot_compare_are_said_to_be_so(distribution, v
 
 #: The page's scripts on a document, as far as they go without a browser.
 SCRIPT = """
-globalThis.document = {
-  documentElement: {}, createElement: () => ({ getContext: () => ({}) }),
-};
-globalThis.getComputedStyle = () => ({ getPropertyValue: () => "red" });
-globalThis.sessionStorage = { getItem: () => null };
-globalThis.innerWidth = 1000;
 const charts = await import("./charts.js");
 const { empty, merge } = await import("./study.js");
 const { number, params } = await import("./words.js");
@@ -157,19 +147,8 @@ console.log(JSON.stringify({ names, made, polluted, line: params(given.running.p
 def drawn(tmp_path_factory) -> dict:
     """What the page's scripts make of the documents, by Node.js."""
     folder = tmp_path_factory.mktemp("page")
-    for asset in files("orchestrator.dashboard.assets").iterdir():
-        if asset.name.endswith(".js"):
-            (folder / asset.name).write_text(asset.read_text())
-    (folder / "package.json").write_text('{"type": "module"}')
     (folder / "document.json").write_text(json.dumps(document(trials())))
-    (folder / "run.js").write_text(SCRIPT)
-    bundled = Path(playwright.__file__).parent / "driver" / "node"
-    finished = subprocess.run(
-        [shutil.which("node") or bundled, "run.js"],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return told_by_node(folder, SCRIPT)
 
 
 def by_axis(slices, kind):
@@ -218,3 +197,40 @@ def test_numbers_are_said_as_they_are(drawn):
     ]
     assert len(drawn["line"]) < 3000
     assert f"whole {2**53 + 1}" in drawn["line"]
+
+
+def test_a_time_of_another_day_is_said_in_one_zone(tmp_path):
+    script = """import { clock } from "./words.js";
+    console.log(JSON.stringify([clock(Date.UTC(2024, 0, 31, 23, 30) / 1000), clock(0)]));"""
+    dash = "\N{EN DASH}"
+    assert told_by_node(tmp_path, script, "Asia/Tokyo") == ["2024-02-01 08:30:00", dash]
+    assert told_by_node(tmp_path, script, "America/New_York") == ["2024-01-31 18:30:00", dash]
+
+
+FORMS = """
+import { labelOf, numberOf, objectOf } from "./forms.js";
+import { params, text } from "./words.js";
+const tried = (make) => { try { return make(); } catch (error) { return `refused: ${error.message}`; } };
+const [whole, float] = [{ type: "int" }, { type: "float" }];
+console.log(JSON.stringify({
+  whole: ["9007199254740993", "-0", "1e3", "007", "1.5", "1e30"].map((each) => tried(() => numberOf("n", whole, each))),
+  float: ["1e-5", ".5", "0.30000000000000004", "007"].map((each) => numberOf("x", float, each)),
+  objects: ['{"n": 9007199254740993}', "[1]", "null", "{"].map((each) => tried(() => objectOf(each))),
+  labels: ['"adam"', '"7"', "7", "9007199254740993", "null", "true", '""', '" "', '{"a":[1]}', "NaN"].map(labelOf),
+  texts: [text({ a: [1] }), text(null), params({ kind: { a: 1 }, n: "x" })],
+}));
+"""
+
+
+def test_forms_send_what_is_typed_and_name_each_choice(tmp_path):
+    told = told_by_node(tmp_path, FORMS)
+    large = str(2**53 + 1)
+    assert told["whole"][:4] == [large, "-0", "1000", "7"]
+    assert all(each.startswith("refused: n: ") for each in told["whole"][4:])
+    assert told["float"] == ["1e-5", "0.5", "0.30000000000000004", "7"]
+    assert told["objects"][0] == '{"n": 9007199254740993}'
+    assert all(each.startswith("refused: ") for each in told["objects"][1:])
+    assert told["labels"] == [
+        "adam", "7", "7", large, "null", "true", '""', '" "', '{"a":[1]}', "NaN",
+    ]  # fmt: skip
+    assert told["texts"] == ['{"a":[1]}', "null", 'kind {"a":1} \u00b7 n x']
