@@ -26,6 +26,7 @@ from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.text_format import TextFormat
 from workers.managers.tokenizer import TokenizerManager, refuse_foreign
+from workers.managers.tokenizer import save as save_tokenizer
 from workers.protocol.errors import InvalidInputError, WorkerLacksError
 from workers.protocol.finetune import DataConfig, ModelConfig
 from workers.protocol.lora import LoraOptions
@@ -158,16 +159,30 @@ class ModelManager(BaseProcessManager):
             config, head, texts, dropout, options, is_matched_by_name=bool(head.labels)
         )
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: Any, folder: Path, tokenizer: Any = None) -> None:
         """Save a model so that `load` or `from_pretrained` reads it; whole or not at all.
 
         In the dtype of its weights: float32, as they were trained. Of a model with adapters these
         alone, as peft reads them.
+
+        Args:
+            model: What is saved.
+            folder: Where; what is there is replaced.
+            tokenizer: Saved beside it, if given.
+
+        Raises:
+            OSError, safetensors.SafetensorError: The disk takes no more; nothing is left of it.
         """
-        if adapters.is_adapted(model):
-            durable.make_whole(folder, lambda draft: adapters.save(model, draft))
-        else:
-            durable.make_whole(folder, lambda draft: model.save_pretrained(str(draft)))
+
+        def write(draft: Path) -> None:
+            if adapters.is_adapted(model):
+                adapters.save(model, draft)
+            else:
+                model.save_pretrained(str(draft))
+            if tokenizer is not None:
+                save_tokenizer(tokenizer, draft)
+
+        durable.make_whole(folder, write)
 
     def load(self, id_or_path: str | Path) -> Any:
         """A model as it was saved, with its head, on the device, in evaluation mode.

@@ -105,7 +105,7 @@ class TokenizerManager(BaseProcessManager):
 
         def build(folder: Path) -> dict[str, Any]:
             trained = train_on(_watched(texts, progress), vocab_size)
-            _save(trained, folder)
+            save(trained, folder)
             return {"texts": len(texts), "vocab_size": len(trained)}
 
         return self._directories.cached("tokenizers", key, build, progress)
@@ -242,8 +242,8 @@ def _watched(texts: Sequence[str], progress: Progress) -> Iterator[str]:
         yield text
 
 
-def _save(tokenizer: Any, folder: Path) -> None:
-    """Save a tokenizer.
+def save(tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer beside whatever a folder holds.
 
     Raises:
         OSError: The disk takes no more.

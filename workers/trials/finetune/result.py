@@ -59,5 +59,4 @@ def _write(
         folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False)
     )
     if result.model is not None:
-        models.save(result.model, folder / "model")
-        result.tokenizer.save_pretrained(str(folder / "model"))
+        models.save(result.model, folder / "model", result.tokenizer)
