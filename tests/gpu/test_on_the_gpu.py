@@ -205,7 +205,7 @@ def test_no_step_waits_for_the_gpu_to_learn_whether_it_diverged(container, preci
     import torch
 
     from workers.managers import AMPManager
-    from workers.trials.finetune.divergence import Diverged, LossWatch
+    from workers.trials.divergence import Diverged, LossWatch
 
     policy = container.get(AMPManager).policy(precision)
     model = torch.nn.Linear(64, 1).cuda()

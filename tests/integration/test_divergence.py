@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from workers.protocol.errors import DrainRequested, ObjectiveError
+from workers.trials.objectives import call_objective
+
+STUDIES = Path(__file__).parents[2] / "ops" / "studies"
 
 #: At which attention's scores leave float32's range after some steps.
 TOO_HIGH = 2.0**13
@@ -103,6 +108,33 @@ def poisoned(desk, container, texts, tmp_path):
         return desk(**study_of(texts, **{"data": data, "model": {"id": str(folder)}, **config}))
 
     return make
+
+
+def example(name, folder):
+    """An example's module, whose learning rate may be any."""
+    text = (STUDIES / f"{name}.py").read_text()
+    assert text.count("1e-3, 3e-2") == 1
+    path = folder / f"{name}_that_diverges.py"
+    path.write_text(text.replace("1e-3, 3e-2", "1e-3, 1e31"))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::Warning:lightning")  # its advice
+@pytest.mark.parametrize("name", ["loop", "lightning_trainer"])
+def test_an_example_of_another_loop_that_diverges_has_no_value(
+    desk, container, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    config = {"max_length": 8, "vocab_size": 300, "epochs": 1, "checkpoint_seconds": 1000}
+    place = desk(direction="maximize", config=config)
+    trial = place.claim(0, {"width": 32, "dropout": 0.0, "learning_rate": 1e30})
+    said = r"(weight .* is no finite number|the loss is (nan|inf)) .*at step \d+.* diverged; lower"
+    with pytest.raises(ObjectiveError, match=said):
+        call_objective(example(name, tmp_path).objective, trial, container)
+    assert not place.inbox(), "nothing is reported"
 
 
 def test_batches_of_no_finite_loss_are_left_out_and_counted(poisoned, container):

@@ -365,6 +365,66 @@ def test_a_metric_that_is_not_logged_is_refused_with_those_that_are(desk):
         train(trial, Act(None), metric="accuracy")
 
 
+class Diverges(Module):
+    """One of its losses is no number, or one of its weights after that step."""
+
+    what, at = "a loss", (1, 2)
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        is_bad = (self.current_epoch, batch_idx) == self.at and self.what == "a loss"
+        return loss * torch.nan if is_bad else loss
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
+        optimizer.step(optimizer_closure)
+        if (epoch, batch_idx) == self.at and self.what == "a weight":
+            with torch.no_grad():
+                self.layers[0].weight.fill_(torch.inf)
+
+    def validation_step(self, batch, batch_idx):
+        self.layers(batch[0])
+        self.log("score", torch.tensor(0.5))  # as of a class that is always the first
+        is_bad = self.current_epoch == 1 and self.what == "a loss of the validation"
+        self.log("val_loss", torch.tensor(torch.nan if is_bad else 0.5))
+
+
+class DivergesInAWeight(Diverges):
+    what = "a weight"
+
+
+class DivergesInTheLastStep(DivergesInAWeight):
+    at = (1, STEPS - 1)
+
+
+class DivergesInValidation(Diverges):
+    what = "a loss of the validation"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Diverges, "^the loss is nan at step 10 .*loss before: .* diverged; lower the learning"),
+        (DivergesInValidation, "^val_loss is nan at step 14, in epoch 1 .the last finite one: 0.5"),
+    ],
+)
+def test_a_training_that_diverges_has_no_value(desk, kind, said):
+    place = desk(direction="maximize")
+    with pytest.raises(ObjectiveError, match=said):
+        train(place.claim(0), Act(place), kind=kind)
+    assert len(reports_of(place, 1)[0]) == 1, "that of the epoch before"
+
+
+@pytest.mark.parametrize(
+    ("kind", "last_saved"), [(DivergesInAWeight, STEPS + 2), (DivergesInTheLastStep, 2 * STEPS - 1)]
+)
+def test_weights_that_are_no_numbers_come_to_no_value_and_no_checkpoint(desk, kind, last_saved):
+    place = desk(direction="maximize")
+    with pytest.raises(ObjectiveError, match="^weight layers.0.weight is no finite number at step"):
+        train(place.claim(0), Act(place), kind=kind, seconds=0.0)
+    assert len(reports_of(place, 1)[0]) == 1
+    assert place.leases.record(0).checkpoint.step == last_saved
+
+
 def test_the_library_may_go_by_its_other_name():
     program = (
         "import pytorch_lightning\n"

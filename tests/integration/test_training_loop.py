@@ -7,6 +7,7 @@ import random
 
 import accelerate
 import numpy as np
+import optuna
 import pytest
 import torch
 from torch import nn
@@ -526,6 +527,54 @@ def test_what_cannot_be_read_again_is_refused(desk, loader, match):
             list(run.steps(loader()))
 
     refused(desk(), script, match)
+
+
+#: What goes wrong in a training, seconds between checkpoints, what is said of it, and reports.
+DIVERGING = {
+    "a weight at a report": (1e9, "weight state.0..0.weight is no .* at step 11, in epoch 0 ", 0),
+    "a weight at a checkpoint": (0.0, "weight state.0..0.weight is no .* at step 6, in epoch 0", 0),
+    "a statistic": (1e9, "weight state.0..1.running_mean is no .* at step 11, in epoch 0", 0),
+    "a value": (1e9, "the reported value is nan at step 22, .*finite one: 0.5 at step 11", 1),
+    "the last weight": (1e9, "weight .* is no .* at step 22, .*value was 0.5 at step 22", 2),
+}
+
+
+def diverge(trial, what, seconds):
+    model, optimizer, _ = build()
+    with trial.training([model, optimizer], checkpoint_seconds=seconds) as run:
+        for epoch in run.epochs(2):
+            for _batch in run.steps(shuffled()):
+                if run.step == 5 and what in {"a weight at a report", "a weight at a checkpoint"}:
+                    model[0].weight.data.view(-1)[3] = torch.inf
+                elif run.step == 5 and what == "a statistic":
+                    model[1].running_mean[0] = torch.nan
+            run.report(torch.nan if epoch == 1 and what == "a value" else 0.5)
+        if what == "the last weight":
+            model[3].weight.data.view(-1)[0] = torch.nan
+
+
+@pytest.mark.parametrize("what", DIVERGING)
+def test_a_training_that_diverges_has_no_value(desk, what):
+    seconds, said, count = DIVERGING[what]
+    place = desk()
+    with pytest.raises(ObjectiveError, match=f"^{said}.* diverged; lower"):
+        diverge(place.claim(0), what, seconds)
+    place.trial.await_checkpoint()
+    assert len(place.inbox()) == count
+    checkpoint = place.leases.record(0).checkpoint
+    assert (checkpoint is not None and checkpoint.step) == (seconds == 0.0 and 5)
+
+
+def test_one_who_sees_a_divergence_may_give_the_trial_up(desk):
+    def script(trial):
+        model, optimizer, _ = build()
+        with trial.training([model, optimizer]) as run:
+            for _batch in run.steps(shuffled()):
+                model[0].weight.data.fill_(torch.nan)
+                raise optuna.TrialPruned
+
+    with pytest.raises(optuna.TrialPruned):
+        script(desk().claim(0))
 
 
 def test_loops_that_nobody_could_resume_are_refused(desk):

@@ -336,6 +336,66 @@ def test_a_loss_that_is_no_number_ends_the_trial_with_step_and_rate(place):
         train(trial, learning_rate=1e18, max_grad_norm=1e18)
 
 
+class Poisons(TrainerCallback):
+    """Has one weight be no number after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, model, **_):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] = torch.nan
+
+
+#: As `TrainingArguments` has it.
+BY_DEFAULT = {"logging_steps": 500, "load_best_model_at_end": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, r"^eval_loss is nan at step 4 of 12 .the last finite one: none.: .* diverged; lower"),
+        ({"eval_strategy": "no", "save_strategy": "no"}, "^train_loss is nan at step 12 of 12 "),
+        ({"logging_steps": 3, "max_grad_norm": 0.0}, "^(the loss|grad_norm) is nan at step 3 of"),
+    ],
+    ids=["an evaluation", "the end", "a log"],
+)
+def test_a_training_that_diverged_between_two_logs_has_no_value(place, changes, said):
+    trial = place.claim()
+    with pytest.raises(ObjectiveError, match=said):
+        train(trial, learning_rate=1e30, **{**BY_DEFAULT, **changes})
+    assert not place.inbox(), "nothing is reported"
+    assert place.leases.record(0).checkpoint is None
+    assert not any("checkpoint" in name for name in files_of(trial))
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        (12, {"eval_strategy": "no", "save_strategy": "no"}),
+        (6, {"eval_strategy": "no", "save_strategy": "steps", "save_steps": 6}),
+    ],
+    ids=["at the end", "before a checkpoint"],
+)
+def test_weights_that_are_no_numbers_come_to_no_value_and_no_checkpoint(place, step, changes):
+    trial = place.claim()
+    with pytest.raises(ObjectiveError, match=f"^weight bert.* is no .* step {step} "):
+        train(trial, Poisons(step), **BY_DEFAULT, **changes)
+    assert not place.inbox()
+    assert place.leases.record(0).checkpoint is None
+
+
+def test_the_best_of_values_does_not_hang_on_where_a_nan_stands(place):
+    fleet = FleetCallback(place.claim(), metric="accuracy")
+    for values in ([0.4, np.nan], [np.nan, 0.4]):
+        fleet.values = values
+        with pytest.raises(ObjectiveError, match="nan in evaluation"):
+            _ = fleet.best_value
+    fleet.values = [0.2, 0.4, 0.3]
+    assert fleet.best_value == 0.4
+
+
 def test_a_pruned_training_ends_at_once_and_leaves_no_checkpoints(place, monkeypatch):
     trial = place.claim()
     monkeypatch.setattr(trial, "should_prune", lambda: trial.last_value is not None)

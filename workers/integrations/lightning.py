@@ -13,15 +13,18 @@ hook waits for.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
+import torch
 
 if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
     # the same library by its other name; a script uses one of them
@@ -47,6 +50,8 @@ from workers.integrations.lightning_progress import (
 )
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, ObjectiveError
+from workers.trials.divergence import Diverged, LossWatch
+from workers.trials.finite import WAY_OUT, FiniteWatch, best_value, trained
 from workers.trials.handle import FleetTrial
 from workers.trials.step_seeds import StepSeeds
 
@@ -82,6 +87,8 @@ class FleetCallback(Callback):
         #: what the checkpoint that is being written holds of the Trainer
         self._kept: dict[str, Any] = {}
         self._is_resumed = False
+        self._finite = FiniteWatch()
+        self._losses: LossWatch | None = None
         self._saved_at, self._saved_count = time.monotonic(), 0
         #: The metric after each validation, those of earlier attempts included.
         self.values: list[float] = []
@@ -116,15 +123,14 @@ class FleetCallback(Callback):
         """The best of `values`, as the study sees it.
 
         Raises:
-            ObjectiveError: Nothing was validated.
+            ObjectiveError: Nothing was validated, or one is NaN.
         """
         if not self.values:
             raise ObjectiveError(
                 "nothing was validated: give fit() val_dataloaders, and the module a"
                 " validation_step"
             )
-        choose = min if self._trial.spec.all_directions[0] == "minimize" else max
-        return choose(self.values)
+        return best_value(self.values, self._trial.spec.all_directions[0])
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Have Lightning's files lie where the trial's do, and its logs reach the trial's run."""
@@ -169,6 +175,7 @@ class FleetCallback(Callback):
         warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader.*")
         self._saved_count, self._saved_at = batches_so_far(trainer), time.monotonic()
         self._trial.defer_drain(is_deferred=True)
+        self._losses = LossWatch(pl_module.device)
         kept = {} if self._resumed is None else self._resumed["trainer"]
         if kept:
             put_gradients(pl_module, kept["gradients"])
@@ -202,11 +209,13 @@ class FleetCallback(Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Have a checkpoint taken if one is due and can be.
+        """Look at the loss, and have a checkpoint taken if one is due and can be.
 
         Raises:
             DrainRequested: The trial is to stop, and can go on from here.
+            ObjectiveError: The training has diverged.
         """
+        self._note_loss(trainer, outputs)
         trainer._signal_connector.received_sigterm = False  # a drain, which is seen to below
         epoch = trainer.fit_loop.epoch_loop
         is_followed = (
@@ -231,7 +240,7 @@ class FleetCallback(Callback):
 
         Raises:
             optuna.TrialPruned: The pruner gave the trial up.
-            ObjectiveError: It was not logged.
+            ObjectiveError: It was not logged, or is no finite number: the training has diverged.
         """
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
@@ -242,12 +251,26 @@ class FleetCallback(Callback):
                 f" {', '.join(sorted(found)) or 'nothing'} in training and validation; name one of"
                 " them, as FleetCallback(trial, metric=...), or self.log it in validation_step"
             )
+        self._look(trainer)
+        place = _place(trainer)
+        for name in found:
+            if "loss" in name.lower():
+                self._finite.note(name, float(found[name]), place)
         value = float(found[self._metric])
+        self._finite.note(self._metric, value, place)
         self.values.append(value)
         if len(self._trial.spec.all_directions) == 1:
             self._trial.report(value, trainer.global_step)
             if self._trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after step {trainer.global_step}")
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """See that there is something to be measured.
+
+        Raises:
+            ObjectiveError: The training has diverged.
+        """
+        self._look(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give back what is held."""
@@ -297,6 +320,23 @@ class FleetCallback(Callback):
         combined.flattened = list(self._loaders)
         iter(trainer.fit_loop._data_fetcher)
 
+    def _note_loss(self, trainer: Any, outputs: Any) -> None:
+        """Take note of a batch's loss; on a GPU it is looked at later, with others."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if self._losses is None or not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            return
+        loss = loss.detach().reshape(())
+        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else math.nan
+        with _refusing():
+            self._losses.note(trainer.global_step, rate, loss, torch.zeros_like(loss))
+
+    def _look(self, trainer: Any) -> None:
+        """See that losses and weights are numbers, before what comes of them counts."""
+        if self._losses is not None:
+            with _refusing():
+                self._losses.look()
+        self._finite.look_at(trained(trainer.lightning_module), _place(trainer))
+
     def _progress(self, trainer: Any) -> None:
         self._trial.progress(trainer.global_step)
 
@@ -316,6 +356,7 @@ class FleetCallback(Callback):
         count = batches_so_far(trainer)
         if count == self._saved_count:
             return
+        self._look(trainer)
         path = self.output_dir / _CHECKPOINT
         path.unlink(missing_ok=True)  # the file of the checkpoint before is the fleet's, too
         module = trainer.lightning_module
@@ -358,6 +399,19 @@ class _Curves(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Left out: the trial's parameters are in its run."""
+
+
+def _place(trainer: Any) -> str:
+    return f"at step {trainer.global_step}, in epoch {trainer.current_epoch}"
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Have a loss that is no number end the trial for good."""
+    try:
+        yield
+    except Diverged as error:
+        raise ObjectiveError(f"{error}: the training has diverged; {WAY_OUT}") from error
 
 
 def _moved(tree: Any, before: str, after: str) -> Any:

@@ -17,17 +17,19 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from workers.disk import durable
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, ObjectiveError
+from workers.trials.finite import FiniteWatch, best_value, trained
 from workers.trials.handle import FleetTrial
 
 log = get_logger(__name__)
@@ -68,7 +70,7 @@ class FleetCallback(TrainerCallback):
         self._is_postponed = False
         self._interrupt: DrainRequested | None = None
         self._unmeasured: list[str] = []
-        self._last_loss: str = "none before"
+        self._finite = FiniteWatch()
         #: The metric after each evaluation of this training, those of earlier attempts included.
         self.values: list[float] = []
 
@@ -97,12 +99,11 @@ class FleetCallback(TrainerCallback):
         """The best of `values`, as the study sees it.
 
         Raises:
-            ObjectiveError: Nothing was evaluated.
+            ObjectiveError: Nothing was evaluated, or one is NaN.
         """
         if not self.values:
             raise ObjectiveError("nothing was evaluated: set eval_strategy, or call evaluate()")
-        choose = min if self._trial.spec.all_directions[0] == "minimize" else max
-        return choose(self.values)
+        return best_value(self.values, self._trial.spec.all_directions[0])
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -198,15 +199,23 @@ class FleetCallback(TrainerCallback):
         return control
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: torch.nn.Module,
+        **_: Any,
     ) -> None:
         """Keep the checkpoint that the Trainer wrote, and the best one with it.
 
         Raises:
             DrainRequested: The trial is to stop, and can go on from here.
+            ObjectiveError: A weight is no finite number: nobody could go on from here.
         """
         if _is_last(state) and not _ends_epoch(state):
             return  # from here the Trainer would make one step too many
+        self._look_at(model, state)
         paths = [self.output_dir / f"checkpoint-{state.global_step}"]
         best = state.best_model_checkpoint
         if best is not None and Path(best).is_dir() and Path(best).name != paths[0].name:
@@ -223,12 +232,15 @@ class FleetCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         metrics: Mapping[str, float] | None = None,
+        *,
+        model: torch.nn.Module,
         **_: Any,
     ) -> None:
         """Report the metric.
 
         Raises:
             optuna.TrialPruned: The pruner gave the trial up.
+            ObjectiveError: The metric or a weight is no finite number: the training has diverged.
         """
         name, found = self._name_of_metric(args), metrics or {}
         if not self._is_training:
@@ -237,6 +249,8 @@ class FleetCallback(TrainerCallback):
             self._unmeasured = sorted(found)
             return
         self._unmeasured = []
+        self._look_at(model, state)
+        self._note(name, float(found[name]), _place(state))
         self._take(float(found[name]), state.global_step)
 
     def on_log(
@@ -247,39 +261,42 @@ class FleetCallback(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Look at the loss, and pass the logs on.
+        """Look at the losses, and pass the logs on.
 
         Raises:
-            ObjectiveError: The loss is no finite number: the training has diverged.
+            ObjectiveError: One, or the gradients, is no finite number: the training has diverged.
         """
         numbers = {
             name: float(value)
             for name, value in (logs or {}).items()
             if isinstance(value, int | float)
         }
-        loss = numbers.get("loss")
-        if self._is_training and loss is not None and not math.isfinite(loss):
-            self._drop_checkpoints()
-            raise ObjectiveError(
-                f"the loss is {loss} at step {state.global_step} of {state.max_steps}, at a"
-                f" learning rate of {numbers.get('learning_rate', math.nan):.3g}; the last finite"
-                f" one: {self._last_loss}; lower learning_rate or max_grad_norm"
-            )
-        if loss is not None:
-            self._last_loss = f"{loss:.4g} at step {state.global_step}"
+        if self._is_training:
+            place = _place(state, numbers.get("learning_rate"))
+            for name, value in numbers.items():
+                # in fp16 the gradients overflow now and then, until the scale fits
+                if _is_loss(name) or (name == "grad_norm" and not args.fp16):
+                    self._note("the loss" if name == "loss" else name, value, place)
         if not self._has_own_run:
             self._trial.log(numbers, state.global_step)
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: torch.nn.Module,
+        **_: Any,
     ) -> None:
         """Leave no checkpoints among the results.
 
         Raises:
-            ObjectiveError: The evaluations do not give the metric.
+            ObjectiveError: The evaluations do not give the metric, or a weight is no finite number.
         """
         self._is_training = False
         self._drop_checkpoints()
+        self._look_at(model, state)
         if self._unmeasured:
             self._refuse_metric(args)
 
@@ -300,6 +317,25 @@ class FleetCallback(TrainerCallback):
         if self._trial.should_prune():
             self._drop_checkpoints()
             raise optuna.TrialPruned(f"pruned after step {step}")
+
+    def _note(self, name: str, value: float, place: str) -> None:
+        """See that what stands for the training is a number."""
+        with self._dropping_checkpoints():
+            self._finite.note(name, value, place)
+
+    def _look_at(self, model: torch.nn.Module, state: TrainerState) -> None:
+        """See that the weights are numbers, before what is measured or saved of them counts."""
+        with self._dropping_checkpoints():
+            self._finite.look_at(trained(model), _place(state))
+
+    @contextmanager
+    def _dropping_checkpoints(self) -> Iterator[None]:
+        """Leave no checkpoints among the results of a training that is refused here."""
+        try:
+            yield
+        except ObjectiveError:
+            self._drop_checkpoints()
+            raise
 
     def _progress(self, state: TrainerState) -> None:
         """Say how far training is; a drain is remembered until there is a checkpoint."""
@@ -343,6 +379,16 @@ class FleetCallback(TrainerCallback):
             f" {', '.join(self._unmeasured)}; name one of them, as FleetCallback(trial,"
             " metric=...), or let compute_metrics return it"
         )
+
+
+def _place(state: TrainerState, rate: float | None = None) -> str:
+    place = f"at step {state.global_step} of {state.max_steps}"
+    return place if rate is None else f"{place}, at a learning rate of {rate:.3g}"
+
+
+def _is_loss(name: str) -> bool:
+    """Whether the Trainer logs a loss by this name, of whichever data set."""
+    return name in {"loss", "train_loss"} or (name.startswith("eval_") and name.endswith("_loss"))
 
 
 def _ends_epoch(state: TrainerState) -> bool:

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader
 
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, ObjectiveError
-from workers.protocol.plain import type_name
+from workers.protocol.plain import as_number, type_name
+from workers.trials.finite import FiniteWatch
 from workers.trials.held_lease import HeldLease
 from workers.trials.resumable_loader import (
     END,
@@ -83,6 +84,7 @@ class TrainingLoop:
         #: steps of all epochs that are done
         self.step = 0
         self._num_reports = 0
+        self._finite = FiniteWatch()
         self._seeds = StepSeeds.drawn()
         self._loader: ResumableLoader | None = None
         #: what the checkpoint held, until the loop is where it was
@@ -124,6 +126,8 @@ class TrainingLoop:
         self._lease.defers_drain = False
         if self._loader is not None:
             self._loader.close()
+        if kind is None:
+            self._look()  # at what the trial's value comes from
 
     def epochs(self, count: int) -> Iterator[int]:
         """The numbers of the epochs, from 0, those left out that were over in attempts before.
@@ -178,16 +182,19 @@ class TrainingLoop:
         Before `run.steps` in an epoch that is resumed, nothing is: that report was made.
 
         Args:
-            value: As `trial.report` takes it.
+            value: As `trial.report` takes it, but finite.
             step: By default the number of this report, from 1.
 
         Raises:
             optuna.TrialPruned: The pruner gave the trial up.
+            ObjectiveError: The value or a weight is no finite number: the training has diverged.
         """
         if self._resumed is not None:
             return  # the checkpoint was taken after it
         self._num_reports += 1
         number = self._num_reports if step is None else step
+        self._look()
+        self._finite.note("the reported value", as_number(value, "run.report"), self._place())
         self._trial.report(value, number)
         if self._trial.should_prune():
             raise optuna.TrialPruned(f"pruned after report {number}")
@@ -250,6 +257,7 @@ class TrainingLoop:
     def _save(self, source: ResumableLoader) -> None:
         if self.step == self._saved_step:
             return
+        self._look()
         state = {
             "training": _VERSION,
             "epoch": self.epoch,
@@ -267,6 +275,13 @@ class TrainingLoop:
         self._trial.save_checkpoint(self.step, state)
         self._saved_at, self._saved_step = time.monotonic(), self.step
         log.debug("checkpoint_saved", step=self.step, epoch=self.epoch)
+
+    def _look(self) -> None:
+        """See that the weights are numbers, before what comes of them counts."""
+        self._finite.look_at(self._weights.trained(), self._place())
+
+    def _place(self) -> str:
+        return f"at step {self.step}, in epoch {self.epoch}"
 
     def _take_up(self, saved: dict[str, Any]) -> None:
         """Be where the attempt before was."""

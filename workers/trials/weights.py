@@ -12,6 +12,7 @@ import torch
 from torch.utils.weak import TensorWeakRef
 
 from workers.trials.data_in_place import address_of
+from workers.trials.finite import trained
 from workers.trials.training_state import TrainingState
 
 
@@ -72,6 +73,15 @@ class Weights:
             weight.grad = None if gradient is None else gradient.to(weight.device)
         for name, layer in self._layers():
             layer.training = saved["training"].get(name, layer.training)
+
+    def trained(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What training changes of the state, by name."""
+        for place, module in self._state.modules():
+            for name, tensor in trained(module):
+                yield f"{place}.{name}", tensor
+        for place, tensor in self._state.tensors():
+            if tensor.requires_grad and tensor.is_leaf:
+                yield place, tensor
 
     def left_out(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
         """The weights that an optimizer trains, and that are saved nowhere."""

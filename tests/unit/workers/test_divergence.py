@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from workers.managers.amp import PrecisionPolicy
-from workers.trials.finetune.divergence import Diverged, LossWatch
+from workers.trials.divergence import Diverged, LossWatch
 
 CPU = torch.device("cpu")
 #: Stands for a GPU: what lies there is looked at some dozens at a time.

@@ -18,7 +18,7 @@ from workers.protocol.errors import (
 )
 from workers.protocol.finetune import DECIDES_THE_MODEL, FinetuneConfig
 from workers.texts.held_out import HeldOut
-from workers.trials.finetune.divergence import LossWatch
+from workers.trials.divergence import LossWatch
 from workers.trials.finetune.footprint import footprint
 from workers.trials.finetune.needs import Managers
 from workers.trials.finetune.optimizer import build_optimizer

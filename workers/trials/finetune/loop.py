@@ -21,8 +21,8 @@ from workers.managers.tokenized import Batch
 from workers.protocol.errors import DrainRequested, ObjectiveError
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.tasks import TASKS
+from workers.trials.divergence import Diverged
 from workers.trials.finetune.beginning import Beginning
-from workers.trials.finetune.divergence import Diverged
 from workers.trials.finetune.evaluation import Evaluation
 from workers.trials.finetune.feed import Fed, Feed
 from workers.trials.finetune.forward import Forward

@@ -15,8 +15,9 @@ from workers.managers import CUDAManager, adapters
 from workers.managers.amp import PrecisionPolicy
 from workers.managers.metrics import BestValue
 from workers.managers.passes import Accumulator, Passes
-from workers.trials.finetune.divergence import Diverged, LossWatch
+from workers.trials.divergence import Diverged, LossWatch
 from workers.trials.finetune.schedule import Schedule
+from workers.trials.finite import first_not_finite
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class FinetuneState:
 
     def has_finite_weights(self) -> bool:
         """Whether each weight is a number; waits for the device."""
-        return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
+        return first_not_finite(self.model.named_parameters()) is None
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, by references: to be written before the next step."""
