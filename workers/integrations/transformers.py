@@ -203,8 +203,7 @@ class FleetCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        model: torch.nn.Module,
+        model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
         """Keep the checkpoint that the Trainer wrote, and the best one with it.
@@ -232,8 +231,7 @@ class FleetCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         metrics: Mapping[str, float] | None = None,
-        *,
-        model: torch.nn.Module,
+        model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
         """Report the metric.
@@ -285,8 +283,7 @@ class FleetCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        model: torch.nn.Module,
+        model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
         """Leave no checkpoints among the results.
@@ -323,8 +320,10 @@ class FleetCallback(TrainerCallback):
         with self._dropping_checkpoints():
             self._finite.note(name, value, place)
 
-    def _look_at(self, model: torch.nn.Module, state: TrainerState) -> None:
+    def _look_at(self, model: torch.nn.Module | None, state: TrainerState) -> None:
         """See that the weights are numbers, before what is measured or saved of them counts."""
+        if model is None:  # a subclass did not pass it on
+            return
         with self._dropping_checkpoints():
             self._finite.look_at(trained(model), _place(state))
 
