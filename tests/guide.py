@@ -7,10 +7,13 @@ above a fence says what else is true of it: `in the background`, or `elsewhere: 
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
 
 _FILE: Final = re.compile(r"`([\w./-]+\.\w+)`")
 _MARK: Final = re.compile(r"<!-- (in the background|elsewhere: .+?) -->")
@@ -26,6 +29,25 @@ class Block:
     """The file that it is."""
     mark: str
     """What is said of it above it, or nothing."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it cannot be run here; why not, its mark says."""
+        return self.mark.startswith("elsewhere")
+
+    @property
+    def is_to_be_run(self) -> bool:
+        """Whether it is commands that a test has to run."""
+        return self.language == "bash" and not self.is_elsewhere
+
+
+def pages() -> list[Path]:
+    """The pages of the documentation, from the repository's root."""
+    asked = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT)
+    return [
+        page for page in map(Path, sorted(listed.stdout.split("\n"))) if (ROOT / page).is_file()
+    ]
 
 
 def blocks_of(page: Path) -> list[Block]:

@@ -1,42 +1,81 @@
-"""The guides, followed: each file written, each command typed, in order, in an empty folder."""
+"""The documentation, followed: each file written, each command typed, in order.
+
+A page of `ops/guides` is followed in an empty folder, one of `ops/deploy` where its files lie, and
+the README in a fresh clone. The runbook is followed by `test_deploy.py`.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
+import psycopg
 import pytest
-from guide import blocks_of
+from guide import ROOT, blocks_of, pages
+from postgres import Postgres
+from s3_server import CREDENTIALS, S3Server
 from waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
-GUIDES = ROOT / "ops" / "guides"
-PAGES = sorted(page.relative_to(GUIDES) for page in GUIDES.rglob("*.md"))
-WALKS = [page for page in PAGES if any(b.language == "bash" for b in blocks_of(GUIDES / page))]
+from orchestrator.local.servers import find_servers
+
+DEPLOY, GUIDES = Path("ops/deploy"), Path("ops/guides")
+README, RUNBOOK, STORAGE = Path("README.md"), DEPLOY / "RUNBOOK.md", GUIDES / "storage.md"
+
+WALKS = [
+    page
+    for page in pages()
+    if page != RUNBOOK and any(block.is_to_be_run for block in blocks_of(ROOT / page))
+]
 
 #: Pages for who comes from elsewhere: a study before and after, much like one another.
-ALIKE = {page for page in WALKS if page.parts[0] == "coming-from"}
+ALIKE = {page for page in WALKS if page.is_relative_to(GUIDES / "coming-from")}
 
-#: What a page calls the port of the Redis that it starts.
-PORT = "6389"
+#: The README's installs all that there is.
+LONG = {*ALIKE, README}
+
+#: What pages call the ports that they open, each of which is free here.
+PORTS = ("6379", "6389", "8000", "8001", "9464", "9465")
+
+
+def free_ports() -> dict[str, str]:
+    """A free port for each of them; those that follow one another still do."""
+    while True:
+        with ExitStack() as held:
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            ports = range(first, first + len(PORTS))
+            try:
+                for port in ports[1:]:
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError):
+                continue
+            return dict(zip(PORTS, map(str, ports), strict=True))
 
 
 class Reader:
-    """Somebody who does what a page says, in one terminal; what it exports stays."""
+    """Somebody who does what a page says, in one terminal; what it exports stays.
 
-    def __init__(self, machine):
+    Args:
+        machine: Where.
+        place: What stands for names on the page that are nobody's here.
+    """
+
+    def __init__(self, machine, place):
         self._machine = machine
-        self._exports = machine.folder / "exports"
+        self._exports = machine.home.with_name("exports")
         self._exports.touch()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = str(free.getsockname()[1])
+        self._place = {**free_ports(), **place}
+        names = "|".join(map(re.escape, self._place))
+        self._names = re.compile(rf"(?<!\w)(?:{names})(?!\w)")
 
     def command(self, text):
-        asked = text.replace(PORT, self._port)
+        asked = self._names.sub(lambda found: self._place[found[0]], text)
         script = f"source {self._exports}\n{asked}\nexport -p > {self._exports}"
         return {
             "args": ["bash", "-euo", "pipefail", "-c", script],
@@ -46,41 +85,72 @@ class Reader:
 
     def run(self, block):
         ended = subprocess.run(
-            **self.command(block.text), capture_output=True, text=True, timeout=240, check=False
+            **self.command(block.text), capture_output=True, text=True, timeout=900, check=False
         )
         assert ended.returncode == 0, f"{block.text}\n{ended.stdout}\n{ended.stderr}"
 
-    def _is_listening(self):
+    def _listens(self, port):
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", int(self._port))) == 0
+            return probe.connect_ex(("127.0.0.1", int(self._place[port]))) == 0
 
     @contextmanager
     def running(self, block):
         """A command that goes on until the reader is done, and is then interrupted."""
-        log = self._machine.folder / "background.log"
+        log = self._machine.home.with_name("background.log")
         with log.open("a") as sink:
             process = subprocess.Popen(
                 **self.command(block.text), stdout=sink, stderr=sink, start_new_session=True
             )
         try:
-            if PORT in block.text:
-                wait_until(self._is_listening, "the server of the page is up", 60.0)
+            for port in PORTS:
+                if port in block.text:
+                    wait_until(lambda port=port: self._listens(port), f"{port} answers", 60.0)
             yield
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(120)
 
 
+@pytest.fixture
+def ground(page, machine):
+    """What a page takes for granted is there: its own files, and servers; their names here."""
+    if page == README:
+        machine.folder /= "clone"
+        subprocess.run(["git", "clone", "-q", ROOT, machine.folder], check=True)
+    if page.is_relative_to(DEPLOY):
+        own = shutil.ignore_patterns("secrets")
+        shutil.copytree(ROOT / DEPLOY, machine.folder / DEPLOY, ignore=own)
+        programs = machine.folder / "programs"
+        programs.mkdir()
+        (programs / "valkey-server").symlink_to(find_servers()[0])
+        machine.environment["PATH"] += f"{os.pathsep}{programs}"
+    if page != STORAGE:
+        yield {}
+        return
+    with Postgres() as database, S3Server() as store:
+        machine.environment |= CREDENTIALS
+        httpx.put(f"{store.url}/bucket").raise_for_status()
+        yield {
+            "postgresql+psycopg://user@host/fleet": database.url,
+            "https://minio.example:9000": store.url,
+        }
+        kept = httpx.get(f"{store.url}/bucket?list-type=2").text
+        assert kept.count("x.txt") == 4, "results lie in the store"
+        with psycopg.connect(database.url.replace("+psycopg", "")) as asked:
+            assert asked.execute("SELECT count(*) FROM trials").fetchone() == (4,)
+
+
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.long] if page in ALIKE else []) for page in WALKS],
+    [pytest.param(page, marks=[pytest.mark.long] if page in LONG else []) for page in WALKS],
     ids=str,
 )
-def test_each_command_of_a_guide_does_what_it_says(page, machine):
-    reader = Reader(machine)
+def test_each_command_of_a_page_does_what_it_says(page, machine, ground):
+    reader = Reader(machine, ground)
     with ExitStack() as behind:
-        for block in blocks_of(GUIDES / page):
-            if block.mark.startswith("elsewhere"):
+        for block in blocks_of(ROOT / page):
+            if block.is_elsewhere:
                 continue
             if block.file is not None:
                 (machine.folder / block.file).write_text(block.text)

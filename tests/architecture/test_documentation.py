@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import textwrap
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import typer
 import yaml
-from guide import blocks_of
+from guide import ROOT, blocks_of, pages
 
+from orchestrator.cli import app
 from orchestrator.submission.study import build_spec
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(
-    ROOT / line
-    for line in subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    ).stdout.splitlines()
-)  # fmt: skip
+PAGES = [ROOT / page for page in pages()]
 GUIDES = [page for page in PAGES if page.is_relative_to(ROOT / "ops" / "guides")]
 
 
@@ -57,3 +50,31 @@ def test_each_fragment_of_a_guide_is_python_or_part_of_a_study(page):
         if block.language == "yaml" and block.file is None:
             fields = {"name": "part", "objective": "a:b", **yaml.safe_load(block.text)}
             build_spec(fields, str(page), base=page.parent)
+
+
+#: What begins a line that is to be typed.
+COMMAND = re.compile(
+    r"\s*(?:(?:export )?FLEET_\w+=|celery -A |docker |pip install |python3? [-\w]|\./ops/|valkey-"
+    rf"|trialfleet (?:--|(?:{'|'.join(typer.main.get_command(app).commands)})\b))"
+)
+
+#: Those of systemd, in whose place the runbook has others for everywhere else; and what commands
+#: say of themselves, written from the code.
+SHOWN = {ROOT / "ops/deploy/RUNBOOK.md", ROOT / "ops/guides/reference/commands.md"}
+
+
+def typed(page):
+    """Lines of a page that read like commands, outside of its blocks of commands."""
+    for block in blocks_of(page):
+        if block.language not in {"bash", "console"} or (
+            block.language == "console" and page not in SHOWN
+        ):
+            yield from filter(COMMAND.match, block.text.splitlines())
+    plain = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    yield from filter(COMMAND.match, plain.splitlines())
+    yield from re.findall(r"^ {4,}\S.*", plain, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_command_of_a_page_stands_in_a_block_that_a_test_runs(page):
+    assert list(typed(page)) == []
