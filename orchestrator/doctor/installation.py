@@ -121,5 +121,7 @@ def _wanted(settings: Settings, spec: StudySpec | None) -> Iterator[tuple[str, s
         yield "cmaes", "samplers", f"sampler.type = {sampler!r}"
     if sampler in {"gp", "qmc"}:
         yield "scipy", "samplers", f"sampler.type = {sampler!r}"
+    if spec.sampler.engine == "rust":
+        yield "rustuna", "rust", "sampler.engine = 'rust'"
     if spec.config.get("lora"):
         yield "peft", "peft", "config.lora"

@@ -25,6 +25,7 @@ from optuna import pruners, samplers
 from optuna.samplers import nsgaii
 
 from orchestrator.submission.algorithm_options import Option, Options, options_of
+from orchestrator.submission.rust_sampler import RustSampler, rust_tpe
 from orchestrator.submission.space import count_leaves, distributions, grid_points, stored_value
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.halving import RungSchedule
@@ -106,10 +107,22 @@ def make_sampler(
     Raises:
         InvalidInputError: No such sampler or option.
     """
-    given = spec.sampler.model_dump(exclude_none=True)
-    found = _Builder(spec, num_existing, allowed).build("sampler", SAMPLERS, given, None)
+    given = spec.sampler.model_dump(exclude_none=True, exclude={"engine"})
+    builder = _Builder(spec, num_existing, allowed)
+    if spec.sampler.engine is not None:
+        return RustSampler(builder.build("sampler", _rust_family(spec), given, None))
+    found = builder.build("sampler", SAMPLERS, given, None)
     sampler: samplers.BaseSampler = found
     return sampler
+
+
+def _rust_family(spec: StudySpec) -> Family:
+    if SAMPLERS.find(spec.sampler.type) is not samplers.TPESampler:
+        raise InvalidInputError(
+            f"sampler.engine = 'rust': it has tpe, and no {spec.sampler.type!r}; leave"
+            " sampler.engine out for that of Optuna"
+        )
+    return Family(object, {"tpe": rust_tpe()}, SAMPLERS.suffix)
 
 
 def make_pruner(spec: StudySpec, *, allowed: Collection[str] = ()) -> pruners.BasePruner:
@@ -180,7 +193,7 @@ class _Builder:
             InvalidInputError: There is no such one, or it does not take its options.
         """
         options = dict(given)
-        seed = options.pop("seed", seed) if family is SAMPLERS else None
+        seed = options.pop("seed", seed) if family.suffix == SAMPLERS.suffix else None
         factory = self._find(section, family, str(options.pop("type", "")))
         known = options_of(factory)
         if factory is samplers.GridSampler:

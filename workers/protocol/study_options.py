@@ -26,6 +26,9 @@ class SamplerSpec(BaseModel):
     """Such as `tpe`, `gp`, `cmaes`, `random`, `grid`."""
     seed: int | None = None
     """Seeds what it draws, and with it each trial."""
+    engine: Literal["rust"] | None = None
+    """`rust`: what draws is rustuna's (an extra), many times as fast in studies of thousands of
+    trials; it has `tpe`, and does not look at trials that run. By default Optuna's own."""
 
 
 class PrunerSpec(BaseModel):
