@@ -19,7 +19,7 @@ from workers.protocol.errors import FleetError
 
 #: How often each command is chosen; a study that is paused or cancelled is soon resumed.
 COMMANDS: Final = {
-    "pause": 3, "pause now": 1, "resume": 5, "extend": 1, "enqueue": 3, "cancel": 1,
+    "pause": 12, "pause now": 4, "resume": 20, "extend": 4, "enqueue": 12, "cancel": 1,
 }  # fmt: skip
 
 

@@ -135,6 +135,8 @@ def measure_growth(settings: Settings, trials: int) -> dict[str, Any]:
             done = num_trials(service, "grows") - begun
             cost[str(mark)] = round(1000 * (time.process_time() - before) / done, 3)
     rss = psutil.Process().memory_info().rss
+    with redis.Redis.from_url(str(settings.redis_url)) as client:
+        redis_bytes = client.info("memory")["used_memory_peak"]
     start = time.perf_counter()
     with Service(settings) as service:
         while service.status("grows") is None:
@@ -144,6 +146,7 @@ def measure_growth(settings: Settings, trials: int) -> dict[str, Any]:
         "cpu_ms_per_trial": cost,
         "ratio": round(cost[str(marks[-1])] / cost[str(marks[0])], 2),
         "rss_mb": round(rss / 2**20),
+        "redis_peak_mb": round(redis_bytes / 2**20, 1),
         "restart_seconds": round(opened, 2),
     }
 
