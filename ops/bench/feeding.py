@@ -144,7 +144,9 @@ def prepare(settings: Settings, engine: str, trials: int) -> str:
         while service.status(name) is None:
             service.turn()
     drawn = random.Random(1)
-    distribution = {each: optuna.distributions.FloatDistribution(0.0, 1.0) for each in PARAMETERS}
+    distribution: dict[str, optuna.distributions.BaseDistribution] = {
+        each: optuna.distributions.FloatDistribution(0.0, 1.0) for each in PARAMETERS
+    }
     storage = StudyStorage.open(storage_url(settings, name))
     study = optuna.load_study(study_name=name, storage=storage.storage)
     points = [{each: drawn.random() for each in PARAMETERS} for _ in range(trials)]
@@ -173,7 +175,7 @@ def timed_asks() -> list[float]:
         seconds.append(time.perf_counter() - start)
         return trial
 
-    DrivenStudy.ask = timed  # type: ignore[method-assign]
+    DrivenStudy.ask = timed  # type: ignore[method-assign, assignment]
     return seconds
 
 
