@@ -6,7 +6,6 @@ Workers learn of it with their next beat, `status` at once.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -14,16 +13,17 @@ from typing import Any, NoReturn
 import optuna
 from optuna.trial import FrozenTrial
 
+from orchestrator.extension import CHANGEABLE, extended
 from orchestrator.status import StudyStatus
 from orchestrator.storage.attributes import RETRIES_ATTR, SPEC_ATTR
 from orchestrator.storage.opening import storage_url
 from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
+from orchestrator.views.ways_on import still_ends, used_up, ways_on
 from workers.coordination.connection import connect
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.coordination.submitted import WISHED
-from workers.protocol.durations import parse_duration
 from workers.protocol.errors import (
     InvalidInputError,
     RedisUnavailableError,
@@ -32,7 +32,6 @@ from workers.protocol.errors import (
 )
 from workers.protocol.given import stored_params
 from workers.protocol.orders import Given, Order, Retry
-from workers.protocol.plain import describe_error
 from workers.protocol.spec import StudySpec, is_study_name
 from workers.protocol.states import Wish
 from workers.settings import Settings
@@ -83,7 +82,8 @@ class ControlledStudy:
     def resume(self) -> StudyStatus:
         """Go on with a study that was paused; also with one that was stopped or cancelled.
 
-        Trials that have ended stay so: `retry` runs their parameters again.
+        Trials that have ended stay so: `retry` runs their parameters again. Those that were
+        cancelled before they began are run after all, as new ones.
 
         Raises:
             InvalidInputError: All its trials have ended.
@@ -111,6 +111,7 @@ class ControlledStudy:
         trials: int | None = None,
         timeout: float | str | None = None,
         space: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> StudySpec:
         """Have the study run for longer, or in a wider space; one that is over goes on.
 
@@ -122,30 +123,55 @@ class ControlledStudy:
             timeout: Of all its time: seconds, or a text such as `2h`.
             space: The whole space as in a study file, with further choices, wider bounds, or
                 parameters that are new; of these, `default` is what the trials before had.
+            settings: Others that may change while it runs, as in a study file: `budget`, `stop`,
+                `share`, `trial_timeout`, `max_failures`, `max_losses`, `progress_timeout`,
+                `resources`, `keep`, `wandb`, `on_end`. Of a group, what is not given stays, and
+                None is none: `extend(stop={"target": None})`.
 
         Returns:
             The specification as it is now, with what others changed at the same time.
 
         Raises:
-            InvalidInputError: It is no more than there was, or the study was stopped or cancelled.
+            InvalidInputError: It is no more than there was, nothing would begin by it since
+                something else has ended the study, or the study was stopped or cancelled.
         """
-        seconds = _seconds(timeout)
-        if trials is None and seconds is None and space is None:
+        asked = {"trials": trials, "timeout": timeout}
+        changes = {name: each for name, each in asked.items() if each is not None} | settings
+        if not changes and space is None:
             raise InvalidInputError(
-                f"study {self.name!r}: extend it by what? Give trials, timeout, or a wider space"
+                f"study {self.name!r}: extend it by what? Give trials, timeout, a wider space, or"
+                f" another of {', '.join(sorted(CHANGEABLE))}"
             )
 
-        def extended(spec: StudySpec) -> StudySpec:
-            longer = _extended(spec, trials=trials, timeout=seconds)
+        def change(spec: StudySpec) -> StudySpec:
+            longer = extended(spec, changes)
+            if trials is not None or space is not None:
+                self._refuse_to_end_at_once(spec, longer, is_wider=space is not None)
             return longer if space is None else self._widened(longer, space)
 
         try:
             with self._studies() as studies:
-                return studies.change_spec(self.name, extended)
+                return studies.change_spec(self.name, change)
         except StudyAtRestError:
-            if space is None or trials is not None or seconds is not None:
+            if space is None or changes:
                 raise
             return self._widen_at_rest(space)
+
+    def _refuse_to_end_at_once(
+        self, before: StudySpec, after: StudySpec, *, is_wider: bool
+    ) -> None:
+        """Refuse what would have nothing begin: what ended the study would end it again."""
+        status = self.status()
+        if status.is_exhausted and not is_wider:
+            raise InvalidInputError(f"study {self.name!r}: {ways_on(status, 'trialfleet extend')}")
+        if still_ends(status, before, after):
+            limit = used_up(status, after) or status.limit
+            why = status.ended_by if limit == status.limit else f"its {limit} is used up"
+            status = status.model_copy(update={"limit": limit})
+            raise InvalidInputError(
+                f"study {self.name!r}: no further trial would begin, since {why}:"
+                f" {ways_on(status, f'trialfleet extend {self.name}')}"
+            )
 
     def _widened(self, spec: StudySpec, space: Mapping[str, Any]) -> StudySpec:
         # what checks a space checks what is handed in, and hands it in by a handle
@@ -175,8 +201,8 @@ class ControlledStudy:
             results knows only what waits for the orchestrator.
 
         Raises:
-            InvalidInputError: One is not of the space (none is enqueued then), or the study was
-                stopped or cancelled.
+            InvalidInputError: One is not of the space (none is enqueued then), a budget is used up,
+                or the study was stopped or cancelled.
         """
         return self._order(lambda spec: [Given(params=stored_params(spec, each)) for each in given])
 
@@ -194,8 +220,8 @@ class ControlledStudy:
             How many are to run, where the results are on this machine; else None.
 
         Raises:
-            InvalidInputError: A trial of these cannot be retried, or the study was stopped or
-                cancelled.
+            InvalidInputError: A trial of these cannot be retried, a budget is used up, or the
+                study was stopped or cancelled.
         """
         found = self._retried(numbers)
         wanted = found if found is not None else sorted(set(numbers)) or None
@@ -225,15 +251,29 @@ class ControlledStudy:
         """Leave orders for the orchestrator; where no fleet runs, for the next one."""
         try:
             with self._studies() as studies:
-                orders = orders_for(studies.spec(self.name))
+                spec = studies.spec(self.name)
+                orders = orders_for(spec)
+                self._refuse_without_budget(spec, f"extend {self.name}")
                 known = carried_out(self.study) if self._trials() is not None else set()
                 return studies.orders.leave(
                     self.name, [each for each in orders if each.id not in known]
                 )
         except StudyAtRestError:
             spec = StudySpec.read(self.study.user_attrs[SPEC_ATTR])
+            self._refuse_without_budget(spec, "run STUDY")
             url = storage_url(self._settings, self.name)
             return order_at_rest(url, self.name, orders_for(spec))
+
+    def _refuse_without_budget(self, spec: StudySpec, verb: str) -> None:
+        """Refuse trials that would be cancelled before they begin."""
+        status = self.status()
+        setting = used_up(status, spec)
+        if setting is not None and not status.wish.is_end:
+            status = status.model_copy(update={"limit": setting})
+            raise InvalidInputError(
+                f"study {self.name!r}: its {setting} is used up, and no trial begins any more:"
+                f" {ways_on(status, f'trialfleet {verb}')}"
+            )
 
     def _trials(self) -> list[FrozenTrial] | None:
         """The study's trials, where its results are on this machine and it has begun."""
@@ -264,10 +304,11 @@ class ControlledStudy:
 
     def _refuse_to_resume(self) -> NoReturn:
         status = self.status()
+        why = f"; {status.ended_by}" if status.ended_by else ""
         raise InvalidInputError(
             f"study {self.name!r} is over ({status.state}, {status.num_ended} of {status.wanted}"
-            f" trials ended): there is nothing to resume; `trialfleet extend {self.name} --trials"
-            f" {2 * status.wanted}` has it run more"
+            f" trials ended{why}): there is nothing to resume;"
+            f" {ways_on(status, f'trialfleet extend {self.name}')}"
         )
 
     @contextmanager
@@ -285,30 +326,3 @@ class ControlledStudy:
             yield Studies(client, seal=self._settings.seal)
         finally:
             client.close()
-
-
-def _seconds(timeout: float | str | None) -> float | None:
-    if not isinstance(timeout, str):
-        return timeout
-    try:
-        return parse_duration(timeout)
-    except ValueError as error:
-        raise InvalidInputError(f"timeout: {error}") from error
-
-
-def _extended(spec: StudySpec, **changes: Any) -> StudySpec:
-    """A specification with what is to be more of it, if it is more."""
-    given = {name: value for name, value in changes.items() if value is not None}
-    for name, value in given.items():
-        before = getattr(spec, name)
-        if before is None:
-            raise InvalidInputError(f"study {spec.name!r} has no {name}: there is none to extend")
-        if not value >= before:
-            raise InvalidInputError(
-                f"study {spec.name!r}: {name} = {value:g} is less than it has, {before:g}; to end"
-                f" it sooner, `trialfleet stop {spec.name}`"
-            )
-    try:
-        return StudySpec.read({**json.loads(spec.model_dump_json()), **given})
-    except ValueError as error:
-        raise InvalidInputError(f"study {spec.name!r}: {describe_error(error, 300)}") from error

@@ -298,8 +298,10 @@ class StudyHandle(ControlledStudy):
         wish = studies.wish(self.name)
         if not found.is_over or studies.facts.get(self.name, "over") is None:
             # what was asked is seen at once, also where no orchestrator has looked at it since
-            state = unfinished_state(wish)
-            found = found.model_copy(update={"state": state, "wish": wish})
+            now: dict[str, Any] = {"state": unfinished_state(wish), "wish": wish}
+            if found.is_over:  # somebody has asked something of it since
+                now |= {"ended_by": None, "limit": None}
+            found = found.model_copy(update=now)
         stalled = studies.facts.get(self.name, "stalled")
         entries = list(ProcessRegistry(client, self._settings.times).entries())
         return found.model_copy(
@@ -357,6 +359,7 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
         is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
         wish=Wish(study.user_attrs.get(WISH_ATTR, Wish.RUN)),
         ended_by=ended_by.get("reason"),
+        limit=ended_by.get("setting"),
         traceback=ended_by.get("traceback"),
     )
     tally = Tally(spec.all_directions, study.get_trials(deepcopy=False))

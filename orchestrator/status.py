@@ -133,6 +133,10 @@ class StudyStatus(BaseModel):
     """By name (`trials`, `wall_seconds`, `slot_hours`, `gpu_hours`), those that the study has."""
     ended_by: str | None = None
     """Why no further trial is started, if that is for a budget, a target or failures."""
+    limit: str | None = None
+    """The study's setting that `ended_by` is of, such as `stop.target` or `timeout`."""
+    is_exhausted: bool = False
+    """Whether its sampler has nothing more to suggest, such as a grid that was gone through."""
     traceback: str | None = None
     """That of the failures in a row that ended the study."""
     out_of_memory: int = 0

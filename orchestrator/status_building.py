@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -69,6 +70,10 @@ class Circumstances:
     """Whether its sampler has nothing more to suggest."""
     ended_by: str | None = None
     """Why no further trial is started, beside that."""
+    limit: str | None = None
+    """The study's setting that this is of."""
+    num_points: float = math.inf
+    """How many trials its sampler has at most."""
     traceback: str | None = None
     """That of the failures that ended it."""
     budgets: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -109,7 +114,7 @@ def build_status(
         objective=spec.objective,
         metrics=spec.metrics,
         directions=spec.all_directions,
-        wanted=spec.trials + tally.num_given,
+        wanted=_num_wanted(spec, tally, around),
         trials=_count(tally, running),
         losses=ends.losses,
         requeued=dict(ends.requeued),
@@ -121,6 +126,13 @@ def build_status(
         **_of_trials(tally, spec.all_directions),
         **_of_circumstances(around),
     )
+
+
+def _num_wanted(spec: StudySpec, tally: Tally, around: Circumstances) -> int:
+    """How many trials there are to be in all: what people gave, and what the sampler has."""
+    if around.is_exhausted:
+        return tally.num_trials
+    return tally.num_given + int(min(spec.trials, around.num_points))
 
 
 def _of_trials(tally: Tally, directions: Sequence[Direction]) -> dict[str, Any]:
@@ -145,6 +157,8 @@ def _of_circumstances(around: Circumstances) -> dict[str, Any]:
         "wall_seconds": round(around.wall_seconds, 3),
         "budgets": {name: Budget(used=used, allowed=allowed) for name, (used, allowed) in budgets},
         "ended_by": around.ended_by,
+        "limit": around.limit,
+        "is_exhausted": around.is_exhausted,
         "traceback": around.traceback,
         "slots": around.slots,
         "put_aside": list(around.put_aside),

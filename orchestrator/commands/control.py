@@ -14,9 +14,10 @@ from orchestrator.commands.options import NameArgument
 from orchestrator.commands.points import best_points, read_points
 from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus
-from orchestrator.submission.overrides import space_fields
+from orchestrator.submission.overrides import extension_fields
 from orchestrator.submission.widening import news_of
 from orchestrator.views.json_output import JsonOption, print_json
+from orchestrator.views.ways_on import ways_on
 from workers.protocol.errors import InvalidInputError
 
 control_app = typer.Typer()
@@ -85,11 +86,19 @@ def extend(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Of the space: space.dropout.high=0.6."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Of what may change: space.dropout.high=0.6, budget.slot_hours=8, share.weight=2.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Have a study run for longer or in a wider space, also one that is over.
+
+    By --set, all that may change while it runs does: timeout, budget, stop, share, resources.queue,
+    trial_timeout, max_failures and others; `null` is none, as in stop.target=null. More trials
+    are refused where something else has ended it, such as its target: set that, too.
 
     A space becomes wider by further choices, lower or higher bounds, and new parameters. The trials
     that there are keep their numbers and values in it; as they were, they are kept in the storage
@@ -98,15 +107,15 @@ def extend(
     Example: trialfleet extend language-id --trials 80 --timeout 4h
 
     Example: trialfleet extend language-id --trials 80 --set space.learning_rate.high=0.1
+
+    Example: trialfleet extend language-id --set stop.target=0.98 --set budget.slot_hours=12
     """
     handle = StudyHandle(name)
-    notes: list[str] = []
-    if space is None and not settings:
-        handle.extend(trials=trials, timeout=timeout)
-    else:
-        before = handle.spec()
-        wider = space_fields(before, space, settings or [])
-        notes = news_of(before, handle.extend(trials=trials, timeout=timeout, space=wider))
+    before = handle.spec()
+    changes, wider = extension_fields(before, space, settings or [])
+    asked = {"trials": trials, "timeout": timeout} | changes
+    after = handle.extend(space=wider, **asked)
+    notes = [] if wider is None else news_of(before, after)
     _tell(handle.status(), as_json=as_json)
     if not as_json:
         for note in notes:
@@ -183,5 +192,8 @@ def _tell(status: StudyStatus, *, as_json: bool) -> None:
     running = status.trials["running"]
     still = f", {running} trial{'' if running == 1 else 's'} still running" if running else ""
     print(f"{status.study!r} is {status.state}: {status.num_ended}/{status.wanted} trials{still}")
+    if status.ended_by is not None and status.limit != "stop.equal_failures":
+        further = ways_on(status, f"trialfleet extend {status.study}")
+        print(f"no further trial begins: {status.ended_by}; {further}")
     for reason in status.waits_for:
         print(f"waits: {reason}")

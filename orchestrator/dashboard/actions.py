@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus
-from orchestrator.submission.overrides import space_fields
+from orchestrator.submission.overrides import extension_fields
 from workers.coordination.submitted import FOLLOWS
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
@@ -71,8 +71,9 @@ def _enqueue(handle: StudyHandle, asked: _Enqueue) -> str:
 
 
 def _extend(handle: StudyHandle, asked: _Extend) -> str:
-    space = space_fields(handle.spec(), None, asked.settings) if asked.settings else None
-    spec = handle.extend(trials=asked.trials, timeout=asked.timeout, space=space)
+    changes, space = extension_fields(handle.spec(), None, asked.settings)
+    asked_for = {"trials": asked.trials, "timeout": asked.timeout} | changes
+    spec = handle.extend(space=space, **asked_for)
     return f"extended to {spec.trials} trials"
 
 

@@ -6,9 +6,9 @@ restart, and something else as soon as a budget is extended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from workers.protocol.spec import StudySpec
 
@@ -32,9 +32,27 @@ class Snapshot:
     """Trials that failed last, in a row, all in the same way."""
 
 
-def reason_to_end(spec: StudySpec, seen: Snapshot) -> str | None:
-    """Why no further trial is to be started, as the beginning of a sentence; None to go on."""
-    return next(filter(None, (rule(spec, seen) for rule in _RULES)), None)
+class Reached(NamedTuple):
+    """A limit that was reached: no further trial is to be started."""
+
+    setting: str
+    """That of the study that sets it."""
+    reason: str
+    """Why, as the beginning of a sentence."""
+
+
+def reached(spec: StudySpec, seen: Snapshot) -> Reached | None:
+    """The limit that ends a study; None to go on."""
+    found = ((setting, rule(spec, seen)) for setting, rule in _RULES.items())
+    return next((Reached(setting, reason) for setting, reason in found if reason), None)
+
+
+def spares_given(spec: StudySpec, seen: Snapshot) -> bool:
+    """Whether trials whose parameters people gave are run all the same: they want just these.
+
+    Past a target or without progress they are; not without budget, nor where all fail alike.
+    """
+    return not any(rule(spec, seen) for name, rule in _RULES.items() if name not in _FOUND_ENOUGH)
 
 
 def uses(spec: StudySpec, seen: Snapshot, num_trials: int) -> dict[str, tuple[float, float]]:
@@ -100,11 +118,14 @@ def _alike(spec: StudySpec, seen: Snapshot) -> str | None:
     return f"{times} failed with the same traceback"
 
 
-_RULES: Final[tuple[Callable[[StudySpec, Snapshot], str | None], ...]] = (
-    _alike,
-    _target,
-    _patience,
-    _time,
-    _slot_hours,
-    _gpu_hours,
-)
+_RULES: Final[Mapping[str, Callable[[StudySpec, Snapshot], str | None]]] = {
+    "stop.equal_failures": _alike,
+    "stop.target": _target,
+    "stop.patience": _patience,
+    "timeout": _time,
+    "budget.slot_hours": _slot_hours,
+    "budget.gpu_hours": _gpu_hours,
+}
+
+#: Of those, the ones by which the sampler's part is done.
+_FOUND_ENOUGH: Final = frozenset({"stop.target", "stop.patience"})

@@ -136,7 +136,7 @@ class Dispatcher:
                 break
         return drawn
 
-    def withdraw(self, reason: str, *, has_begun: bool = False) -> None:
+    def withdraw(self, reason: str, *, has_begun: bool = False, spares_given: bool = False) -> None:
         """Cancel the trials that no worker has begun: nothing of the study is to be started.
 
         One that lost its worker goes on: it has begun, and its checkpoint is there.
@@ -144,24 +144,26 @@ class Dispatcher:
         Args:
             reason: Why, for the trial's error.
             has_begun: Cancel such a one, too.
+            spares_given: Leave those whose parameters people gave.
         """
         leases, num_open = self._study.leases, len(self._study.tally.open)
         with self._study.gathering():
             for number in leases.queued():
                 record = leases.record(number)
                 is_kept = record is not None and record.attempt > 0 and not has_begun
+                is_kept |= spares_given and self._study.trials.is_given(number)
                 if not is_kept and leases.settle(
                     number, TrialState.CANCELLED, only_queued=True, reason=reason
                 ):
                     self._collector.tell_cancelled(number, reason, record)
-            for number in sorted(self._study.tally.waiting):
+            for number in [] if spares_given else sorted(self._study.tally.waiting):
                 self._collector.tell_cancelled(number, reason, None)
         if len(self._study.tally.open) < num_open:
             self._study.sync()
 
     def _suggest_all(self, trial: optuna.Trial) -> bool:
         """Suggest a trial's parameters; False if those that somebody gave it cannot be."""
-        is_given = "fixed_params" in self._study.trials.stored(trial.number).system_attrs
+        is_given = self._study.trials.is_given(trial.number)
         try:
             suggest_all(trial, self._study.spec)
         except (ValueError, TypeError) as error:

@@ -108,9 +108,10 @@ class DrivenStudy:
         self._end = StudyEnd(self.study, self.tally, self._end_hook, self.sync)
         if origin.earlier_url is not None and is_found_by_place(self._settings, self.name, url):
             self._studies.drop_earlier_url(self.name)
-        self._num_points = num_points(self.spec)
+        #: How many trials its sampler has at most.
+        self.num_points = num_points(self.spec)
         if self._sampler is not None and self._sampler.has_larger_grid:
-            self._num_points += num_beside(self.study.get_trials(deepcopy=False))
+            self.num_points += num_beside(self.study.get_trials(deepcopy=False))
         attrs = self.study.user_attrs
         self._wish = Wish(attrs.get(WISH_ATTR, Wish.RUN))
         self._is_by_run = bool(attrs.get(BY_RUN_ATTR))
@@ -174,18 +175,20 @@ class DrivenStudy:
     @property
     def is_exhausted(self) -> bool:
         """Whether the sampler has nothing more to suggest."""
-        return self._is_exhausted or self.tally.num_sampled >= self._num_points
+        return self._is_exhausted or self.tally.num_sampled >= self.num_points
 
     @property
     def num_wanted(self) -> int:
         """How many trials to run in all: those that people gave, and what the sampler has."""
         if self.is_exhausted:
             return self.tally.num_trials
-        return self.tally.num_given + int(min(self.spec.trials, self._num_points))
+        return self.tally.num_given + int(min(self.spec.trials, self.num_points))
 
     @property
     def num_left(self) -> int:
         """How many trials have yet to be asked for, those with given parameters among them."""
+        if self.limits.reason is not None:
+            return len(self.tally.waiting) if self.limits.spares_given else 0
         return max(0, self.num_wanted - self.tally.num_trials + len(self.tally.waiting))
 
     @property
@@ -228,6 +231,8 @@ class DrivenStudy:
 
     def promotable(self) -> list[int]:
         """The paused trials that are to go on, in the order in which they are."""
+        if self.limits.reason is not None:
+            return []
         return self.trials.promotable(has_more=bool(self.num_left))
 
     def tell(

@@ -381,7 +381,7 @@ class StudyDriver:
     def _may_start(self, *, is_draining: bool) -> bool:
         if is_draining or self._surroundings.wish is not Wish.RUN:
             return False
-        return self.study.limits.reason is None
+        return self.study.limits.reason is None or self.study.limits.spares_given
 
     def _begins_no_more(self) -> bool:
         """Whether all its trials have ended or are paused, and none of these will go on."""

@@ -12,7 +12,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from orchestrator.driving.budgets import Snapshot, is_failing_alike, reason_to_end, uses
+from orchestrator.driving.budgets import (
+    Reached,
+    Snapshot,
+    is_failing_alike,
+    reached,
+    spares_given,
+    uses,
+)
 from orchestrator.driving.progress import Progress
 from orchestrator.storage.attributes import ENDED_BY_ATTR, FORGIVEN_ATTR
 from orchestrator.storage.tally import Tally
@@ -50,9 +57,20 @@ class Limits:
         self._held: dict[int, tuple[float, float]] = {}
 
     @property
+    def reached(self) -> Reached | None:
+        """What ends the study, as far as is known; None to go on."""
+        return reached(self._spec, self._seen())
+
+    @property
     def reason(self) -> str | None:
-        """Why no further trial is to be started, as far as is known; None to go on."""
-        return reason_to_end(self._spec, self._seen())
+        """Why no further trial is to be started; None to go on."""
+        found = self.reached
+        return None if found is None else found.reason
+
+    @property
+    def spares_given(self) -> bool:
+        """Whether trials whose parameters people gave are run also where a limit is reached."""
+        return spares_given(self._spec, self._seen())
 
     @property
     def is_failing_alike(self) -> bool:
@@ -107,12 +125,12 @@ class Limits:
 
     def keep(self) -> str | None:
         """Keep with the results what ends the study, if something does; that reason."""
-        reason = self.reason
-        found = None if reason is None else {"reason": reason, "traceback": self.traceback}
+        limit = self.reached
+        found = None if limit is None else {**limit._asdict(), "traceback": self.traceback}
         if found != self._stored:
             self._stored = found
             self._study.set_user_attr(ENDED_BY_ATTR, found)
-        return reason
+        return None if limit is None else limit.reason
 
     def _seen(self) -> Snapshot:
         return Snapshot(

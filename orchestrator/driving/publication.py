@@ -58,6 +58,7 @@ class Publication:
     def _circumstances(
         self, study: DrivenStudy, collector: Collector, around: Surroundings
     ) -> Circumstances:
+        limit = study.limits.reached
         return Circumstances(
             wall_seconds=study.clock.seconds,
             slots=around.slots,
@@ -65,7 +66,9 @@ class Publication:
             results=str(self._home / "studies" / study.name / "trials"),
             wish=around.wish,
             is_exhausted=study.is_exhausted,
-            ended_by=study.limits.reason,
+            num_points=study.num_points,
+            ended_by=None if limit is None else limit.reason,
+            limit=None if limit is None else limit.setting,
             traceback=study.limits.traceback,
             budgets=study.limits.budgets,
             set_aside=collector.set_aside,

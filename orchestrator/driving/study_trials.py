@@ -63,6 +63,10 @@ class StudyTrials:
         """
         return self._storage.get_trial(self._trial_id(number))
 
+    def is_given(self, number: int) -> bool:
+        """Whether people gave a trial's parameters."""
+        return "fixed_params" in self.stored(number).system_attrs
+
     def ask(self) -> optuna.Trial:
         """A new trial."""
         trial = self._study.ask()

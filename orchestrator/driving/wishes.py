@@ -30,6 +30,8 @@ class Control:
         self._study = study
         self._dispatcher = dispatcher
         self._orders = OrderBook(study)
+        #: whether nothing more was to be started when it was looked at last, by whomever
+        self._was_ending = True
 
     def obey(self, submitted: Submitted, now_ms: int) -> None:
         """Carry out what was ordered, and do what is wanted now.
@@ -45,10 +47,16 @@ class Control:
         if wish is not before:
             log.info("wish_taken", study=self._study.name, wish=wish.value, before=before.value)
         reason = self._study.limits.look(self._study.leases, now_ms)
+        is_ending = wish.is_end or reason is not None
         if wish is Wish.CANCEL:
             self._dispatcher.withdraw("the study was cancelled", has_begun=True)
-        elif reason is not None or wish is Wish.STOP:
+        elif wish is Wish.STOP:
             self._dispatcher.withdraw(reason or "the study was stopped")
+        elif reason is not None:
+            self._dispatcher.withdraw(reason, spares_given=self._study.limits.spares_given)
+        elif self._was_ending:
+            self._orders.put_in_again()
+        self._was_ending = is_ending
         if wish.is_pause:
             self._study.clock.stop()
         elif before.is_pause:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from orchestrator.storage.attributes import ORDER_ATTR, RETRIES_ATTR
 from orchestrator.storage.opening import StudyStorage
@@ -68,5 +69,11 @@ def _trials_of(
         return [(order.id, order.params, {})]
     failed = retriable(study.get_trials(deepcopy=False), order.numbers)
     return [
-        (f"retry:{trial.number}", trial.params, {RETRIES_ATTR: trial.number}) for trial in failed
+        (f"retry:{trial.number}", _params_of(trial), {RETRIES_ATTR: trial.number})
+        for trial in failed
     ]
+
+
+def _params_of(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial ran with, or was to: one that was withdrawn may not have been asked for yet."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

@@ -7,6 +7,7 @@ from typing import Final
 
 from optuna.trial import FrozenTrial
 
+from orchestrator.storage.attributes import ATTR
 from orchestrator.storage.tally import state_of
 from workers.protocol.states import TrialState
 
@@ -31,4 +32,15 @@ def retriable(
         if trial.state.is_finished()
         and state_of(trial) in states
         and (numbers is None or trial.number in numbers)
+    ]
+
+
+def withdrawn(trials: Sequence[FrozenTrial]) -> list[int]:
+    """The trials that were cancelled before any worker began them, by their numbers."""
+    return [
+        trial.number
+        for trial in trials
+        if trial.state.is_finished()
+        and state_of(trial) is TrialState.CANCELLED
+        and f"{ATTR}attempt" not in trial.user_attrs
     ]

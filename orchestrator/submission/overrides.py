@@ -68,14 +68,30 @@ def space_fields(spec: StudySpec, file: Path | None, texts: Sequence[str]) -> di
     if file is not None:
         fields = read_study_file(file)
         space = fields.get("space", {}) if "name" in fields else fields.get("space", fields)
-    for text in texts:
-        if not text.startswith("space."):
-            raise InvalidInputError(
-                f"--set {text!r}: a study is extended by its space, such as --set"
-                " space.dropout.high=0.6; beside it by --trials and --timeout"
-            )
     found: dict[str, Any] = with_overrides({"space": space}, texts)["space"]
     return found
+
+
+def extension_fields(
+    spec: StudySpec, file: Path | None, texts: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What a command line extends a study by: settings, and a whole space if there is another one.
+
+    Args:
+        spec: The study.
+        file: A study file, or one that holds a space alone.
+        texts: Each `NAME=VALUE`, of the space or of what may change while a study runs.
+
+    Raises:
+        InvalidInputError: A name cannot be changed, or the file holds no space.
+    """
+    of_space = [text for text in texts if text.startswith("space.")]
+    changes = with_overrides({}, [text for text in texts if text not in of_space])
+    for name in ("trials", "timeout"):
+        if changes.get(name, 0) is None:
+            raise InvalidInputError(f"--set {name}=null: say how much of it there is to be")
+    is_wider = file is not None or bool(of_space)
+    return changes, space_fields(spec, file, of_space) if is_wider else None
 
 
 def setting_names(owner: type[BaseModel] = StudySpec) -> list[str]:

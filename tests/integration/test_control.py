@@ -148,16 +148,18 @@ def test_a_cancelled_study_ends_with_what_is_there(fleet, has_begun):
     assert StudyHandle("s", fleet.settings).status().best.value == 0.5
 
 
-def test_a_cancelled_study_that_is_resumed_runs_what_is_left_of_it(fleet):
+def test_a_cancelled_study_that_is_resumed_runs_all_that_had_not_begun(fleet):
     handle = fleet.submit(trials=5)
     with Service(fleet.settings) as service:
         turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are in flight")
         handle.cancel()
         turn_until(service, lambda: handle.status().is_over, "it is over")
-        asked = len(fleet.stored())
+        withdrawn = [trial.params for trial in fleet.stored()]
         assert handle.resume().state == "running"
-        turn_until(service, lambda: len(fleet.stored()) == 5, "the rest is asked for")
-        assert len(fleet.leases.queued()) == 5 - asked
+        turn_until(service, lambda: len(fleet.leases.queued()) == 5, "all five are to be run")
+        again = fleet.stored()[len(withdrawn) :]
+        assert [trial.params for trial in again][: len(withdrawn)] == withdrawn
+        assert handle.status().wanted == 5 + len(withdrawn), "those that were cancelled are told"
 
 
 LAST_WORDS = {

@@ -553,7 +553,7 @@ def test_the_command_line_widens_one_field_or_takes_a_whole_space_from_a_file(
     study = "name: s\nobjective: m:f\nspace:\n  x: {type: float, low: 0, high: 1}\n"
     (tmp_path / "study.yaml").write_text(study)
     for arguments, reason in (
-        (["--set", "config.epochs=1"], "a study is extended by its space"),
+        (["--set", "config.epochs=1"], "config cannot change"),
         (["--set", "space.x.high=1"], r"space.x.high = 1.0 is below 9.0"),
         (["--set", "space.y.high=1"], "space has no such parameter"),
         (["--space", str(tmp_path / "study.yaml")], "space.x.high = 1.0 is below 9.0"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.driving.budgets import Snapshot, is_failing_alike, reason_to_end, uses
+from orchestrator.driving.budgets import Snapshot, is_failing_alike, reached, spares_given, uses
 from workers.protocol.spec import StudySpec
 
 
@@ -50,14 +50,32 @@ def spec(**fields):
     ],
 )
 def test_what_ends_a_study(fields, seen, reason):
-    found = reason_to_end(spec(**fields), Snapshot(**seen))
+    found = reached(spec(**fields), Snapshot(**seen))
     assert (found is None) == (reason is None)
-    assert reason is None or reason in found
+    assert found is None or reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_spared"),
+    [
+        ({"best": (3, 0.1)}, True),
+        ({"num_since_better": 5}, True),
+        ({"best": (3, 0.1), "wall_seconds": 60.0}, False),
+        ({"slot_seconds": 7200.0}, False),
+        ({"gpu_seconds": 7200.0}, False),
+        ({"best": (3, 0.1), "num_alike": 10}, False),
+    ],
+)
+def test_what_people_give_runs_past_what_was_found_but_not_without_budget(seen, is_spared):
+    limits = {"timeout": 60, "budget": {"slot_hours": 2, "gpu_hours": 2}}
+    limited = spec(stop={"target": 0.2, "patience": 5}, **limits)
+    assert reached(limited, Snapshot(**seen)) is not None
+    assert spares_given(limited, Snapshot(**seen)) == is_spared
 
 
 def test_failures_end_a_study_before_all_else_since_somebody_must_mend_them():
     seen = Snapshot(wall_seconds=9.0, num_alike=10)
-    assert "in a row failed" in reason_to_end(spec(timeout=1), seen)
+    assert "in a row failed" in reached(spec(timeout=1), seen).reason
     assert is_failing_alike(spec(), seen)
     assert not is_failing_alike(spec(stop={"equal_failures": 0}), seen)
 

@@ -1,0 +1,94 @@
+"""What can be done about a study that is over, or of which nothing more begins, by what ended it.
+
+Invariant: whatever is advised helps: it is not refused, and trials begin by it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orchestrator.extension import value_of
+from orchestrator.status import StudyStatus
+from workers.protocol.spec import StudySpec
+
+#: The limits by name, as far as they are budgets, and the budget of a status that tells their use.
+BUDGET_OF: Final = {
+    "timeout": "wall_seconds",
+    "budget.slot_hours": "slot_hours",
+    "budget.gpu_hours": "gpu_hours",
+}
+
+
+def ways_on(status: StudyStatus, command: str) -> str:
+    """What has more trials of a study begin, as the end of a sentence.
+
+    Args:
+        status: The study.
+        command: What takes `--trials` and `--set`, such as `trialfleet extend NAME`.
+    """
+    if status.limit is not None:
+        return _past_limit(status, status.limit, command)
+    given = f"`trialfleet enqueue {status.study}` and `retry` run trials of yours"
+    if status.is_exhausted:
+        return f"its sampler has no further point to suggest: widen its space, or {given}"
+    return f"`{command} --trials {2 * (status.wanted - status.given)}` has it run more; {given}"
+
+
+def used_up(status: StudyStatus, spec: StudySpec) -> str | None:
+    """The setting of a budget that is used up: nothing begins, also not what people give.
+
+    Args:
+        status: The study.
+        spec: By which it is to go on.
+    """
+    return next((each for each in BUDGET_OF if _is_used_up(status, spec, each)), None)
+
+
+def still_ends(status: StudyStatus, before: StudySpec, after: StudySpec) -> bool:
+    """Whether what has ended a study, or is about to, would do so by another specification, too.
+
+    Args:
+        status: The study.
+        before: By which it has come to that.
+        after: By which it is to go on.
+    """
+    if used_up(status, after) is not None:
+        return True
+    if status.limit not in {"stop.target", "stop.patience"}:
+        return False  # people go on with it having mended what failed
+    allowed = value_of(after, status.limit)
+    return allowed is not None and allowed == value_of(before, status.limit)
+
+
+def _is_used_up(status: StudyStatus, spec: StudySpec, setting: str) -> bool:
+    allowed = value_of(spec, setting)
+    if allowed is None:
+        return False
+    budget = status.budgets.get(BUDGET_OF[setting])
+    if budget is None:
+        return status.limit == setting
+    was_reached = status.limit == setting and allowed <= budget.allowed
+    return was_reached or bool(budget.used >= allowed)
+
+
+def _past_limit(status: StudyStatus, limit: str, command: str) -> str:
+    if limit == "stop.target":
+        return (
+            f"`{command} --set stop.target=VALUE` aims higher, and with `null` for no target at"
+            f" all; `trialfleet enqueue {status.study}` and `retry` run trials of yours"
+        )
+    if limit == "stop.patience":
+        return (
+            f"`{command} --set stop.patience=N` waits for longer, and with `null` for all trials;"
+            f" `trialfleet enqueue {status.study}` and `retry` run trials of yours"
+        )
+    if limit == "stop.equal_failures":
+        return f"mend what fails, then `trialfleet resume {status.study}`"
+    return f"`{command} --set {limit}={_doubled(status, limit)}` raises that"
+
+
+def _doubled(status: StudyStatus, limit: str) -> str:
+    budget = status.budgets.get(BUDGET_OF[limit])
+    if budget is None:
+        return "MORE"
+    return f"{2 * max(budget.allowed, budget.used):g}" + ("s" if limit == "timeout" else "")
