@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def test_a_hub_that_is_away_burns_no_trial_and_status_says_what_is_waited_for(
     ended = {trial.state for trial in handle.study.trials}
     assert ended == {optuna.trial.TrialState.COMPLETE}
     assert handle.status().waiting == []
+
+
+def test_a_hubs_cache_that_is_cleaned_under_a_live_worker_costs_no_trial(
+    fleet, hub, published, spec
+):
+    fleet.studies.submit(spec({"id": "me/tiny"}))
+    assert run_once(fleet, 0).state == "COMPLETE"
+    shutil.rmtree(Path(os.environ["HF_HOME"]) / "hub")
+    assert run_once(fleet, 1).state == "COMPLETE"
 
 
 def test_what_is_not_on_the_hub_fails_once_and_clearly(fleet, hub, published, spec):

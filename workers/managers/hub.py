@@ -7,13 +7,14 @@ the trial is given back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.protocol.errors import WorkerLacksError
-from workers.remote.hub import is_on_hub, model_folder
+from workers.remote.hub import is_on_hub, is_switched_off, model_folder
 from workers.remote.patience import Patience
 from workers.settings import Settings
 
@@ -28,7 +29,7 @@ class HubManager(BaseProcessManager):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._patience = Patience(settings.time_scale)
-        self._fetched: dict[tuple[str, bool], str] = {}
+        self._fetched: dict[tuple[str, bool], _Fetched] = {}
 
     def ask(self, what: str, call: Callable[[], T]) -> T:
         """What a call returns that reads from a hub or from a file share.
@@ -53,7 +54,8 @@ class HubManager(BaseProcessManager):
 
         Raises:
             OSError: As the hub says, of what will not pass: no such model, no right to read it.
-            WorkerLacksError: It is a path, and not here, where it may be on other hosts.
+            WorkerLacksError: It is a path that is not here, or it was not fetched before the
+                network was switched off; other hosts may have it.
             RemoteUnavailableError: The server did not answer, whatever was tried.
         """
         if not self.ask(what, lambda: is_on_hub(name)):
@@ -61,7 +63,32 @@ class HubManager(BaseProcessManager):
                 raise WorkerLacksError(f"{what}: there is no such path; mend it")
             return name
         key = (name, with_weights)
-        if key not in self._fetched:
+        known = self._fetched.get(key)
+        if known is None or not known.is_whole():
+            known = self._fetched[key] = self._fetch(what, name, with_weights=with_weights)
+        return str(known.folder)
+
+    def _fetch(self, what: str, name: str, *, with_weights: bool) -> _Fetched:
+        try:
             folder = self.ask(what, lambda: model_folder(name, with_weights=with_weights))
-            self._fetched[key] = str(folder)
-        return self._fetched[key]
+            return _Fetched(folder, tuple(path.name for path in folder.iterdir()))
+        except OSError as error:
+            if not is_switched_off():
+                raise
+            first = str(error).strip().partition("\n")[0]
+            raise WorkerLacksError(
+                f"{what} is not among what was fetched here, and HF_HUB_OFFLINE keeps it so"
+                f" ({first}); fetch it once, or name a path"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """Files of a hub that lie on this host, until somebody cleans the hub's cache."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def is_whole(self) -> bool:
+        """Whether they are all still there; they are links to what may be removed by itself."""
+        return all((self.folder / name).exists() for name in self.names)

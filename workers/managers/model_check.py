@@ -191,7 +191,12 @@ def _files_of(name: str, hub: HubManager) -> str:
     try:
         return hub.model_files(what, name, with_weights=False)
     except WorkerLacksError as error:
-        raise InvalidInputError(str(error)) from error  # who hands it in has it
+        if not _is_local(name):
+            raise
+        # who hands a study in has what it names
+        raise InvalidInputError(
+            f"the model or tokenizer {name!r} does not load (there is no such path); mend it"
+        ) from error
 
 
 def _read(tokenizer_id: str, hub: HubManager) -> Any:

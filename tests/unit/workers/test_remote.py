@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import socket
 import time
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 
-from workers.protocol.errors import RemoteUnavailableError
+from workers.managers.hub import HubManager
+from workers.protocol.errors import RemoteUnavailableError, WorkerLacksError
 from workers.remote.faults import wanted_pause, will_pass
 from workers.remote.hub import commit_of, is_on_hub, model_folder
 from workers.remote.patience import Patience
+from workers.settings import Settings
 
 QUICK = Patience(pause_seconds=0.02)
 
@@ -159,3 +163,39 @@ def test_a_path_is_never_asked_of_a_hub(tmp_path, monkeypatch):
     assert not is_on_hub("me/model")
     assert not is_on_hub("/me/model")
     assert not is_on_hub("./me")
+
+
+@pytest.fixture
+def fetching(hub, tmp_path):
+    """What fetches models in a worker's process."""
+    hub.repo("models", "me/model").commit(FILES)
+    return HubManager(Settings(home=tmp_path, time_scale=0.02))
+
+
+@pytest.mark.parametrize("removed", [".", "blobs", "snapshots"])
+def test_what_is_taken_out_of_the_hubs_cache_is_fetched_again(fetching, removed):
+    folder = Path(fetching.model_files("the model", "me/model", with_weights=True))
+    shutil.rmtree(folder.parents[1] / removed)
+    again = Path(fetching.model_files("the model", "me/model", with_weights=True))
+    assert (again / "model.safetensors").read_text() == "x"
+
+
+def test_what_is_fetched_is_asked_for_once(fetching, hub):
+    fetching.model_files("the model", "me/model", with_weights=True)
+    hub.requests.clear()
+    fetching.model_files("the model", "me/model", with_weights=True)
+    assert hub.requests == []
+
+
+def test_what_was_not_fetched_before_the_network_was_switched_off_may_lie_on_other_hosts(
+    fetching, monkeypatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WorkerLacksError, match="the model is not among what was fetched here"):
+        fetching.model_files("the model", "me/model", with_weights=True)
+
+
+def test_a_path_that_is_not_here_may_be_on_other_hosts(fetching, tmp_path):
+    assert fetching.model_files("it", str(tmp_path), with_weights=True) == str(tmp_path)
+    with pytest.raises(WorkerLacksError, match="it: there is no such path"):
+        fetching.model_files("it", str(tmp_path / "gone"), with_weights=True)
