@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from workers.texts.labels import is_number, kind_of
 from workers.texts.text_file import RawRow, TextFile
-from workers.texts.values import MAX_TEXT
+from workers.texts.values import EMPTY, MAX_TEXT
 
 _DELIMITERS: Final = (",", ";", "\t", "|")
 
@@ -28,7 +28,7 @@ _SUSPECTS_KEPT: Final = 10_000
 
 
 def rows(file: TextFile) -> Iterator[RawRow]:
-    """The rows, numbered by the line on which each begins; blank ones are left out.
+    """The rows, numbered by the line on which each begins; blank lines are left out.
 
     Raises:
         InvalidInputError: A row is none of this file's header.
@@ -70,8 +70,10 @@ class _Reader:
             self._label = positions[1]
         width = len(self._names)
         for number, fields in self._parsed(parser):
-            if len(fields) != width or not fields[text]:
+            if len(fields) != width or not fields[text] or fields[text].isspace():
                 if not any(field.strip() for field in fields):
+                    if len(fields) > 1:
+                        yield RawRow(number, (), EMPTY)
                     continue
                 if len(fields) != width:
                     raise self._refuse_width(number, len(fields))

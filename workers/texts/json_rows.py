@@ -69,8 +69,7 @@ class _Columns:
             self._is_first = False
         for column in config.columns:
             if column not in value:
-                problem = f"there is no {column!r}{nearest(column, value)}; fill it in"
-                raise self._file.refusal(problem, f"{self._unit} {number}")
+                return RawRow(number, (), f"there is no {column!r}{nearest(column, value)}")
         return RawRow(number, [value[column] for column in config.columns])
 
 

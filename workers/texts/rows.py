@@ -71,8 +71,12 @@ def read_rows(
     """
     file = TextFile(existing_file(source, field), config, field, names)
     unit, found = _open(file)
-    for number, values in found:
-        yield checked_row(f"{unit} {number}", values, config, f"{field} = {source!r}", names)
+    for number, values, lacks in found:
+        place = f"{unit} {number}"
+        if lacks is None:
+            yield checked_row(place, values, config, f"{field} = {source!r}", names)
+        else:
+            yield Row(place, "", "", None, lacks)
 
 
 def checked_row(

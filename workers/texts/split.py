@@ -17,6 +17,7 @@ from workers.texts.held_out import HeldOut
 from workers.texts.labels import Label, kind_of, names_in
 from workers.texts.ledger import Blanks, Ledger, Mask, unmeasured
 from workers.texts.rows import Row, is_file, read_rows
+from workers.texts.values import EMPTY
 
 #: Beyond that many, the labels are something else.
 _MAX_CLASSES: Final = 100_000
@@ -199,13 +200,15 @@ class _Filled:
         self._tell = tell
 
     def __iter__(self) -> Iterator[Row]:
-        blanks = Blanks()
+        blanks, empty = Blanks(), Blanks()
         for row in self._read(self._source, self._config, self._field):
             if row.lacks is None:
                 yield row
             else:
-                blanks.add(row)
+                (empty if row.lacks == EMPTY else blanks).add(row)
         where = f"{self._field} = {self._source!r}"
+        for described in empty.described():
+            self._tell(f"{where}, {described}; left out")
         for described in blanks.described():
             if self._config.blank == "error":
                 setting = f"{self._field.rpartition('.')[0]}.blank"

@@ -32,6 +32,8 @@ class RawRow(NamedTuple):
     """The line or the row, from 1."""
     values: Sequence[Any]
     """By the order of `DataConfig.columns`."""
+    lacks: str | None = None
+    """Of a row without one of the columns: what is missing."""
 
 
 @dataclass(frozen=True, slots=True)

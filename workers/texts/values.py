@@ -13,6 +13,9 @@ from typing import Any, Final
 #: Characters of one text, beyond which something else is wrong: a quote that is never closed.
 MAX_TEXT: Final = 16 * 2**20
 
+#: What a row lacks that holds no value in any column; such rows are left out, which is said.
+EMPTY: Final = "nothing but delimiters"
+
 #: What programs write for a label that is not there; no word of a language.
 _MISSING: Final = frozenset(
     {"nan", "NaN", "NAN", "-nan", "<NA>", "NaT", "NULL", "null", r"\N", "#N/A"}

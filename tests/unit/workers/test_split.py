@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import tracemalloc
 
@@ -128,3 +129,40 @@ def test_a_check_holds_no_texts(tmp_path):
         tracemalloc.stop()
     assert path.stat().st_size > 10e6
     assert peak < 5e6
+
+
+def test_a_key_that_a_later_row_does_not_have_is_a_blank(tmp_path):
+    rows = [{"text": f"text {n}", "label": n % 2} for n in range(20)]
+    rows += [
+        {"text": "a"},
+        {"text": "b", "label": None},
+        {"label": 1},
+        {},
+        {"txt": "c", "label": 0},
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    train, held_out, _ = split(str(path), blank="drop")
+    assert len(train.texts) + len(held_out.texts) == 20
+    told = []
+    check_rows(DataConfig(source=str(path), blank="drop"), "data", tell=told.append)
+    assert [line.partition(", ")[2] for line in told] == [
+        "line 21: there is no 'label'; left out, as `blank: drop` says",
+        "line 22: nothing in column 'label'; left out, as `blank: drop` says",
+        "lines 23, 24: there is no 'text'; left out, as `blank: drop` says",
+        "line 25: there is no 'text'; did you mean 'txt'?; left out, as `blank: drop` says",
+    ]
+    with pytest.raises(InvalidInputError, match="line 21: there is no 'label'; .*blank: drop"):
+        split(str(path))
+
+
+def test_of_rows_that_hold_delimiters_alone_it_is_said_how_many_they_are(tmp_path):
+    path = tmp_path / "d.csv"
+    lines = [f"text {n},{n % 2},," for n in range(20)]
+    path.write_text("\n".join(["text,label,,", *lines, ",,,", "", " , ,,", *[",,,"] * 6, ""]))
+    told = []
+    check_rows(DataConfig(source=str(path)), "data", tell=told.append)
+    (finding,) = told
+    assert finding.endswith(
+        "d.csv', lines 22, 24, 25, 26, 27 and 3 more: nothing but delimiters; left out"
+    )

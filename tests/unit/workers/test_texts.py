@@ -32,7 +32,8 @@ def write(tmp_path):
 
 def rows_of(path, **fields):
     config = DataConfig(source=str(path), **fields)
-    return [(row.text, row.label) for row in read_rows(str(path), config, "data.source")]
+    rows = read_rows(str(path), config, "data.source")
+    return [(row.text, row.label) for row in rows if row.lacks is None]
 
 
 def refusal(path, **fields):
