@@ -190,13 +190,13 @@ def _records(leases: TrialLeases) -> tuple[dict[int, TrialRecord], dict[int, Tri
 
 def _ends(tally: Tally, open_: Mapping[int, TrialRecord]) -> Ends:
     """How attempts ended that were not the last, of all trials; of open ones, by their records."""
-    at_rungs = [trial for number, trial in tally.at_rungs.items() if number not in open_]
+    at_rungs = [ends for number, ends in tally.ends_at_rungs.items() if number not in open_]
     records = [
         Ends(record.losses, record.requeued, record.num_anew)
         for number, record in open_.items()
         if number in tally.open  # else the storage has it as ended, and the tally its ends
     ]
-    return Ends.total([tally.ends, *map(Ends.of, at_rungs), *records])
+    return Ends.total([tally.ends, *at_rungs, *records])
 
 
 def _retried(

@@ -81,6 +81,7 @@ class Tally:
         """Of them, those with given parameters that have not been asked for."""
         self.paused: dict[int, float] = {}
         """Of the open ones, those that are paused at a rung, and how long each has held slots."""
+        self._paused_seconds = 0.0
         self.num_given = 0
         """Trials whose parameters people gave."""
         self.ended: Counter[TrialState] = Counter()
@@ -98,8 +99,8 @@ class Tally:
         """Pruned trials that ran out of memory."""
         self.ends = Ends()
         """How attempts at ended trials ended that were not their last."""
-        self.at_rungs: dict[int, FrozenTrial] = {}
-        """The paused ones: what their attempts came to so far is not in the sums."""
+        self.ends_at_rungs: dict[int, Ends] = {}
+        """Of the paused ones that had such ends, which are not in that sum."""
         self.best: list[FrozenTrial] = []
         """The best first, as many as a study may keep; of several directions, the whole front."""
         self.least_violating: list[FrozenTrial] = []
@@ -123,7 +124,7 @@ class Tally:
     @property
     def used_seconds(self) -> float:
         """Slot-seconds that its ended and its paused trials have used."""
-        return self.busy_seconds + sum(self.paused.values())
+        return self.busy_seconds + self._paused_seconds
 
     @property
     def trial_seconds(self) -> float | None:
@@ -152,8 +153,8 @@ class Tally:
             if trial.number not in self.open and "fixed_params" in trial.system_attrs:
                 self.num_given += 1
             self.waiting.discard(trial.number)
-            self.paused.pop(trial.number, None)
-            self.at_rungs.pop(trial.number, None)
+            self._paused_seconds -= self.paused.pop(trial.number, 0.0)
+            self.ends_at_rungs.pop(trial.number, None)
             if trial.state is optuna.trial.TrialState.WAITING:
                 self.waiting.add(trial.number)
             if trial.state.is_finished():
@@ -162,9 +163,15 @@ class Tally:
                 continue
             self.open.add(trial.number)
             if is_paused(trial.user_attrs):
-                self.paused[trial.number] = _attr(trial, "slot_seconds")
-                self.at_rungs[trial.number] = trial
+                self._note_paused(trial)
         self._add_ended(ended)
+
+    def _note_paused(self, trial: FrozenTrial) -> None:
+        self.paused[trial.number] = _attr(trial, "slot_seconds")
+        self._paused_seconds += self.paused[trial.number]
+        ends = Ends.of(trial)
+        if ends != _NO_ENDS:
+            self.ends_at_rungs[trial.number] = ends
 
     def _add_ended(self, trials: Sequence[FrozenTrial]) -> None:
         for trial in trials:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from orchestrator.storage.attributes import RUNG_ATTR
 from orchestrator.storage.best_trials import best_first, least_violating_first
 from orchestrator.storage.tally import NUM_RECENT, Tally
 from workers.protocol.study_options import MAX_BEST
@@ -70,6 +71,31 @@ def test_a_trial_that_ends_has_no_other_trial_looked_at(monkeypatch):
     tally.add(trials[:1])
     assert looked_at == [0]
     assert [trial.number for trial in tally.best] == list(range(MAX_BEST))
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["pause", "go on", "end"]))))
+def test_what_paused_trials_used_is_counted_while_they_are_paused_and_no_longer(steps):
+    tally, trials = Tally(["minimize"]), {}
+    for number, step in steps:
+        trial = create_trial(state=TrialState.FAIL, user_attrs={"trialfleet:losses": number})
+        if number in trials and trials[number].state.is_finished():
+            continue
+        trial.number = number
+        if step == "end":
+            trial.user_attrs["trialfleet:busy_seconds"] = 3.0
+        else:
+            trial.state = TrialState.RUNNING
+        if step == "pause":
+            trial.user_attrs |= {"trialfleet:slot_seconds": 2.0, RUNG_ATTR: {"is_paused": True}}
+        trials[number] = trial
+        tally.add([trial])
+    paused = [each for each in trials.values() if RUNG_ATTR in each.user_attrs]
+    ended = [each for each in trials.values() if each.state.is_finished()]
+    assert tally.used_seconds == pytest.approx(2.0 * len(paused) + 3.0 * len(ended))
+    assert tally.paused.keys() == {each.number for each in paused}
+    assert {number: ends.losses for number, ends in tally.ends_at_rungs.items()} == {
+        each.number: each.number for each in paused if each.number
+    }
 
 
 def test_where_no_trial_is_feasible_those_come_first_that_violate_least():
