@@ -6,12 +6,14 @@ import builtins
 import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import optuna
 import pytest
 from one_process_fleet import OneProcessFleet
+from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 from workers.coordination import keys
@@ -105,6 +107,23 @@ def test_a_hub_that_is_away_burns_no_trial_and_status_says_what_is_waited_for(
     ended = {trial.state for trial in handle.study.trials}
     assert ended == {optuna.trial.TrialState.COMPLETE}
     assert handle.status().waiting == []
+
+
+def test_a_drain_does_not_wait_for_a_hub_that_is_away(fleet, hub, published, spec, tmp_path):
+    fleet.studies.submit(spec({"id": "me/tiny"}))
+    fleet.until(lambda: fleet.studies.leases("s").record(0), "it is enqueued")
+    hub.always = (503, {"Retry-After": "0.7"})
+    hub.requests.clear()
+
+    def drain():
+        wait_until(lambda: hub.requests, "the hub is asked")
+        (tmp_path / "drain").touch()
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(drain)
+        record = run_once(fleet)
+    asked.result()
+    assert (record.state, record.waits_for) == ("QUEUED", None), "it did not ask to the end"
 
 
 def test_a_hubs_cache_that_is_cleaned_under_a_live_worker_costs_no_trial(

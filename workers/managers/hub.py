@@ -6,7 +6,8 @@ the trial is given back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.protocol.errors import WorkerLacksError
 from workers.remote.hub import is_on_hub, is_switched_off, model_folder
-from workers.remote.patience import Patience
+from workers.remote.patience import Patience, Watch, unwatched, wait_aside
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -30,6 +31,20 @@ class HubManager(BaseProcessManager):
         super().__init__()
         self._patience = Patience(settings.time_scale)
         self._fetched: dict[tuple[str, bool], _Fetched] = {}
+        self._watch: Watch = unwatched
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """Have what is waited for within told, such as to `trial.preparing`, so that it may end.
+
+        Args:
+            watch: Told what is asked again for, which try it is, of how many.
+        """
+        before, self._watch = self._watch, watch
+        try:
+            yield
+        finally:
+            self._watch = before
 
     def ask(self, what: str, call: Callable[[], T]) -> T:
         """What a call returns that reads from a hub or from a file share.
@@ -41,7 +56,7 @@ class HubManager(BaseProcessManager):
         Raises:
             RemoteUnavailableError: The server did not answer, whatever was tried.
         """
-        return self._patience.ask(what, call)
+        return self._patience.ask(what, call, self._watch)
 
     def model_files(self, what: str, name: str, *, with_weights: bool) -> str:
         """A path from which `from_pretrained` reads a model or a tokenizer.
@@ -70,7 +85,14 @@ class HubManager(BaseProcessManager):
 
     def _fetch(self, what: str, name: str, *, with_weights: bool) -> _Fetched:
         try:
-            folder = self.ask(what, lambda: model_folder(name, with_weights=with_weights))
+            # the library asks again by itself, for half a minute
+            folder = self.ask(
+                what,
+                lambda: wait_aside(
+                    lambda: model_folder(name, with_weights=with_weights),
+                    lambda: self._watch(f"files fetched for {what}", 0, 0),
+                ),
+            )
             return _Fetched(folder, tuple(path.name for path in folder.iterdir()))
         except OSError as error:
             if not is_switched_off():

@@ -5,10 +5,14 @@ Invariant: what is wrong fails at once; what will pass is never told as wrong.
 
 from __future__ import annotations
 
+import contextvars
 import random
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from workers.logs import get_logger
@@ -25,6 +29,17 @@ _TRIES: Final = 4
 #: A pause is drawn from around its length, so that a fleet does not come back all at once.
 _JITTER: Final = 0.25
 
+#: Between two words of who waits, which may end the waiting: a drain is not to wait for a hub.
+_TOLD_EVERY_SECONDS: Final = 0.2
+
+#: Told what is asked again for, which try it is, and of how many. What it raises ends the waiting.
+Watch = Callable[[str, int, int], None]
+
+
+def unwatched(_what: str, _count: int, _tries: int) -> None:
+    """Tell nobody."""
+
+
 #: A server that wants a longer pause than this is left to a later attempt.
 _LONGEST_PAUSES: Final = 8
 
@@ -39,12 +54,13 @@ class Patience:
 
     pause_seconds: float = 1.0
 
-    def ask(self, what: str, call: Callable[[], T]) -> T:
+    def ask(self, what: str, call: Callable[[], T], watch: Watch = unwatched) -> T:
         """What a call returns, made again while its error is one that will pass.
 
         Args:
             what: What is read, for people, such as `data.source = 'hub:owner/name'`.
             call: May be made several times.
+            watch: Told again and again while it waits; what it raises ends that.
 
         Raises:
             RemoteUnavailableError: The server did not answer, whatever we tried.
@@ -68,8 +84,42 @@ class Patience:
                     error=first_cause(error),
                     retry_seconds=round(pause, 1),
                 )
-            time.sleep(pause)
+            _rest(pause, partial(watch, f"tries to read {what}", count + 1, _TRIES))
         raise AssertionError  # the last try has returned or raised
+
+
+def wait_aside(call: Callable[[], T], watch: Callable[[], None]) -> T:
+    """What a call returns that may wait for long by itself, made in a thread of its own.
+
+    Args:
+        call: May go on when nobody waits for it any more.
+        watch: Told again and again; what it raises ends the waiting.
+    """
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            answer.set_exception(error)
+
+    # a daemon: a process that ends does not wait for it
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="remote", daemon=True).start()
+    while True:
+        try:
+            return answer.result(_TOLD_EVERY_SECONDS)
+        except TimeoutError:
+            if answer.done():
+                return answer.result()
+            watch()
+
+
+def _rest(seconds: float, watch: Callable[[], None]) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        watch()
+        time.sleep(min(left, _TOLD_EVERY_SECONDS))
 
 
 def _unavailable(what: str, error: Exception) -> RemoteUnavailableError:

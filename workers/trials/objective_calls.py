@@ -13,7 +13,7 @@ import optuna
 
 from workers.containers import Container
 from workers.logs import get_logger
-from workers.managers import CUDAManager
+from workers.managers import CUDAManager, HubManager
 from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled, TrialTimedOut
 from workers.protocol.plain import describe_error
 from workers.protocol.states import TrialState
@@ -95,7 +95,8 @@ class ObjectiveCalls:
         self._loaded.add(trial.study_name)
         self._seed_trial(trial)
         try:
-            returned = call_objective(objective, trial, self._container)
+            with self._container.get(HubManager).watched(trial.preparing):
+                returned = call_objective(objective, trial, self._container)
         except BaseException as error:
             is_verdict = isinstance(error, optuna.TrialPruned)
             _await_checkpoint(trial, is_needed=not is_verdict or trial.next_rung.is_reached)

@@ -199,3 +199,31 @@ def test_a_path_that_is_not_here_may_be_on_other_hosts(fetching, tmp_path):
     assert fetching.model_files("it", str(tmp_path), with_weights=True) == str(tmp_path)
     with pytest.raises(WorkerLacksError, match="it: there is no such path"):
         fetching.model_files("it", str(tmp_path / "gone"), with_weights=True)
+
+
+class Drained(BaseException):
+    pass
+
+
+def drained_after(seconds):
+    until = time.monotonic() + seconds
+
+    def watch(*_):
+        if time.monotonic() > until:
+            raise Drained
+
+    return watch
+
+
+@pytest.mark.parametrize("fault", ["reset", 503])
+def test_who_waits_for_a_hub_need_not_wait_to_the_end(hub, tmp_path, fault):
+    manager = HubManager(Settings(home=tmp_path))
+    hub.always = fault
+    for wait in (
+        lambda: manager.ask("it", lambda: commit_of("model", "me/model", None)),
+        lambda: manager.model_files("it", "me/model", with_weights=True),
+    ):
+        started_at = time.monotonic()
+        with manager.watched(drained_after(0.5)), pytest.raises(Drained):
+            wait()
+        assert time.monotonic() - started_at < 5, "seven to twenty-three seconds"
