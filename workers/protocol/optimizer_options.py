@@ -62,7 +62,9 @@ OPTIMIZERS: Final[Mapping[str, Options]] = {
 #: Those that leave out a step without waiting for the GPU.
 _MAY_SKIP: Final = ("adamw", "adam")
 
-#: The schedules, and the options of each by the names that transformers gives them.
+#: The schedules, and the options of each by the names that transformers gives them. Not its
+#: `greedy`: older releases that we run with lack it, and it goes back to the rate that it began
+#: with, also where a rollback has halved that.
 SCHEDULES: Final[Mapping[str, Options]] = {
     "linear": {},
     "cosine": {},
@@ -138,7 +140,8 @@ class OptimizerOptions(Section):
     """What the learning rate does after warm-up: linear, cosine or constant, or by
     `transformers.get_scheduler` constant_with_warmup, cosine_with_restarts, polynomial,
     inverse_sqrt, cosine_with_min_lr, cosine_warmup_with_min_lr, warmup_stable_decay or
-    reduce_lr_on_plateau, which has no warm-up and follows the study's first metric."""
+    reduce_lr_on_plateau, which has no warm-up and follows the study's first metric. Its `greedy` is
+    not taken: it would take back what a rollback has halved."""
     schedule_options: dict[str, Any] = Field(default={})
     """Of that schedule, such as `{num_cycles: 3}` or `{min_lr_rate: 0.1}`."""
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import BertTokenizerFast
 
-from workers.managers import BatchManager, DataManager, ModelManager, TokenizerManager
+from workers.managers import AMPManager, BatchManager, DataManager, ModelManager, TokenizerManager
 from workers.managers.tokenized import PaddingCollator, TokenizedTexts
 from workers.protocol.finetune import DataConfig, ModelConfig, TokenizerConfig
-from workers.trials.finetune.forward import inputs_of
+from workers.trials.finetune.forward import Forward, inputs_of
 
 BERT = ModelConfig(architecture="bert", hidden_size=32, num_hidden_layers=1)
 
@@ -94,3 +94,22 @@ def test_types_are_given_to_models_that_know_them(container, architecture, takes
     assert ("token_type_ids" in inputs_of(model)) is takes
     model.config.type_vocab_size = 1
     assert "token_type_ids" not in inputs_of(model)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields"),
+    [
+        ("xlnet", {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64}),
+        ("funnel", {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "block_sizes": [2]}),
+    ],
+)
+def test_models_that_compare_types_are_given_them(container, architecture, fields):
+    config = ModelConfig(architecture=architecture, **fields)
+    model = container.get(ModelManager).sequence_classifier(config, num_labels=2, vocab_size=50)
+    policy = container.get(AMPManager).policy("fp32", "auto")
+    forward = Forward(model.eval(), policy)
+    ids = torch.arange(1, 13).reshape(1, 12)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    types = (torch.arange(12) > 5).long().reshape(1, 12)
+    one = forward({**batch, "token_type_ids": torch.zeros_like(ids)})
+    assert not torch.equal(forward({**batch, "token_type_ids": types}), one)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from workers.managers.amp import PrecisionPolicy
 from workers.managers.compilation import Compilation
 from workers.managers.tokenized import Batch
+
+#: Models that see whether two tokens are of one text, and have no embedding of types.
+_COMPARE_TYPES: Final = frozenset({"xlnet", "funnel"})
 
 
 class Forward:
@@ -47,6 +50,7 @@ def inputs_of(model: Any) -> frozenset[str]:
     """What of a batch a model takes; token types only if it tells two texts apart."""
     taken = {"input_ids", "attention_mask"}
     knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
-    if knows_types and getattr(model.config, "type_vocab_size", 0) > 1:
+    compares = model.config.model_type in _COMPARE_TYPES
+    if knows_types and (compares or getattr(model.config, "type_vocab_size", 0) > 1):
         taken.add("token_type_ids")
     return frozenset(taken)
