@@ -202,7 +202,14 @@ class FleetMetrics(Collector):
         for status, queue in look.studies:
             depth[self._queues.label(queue),] += status.trials.get("queued", 0)
         yield _gauge("queue_depth", "Trials that wait for a slot.", ["queue"], depth)
-        yield _gauge("slots", "Slots.", ["queue", "state"], self._slots(look.processes))
+        slots, of_queues = self._slots(look.processes)
+        yield _gauge("slots", "Slots of the fleet.", ["state"], slots)
+        yield _gauge(
+            "queue_slots",
+            "Slots that take trials of a queue: one that reads several counts in each.",
+            ["queue", "state"],
+            of_queues,
+        )
         kinds = Counter((each.kind.value,) for each in look.processes)
         yield _gauge("processes", "Processes that beat.", ["kind"], kinds)
 
@@ -228,24 +235,28 @@ class FleetMetrics(Collector):
         )
         yield _gauge("status_age_seconds", "Age of the published status.", ["study"], ages)
 
-    def _slots(self, processes: Sequence[ProcessEntry]) -> Counter[tuple[str, ...]]:
-        """Slots by the queues that their worker reads, and by what they do."""
+    def _slots(
+        self, processes: Sequence[ProcessEntry]
+    ) -> tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]:
+        """Slots by what they do: all of them, and those that read a queue."""
         taken: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
         for slot in processes:
             if slot.kind is ProcessKind.TRIAL and (slot.aside or slot.study):
                 place = slot.identity.host, slot.parent
                 taken[place]["put_aside" if slot.aside else "busy"] += 1
-        found = Counter[tuple[str, ...]]()
+        found = Counter[tuple[str, ...]]({(state,): 0 for state in _SLOT_STATES})
+        of_queues = Counter[tuple[str, ...]]()
         for main in processes:
             if main.kind is not ProcessKind.MAIN:
                 continue
             states = taken[main.identity.host, main.identity.pid]
             rest = "draining" if main.is_draining else "idle"
             states[rest] += max(0, main.slots - states.total())
-            queue = self._queues.label(",".join(main.queues))
             for state in _SLOT_STATES:
-                found[queue, state] += states[state]
-        return found
+                found[state,] += states[state]
+                for queue in {self._queues.label(queue) for queue in main.queues}:
+                    of_queues[queue, state] += states[state]
+        return found, of_queues
 
 
 _SLOT_STATES: Final = ("busy", "idle", "put_aside", "draining")

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from orchestrator.status import StudyStatus
 from orchestrator.views.metrics import FleetMetrics
+from workers.coordination.identity import ProcessIdentity
+from workers.processes.registry import ProcessEntry
 from workers.processes.worker_metrics import WorkerMetrics
+from workers.protocol.states import ProcessKind, StudyState
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "ops" / "deploy"
@@ -89,9 +94,103 @@ def test_each_alert_says_how_bad_it_is_and_what_it_means():
         assert len(rule["annotations"]["summary"]) > 20
 
 
-def test_promtool_takes_the_rules_and_the_configuration():
-    promtool = shutil.which("promtool")
-    if promtool is None:
+def promtool(*command: object) -> None:
+    beside = Path(sys.executable).with_name("promtool")
+    found = str(beside) if beside.exists() else shutil.which("promtool")
+    if found is None:
         pytest.skip("no promtool on the PATH: apt install prometheus")
-    for what, path in (("rules", RULES), ("config", DEPLOY / "prometheus" / "prometheus.yml")):
-        subprocess.run([promtool, "check", what, path], check=True, capture_output=True)
+    asked = [found, *map(str, command)]
+    ended = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_promtool_takes_the_rules_and_the_configuration():
+    promtool("check", "rules", RULES)
+    promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+
+
+def entry(kind: ProcessKind, pid: int, **fields) -> ProcessEntry:
+    return ProcessEntry(identity=ProcessIdentity("host", "boot", pid, 1), kind=kind, **fields)
+
+
+def waiting(name: str) -> StudyStatus:
+    """A study with two trials that wait."""
+    return StudyStatus(
+        study=name, state=StudyState.RUNNING, objective="finetune", metrics=["x"],
+        directions=["minimize"], wanted=9, trials={"queued": 2}, wall_seconds=1, busy_seconds=1,
+        slots=1, as_of=1.0,
+    )  # fmt: skip
+
+
+#: A worker of two queues with a busy slot, one put aside, and two that are idle.
+PROCESSES = (
+    entry(ProcessKind.MAIN, 1, slots=4, queues=["a", "b"]),
+    entry(ProcessKind.TRIAL, 2, parent=1, study="s"),
+    entry(ProcessKind.TRIAL, 3, parent=1, aside="CUDA broke"),
+)
+
+
+def series_of(driven: dict[str, str], instance: str, minutes: int = 30) -> list[dict[str, str]]:
+    """What an orchestrator tells for so long, as promtool takes it.
+
+    Args:
+        driven: The studies that it drives, and the queue of each.
+        instance: Its own name.
+        minutes: For how long nothing changes.
+    """
+    metrics = FleetMetrics()
+    metrics.saw_fleet([(waiting(name), queue) for name, queue in driven.items()], PROCESSES)
+    found = []
+    for family in metrics.collect():
+        for sample in family.samples:
+            labels = {**sample.labels, "instance": instance, "job": "trialfleet-orchestrator"}
+            text = ", ".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
+            values = f"{sample.value}x{minutes}"
+            found.append({"series": f"{sample.name}{{{text}}}", "values": values})
+    return found
+
+
+def test_two_orchestrators_beside_a_worker_of_two_queues_alert_for_the_queue_that_nobody_reads(
+    tmp_path,
+):
+    wanted = [
+        {
+            "exp_labels": {"queue": queue, "severity": "warning"},
+            "exp_annotations": {"summary": summary.format(queue)},
+        }
+        for queue, summary in [
+            ("c", "Trials wait in queue {}, and no worker reads it."),
+            ("a", "A GPU of queue {} takes no trials; trialfleet ps says why."),
+            ("b", "A GPU of queue {} takes no trials; trialfleet ps says why."),
+        ]
+    ]
+    panels = {each["title"]: each for each in json.loads(DASHBOARD.read_text())["panels"]}
+    slots = {"busy": 1, "idle": 2, "put_aside": 1, "draining": 0}
+    expected = {
+        "Slots": {f'{{state="{state}"}}': count for state, count in slots.items()},
+        "Trials that wait, by queue": {'{queue="a"}': 2, '{queue="c"}': 4},
+    }
+    one, other = {"r": "a", "s": "c"}, {"t": "c"}
+    case = {
+        "interval": "1m",
+        "input_series": [*series_of(one, "one"), *series_of(other, "other")],
+        "alert_rule_test": [
+            {"eval_time": "20m", "alertname": f"Trialfleet{name}", "exp_alerts": alerts}
+            for name, alerts in [
+                ("NobodyTakesTrials", wanted[:1]),
+                ("SlotPutAside", wanted[1:]),
+                ("OrchestratorStandsStill", []),
+            ]
+        ],
+        "promql_expr_test": [
+            {
+                "expr": panels[title]["targets"][0]["expr"],
+                "eval_time": "20m",
+                "exp_samples": [{"labels": key, "value": value} for key, value in found.items()],
+            }
+            for title, found in expected.items()
+        ],
+    }
+    asked = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [case]}
+    (tmp_path / "case.yml").write_text(yaml.safe_dump(asked))
+    promtool("test", "rules", tmp_path / "case.yml")

@@ -176,9 +176,11 @@ def test_slots_are_busy_idle_put_aside_or_draining_and_each_is_counted_once(show
             process(trial, 6, parent=5, study="s"),
         )
     )
-    found = {state: shown.value("slots", "a,b", state) for state in ("busy", "idle", "put_aside")}
-    assert found == {"busy": 1, "idle": 2, "put_aside": 1}
-    assert shown.value("slots", "a", "draining") == 1
+    found = {state: shown.value("queue_slots", "b", state) for state in ("busy", "idle")}
+    assert found == {"busy": 1, "idle": 2}
+    assert shown.value("queue_slots", "a", "busy") == 2, "of both workers"
+    states = ("busy", "idle", "put_aside", "draining")
+    assert [shown.value("slots", state) for state in states] == [2, 2, 1, 1]
     assert shown.value("processes", "trial") == 4
 
 
