@@ -47,6 +47,7 @@ from orchestrator.submission.metric_directions import say_direction
 from orchestrator.submission.study import import_directory, load_study
 from orchestrator.submission.submit import submit as submit_study
 from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED, run_command
+from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import draw_tree
 from orchestrator.views.screen import draw
@@ -123,7 +124,7 @@ def run(
     log = settings.home / "logs" / "orchestrator.log"
     make_home(settings.home)
     log.parent.mkdir(exist_ok=True)
-    console = Console(stderr=as_json)
+    console = open_console(to_stderr=as_json)
     with log.open("a") as sink:
         configure_logging(stream=sink)
         with open_view(console, RUN_HINT) as view:
@@ -188,7 +189,7 @@ def studies(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([_document(status) for status in found])
     else:
-        Console().print(
+        open_console().print(
             draw_studies(found) if found else "no studies yet; trialfleet submit study.yaml"
         )
 
@@ -200,9 +201,9 @@ def status(name: NameArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(_document(found))
     elif found.is_over:
-        print_summary(found, Console())
+        print_summary(found, open_console())
     else:
-        console = Console()
+        console = open_console()
         console.print(draw(found))
 
 
@@ -214,7 +215,7 @@ def watch(name: NameArgument, as_json: JsonOption = False) -> None:
         found = handle.wait() if as_json else handle.watch()
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    _end(found, Console(), as_json=as_json)
+    _end(found, open_console(), as_json=as_json)
     if found.best is None:
         raise typer.Exit(EXIT_FAILED)
 
@@ -228,7 +229,7 @@ def ps(as_json: JsonOption = False) -> None:
         others = [{"kind": "unreadable", **each._asdict()} for each in unreadable]
         print_json([*map(_entry_document, entries), *others])
     else:
-        Console().print(draw_tree(entries, unreadable))
+        open_console().print(draw_tree(entries, unreadable))
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from orchestrator.storage.attributes import (
     WISH_ATTR,
 )
 from orchestrator.storage.best_trials import best_first
+from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
 from orchestrator.storage.place import locate
@@ -100,10 +101,23 @@ class StudyHandle(ControlledStudy):
         """Show the study live until it is over; Ctrl-C stops the watching only."""
         from orchestrator.views.watch import WATCH_HINT, open_view
 
-        with open_view(hint=WATCH_HINT) as view:
+        with ExitStack() as stack:
+            view = stack.enter_context(open_view(hint=WATCH_HINT))
+            view.measure(stack.enter_context(self._history()))
             for status in self._follow():
                 view.update(status)
         return status
+
+    @contextmanager
+    def _history(self) -> Iterator[EventHistory]:
+        home = self._settings.home
+        try:
+            client = connect(self._settings, Role.VIEWER)
+        except RedisUnavailableError:  # it is told by whatever is asked next
+            yield EventHistory.of_study(None, home, self.name)
+            return
+        with client:
+            yield EventHistory.of_study(client, home, self.name)
 
     def _follow(self) -> Iterator[StudyStatus]:
         return follow(self.status, patience_seconds=self._settings.times.lease)

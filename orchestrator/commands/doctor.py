@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from orchestrator.commands.completion import complete_study
 from orchestrator.handle import StudyHandle
+from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
 from workers.settings import Settings
 
@@ -55,7 +55,7 @@ def doctor(
     if name is not None:
         StudyHandle(name)  # refuses what can be no study's name
     examination = Examination(Settings.from_environment(), name, with_trial)
-    console, found = Console(), []
+    console, found = open_console(), []
     with _interruptible():
         for group in examination.groups():
             found.append(group)

@@ -27,6 +27,7 @@ from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED
+from orchestrator.views.console import open_console
 from orchestrator.views.event_lines import line_of
 from orchestrator.views.explain import PRINTED_MARK
 from orchestrator.views.explain import explain as explain_life
@@ -124,7 +125,7 @@ def events(
     Example: trialfleet events language-id --follow --kind requeued --kind ended
     """
     wanted = _Wanted.read(trial, kind or [], since)
-    is_json = as_json or (is_followed and not Console().is_terminal)
+    is_json = as_json or (is_followed and not open_console().is_terminal)
     try:
         with _history(name, must_answer=is_followed) as history:
             told = _follow(history, name) if is_followed else history.read()
@@ -158,7 +159,7 @@ def explain(
         found = {"held_seconds": life.held_seconds, "steps_lost": life.steps_lost}
         print_json({**life.model_dump(mode="json"), **found})
         return
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     for line in explain_life(life):
         console.print(_fitted(line, console), markup=False, soft_wrap=True)
 
@@ -175,7 +176,7 @@ def _fitted(line: str, console: Console) -> str:
 
 
 def _show(told: Iterator[Event], *, is_json: bool) -> None:
-    console, event = Console(), None
+    console, event = open_console(), None
     for event in told:
         if is_json:
             print_json_line(event.document())

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, get_args
 import optuna
 import typer
 from optuna.trial import FrozenTrial
-from rich.console import Console, Group
+from rich.console import Group
 from rich.text import Text
 
 from orchestrator.commands.options import NameArgument, format_option
@@ -24,6 +24,7 @@ from orchestrator.storage.best_trials import best_first
 from orchestrator.submission.fixed_study import fixed_fields
 from orchestrator.submission.schema import study_schema
 from orchestrator.submission.study_file import write_study_file
+from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.trial_table import Format, TrialTable, value_columns
 from workers.disk import durable
@@ -125,7 +126,7 @@ def best(
     elif as_json:
         print_json(about)
     else:
-        Console().print(_draw(about), soft_wrap=True)
+        open_console().print(_draw(about), soft_wrap=True)
 
 
 @results_app.command()

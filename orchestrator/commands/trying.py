@@ -6,12 +6,12 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from orchestrator.commands.options import SetOption, StudyArgument
 from orchestrator.status import EndedTrial, StudyStatus
 from orchestrator.submission.study import import_directory, load_study
+from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.study_text import ended_line
 from workers.protocol.plain import plain_text
@@ -47,7 +47,7 @@ def try_study(
     if as_json:
         print_json(trial.model_dump(mode="json"))
     else:
-        Console().print(_draw(trial, status), soft_wrap=True)
+        open_console().print(_draw(trial, status), soft_wrap=True)
     if trial.state not in {"complete", "pruned"}:
         raise typer.Exit(_EXIT_FAILED)
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from orchestrator.views.explain import place, reason
+from orchestrator.views.explain import reason
+from orchestrator.views.slot_time import lane_of
 from workers.protocol.events import Event, EventKind
 
 #: How many bars are kept: the latest.
@@ -116,11 +117,3 @@ class Timeline:
     def _close(self, bar: Bar, seconds: float, end: str, why: str) -> None:
         self._held.pop(bar.trial, None)
         bar.ended, bar.end, bar.why, bar.revision = seconds, end, why, self.revision
-
-
-def lane_of(event: Event) -> str:
-    """The slot of an attempt: a device outlives the processes that run on it."""
-    if event.device:
-        where = place(None, None, event.device).removeprefix("on ")
-        return f"{event.host or '?'} {where}"
-    return f"{event.host or '?'} process {event.pid or '?'}"

@@ -28,7 +28,9 @@ def draw_group(group: Group) -> RenderableType:
     table.add_column(overflow="fold")
     for finding in group.findings:
         table.add_row(_SIGNS[finding.level], _line(finding))
-    return Lines(Text(printable(group.subject), style="bold"), Padding(table, (0, 0, 0, 2)))
+    return Lines(
+        Text(printable(group.subject), style="bold"), Padding(table, (0, 0, 0, 2), expand=False)
+    )
 
 
 def summary(groups: list[Group]) -> Text:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import printable
 from workers.disk.cache_sweep import CachedEntry, CacheLimits, CacheSweep
@@ -58,7 +59,7 @@ def list_entries(as_json: JsonOption = False) -> None:
             }
         )
     else:
-        Console().print(draw_entries(entries, settings))
+        open_console().print(draw_entries(entries, settings))
 
 
 @cache_app.command()

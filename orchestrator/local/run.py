@@ -24,11 +24,14 @@ from orchestrator.local.log_files import keep_short
 from orchestrator.local.servers import EmbeddedRedis, LocalWorker
 from orchestrator.status import StudyStatus
 from orchestrator.storage.attributes import told_end
+from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.opening import load_readonly, storage_url, stored_identity
 from orchestrator.submission.metric_directions import say_direction
 from orchestrator.submission.preflight import import_path
 from orchestrator.submission.submit import prepared, submit
 from orchestrator.views.watch import View
+from workers.coordination.connection import connect
+from workers.coordination.rights import Role
 from workers.disk.fleet_home import make_home
 from workers.importing import refuse_while_importing
 from workers.installed import refuse_if_missing
@@ -75,6 +78,8 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         service = stack.enter_context(
             Service(settings, only=spec.name, on_status=view.update, observer=observer)
         )
+        client = stack.enter_context(connect(settings, Role.VIEWER))
+        view.measure(EventHistory.of_study(client, settings.home, spec.name))
         worker = LocalWorker(
             worker_environment(spec, import_directory, settings),
             settings.home / "logs" / "worker.log",

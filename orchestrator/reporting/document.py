@@ -29,7 +29,6 @@ from orchestrator.reporting.chart_data import ChartData, chart_data
 from orchestrator.reporting.code_facts import CodeFact, code_facts
 from orchestrator.reporting.failures import Failure, failures
 from orchestrator.reporting.sentences import asked, outcome
-from orchestrator.reporting.slot_time import SlotTime, slot_time
 from orchestrator.status import StudyStatus
 from orchestrator.storage.attributes import SPEC_ATTR
 from orchestrator.storage.best_trials import best_first
@@ -37,6 +36,7 @@ from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
 from orchestrator.submission.fixed_study import fixed_fields
 from orchestrator.submission.study_file import write_study_file
+from orchestrator.views.slot_time import SlotTime, slot_time
 from orchestrator.views.trial_table import TrialTable, value_columns
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from orchestrator.reporting.slot_time import SlotTime
 from orchestrator.status import StudyStatus
 from orchestrator.views.explain import reason as cause_text
 from orchestrator.views.explain import span
+from orchestrator.views.slot_time import SlotTime
 from workers.protocol.spec import StudySpec
 
 #: Parameters that are named.
@@ -50,9 +50,8 @@ def outcome(status: StudyStatus, metrics: Sequence[str], spent: SlotTime) -> Ite
             f"It was driven for {span(status.wall_seconds)}; its trials held slots for"
             f" {span(status.busy_seconds)}."
         )
-    if spent.total:
-        useful = 100 * spent.trained / spent.total
-        yield f"{useful:.0f} % of the time of its slots was training that counts."
+    if (share := spent.trained_share) is not None:
+        yield f"{share:.0%} of the time of its slots was training that counts."
     yield from _trouble(status)
 
 

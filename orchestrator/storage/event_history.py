@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import Final, Self
 
-from orchestrator.storage.event_file import EventFile
+import redis
+
+from orchestrator.storage.event_file import EventFile, events_file
 from workers.coordination.clock import server_time_ms
 from workers.coordination.event_stream import BEGINNING, EventStream
 from workers.protocol.events import Event, EventKind, decode, place_of
@@ -36,6 +39,12 @@ class EventHistory:
     trial: int | None = None
     _place: str = BEGINNING
     _generation: str | None = field(default=None, init=False)
+
+    @classmethod
+    def of_study(cls, client: redis.Redis | None, home: Path, name: str) -> Self:
+        """All of one study's events that can be read from here."""
+        stream = None if client is None else EventStream(client, name)
+        return cls(EventFile(events_file(home, name)), stream, name)
 
     @property
     def now(self) -> float:

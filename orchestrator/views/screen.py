@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Final, Self
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -17,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.status import EndedTrial, StudyStatus
+from orchestrator.storage.event_history import EventHistory
 from orchestrator.views.amounts import brief_span
 from orchestrator.views.encodable import encodable_line
 from orchestrator.views.explain import reason
@@ -31,9 +33,9 @@ from orchestrator.views.study_text import (
     seconds_left,
     slots_text,
     state_text,
-    trained_share,
     trials_per_hour,
 )
+from orchestrator.views.trained_share import TrainedShare
 from orchestrator.views.used_budgets import limit_lines
 from workers.protocol.plain import describe_error
 
@@ -67,12 +69,19 @@ class Screen:
         message: What else is to be said, below it.
         hint: What Ctrl-C does.
         height: Lines, or None for as many as it takes.
+        trained: The share of its slots' time that trained, if that is known.
     """
 
     def __init__(
-        self, status: StudyStatus, message: str = "", hint: str = "", height: int | None = None
+        self,
+        status: StudyStatus,
+        message: str = "",
+        hint: str = "",
+        height: int | None = None,
+        trained: float | None = None,
     ) -> None:
         self._status, self._message, self._hint, self._height = status, message, hint, height
+        self._trained = trained
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it; what cannot be drawn ends nobody's study, nor the drawing of what comes next."""
@@ -87,7 +96,7 @@ class Screen:
     def lines(self, width: int, *, is_ascii: bool = False) -> list[Text]:
         """The lines, none of them wider than the terminal."""
         status, now = self._status, time.time()
-        top = [*_head(status, width, now), *_best(status, width, is_ascii=is_ascii)]
+        top = [*_head(status, width, self._trained), *_best(status, width, is_ascii=is_ascii)]
         below = [*limit_lines(status), *problem_lines(status)]
         bottom = [line for each in below for line in _wrapped(each, width)]
         bottom += _wrapped(Text(printable(self._message), "dim"), width) if self._message else []
@@ -115,6 +124,8 @@ class LiveView:
         self._message = "waiting for the first worker"
         self._status: StudyStatus | None = None
         self._size = console.size
+        self._stack = ExitStack()
+        self._trained: TrainedShare | None = None
         self._live = Live(
             console=console,
             refresh_per_second=4,
@@ -128,6 +139,7 @@ class LiveView:
 
     def __exit__(self, *_: object) -> None:
         self._hint = ""
+        self._stack.close()
         self._live.stop()
 
     def update(self, status: StudyStatus) -> None:
@@ -140,6 +152,10 @@ class LiveView:
         """Show a message below the table."""
         self._message = text
 
+    def measure(self, history: EventHistory) -> None:
+        """Show which share of the slots' time trained, too, as these events tell it."""
+        self._trained = self._stack.enter_context(TrainedShare(history))
+
     def _render(self) -> Screen | Text:
         if self._console.size != self._size:
             # what was drawn for another width lies there in other lines now
@@ -148,7 +164,8 @@ class LiveView:
         if self._status is None:
             line = _fitted(Text(printable(self._message), "dim"), self._size.width)
             return encodable_line(line, self._console.encoding)
-        return Screen(self._status, self._message, self._hint, self._size.height)
+        trained = None if self._trained is None else self._trained.value
+        return Screen(self._status, self._message, self._hint, self._size.height, trained)
 
 
 def draw(status: StudyStatus) -> Screen:
@@ -172,7 +189,7 @@ def sparkline(points: Sequence[float], width: int, *, is_ascii: bool = False) ->
     )
 
 
-def _head(status: StudyStatus, width: int, now: float) -> list[Text]:
+def _head(status: StudyStatus, width: int, trained: float | None) -> list[Text]:
     what = [status.study, state_text(status), slots_text(status)]
     lines = _flowed([*what, brief_span(status.wall_seconds)], width, "bold")
     lines.append(_progress(status, width))
@@ -180,8 +197,8 @@ def _head(status: StudyStatus, width: int, now: float) -> list[Text]:
     if status.requeued:
         causes = ", ".join(f"{name} {count}" for name, count in status.requeued.items())
         counted.append(printable(f"{sum(status.requeued.values())} tried again ({causes})"))
-    if (share := trained_share(status, now)) is not None:
-        counted.append(f"{share:.0%} of slot time trained")
+    if trained is not None:
+        counted.append(f"{trained:.0%} of slot time trained")
     return lines + _flowed(counted, width)
 
 

@@ -115,11 +115,3 @@ def seconds_left(status: StudyStatus) -> float | None:
     if rate is None or status.is_over or status.ended_by is not None:
         return None
     return (status.wanted - status.num_ended) * 3600 / rate
-
-
-def trained_share(status: StudyStatus, now: float) -> float | None:
-    """The share of its slots' time that trials had, those that run included; None without slots."""
-    if not status.slots or status.wall_seconds <= 0:
-        return None
-    running = sum(max(0.0, now - each.claimed_at_ms / 1000) for each in status.running)
-    return min(1.0, (status.busy_seconds + running) / (status.slots * status.wall_seconds))

@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.status import Best, FormerStudy, StudyStatus, UnreadableStudy
+from orchestrator.storage.event_history import EventHistory
+from orchestrator.views.console import open_console
 from orchestrator.views.encodable import encodable, encodable_line
 from orchestrator.views.explain import reason
 from orchestrator.views.problems import refusing_lines, set_aside_lines, stalled_lines
@@ -49,6 +51,9 @@ class View(Protocol):
     def say(self, text: str) -> None:
         """Show a message."""
 
+    def measure(self, history: EventHistory) -> None:
+        """Show what the study's events tell beyond, where there is room for it."""
+
 
 def open_view(console: Console | None = None, hint: str = "") -> View:
     """The view that suits the console: live on a terminal, plain lines elsewhere.
@@ -57,7 +62,7 @@ def open_view(console: Console | None = None, hint: str = "") -> View:
         console: By default the standard output.
         hint: What Ctrl-C does; shown on a terminal.
     """
-    console = console or Console()
+    console = console or open_console()
     is_live = console.is_terminal and not console.is_dumb_terminal
     return LiveView(console, hint) if is_live else PlainView(console)
 
@@ -126,6 +131,9 @@ class PlainView:
                 why = reason(each.cause, each.detail)
                 self.say(f"trial {each.number} goes on in attempt {each.attempt}: {why}")
         self._retried = retried
+
+    def measure(self, history: EventHistory) -> None:
+        """Lines are of what happens; reports have the sums."""
 
     def say(self, text: str) -> None:
         """Print a message."""

@@ -117,6 +117,8 @@ def ground(page, machine):
     if page == README:
         machine.folder /= "clone"
         subprocess.run(["git", "clone", "-q", ROOT, machine.folder], check=True)
+        yield {"./ops/quickstart": "./ops/quickstart --trials 2"}
+        return
     if page.is_relative_to(DEPLOY):
         own = shutil.ignore_patterns("secrets")
         shutil.copytree(ROOT / DEPLOY, machine.folder / DEPLOY, ignore=own)

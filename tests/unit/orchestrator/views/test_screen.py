@@ -82,7 +82,8 @@ def test_what_does_not_fit_is_counted():
     assert len(lines) == 10
     assert lines[-1].plain == "and 56 more that run"
     every = slot_lines([running(number) for number in range(4)], 80, 10, NOW)
-    assert len(every) == 5
+    assert len(every) == 9, "parameters have a line of their own where there is room"
+    assert len(slot_lines([running(number) for number in range(5)], 80, 10, NOW)) == 6
 
 
 def test_drawing_many_trials_is_quick():
@@ -95,13 +96,30 @@ def test_drawing_many_trials_is_quick():
 def test_a_slot_tells_where_it_runs_how_far_it_is_and_what_it_uses():
     head, line = slot_lines([running(7)], 200, 10, NOW)
     assert head.plain.split() == [
-        "slot", "trial", "try", "step", "rate", "mem", "lease", "value",
+        "host", "slot", "trial", "try", "step", "rate", "mem", "lease", "value",
     ]  # fmt: skip
-    assert line.plain.startswith("cpu 7     7   2 ~710/100000 160 ex/s 3.0G   30s 0.12346")
-    narrow = slot_lines([running(7)], 40, 10, NOW)
-    assert narrow[0].plain.split() == ["trial", "step", "value"]
-    two_hosts = slot_lines([running(1), running(2)], 200, 10, NOW)
-    assert two_hosts[1].plain.startswith("box-1 cpu 1")
+    assert line.plain.startswith("box-1 cpu 7     7   2 ~710/100000 160 ex/s 3.0G   30s 0.12346")
+
+
+def test_eighty_columns_have_all_that_there_is_of_a_slot_and_fewer_what_matters_most():
+    long = running(
+        100_007, owner=f"a-host-with-a-long-name-7.example.com:{'0' * 36}:1000:77",
+        slot="0 (GPU-8f6d4a2e-0000)", step=999_999, total_steps=1_000_000, attempt=12,
+        examples_per_second=12_345.6, memory_bytes=int(999.9 * 2**30), value=-1.23456e-05,
+        lease_until_ms=int((NOW + 59 * 60) * 1000), params={"rate": 0.001},
+    )  # fmt: skip
+    head, line, below = slot_lines([long], 80, 10, NOW)
+    assert head.plain.split() == [
+        "host", "slot", "trial", "try", "step", "rate", "mem", "lease", "value",
+    ]  # fmt: skip
+    assert line.plain.split() == [
+        "ng-name-7", "gpu", "0", "100007", "12", "~1000000/1000000"[:16], "12.3k", "ex/s", "999.9G",
+        "59m00s", "-1.2346e-05",
+    ]  # fmt: skip
+    assert below.plain.strip() == "rate=0.001"
+    assert max(len(each.plain) for each in (head, line, below)) <= 80
+    assert slot_lines([long], 46, 10, NOW)[0].plain.split() == ["trial", "try", "step", "value"]
+    assert slot_lines([running(7)], 20, 10, NOW)[0].plain.split() == ["trial", "step"]
 
 
 def test_a_step_that_nobody_can_estimate_is_said_to_be_old_and_what_is_prepared_is_shown():
@@ -110,7 +128,9 @@ def test_a_step_that_nobody_can_estimate_is_said_to_be_old_and_what_is_prepared_
     over = running(7, steps_per_second=1e9)
     assert "~100000/100000" in slot_lines([over], 200, 10, NOW)[1].plain
     reading = running(0, activity="rows read: 3 of 9\n", step=0, step_at_ms=0)
-    assert slot_lines([reading], 40, 10, NOW)[1].plain.endswith("rows read: 3 of 9\\n")
+    assert slot_lines([reading], 40, 10, NOW)[2].plain.endswith("rows read: 3 of 9\\n")
+    many = slot_lines([reading] * 8, 40, 10, NOW)
+    assert many[1].plain.endswith("rows read: 3 of 9\\n")
 
 
 def test_a_sparkline_is_as_wide_as_it_may_be_and_tells_the_last_value():

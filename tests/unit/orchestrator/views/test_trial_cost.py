@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.reporting.slot_time import slot_time
 from orchestrator.views.explain import explain
+from orchestrator.views.slot_time import slot_time
 from orchestrator.views.trial_cost import TrialCost, cost_of
 from orchestrator.views.trial_life import life_of, with_cost, with_results
 from workers.protocol.events import Cause, Event, EventKind

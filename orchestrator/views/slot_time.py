@@ -8,12 +8,12 @@ Invariant: pure; what no event tells is not counted, and nothing is counted twic
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel
 
-from orchestrator.dashboard.timeline import lane_of
 from orchestrator.views.attempt_time import AttemptTimes, Spent
+from orchestrator.views.explain import place
 from workers.protocol.events import Event, EventKind
 
 _ENDS = frozenset({EventKind.REQUEUED, EventKind.PAUSED, EventKind.ENDED})
@@ -52,6 +52,12 @@ class SlotTime(BaseModel):
         """All of it."""
         return self.trained + self.warming + self.lost + self.running + self.idle
 
+    @property
+    def trained_share(self) -> float | None:
+        """What part was training that counts, of the time whose use is known; None without any."""
+        known = self.total - self.running
+        return self.trained / known if known > 0 else None
+
 
 @dataclass
 class _Slot:
@@ -86,20 +92,45 @@ class _Course:
         self.spent.trained -= told.undone
         self.spent.lost += told.undone
 
-    def finish(self, now: float | None) -> SlotTime:
+    def so_far(self, now: float | None) -> SlotTime:
         """The sums; attempts that have not ended go on until now, if they go on."""
+        slots = {name: replace(slot) for name, slot in self.slots.items()}
+        names, running = {id(slot): name for name, slot in self.slots.items()}, 0.0
         for slot, begun in self.held.values() if now is not None else ():
-            slot.held += max(0.0, now - begun) if now is not None else 0.0
-            slot.last = max(slot.last, now or 0.0)
-            self.spent.running += max(0.0, (now or 0.0) - begun)
-        self.spent.slots = [_use(name, slot) for name, slot in sorted(self.slots.items())]
-        self.spent.idle = sum(each.idle_seconds for each in self.spent.slots)
-        return self.spent
+            goes_on = slots[names[id(slot)]]
+            goes_on.held += max(0.0, now - begun) if now is not None else 0.0
+            goes_on.last = max(goes_on.last, now or 0.0)
+            running += max(0.0, (now or 0.0) - begun)
+        uses = [_use(name, slot) for name, slot in sorted(slots.items())]
+        idle = sum(each.idle_seconds for each in uses)
+        return self.spent.model_copy(update={"running": running, "slots": uses, "idle": idle})
 
     def _add(self, spent: Spent) -> None:
         self.spent.trained += spent.trained
         self.spent.warming += spent.warming
         self.spent.lost += spent.lost
+
+
+class SlotTimes:
+    """Follows the events of one study; of another generation of its name, all begins anew."""
+
+    def __init__(self) -> None:
+        self._course = _Course()
+        self._generation: str | None = None
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Count further ones, in order."""
+        for event in events:
+            if event.kind is EventKind.DRIVEN:
+                if self._generation not in {None, event.generation}:
+                    self._course = _Course()
+                self._generation = event.generation
+            elif event.trial is not None:
+                self._course.note(event, event.trial)
+
+    def so_far(self, now: float | None) -> SlotTime:
+        """Where the time went; see `slot_time`."""
+        return self._course.so_far(now)
 
 
 def slot_time(events: Iterable[Event], now: float | None) -> SlotTime:
@@ -109,15 +140,17 @@ def slot_time(events: Iterable[Event], now: float | None) -> SlotTime:
         events: Of one study, in order; of another generation of its name, all begins anew.
         now: In seconds since 1970, by the clock of Redis; None where no trial runs any more.
     """
-    course, generation = _Course(), None
-    for event in events:
-        if event.kind is EventKind.DRIVEN:
-            if generation not in {None, event.generation}:
-                course = _Course()
-            generation = event.generation
-        elif event.trial is not None:
-            course.note(event, event.trial)
-    return course.finish(now)
+    times = SlotTimes()
+    times.take(events)
+    return times.so_far(now)
+
+
+def lane_of(event: Event) -> str:
+    """The slot of an attempt: a device outlives the processes that run on it."""
+    if event.device:
+        where = place(None, None, event.device).removeprefix("on ")
+        return f"{event.host or '?'} {where}"
+    return f"{event.host or '?'} process {event.pid or '?'}"
 
 
 def _use(name: str, slot: _Slot) -> SlotUse:

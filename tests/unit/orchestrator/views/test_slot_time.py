@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.reporting.slot_time import slot_time
+from orchestrator.views.slot_time import slot_time
 from workers.protocol.events import Cause, Event, EventKind
 
 
