@@ -94,7 +94,7 @@ def test_drawing_many_trials_is_quick():
 
 
 def test_a_slot_tells_where_it_runs_how_far_it_is_and_what_it_uses():
-    head, line = slot_lines([running(7)], 200, 10, NOW)
+    head, line, _ = slot_lines([running(7)], 200, 10, NOW)
     assert head.plain.split() == [
         "host", "slot", "trial", "try", "step", "rate", "mem", "lease", "value",
     ]  # fmt: skip
@@ -118,7 +118,7 @@ def test_eighty_columns_have_all_that_there_is_of_a_slot_and_fewer_what_matters_
     ]  # fmt: skip
     assert below.plain.strip() == "rate=0.001"
     assert max(len(each.plain) for each in (head, line, below)) <= 80
-    assert slot_lines([long], 46, 10, NOW)[0].plain.split() == ["trial", "try", "step", "value"]
+    assert slot_lines([long], 45, 10, NOW)[0].plain.split() == ["trial", "try", "step", "value"]
     assert slot_lines([running(7)], 20, 10, NOW)[0].plain.split() == ["trial", "step"]
 
 
