@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 
+import optuna
 import pytest
 import uvicorn
 from chromium import chromium
-from hand_fleet import Fleet, turn_until
+from hand_fleet import SPACE, Fleet, turn_until
 from playwright.sync_api import Page, expect
 from waiting import wait_until
 
 from orchestrator.dashboard.app import make_app
 from orchestrator.dashboard.door import Door
 from orchestrator.dashboard.server import listen
+from orchestrator.storage.attributes import ATTR, SPEC_ATTR
+from orchestrator.storage.opening import StudyStorage, create_or_load_study, storage_url
 from workers.coordination import keys
 from workers.protocol.given import given_params
+from workers.protocol.spec import StudySpec
 from workers.protocol.states import TrialState
 
 TOKEN = "a-token-of-the-tests"
@@ -139,3 +144,106 @@ def test_a_token_that_is_mistyped_leaves_the_right_one(fleet, open_page, complai
     expect(page.locator("h1 + .badge")).to_have_text("paused")
     assert len(complaints) == 1, "of the one that was refused"
     complaints.clear()
+
+
+@pytest.fixture
+def stored(settings, tmp_path):
+    """A study of 300 trials that no fleet has: every fifth failed."""
+    spec = StudySpec(name="old", objective="/a/train.py:objective", space=SPACE, trials=300)
+    storage = StudyStorage.open(storage_url(settings, "old"))
+    sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
+    study = create_or_load_study(spec, storage.storage, sampler, pruner)
+    study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
+    study.add_trials([stored_trial(number) for number in range(300)])
+    storage.close()
+
+
+def stored_trial(number: int) -> optuna.trial.FrozenTrial:
+    failed = {f"{ATTR}state": "FAILED", f"{ATTR}error": f"ValueError: of {number}"}
+    has_failed = number % 5 == 3
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.FAIL if has_failed else optuna.trial.TrialState.COMPLETE,
+        value=None if has_failed else number / 10,
+        params={"x": number / 300},
+        distributions={"x": optuna.distributions.FloatDistribution(0, 1)},
+        user_attrs=failed if has_failed else {},
+    )
+
+
+def test_each_trial_is_found_in_the_list_by_keyboard_and_on_a_phone(stored, open_page):
+    phone = {"viewport": {"width": 360, "height": 760}, "has_touch": True, "is_mobile": True}
+    page = open_page("/studies/old", **phone)
+    rows = page.get_by_role("region", name="Trials", exact=True).locator("tbody tr")
+    position = page.locator(".pages [role=status]")
+    expect(position).to_have_text("1 to 20 of 300")
+    page.get_by_label("State").focus()
+    page.keyboard.type("failed")
+    expect(position).to_have_text("1 to 20 of 60")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.type("the oldest")
+    expect(rows.first).to_contain_text("3")
+    page.locator("#trials-after").focus()
+    for pressed in ("Enter", "Enter", "Enter"):  # the last one is one too many
+        page.keyboard.press(pressed)
+    expect(position).to_have_text("41 to 60 of 60")
+    expect(page.locator("#trials-after")).to_be_focused()
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    rows.get_by_role("link", name="298").click()
+    expect(page.locator("h1")).to_have_text("Trial 298")
+    expect(page.get_by_text("ValueError: of 298").first).to_be_visible()
+    page.go_back()
+    expect(position).to_have_text("41 to 60 of 60")
+    page.get_by_label("Number").fill("1x")
+    expect(page.get_by_text("Write a number, or two")).to_be_visible()
+    page.get_by_label("Number").fill("103")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("ValueError: of 103").first).to_be_visible()
+
+
+def test_a_click_on_a_point_of_a_chart_opens_its_trial(stored, open_page):
+    page = open_page("/studies/old")
+    point = page.locator("#plot-history .scatterlayer .point").nth(7)
+    point.scroll_into_view_if_needed()
+
+    point.hover(force=True)
+    expect(page.locator("#plot-history.at-trial")).to_be_attached()
+    point.click(force=True)
+    page.wait_for_url("**/trials/*")
+    expect(page.locator("h1")).to_have_text(re.compile(r"Trial \d+"))
+    page.go_back()
+    expect(page.locator("#plot-history .point").first).to_be_attached()
+
+
+def test_tabs_that_are_hidden_hold_no_connection_and_go_on_when_seen_again(fleet, open_page):
+    handle = fleet.submit(trials=3)
+    first = open_page("/studies/s")
+    tabs = [first]
+    for _ in range(7):  # a browser has six connections to a host
+        hide(tabs[-1])
+        tab = first.context.new_page()
+        tab.goto(first.url)
+        tabs.append(tab)
+        expect(tab.locator("#link")).to_have_text("live")
+        expect(tab.locator("h1")).to_have_text("s")
+    handle.pause()
+    expect(tabs[-1].locator("h1 + .badge")).to_have_text("paused")
+    hide(tabs[-1])
+    expect(first.locator("h1 + .badge")).to_have_text("running")
+    asked: list[str] = []
+    first.on("request", lambda request: asked.append(request.url))
+    hide(first, is_hidden=False)
+    expect(first.locator("h1 + .badge")).to_have_text("paused")
+    (stream,) = [url for url in asked if "/api/live" in url]
+    assert "since=0" not in stream, "it goes on where it was"
+
+
+def hide(page: Page, *, is_hidden: bool = True) -> None:
+    """Have a page believe that nobody sees it; a browser without a screen shows all of its tabs."""
+    page.evaluate(
+        """(isHidden) => {
+          Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        is_hidden,
+    )

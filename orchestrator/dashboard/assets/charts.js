@@ -76,10 +76,29 @@ function layout(given = {}) {
 
 const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false, showTips: false, doubleClick: "reset+autosize" };
 
-export async function draw(node, traces, given) {
+// `onTrial` is given the trial of a point that is clicked, and the click.
+export async function draw(node, traces, given, onTrial = null) {
   const library = await plotly();
   if (!node.isConnected) return;
   await library.react(node, traces, layout(given), CONFIG);
+  if (onTrial && !clickable.has(node)) makeClickable(node, onTrial);
+}
+
+const clickable = new WeakSet();
+const DOUBLE_CLICK_MS = 350;
+
+function makeClickable(node, onTrial) {
+  clickable.add(node);
+  const trialOf = (found) => found.points.map((point) => point.customdata).find((each) => Number.isInteger(each));
+  let due = null; // a second click means the axes
+  node.on("plotly_click", (found) => {
+    const trial = trialOf(found);
+    clearTimeout(due);
+    if (trial !== undefined) due = setTimeout(() => onTrial(trial, found.event), DOUBLE_CLICK_MS);
+  });
+  node.on("plotly_doubleclick", () => clearTimeout(due));
+  node.on("plotly_hover", (found) => node.classList.toggle("at-trial", trialOf(found) !== undefined));
+  node.on("plotly_unhover", () => node.classList.remove("at-trial"));
 }
 
 export async function drop(node) { if (loading) (await loading).purge(node); }
@@ -120,18 +139,18 @@ export function history(store, study) {
     const said = letter === "P" ? hue : name;
     return {
       type: "scatter", mode: "markers", name: all > places.length ? `${said} (${places.length} of ${all} drawn)` : said,
-      x: places, y: places.map(value), text: places.map((at) => `trial ${at}<br>${plain(value(at))}`),
+      x: places, y: places.map(value), customdata: places, text: places.map((at) => `trial ${at}<br>${plain(value(at))}`),
       hoverinfo: "text", marker: { color: colour(letter === "P" ? "pruned" : hue), size: all > 300 ? 4 : 7, symbol, opacity: letter === "C" ? 0.75 : 0.6 },
     };
   }).filter((trace) => trace.x.length);
   const best = bestSoFar(store, study.directions[0]);
-  traces.push({ type: "scatter", mode: "lines", name: "best so far", ...best, line: { shape: "hv", color: colour("accent"), width: 2.5 }, hoverinfo: "y+name" });
+  traces.push({ type: "scatter", mode: "lines", name: "best so far", ...best, customdata: best.x.slice(0, -1), line: { shape: "hv", color: colour("accent"), width: 2.5 }, hoverinfo: "y+name" });
   return [traces, { xaxis: { title: { text: "trial" } }, yaxis: { title: { text: plain(study.metrics[0] ?? "value") } } }];
 }
 
 export function curves(found, study) {
   const traces = found.map((curve) => ({
-    type: "scatter", mode: curve.steps.length > 1 ? "lines" : "markers", x: curve.steps, y: curve.values, name: `trial ${curve.trial}`,
+    type: "scatter", mode: curve.steps.length > 1 ? "lines" : "markers", x: curve.steps, y: curve.values, name: `trial ${curve.trial}`, customdata: curve.steps.map(() => curve.trial),
     line: { color: colour(LETTERS[curve.state]), width: curve.state === "O" ? 2.5 : 1.4 }, opacity: curve.state === "P" ? 0.5 : 0.85,
     marker: { color: colour(LETTERS[curve.state]) }, hoverinfo: "x+y+name",
   }));
@@ -159,7 +178,7 @@ export function slice(store, study, name, at = 0) {
   const words = labels(given.filter((each) => typeof each === "string"), 24);
   const x = given.map((each) => words.get(each) ?? each);
   return [[{
-    type: "scatter", mode: "markers", x, y: of(store.values[at], places), text: places.map((each, place) => `trial ${each}<br>${plain(given[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
+    type: "scatter", mode: "markers", x, y: of(store.values[at], places), customdata: places, text: places.map((each, place) => `trial ${each}<br>${plain(given[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
     marker: { size: 6, opacity: 0.8, color: places, colorscale: [[0, colour("faint")], [1, colour("accent")]], showscale: false },
   }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(words.size ? { type: "category" } : study.logs.includes(name) ? logarithmic(x) : {}) },
     yaxis: { title: { text: plain(study.metrics[at] ?? "value") } } }];
@@ -203,7 +222,7 @@ export function pareto(store, study, front) {
   const isOn = new Set(front);
   const groups = [["dominated", some(complete.filter((at) => !isOn.has(at))), "faint", 6], ["Pareto front", complete.filter((at) => isOn.has(at)), "accent", 10]];
   const traces = groups.map(([name, places, hue, size]) => ({
-    type: "scatter", mode: "markers", name, x: of(store.values[0], places), y: of(store.values[1], places),
+    type: "scatter", mode: "markers", name, x: of(store.values[0], places), y: of(store.values[1], places), customdata: places,
     text: places.map((at) => `trial ${at}<br>${store.values.map((each, axis) => `${plain(study.metrics[axis] ?? `value ${axis + 1}`)} ${plain(each[at])}`).join("<br>")}`),
     hoverinfo: "text", marker: { size, color: colour(hue) },
   }));
@@ -246,7 +265,7 @@ export function timeline(bars, now) {
   const end = (bar) => bar.ended ?? now;
   const traces = [...groups].map(([word, { hue, bars: each }]) => ({
     type: "bar", orientation: "h", name: word, base: each.map((bar) => bar.begun * 1000), x: each.map((bar) => Math.max(50, (end(bar) - bar.begun) * 1000)),
-    y: each.map((bar) => name(bar.lane)), width: 0.62, marker: { color: colour(hue), line: { color: colour("card"), width: 1 } },
+    y: each.map((bar) => name(bar.lane)), customdata: each.map((bar) => bar.trial), width: 0.62, marker: { color: colour(hue), line: { color: colour("card"), width: 1 } },
     text: each.map((bar) => String(bar.trial)), textposition: "inside", insidetextanchor: "middle", insidetextfont: { color: colour("on-mark"), size: 11 }, constraintext: "inside",
     hovertext: each.map((bar) => [`trial ${bar.trial}, attempt ${bar.attempt}`, `${word} after ${(end(bar) - bar.begun).toFixed(1)} s`, bar.from_step ? `from the checkpoint of step ${bar.from_step}` : "", plain(bar.why, 90)].filter(Boolean).join("<br>")), hoverinfo: "text",
   }));
@@ -259,7 +278,7 @@ export function timeline(bars, now) {
   }
   if (links.x.length) traces.push({ type: "scatter", mode: "lines", name: "goes on", ...links, line: { color: colour("text"), width: 1.6, dash: "dot" }, hoverinfo: "skip" });
   if (lost.length) traces.push({
-    type: "scatter", mode: "markers", name: "lost", x: lost.map((bar) => bar.ended * 1000), y: lost.map((bar) => name(bar.lane)),
+    type: "scatter", mode: "markers", name: "lost", x: lost.map((bar) => bar.ended * 1000), y: lost.map((bar) => name(bar.lane)), customdata: lost.map((bar) => bar.trial),
     marker: { symbol: "x", size: 11, color: colour("dead"), line: { color: colour("card"), width: 1.5 } },
     hovertext: lost.map((bar) => `trial ${bar.trial}: ${plain(bar.why || bar.end, 90)}`), hoverinfo: "text",
   });

@@ -12,7 +12,7 @@ export function showFleet(around) {
   let drawn = false;
   const news = (fleet) => {
     around.trouble(fleet.trouble);
-    if (!drawn) fill(around.main, el("h1", { class: "unseen" }, "Fleet"), tiles, studies, hosts);
+    if (!drawn) around.place(el("h1", { class: "unseen" }, "Fleet"), tiles, studies, hosts);
     drawn = true;
     fill(tiles, tilesOf(fleet));
     drawStudies(studies, fleet.studies);

@@ -18,7 +18,9 @@ const LINKS = { live: "live", away: "no connection", waiting: "connecting", lock
 // What a view may do with the page around it.
 function frame(signal) {
   return {
-    main, signal,
+    signal, go,
+    // a view's own elements: those of the view before are never adapted to them, or what it changes later is not seen
+    place(...nodes) { main.replaceChildren(...nodes); },
     again: show, // another study may have come by the name
     link(state) {
       link.dataset.state = state;
@@ -38,14 +40,14 @@ function frame(signal) {
     failed(error) {
       if (signal.aborted) return;
       if (error.status === 403) { this.locked(); return; }
-      fill(main, el("section", { class: "empty" },
+      main.replaceChildren(el("section", { class: "empty" },
         el("h1", {}, error.status === 404 ? "Not there" : "This cannot be shown"),
         el("p", {}, error.message), el("p", {}, el("a", { href: "/" }, "Back to the fleet"))));
     },
     locked() {
       this.link("locked");
       this.trouble(null);
-      fill(main, el("section", { class: "empty" },
+      main.replaceChildren(el("section", { class: "empty" },
         el("h1", {}, "This page takes the token"),
         el("p", {}, "Open the link that ", el("code", {}, "trialfleet dashboard"), " printed when it began."),
         el("p", {}, el("button", { type: "button", class: "main", onclick: () => key.click() }, "Give the token"))));
@@ -70,7 +72,7 @@ function show() {
 // Where optuna-dashboard is installed, its own pages are at this address.
 function showOptuna(around) {
   around.crumbs(["Fleet", "/"], ["optuna-dashboard", "/optuna/"]);
-  fill(main, el("section", { class: "empty" },
+  main.replaceChildren(el("section", { class: "empty" },
     el("h1", {}, "optuna-dashboard is not installed"),
     el("p", {}, "Where this page is served, install it, and start the page again:"), code("pip install 'trialfleet[dashboard]'"),
     el("p", {}, el("a", { href: "/" }, "Back to the fleet"))));

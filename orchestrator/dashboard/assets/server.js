@@ -55,12 +55,18 @@ export async function post(path, body, shown = token) {
   return (await ask(path, { method: "POST", headers, body })).json();
 }
 
-// Follows what changes until `signal` says that nobody looks any more; comes back by itself.
+// Follows what changes until `signal` says that nobody looks any more; comes back by itself. Browsers
+// have six connections to a host for all tabs together: one that is hidden lets go of its own, and goes
+// on where it was when it is seen again.
 export async function follow(address, { on, signal }) {
   let waits = 500;
   while (!signal.aborted) {
+    await untilSeen(signal);
+    const hidden = new AbortController();
+    const letGo = () => { if (document.hidden) hidden.abort(); };
+    document.addEventListener("visibilitychange", letGo);
     try {
-      const answer = await ask(address(), { signal });
+      const answer = await ask(address(), { signal: AbortSignal.any([signal, hidden.signal]) });
       on.link("live");
       for await (const { kind, data } of events(answer.body)) {
         waits = 500;
@@ -70,14 +76,31 @@ export async function follow(address, { on, signal }) {
       }
     } catch (error) {
       if (signal.aborted) return;
+      if (hidden.signal.aborted) { on.link("waiting"); continue; }
       if (error instanceof Refused && error.status === 403) { on.refused(error); return; }
       if (error instanceof Refused) on.trouble(error.message);
+    } finally {
+      document.removeEventListener("visibilitychange", letGo);
     }
     if (signal.aborted) return;
     on.link("away");
     await new Promise((done) => setTimeout(done, waits));
     waits = Math.min(waits * 2, 5000);
   }
+}
+
+// Until somebody sees the page, or it shows something else.
+function untilSeen(signal) {
+  if (!document.hidden || signal.aborted) return Promise.resolve();
+  return new Promise((done) => {
+    const look = () => {
+      if (document.hidden && !signal.aborted) return;
+      document.removeEventListener("visibilitychange", look);
+      done();
+    };
+    document.addEventListener("visibilitychange", look);
+    signal.addEventListener("abort", look);
+  });
 }
 
 async function* events(body) {

@@ -6,6 +6,7 @@ import { badge, code, el, fill, table, tile } from "./dom.js";
 import { followStudy } from "./forms.js";
 import { progress } from "./fleet.js";
 import { follow, get } from "./server.js";
+import { TrialList } from "./trials.js";
 import { number, params, path, plural, span, standing, values } from "./words.js";
 
 const COLUMNS = ["begun", "ended", "seconds", "attempts", "last", "steps"];
@@ -42,6 +43,11 @@ export async function showStudy(around, name) {
 class View {
   constructor(around, api, study) {
     Object.assign(this, { around, api, study, store: empty(), revision: 0, run: "", bars: new Map(), barsAt: 0 });
+    this.openTrial = (trial, event) => {
+      const address = path("studies", this.study.study, "trials", trial);
+      if (event.ctrlKey || event.metaKey) globalThis.open(address, "_blank", "noopener");
+      else if (!around.signal.aborted) around.go(address);
+    };
     this.head = el("section", { class: "head" });
     this.actions = el("div", { class: "actions" });
     this.notes = el("div", { class: "notes" });
@@ -50,16 +56,17 @@ class View {
     this.panels = [];
     this.numValues = study.directions.length;
     const several = this.numValues > 1;
+    this.trials = new TrialList(study, around.go);
     this.running = el("div", { class: "tables" });
     const first = el("div", { class: "charts" },
-      this.panel("Time line of slots", "wide", "timeline", () => this.timeline(), 3000, "the latest; a double click shows all"),
-      several ? this.panel("Pareto front", "", "pareto", () => this.pareto()) : this.panel("History", "wide", "history", () => charts.history(this.store, this.study)));
+      this.panel("Time line of slots", "wide", "timeline", () => this.timeline(), 3000, "the latest; a click opens a trial, a double click shows all"),
+      several ? this.panel("Pareto front", "", "pareto", () => this.pareto(), 1000, "a click on a point opens its trial") : this.panel("History", "wide", "history", () => charts.history(this.store, this.study), 1000, "a click on a point opens its trial"));
     const further = el("div", { class: "charts" },
       this.panel("Curves", "", "curves", () => this.curves(), 5000),
       this.panel("What matters", "", "importances", () => this.importances(), 10000),
       this.panel("Parallel coordinates", "wide", "parallel", () => this.parallel(), 5000, "drag along an axis to choose"),
       this.panel("Slices", "wide", "slices", (panel) => this.slices(panel), 5000, "the later a trial, the darker"));
-    fill(around.main, this.head, this.actions, this.notes, this.tiles, this.running, first, this.tables, further);
+    around.place(this.head, this.actions, this.notes, this.tiles, this.running, first, this.tables, this.trials.node, further);
     const redraw = () => this.panels.forEach((panel) => { panel.stale = true; });
     addEventListener("colours", redraw, { signal: around.signal });
     const timer = setInterval(() => this.refresh(), 500);
@@ -96,6 +103,7 @@ class View {
     this.hasResults = news.has_results;
     merge(this.store, news.trials);
     this.draw(news.study);
+    this.trials.take(this.store, news.study);
     this.panels.forEach((panel) => { panel.stale = true; });
     performance.measure("update", { start: began, end: performance.now() });
   }
@@ -126,7 +134,7 @@ class View {
       panel.plot.hidden = true;
       return;
     }
-    await charts.draw(panel.plot, traces, layout);
+    await charts.draw(panel.plot, traces, layout, this.openTrial);
     performance.mark(`drawn-${panel.plot.id}`);
   }
 
@@ -182,7 +190,7 @@ class View {
         panel.plot.append(plot);
       }
       const [traces, layout] = charts.slice(this.store, this.study, name);
-      await charts.draw(panel.plots.get(name), traces, layout);
+      await charts.draw(panel.plots.get(name), traces, layout, this.openTrial);
     }
     return undefined;
   }

@@ -14,7 +14,7 @@ export async function showTrial(around, study, trial) {
   let found = null;
   const look = async () => {
     try { found = await get(api, around.signal); } catch (error) { if (found) around.trouble(error.message); else around.failed(error); return; }
-    if (!made.isShown) fill(around.main, made.nodes);
+    if (!made.isShown) around.place(...made.nodes);
     made.isShown = true;
     draw(made, study, found, plot, look);
   };
