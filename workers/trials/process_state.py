@@ -5,6 +5,7 @@ Invariant: what was not changed is not touched; what cannot be put back raises.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import asyncio
 import decimal
 import gc
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -69,6 +71,9 @@ class _Setting:
         except Exception:  # noqa: BLE001 - arrays, say, and what the objective made unreadable
             return False
 
+
+#: `signal.getsignal` makes an enumeration of each answer, which takes ten times as long.
+_getsignal: Final = _signal.getsignal
 
 #: Signals whose handlers and whose alarms an objective may set.
 _SIGNALS: Final = (
@@ -326,12 +331,12 @@ def _forget_accelerate() -> None:
 def _remember_signals() -> Callable[[], None]:
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = [(number, _getsignal(number)) for number in map(int, _SIGNALS)]
 
     def restore() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        for number, handler in handlers.items():
-            if handler is not None and signal.getsignal(number) is not handler:
+        for number, handler in handlers:
+            if handler is not None and _getsignal(number) is not handler:
                 signal.signal(number, handler)
 
     return restore
@@ -343,22 +348,22 @@ def _remember_loggers() -> Callable[[], None]:
     known = {logger: (list(logger.handlers), logger.level) for logger in [root, *_loggers()]}
     unknown: tuple[list[logging.Handler], int] = ([], logging.NOTSET)
     looked_at = dict(root.manager.loggerDict)
+    state, as_before = attrgetter("handlers", "level"), list(known.values())
 
     def restore() -> None:
-        nonlocal looked_at
+        nonlocal looked_at, as_before
         if root.manager.disable != disabled:
             logging.disable(disabled)
         if root.manager.loggerDict != looked_at:
             looked_at = dict(root.manager.loggerDict)
             for logger in _loggers():
                 known.setdefault(logger, unknown)
-        changed = [
-            logger
-            for logger, (before, threshold) in known.items()
-            if logger.level != threshold or logger.handlers != before
-        ]
-        for logger in changed:
-            before, threshold = known[logger]
+            as_before = list(known.values())
+        if list(map(state, known)) == as_before:  # of hundreds, all at once
+            return
+        for logger, (before, threshold) in known.items():
+            if state(logger) == (before, threshold):
+                continue
             added = [handler for handler in logger.handlers if handler not in before]
             logger.handlers[:] = before
             if logger.level != threshold:
