@@ -36,6 +36,21 @@ def test_the_first_line_of_a_resumed_training_is_of_the_steps_since(published):
     assert published[0][1]["train/loss"] == 5.0
 
 
+def test_a_batch_that_is_left_out_is_in_no_mean_and_counted(published):
+    noted(published, 4, [1.0, float("nan"), 3.0, float("inf"), 5.0, 5.0, 5.0, 5.0])
+    assert [values["train/loss"] for _, values in published] == [2.0, 5.0]
+    assert [values["train/gradient_norm"] for _, values in published] == [4.0, 10.0]
+    assert [values.get("train/batches_left_out") for _, values in published] == [2, None]
+
+
+def test_a_loss_counts_by_its_share_of_what_is_left(published):
+    steps = noted(published, 3, [])
+    one = torch.tensor(1.0)
+    for step, (loss, share) in enumerate([(1.0, 1.0), (float("nan"), 1.0), (4.0, 0.5)], 1):
+        steps.note(step, 0.1, torch.tensor(loss), one, 100, share)
+    assert published[0][1]["train/loss"] == (1.0 + 4.0 * 0.5) / 1.5
+
+
 def test_nothing_is_written_unless_it_is_asked_for(published):
     noted(published, None, [1.0] * 50)
     assert published == []

@@ -91,6 +91,8 @@ class Training:
             config.log_every_steps, managers.cuda.device, managers.wandb.log, self._clock
         )
         self._saved_at = time.monotonic()
+        #: the step of this attempt's last checkpoint; of one step, it saves one
+        self._saved_step: int | None = None
 
     def run(self) -> dict[str, float]:
         """Train from the last checkpoint, or from nothing, to the end."""
@@ -139,6 +141,7 @@ class Training:
             for fed in batches:
                 self._trial.progress(self._state.step, total=num_steps, examples=num_rows)
                 self._train_step(fed)
+                self._trial.defer_drain(is_deferred=False)
                 num_rows = len(fed.batch["labels"])
                 if self._is_evaluation_due():
                     self._evaluate()
@@ -209,6 +212,7 @@ class Training:
         state = self._state
         texts_per_second = self._throughput.take()
         train_loss = state.losses.mean()
+        self._look_at_weights()
         with self._steps.apart():
             measured = self._measure()
         number = len(state.history) + 1
@@ -231,6 +235,8 @@ class Training:
         log.debug("evaluated", evaluation=number, **entry)
         if self._trial.should_prune():
             raise optuna.TrialPruned(f"pruned after evaluation {number}")
+        if self._config.on_divergence == "rollback" and state.step < self._plan.num_steps:
+            self._save()  # what was reported is not taken back
         self._throughput.take()
 
     def _measure(self) -> dict[str, float]:
@@ -252,16 +258,19 @@ class Training:
         Raises:
             Diverged: Nobody could go on from it.
         """
-        if self._state.step == 0:
+        if self._state.step in {0, self._saved_step}:
             return
         self._state.losses.look()
+        self._look_at_weights()
+        self._save_as_it_is()
+
+    def _look_at_weights(self) -> None:
         if not self._state.has_finite_weights():
             raise self._state.diverged("a weight is no finite number")
-        self._save_as_it_is()
 
     def _save_as_it_is(self) -> None:
         self._trial.save_checkpoint(self._state.step, self._state.state_dict())
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self._state.step
         log.debug("checkpoint_saved", step=self._state.step)
 
     def _resume(self) -> None:
@@ -292,8 +301,17 @@ class Training:
         self._state.load_state_dict(slowed(state, 0.5 ** (count - state.get("rollbacks", 0))))
         self._state.num_rollbacks = count
         self._state.optimizer.zero_grad()
+        self._begin_anew()
         step, rate = self._state.step, self._state.rate
         log.warning("rolled_back", reason=str(error), to_step=step, learning_rate=rate)
+
+    def _begin_anew(self) -> None:
+        """Count from where the training was rolled back to."""
+        self._steps.begin()
+        self._throughput.take()
+        self._saved_at, self._saved_step = time.monotonic(), self._state.step
+        # of this step there is a checkpoint, without the lower rate: a drain waits for the next
+        self._trial.defer_drain(is_deferred=True)
 
     def _leave_word(self, counted: Mapping[str, float]) -> None:
         """Attach to the trial what it went through, should its value be looked at twice."""

@@ -1,6 +1,7 @@
 """What a training says of its steps: their mean loss and gradients, the rate, and tokens a second.
 
-Invariant: sums lie on the device, which is waited for only where a line is written.
+Invariant: sums lie on the device, which is waited for only where a line is written; a loss or a
+norm that is no finite number is in none of them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class StepLog:
         self._device = device
         self._publish = publish
         self._clock = clock
-        self._begin()
+        self.begin()
 
     def note(
         self,
@@ -62,13 +63,24 @@ class StepLog:
         """
         if self._every is None:
             return
-        self._sums += torch.stack((loss.float() * share, norm.float()))
+        numbers = torch.stack((loss.float(), norm.float()))
+        # not so of a batch that is left out: to ask whether it is one would be to wait
+        is_finite = numbers.isfinite()
+        of_step = torch.stack((torch.where(is_finite, numbers, 0.0), is_finite.float()))
+        of_step[:, 0] *= share
+        self._sums += of_step
         self._num_steps += 1
-        self._shares += share
         self._num_tokens += tokens
         if step % self._every == 0:
             self._write(step, rate)
-            self._begin()
+            self.begin()
+
+    def begin(self) -> None:
+        """Begin a line anew, at a step that may be one of before."""
+        #: of losses and of norms: their sums, and of how much those are
+        self._sums = torch.zeros(2, 2, device=self._device)
+        self._num_steps = self._num_tokens = 0
+        self._since = self._clock()
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -79,15 +91,9 @@ class StepLog:
         finally:
             self._since += self._clock() - began
 
-    def _begin(self) -> None:
-        self._sums = torch.zeros(2, device=self._device)
-        self._num_steps = self._num_tokens = 0
-        self._shares = 0.0
-        self._since = self._clock()
-
     def _write(self, step: int, rate: float) -> None:
-        counts = torch.tensor([self._shares, self._num_steps], device=self._device)
-        loss, norm = (self._sums / counts).tolist()
+        means, (_, num_norms) = self._sums[0] / self._sums[1], self._sums[1]
+        loss, norm, num_made = torch.stack((*means, num_norms)).tolist()
         seconds = max(self._clock() - self._since, 1e-9)
         values = {
             "train/loss": loss,
@@ -95,5 +101,7 @@ class StepLog:
             "train/learning_rate": rate,
             "train/tokens_per_second": round(self._num_tokens / seconds, 1),
         }
+        if num_made < self._num_steps:
+            values["train/batches_left_out"] = self._num_steps - int(num_made)
         self._publish(values, step)
         log.info("steps", step=step, **{name.partition("/")[2]: v for name, v in values.items()})
