@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from desk import run, study_of
 from one_process_fleet import OneProcessFleet
 from pydantic import ValidationError
 from structlog.testing import capture_logs
@@ -172,3 +173,27 @@ def test_a_look_takes_as_long_as_there_are_trials_whatever_number_is_said_to_be_
 def test_what_is_no_way_to_keep_models_is_refused(given):
     with pytest.raises(ValidationError, match="models"):
         KeepSpec(models=given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "save_model", "is_left"),
+    [
+        ({}, None, False),
+        ({"keep": {"models": "best 3"}}, None, True),
+        ({"keep": {"models": "best 3"}}, "best", False),
+        ({"directions": ["maximize", "minimize"], "metric": ["accuracy", "loss"]}, None, True),
+        ({"directions": ["maximize", "minimize"], "metric": ["accuracy", "loss"]}, "none", False),
+    ],
+)
+def test_finetune_leaves_the_model_of_a_trial_that_may_be_kept_though_another_beats_it(
+    desk, container, texts, fields, save_model, is_left
+):
+    settings = {} if save_model is None else {"save_model": save_model}
+    study = study_of(texts, epochs=1, **settings) | fields
+    if "directions" in fields:
+        del study["direction"]
+    place = desk(**study)
+    place.studies.facts.publish("s", {"best_value": 2.0})
+    trial = place.claim(0)
+    run(container, trial)
+    assert (trial.result_directory / "model").exists() == is_left

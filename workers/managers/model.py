@@ -109,11 +109,16 @@ class ModelManager(BaseProcessManager):
             A `transformers.PreTrainedModel`, in float32 whatever the checkpoint's dtype.
 
         Raises:
-            InvalidInputError: No such model or architecture, or fields that it cannot have, or
-                that do not fit the texts.
+            InvalidInputError: No such model or architecture, no classes, or fields that it cannot
+                have, or that do not fit the texts.
         """
         named = {} if architecture is None else {"architecture": architecture}
         config = section(ModelConfig, model, fields | named)
+        if not labels and num_labels < 1:
+            raise InvalidInputError(
+                f"num_labels = {num_labels!r}: a classifier has at least one output; give labels="
+                " with the names of the classes, or num_labels= with their number"
+            )
         if tokenizer is None:
             texts = _untokenised(vocab_size, max_length, pad_token_id)
         else:

@@ -148,7 +148,8 @@ class OptimizerOptions(Section):
     """The norm to which gradients are clipped; null clips nothing."""
     on_divergence: Literal["fail", "skip", "rollback"] = "fail"
     """Of a loss or gradient that is NaN or infinite: `fail` ends the trial; `skip` leaves the batch
-    out; `rollback` goes on from the last checkpoint with half the learning rate."""
+    out; `rollback` goes on from the last checkpoint, of which each evaluation makes one, with half
+    the learning rate."""
     max_divergences: int = Field(default=5, ge=1)
     """Batches in a row left out, or times rolled back, after which the next ends the trial."""
 

@@ -85,8 +85,10 @@ class TrainingOptions(OptimizerOptions):
     step and the first evaluation, which no rate of the training counts, and quicker steps after.
     Code is kept in `FLEET_CACHE` for all trials of an equal model; the CPU takes a C++ compiler, a
     GPU Triton and a C compiler, and both Python's headers."""
-    save_model: Literal["best", "all", "none"] = "best"
-    """Which trials leave their model: those that beat the study's best so far, all, or none."""
+    save_model: Literal["auto", "best", "all", "none"] = "auto"
+    """Which trials leave their model: those that beat the study's best so far, all, or none. `auto`
+    is `best`, or `all` where another is worth having: in a study that keeps the models of its `best
+    3`, or has several directions."""
 
     @field_validator("compile", mode="before")
     @classmethod

@@ -91,6 +91,14 @@ def test_plain_arguments_give_what_sections_give(container, texts, tmp_path):
         ),
         (lambda data, models: models.sequence_classifier(num_labels=2), "either `id`"),
         (
+            lambda data, models: models.sequence_classifier(architecture="bert"),
+            "num_labels = 0: a classifier has .*; give labels= .* or num_labels=",
+        ),
+        (
+            lambda data, models: models.sequence_classifier("a/b", labels=[]),
+            "num_labels = 0: a classifier has ",
+        ),
+        (
             lambda data, models: models.sequence_classifier("a/b", architecture="bert"),
             "either `id`",
         ),

@@ -339,6 +339,11 @@ class Training:
         leave_result(self._trial, result, self._managers.directories, self._managers.models)
 
     def _is_model_wanted(self, value: float) -> bool:
-        if self._config.save_model == "best":
+        mode, spec = self._config.save_model, self._trial.spec
+        if mode == "auto":
+            # a trial may be second best, or best by another metric than the first
+            has_one_best = spec.keep.num_models is None and len(spec.all_directions) == 1
+            mode = "best" if has_one_best else "all"
+        if mode == "best":
             return self._state.best.is_better(value, than=self._trial.best_value())
-        return self._may_leave_model
+        return mode == "all"
