@@ -177,7 +177,7 @@ def test_what_is_said_of_labels_holds_of_what_is_stored_and_of_what_is_measured(
     config = FinetuneConfig(task=task)
     classes = () if task == "regression" else ("a", "b", "c")
     targets = targets_of(labels, classes, config.data)
-    found = HeldOut.of_targets(targets, len(classes))
+    found = HeldOut.of_targets(targets, classes)
     assert HeldOut.of_labels(Counter(labels), len(classes)) == found
     assert list(found.undefined(task)) == undefined
 

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 from desk import run, study_of, value_after_a_loss
+from structlog.testing import capture_logs
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from workers.managers import BatchManager, ModelManager
 from workers.managers.entities import scores
 from workers.managers.token_rows import Rows
+from workers.protocol.errors import UnfitStudyError
 from workers.protocol.finetune import FinetuneConfig
+from workers.protocol.tasks import TASKS
+from workers.texts.split import check_rows
 from workers.trials.finetune.tasks import make_task
 
 TAGS = {"red": "B-COL", "green": "B-COL", "dark": "B-COL", "one": "B-NUM", "six": "B-NUM"}
@@ -99,8 +103,7 @@ def test_the_gradient_of_a_step_is_that_of_its_words_however_it_is_cut(container
     draw = np.random.default_rng(3)
     rows = []
     for length in (7, 1, 3, 9, 2):
-        labels = np.full(9, -100, dtype=np.int32)
-        labels[:length] = draw.choice([-100, 0, 1, 2], length)
+        labels = draw.choice([-100, 0, 1, 2], length).astype(np.int32)
         rows.append((np.arange(length, dtype=np.int32), labels))
     rows[1][1][:] = -100  # a text without a word
     batch = task.collator(0, 8)(Rows.of(rows))
@@ -117,7 +120,7 @@ def test_the_gradient_of_a_step_is_that_of_its_words_however_it_is_cut(container
             task.weight,
         )
         found.append(weight.grad)
-    ids, labels = (np.concatenate([row[at][: len(row[0])] for row in rows]) for at in (0, 1))
+    ids, labels = (np.concatenate([row[at] for row in rows]) for at in (0, 1))
     learned = labels != -100
     weight.grad = None
     torch.nn.functional.cross_entropy(
@@ -125,3 +128,34 @@ def test_the_gradient_of_a_step_is_that_of_its_words_however_it_is_cut(container
     ).backward()
     for each in found:
         torch.testing.assert_close(each, weight.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_a_held_out_side_without_an_entity_ends_a_study_of_f1_and_leaves_one_of_accuracy(
+    desk, container, texts
+):
+    rows = [{"words": ["house", "sea"], "tags": ["O", "O"]}, {"words": ["sea"], "tags": ["O"]}]
+    texts[1].write_text("\n".join(map(json.dumps, rows)))
+    study = tag_study(texts)
+    study["config"] |= {"epochs": 1, "max_steps": 1}
+    with pytest.raises(UnfitStudyError, match="'f1' cannot be measured: no held-out word is of an"):
+        run(container, desk(**study).claim(0))
+    values = run(container, desk(**{**study, "metric": "accuracy"}).claim(1))
+    assert set(TASKS["token_classification"].metrics) - set(values) == {"f1", "precision", "recall"}
+    told = []
+    config = FinetuneConfig(**study["config"]).data
+    held_out = check_rows(config, "data", tell=told.append)
+    assert "no held-out word is of an entity: f1, precision, recall cannot be measured" in told[-1]
+    assert held_out.problem(["f1"], "token_classification") is not None
+
+
+def test_words_that_are_cut_off_are_told(container, texts, desk):
+    study = tag_study(texts)
+    study["config"]["data"]["max_length"] = 4
+    study["config"] |= {"epochs": 1, "max_steps": 1}
+    with capture_logs() as logs:
+        run(container, desk(**study).claim(3))
+    found = [each["finding"] for each in logs if each["event"] == "data_finding"]
+    assert any(
+        each.startswith("train: ") and "neither learned nor measured" in each for each in found
+    )
+    assert any(each.startswith("validation: ") for each in found)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -27,7 +28,7 @@ from workers.managers.loader_process import LoaderProcess, copy_loader
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
 from workers.managers.sources import read_source
-from workers.managers.tags import tags_of_tokens
+from workers.managers.tags import WordTags
 from workers.managers.targets import classes_of, targets_of
 from workers.managers.text_format import end_of
 from workers.managers.tokenized import Collate, PaddingCollator, TokenizedTexts
@@ -253,19 +254,21 @@ class DataManager(BaseProcessManager):
         tokenizer = self._tokenizers.load(tokenizer_id or folder / _TRAINED)
         for name, rows in (("train", train), ("validation", validation)):
             labels = targets_of(rows.labels, classes, config)
-            if kind_of(config) == "tags":
-                labels = tags_of_tokens(tokenizer, rows.texts, labels, config.max_length, progress)
+            tags = WordTags(tokenizer, labels.tolist()) if kind_of(config) == "tags" else None
             TokenizedTexts.write(
                 folder,
                 name,
                 tokenizer,
                 rows.texts,
-                labels,
+                labels if tags is None else np.zeros(len(rows.texts), np.uint8),
                 None if config.block_size else config.max_length,
                 progress,
                 rows.pairs,
                 end_of(tokenizer) if config.task == "causal_lm" else None,
+                tags,
             )
+            if tags is not None and (finding := tags.finding(name, config.max_length)):
+                log.warning("data_finding", finding=finding)
         facts = json.dumps({"classes": classes}, ensure_ascii=False)
         (folder / "facts.json").write_text(facts, encoding="utf-8")
         about = {

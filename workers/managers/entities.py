@@ -15,6 +15,8 @@ from typing import Any, Final
 import torch
 from torchmetrics import Metric
 
+from workers.protocol.tasks import OUTSIDE
+
 _TAG: Final = re.compile(r"([BIOESLU])(?:-(.*))?")
 
 #: BILOU's names for what IOBES has, too.
@@ -125,7 +127,7 @@ class EntityScores(Metric):
         self.wanted.append(labels)
 
     def compute(self) -> dict[str, Any]:
-        """The scores by their names."""
+        """The scores by their names; where no word is of an entity, the words' alone."""
         count = len(self._classes)
         found, marked = (torch.cat(each).tolist() for each in (self.found, self.wanted))
         wanted = [number % count for number in marked]
@@ -135,7 +137,9 @@ class EntityScores(Metric):
             for start, end in zip(starts, [*starts[1:], len(marked)], strict=True)
         ]
         hits = sum(one == other for one, other in zip(found, wanted, strict=True))
-        values = {**scores(pairs, are_parts=self._are_parts), "accuracy": hits / len(wanted)}
+        values = {"accuracy": hits / len(wanted)}
+        if any(self._classes[number] != OUTSIDE for number in wanted):
+            values |= scores(pairs, are_parts=self._are_parts)
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def _named(self, numbers: Iterable[int]) -> list[str]:

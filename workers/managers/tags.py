@@ -12,70 +12,88 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from workers.disk.cache_entry import Progress
 from workers.protocol.errors import InvalidInputError
 
 #: The label of a token that no word begins with; as torch and `transformers` have it.
 NOT_LEARNED: Final = -100
 
-#: Texts that are tokenised at once.
-_PORTION: Final = 4096
+_BLANK: Final = ord(" ")
 
 
-def tags_of_tokens(
-    tokenizer: Any,
-    texts: Sequence[str],
-    tags: npt.NDArray[np.object_],
-    max_length: int,
-    progress: Progress,
-) -> npt.NDArray[np.int32]:
-    """The class of each token, int32 [texts, the most tokens of one].
+class WordTags:
+    """The classes of the words of some texts, handed out token by token.
 
     Args:
         tokenizer: A fast one: others do not tell where in a text a token stands.
-        texts: Words with one blank between them.
         tags: The number of each word's class, of each text.
-        max_length: Tokens after which a text is cut; the words behind are not learned.
-        progress: Told of each portion; what it raises ends the work.
 
     Raises:
         InvalidInputError: The tokenizer is none of those.
     """
-    if not tokenizer.is_fast:
-        raise InvalidInputError(
-            f"tokenizer {tokenizer.name_or_path!r} does not tell where in a text a token stands,"
-            " which task: token_classification asks for; save it as a fast one (tokenizer.json)"
-        )
-    rows: list[npt.NDArray[np.int32]] = []
-    for start in range(0, len(texts), _PORTION):
-        progress("texts whose words are found", start, len(texts))
-        portion = list(texts[start : start + _PORTION])
-        found = tokenizer(
-            portion, truncation=True, max_length=max_length, return_offsets_mapping=True
-        )
-        for text, own, spans in zip(
-            portion, tags[start : start + _PORTION], found["offset_mapping"], strict=True
-        ):
-            rows.append(_of_text(text, own, spans))
-    longest = max(map(len, rows), default=0)
-    table = np.full((len(rows), longest), NOT_LEARNED, dtype=np.int32)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = row
-    return table
 
+    def __init__(self, tokenizer: Any, tags: Sequence[Sequence[int]]) -> None:
+        if not tokenizer.is_fast:
+            raise InvalidInputError(
+                f"tokenizer {tokenizer.name_or_path!r} does not tell where in a text a token"
+                " stands, which task: token_classification asks for; save it as a fast one"
+                " (tokenizer.json)"
+            )
+        self._tags = tags
+        self._num_words = 0
+        self._num_lost = 0
+        self._num_cut_texts = 0
 
-def _of_text(
-    text: str, tags: Sequence[int], spans: Sequence[tuple[int, int]]
-) -> npt.NDArray[np.int32]:
-    """The class of each token of a text, by where in it they stand; of special ones, nowhere."""
-    characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    word_of_character = np.cumsum(characters == ord(" "))
-    # by the last character: the blank before a word may be its first token's
-    ends = np.array([end for _, end in spans], dtype=np.int64)
-    is_text = np.array([start < end for start, end in spans], dtype=np.bool_)
-    is_text &= characters[ends - 1] != ord(" ")
-    words = np.where(is_text, word_of_character[ends - 1], -1)
-    row = np.full(len(spans), NOT_LEARNED, dtype=np.int32)
-    found, first = np.unique(words, return_index=True)
-    row[first[found >= 0]] = np.asarray(tags)[found[found >= 0]]
-    return row
+    def of_tokens(
+        self,
+        start: int,
+        texts: Sequence[str],
+        lengths: npt.NDArray[np.int64],
+        spans: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int32]:
+        """The class of each token of some texts behind one another, int32 [tokens].
+
+        Args:
+            start: The number of the first text.
+            texts: Words with one blank between them.
+            lengths: Tokens of each text, [texts].
+            spans: Where in its text each token begins and ends, [tokens, 2]; of special ones,
+                nowhere.
+        """
+        characters = np.frombuffer(" ".join(texts).encode("utf-32-le"), dtype=np.uint32)
+        # of all texts, one behind the other, as they are joined here
+        word_of_character = np.cumsum(characters == _BLANK)
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
+        # by the last character: the blank before a word may be its first token's
+        last = spans[:, 1] + np.repeat(np.cumsum(sizes) - sizes, lengths) - 1
+        is_text = spans[:, 0] < spans[:, 1]
+        is_text &= characters[np.where(is_text, last, 0)] != _BLANK
+        words = np.where(is_text, word_of_character[np.where(is_text, last, 0)], -1)
+        found, first = np.unique(words, return_index=True)
+        first, found = first[found >= 0], found[found >= 0]
+        own = self._tags[start : start + len(texts)]
+        row = np.full(len(spans), NOT_LEARNED, dtype=np.int32)
+        row[first] = np.concatenate([np.asarray(each, dtype=np.int32) for each in own])[found]
+        self._count([len(each) for each in own], found)
+        return row
+
+    def _count(self, num_words: Sequence[int], found: npt.NDArray[np.int64]) -> None:
+        ends = np.cumsum(num_words)
+        kept = np.bincount(np.searchsorted(ends, found, side="right"), minlength=len(num_words))
+        self._num_words += int(ends[-1])
+        self._num_lost += int(ends[-1]) - len(found)
+        self._num_cut_texts += int((kept < num_words).sum())
+
+    def finding(self, split: str, max_length: int) -> str | None:
+        """What there is to say of words that no token stands for, if there are some.
+
+        Args:
+            split: The texts' name.
+            max_length: Tokens after which a text was cut.
+        """
+        if not self._num_lost:
+            return None
+        return (
+            f"{split}: {self._num_lost} of {self._num_words} words, of {self._num_cut_texts} texts,"
+            f" are neither learned nor measured: a text is cut after data.max_length ="
+            f" {max_length} tokens; raise it, or part long texts"
+        )

@@ -12,7 +12,8 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-#: Token ids (int32), target and, of pairs, which text each id is of (int8).
+#: Token ids (int32), target (of words, one of each token, int32) and, of pairs, which text each id
+#: is of (int8).
 Row = tuple[npt.NDArray[np.int32], Any] | tuple[npt.NDArray[np.int32], Any, npt.NDArray[np.int8]]
 
 
@@ -30,6 +31,8 @@ class Rows(Sequence[Row]):
     """[tokens], of pairs: which text each id is of."""
     positions: npt.NDArray[np.int64] | None = None
     """[tokens], of blocks: where in its text each token stands; else texts are rows."""
+    tags: npt.NDArray[np.int32] | None = None
+    """[tokens], of words with classes: what is learned at each token, in place of `labels`."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Rows:
@@ -37,11 +40,14 @@ class Rows(Sequence[Row]):
         if isinstance(rows, Rows):
             return rows
         types = [row[2] for row in rows if len(row) > 2]
+        tags = [row[1] for row in rows if getattr(row[1], "shape", ()) == row[0].shape]
+        has_tags = all(getattr(each, "dtype", None) == np.int32 for each in tags) and bool(tags)
         return cls(
             np.concatenate([row[0] for row in rows]),
             np.fromiter((len(row[0]) for row in rows), np.int64, len(rows)),
-            np.array([row[1] for row in rows]),
+            np.zeros(len(rows), np.uint8) if has_tags else np.array([row[1] for row in rows]),
             np.concatenate(types) if types else None,
+            tags=np.concatenate(tags) if has_tags else None,
         )
 
     @classmethod
@@ -52,6 +58,7 @@ class Rows(Sequence[Row]):
         ids: npt.NDArray[np.int32],
         labels: npt.NDArray[Any],
         types: npt.NDArray[np.int8] | None,
+        tags: npt.NDArray[np.int32] | None = None,
     ) -> Self:
         """Rows by their numbers, of arrays that hold all of them.
 
@@ -61,6 +68,7 @@ class Rows(Sequence[Row]):
             ids: [all tokens].
             labels: [all rows, ...].
             types: [all tokens], of pairs.
+            tags: [all tokens], of words with classes.
         """
         chosen = np.asarray(numbers, dtype=np.int64)
         starts = offsets[chosen]
@@ -70,7 +78,13 @@ class Rows(Sequence[Row]):
         places = np.repeat(starts - ends + lengths, lengths) + np.arange(
             ends[-1] if len(ends) else 0
         )
-        return cls(ids[places], lengths, labels[chosen], None if types is None else types[places])
+        return cls(
+            ids[places],
+            lengths,
+            labels[chosen],
+            None if types is None else types[places],
+            tags=None if tags is None else tags[places],
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -85,7 +99,8 @@ class Rows(Sequence[Row]):
         number = range(len(self))[index]
         start = int(self.lengths[:number].sum())
         end = start + int(self.lengths[number])
-        row = self.ids[start:end], self.labels[number]
+        label = self.labels[number] if self.tags is None else self.tags[start:end]
+        row = self.ids[start:end], label
         return row if self.types is None else (*row, self.types[start:end])
 
     def mask(self, length: int) -> npt.NDArray[np.bool_]:

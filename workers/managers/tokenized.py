@@ -2,7 +2,8 @@
 
 Layout of a split: `<name>.ids` (int32, all texts behind one another), `<name>.offsets` (int64,
 `len + 1` of them), `<name>.labels` (in NumPy's format, a row for each text) and, of pairs,
-`<name>.types` (int8, one for each id).
+`<name>.types` (int8, one for each id) or, of words with classes, `<name>.tags` (int32, one for each
+id).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ import torch
 from torch.utils.data import Dataset
 
 from workers.disk.cache_entry import Entry, Progress, unwatched
+from workers.managers.tags import WordTags
 from workers.managers.token_rows import Row, Rows, padded
 
 #: What is tokenised at once: enough to be quick, little enough to stay small in memory and to stop
@@ -29,8 +31,16 @@ _PORTION_CHARACTERS: Final = 2**22
 
 Batch = dict[str, torch.Tensor]
 
-#: The ids of some texts and, of pairs, the type of each id.
-Encoded = tuple[list[list[int]], list[list[int]]]
+
+class Encoded(NamedTuple):
+    """The tokens of some texts."""
+
+    ids: list[list[int]]
+    types: list[list[int]]
+    """Of pairs: which text each id is of."""
+    spans: npt.NDArray[np.int64]
+    """Where that is asked for: where in its text each token begins and ends, [tokens, 2]."""
+
 
 #: Puts rows into one batch; those of a split come as `Rows`, at once.
 Collate = Callable[[Sequence[Row]], Batch]
@@ -47,8 +57,9 @@ class TokenizedTexts(Dataset[Row]):
         self._offsets = _mapped(folder / f"{name}.offsets", np.int64)
         self._labels: npt.NDArray[Any] = np.load(folder / f"{name}.labels", mmap_mode="r")
         self._labels = self._labels.view(np.ndarray)
-        types = folder / f"{name}.types"
+        types, tags = folder / f"{name}.types", folder / f"{name}.tags"
         self._types = _mapped(types, np.int8) if types.exists() else None
+        self._tags = _mapped(tags, np.int32) if tags.exists() else None
 
     @classmethod
     def write(
@@ -62,6 +73,7 @@ class TokenizedTexts(Dataset[Row]):
         progress: Progress = unwatched,
         pairs: Sequence[str] = (),
         end_id: int | None = None,
+        tags: WordTags | None = None,
     ) -> Self:
         """Tokenise `texts`, cut after `max_length` tokens, into the files of a split.
 
@@ -78,20 +90,32 @@ class TokenizedTexts(Dataset[Row]):
             progress: Told of each portion; what it raises ends the work.
             pairs: The second text of each, where pairs are classified.
             end_id: Put behind each text that is not cut, unless it ends so already.
+            tags: The classes of the texts' words, where these are learned.
 
         Raises:
             OSError: The disk takes no more.
         """
-        has_types = bool(pairs) and any(_encode(tokenizer, ["a"], ["a"], max_length)[1][0])
+        has_types = bool(pairs) and any(_encode(tokenizer, ["a"], ["a"], max_length).types[0])
 
-        def encoded() -> Iterator[Encoded]:
+        def encoded() -> Iterator[list[npt.NDArray[Any]]]:
             for start, portion in _portions(texts):
                 progress(f"tokenised texts of {name}", start, len(texts))
                 second = pairs[start : start + len(portion)]
-                ids, types = _encode(tokenizer, portion, second, max_length)
-                yield ids if end_id is None else _ended(ids, end_id, max_length), types
+                ids, types, spans = _encode(
+                    tokenizer, portion, second, max_length, with_spans=tags is not None
+                )
+                if end_id is not None:
+                    ids = _ended(ids, end_id, max_length)
+                lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+                found = [lengths, _flat(ids, lengths, np.int32)]
+                if has_types:
+                    found.append(_flat(types, lengths, np.int8))
+                if tags is not None:
+                    found.append(tags.of_tokens(start, portion, lengths, spans))
+                yield found
 
-        lengths = _write_tokens(folder, name, encoded(), has_types=has_types)
+        kinds = ["ids", *(["types"] if has_types else []), *([] if tags is None else ["tags"])]
+        lengths = _write_tokens([folder / f"{name}.{kind}" for kind in kinds], encoded())
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), lengths])
         _write(folder / f"{name}.offsets", np.cumsum(offsets, dtype=np.int64))
         _write_array(folder / f"{name}.labels", np.asarray(labels))
@@ -104,20 +128,21 @@ class TokenizedTexts(Dataset[Row]):
 
     @property
     def labels(self) -> npt.NDArray[Any]:
-        """What is learned of each text; of a class its number, int64."""
-        return self._labels
+        """What is learned of each text; of a class its number, int64; of words, of each token."""
+        return self._labels if self._tags is None else self._tags
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Row:
         start, end = self._offsets[index], self._offsets[index + 1]
-        row = self._ids[start:end], self._labels[index]
+        label = self._labels[index] if self._tags is None else self._tags[start:end]
+        row = self._ids[start:end], label
         return row if self._types is None else (*row, self._types[start:end])
 
     def __getitems__(self, indices: Sequence[int]) -> Rows:
         """Some rows at once; a DataLoader asks for those of a batch so."""
-        return Rows.take(indices, self._offsets, self._ids, self._labels, self._types)
+        return Rows.take(indices, self._offsets, self._ids, self._labels, self._types, self._tags)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # a loader process maps the same files; the tokens do not travel
@@ -139,9 +164,14 @@ def _portions(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _encode(
-    tokenizer: Any, texts: list[str], pairs: Sequence[str], max_length: int | None
+    tokenizer: Any,
+    texts: list[str],
+    pairs: Sequence[str],
+    max_length: int | None,
+    *,
+    with_spans: bool = False,
 ) -> Encoded:
-    """The ids of each text or pair, and their types, as calling the tokenizer gives them."""
+    """The tokens of each text or pair, as calling the tokenizer gives them."""
     options = {
         "truncation": "longest_first" if max_length is not None else False,
         "max_length": max_length,
@@ -149,14 +179,24 @@ def _encode(
         "return_token_type_ids": bool(pairs),
     }
     second = list(pairs) or None
+    nowhere = np.zeros((0, 2), dtype=np.int64)
     if not tokenizer.is_fast:
         found = tokenizer(texts, second, **options)
-        return found["input_ids"], found.get("token_type_ids", [])
+        return Encoded(found["input_ids"], found.get("token_type_ids", []), nowhere)
     # this sets the backend's truncation; the rest goes there without one Python object a token
     tokenizer(texts[:1], second and second[:1], **options)
     inputs = texts if second is None else list(zip(texts, second, strict=True))
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(inputs)
-    return [each.ids for each in encodings], [each.type_ids for each in encodings] if pairs else []
+    backend = tokenizer.backend_tokenizer
+    encodings = (backend.encode_batch if with_spans else backend.encode_batch_fast)(inputs)
+    ids = [each.ids for each in encodings]
+    types = [each.type_ids for each in encodings] if pairs else []
+    return Encoded(ids, types, _spans(encodings) if with_spans else nowhere)
+
+
+def _spans(encodings: Iterable[Any]) -> npt.NDArray[np.int64]:
+    """Where in its text each token begins and ends, [tokens, 2]."""
+    spans = chain.from_iterable(each.offsets for each in encodings)  # a list only while it is read
+    return np.fromiter(chain.from_iterable(spans), np.int64).reshape(-1, 2)
 
 
 def _ended(rows: list[list[int]], end_id: int, max_length: int | None) -> list[list[int]]:
@@ -165,20 +205,29 @@ def _ended(rows: list[list[int]], end_id: int, max_length: int | None) -> list[l
     return [[*row, end_id] if len(row) < limit and row[-1:] != [end_id] else row for row in rows]
 
 
+def _flat(
+    rows: Iterable[list[int]], lengths: npt.NDArray[np.int64], dtype: Any
+) -> npt.NDArray[Any]:
+    """Rows behind one another."""
+    return np.fromiter(chain.from_iterable(rows), dtype, int(lengths.sum()))
+
+
 def _write_tokens(
-    folder: Path, name: str, encoded: Iterable[Encoded], *, has_types: bool
+    paths: Sequence[Path], portions: Iterable[Sequence[npt.NDArray[Any]]]
 ) -> npt.NDArray[np.int64]:
-    """Write the tokens of a split, portion by portion; how many each text has."""
+    """Write the tokens of a split, portion by portion; how many each text has.
+
+    Args:
+        paths: The files.
+        portions: Each the lengths of some texts, and what is written into each file.
+    """
     lengths = [np.zeros(0, dtype=np.int64)]
-    kinds = [("ids", np.int32), ("types", np.int8)][: 2 if has_types else 1]
     with ExitStack() as stack:
-        files = [stack.enter_context((folder / f"{name}.{kind}").open("wb")) for kind, _ in kinds]
-        for portion in encoded:
-            rows = portion[0]
-            lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
-            num_tokens = int(lengths[-1].sum())
-            for file, each, (_, dtype) in zip(files, portion, kinds, strict=False):
-                file.write(np.fromiter(chain.from_iterable(each), dtype, num_tokens).data)
+        files = [stack.enter_context(path.open("wb")) for path in paths]
+        for own, *flat in portions:
+            lengths.append(own)
+            for file, each in zip(files, flat, strict=True):
+                file.write(each.data)
     return np.concatenate(lengths)
 
 

@@ -25,8 +25,11 @@ LabelKind = Literal["class", "number", "classes", "tags", "none"]
 #: What a model has on top, as `managers/head.py` knows it.
 HeadName = Literal["sequence_classifier", "token_classifier", "causal_lm", "masked_lm"]
 
-#: What of the held-out labels a metric takes: some that differ, or a class at all.
-Need = Literal["contrast", "presence"]
+#: What of the held-out labels a metric takes: some that differ, a class at all, or an entity.
+Need = Literal["contrast", "presence", "entity"]
+
+#: The class of a word that is part of no entity.
+OUTSIDE: Final = "O"
 
 #: Where each text's score in each class is kept, for AUROC, so many are (128 MiB of float32).
 MOST_SCORES: Final = 2**25
@@ -103,6 +106,7 @@ TASKS: Final[Mapping[TaskName, TaskTraits]] = {
             "loss": "minimize",
         },
         head="token_classifier",
+        needs=dict.fromkeys(("f1", "precision", "recall"), "entity"),
     ),
     "causal_lm": TaskTraits(
         labels="none",

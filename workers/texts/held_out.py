@@ -7,14 +7,14 @@ is not named here is measured in each evaluation.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from workers.protocol.tasks import MOST_SCORES, TASKS, Need, TaskName
+from workers.protocol.tasks import MOST_SCORES, OUTSIDE, TASKS, Need, TaskName
 from workers.texts.labels import Label, names_in
 
 
@@ -29,6 +29,8 @@ class HeldOut:
     """Classes that a row has; of numbers, the different ones."""
     has_contrast: bool
     """Whether a class applies to some rows and not to others, or two numbers differ."""
+    has_entity: bool = True
+    """Of words with classes: whether one is part of an entity."""
 
     @classmethod
     def of_labels(cls, labels: Mapping[Label, int], num_classes: int) -> Self:
@@ -39,20 +41,29 @@ class HeldOut:
             counts.update(dict.fromkeys(names_in(label), count))
         if num_classes:
             contrast = any(count < num_rows for count in counts.values())
-            return cls(num_rows, num_classes, len(counts), contrast)
+            return cls(num_rows, num_classes, len(counts), contrast, _has_entity(counts))
         return cls(num_rows, 0, len(labels), len(labels) > 1)
 
     @classmethod
-    def of_targets(cls, targets: npt.NDArray[Any], num_classes: int) -> Self:
-        """Of labels as they are stored: classes or numbers [rows], or flags [rows, classes]."""
+    def of_targets(cls, targets: npt.NDArray[Any], classes: Sequence[str]) -> Self:
+        """Of labels as they are stored.
+
+        Args:
+            targets: Classes or numbers [rows], flags [rows, classes], or of words their classes
+                at their first tokens [tokens], others being negative.
+            classes: Their names; of numbers, none.
+        """
         if targets.ndim > 1:
             counts = targets.sum(0)
-            present = int((counts > 0).sum())
+            present = np.flatnonzero(counts).tolist()
             contrast = bool(((counts > 0) & (counts < len(targets))).any())
         else:
-            present = len(np.unique(targets))
-            contrast = present > 1
-        return cls(len(targets), num_classes, present, contrast)
+            present = np.unique(targets).tolist()
+            contrast = len(present) > 1
+        names = [classes[number] for number in present if number >= 0] if classes else []
+        num_present = len(names) if classes else len(present)
+        has_entity = _has_entity(names) or not classes
+        return cls(len(targets), len(classes), num_present, contrast, has_entity)
 
     def undefined(self, task: TaskName) -> dict[str, str]:
         """The metrics of a task that are not measured on it, each with the reason."""
@@ -91,8 +102,15 @@ class HeldOut:
     def _lack(self, need: Need) -> str | None:
         if need == "presence":
             return None if self.num_present else "no held-out text has a class"
+        if need == "entity":
+            return None if self.has_entity else "no held-out word is of an entity"
         if self.has_contrast:
             return None
         if self.num_classes:
             return "all held-out texts have the same classes"
         return "all held-out texts have one number"
+
+
+def _has_entity(names: Iterable[str]) -> bool:
+    """Whether one of the classes of some words is that of an entity."""
+    return any(name != OUTSIDE for name in names)

@@ -8,7 +8,7 @@ import pytest
 import workers
 from workers.managers import data_origin
 from workers.managers.sources import read_source
-from workers.managers.tags import tags_of_tokens
+from workers.managers.tags import WordTags
 from workers.managers.targets import targets_of
 from workers.managers.text_format import end_of
 from workers.managers.token_rows import padded
@@ -18,7 +18,7 @@ from workers.texts.split import split_rows
 
 @pytest.mark.parametrize(
     "part",
-    [read_source, split_rows, tags_of_tokens, targets_of, end_of, padded, TokenizedTexts],
+    [read_source, split_rows, WordTags, targets_of, end_of, padded, TokenizedTexts],
     ids=lambda part: part.__name__,
 )
 def test_tokens_follow_from_the_code_that_makes_them(part):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from workers.managers.entities import EntityScores, are_parts_of_entities, entities, scores
-from workers.managers.tags import tags_of_tokens
+from workers.managers.tags import WordTags
+from workers.protocol.errors import InvalidInputError
 
 
 @pytest.mark.parametrize(
@@ -81,34 +84,47 @@ def test_the_metric_takes_batches_whose_texts_are_marked():
     assert values == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "accuracy": 0.8}
 
 
-class Halves:
-    """A tokenizer that cuts words into pieces of two characters; blanks go with the word behind."""
+def spans_of(text, max_length):
+    """Of a tokenizer that cuts words into pieces of two; blanks go with the word behind."""
+    spans, at = [(0, 0)], 0
+    for word in text.split(" "):
+        for start in range(at, at + len(word), 2):
+            blank = 1 if start == at and start else 0
+            spans.append((start - blank, min(start + 2, at + len(word))))
+        at += len(word) + 1
+    return spans[:max_length]
 
-    is_fast = True
 
-    def __call__(self, texts, *, truncation, max_length, return_offsets_mapping):
-        assert truncation
-        assert return_offsets_mapping
-        return {"offset_mapping": [self._spans(text)[:max_length] for text in texts]}
-
-    @staticmethod
-    def _spans(text):
-        spans, at = [(0, 0)], 0
-        for word in text.split(" "):
-            for start in range(at, at + len(word), 2):
-                blank = 1 if start == at and start else 0
-                spans.append((start - blank, min(start + 2, at + len(word))))
-            at += len(word) + 1
-        return spans
+def tags_of(texts, tags, max_length):
+    """The classes of the tokens of each text, and what is said of those that are lost."""
+    spans = [spans_of(text, max_length) for text in texts]
+    words = WordTags(SimpleNamespace(is_fast=True), tags)
+    rows = []
+    for start in range(0, len(texts), 2):
+        own = spans[start : start + 2]
+        lengths = np.array([len(each) for each in own])
+        flat = np.array([span for each in own for span in each])
+        found = words.of_tokens(start, texts[start : start + 2], lengths, flat)
+        rows += np.split(found, np.cumsum(lengths)[:-1])
+    return [row.tolist() for row in rows], words.finding("train", max_length)
 
 
 def test_a_class_is_learned_at_the_first_token_of_its_word():
     texts = ["\N{GRINNING FACE}a bcd e", "abcdef g", "x"]
-    tags = np.empty(3, dtype=object)
-    tags[:] = [[1, 2, 3], [4, 5], [6]]
-    found = tags_of_tokens(Halves(), texts, tags, 5, lambda *_: None)
-    assert found.tolist() == [
-        [-100, 1, 2, -100, 3],
-        [-100, 4, -100, -100, 5],
-        [-100, 6, -100, -100, -100],
-    ]
+    rows, finding = tags_of(texts, [[1, 2, 3], [4, 5], [6]], 5)
+    assert rows == [[-100, 1, 2, -100, 3], [-100, 4, -100, -100, 5], [-100, 6]]
+    assert finding is None
+
+
+def test_of_words_behind_the_last_token_it_is_said_how_many_they_are():
+    rows, finding = tags_of(
+        ["a b c d", "abcdef g", "x", "y z"], [[1, 2, 3, 4], [5, 6], [7], [8, 9]], 3
+    )
+    assert rows == [[-100, 1, 2], [-100, 5, -100], [-100, 7], [-100, 8, 9]]
+    assert finding.startswith("train: 3 of 9 words, of 2 texts, are neither learned nor measured")
+    assert "data.max_length = 3" in finding
+
+
+def test_a_slow_tokenizer_is_refused():
+    with pytest.raises(InvalidInputError, match="does not tell where in a text a token stands"):
+        WordTags(SimpleNamespace(is_fast=False, name_or_path="slow"), [])

@@ -60,7 +60,7 @@ class Beginning:
         except WorkerLacksError as error:
             error.is_of_study = not self._is_searched("data.", *DECIDES_THE_MODEL)
             raise
-        held_out = HeldOut.of_targets(data.validation.labels, len(data.classes))
+        held_out = HeldOut.of_targets(data.validation.labels, data.classes)
         problem = held_out.problem(self._trial.spec.metrics, self._config.task)
         if problem is None:
             return data

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from workers.managers import MetricsManager, ModelManager
@@ -14,7 +13,7 @@ from workers.managers.entities import EntityScores
 from workers.managers.head import TOKEN_CLASSIFIER, Head
 from workers.managers.metrics import Meter
 from workers.managers.tags import NOT_LEARNED
-from workers.managers.token_rows import Row, Rows
+from workers.managers.token_rows import Row, Rows, padded
 from workers.managers.tokenized import Batch, Collate, PaddingCollator
 from workers.trials.finetune.tasks.language_modelling import LanguageModelling
 
@@ -65,7 +64,7 @@ class TagCollator:
         """`input_ids`, `attention_mask` and `labels`, int64 [batch, length]."""
         taken = Rows.of(rows)
         batch = self._pad(taken)
-        labels = np.full(batch["input_ids"].shape, NOT_LEARNED, dtype=np.int64)
-        width = min(labels.shape[1], taken.labels.shape[1])
-        labels[:, :width] = taken.labels[:, :width]
-        return {**batch, "labels": torch.from_numpy(labels)}
+        if taken.tags is None:
+            raise TypeError("rows without a class for each token")
+        mask = taken.mask(batch["input_ids"].shape[1])
+        return {**batch, "labels": torch.from_numpy(padded(taken.tags, mask, NOT_LEARNED))}
