@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orchestrator.fleet import Fleet, connect
     from orchestrator.handle import StudyHandle
+    from orchestrator.local.delete_study import delete_study
     from orchestrator.submission.study import Study
     from orchestrator.submission.submit import submit
 
-__all__ = ["Fleet", "Study", "StudyHandle", "connect", "submit"]
+__all__ = ["Fleet", "Study", "StudyHandle", "connect", "delete_study", "submit"]
 
 _HOMES = {
     "Fleet": "orchestrator.fleet",
     "Study": "orchestrator.submission.study",
     "StudyHandle": "orchestrator.handle",
     "connect": "orchestrator.fleet",
+    "delete_study": "orchestrator.local.delete_study",
     "submit": "orchestrator.submission.submit",
 }
 

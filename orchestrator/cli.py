@@ -169,10 +169,11 @@ def submit(
     """
     spec = load_study(study, trials=trials, overrides=overrides or ())
     handle = submit_study(spec, import_directory=import_directory(study), tell=_note)
-    waits_for = handle.status().waits_for
+    found = handle.status()
+    waits_for = found.waits_for
     if as_json:
         given = {"study": handle.name, "trials": spec.trials, "directions": spec.all_directions}
-        print_json({**given, "waits_for": waits_for})
+        print_json({**given, "waits_for": waits_for, "stalled": found.stalled})
     else:
         print(
             f"submitted {handle.name!r}, {spec.trials} trials, {say_direction(spec)};"
@@ -180,6 +181,8 @@ def submit(
         )
         for reason in waits_for:
             print(f"waits: {reason}")
+        if found.stalled is not None:
+            print(f"stalled: {found.stalled}")
 
 
 @app.command()

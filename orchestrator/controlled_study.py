@@ -264,6 +264,21 @@ class ControlledStudy:
             url = storage_url(self._settings, self.name)
             return order_at_rest(url, self.name, orders_for(spec))
 
+    def delete(self, *, cancels: bool = False) -> None:
+        """Delete the study for good: results, models, checkpoints, and its name; nobody is asked.
+
+        Args:
+            cancels: Whether trials that run are ended first.
+
+        Raises:
+            StudyNotKnownError: There is no such study.
+            InvalidInputError: Trials of it run, or its results are kept elsewhere.
+            FleetError: It is not done yet; it will be.
+        """
+        from orchestrator.local.delete_study import delete_study
+
+        delete_study(self.name, self._settings, cancels=cancels)
+
     def _refuse_without_budget(self, spec: StudySpec, verb: str) -> None:
         """Refuse trials that would be cancelled before they begin."""
         status = self.status()

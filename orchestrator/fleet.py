@@ -7,8 +7,9 @@ from typing import Self
 
 import redis
 
-from orchestrator.handle import StudyHandle, stored_status
+from orchestrator.handle import StudyHandle
 from orchestrator.status import StudyStatus, UnreadableRecord, UnreadableStudy
+from orchestrator.status_building import stored_status
 from orchestrator.storage.known_studies import stored_studies
 from workers.coordination.connection import connect as connect_redis
 from workers.coordination.rights import Role

@@ -14,14 +14,10 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.controlled_study import ControlledStudy
 from orchestrator.status import StudyStatus
-from orchestrator.status_building import Circumstances, build_status, unfinished_state
+from orchestrator.status_building import build_status, stored_status, unfinished_state
 from orchestrator.storage.attributes import (
-    ATTR,
-    ENDED_BY_ATTR,
-    EXHAUSTED_ATTR,
     GENERATION_ATTR,
     SPEC_ATTR,
-    WISH_ATTR,
 )
 from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.event_history import EventHistory
@@ -33,11 +29,13 @@ from orchestrator.storage.tally import Tally
 from orchestrator.views.following import follow
 from orchestrator.views.obstacles import obstacles
 from orchestrator.views.other_code import other_code
+from orchestrator.views.trial_table import FORMATS, TrialTable, value_columns
 from workers.coordination.connection import connect
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.coordination.trial_queue import read_record
 from workers.coordination.trial_record import TrialRecord
+from workers.disk import durable
 from workers.disk.object_store import ObjectStore
 from workers.disk.results import result_directory
 from workers.disk.store_layout import results_of, token_of_result
@@ -52,8 +50,6 @@ from workers.protocol.errors import (
 from workers.protocol.given import given_params
 from workers.protocol.plain import describe_error
 from workers.protocol.spec import Direction, StudySpec
-from workers.protocol.states import Wish
-from workers.settings import Settings
 
 
 class StudyHandle(ControlledStudy):
@@ -170,6 +166,45 @@ class StudyHandle(ControlledStudy):
         if text is None:
             return [dict(trial.params) for trial in best]
         return [given_params(StudySpec.read(text), trial.params) for trial in best]
+
+    def table(self) -> TrialTable:
+        """All trials, as `trialfleet export` writes them.
+
+        Raises:
+            InvalidInputError: The storage is not on this machine, or the study is not the fleet's.
+        """
+        study = self.study
+        text = study.user_attrs.get(SPEC_ATTR)
+        if text is None:
+            raise InvalidInputError(
+                f"study {self.name!r} was not made by trialfleet; read it by Optuna"
+            )
+        spec, trials = StudySpec.read(text), study.get_trials(deepcopy=False)
+        has_open = any(not trial.state.is_finished() for trial in trials)
+        running = {each.number for each in self.status().running} if has_open else set()
+        columns = value_columns(spec.metrics, len(spec.all_directions))
+        return TrialTable.of(trials, columns, running, study.user_attrs)
+
+    def export(self, file: str | Path) -> Path:
+        """Write all trials as a table, whole or not at all; where it lies then.
+
+        Args:
+            file: Its suffix says how: `.csv`, `.json`, or `.parquet` where pyarrow is installed.
+
+        Raises:
+            InvalidInputError: The suffix is none of these, it cannot be written there, or the
+                storage is not on this machine.
+        """
+        target = Path(file).expanduser().absolute()
+        form = next((each for each in FORMATS if target.suffix.lower() == f".{each}"), None)
+        if form is None:
+            raise InvalidInputError(f"export {file}: name a file with .{', .'.join(FORMATS)}")
+        content = self.table().write(form)
+        try:
+            durable.write_whole(target, content)
+        except OSError as error:
+            raise InvalidInputError(f"export {file}: {error}; nothing was written") from error
+        return target
 
     @property
     def best_trials(self) -> list[FrozenTrial]:
@@ -326,9 +361,10 @@ class StudyHandle(ControlledStudy):
                     *found.waits_for,
                     *obstacles(
                         studies.spec(self.name),
-                        found,
+                        found.model_copy(update={"stalled": stalled}),
                         entries,
                         left_by_run=studies.is_by_run(self.name) and self._is_left(found),
+                        lease_seconds=self._settings.times.lease,
                     ),
                 ],
             }
@@ -353,34 +389,3 @@ class StudyHandle(ControlledStudy):
 def _not_looked_at(spec: StudySpec) -> StudyStatus:
     """The status of a study that no orchestrator has seen yet."""
     return build_status(spec, Tally(spec.all_directions))
-
-
-def stored_status(name: str, settings: Settings) -> StudyStatus:
-    """A study's status from its storage alone; open trials count as queued.
-
-    Raises:
-        InvalidInputError: The storage does not know the study.
-    """
-    study = load_readonly(storage_url(settings, name), name)
-    text = study.user_attrs.get(SPEC_ATTR)
-    if text is None:
-        raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
-    spec = StudySpec.read(text)
-    ended_by = study.user_attrs.get(ENDED_BY_ATTR) or {}
-    around = Circumstances(
-        wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
-        results=str(settings.home / "studies" / name / "trials"),
-        is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
-        wish=Wish(study.user_attrs.get(WISH_ATTR, Wish.RUN)),
-        ended_by=ended_by.get("reason"),
-        limit=ended_by.get("setting"),
-        traceback=ended_by.get("traceback"),
-    )
-    tally = Tally(spec.all_directions, study.get_trials(deepcopy=False))
-    found = build_status(spec, tally, around)
-    if found.is_over:
-        return found
-    nobody = (
-        "no fleet runs here: go on with `trialfleet run`, or with `trialfleet serve` and workers"
-    )
-    return found.model_copy(update={"waits_for": [nobody]})

@@ -18,16 +18,25 @@ from orchestrator.status import (
     StudyStatus,
     WaitingTrial,
 )
-from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.attributes import (
+    ATTR,
+    ENDED_BY_ATTR,
+    EXHAUSTED_ATTR,
+    SPEC_ATTR,
+    WISH_ATTR,
+)
+from orchestrator.storage.opening import load_readonly, storage_url
 from orchestrator.storage.tally import NUM_TOP, Ends, Tally, busy_seconds, state_of
 from workers.coordination.leases import TrialLeases
 from workers.coordination.trial_record import TrialRecord
 from workers.processes.memory import UsedMemory
 from workers.processes.registry import ProcessEntry
+from workers.protocol.errors import InvalidInputError
 from workers.protocol.events import host_of
 from workers.protocol.pace import Pace
 from workers.protocol.spec import Direction, StudySpec
 from workers.protocol.states import StudyState, TrialState, Wish
+from workers.settings import Settings
 
 #: The states that a status counts trials by.
 _COUNTED: Final = (
@@ -126,6 +135,37 @@ def build_status(
         **_of_trials(tally, spec.all_directions),
         **_of_circumstances(around),
     )
+
+
+def stored_status(name: str, settings: Settings) -> StudyStatus:
+    """A study's status from its storage alone; open trials count as queued.
+
+    Raises:
+        InvalidInputError: The storage does not know the study.
+    """
+    study = load_readonly(storage_url(settings, name), name)
+    text = study.user_attrs.get(SPEC_ATTR)
+    if text is None:
+        raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
+    spec = StudySpec.read(text)
+    ended_by = study.user_attrs.get(ENDED_BY_ATTR) or {}
+    around = Circumstances(
+        wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
+        results=str(settings.home / "studies" / name / "trials"),
+        is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
+        wish=Wish(study.user_attrs.get(WISH_ATTR, Wish.RUN)),
+        ended_by=ended_by.get("reason"),
+        limit=ended_by.get("setting"),
+        traceback=ended_by.get("traceback"),
+    )
+    tally = Tally(spec.all_directions, study.get_trials(deepcopy=False))
+    found = build_status(spec, tally, around)
+    if found.is_over:
+        return found
+    nobody = (
+        "no fleet runs here: go on with `trialfleet run`, or with `trialfleet serve` and workers"
+    )
+    return found.model_copy(update={"waits_for": [nobody]})
 
 
 def _num_wanted(spec: StudySpec, tally: Tally, around: Circumstances) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any
 
 import optuna
 import typer
@@ -26,15 +26,13 @@ from orchestrator.submission.schema import study_schema
 from orchestrator.submission.study_file import write_study_file
 from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
-from orchestrator.views.trial_table import Format, TrialTable, value_columns
+from orchestrator.views.trial_table import FORMATS, Format, value_columns
 from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError, nearest
 from workers.protocol.plain import strict_json
 from workers.protocol.spec import FINETUNE, StudySpec
 
 results_app = typer.Typer()
-
-_FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def export(
     name: NameArgument,
     form: Annotated[
         str | None,
-        format_option(_FORMATS, otherwise="csv"),
+        format_option(FORMATS, otherwise="csv"),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("-o", metavar="FILE", help="Instead of standard output.")
@@ -151,7 +149,7 @@ def export(
     wanted = _format(form, file, as_json=as_json)
     if wanted == "parquet" and file is None and sys.stdout.isatty():
         raise InvalidInputError("--format parquet is not for a terminal; name a file with -o FILE")
-    table = _table(_Found.by_name(name))
+    table = StudyHandle(name).table()
     content = table.write(wanted)
     if file is None:
         sys.stdout.buffer.write(content)
@@ -186,23 +184,14 @@ def _format(form: str | None, file: Path | None, *, as_json: bool) -> Format:
         InvalidInputError: There is no such format.
     """
     suffix = "" if file is None else file.suffix.lower().removeprefix(".")
-    default = suffix if suffix in _FORMATS else "json" if as_json and file is None else "csv"
+    default = suffix if suffix in FORMATS else "json" if as_json and file is None else "csv"
     wanted = default if form is None else form.lower()
-    for known in _FORMATS:
+    for known in FORMATS:
         if known == wanted:
             return known
     raise InvalidInputError(
-        f"--format {form}: there are {', '.join(_FORMATS)}{nearest(wanted, _FORMATS)}"
+        f"--format {form}: there are {', '.join(FORMATS)}{nearest(wanted, FORMATS)}"
     )
-
-
-def _table(found: _Found) -> TrialTable:
-    trials = found.trials
-    running: set[int] = set()
-    if any(not trial.state.is_finished() for trial in trials):
-        running = {each.number for each in found.handle.status().running}
-    columns = value_columns(found.spec.metrics, len(found.spec.all_directions))
-    return TrialTable.of(trials, columns, running, found.study.user_attrs)
 
 
 def _refuse_without_files(found: _Found, trial: FrozenTrial, folder: Path | None) -> None:

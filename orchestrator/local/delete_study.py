@@ -43,12 +43,12 @@ _GRACE_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 90.0
 
 
-def delete_study(name: str, settings: Settings, *, cancels: bool = False) -> None:
+def delete_study(name: str, settings: Settings | None = None, *, cancels: bool = False) -> None:
     """Delete a study: its results, checkpoints, what Redis holds of it, and then its name.
 
     Args:
         name: The study.
-        settings: Where the fleet is.
+        settings: Where the fleet is; by default the environment's.
         cancels: Whether trials that run are ended first.
 
     Raises:
@@ -56,7 +56,7 @@ def delete_study(name: str, settings: Settings, *, cancels: bool = False) -> Non
         InvalidInputError: Trials of it run, or its results are kept elsewhere.
         FleetError: It is not done yet; it will be.
     """
-    with _fleet(settings) as (client, own):
+    with _fleet(settings or Settings.from_environment()) as (client, own):
         deletions = Deletions(client)
         if not deletions.is_begun(name):
             _check(name, own, client, cancels=cancels)

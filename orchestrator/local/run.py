@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from orchestrator.driving.observer import metrics_observer
 from orchestrator.driving.service import Service
-from orchestrator.handle import stored_status
 from orchestrator.local.log_files import keep_short
 from orchestrator.local.servers import EmbeddedRedis, LocalWorker
 from orchestrator.status import StudyStatus
+from orchestrator.status_building import stored_status
 from orchestrator.storage.attributes import told_end
 from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.opening import load_readonly, storage_url, stored_identity

@@ -12,6 +12,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.storage.former_trials import complete_trials
 from orchestrator.storage.opening import check_same_spec, storage_url, stored_identity
 from orchestrator.storage.place import is_gone as is_gone_from_here
+from orchestrator.submission.handed_in_again import changes_told, wish_told
 from orchestrator.submission.hub_commits import with_commits
 from orchestrator.submission.model_check import kept_checks
 from orchestrator.submission.preflight import check
@@ -63,7 +64,7 @@ def submit(
     client = connect(settings, Role.USER)
     try:
         FleetHome(client, settings.home).join()
-        _hand_in(client, spec, package, settings, by_run=by_run)
+        _hand_in(client, spec, package, settings, by_run=by_run, tell=tell or _log)
     finally:
         client.close()
     return StudyHandle(spec.name, settings)
@@ -76,17 +77,24 @@ def _hand_in(
     settings: Settings,
     *,
     by_run: bool,
+    tell: Callable[[str], None],
 ) -> None:
     """Compare a study with what is known of its name, and write it."""
     studies, deletions = Studies(client, seal=settings.seal), Deletions(client)
-    if deletions.is_begun(spec.name):
-        raise InvalidInputError(
-            f"study {spec.name!r} is being deleted; wait for that, or have it completed by"
-            f" `trialfleet delete {spec.name}`"
-        )
+    _refuse_while_deleted(deletions, spec.name)
     is_gone = is_gone_from_here(settings, spec.name, studies.origin(spec.name))
-    if studies.exists(spec.name) and not is_gone:
-        spec = _as_known(client, studies, spec, settings)
+    notes: list[str] = []
+
+    def as_known(text: str | None) -> StudySpec:
+        if text is None or is_gone:
+            return spec
+        known = studies.read_text(spec.name, text)  # one that is not signed is, by this
+        found = _as_known(studies, spec, known, settings)
+        notes[:] = changes_told(known, found, studies.facts.get(spec.name, "status"))
+        return found
+
+    is_known = (text := studies.text(spec.name)) is not None and not is_gone
+    as_known(text)  # before anything is shipped
     _check_source(spec, settings, studies)
     ensure_epoch(client)
     deletions.revoke(spec.name)
@@ -95,7 +103,8 @@ def _hand_in(
     if package is not None:
         packages.ship(spec.name, package)
     try:
-        studies.submit(spec, by_run=by_run)
+        before = studies.wish(spec.name)
+        wish = studies.hand_in(spec.name, as_known, by_run=by_run, keeps_pause=not by_run)
     except Exception:
         if package is not None:
             _take_back(packages, client, spec.name, package.digest)
@@ -104,17 +113,26 @@ def _hand_in(
         packages.drop(spec.name, former)
     if is_gone:
         studies.facts.forget(spec.name)
+    if is_known:
+        notes += wish_told(spec.name, before, wish)
+    for note in notes:
+        tell(note)
 
 
-def _as_known(
-    client: redis.Redis, studies: Studies, spec: StudySpec, settings: Settings
-) -> StudySpec:
+def _refuse_while_deleted(deletions: Deletions, name: str) -> None:
+    if deletions.is_begun(name):
+        raise InvalidInputError(
+            f"study {name!r} is being deleted; wait for that, or have it completed by"
+            f" `trialfleet delete {name}`"
+        )
+
+
+def _as_known(studies: Studies, spec: StudySpec, known: StudySpec, settings: Settings) -> StudySpec:
     """A study that goes on, with the hub's commits and the order of choices that it has.
 
     Raises:
         StudyExistsError: The name stands for a study with other settings.
     """
-    known = Studies(client).spec(spec.name)  # one that is not signed is, by this
     if _is_trusted(studies, spec.name):
         spec = with_commits(spec, known.config)
     _check_known(spec, known, settings)

@@ -19,6 +19,7 @@ def obstacles(
     entries: Sequence[ProcessEntry],
     *,
     left_by_run: bool = False,
+    lease_seconds: float = 45.0,
 ) -> list[str]:
     """What a study that is not over waits for, each with what to do about it.
 
@@ -27,6 +28,7 @@ def obstacles(
         status: As the orchestrator last published it.
         entries: The live processes of the fleet.
         left_by_run: Whether `trialfleet run`, which began it, was interrupted.
+        lease_seconds: How long an orchestrator's right to drive a study lasts.
     """
     if status.is_over:
         return []
@@ -37,6 +39,11 @@ def obstacles(
     found = []
     if not any(entry.kind is ProcessKind.ORCHESTRATOR for entry in entries):
         found.append(f"no orchestrator runs: start `trialfleet serve`{_as_of(status)}")
+    elif status.stalled is None and _is_old(status, lease_seconds):
+        found.append(
+            "its orchestrator runs, and has not looked at it for long: a turn hangs, on a disk or a"
+            f" database maybe; its log says where, and starting it anew is safe{_as_of(status)}"
+        )
     without_worker = _without_worker(spec.resources.queue, entries)
     if without_worker is not None:
         found.append(without_worker)
@@ -81,6 +88,11 @@ def _without_worker(queue: str, entries: Sequence[ProcessEntry]) -> str | None:
         f"no worker takes trials from queue {queue!r}, and there are workers for"
         f" {', '.join(others)}: {command}, or name one of these as the study's `resources.queue`"
     )
+
+
+def _is_old(status: StudyStatus, lease_seconds: float) -> bool:
+    """Whether a status is older than any orchestrator leaves it that gets on."""
+    return status.as_of is not None and time.time() - status.as_of > 2 * lease_seconds
 
 
 def _as_of(status: StudyStatus) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from optuna.trial import FrozenTrial
 
@@ -32,6 +32,9 @@ from orchestrator.storage.tally import state_of
 from workers.protocol.plain import strict_json
 
 Format: TypeAlias = Literal["csv", "json", "parquet"]
+
+#: All of them.
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 #: The columns that the fleet itself knows, by the names of its attributes.
 _OWN: Final = {

@@ -13,7 +13,8 @@ from hand_fleet import Fleet, turn_until
 from postgres import PASSWORD, Postgres
 from waiting import wait_until
 
-from orchestrator.handle import StudyHandle, stored_status
+from orchestrator.handle import StudyHandle
+from orchestrator.status_building import stored_status
 from orchestrator.storage.opening import StudyStorage, load_readonly, open_reader, stored_identity
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.messages import Result

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import optuna
 import pytest
 from hand_fleet import Fleet, turn_until
 
+import orchestrator
 from orchestrator.driving.deletion import try_delete
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.driver import StudyDriver
@@ -31,6 +34,27 @@ from workers.protocol.states import ProcessKind, TrialState
 @pytest.fixture
 def fleet(client, settings, tmp_path):
     return Fleet(client, settings, tmp_path)
+
+
+def test_a_script_takes_a_study_home_and_deletes_it(fleet, tmp_path):
+    handle = fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(0), "it is in flight")
+        assert handle.table().rows[0]["state"] == "queued"
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: service.status("s").is_over, "it is over")
+    (row,) = json.loads(handle.export(tmp_path / "trials.json").read_text())
+    assert (row["number"], row["state"], row["value"]) == (0, "complete", 0.5)
+    assert handle.export(tmp_path / "trials.csv").read_text().startswith("number,state,value")
+    with pytest.raises(InvalidInputError, match=r"name a file with \.csv, \.json, \.parquet"):
+        handle.export(tmp_path / "trials.xlsx")
+    with pytest.raises(InvalidInputError, match="nothing was written"):
+        handle.export(tmp_path / "trials.csv" / "below.csv")
+    handle.delete()
+    assert remains(fleet) == set()
+    with pytest.raises(StudyNotKnownError):
+        handle.delete()
+    assert orchestrator.delete_study is delete_study
 
 
 @pytest.fixture

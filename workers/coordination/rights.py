@@ -152,7 +152,7 @@ _PARTS: Final = {
             *_SHARED, keys.DELETING, keys.orders("*"), keys.code("*"), keys.trial("*", "*"),
             keys.output("*", "*"),
         ),
-        verbs=("wish", "respec", "order", "ship", "unship"),
+        verbs=("wish", "hand_in", "respec", "order", "ship", "unship"),
     ),
     Role.VIEWER: _VIEWING,
 }  # fmt: skip

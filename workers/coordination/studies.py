@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -11,9 +11,8 @@ from typing import Final
 import redis
 
 from workers.coordination import keys
-from workers.coordination.event_stream import EventStream
 from workers.coordination.leases import TrialLeases
-from workers.coordination.scripts import call
+from workers.coordination.scripts import Value, call
 from workers.coordination.study_facts import StudyFacts
 from workers.coordination.study_lead import call_led, left
 from workers.coordination.study_orders import StudyOrders
@@ -30,7 +29,6 @@ from workers.coordination.submitted import (
     speaking_of,
 )
 from workers.protocol.errors import StudyNotKnownError
-from workers.protocol.events import EventKind
 from workers.protocol.seals import TrialSeals
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Wish
@@ -60,7 +58,7 @@ class Studies(StudySpecs):
         return StudyOrders(self.client, self.leader)
 
     def submit(self, spec: StudySpec, *, by_run: bool = False) -> None:
-        """Write or extend a study; the caller has checked that it is the same one.
+        """Write a study in the place of whatever there is of its name, and have it run.
 
         Args:
             spec: The study.
@@ -69,17 +67,50 @@ class Studies(StudySpecs):
         Raises:
             UnsealedError: It was signed before, and there is no secret here.
         """
-        self.refuse_to_unseal(spec.name)
-        is_everybodys = self.exists(spec.name) and not self.is_by_run(spec.name)
-        submitted = Submitted(spec, is_by_run=by_run and not is_everybodys)
-        self._write(submitted, EventKind.SUBMITTED)
+        self.hand_in(spec.name, lambda _: spec, by_run=by_run, keeps_pause=False)
+
+    def hand_in(
+        self,
+        name: str,
+        prepare: Callable[[str | None], StudySpec],
+        *,
+        by_run: bool,
+        keeps_pause: bool,
+    ) -> Wish:
+        """Write or extend a study, whoever else changes it at the same time.
+
+        Args:
+            name: The study.
+            prepare: Gives its specification for the text of the one that there is, if there is
+                one, and checks that it is the same study; may be called again.
+            by_run: For `trialfleet run` alone; one that was handed in before stays everybody's.
+            keeps_pause: Whether a study that is paused stays so.
+
+        Returns:
+            What is wanted of it now.
+
+        Raises:
+            UnsealedError: It was signed before, and there is no secret here.
+        """
+        self.refuse_to_unseal(name)
+        place = {**speaking_of(name), "studies": keys.STUDIES}
+        while True:
+            read = self.client.hget(keys.study(name), "spec")
+            written = prepare(read).model_dump_json()
+            arguments: dict[str, Value] = {
+                "name": name,
+                "read": read or "",
+                "written": written,
+                "seal": self._sealed(name, written),
+                "by_run": int(by_run),
+                "keeps_pause": int(keeps_pause),
+            }
+            status, *rest = call(self.client, "hand_in", place, arguments)
+            if status == "OK":
+                return Wish(rest[0])
 
     def restore(self, submitted: Submitted) -> None:
-        """Write a study as it was in a Redis that lost its data."""
-        self._write(submitted)
-
-    def _write(self, submitted: Submitted, *told: EventKind) -> None:
-        """Write a study, and tell of it, in one transaction."""
+        """Write a study as it was in a Redis that lost its data, in one transaction."""
         spec, wish, is_by_run, origin, *_ = submitted
         noted = zip(ORIGIN, origin, strict=True)
         fields = {name: value for name, value in noted if value is not None}
@@ -101,13 +132,7 @@ class Studies(StudySpecs):
         if unset:
             pipeline.hdel(keys.study(spec.name), *unset)
         pipeline.sadd(keys.STUDIES, spec.name)
-        num_writes = len(pipeline)
-        for kind in told:
-            EventStream(pipeline, spec.name).tell(kind)
-        answers = pipeline.execute(raise_on_error=False)
-        for answer in answers[:num_writes]:  # a stream that takes none holds nothing up
-            if isinstance(answer, Exception):
-                raise answer
+        pipeline.execute()
 
     def submitted(self, name: str) -> Submitted:
         """A study as it was handed in.

@@ -49,6 +49,11 @@ class StudySpecs(StudyNames):
         spec = self._read_spec(name, text, seal)
         return spec, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
+    def text(self, name: str) -> str | None:
+        """A study's specification as it lies there; None if there is no such study."""
+        found: str | None = self.client.hget(keys.study(name), "spec")
+        return found
+
     def is_sealed(self, name: str) -> bool:
         """Whether a study was signed, by whatever secret."""
         return bool(self.client.hexists(keys.study(name), "seal"))
@@ -85,9 +90,14 @@ class StudySpecs(StudyNames):
         what = f"the specification of study {name!r}"
         way = "hand it in again (`trialfleet submit`) with this FLEET_SECRET"
         self.seal.check(seal, "study", name, text, what=what, way=way)
-        return self._read(name, text)
+        return self.read_text(name, text)
 
-    def _read(self, name: str, text: str) -> StudySpec:
+    def read_text(self, name: str, text: str) -> StudySpec:
+        """A specification as it lies in Redis, whoever has signed it.
+
+        Raises:
+            InvalidInputError: It is none.
+        """
         try:
             return StudySpec.read(text)
         except ValueError as error:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from orchestrator.status_building import build_status
@@ -70,6 +72,23 @@ def test_workers_that_refuse_a_study_say_why_and_whether_others_take_it():
 def test_how_old_a_status_is_shows_when_nobody_drives_the_study():
     (text,) = obstacles(SPEC, STATUS.model_copy(update={"as_of": 1e9}), [WORKER])
     assert "as of 2001-09-0" in text
+
+
+@pytest.mark.parametrize(
+    ("age", "fields", "is_said"),
+    [
+        (60.0, {}, False),
+        (120.0, {}, True),
+        (120.0, {"stalled": "its storage is full"}, False),
+        (120.0, {"state": StudyState.FINISHED}, False),
+    ],
+)
+def test_a_status_that_a_live_orchestrator_left_for_long_says_so(age, fields, is_said):
+    shown = STATUS.model_copy(update={"as_of": time.time() - age, **fields})
+    found = obstacles(SPEC, shown, [DRIVER, WORKER], lease_seconds=45.0)
+    assert [("has not looked at it" in text, "as of" in text) for text in found] == (
+        [(True, True)] if is_said else []
+    )
 
 
 def test_a_study_that_is_over_waits_for_nothing():
