@@ -23,13 +23,15 @@ from orchestrator.local.log_files import keep_short
 from orchestrator.local.servers import EmbeddedRedis, LocalWorker
 from orchestrator.status import StudyStatus
 from orchestrator.status_building import stored_status
-from orchestrator.storage.attributes import told_end
+from orchestrator.storage.attributes import SPEC_ATTR, told_end
 from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.opening import load_readonly, storage_url, stored_identity
+from orchestrator.storage.retriable import withdrawn
 from orchestrator.submission.metric_directions import say_direction
 from orchestrator.submission.preflight import import_path
-from orchestrator.submission.submit import prepared, submit
+from orchestrator.submission.submit import hand_in, prepared
 from orchestrator.views.watch import View
+from orchestrator.views.ways_on import begins_more, say_over
 from workers.coordination.connection import connect
 from workers.coordination.rights import Role
 from workers.disk.fleet_home import make_home
@@ -62,18 +64,20 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
     """
     refuse_while_importing("runs a study")
     refuse_if_missing("local", ", or `trialfleet submit` to a fleet")
-    spec = prepared(spec, settings, import_directory=import_directory, tell=view.say)
+    checked = prepared(spec, settings, import_directory=import_directory, tell=view.say)
+    spec = checked.spec
     view.say(say_direction(spec))
-    finished = _finished_before(spec, settings)
-    if finished is not None:
-        view.say(_say_finished(spec))
-        return finished
+    over = _over_before(spec, settings)
+    if over is not None:
+        status, told = over
+        view.say(told)
+        return status
     with ExitStack() as stack:
         stack.enter_context(exclusive(settings.home))
         redis, settings = _with_redis(settings, stack)
         if spec.on_end is not None:  # whoever runs it has written it
             settings = settings.model_copy(update={"on_end": (*settings.on_end, spec.on_end)})
-        submit(spec, settings, import_directory=import_directory, by_run=True)
+        hand_in(checked, settings, by_run=True, tell=view.say)
         observer = stack.enter_context(metrics_observer(settings, view.say))
         service = stack.enter_context(
             Service(settings, only=spec.name, on_status=view.update, observer=observer)
@@ -138,26 +142,19 @@ def _drive(name: str, service: Service, fleet: _Fleet, interrupted: threading.Ev
             )
 
 
-def _say_finished(spec: StudySpec) -> str:
-    name = spec.name
-    return (
-        f"study {name!r} was finished before: --trials {2 * spec.trials} runs more of it;"
-        f" `trialfleet retry {name}` and `enqueue {name}`, then running it again, run failed"
-        f" trials and points of yours; `best {name}` and `export {name}` take home what it"
-        " came to"
-    )
-
-
-def _finished_before(spec: StudySpec, settings: Settings) -> StudyStatus | None:
-    """The status of the study if all its trials have ended, else None."""
-    if stored_identity(storage_url(settings, spec.name), spec.name) is None:
+def _over_before(spec: StudySpec, settings: Settings) -> tuple[StudyStatus, str] | None:
+    """The status of a study of which nothing would begin, and what can be done; None to run it."""
+    url = storage_url(settings, spec.name)
+    if stored_identity(url, spec.name) is None:
         return None
-    status = stored_status(spec.name, settings)
-    stored = load_readonly(storage_url(settings, spec.name), spec.name).user_attrs
-    if spec.on_end is not None and told_end(stored, sum(status.trials.values())) is None:
+    status, study = stored_status(spec.name, settings), load_readonly(url, spec.name)
+    attrs = study.user_attrs
+    if spec.on_end is not None and told_end(attrs, sum(status.trials.values())) is None:
         return None
-    is_done = status.num_ended - status.given >= spec.trials and not status.trials["queued"]
-    return status if is_done else None
+    known = StudySpec.read(attrs[SPEC_ATTR])
+    if begins_more(status, known, spec, withdrawn(study.get_trials(deepcopy=False))):
+        return None
+    return status, say_over(status)
 
 
 def worker_environment(

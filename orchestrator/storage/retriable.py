@@ -7,7 +7,7 @@ from typing import Final
 
 from optuna.trial import FrozenTrial
 
-from orchestrator.storage.attributes import ATTR
+from orchestrator.storage.attributes import ATTR, RETRIES_ATTR
 from orchestrator.storage.tally import state_of
 from workers.protocol.states import TrialState
 
@@ -36,11 +36,13 @@ def retriable(
 
 
 def withdrawn(trials: Sequence[FrozenTrial]) -> list[int]:
-    """The trials that were cancelled before any worker began them, by their numbers."""
+    """The trials that were cancelled before anybody began them, and that nothing retries yet."""
+    again = {trial.user_attrs.get(RETRIES_ATTR) for trial in trials}
     return [
         trial.number
         for trial in trials
         if trial.state.is_finished()
         and state_of(trial) is TrialState.CANCELLED
         and f"{ATTR}attempt" not in trial.user_attrs
+        and trial.number not in again
     ]

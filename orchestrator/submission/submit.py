@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import redis
 
@@ -41,7 +42,6 @@ def submit(
     *,
     import_directory: Path | None = None,
     tell: Callable[[str], None] | None = None,
-    by_run: bool = False,
 ) -> StudyHandle:
     """Hand a study to the fleet; one that is known is extended if it is the same otherwise.
 
@@ -49,8 +49,7 @@ def submit(
         spec: The study.
         settings: Where the fleet is; by default the environment's.
         import_directory: Where the objective's module lies, beside the import path.
-        tell: Told what people should know of the study's data; by default, the log is.
-        by_run: For `trialfleet run` alone, until somebody submits it otherwise.
+        tell: Told what people should know of the study; by default, the log is.
 
     Raises:
         InvalidInputError: The study cannot run, or the home belongs to another fleet; nothing was
@@ -60,14 +59,46 @@ def submit(
     """
     refuse_while_importing("hands in a study")
     settings = settings or Settings.from_environment()
-    spec, package = _prepared(spec, settings, import_directory, tell)
+    found = prepared(spec, settings, import_directory=import_directory, tell=tell)
+    return hand_in(found, settings, tell=tell)
+
+
+class Prepared(NamedTuple):
+    """A study that was checked as a whole, with what travels with it."""
+
+    spec: StudySpec
+    """With the commits of what it reads from a hub."""
+    package: Package | None
+    """The code that travels with it, if any does."""
+
+
+def hand_in(
+    study: Prepared,
+    settings: Settings,
+    *,
+    by_run: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> StudyHandle:
+    """Hand a study that was checked to the fleet.
+
+    Args:
+        study: The study.
+        settings: Where the fleet is.
+        by_run: For `trialfleet run` alone, until somebody submits it otherwise.
+        tell: Told what is other than it was; by default, the log is.
+
+    Raises:
+        InvalidInputError: The home belongs to another fleet, or the study is being deleted.
+        StudyExistsError: The name stands for a study with other settings.
+        RedisUnavailableError: The fleet's Redis does not answer.
+    """
     client = connect(settings, Role.USER)
     try:
         FleetHome(client, settings.home).join()
-        _hand_in(client, spec, package, settings, by_run=by_run, tell=tell or _log)
+        _hand_in(client, study.spec, study.package, settings, by_run=by_run, tell=tell or _log)
     finally:
         client.close()
-    return StudyHandle(spec.name, settings)
+    return StudyHandle(study.spec.name, settings)
 
 
 def _hand_in(
@@ -145,8 +176,8 @@ def prepared(
     *,
     import_directory: Path | None = None,
     tell: Callable[[str], None] | None = None,
-) -> StudySpec:
-    """A study that was checked, with the commits of what it reads from a hub.
+) -> Prepared:
+    """Check a study as a whole: each thing that may be wrong with it, once.
 
     Args:
         spec: The study.
@@ -159,16 +190,6 @@ def prepared(
         StudyExistsError: The storage has another one under its name.
         RemoteUnavailableError: A hub or a file share did not answer, whatever was tried.
     """
-    return _prepared(spec, settings, import_directory, tell)[0]
-
-
-def _prepared(
-    spec: StudySpec,
-    settings: Settings,
-    import_directory: Path | None,
-    tell: Callable[[str], None] | None,
-) -> tuple[StudySpec, Package | None]:
-    """The same, with the package of the code that travels with it, if any does."""
     make_home(settings.home)  # before anything below it is
     known = stored_identity(storage_url(settings, spec.name), spec.name)
     spec = with_commits(spec, None if known is None else known.get("config"))
@@ -194,7 +215,7 @@ def _prepared(
         (tell or _log)(finding)
     if known is not None:
         check_same_spec(spec, known)
-    return spec, package
+    return Prepared(spec, package)
 
 
 def _check_known(spec: StudySpec, known: StudySpec, settings: Settings) -> None:

@@ -5,11 +5,13 @@ Invariant: whatever is advised helps: it is not refused, and trials begin by it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.extension import value_of
 from orchestrator.status import StudyStatus
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import StudyState
 
 #: The limits by name, as far as they are budgets, and the budget of a status that tells their use.
 BUDGET_OF: Final = {
@@ -32,6 +34,37 @@ def ways_on(status: StudyStatus, command: str) -> str:
     if status.is_exhausted:
         return f"its sampler has no further point to suggest: widen its space, or {given}"
     return f"`{command} --trials {2 * (status.wanted - status.given)}` has it run more; {given}"
+
+
+def begins_more(
+    status: StudyStatus, known: StudySpec, spec: StudySpec, withdrawn: Sequence[int]
+) -> bool:
+    """Whether trials of a study begin once it is run again.
+
+    Args:
+        status: As it was left.
+        known: By which it has come to that.
+        spec: By which it is to be run.
+        withdrawn: Trials that were cancelled before they began, and are to be run after all.
+    """
+    if not status.is_over:
+        return True  # what waits there is run, or told why not
+    if still_ends(status, known, spec):
+        return False
+    if withdrawn:
+        return True
+    return not status.is_exhausted and status.num_ended - status.given < spec.trials
+
+
+def say_over(status: StudyStatus) -> str:
+    """How a study ended that is run again, and what can be done now."""
+    name = status.study
+    how = "was finished before" if status.state is StudyState.FINISHED else f"is {status.state}"
+    why = f" ({status.ended_by})" if status.ended_by else ""
+    return (
+        f"study {name!r} {how}{why}: {ways_on(status, 'trialfleet run STUDY')}; `trialfleet best"
+        f" {name}` and `export {name}` take home what it came to"
+    )
 
 
 def used_up(status: StudyStatus, spec: StudySpec) -> str | None:
@@ -83,7 +116,8 @@ def _past_limit(status: StudyStatus, limit: str, command: str) -> str:
             f" `trialfleet enqueue {status.study}` and `retry` run trials of yours"
         )
     if limit == "stop.equal_failures":
-        return f"mend what fails, then `trialfleet resume {status.study}`"
+        again = f"trialfleet resume {status.study}" if "extend" in command else command
+        return f"mend what fails, then `{again}`"
     return f"`{command} --set {limit}={_doubled(status, limit)}` raises that"
 
 

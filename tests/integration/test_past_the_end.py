@@ -6,8 +6,12 @@ import pytest
 from hand_fleet import Fleet, turn_until
 
 from orchestrator.driving.service import Service
+from orchestrator.local import run as local_run
+from orchestrator.submission import preflight
 from orchestrator.submission.overrides import extension_fields
 from workers.protocol.errors import InvalidInputError
+from workers.protocol.messages import Result
+from workers.protocol.spec import StudySpec
 from workers.protocol.states import TrialState
 
 
@@ -22,12 +26,11 @@ def states(fleet):
 
 def work_off(fleet, service, value=0.5, state=TrialState.COMPLETE):
     """End all trials of the study, each as it comes."""
-    handle_status = lambda: service.status("s")  # noqa: E731
 
     def is_over():
         for number in fleet.leases.queued():
             fleet.commit(number, value if state is TrialState.COMPLETE else None, state)
-        status = handle_status()
+        status = service.status("s")
         return status is not None and status.is_over
 
     turn_until(service, is_over, "it is over")
@@ -140,3 +143,77 @@ def test_a_stopped_grid_that_goes_on_runs_each_of_its_points(fleet):
         work_off(fleet, service)
     run = sorted(trial.params["n"] for trial in fleet.stored() if trial.values)
     assert run == [0, 1, 2, 3, 4]
+
+
+class Said:
+    """In the place of a terminal: keeps what is said."""
+
+    def __init__(self):
+        self.text = ""
+
+    def say(self, text):
+        self.text += f"{text}\n"
+
+    def update(self, status):
+        pass
+
+
+def cancelled_in_the_midst(fleet, service):
+    turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are ready")
+    grants = {number: fleet.claim(number) for number in range(3)}
+    fleet.handle.cancel()
+    for number, grant in grants.items():
+        fleet.leases.commit(number, grant.token, TrialState.CANCELLED, Result(busy_seconds=1.0))
+    turn_until(service, lambda: fleet.handle.status().is_over, "it is over")
+
+
+def gone_through(fleet, service):
+    work_off(fleet, service)
+
+
+GRID = {"space": {"n": {"type": "int", "low": 0, "high": 2}}, "sampler": {"type": "grid"}}
+
+#: The study, how it comes to its end, what `run` says of that, and with what it runs on; None: it
+#: goes on as it is.
+LEFT = {
+    "a target": ({"stop": {"target": 0.2}}, end_at_target, "set stop.target=", {"stop": None}),
+    "a grid": ({**GRID, "trials": 50}, gone_through, "no further point", None),
+    "all its trials": ({"trials": 2}, gone_through, "STUDY --trials 4", {"trials": 4}),
+    "cancelled, all begun": ({"trials": 3}, cancelled_in_the_midst, "is cancelled", {"trials": 4}),
+    "cancelled, more to come": ({"trials": 9}, cancelled_in_the_midst, None, {}),
+}
+
+
+@pytest.mark.parametrize("end", LEFT)
+def test_run_says_of_a_study_that_is_over_what_can_be_done_and_starts_nothing(
+    fleet, monkeypatch, end
+):
+    fields, come_to_it, told, onward = LEFT[end]
+    fleet.handle = fleet.submit(**{"trials": 50, **fields})
+    with fleet.service() as service:
+        come_to_it(fleet, service)
+    monkeypatch.setattr(preflight, "_import_elsewhere", lambda *_: {"problem": None})
+
+    def start(*_):
+        raise BeginsError
+
+    monkeypatch.setattr(local_run, "LocalWorker", start)
+    view = Said()
+
+    def run(**changes):
+        spec = StudySpec(**{**fleet.spec.model_dump(exclude_none=True), **changes})
+        return local_run.run(spec, fleet.settings.home, fleet.settings, view)
+
+    if told is not None:
+        assert run().is_over
+        assert told in view.text
+        assert "best s" in view.text
+    if onward is not None:
+        with pytest.raises(BeginsError):
+            run(**{name: value or {} for name, value in onward.items()})
+    if told is None:
+        assert "was cancelled, and goes on by this" in view.text
+
+
+class BeginsError(Exception):
+    """Something is started."""

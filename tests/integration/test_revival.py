@@ -11,7 +11,7 @@ from orchestrator.driving import recovery
 from orchestrator.driving import service as service_module
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
-from orchestrator.submission.submit import submit
+from orchestrator.submission.submit import hand_in, prepared, submit
 from workers.coordination import keys
 from workers.coordination.studies import Studies
 from workers.protocol.messages import Result
@@ -51,7 +51,7 @@ def test_what_run_began_is_nobody_elses_until_it_is_submitted(fleet, has_redis):
     studies = Studies(fleet.client)
     fleet.client.flushall()
     fleet.pretend_worker()
-    submit(fleet.spec, fleet.settings, by_run=True)
+    hand_in(prepared(fleet.spec, fleet.settings), fleet.settings, by_run=True)
     with fleet.service() as run:
         turn_until(run, lambda: studies.leases("s").queued(), "run drives it")
     asked = len(fleet.stored())
@@ -74,7 +74,7 @@ def test_what_run_began_is_nobody_elses_until_it_is_submitted(fleet, has_redis):
         submit(fleet.spec, fleet.settings)
         turn_until(service, lambda: service.status("s"), "handed in, it is driven")
     with fleet.service() as run:  # `run` once more does not make it its own
-        submit(fleet.spec, fleet.settings, by_run=True)
+        hand_in(prepared(fleet.spec, fleet.settings), fleet.settings, by_run=True)
         turn(run, 3)
     assert not studies.is_by_run("s")
 
