@@ -157,6 +157,9 @@ class Said:
     def update(self, status):
         pass
 
+    def measure(self, history):
+        pass
+
 
 def cancelled_in_the_midst(fleet, service):
     turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are ready")
