@@ -239,12 +239,15 @@ class StudyHandle(ControlledStudy):
         key = keys.get(max(keys, default=0) if accepted is None else accepted)
         return folder if key is not None and store.get(key, folder) else None
 
-    def printed(self, number: int, *, asks_store: bool = True) -> list[PrintedAttempt]:
+    def printed(
+        self, number: int, *, asks_store: bool = True, most_bytes: int | None = None
+    ) -> list[PrintedAttempt]:
         """What a trial's attempts printed, in their order; none of those that printed nothing.
 
         Args:
             number: The trial.
             asks_store: Whether what is neither on this machine nor in Redis is looked for there.
+            most_bytes: As much of each attempt's file is read, from its end; by default, all.
 
         Raises:
             FleetError: Redis, or the store, does not answer.
@@ -257,14 +260,15 @@ class StudyHandle(ControlledStudy):
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
-            return printed_by(settings, None, self.name, number, self._stored_generation())
+            generation = self._stored_generation()
+            return printed_by(settings, None, self.name, number, generation, most_bytes)
         with client:
             studies = Studies(client)
             known = studies.exists(self.name)
             generation = (
                 studies.origin(self.name).generation if known else self._stored_generation()
             )
-            return printed_by(settings, client, self.name, number, generation)
+            return printed_by(settings, client, self.name, number, generation, most_bytes)
 
     def has_ended(self, number: int) -> bool | None:
         """Whether a trial has ended; None where it has not, and no fleet that answers knows it.

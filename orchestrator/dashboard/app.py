@@ -160,6 +160,8 @@ class _Desk:
         if name is None:
             return lambda: encode(self._feeds.fleet())
         self._feeds.study(name)  # refuses what is no name
+        if (trial := request.query_params.get("trial")) is not None:
+            return self._look_at_trial(name, _number(trial, "trial"))
         seen = _number(request.query_params.get("since", "0"), "since")
         if request.query_params.get("run", self._run) != self._run:
             seen = -1
@@ -173,6 +175,20 @@ class _Desk:
             document = encode({**found, "run": self._run})
             seen = found["revision"]
             return document
+
+        return look
+
+    def _look_at_trial(self, name: str, number: int) -> Look:
+        """Tells that a trial is to be read again, and nothing of the others."""
+        seen: object = None
+
+        def look() -> bytes | None:
+            nonlocal seen
+            sign = self._feeds.looked_at(name).sign_of(number)
+            if sign == seen:
+                return None
+            seen = sign
+            return encode({"trial": number})
 
         return look
 

@@ -35,6 +35,9 @@ _READING: Final = frozenset({"GET", "HEAD"})
 #: What is answered without the token: the one document, in which people give it, and its files.
 _PUBLIC: Final = ("/studies/", "/assets/")
 
+#: What a public address begins with, and the ports that browsers leave out.
+_PORTS: Final = {"http": 80, "https": 443}
+
 #: A shorter token can be guessed.
 _LEAST_TOKEN: Final = 16
 
@@ -84,17 +87,23 @@ class Door:
         host: What is bound to.
         token: Given by people; by default one is drawn, which only a loopback address allows.
         is_open: Whether whoever is on this host may read; of other hosts nobody may.
+        public_url: Where people find it, if a proxy is before it: its host and origin are the
+            page's, too. Whoever comes from there comes from another host.
+        has_tls: Whether it is spoken to over TLS.
 
     Raises:
-        InvalidInputError: The token can be guessed or does not fit a header, or is missing where
-            other hosts get in.
+        InvalidInputError: The public address is none, or has a path; the token can be guessed or
+            does not fit a header, or is missing where other hosts get in.
     """
 
     host: str
     token: str = field(default="", repr=False)
     is_open: bool = False
+    public_url: str = ""
+    has_tls: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "public_url", _origin_of(self.public_url))
         if not self.token and not is_loopback(self.host):
             raise InvalidInputError(
                 f"--host {self.host}: other hosts could reach the page there; give it a --token"
@@ -114,7 +123,7 @@ class Door:
     @property
     def is_open_to_readers(self) -> bool:
         """Whether reading takes no token: whoever gets in is on this host, and may."""
-        return self.is_open and is_loopback(self.host)
+        return self.is_open and is_loopback(self.host) and not self.public_url
 
     @property
     def cookie_name(self) -> str:
@@ -127,6 +136,7 @@ class Door:
             self.cookie_name,
             self._made_of_the_token("reading"),
             path="/",
+            secure=self.has_tls or self.public_url.startswith("https://"),
             httponly=True,
             samesite="strict",
         )
@@ -151,9 +161,9 @@ class Door:
             return 414, f"an address of more than {_MAX_TARGET} bytes is none of this page"
         host = headers.get("host", "")
         # a name that somebody else's server resolves to this address is not this page's
-        if is_loopback(self.host) and not is_loopback(_name_in(host)):
-            return 403, "this page is answered at 127.0.0.1 and localhost alone"
-        if _is_foreign(headers, host):
+        if is_loopback(self.host) and not self._is_own(_name_in(host)):
+            return 403, self._said_of_names()
+        if _is_foreign(headers, host, self.public_url):
             return 403, "another page may not ask this one for anything"
         if scope["method"] in _READING:
             path = scope["path"]
@@ -164,6 +174,20 @@ class Door:
             return None
         return 403, (
             "this takes the token: open the link that `trialfleet dashboard` printed when it began"
+        )
+
+    def _is_own(self, name: str) -> bool:
+        return is_loopback(name) or (name != "" and name == _name_in(self._public_host()))
+
+    def _public_host(self) -> str:
+        return self.public_url.partition("://")[2]
+
+    def _said_of_names(self) -> str:
+        if self.public_url:
+            return f"this page is answered at {self.public_url}, 127.0.0.1 and localhost alone"
+        return (
+            "this page is answered at 127.0.0.1 and localhost alone; behind a proxy, begin it with"
+            " `trialfleet dashboard --public-url https://NAME`"
         )
 
     def _made_of_the_token(self, purpose: str) -> str:
@@ -210,12 +234,42 @@ def _name_in(host: str) -> str:
         return ""
 
 
-def _is_foreign(headers: Headers, host: str) -> bool:
+def _origin_of(url: str) -> str:
+    """The origin of a public address, as browsers write it; of none, nothing.
+
+    Raises:
+        InvalidInputError: It is no address of a whole host.
+    """
+    if not url:
+        return ""
+    try:
+        found = urlsplit(url)
+        port = "" if found.port in {None, _PORTS.get(found.scheme)} else f":{found.port}"
+    except ValueError:
+        found, port = urlsplit(""), ""
+    is_whole = found.path in {"", "/"} and not (found.query or found.fragment or found.username)
+    if found.scheme not in _PORTS or not found.hostname or not is_whole:
+        raise InvalidInputError(
+            f"--public-url {url}: write it as people type it, such as https://fleet.example; the"
+            " page is at the root of its host, so it has no path"
+        )
+    name = f"[{found.hostname}]" if ":" in found.hostname else found.hostname
+    return f"{found.scheme}://{name}{port}"
+
+
+def _is_foreign(headers: Headers, host: str, public_origin: str) -> bool:
     """Whether a browser asks for another page than this one."""
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2].lower() != host.lower():
+    if origin is not None and not _is_own_origin(origin.lower(), host.lower(), public_origin):
         return True
     # a link on another page may lead here; nothing else of it may
     is_visit = headers.get("sec-fetch-mode") == "navigate"
     site = headers.get("sec-fetch-site", "none")
     return site not in {"none", "same-origin"} and not is_visit
+
+
+def _is_own_origin(origin: str, host: str, public_origin: str) -> bool:
+    if public_origin and origin == public_origin:
+        return True
+    is_public = _name_in(host) == _name_in(public_origin.partition("://")[2]) != ""
+    return not is_public and origin.partition("://")[2] == host

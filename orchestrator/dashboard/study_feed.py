@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -37,11 +38,16 @@ from workers.protocol.errors import (
     RedisUnavailableError,
     StudyNotKnownError,
 )
+from workers.protocol.events import Event
 from workers.protocol.parameters import CategoricalDimension, Dimension
 from workers.settings import Settings
 
 #: Revisions of all studies: one that is read anew goes on behind what any page has seen.
 _REVISIONS: Final = itertools.count(1)
+
+
+#: Trials whose events are held: of those that pages show, and a few before.
+_MAX_LIVES: Final = 16
 
 
 class StudyFeed:
@@ -70,6 +76,8 @@ class StudyFeed:
         self._timeline = Timeline()
         self._history = EventHistory(EventFile(events_file(settings.home, name)), None, name)
         self._importances = Importances()
+        self._lives: OrderedDict[int, tuple[EventHistory, list[Event]]] = OrderedDict()
+        self._generation: str | None = None
 
     def status(self) -> dict[str, Any]:
         """The study now, without its trials: at once, however many it has."""
@@ -151,10 +159,39 @@ class StudyFeed:
             if client is not None:
                 client.close()
 
-    def history(self, stream: EventStream | None, trial: int) -> EventHistory:
-        """The events of one trial."""
-        file = EventFile(events_file(self._settings.home, self.name))
-        return EventHistory(file, stream, self.name, trial=trial)
+    def told_of(self, trial: int) -> tuple[list[Event], float]:
+        """The events of one trial, and until when they tell, in seconds since 1970.
+
+        Of the trials that were looked at last, they are read on from where they were read.
+        """
+        with self._telling, self.news() as stream:
+            if stream is not None:
+                self._forget_lives_of_another(stream)
+            if trial not in self._lives:
+                file = EventFile(events_file(self._settings.home, self.name))
+                self._lives[trial] = EventHistory(file, None, self.name, trial=trial), []
+            self._lives.move_to_end(trial)
+            history, told = self._lives[trial]
+            history.stream = stream
+            told += (event for event in history.read() if event.trial == trial)
+            if len(self._lives) > _MAX_LIVES:
+                self._lives.popitem(last=False)
+            return list(told), history.now
+
+    def sign_of(self, trial: int) -> object:
+        """Differs when something of a trial does that its own page shows."""
+        with self._reading:
+            status = self._status or self.handle.status()
+            groups = (status.running, status.retried, status.waiting)
+            told = [each for group in groups for each in group if each.number == trial]
+            return self._columns.sign_of(trial), told, status.wish
+
+    def _forget_lives_of_another(self, stream: EventStream) -> None:
+        """Hold no events of a study that was deleted and submitted again."""
+        generation = Studies(stream.client).origin(self.name).generation
+        if generation != self._generation:
+            self._lives.clear()
+        self._generation = generation
 
     def _read_trials(self) -> Sequence[FrozenTrial] | None:
         """All trials as the storage has them; what was open is read on."""

@@ -101,6 +101,10 @@ class TrialColumns:
                 self._retried.add(retried)
         return has_changed
 
+    def sign_of(self, number: int) -> object:
+        """Differs when something of a trial does; None for one that is not there."""
+        return (self._rows[number], number in self._retried) if 0 <= number < len(self) else None
+
     def since(self, revision: int) -> dict[str, Any]:
         """The rows that changed after a revision, as columns; of -1, all."""
         numbers = [n for n, changed in enumerate(self._changed) if changed > revision]

@@ -15,7 +15,7 @@ from orchestrator.views.printed_text import lines_of
 from orchestrator.views.trial_life import TrialLife, life_of, with_cost, with_results
 from workers.protocol.errors import RedisUnavailableError, StudyNotKnownError
 
-#: Characters and lines of what an attempt printed.
+#: Bytes and lines of what an attempt printed.
 _MAX_PRINTED: Final = 32_000
 _MAX_LINES: Final = 200
 
@@ -31,9 +31,7 @@ def trial_document(feed: StudyFeed, number: int) -> dict[str, Any]:
     """
     status = feed.handle.status()
     trials = feed.trials()
-    with feed.news() as stream:
-        history = feed.history(stream, number)
-        told = list(history.read())
+    told, now = feed.told_of(number)
     life = life_of(feed.name, number, told)
     has_results = 0 <= number < len(trials)
     if has_results:
@@ -42,7 +40,7 @@ def trial_document(feed: StudyFeed, number: int) -> dict[str, Any]:
         raise StudyNotKnownError(
             f"trial {number}: study {feed.name!r} has no such trial; it has {len(trials)}, from 0"
         )
-    life = with_cost(life, told, history.now)
+    life = with_cost(life, told, now)
     running = next((each for each in status.running if each.number == number), None)
     return {
         "life": _life(life),
@@ -67,7 +65,7 @@ def _can_retry(feed: StudyFeed, status: StudyStatus, trial: FrozenTrial, life: T
 def _printed(feed: StudyFeed, number: int) -> list[dict[str, Any]]:
     """The end of what each attempt printed, as `trialfleet logs` shows it."""
     try:
-        found = feed.handle.printed(number, asks_store=False)
+        found = feed.handle.printed(number, asks_store=False, most_bytes=_MAX_PRINTED)
     except RedisUnavailableError:
         return []
     return [

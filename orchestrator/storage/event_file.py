@@ -9,10 +9,13 @@ that was torn by a kill or a full disk is cut off before anything is added.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, BinaryIO, Final
 
 from workers.coordination.event_stream import BEGINNING, Told
 from workers.disk.file_locks import LocksMissingError, lock_file
@@ -28,10 +31,28 @@ NUM_EARLIER: Final = 3
 #: How much of a file's end is looked through for its last line.
 _TAIL_BYTES: Final = 64 * 1024
 
+#: How much is read at once.
+_BLOCK_BYTES: Final = 256 * 1024
+
 
 def events_file(home: Path, study: str | None = None) -> Path:
     """Where the events of a study are, or, without one, those of the fleet's processes."""
     return home / NAME if study is None else home / "studies" / study / NAME
+
+
+@dataclass
+class Mark:
+    """How far a reader got: in which file, by its number on the disk, and to which byte."""
+
+    inode: int = 0
+    offset: int = 0
+    last: bytes = b""
+    """The line before it: another file may get the number of one that is no more."""
+
+    def is_in(self, file: BinaryIO) -> bool:
+        """Whether a file of this number is the one that was read."""
+        file.seek(max(0, self.offset - len(self.last)))
+        return file.read(len(self.last)) == self.last
 
 
 class EventFile:
@@ -71,14 +92,36 @@ class EventFile:
             self._add(told)
         return True
 
-    def lines(self) -> Iterator[bytes]:
-        """All of it, the oldest first; the last line may be torn."""
-        for path in reversed(self._newest_first()):
-            try:
-                with path.open("rb") as file:
-                    yield from file
-            except FileNotFoundError:  # the oldest goes when a new one is begun
-                continue
+    def lines(self, mark: Mark | None = None, holding: Sequence[bytes] = ()) -> Iterator[bytes]:
+        """Its whole lines, the oldest first.
+
+        Args:
+            mark: Lines behind it are read, and it is moved on. Where its file is no more, all are.
+            holding: Blocks of lines that hold none of these are passed over, others come whole.
+        """
+        mark = mark or Mark()
+        with ExitStack() as opened:
+            for inode, file in self._from(mark, opened):
+                if inode != mark.inode or not mark.is_in(file):
+                    mark.inode, mark.offset, mark.last = inode, 0, b""
+                file.seek(mark.offset)
+                for block in _blocks(file):
+                    mark.offset += len(block)
+                    mark.last = block[block.rfind(b"\n", 0, -1) + 1 :]
+                    if not holding or any(each in block for each in holding):
+                        yield from io.BytesIO(block)
+
+    def _from(self, mark: Mark, opened: ExitStack) -> list[tuple[int, BinaryIO]]:
+        """The files to be read on, the oldest first."""
+        found: dict[int, BinaryIO] = {}
+        for path in self._newest_first():  # one that is put aside meanwhile comes again, not never
+            with suppress(FileNotFoundError):
+                file = opened.enter_context(path.open("rb"))
+                inode = os.fstat(file.fileno()).st_ino
+                found.setdefault(inode, file)
+                if inode == mark.inode and mark.is_in(file):
+                    break
+        return list(reversed(found.items()))
 
     def _add(self, told: Sequence[Told]) -> None:
         place = place_of(self.place())
@@ -111,6 +154,15 @@ class EventFile:
         except FileNotFoundError:
             return 0, 0
         return found.st_ino, found.st_size
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file in blocks of whole lines; what is torn at its end is left."""
+    held = b""
+    while read := file.read(_BLOCK_BYTES):
+        whole, newline, held = (held + read).rpartition(b"\n")
+        if newline:
+            yield whole + newline
 
 
 def _last_place(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 import redis
 
-from orchestrator.storage.event_file import EventFile, events_file
+from orchestrator.storage.event_file import EventFile, Mark, events_file
 from workers.coordination.clock import server_time_ms
 from workers.coordination.event_stream import BEGINNING, EventStream
 from workers.protocol.events import Event, EventKind, decode, place_of
@@ -39,6 +39,8 @@ class EventHistory:
     trial: int | None = None
     _place: str = BEGINNING
     _generation: str | None = field(default=None, init=False)
+    _first: tuple[int, int] = field(default=(0, 0), init=False)
+    _mark: Mark = field(default_factory=Mark, init=False)
 
     @classmethod
     def of_study(cls, client: redis.Redis | None, home: Path, name: str) -> Self:
@@ -57,35 +59,35 @@ class EventHistory:
 
     def read(self) -> Iterator[Event]:
         """What was told since the last time: at first, all of the study's latest generation."""
-        if self._place == BEGINNING:
-            yield from self._read_file(self._find_generation())
+        if not self._mark.inode:
+            self._pass_over_earlier_generations()
+        yield from self._take(self.file.lines(self._mark, self._needles()))
         if self.stream is not None:
             for batch in self.stream.after(self._place):
                 yield from self._take(told.line.encode() for told in batch)
 
-    def _find_generation(self) -> int:
-        """At which line of the file the latest generation begins: an earlier study had the name."""
-        first, generation = 0, None
-        for number, line in enumerate(self.file.lines()):
+    def _pass_over_earlier_generations(self) -> None:
+        """Begin behind what the file tells of earlier studies of the name."""
+        generation = None
+        for line in self.file.lines(holding=[_DRIVEN]):
             if _DRIVEN in line and (event := decode(line)) is not None:
                 if generation is not None and event.generation != generation:
-                    first = number
+                    self._first = event.place
                 generation = event.generation
-        return first
 
-    def _read_file(self, first: int) -> Iterator[Event]:
-        lines = (line for number, line in enumerate(self.file.lines()) if number >= first)
-        yield from self._take(lines)
+    def _needles(self) -> list[bytes]:
+        """What lines have in them that are read; of a study of many trials, few blocks have it."""
+        return [] if self.trial is None else [b'"trial":%d' % self.trial]
 
     def _take(self, lines: Iterator[bytes]) -> Iterator[Event]:
         # no line is parsed for nothing: a study of many trials has many
-        about = b"" if self.trial is None else b'"trial":%d' % self.trial
+        needles = self._needles()
         for line in lines:
-            if about not in line:
+            if any(each not in line for each in needles):
                 continue
             event = decode(line, study=self.study, generation=self._generation)
             # beside a rotation, or in a stream of a Redis that was taken back, some come again
-            if event is None or event.place <= place_of(self._place):
+            if event is None or event.place <= place_of(self._place) or event.place < self._first:
                 continue
             self._place, self._generation = event.id, event.generation
             yield event

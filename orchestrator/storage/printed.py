@@ -49,6 +49,7 @@ def printed_by(
     study: str,
     trial: int,
     generation: str | None = None,
+    most_bytes: int | None = None,
 ) -> list[PrintedAttempt]:
     """What a trial's attempts printed, in their order; none of those that printed nothing.
 
@@ -58,13 +59,14 @@ def printed_by(
         study: The study.
         trial: The trial's number.
         generation: The study's, by which the home and the store name what they have.
+        most_bytes: Of each attempt, as much is read from the end of its file; by default, all.
 
     Raises:
         redis.RedisError: Redis went away.
         StoreAwayError: What is in neither home nor Redis, the store does not give.
     """
     found: dict[int, PrintedAttempt] = {
-        each.token: _of_file(each, "home")
+        each.token: _of_file(each, "home", most_bytes)
         for each in outputs_of(settings.home, study, trial, generation)
     }
     kept = [] if client is None else TrialOutput(client).of(study, trial)
@@ -81,8 +83,13 @@ def printed_by(
     return [found[token] for token in sorted(found)]
 
 
-def _of_file(found: FoundOutput, source: Literal["home", "store"]) -> PrintedAttempt:
-    text, end = found.file.read()
+def _of_file(
+    found: FoundOutput, source: Literal["home", "store"], most_bytes: int | None = None
+) -> PrintedAttempt:
+    if most_bytes is None:
+        (text, end), is_whole = found.file.read(), True
+    else:
+        text, end, is_whole = found.file.read_end(most_bytes)
     return PrintedAttempt(
         attempt=found.attempt,
         token=found.token,
@@ -90,7 +97,7 @@ def _of_file(found: FoundOutput, source: Literal["home", "store"]) -> PrintedAtt
         is_over=source == "store",
         end=end,
         text=text,
-        is_whole=True,
+        is_whole=is_whole,
     )
 
 

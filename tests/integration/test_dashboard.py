@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import anyio
 import httpx2
+import psutil
 import pytest
 import redis
 from hand_fleet import Fleet, turn_until
@@ -30,10 +32,14 @@ from orchestrator.dashboard.app import MAX_BODY, make_app
 from orchestrator.dashboard.door import TOKEN_HEADER, Door
 from orchestrator.dashboard.feeds import MAX_FEEDS, Feeds
 from orchestrator.dashboard.live import stream
+from orchestrator.dashboard.trial_document import trial_document
 from orchestrator.handle import StudyHandle
+from orchestrator.storage.attributes import GENERATION_ATTR
+from orchestrator.storage.event_file import events_file
 from workers.coordination import keys
+from workers.disk.output_files import output_file
 from workers.protocol.errors import FleetError, InvalidInputError
-from workers.protocol.events import Cause
+from workers.protocol.events import Cause, EventKind, encode, line_of
 from workers.protocol.given import given_params
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
@@ -344,6 +350,49 @@ def test_a_page_that_has_rows_of_another_time_is_told_all_once(study, settings, 
     assert told["run"] == get(TestClient(made, base_url=HOST), "/api/studies/s/trials")["run"]
 
 
+def test_a_page_of_a_trial_is_told_of_that_trial_alone(study, settings, fleet):
+    looks = iter([None, None, lambda: fleet.commit(2, 0.5), None])
+
+    def is_closing():
+        act = next(looks, True)
+        if callable(act):
+            act()
+            handle = StudyHandle("s", settings)
+            before = handle.status()
+            turn_until(study, lambda: handle.status() != before, "it is published")
+        return act is True
+
+    made = make_app(settings, Door("127.0.0.1", TOKEN, is_open=True), is_closing=is_closing)
+    with TestClient(made, base_url=HOST) as reader:
+        answer = reader.get("/api/live?study=s&trial=0")
+    told = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert told == ['data: {"trial":0}'], "at the beginning; what became of others is not its news"
+    for number, status in (("x", 404), ("-1", 200)):
+        ended = make_app(settings, Door("127.0.0.1", TOKEN, is_open=True), is_closing=lambda: True)
+        with TestClient(ended, base_url=HOST) as reader:
+            assert reader.get(f"/api/live?study=s&trial={number}").status_code == status
+
+
+def test_a_further_look_at_a_trial_reads_no_more_than_is_new(study, fleet, settings):
+    others = encode(EventKind.ASKED, trial=7, detail="x" * 200)
+    path = events_file(settings.home, "s")
+    begun = path.read_text()
+    path.write_text("".join(line_of(f"1-{at}", others) for at in range(50_000)) + begun)
+    generation = StudyHandle("s", settings).study.user_attrs[GENERATION_ATTR]
+    token = fleet.claim(2).token
+    printed = output_file(settings.home, "s", 2, 1, token, generation)
+    printed.write(0, "é" * 4_000_000 + "the end\n")
+    feed = Feeds(settings).study("s")
+    first = trial_document(feed, 2)
+    assert first["printed"][0]["lines"][-1].endswith("the end")
+    before = psutil.Process().io_counters().read_chars
+    again = trial_document(feed, 2)
+    assert psutil.Process().io_counters().read_chars - before < 2**20
+    assert again["life"]["attempts"] == first["life"]["attempts"] != []
+    fleet.leases.commit(2, token, TrialState.COMPLETE, Result(values=[0.5]))
+    assert trial_document(feed, 2)["life"]["state"] == "COMPLETE"
+
+
 def test_pages_of_more_studies_than_are_held_are_told_all_and_nothing_is_read_anew(fleet, settings):
     names = [f"s{number}" for number in range(MAX_FEEDS + 2)]
     for name in names:
@@ -458,6 +507,45 @@ def test_no_password_of_this_process_is_on_any_page(study, settings, monkeypatch
         assert canary not in told, path
         assert TOKEN not in told, path
         assert "canary" not in told, path
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate of this host, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make certificates with")
+    files = tmp_path / "page.crt", tmp_path / "page.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-out", files[0], "-keyout", files[1]],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return files
+
+
+def test_the_page_speaks_https_with_a_certificate(study, settings, certificate):
+    certfile, keyfile = map(str, certificate)
+    options = ["--certfile", certfile, "--keyfile", keyfile]
+    with serving(settings, *options) as (_, address, token):
+        assert address.startswith("https://127.0.0.1:")
+        trusted = ssl.create_default_context(cafile=certfile)
+        with httpx2.Client(base_url=address, verify=trusted) as reader:
+            assert reader.post("/api/token", headers={TOKEN_HEADER: token}).status_code == 200
+            (cookie,) = reader.cookies.jar
+            assert cookie.secure
+            assert reader.get("/api/studies/s").json()["study"] == "s"
+
+
+def test_behind_a_proxy_the_page_acts_at_its_public_address(study, settings):
+    door = Door("127.0.0.1", TOKEN, is_open=True, public_url="https://fleet.example")
+    page = TestClient(make_app(settings, door), base_url="http://127.0.0.1:8000")
+    for host in ("127.0.0.1:8000", "fleet.example"):  # as nginx has it without, and with `$host`
+        given = {"host": host, "origin": "https://fleet.example", TOKEN_HEADER: TOKEN}
+        assert post(page, "/api/studies/s/pause", {}, **given).status_code == 200
+        assert page.get("/api/studies/s", headers={"host": host}).status_code == 403
+        foreign = {**given, "origin": "https://evil.example"}
+        assert post(page, "/api/studies/s/stop", {}, **foreign).status_code == 403
 
 
 SEED = random.SystemRandom().randrange(10**6)
@@ -641,6 +729,10 @@ def test_an_address_that_cannot_be_had_is_one_clear_line(settings, monkeypatch):
             (["--host", "no.such.host.invalid", "--token", TOKEN], FleetError, "no.such.host"),
             (["--host", "0.0.0.0"], InvalidInputError, "--host 0.0.0.0.*--token"),
             (["--token", "short"], InvalidInputError, "at least 16"),
+            (["--public-url", "fleet.example"], InvalidInputError, "--public-url fleet.example"),
+            (["--keyfile", "page.key"], InvalidInputError, "--certfile"),
+            (["--certfile", "no.such.crt"], FleetError, "--certfile no.such.crt: No such file"),
+            (["--certfile", __file__], FleetError, "--certfile .*as PEM"),
         ]:
             with pytest.raises(kind, match=told):
                 CliRunner().invoke(app, ["dashboard", *words], catch_exceptions=False)

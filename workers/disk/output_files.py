@@ -76,6 +76,23 @@ class OutputFile:
         note = _CUT.search(file.read(_BEFORE_NOTE + _LONGEST_NOTE))
         return size if note is None else size + int(note[1]) - len(note[0])
 
+    def read_end(self, most_bytes: int) -> tuple[str, int, bool]:
+        """The last of the text, how many bytes were printed in all, and whether it is all there is.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            end = self._end(file, size)
+            begin = max(0, size - most_bytes)
+            file.seek(begin)
+            content = file.read(size - begin)
+        torn = 0
+        while begin and torn < len(content) and _is_inside_character(content[torn]):
+            torn += 1
+        return content[torn:].decode(errors="replace"), end, not begin
+
     def read(self) -> tuple[str, int]:
         """The text, and how many bytes were printed in all.
 

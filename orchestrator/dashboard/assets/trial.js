@@ -21,13 +21,12 @@ export async function showTrial(around, study, trial) {
   await look();
   if (!found) return;
   addEventListener("colours", () => drawCurve(found, plot), { signal: around.signal });
-  // its study tells that something happened; the trial is read again then
+  // the stream tells that something of it changed; the trial is read again then
   let isDue = false;
   const timer = setInterval(() => { if (isDue) { isDue = false; look(); } }, 1000);
   around.signal.addEventListener("abort", () => clearInterval(timer));
-  const isOver = () => !["QUEUED", "RUNNING", "PAUSED"].includes(found.life.state);
-  follow(() => `/api/live?study=${encodeURIComponent(study)}&since=0`, {
-    on: { news: () => { isDue = !isOver(); }, link: (state) => around.link(state), trouble: (message) => around.trouble(message), refused: (error) => around.failed(error) },
+  follow(() => `/api/live?study=${encodeURIComponent(study)}&trial=${encodeURIComponent(trial)}`, {
+    on: { news: () => { isDue = true; }, link: (state) => around.link(state), trouble: (message) => around.trouble(message), refused: (error) => around.failed(error) },
     signal: around.signal,
   });
 }

@@ -171,6 +171,43 @@ def test_the_page_itself_and_a_link_that_leads_to_it_are_answered():
     assert status(door, path="/", **visit) is None
 
 
+PUBLIC = Door("127.0.0.1", TOKEN, is_open=True, public_url="https://Fleet.example:8443/")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "fleet.example", "fleet.example:8443"])
+def test_behind_a_proxy_its_name_and_origin_are_the_pages_own(host):
+    own = {"host": host, "origin": "https://fleet.example:8443", "sec_fetch_site": "same-origin"}
+    assert status(PUBLIC, method="POST", **own, **with_token()) is None
+    assert status(PUBLIC, path="/", host=host) is None
+    assert status(PUBLIC, method="POST", **own) == 403
+    assert status(PUBLIC, host=host) == 403, "whoever comes through it is on another host"
+    for origin in ("http://fleet.example:8443", "https://fleet.example:1", "https://evil", "null"):
+        foreign = {**own, "origin": origin}
+        assert status(PUBLIC, method="POST", **foreign, **with_token()) == 403, origin
+
+
+@pytest.mark.parametrize("host", ["evil.example", "fleet.example.evil", "", "["])
+def test_behind_a_proxy_no_other_name_is_answered(host):
+    assert status(PUBLIC, host=host, **with_token()) == 403
+    without = Door("127.0.0.1", TOKEN)
+    assert "--public-url" in without.refuses(scope(host="fleet.example"))[1]
+
+
+def test_a_public_address_is_that_of_a_whole_host_and_keeps_its_cookie_to_https():
+    assert PUBLIC.public_url == "https://fleet.example:8443"
+    assert (
+        Door("::1", TOKEN, public_url="https://[2001:DB8::1]:443").public_url
+        == "https://[2001:db8::1]"
+    )
+    for url in ("fleet.example", "https://", "https://a/b", "ftp://a", "https://a?x", "https://a:x",
+                "https://me@a", "javascript:alert(1)"):  # fmt: skip
+        with pytest.raises(InvalidInputError, match="--public-url"):
+            Door("127.0.0.1", TOKEN, public_url=url)
+    answer = Response()
+    PUBLIC.let_read(answer)
+    assert "Secure" in answer.headers["set-cookie"]
+
+
 def test_an_address_that_is_too_long_is_refused():
     door = Door("127.0.0.1", TOKEN)
     assert status(door, path="/" + "a" * 3000) == 414

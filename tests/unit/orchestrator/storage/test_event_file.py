@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.storage.event_file import NUM_EARLIER, EventFile
+from orchestrator.storage.event_file import NUM_EARLIER, EventFile, Mark
 from orchestrator.storage.event_history import EventHistory
 from workers.coordination.event_stream import BEGINNING, Told
 from workers.disk.file_locks import lock_file
@@ -115,3 +115,45 @@ def test_a_place_that_cannot_be_written_raises_an_os_error(tmp_path):
     (tmp_path / "s").touch()
     with pytest.raises(OSError, match="s"):
         EventFile(tmp_path / "s" / "events.jsonl").add(told(1))
+
+
+def test_whoever_reads_on_gets_each_event_once_across_files_and_no_torn_line(path):
+    file, mark, seen = EventFile(path, max_bytes=400), Mark(), []
+
+    def read_on():
+        seen.extend(event.trial for line in file.lines(mark) if (event := decode(line)))
+
+    for number in range(1, 40):
+        file.add(told(number))
+        if number % 5 == 0:  # once or twice a file
+            read_on()
+    with path.open("ab") as torn:
+        torn.write(b'{"torn": ')
+    read_on()
+    read_on()
+    assert seen == [*range(1, 40)]
+    file.add(told(40))
+    read_on()
+    assert seen == [*range(1, 41)], "what was torn is cut off, and read on from there"
+
+
+def test_whoever_was_away_for_too_long_reads_what_there_is(path):
+    file, mark = EventFile(path, max_bytes=400), Mark()
+    file.add(told(1))
+    assert len([*file.lines(mark)]) == 1
+    for number in range(2, 80):
+        file.add(told(number))
+    assert trials_in(file) == [decode(line).trial for line in file.lines(mark)]
+
+
+def test_a_history_without_redis_reads_on_from_the_file(path):
+    file = EventFile(path)
+    file.add(told(1, 2))
+    whole, one = EventHistory(file, None, "s"), EventHistory(file, None, "s", trial=2)
+    assert [event.trial for event in whole.read()] == [1, 2]
+    assert [event.trial for event in one.read()] == [2]
+    file.add(told(3))
+    file.add([Told("4-0", encode(EventKind.ASKED, trial=2))])
+    assert [event.trial for event in whole.read()] == [3, 2]
+    assert [event.trial for event in one.read()] == [2]
+    assert [*whole.read(), *one.read()] == []
