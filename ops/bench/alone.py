@@ -36,6 +36,9 @@ class Alone:
     def progress(self, step: int, *, total: int | None = None, examples: int = 0) -> None:
         """Go on."""
 
+    def defer_drain(self, *, is_deferred: bool) -> None:
+        """There is no drain."""
+
     def report(self, value: float, step: int) -> None:
         """Nobody listens."""
 

@@ -12,8 +12,10 @@ beginning with the next side; each has made some steps before, uncounted:
 
 Prints one JSON line: of each task and side texts (or tokens) a second, the median over the seeds
 and each, without evaluations, the mean of the metric at the end, and the optimizer, dtype and limit
-of the gradients' norm that it trained with. With `--clock cpu` the seconds are the process's on the
-processors: of one thread, they compare on a machine that has other work, too.
+of the gradients' norm that it trained with. All compute in one precision: unless `--precision` says
+another, in that which `finetune` takes by itself. On a GPU the line tells how busy each side kept
+it, by NVML. With `--clock cpu` the seconds are the process's on the processors: of one thread, they
+compare on a machine that has other work, too.
 
     python ops/bench/training.py --seeds 3 --epochs 2
 """
@@ -33,18 +35,20 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import psutil
 import torch
 import transformers
 from alone import LoneTraining, managers_of, training
+from gpu_busy import GpuBusy
 from standard_library import write_docstrings, write_sources
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from workers.containers import Container
 from workers.logs import configure_logging
 from workers.managers import MANAGERS
+from workers.managers.amp import Precision, PrecisionPolicy
 from workers.managers.data import Examples
 from workers.processes.registry import ProcessRecord
 from workers.protocol.finetune import FinetuneConfig
@@ -82,7 +86,9 @@ class Found:
     per_second: float
     value: float | None
     work: str
-    """The optimizer, what the weights are in, and to which norm gradients are clipped."""
+    """The optimizer, what the weights are in, how gradients are clipped, and the precision."""
+    busy: float | None = None
+    """The share of its time in which something ran on the GPU, evaluations included."""
 
 
 #: Steps that each side makes before any is counted: the first ones load code.
@@ -95,7 +101,7 @@ _CLOCKS: Final[Mapping[str, Callable[[], float]]] = {
 }
 
 
-def work_of(optimizer: Any, max_norm: float | None) -> str:
+def work_of(optimizer: Any, max_norm: float | None, precision: str) -> str:
     """What a step does beside the model, as it was set up."""
     optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's stands around one
     groups = optimizer.param_groups
@@ -104,15 +110,21 @@ def work_of(optimizer: Any, max_norm: float | None) -> str:
     decays = "/".join(f"{group['weight_decay']:g}" for group in groups)
     return (
         f"{type(optimizer).__name__} {how}, decay {decays}, {'/'.join(sorted(dtypes))},"
-        f" gradients to {max_norm}"
+        f" gradients to {max_norm}, {precision}"
     )
 
 
-def cases(folder: Path, epochs: int, steps: int | None, files: int | None) -> dict[str, Case]:
+def cases(
+    folder: Path,
+    epochs: int,
+    steps: int | None,
+    files: int | None,
+    precision: Precision = "auto",
+) -> dict[str, Case]:
     """The tasks, by name."""
     length = {"epochs": epochs, "max_steps": steps, "evaluate_every": {"epochs": epochs}}
     common: dict[str, Any] = {**length, "save_model": "none", "tokenizer": {"vocab_size": 4000}}
-    common |= {"checkpoint_interval_seconds": 1e9}
+    common |= {"checkpoint_interval_seconds": 1e9, "precision": precision}
     docstrings = {"source": str(write_docstrings(folder / "docstrings.jsonl", files))}
     source: dict[str, Any] = {"source": str(write_sources(folder / "source.jsonl", files))}
     source |= {"block_size": 128, "across_texts": True}
@@ -151,13 +163,15 @@ class Bench:
         self._folder = folder
         self._task = make_task(case.config)
         self._examples = self._task.examples(managers.data, lambda *_: None)
+        #: what all sides compute in
+        self._precision = self._policy().name
 
     def finetune(self, seed: int) -> Found:
         """Ours; the one evaluation at its end is not counted."""
         made = self._training(seed)
         values, seconds = made.run_by(self._clock)
         rate = self._case.units(self._examples, made.num_rows) / seconds
-        work = work_of(made.optimizer, self._case.config.max_grad_norm)
+        work = work_of(made.optimizer, self._case.config.max_grad_norm, self._precision)
         return Found(rate, values[self._case.metric], work)
 
     def loop(self, seed: int) -> Found:
@@ -169,19 +183,27 @@ class Bench:
         model = task.build_model(managers.models, self._examples)
         optimizer = build_optimizer(model, config)
         schedule = Schedule(optimizer, config, len(batches), "maximize")
+        policy = self._policy()
         inputs = {name for name in batches[0] if name != "labels"}
         inputs &= {"input_ids", "attention_mask", "position_ids"}
         model.train()
         began, rows = self._clock(), 0
         for batch in batches:
-            logits = model(**{name: batch[name] for name in inputs}).logits
-            torch.autograd.backward(task.loss(logits, batch))
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or 1e9)
-            optimizer.step()
-            optimizer.zero_grad()
+            with policy.autocast():
+                logits = model(**{name: batch[name] for name in inputs}).logits
+                loss = task.loss(logits, batch)
+            if policy.is_scaled:  # which no loop can leave out
+                policy.backward(loss)
+                policy.step(optimizer, model.parameters(), config.max_grad_norm)
+            else:
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or 1e9)
+                optimizer.step()
+                optimizer.zero_grad()
             schedule.stepped()
             rows += len(batch["input_ids"])
-        work = work_of(optimizer, config.max_grad_norm)
+        await_device()
+        work = work_of(optimizer, config.max_grad_norm, self._precision)
         return Found(self._rate(rows, began), None, work)
 
     def trainer(self, seed: int) -> Found:
@@ -192,11 +214,17 @@ class Bench:
         """The same, with texts of similar length in a batch."""
         return self._trainer(seed, {"train_sampling_strategy": "group_by_length"})
 
+    def _policy(self) -> PrecisionPolicy:
+        """How steps are computed; sets how float32 is multiplied, for whichever side is next."""
+        config = self._case.config
+        return self._managers.amp.policy(config.precision, config.float32_matmul_precision)
+
     def _training(self, seed: int) -> LoneTraining:
         return training(self._case.config, self._managers, metric=self._case.metric, seed=seed)
 
     def _trainer(self, seed: int, settings: Mapping[str, Any]) -> Found:
         config = self._case.config
+        self._policy()
         self._managers.cuda.seed(seed)
         model = self._task.build_model(self._managers.models, self._examples)
         arguments = TrainingArguments(
@@ -210,6 +238,8 @@ class Bench:
             warmup_steps=config.warmup_fraction,
             seed=seed,
             use_cpu=not torch.cuda.is_available(),
+            bf16=self._precision == "bf16",
+            fp16=self._precision == "fp16",
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
@@ -232,6 +262,7 @@ class Bench:
             )
             began = self._clock()
             trainer.train()
+            await_device()
             num_rows = min(
                 trainer.state.global_step * config.batch_size,
                 config.epochs * len(self._examples.train),
@@ -239,10 +270,17 @@ class Bench:
             rate = self._rate(num_rows, began)
             found = trainer.evaluate()
         value = found["eval_loss" if self._case.is_tokens else "eval_accuracy"]
-        return Found(rate, value, work_of(trainer.optimizer, arguments.max_grad_norm))
+        work = work_of(trainer.optimizer, arguments.max_grad_norm, self._precision)
+        return Found(rate, value, work)
 
     def _rate(self, num_rows: int, began: float) -> float:
         return self._case.units(self._examples, num_rows) / (self._clock() - began)
+
+
+def await_device() -> None:
+    """Wait until a GPU has made the steps that it was told: they are counted, too."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def rows_of(texts: Any, *, is_classes: bool) -> list[dict[str, Any]]:
@@ -271,7 +309,10 @@ def measure(bench: Bench, sides: list[str], seeds: int) -> dict[str, Any]:
     for seed in range(seeds):
         for side in sides[seed % len(sides) :] + sides[: seed % len(sides)]:
             run: Callable[[int], Found] = getattr(bench, side)
-            found[side].append(run(seed))
+            busy = GpuBusy()
+            with busy.watching():
+                made = run(seed)
+            found[side].append(replace(made, busy=busy.share))
             print(f"{side} {seed}: {found[side][-1]}", file=sys.stderr)
     medians = {
         side: statistics.median(each.per_second for each in all_) for side, all_ in found.items()
@@ -285,6 +326,8 @@ def measure(bench: Bench, sides: list[str], seeds: int) -> dict[str, Any]:
             "value": round(statistics.mean(values), 4) if values else None,
             "work": all_[0].work,
         }
+        if all_[0].busy is not None:
+            figures[side]["gpu_busy"] = [each.busy for each in all_]
     if "finetune" in medians:
         others = (side for side in sides if side != "finetune")
         figures["finetune_by"] = {
@@ -305,6 +348,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False))
     parser.add_argument("--sides", default=",".join(sides), help="which, separated by commas")
     parser.add_argument("--tasks", default=",".join(tasks), help="which, separated by commas")
+    precisions = get_args(Precision)
+    parser.add_argument("--precision", choices=precisions, default="auto", help="of all sides")
     parser.add_argument("--clock", choices=list(_CLOCKS), default="wall", help="what is counted")
     given = parser.parse_args()
     sides = given.sides.split(",")
@@ -320,7 +365,7 @@ def main() -> None:
             managers = managers_of(container)
             device = str(managers.cuda.device)
             torch.set_num_threads(given.threads)
-            known = cases(folder, given.epochs, given.steps, given.files)
+            known = cases(folder, given.epochs, given.steps, given.files, given.precision)
             for task in given.tasks.split(","):
                 case, clock = known[task], _CLOCKS[given.clock]
                 warm_up(Bench(case.cut(_WARM_STEPS), managers, folder, clock), sides)

@@ -24,6 +24,13 @@ QUICK = {
         "report_to": "wandb",
     },
     "loop": {"max_length": 8, "vocab_size": 300, "epochs": 1, "checkpoint_seconds": 0},
+    "accelerate_loop": {
+        "max_length": 8,
+        "vocab_size": 300,
+        "batch_size": 1024,
+        "epochs": 1,
+        "checkpoint_seconds": 0,
+    },
     "lightning_trainer": {"max_length": 8, "vocab_size": 300, "epochs": 1, "checkpoint_seconds": 0},
 }
 
