@@ -29,6 +29,11 @@ from workers.managers.token_rows import Row, Rows, padded
 _PORTION_TEXTS: Final = 8192
 _PORTION_CHARACTERS: Final = 2**22
 
+#: Of a text with more characters, no more are tokenised than its first tokens take: a tokenizer
+#: takes a hundred bytes for each, and some seconds for a million.
+_LONG_TEXT: Final = 2**16
+_CHARACTERS_A_TOKEN: Final = 32
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -100,9 +105,11 @@ class TokenizedTexts(Dataset[Row]):
         def encoded() -> Iterator[list[npt.NDArray[Any]]]:
             for start, portion in _portions(texts):
                 progress(f"tokenised texts of {name}", start, len(texts))
-                second = pairs[start : start + len(portion)]
+                both = portion, pairs[start : start + len(portion)]
+                if max_length is not None and tags is None:
+                    both = _beginnings(tokenizer, both, max_length)
                 ids, types, spans = _encode(
-                    tokenizer, portion, second, max_length, with_spans=tags is not None
+                    tokenizer, *both, max_length, with_spans=tags is not None
                 )
                 if end_id is not None:
                     ids = _ended(ids, end_id, max_length)
@@ -161,6 +168,27 @@ def _portions(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         characters += len(text)
     if start < len(texts):
         yield start, list(texts[start:])
+
+
+def _beginnings(
+    tokenizer: Any, both: Iterable[Sequence[str]], max_length: int
+) -> tuple[list[str], list[str]]:
+    first, second = ([_beginning(tokenizer, text, max_length) for text in each] for each in both)
+    return first, second
+
+
+def _beginning(tokenizer: Any, text: str, max_length: int) -> str:
+    """As much of a text as decides its first tokens: enough for twice as many."""
+    if getattr(tokenizer, "truncation_side", "right") != "right":
+        return text
+    size = max(_LONG_TEXT, _CHARACTERS_A_TOKEN * max_length)
+    while size < len(text):
+        blank = text.rfind(" ", size // 2, size)
+        beginning = text[: size if blank < 0 else blank]
+        if len(tokenizer(beginning, truncation=False, verbose=False)["input_ids"]) > 2 * max_length:
+            return beginning
+        size *= 4
+    return text
 
 
 def _encode(

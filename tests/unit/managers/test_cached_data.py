@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from workers.containers import Container
-from workers.managers import MANAGERS, DataManager, TokenizerManager
+from workers.managers import MANAGERS, DataManager, TokenizerManager, tokenized
 from workers.managers.recipe import code_digest
 from workers.managers.tokenized import TokenizedTexts
 from workers.processes.registry import ProcessRecord
@@ -243,6 +243,52 @@ def test_texts_become_what_calling_the_tokenizer_makes_of_them(tmp_path, contain
         assert [ids.tolist() for ids, _ in rows] == expected
         assert rows.lengths.tolist() == [len(row) for row in expected]
         assert [label for _, label in rows] == list(range(6))
+
+
+LONG = {
+    "words": "sentence number 7 " * 5_000,
+    "one word": "number" * 15_000,
+    "blanks": "number" + " " * 90_000 + "7 sentence",
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_of_a_long_text_the_same_is_kept_though_no_more_is_tokenised_than_that_takes(
+    tmp_path, container, kind
+):
+    text = LONG[kind]
+    tokenizer = container.get(TokenizerManager).load(
+        container.get(TokenizerManager).train(WORDS, 100).path
+    )
+    for pairs in ([], ["sentence"]):
+        rows = TokenizedTexts.write(tmp_path, "a", tokenizer, [text], [0], 20, pairs=pairs)
+        expected = tokenizer([text], pairs or None, truncation=True, max_length=20)["input_ids"]
+        assert rows[0][0].tolist() == expected[0]
+    tokenizer.truncation_side = "left"
+    rows = TokenizedTexts.write(tmp_path, "a", tokenizer, [text], [0], 20)
+    assert rows[0][0].tolist() == tokenizer(text, truncation=True, max_length=20)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["words", "one word"])
+def test_texts_of_ten_megabytes_are_read_and_no_more_of_them_tokenised_than_is_kept(
+    tmp_path, container, kind, monkeypatch
+):
+    text = LONG[kind] * (10 * 2**20 // len(LONG[kind]) + 1)
+    lines = [f"{text if n == 3 else 'sentence'} {n},{n % 2}" for n in range(60)]
+    path = tmp_path / "long.csv"
+    path.write_text("\n".join(["text,label", *lines]))
+    folder = container.get(TokenizerManager).train(WORDS, 100).path
+    sizes, encode = [], tokenized._encode
+
+    def watched(tokenizer, texts, *args, **options):
+        sizes.extend(map(len, texts))
+        return encode(tokenizer, texts, *args, **options)
+
+    monkeypatch.setattr(tokenized, "_encode", watched)
+    data = container.get(DataManager).text_classification(str(path), str(folder), max_length=32)
+    assert len(data.train) + len(data.validation) == len(sizes) == 60
+    assert max(*data.train.lengths, *data.validation.lengths) == 32
+    assert max(sizes) <= 2**16
 
 
 def test_a_split_without_a_token_has_rows(tmp_path, container):
