@@ -86,10 +86,16 @@ class Collector:
                 ended[entry.number] = state
         return ended
 
-    def tell_lost(self, number: int, state: TrialState) -> None:
+    def tell_lost(self, number: int, record: TrialRecord) -> None:
         """End a trial that Redis has as ended, and of whose end no entry is left."""
-        log.error("result_lost", study=self._study.name, trial=number, state=state)
-        self.tell_failed(number, f"its result was lost: Redis has it as {state}, and no more")
+        state = record.state
+        if (
+            state is TrialState.CANCELLED
+        ):  # withdrawn by an orchestrator that ended before it said so
+            self.tell_cancelled(number, "it was cancelled", record)
+        else:
+            log.error("result_lost", study=self._study.name, trial=number, state=state)
+            self.tell_failed(number, f"its result was lost: Redis has it as {state}, and no more")
         self._study.sync()
         self._study.leases.settle(number, state)
 

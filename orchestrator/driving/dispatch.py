@@ -239,7 +239,7 @@ class Dispatcher:
             log.info("announced_again", study=self._study.name, trial=number)
             self._study.send_hint(number)
         elif instruction is Instruction.TELL_LOST and record is not None:
-            self._collector.tell_lost(number, record.state)
+            self._collector.tell_lost(number, record)
 
     def _may_replace(self, number: int, broken: UnreadableRecord, leases: Container[int]) -> bool:
         """Whether a record that cannot be read is to be written anew now; if so, it is said.

@@ -54,7 +54,7 @@ class RustSampler(BaseSampler):
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self._space = IntersectionSearchSpace()
+        self._space = IntersectionSearchSpace(include_pruned=True)
         self._known: _Mirror | None = None
 
     def infer_relative_search_space(
@@ -131,9 +131,9 @@ class _Mirror:
             return
         from rustuna.converter import to_persisted_trial
 
-        self._numbers.add(trial.number)
         shown = trial if trial.state is TrialState.COMPLETE else self._completed(trial)
         self.storage.create_new_trial(self._id, to_persisted_trial(shown, self._id))
+        self._numbers.add(trial.number)
 
     def context(self) -> Any:
         """Of the next trial."""

@@ -8,6 +8,7 @@ import optuna
 import pytest
 from hand_fleet import Fleet, look_around, turn_until
 
+from orchestrator.driving.collector import Collector
 from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
@@ -179,6 +180,27 @@ def test_many_that_wait_are_cancelled_with_one_write_and_one_sync(fleet, monkeyp
         turn_until(service, lambda: service.status("s").is_over, "it is over")
     assert handle.status().trials["cancelled"] >= 60
     assert len(synced) == 1
+
+
+def test_what_was_withdrawn_and_not_told_when_its_orchestrator_died_is_cancelled_and_no_failure(
+    fleet, monkeypatch
+):
+    handle = fleet.submit(trials=3)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "three are in flight")
+        with monkeypatch.context() as patch:
+            patch.setattr(Collector, "tell_cancelled", lambda *_: None)
+            handle.cancel()
+            turn_until(service, lambda: not fleet.leases.queued(), "they are withdrawn")
+    assert not any(trial.state.is_finished() for trial in fleet.stored()), "as one that was killed"
+    with fleet.service() as service:
+        turn_until(service, lambda: service.status("s").is_over, "it is over")
+    assert handle.status().trials["cancelled"] == 3
+    assert handle.status().trials["failed"] == 0
+    assert "before it began" in fleet.stored()[0].user_attrs["trialfleet:error"]
+    assert handle.resume().state == "running"
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "they are run after all")
 
 
 def test_a_failed_trial_is_retried_once_with_its_parameters_and_its_number(fleet):

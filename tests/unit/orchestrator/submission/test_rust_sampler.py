@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
+from rustuna import converter
 
 from orchestrator.driving.warm_sampler import with_former
 from orchestrator.submission import rust_sampler
@@ -112,7 +113,6 @@ def test_former_trials_of_another_study_are_seen(valley):
 
 
 def test_each_trial_is_converted_once(valley, monkeypatch):
-    converter = pytest.importorskip("rustuna.converter")
     converted, convert = [], converter.to_persisted_trial
     monkeypatch.setattr(
         converter, "to_persisted_trial", lambda *given: (converted.append(1), convert(*given))[1]
