@@ -96,6 +96,9 @@ class Operator:
         self.replace_worker()
 
     def upgrade(self) -> None:
+        self.book.follow("Upgrade with trials running", WORKER_PID=self.worker.pid)
+        wait_until(lambda: self.worker.poll() == 0, "it has drained")
+        self.replace_worker()
         self.book.follow("Upgrade with trials running", ORCHESTRATOR_PID=self.orchestrator.pid)
         assert self.orchestrator.wait(60) == 0
         self.orchestrator = self.fleet.serve()
@@ -104,7 +107,7 @@ class Operator:
         signal_all(tree_of(self.worker.pid), signal.SIGKILL)
         wait_until(lambda: self.worker.poll() is not None, "the worker is gone")
         pid = self.replace_worker()
-        assert "attempt 3" in self.book.follow("A dead worker").lower()
+        assert "attempt 4" in self.book.follow("A dead worker").lower()
         return pid
 
     def end_a_stuck_lease(self, pid: int) -> None:

@@ -104,7 +104,7 @@ class Hints:
         try:
             self._app.send_task(
                 RUN_TRIAL,
-                kwargs={"message": hint.model_dump()},
+                kwargs={"message": hint.encode()},
                 queue=queue,
                 countdown=delay_seconds or None,
             )

@@ -28,8 +28,8 @@ class RunTrial(BaseModel):
     """The hint: trial `number` of `study`, and `more`, may be claimed, under `epoch`.
 
     One message for several short trials costs Celery what one for one trial does. A worker of
-    a release that knows of no `more` runs the first or, where the fleet has a secret, none: the
-    seal covers `more`. The orchestrator announces what is left again, one by one.
+    a release that knows of no `more` refuses it, and the orchestrator announces its trials again,
+    one by one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,6 +77,10 @@ class RunTrial(BaseModel):
     def _parts(self) -> tuple[str | int, ...]:
         return self.study, self.epoch, self.number, *self.more
 
+    def encode(self) -> dict[str, Any]:
+        """The body of a message: what is not there is left out, so that earlier workers read it."""
+        return {"version": self.version, **self.model_dump(exclude_defaults=True)}
+
     @classmethod
     def decode(cls, body: Mapping[str, Any]) -> RunTrial:
         """Read a hint.
@@ -90,7 +94,7 @@ class RunTrial(BaseModel):
             raise UnknownMessageError(
                 f"message version {body.get('version')!r} is not readable by this worker, which"
                 f" reads version {MESSAGE_VERSION}: run the same release of trialfleet on every"
-                " machine"
+                " machine, and bring workers up to it before orchestrators"
             ) from error
 
 
