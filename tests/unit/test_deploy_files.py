@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,14 @@ from waiting import wait_until
 
 from workers.settings import Settings
 
-DEPLOY = Path(__file__).parents[2] / "ops" / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "ops" / "deploy"
 COMPOSE = DEPLOY / "docker" / "compose.yaml"
-UNITS = {"trialfleet-orchestrator.service": 2.0, "trialfleet-worker@.service": 3.0}
+UNITS = {
+    "trialfleet-orchestrator.service": 2.0,
+    "trialfleet-dashboard.service": 2.0,
+    "trialfleet-worker@.service": 3.0,
+}
 WITH_SECRETS = DEPLOY / "docker" / "with-secrets"
 
 
@@ -55,12 +61,37 @@ def test_the_services_name_files_targets_and_secrets_that_there_are():
         read = {each for text in told for each in re.findall(r"/run/secrets/([\w-]+)", text)}
         assert read <= set(service["secrets"] if read else ()), name
         for volume in service.get("volumes", ()):
-            source = volume.split(":")[0]
+            source = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", volume).split(":")[0]
             is_there = (COMPOSE.parent / source).exists()
             assert is_there if source.startswith(".") else source in compose["volumes"], source
         if "trialfleet" in service["image"]:
             assert service["cap_drop"] == ["ALL"]
             assert "stop_grace_period" in service
+
+
+def test_images_and_units_install_what_their_parts_need():
+    parts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
+    images = {}
+    for stage in re.split(r"^FROM ", dockerfile, flags=re.MULTILINE):
+        for extras in re.findall(r"whl\)\[(.*?)\]", stage):
+            images[stage.split()[2]] = set(extras.split(","))
+    every = parts["optional-dependencies"].keys()
+    of_hosts = {"local", "dev", "worker", "transformers-trainer", "lightning", "peft"}
+    assert images["orchestrator"] == every - of_hosts, "all that is not of training"
+    assert {"worker", "metrics", "s3"} <= images["worker"] == images["worker-cuda"]
+    for page in DEPLOY.rglob("*.md"):
+        for extras in re.findall(r"trialfleet\[([\w,-]+)\]", page.read_text()):
+            assert set(extras.split(",")) <= every, page
+
+
+def test_one_s_own_study_can_be_handed_in_without_a_change_of_the_compose_file():
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    assert services["redis"]["ports"] == ["127.0.0.1:6379:6379"], "on this host alone"
+    commands = services["commands"]
+    assert f"${{STUDIES:-../../studies}}:{commands['working_dir']}:ro" in commands["volumes"]
+    assert commands["profiles"], "no container of its own"
+    assert "user:{file:/run/secrets/redis-user}" in commands["environment"]["FLEET_REDIS_URL"]
 
 
 def test_each_variable_that_members_are_given_is_a_setting():
