@@ -20,7 +20,8 @@ from workers.settings import Settings
 
 doctor_app = typer.Typer()
 
-_EXIT_FINDINGS = 1
+_EXIT_ERRORS = 1
+_EXIT_WARNINGS = 3
 
 
 @doctor_app.command()
@@ -44,7 +45,7 @@ def doctor(
 ) -> None:
     """Look at the installation, this host, its disks, Redis, and the fleet; name each fix.
 
-    Exit code 0: all is fine; 1: there are findings; 2: nothing could be looked at.
+    Exit code 0: all is fine; 1: there are errors; 2: nothing could be looked at; 3: warnings alone.
 
     Example: trialfleet doctor language-id --json
     """
@@ -68,7 +69,7 @@ def doctor(
     else:
         console.print(summary(found))
     if level is not Level.OK:
-        raise typer.Exit(_EXIT_FINDINGS)
+        raise typer.Exit(_EXIT_ERRORS if level is Level.ERROR else _EXIT_WARNINGS)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.doctor.findings import Finding, error, ok, warning
-from orchestrator.doctor.traps import AT_LEAST, EXACTLY, fallen_into
+from orchestrator.doctor.traps import AT_LEAST, AT_MOST, EXACTLY, fallen_into
 from orchestrator.fleet import Fleet
 from orchestrator.status import UnreadableRecord
 from workers.processes.registry import ProcessEntry
@@ -112,10 +112,8 @@ def celery(facts: MemberFacts) -> Iterator[Finding]:
             fix = f"{trap.setting} = {trap.wanted}, as celery -A workers worker has it"
             yield error("Celery", shown, fix)
     if told and is_fine:
-        yield ok(
-            "Celery",
-            f"{len(EXACTLY) + len(AT_LEAST)} settings under which trials are lost: none is set",
-        )
+        num_settings = len(EXACTLY) + len(AT_LEAST) + len(AT_MOST)
+        yield ok("Celery", f"{num_settings} settings under which trials are lost: none is set")
 
 
 def complaints(facts: MemberFacts) -> Iterator[Finding]:

@@ -43,8 +43,17 @@ def objective(facts: StudyFacts) -> Iterator[Finding]:
     for host, reason in facts.refusals:
         told = f"{host} takes no trial of it: {reason}"
         yield error("objective", told, f"mend that on {host}; `trialfleet try` shows more")
-    if not facts.refusals:
-        yield ok("objective", f"no worker has refused {facts.spec.objective}")
+    if not facts.refusals and _was_begun(facts.status):
+        yield ok("objective", f"workers run {facts.spec.objective}, and none has refused it")
+    elif not facts.refusals and not facts.status.is_over:
+        told = f"no worker has tried {facts.spec.objective} yet: a worker imports it for a trial"
+        yield warning("objective", told, "have a worker take a trial, and look again")
+
+
+def _was_begun(status: StudyStatus) -> bool:
+    """Whether an attempt of the study has begun on a worker."""
+    begun = ("running", "paused", "complete", "pruned", "failed", "dead")
+    return any(status.trials.get(state) for state in begun) or bool(status.requeued)
 
 
 def code(facts: StudyFacts) -> Iterator[Finding]:

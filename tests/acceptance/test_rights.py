@@ -197,7 +197,7 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     members.view("ps")
     for words in (["events"], ["events", "fault"]):
         members.view(*words, "--json")
-    members.command("doctor", "--json", role=Role.VIEWER, code={0, 1})
+    members.command("doctor", "--json", role=Role.VIEWER, code={0, 1, 3})
     refusal = members.command("pause", "fault", role=Role.VIEWER, code=2)
     assert "user 'viewer' lacks what a command that acts needs: " in refusal
     assert refusal.count("\n") == 1

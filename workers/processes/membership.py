@@ -20,7 +20,14 @@ TOLD_OF_CELERY: Final = (
     "task_reject_on_worker_lost", "task_serializer", "task_time_limit",
     "worker_cancel_long_running_tasks_on_connection_loss", "worker_enable_remote_control",
     "worker_hijack_root_logger", "worker_pool_start_method", "worker_prefetch_multiplier",
-    "worker_proc_alive_timeout", "result_backend",
+    "worker_proc_alive_timeout", "result_backend", "task_soft_time_limit",
+    "worker_redirect_stdouts", "broker_connection_max_retries",
+    "broker_connection_retry_on_startup",
+)  # fmt: skip
+
+#: Likewise, of what carries messages.
+TOLD_OF_TRANSPORT: Final = (
+    "visibility_timeout", "unacked_restore_interval", "unacked_restore_throttle",
 )  # fmt: skip
 
 
@@ -32,7 +39,7 @@ class Membership(BaseModel):
     release: str
     #: The marks of its secrets: the first signs, all are accepted.
     secrets: list[str] = []
-    #: Of a worker: `TOLD_OF_CELERY`, `visibility_timeout` and `pool`.
+    #: Of a worker: `TOLD_OF_CELERY`, `TOLD_OF_TRANSPORT` and `pool`.
     celery: dict[str, Any] = {}
 
 
@@ -50,6 +57,6 @@ def celery_of(worker: Any) -> dict[str, Any]:
     told = {name: getattr(conf, name) for name in TOLD_OF_CELERY}
     told["accept_content"] = sorted(map(str, told["accept_content"]))
     told["result_backend"] = bool(told["result_backend"])  # it may be a URL with a password
-    told["visibility_timeout"] = conf.broker_transport_options.get("visibility_timeout")
+    told |= {name: conf.broker_transport_options.get(name) for name in TOLD_OF_TRANSPORT}
     told["pool"] = str(worker.pool_cls.__module__).rpartition(".")[2]
     return told

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from celery import Celery
+from celery.concurrency import prefork
 
 from orchestrator.doctor import (
     disks,
@@ -20,15 +23,16 @@ from orchestrator.doctor import (
 from orchestrator.doctor.drawing import draw_group, summary
 from orchestrator.doctor.examination import Group, worst
 from orchestrator.doctor.findings import Finding, Level, error, ok, warning
-from orchestrator.doctor.traps import AT_LEAST, EXACTLY, fallen_into
+from orchestrator.doctor.traps import AT_LEAST, AT_MOST, EXACTLY, fallen_into
 from orchestrator.status import UnreadableRecord
 from orchestrator.status_building import build_status
 from orchestrator.storage.tally import Tally
+from workers.celery import worker_settings
 from workers.coordination.address import parse_address
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.rights import Role
 from workers.processes.control_groups import memory_limit
-from workers.processes.membership import Membership
+from workers.processes.membership import Membership, celery_of
 from workers.processes.registry import ProcessEntry
 from workers.protocol.seals import Seal
 from workers.protocol.spec import StudySpec
@@ -53,7 +57,7 @@ DISKS = disks.DiskFacts(home=FOLDER, cache=FOLDER)
 INSTALLATION = installation.InstallationFacts(release="1.0", python="3.11.1")
 SECRET, OTHER = "a" * 32, "b" * 32
 CELERY = {name: wanted for name, (wanted, _) in EXACTLY.items()} | {
-    name: least for name, (least, _) in AT_LEAST.items()
+    name: limit for limits in (AT_LEAST, AT_MOST) for name, (limit, _) in limits.items()
 }
 
 
@@ -67,7 +71,10 @@ SERVING = process(ProcessKind.ORCHESTRATOR, 10)
 WORKER = process(ProcessKind.MAIN, 20, slots=2, queues=["default"])
 MEMBERS = members.MemberFacts((SERVING, WORKER), release="1.0")
 SPEC = StudySpec(name="s", objective="train:objective")
-STUDY = one_study.StudyFacts(SPEC, build_status(SPEC, Tally(SPEC.all_directions)))
+UNTRIED = one_study.StudyFacts(SPEC, build_status(SPEC, Tally(SPEC.all_directions)))
+STUDY = replace(
+    UNTRIED, status=UNTRIED.status.model_copy(update={"trials": {"queued": 1, "running": 1}})
+)
 
 
 def info(**changes):
@@ -296,12 +303,29 @@ def test_no_check_goes_untested():
     assert everything - tested == never_amiss
 
 
-@pytest.mark.parametrize("setting", [*EXACTLY, *AT_LEAST])
+@pytest.mark.parametrize("setting", [*EXACTLY, *AT_LEAST, *AT_MOST])
 def test_each_trap_of_celery_is_seen(setting):
-    (finding,) = run([members.celery], with_celery(**{setting: 0.5}))
+    found = 3600 if setting in AT_MOST else 0.5
+    (finding,) = run([members.celery], with_celery(**{setting: found}))
     assert finding.level is Level.ERROR
-    assert f"worker 20 on box: {setting} is 0.5" in finding.told
+    assert f"worker 20 on box: {setting} is {found}" in finding.told
     assert list(fallen_into(CELERY)) == []
+
+
+def test_a_worker_as_it_is_started_tells_each_setting_and_falls_into_no_trap(monkeypatch):
+    monkeypatch.setenv("FLEET_REDIS_URL", "redis://127.0.0.1:1/0")
+    app = Celery()
+    app.add_defaults(worker_settings)
+    told = celery_of(SimpleNamespace(app=app, pool_cls=prefork.TaskPool))
+    assert told.keys() == EXACTLY.keys() | AT_LEAST.keys() | AT_MOST.keys()
+    assert list(fallen_into(told)) == []
+
+
+def test_an_objective_that_no_worker_has_tried_is_not_called_well():
+    (finding,) = run([one_study.objective], UNTRIED)
+    assert finding.level is Level.WARNING
+    assert "no worker has tried train:objective yet" in finding.told
+    assert run([one_study.objective], STUDY)[0].level is Level.OK
 
 
 def test_marks_tell_secrets_apart_and_are_no_part_of_them():
