@@ -55,7 +55,7 @@ class Runbook:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
         assert finished.returncode == 0, finished.stdout + finished.stderr
         return finished.stdout

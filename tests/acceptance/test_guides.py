@@ -85,7 +85,7 @@ class Reader:
 
     def run(self, block):
         ended = subprocess.run(
-            **self.command(block.text), capture_output=True, text=True, timeout=900, check=False
+            **self.command(block.text), capture_output=True, text=True, timeout=1800, check=False
         )
         assert ended.returncode == 0, f"{block.text}\n{ended.stdout}\n{ended.stderr}"
 
@@ -142,7 +142,7 @@ def ground(page, machine):
             assert asked.execute("SELECT count(*) FROM trials").fetchone() == (4,)
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, marks=[pytest.mark.long] if page in LONG else []) for page in WALKS],
