@@ -91,11 +91,17 @@ class Browser:
         if not url.startswith((self._address, "data:", "blob:")):
             self.complaints.append(f"asked for {url}")
 
-    def picture(self, page: Page, name: str) -> None:
-        """Keep what a page shows, where pictures are asked for."""
+    def picture(self, page: Page, name: str, top: str | None = None) -> None:
+        """Keep what a page shows, where pictures are asked for; below the top bar, what is named."""
         folder = os.environ.get("PICTURES")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
+            if top is not None:
+                found = page.locator(top)
+                found.evaluate(
+                    "each => scrollTo(0, each.getBoundingClientRect().top + scrollY - 75)"
+                )
+                page.wait_for_timeout(1500)  # what comes into view is drawn
             page.screenshot(path=f"{folder}/{name}.png")
 
 
@@ -123,7 +129,7 @@ def test_a_live_fleet_with_a_kill_is_seen_in_a_browser_and_acted_on(fleet, brows
     fleet.rescale(0.3)
     fleet.serve()
     fleet.worker(slots=3)
-    fleet.hand_in({**STUDY, "objective": "shown.py:curve", "trials": 400})
+    fleet.hand_in({**STUDY, "objective": "shown.py:curve", "trials": 4000})
     the_fleet_is_seen_with_its_leases(browser)
     killed = a_kill_and_its_recovery_are_on_the_time_line(fleet, browser)
     why_each_attempt_ended_is_on_the_page_of_the_trial(browser, killed)
@@ -226,8 +232,8 @@ def why_each_attempt_ended_is_on_the_page_of_the_trial(browser, killed):
 def charts_follow_the_study(fleet, browser):
     handle = StudyHandle("vision", fleet.settings)
     wait_until(lambda: handle.status().num_ended >= 14, "there is something to draw", 180)
-    page = browser.open("/studies/vision")
-    for name in ("timeline", "history", "curves", "importances", "parallel"):
+    page = browser.open("/studies/vision", viewport={"width": 1280, "height": 1240})
+    for name in ("timeline", "history", "curves", "importances", "parallel", "slices"):
         plot = page.locator(f"#plot-{name}")
         plot.scroll_into_view_if_needed()
         expect(plot.locator("svg.main-svg").first).to_be_visible()
@@ -242,6 +248,8 @@ def charts_follow_the_study(fleet, browser):
     expect(page.locator(".progress .number").first).not_to_have_text(before)
     page.evaluate("scrollTo(0, 0)")
     browser.picture(page, "study")
+    browser.picture(page, "charts", top=".charts:has(#plot-curves)")
+    browser.picture(page, "trials", top="section:has(> #trials-title)")
     page.close()
 
 
@@ -264,10 +272,10 @@ def buttons_do_what_commands_do_and_only_with_the_token(fleet, browser):
     page.get_by_role("dialog").get_by_role("button", name="Enqueue").click()
     expect(page.locator("#said")).to_contain_text("enqueued one trial")
     page.get_by_role("button", name="Extend").click()
-    page.get_by_label("Trials in all").fill("500")
+    page.get_by_label("Trials in all").fill("5000")
     page.get_by_role("dialog").get_by_role("button", name="Extend").click()
-    expect(page.locator("#said")).to_contain_text("extended to 500 trials")
-    assert handle.spec().trials == 500
+    expect(page.locator("#said")).to_contain_text("extended to 5000 trials")
+    assert handle.spec().trials == 5000
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("h1 + .badge")).to_have_text("running")
     page.close()

@@ -200,7 +200,7 @@ class View {
     const counts = study.trials;
     fill(this.head,
       el("div", { class: "title" }, el("h1", {}, study.study), badge(standing(study))),
-      el("p", { class: "muted" }, `${study.objective} · ${study.directions.map((direction, at) => `${direction} ${study.metrics[at] ?? "value"}`).join(", ")}`),
+      el("p", { class: "muted", title: study.objective }, `${study.objective.replace(/^.*\//, "")} · ${study.directions.map((direction, at) => `${direction} ${study.metrics[at] ?? "value"}`).join(", ")}`),
       progress(study));
     this.drawActions();
     followStudy(study);
