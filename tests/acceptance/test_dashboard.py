@@ -92,7 +92,7 @@ class Browser:
             self.complaints.append(f"asked for {url}")
 
     def picture(self, page: Page, name: str, top: str | None = None) -> None:
-        """Keep what a page shows, where pictures are asked for; below the top bar, what is named."""
+        """Keep what a page shows, where pictures are asked for; `top` is below its bar."""
         folder = os.environ.get("PICTURES")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
