@@ -282,6 +282,6 @@ export function timeline(bars, now) {
     marker: { symbol: "x", size: 11, color: colour("dead"), line: { color: colour("card"), width: 1.5 } },
     hovertext: lost.map((bar) => `trial ${bar.trial}: ${plain(bar.why || bar.end, 90)}`), hoverinfo: "text",
   });
-  return [traces, { barmode: "overlay", bargap: 0.2, height: Math.max(150, (innerWidth < 600 ? 190 : 92) + 30 * lanes.length), xaxis: { type: "date", range: latest(shown, lanes.length, now), tickangle: 0, nticks: innerWidth < 600 ? 4 : 10 },
+  return [traces, { barmode: "overlay", bargap: 0.2, height: Math.max(150, (innerWidth < 600 ? 190 : 92) + 30 * lanes.length), xaxis: { type: "date", range: latest(shown, lanes.length, now), tickangle: 0, nticks: innerWidth < 600 ? 3 : 10 },
     yaxis: { type: "category", categoryorder: "array", categoryarray: lanes.map(name), title: { text: "" } } }];
 }
