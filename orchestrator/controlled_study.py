@@ -19,7 +19,7 @@ from orchestrator.storage.attributes import RETRIES_ATTR, SPEC_ATTR
 from orchestrator.storage.opening import storage_url
 from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
-from orchestrator.views.ways_on import still_ends, used_up, ways_on
+from orchestrator.views.ways_on import say_still_ends, used_up, ways_on
 from workers.coordination.connection import connect
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
@@ -163,15 +163,12 @@ class ControlledStudy:
         """Refuse what would have nothing begin: what ended the study would end it again."""
         status = self.status()
         if status.is_exhausted and not is_wider:
-            raise InvalidInputError(f"study {self.name!r}: {ways_on(status, 'trialfleet extend')}")
-        if still_ends(status, before, after):
-            limit = used_up(status, after) or status.limit
-            why = status.ended_by if limit == status.limit else f"its {limit} is used up"
-            status = status.model_copy(update={"limit": limit})
             raise InvalidInputError(
-                f"study {self.name!r}: no further trial would begin, since {why}:"
-                f" {ways_on(status, f'trialfleet extend {self.name}')}"
+                f"study {self.name!r}: {ways_on(status, f'trialfleet extend {self.name}')}"
             )
+        why = say_still_ends(status, before, after, f"trialfleet extend {self.name}")
+        if why is not None:
+            raise InvalidInputError(f"study {self.name!r}: no further trial would begin, {why}")
 
     def _widened(self, spec: StudySpec, space: Mapping[str, Any]) -> StudySpec:
         # what checks a space checks what is handed in, and hands it in by a handle
@@ -335,7 +332,7 @@ class ControlledStudy:
                 raise
             raise StudyAtRestError(
                 f"study {self.name!r}: no fleet runs here; `trialfleet run` goes on with it, and"
-                " with --trials N for longer"
+                " with --trials N or --set timeout=2h for longer"
             ) from error
         try:
             yield Studies(client, seal=self._settings.seal)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from workers.passwords import hide, learn_from
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.plain import plain_text
 from workers.protocol.spec import EXTENDABLE, StudySpec
@@ -104,7 +105,12 @@ def _check_more(before: StudySpec, after: StudySpec, setting: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
+    """What was wrong first; of a group, or of all of it, without what it is: that hides why."""
+    first = error.errors(include_url=False)[0]
+    name, given = ".".join(str(part) for part in first["loc"]), first["input"]
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    return plain_text(f"{name} = {first['input']!r}: {message}", 300)
+    shown = f"{name}: " if name else ""
+    if isinstance(given, str | float | int | None):
+        learn_from(given if isinstance(given, str) else None)
+        shown = f"{name} = {plain_text(hide(repr(given)), 100)}: "
+    return plain_text(hide(shown + message), 400)

@@ -352,8 +352,12 @@ class StudyHandle(ControlledStudy):
         if not found.is_over or studies.facts.get(self.name, "over") is None:
             # what was asked is seen at once, also where no orchestrator has looked at it since
             now: dict[str, Any] = {"state": unfinished_state(wish), "wish": wish}
-            if found.is_over:  # somebody has asked something of it since
+            is_of = studies.facts.get(self.name, "status_of")
+            is_changed = is_of is not None and is_of != studies.spec(self.name).digest()
+            if found.is_over or is_changed:  # somebody has asked something of it since
                 now |= {"ended_by": None, "limit": None}
+            if is_changed:
+                now |= {"is_exhausted": False}
             found = found.model_copy(update=now)
         stalled = studies.facts.get(self.name, "stalled")
         entries = list(ProcessRegistry(client, self._settings.times).entries())

@@ -22,9 +22,11 @@ from orchestrator.storage.attributes import (
     ATTR,
     ENDED_BY_ATTR,
     EXHAUSTED_ATTR,
+    NUM_POINTS_ATTR,
     SPEC_ATTR,
     WISH_ATTR,
 )
+from orchestrator.storage.budget_uses import uses
 from orchestrator.storage.opening import load_readonly, storage_url
 from orchestrator.storage.tally import NUM_TOP, Ends, Tally, busy_seconds, state_of
 from workers.coordination.leases import TrialLeases
@@ -148,24 +150,41 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
     if text is None:
         raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
     spec = StudySpec.read(text)
-    ended_by = study.user_attrs.get(ENDED_BY_ATTR) or {}
-    around = Circumstances(
-        wall_seconds=float(study.user_attrs.get(f"{ATTR}wall_seconds", 0.0)),
-        results=str(settings.home / "studies" / name / "trials"),
-        is_exhausted=bool(study.user_attrs.get(EXHAUSTED_ATTR)),
-        wish=Wish(study.user_attrs.get(WISH_ATTR, Wish.RUN)),
-        ended_by=ended_by.get("reason"),
-        limit=ended_by.get("setting"),
-        traceback=ended_by.get("traceback"),
-    )
     tally = Tally(spec.all_directions, study.get_trials(deepcopy=False))
-    found = build_status(spec, tally, around)
+    results = str(settings.home / "studies" / name / "trials")
+    found = build_status(spec, tally, _stored_circumstances(spec, tally, study.user_attrs, results))
     if found.is_over:
         return found
     nobody = (
         "no fleet runs here: go on with `trialfleet run`, or with `trialfleet serve` and workers"
     )
     return found.model_copy(update={"waits_for": [nobody]})
+
+
+def _stored_circumstances(
+    spec: StudySpec, tally: Tally, attrs: Mapping[str, Any], results: str
+) -> Circumstances:
+    """What the attributes of a study tell beside its trials."""
+    wall_seconds = float(attrs.get(f"{ATTR}wall_seconds", 0.0))
+    num_points = float(attrs.get(NUM_POINTS_ATTR, math.inf))
+    ended_by = attrs.get(ENDED_BY_ATTR) or {}
+    return Circumstances(
+        wall_seconds=wall_seconds,
+        results=results,
+        is_exhausted=bool(attrs.get(EXHAUSTED_ATTR)) or tally.num_sampled >= num_points,
+        num_points=num_points,
+        wish=Wish(attrs.get(WISH_ATTR, Wish.RUN)),
+        ended_by=ended_by.get("reason"),
+        limit=ended_by.get("setting"),
+        traceback=ended_by.get("traceback"),
+        budgets=uses(
+            spec,
+            tally.num_trials,
+            wall_seconds=wall_seconds,
+            slot_seconds=tally.slot_seconds + sum(tally.paused.values()),
+            gpu_seconds=tally.gpu_seconds,
+        ),
+    )
 
 
 def _num_wanted(spec: StudySpec, tally: Tally, around: Circumstances) -> int:

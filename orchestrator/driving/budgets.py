@@ -55,21 +55,6 @@ def spares_given(spec: StudySpec, seen: Snapshot) -> bool:
     return not any(rule(spec, seen) for name, rule in _RULES.items() if name not in _FOUND_ENOUGH)
 
 
-def uses(spec: StudySpec, seen: Snapshot, num_trials: int) -> dict[str, tuple[float, float]]:
-    """Of each budget that a study has: how much is used, and how much there is."""
-    budgets = {
-        "trials": (num_trials, spec.trials),
-        "wall_seconds": (seen.wall_seconds, spec.timeout),
-        "slot_hours": (seen.slot_seconds / _HOUR, spec.budget.slot_hours),
-        "gpu_hours": (seen.gpu_seconds / _HOUR, spec.budget.gpu_hours),
-    }
-    return {
-        name: (round(used, 6), float(allowed))
-        for name, (used, allowed) in budgets.items()
-        if allowed is not None
-    }
-
-
 def is_failing_alike(spec: StudySpec, seen: Snapshot) -> bool:
     """Whether so many trials failed in a row, and in the same way, that the next would, too."""
     most = spec.stop.equal_failures

@@ -5,6 +5,7 @@ Invariant: whoever holds a `DrivenStudy` is the only writer of the study's stora
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -24,6 +25,7 @@ from orchestrator.storage.attributes import (
     BY_RUN_ATTR,
     EXHAUSTED_ATTR,
     GENERATION_ATTR,
+    NUM_POINTS_ATTR,
     SPEC_ATTR,
     WISH_ATTR,
 )
@@ -113,6 +115,8 @@ class DrivenStudy:
         if self._sampler is not None and self._sampler.has_larger_grid:
             self.num_points += num_beside(self.study.get_trials(deepcopy=False))
         attrs = self.study.user_attrs
+        if math.isfinite(self.num_points) and attrs.get(NUM_POINTS_ATTR) != self.num_points:
+            self.study.set_user_attr(NUM_POINTS_ATTR, self.num_points)
         self._wish = Wish(attrs.get(WISH_ATTR, Wish.RUN))
         self._is_by_run = bool(attrs.get(BY_RUN_ATTR))
         self._is_exhausted = bool(attrs.get(EXHAUSTED_ATTR))

@@ -18,10 +18,10 @@ from orchestrator.driving.budgets import (
     is_failing_alike,
     reached,
     spares_given,
-    uses,
 )
 from orchestrator.driving.progress import Progress
 from orchestrator.storage.attributes import ENDED_BY_ATTR, FORGIVEN_ATTR
+from orchestrator.storage.budget_uses import uses
 from orchestrator.storage.tally import Tally
 from workers.coordination.leases import TrialLeases
 from workers.protocol.spec import StudySpec
@@ -85,7 +85,14 @@ class Limits:
     @property
     def budgets(self) -> dict[str, tuple[float, float]]:
         """Of each budget: how much is used, and how much there is."""
-        return uses(self._spec, self._seen(), self._tally.num_trials)
+        seen = self._seen()
+        return uses(
+            self._spec,
+            self._tally.num_trials,
+            wall_seconds=seen.wall_seconds,
+            slot_seconds=seen.slot_seconds,
+            gpu_seconds=seen.gpu_seconds,
+        )
 
     def take_spec(self, spec: StudySpec) -> None:
         """Go on by a specification that somebody may have extended."""

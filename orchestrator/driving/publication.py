@@ -145,6 +145,7 @@ class Publication:
 def _facts(study: DrivenStudy, status: StudyStatus) -> dict[str, Any]:
     return {
         "status": status.model_dump(mode="json"),
+        "status_of": study.spec.digest(),
         "best_value": _first_value(status),
         "kept_models": study.kept_models(),
         "stalled": None,

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -34,12 +34,14 @@ from orchestrator.views.watch import View
 from orchestrator.views.ways_on import begins_more, say_over
 from workers.coordination.connection import connect
 from workers.coordination.rights import Role
+from workers.coordination.studies import Studies
 from workers.disk.fleet_home import make_home
 from workers.importing import refuse_while_importing
 from workers.installed import refuse_if_missing
 from workers.processes.hangup import on_hangup
-from workers.protocol.errors import FleetError, InvalidInputError
+from workers.protocol.errors import FleetError, InvalidInputError, RedisUnavailableError
 from workers.protocol.spec import FINETUNE, StudySpec
+from workers.protocol.states import Wish
 from workers.settings import Settings, write_list
 
 #: How long a drained worker may take to save and end before it is killed.
@@ -154,7 +156,16 @@ def _over_before(spec: StudySpec, settings: Settings) -> tuple[StudyStatus, str]
     known = StudySpec.read(attrs[SPEC_ATTR])
     if begins_more(status, known, spec, withdrawn(study.get_trials(deepcopy=False))):
         return None
-    return status, say_over(status)
+    if settings.redis_url is None:  # of what was stopped, there is nothing to revoke
+        return status, say_over(status.model_copy(update={"wish": Wish.RUN}))
+    return None if _are_ordered(spec.name, settings) else (status, say_over(status))
+
+
+def _are_ordered(name: str, settings: Settings) -> bool:
+    """Whether trials of a study wait in the fleet's Redis, where that answers."""
+    with suppress(RedisUnavailableError), connect(settings, Role.USER) as client:
+        return bool(Studies(client).orders.waiting(name))
+    return False
 
 
 def worker_environment(

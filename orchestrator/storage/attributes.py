@@ -15,6 +15,9 @@ ATTR: Final = OWN_PREFIX
 #: The study attribute that says that its sampler has nothing more to suggest.
 EXHAUSTED_ATTR: Final = f"{ATTR}exhausted"
 
+#: The study attribute that says how many trials its sampler has at most, where that is known.
+NUM_POINTS_ATTR: Final = f"{ATTR}num_points"
+
 #: The trial attribute that says which order asked for it, so that none is carried out twice.
 ORDER_ATTR: Final = f"{ATTR}order"
 
@@ -61,9 +64,11 @@ FORMER_ATTR: Final = f"{ATTR}former"
 #: when its study's space became wider.
 WHOLE_ATTR: Final = f"{ATTR}whole"
 
-#: What is not known any more of a study that goes on in a wider space: that it is over, and whose
-#: the storage is.
-NOT_GOING_ON: Final = frozenset({EXHAUSTED_ATTR, ENDED_BY_ATTR, END_TOLD_ATTR, WRITER_ATTR})
+#: What is not known any more of a study that goes on in a wider space: that it is over, how many
+#: points it has, and whose the storage is.
+NOT_GOING_ON: Final = frozenset(
+    {EXHAUSTED_ATTR, NUM_POINTS_ATTR, ENDED_BY_ATTR, END_TOLD_ATTR, WRITER_ATTR}
+)
 
 
 def is_paused(trial_attrs: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from orchestrator.extension import changed_settings
 from orchestrator.status import StudyStatus
-from orchestrator.views.ways_on import still_ends, ways_on
+from orchestrator.views.ways_on import say_still_ends
 from workers.coordination.submitted import WISHED
 from workers.passwords import hide
 from workers.protocol.spec import StudySpec
@@ -38,11 +38,9 @@ def changes_told(known: StudySpec, spec: StudySpec, status: Any) -> list[str]:
         told.append(f"study {spec.name!r} is known, and goes on with {shown}")
     with suppress(ValidationError):  # of a release that is none of ours
         found = None if status is None else StudyStatus.model_validate(status)
-        if found is not None and still_ends(found, known, spec):
-            told.append(
-                f"study {spec.name!r}: no further trial begins, since {found.ended_by}:"
-                f" {ways_on(found, f'trialfleet extend {spec.name}')}"
-            )
+        if found is not None:
+            why = say_still_ends(found, known, spec, f"trialfleet extend {spec.name}")
+            told += [] if why is None else [f"study {spec.name!r}: no further trial begins, {why}"]
     return told
 
 

@@ -87,6 +87,11 @@ def extension_fields(
     """
     of_space = [text for text in texts if text.startswith("space.")]
     changes = with_overrides({}, [text for text in texts if text not in of_space])
+    if "space" in changes:
+        raise InvalidInputError(
+            "--set space=...: give the whole space as a file, by --space FILE, or what is other in"
+            " it by name, such as --set space.learning_rate.high=0.1"
+        )
     for name in ("trials", "timeout"):
         if changes.get(name, 0) is None:
             raise InvalidInputError(f"--set {name}=null: say how much of it there is to be")

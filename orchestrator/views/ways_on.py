@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.extension import value_of
-from orchestrator.status import StudyStatus
+from orchestrator.status import Budget, StudyStatus
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import StudyState
 
@@ -30,10 +30,10 @@ def ways_on(status: StudyStatus, command: str) -> str:
     """
     if status.limit is not None:
         return _past_limit(status, status.limit, command)
-    given = f"`trialfleet enqueue {status.study}` and `retry` run trials of yours"
+    given = _run_given(status)
     if status.is_exhausted:
         return f"its sampler has no further point to suggest: widen its space, or {given}"
-    return f"`{command} --trials {2 * (status.wanted - status.given)}` has it run more; {given}"
+    return f"`{command} {_more_trials(status)}` has it run more; {given}"
 
 
 def begins_more(
@@ -93,36 +93,87 @@ def still_ends(status: StudyStatus, before: StudySpec, after: StudySpec) -> bool
     return allowed is not None and allowed == value_of(before, status.limit)
 
 
+def say_still_ends(
+    status: StudyStatus, before: StudySpec, after: StudySpec, command: str
+) -> str | None:
+    """Why nothing begins by another specification, and what helps; None if something does.
+
+    Args:
+        status: The study.
+        before: By which it has come to that.
+        after: By which it is to go on.
+        command: As for `ways_on`.
+    """
+    if not still_ends(status, before, after):
+        return None
+    limit = used_up(status, after) or status.limit
+    why = status.ended_by if limit == status.limit else f"its {limit} is used up"
+    return f"since {why}: {ways_on(status.model_copy(update={'limit': limit}), command)}"
+
+
 def _is_used_up(status: StudyStatus, spec: StudySpec, setting: str) -> bool:
     allowed = value_of(spec, setting)
     if allowed is None:
         return False
-    budget = status.budgets.get(BUDGET_OF[setting])
-    if budget is None:
-        return status.limit == setting
+    budget = _budget(status, setting)
     was_reached = status.limit == setting and allowed <= budget.allowed
     return was_reached or bool(budget.used >= allowed)
 
 
+def _budget(status: StudyStatus, setting: str) -> Budget:
+    """A budget by its setting; of one that the study had not, at least so much is used."""
+    known = status.budgets.get(BUDGET_OF[setting])
+    if known is not None:
+        return known
+    used = {"timeout": status.wall_seconds, "budget.slot_hours": status.busy_seconds / 3600}
+    return Budget(used=used.get(setting, 0.0), allowed=0.0)
+
+
 def _past_limit(status: StudyStatus, limit: str, command: str) -> str:
+    if limit == "stop.equal_failures":
+        return f"mend what fails, then {_again(status, command)}"
+    others = ""
+    if status.is_exhausted:
+        others = "; its sampler has no further point to suggest: widen its space, too"
+    elif _has_none_left(status):
+        command = f"{command} {_more_trials(status)}"
     if limit == "stop.target":
         return (
             f"`{command} --set stop.target=VALUE` aims higher, and with `null` for no target at"
-            f" all; `trialfleet enqueue {status.study}` and `retry` run trials of yours"
+            f" all{others}; {_run_given(status)}"
         )
     if limit == "stop.patience":
         return (
-            f"`{command} --set stop.patience=N` waits for longer, and with `null` for all trials;"
-            f" `trialfleet enqueue {status.study}` and `retry` run trials of yours"
+            f"`{command} --set stop.patience=N` waits for longer, and with `null` for all trials"
+            f"{others}; {_run_given(status)}"
         )
-    if limit == "stop.equal_failures":
-        again = f"trialfleet resume {status.study}" if "extend" in command else command
-        return f"mend what fails, then `{again}`"
-    return f"`{command} --set {limit}={_doubled(status, limit)}` raises that"
+    return f"`{command} --set {limit}={_doubled(status, limit)}` raises that{others}"
+
+
+def _again(status: StudyStatus, command: str) -> str:
+    """What has trials begin of a study that equal failures ended."""
+    is_extended = "extend" in command
+    if not _has_none_left(status):
+        return f"`trialfleet resume {status.study}`" if is_extended else f"`{command}`"
+    steps = [f"`trialfleet retry {status.study}`"]
+    if status.wish.is_end:  # orders are refused until that is revoked
+        steps.insert(0, f"`trialfleet resume {status.study}`")
+    return " and ".join(steps if is_extended else [*steps, f"`{command}`"])
+
+
+def _has_none_left(status: StudyStatus) -> bool:
+    """Whether as many trials have ended as the study is to run."""
+    return status.num_ended >= status.wanted
+
+
+def _more_trials(status: StudyStatus) -> str:
+    return f"--trials {2 * (status.wanted - status.given)}"
+
+
+def _run_given(status: StudyStatus) -> str:
+    return f"`trialfleet enqueue {status.study}` and `retry` run trials of yours"
 
 
 def _doubled(status: StudyStatus, limit: str) -> str:
-    budget = status.budgets.get(BUDGET_OF[limit])
-    if budget is None:
-        return "MORE"
+    budget = _budget(status, limit)
     return f"{2 * max(budget.allowed, budget.used):g}" + ("s" if limit == "timeout" else "")

@@ -62,11 +62,28 @@ def test_what_may_change_while_a_study_runs_does_and_nothing_else(text, setting,
         ("sampler.seed=1", "sampler cannot change"),
         ("code.must_match=true", "code cannot change"),
         ("stopp.target=1", "did you mean 'stop'"),
+        ("space={x: {type: float, low: 0.0, high: 2.0}}", "--space FILE, or .*space.learning_rate"),
+        ("space=null", "--space FILE"),
     ],
 )
 def test_what_may_not_change_is_refused_by_name(text, message):
     with pytest.raises(InvalidInputError, match=message):
         extended(SPEC, extension_fields(SPEC, None, [text])[0])
+
+
+def test_what_settings_are_together_is_refused_with_the_reason_and_without_a_password():
+    before = StudySpec(name="s", on_end="https://user:s3cret@host.example/x" + 300 * "y")
+    with pytest.raises(InvalidInputError) as refused:
+        extended(before, {"stop": {"min_delta": 0.1}})
+    assert "patience" in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+    for wrong in (["https://user:s3cret@host.example/x"], {"url": "https://user:s3cret@host/x"}):
+        with pytest.raises(InvalidInputError, match="on_end: ") as refused:
+            extended(SPEC, {"on_end": wrong})
+        assert "s3cret" not in str(refused.value)
+    with pytest.raises(InvalidInputError, match=r"max_losses = 'https://user:\*\*\*@") as refused:
+        extended(SPEC, {"max_losses": "https://user:s3cret@host.example/x"})
+    assert "s3cret" not in str(refused.value)
 
 
 def test_each_setting_that_can_change_is_one_of_a_study():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.driving.budgets import Snapshot, is_failing_alike, reached, spares_given, uses
+from orchestrator.driving.budgets import Snapshot, is_failing_alike, reached, spares_given
 from workers.protocol.spec import StudySpec
 
 
@@ -78,15 +78,3 @@ def test_failures_end_a_study_before_all_else_since_somebody_must_mend_them():
     assert "in a row failed" in reached(spec(timeout=1), seen).reason
     assert is_failing_alike(spec(), seen)
     assert not is_failing_alike(spec(stop={"equal_failures": 0}), seen)
-
-
-def test_the_budgets_that_a_study_has_are_told_with_what_is_used():
-    seen = Snapshot(wall_seconds=90.0, slot_seconds=1800.0, gpu_seconds=900.0)
-    assert uses(spec(trials=7), seen, 3) == {"trials": (3, 7)}
-    full = spec(trials=7, timeout=60, budget={"slot_hours": 2, "gpu_hours": 1})
-    assert uses(full, seen, 3) == {
-        "trials": (3, 7),
-        "wall_seconds": (90.0, 60.0),
-        "slot_hours": (0.5, 2.0),
-        "gpu_hours": (0.25, 1.0),
-    }
