@@ -11,8 +11,8 @@ def test_a_timeout_below_what_is_used_is_said_to_end_a_study():
     after = StudySpec(name="s", trials=20, timeout=60.0)
     running = build_status(known, Tally(known.all_directions)).model_dump()
     told = changes_told(known, after, running | {"wall_seconds": 90.0})
+    why = "no further trial begins, since its timeout is used up"
     assert told[1:] == [
-        "study 's': no further trial begins, since its timeout is used up:"
-        " `trialfleet extend s --set timeout=180s` raises that"
+        f"study 's': {why}: `trialfleet extend s --set timeout=180s` raises that",
     ]
     assert len(changes_told(known, after, running)) == 1
