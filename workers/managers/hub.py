@@ -75,7 +75,7 @@ class HubManager(BaseProcessManager):
         """
         if not self.ask(what, lambda: is_on_hub(name)):
             if not Path(name).exists():
-                raise WorkerLacksError(f"{what}: there is no such path; mend it")
+                raise WorkerLacksError(f"{what} does not load (there is no such path); mend it")
             return name
         key = (name, with_weights)
         known = self._fetched.get(key)
