@@ -172,6 +172,7 @@ def test_a_killed_training_goes_on_in_a_new_process_on_the_device(fleet, texts):
     fleet.hand_in(study)
     fleet.serve()
     fleet.worker(1, CUDA_VISIBLE_DEVICES="0")
+    wait_until(lambda: fleet.events("claimed"), "it has begun", 200)
     saved = wait_until(lambda: fleet.record().checkpoint, "it has a checkpoint", 200)
     trainer = next(entry for entry in fleet.processes("trial") if entry.trial == 0)
     os.kill(trainer.identity.pid, signal.SIGKILL)
