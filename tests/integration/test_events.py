@@ -12,6 +12,7 @@ import redis
 from hand_fleet import Fleet, turn_until
 from waiting import wait_until
 
+from orchestrator.driving import stalls
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.event_filing import EventFiling
@@ -472,6 +473,7 @@ def test_a_study_that_another_one_has_deleted_stalls_without_a_trace(fleet, clie
     fleet.submit(trials=1)
     with monkeypatch.context() as patch, Service(fleet.settings) as service:
         patch.setattr(DrivenStudy, "__init__", open_late)
+        patch.setattr(stalls, "_FIRST_SECONDS", 600.0)  # however slow this machine is
         turn_until(service, lambda: not Studies(client).exists("s"), "it is deleted")
         turn_until(service, lambda: "s" not in service._roster, "it is left")
         assert service._isolation.stalls.holds("s")
