@@ -360,6 +360,10 @@ class StudyHandle(ControlledStudy):
                 now |= {"is_exhausted": False}
             found = found.model_copy(update=now)
         stalled = studies.facts.get(self.name, "stalled")
+        shown_seconds = studies.facts.shown_seconds(self.name)
+        if shown_seconds is None and found.as_of is not None:  # shown by an earlier release
+            shown_seconds = time.time() - found.as_of
+        lease_seconds = self._settings.times.lease
         entries = list(ProcessRegistry(client, self._settings.times).entries())
         return found.model_copy(
             update={
@@ -371,17 +375,15 @@ class StudyHandle(ControlledStudy):
                         studies.spec(self.name),
                         found.model_copy(update={"stalled": stalled}),
                         entries,
-                        left_by_run=studies.is_by_run(self.name) and self._is_left(found),
-                        lease_seconds=self._settings.times.lease,
+                        # it has been looked at, and is not any more
+                        left_by_run=studies.is_by_run(self.name)
+                        and (shown_seconds or 0.0) > lease_seconds,
+                        shown_seconds=shown_seconds,
+                        lease_seconds=lease_seconds,
                     ),
                 ],
             }
         )
-
-    def _is_left(self, status: StudyStatus) -> bool:
-        """Whether an orchestrator has looked at a study, and does not look any more."""
-        age = 0.0 if status.as_of is None else time.time() - status.as_of
-        return age > self._settings.times.lease
 
     def _storage_url(self) -> str:
         try:

@@ -162,7 +162,7 @@ class DrivenStudy:
         One that fails again and again is stopped until somebody hands it in again.
         """
         if self.limits.is_failing_alike and not self._wish.is_end:
-            self._studies.ask_to_stop(self.name)
+            self._studies.stop(self.name)
         self.limits.keep()
 
     def take_owner(self, *, is_by_run: bool) -> None:

@@ -137,7 +137,9 @@ class Service:
         self._hints = Hints(resolve_url(self.settings), self.settings.seal)
         self._registry = ProcessRegistry(self._client, self.settings.times)
         self._record = ProcessRecord(
-            self._registry, ProcessKind.ORCHESTRATOR, fields=membership(self.settings)
+            self._registry,
+            ProcessKind.ORCHESTRATOR,
+            fields={**membership(self.settings), "drives": self.only},
         )
         self._record.register()
         self._inbox = Inbox(self._client, f"{self._record.identity.host}:{os.getpid()}")

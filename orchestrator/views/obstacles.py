@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from orchestrator.status import StudyStatus
 from orchestrator.views.other_code import is_without_its_code
@@ -12,6 +13,10 @@ from workers.processes.slots import has_slot_beside
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind
 
+#: No orchestrator that gets on leaves a status so old, nor do thousands of studies that rest: each
+#: of those is looked at after a third of a lease, and then in one of 64 turns.
+_OLD_LEASES: Final = 4
+
 
 def obstacles(
     spec: StudySpec,
@@ -19,6 +24,7 @@ def obstacles(
     entries: Sequence[ProcessEntry],
     *,
     left_by_run: bool = False,
+    shown_seconds: float | None = None,
     lease_seconds: float = 45.0,
 ) -> list[str]:
     """What a study that is not over waits for, each with what to do about it.
@@ -28,6 +34,8 @@ def obstacles(
         status: As the orchestrator last published it.
         entries: The live processes of the fleet.
         left_by_run: Whether `trialfleet run`, which began it, was interrupted.
+        shown_seconds: How long ago the orchestrator published something, by the clock of Redis;
+            None if it never did.
         lease_seconds: How long an orchestrator's right to drive a study lasts.
     """
     if status.is_over:
@@ -37,9 +45,11 @@ def obstacles(
         way_out = "run it again, or hand it to an orchestrator by `trialfleet submit`"
         return [f"{interrupted}: {way_out}{_as_of(status)}"]
     found = []
-    if not any(entry.kind is ProcessKind.ORCHESTRATOR for entry in entries):
-        found.append(f"no orchestrator runs: start `trialfleet serve`{_as_of(status)}")
-    elif status.stalled is None and _is_old(status, lease_seconds):
+    orchestrators = [entry for entry in entries if entry.kind is ProcessKind.ORCHESTRATOR]
+    if not any(entry.drives in {None, spec.name} for entry in orchestrators):
+        which = "that drives it " if orchestrators else ""
+        found.append(f"no orchestrator {which}runs: start `trialfleet serve`{_as_of(status)}")
+    elif status.stalled is None and (shown_seconds or 0.0) > _OLD_LEASES * lease_seconds:
         found.append(
             "its orchestrator runs, and has not looked at it for long: a turn hangs, on a disk or a"
             f" database maybe; its log says where, and starting it anew is safe{_as_of(status)}"
@@ -88,11 +98,6 @@ def _without_worker(queue: str, entries: Sequence[ProcessEntry]) -> str | None:
         f"no worker takes trials from queue {queue!r}, and there are workers for"
         f" {', '.join(others)}: {command}, or name one of these as the study's `resources.queue`"
     )
-
-
-def _is_old(status: StudyStatus, lease_seconds: float) -> bool:
-    """Whether a status is older than any orchestrator leaves it that gets on."""
-    return status.as_of is not None and time.time() - status.as_of > 2 * lease_seconds
 
 
 def _as_of(status: StudyStatus) -> str:

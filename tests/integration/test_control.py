@@ -10,10 +10,11 @@ from hand_fleet import Fleet, look_around, turn_until
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
+from workers.coordination import keys
 from workers.coordination.grants import Grant, Refusal
 from workers.coordination.studies import Studies
 from workers.coordination.study_facts import StudyFacts
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, StudyTakenOverError
 from workers.protocol.messages import Result
 from workers.protocol.states import Command, TrialState, Wish
 
@@ -44,6 +45,20 @@ def test_what_is_asked_follows_upon_what_was_asked_before(fleet):
         assert answer == ("OK" if is_allowed else "REFUSED", before), (before, wish)
         assert studies.wish("s") is (wish if is_allowed else before)
         assert studies.want("s", wish).status == answer.status, "asked twice is asked once"
+
+
+def test_an_orchestrator_that_does_not_drive_a_study_any_more_cannot_stop_it(fleet):
+    fleet.submit()
+    latter = Studies(fleet.client, "latter")
+    fleet.client.set(keys.lead("s"), "latter")
+    with pytest.raises(StudyTakenOverError):
+        Studies(fleet.client, "former").stop("s")
+    assert latter.wish("s") is Wish.RUN
+    latter.stop("s")
+    assert latter.wish("s") is Wish.STOP
+    latter.want("s", Wish.CANCEL)
+    latter.stop("s")
+    assert latter.wish("s") is Wish.CANCEL, "an end that was asked for stands"
 
 
 def test_a_command_says_what_was_asked_before_and_the_way_out(fleet):

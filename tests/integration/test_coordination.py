@@ -10,6 +10,7 @@ from waiting import wait_until
 
 from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination import keys
+from workers.coordination.clock import server_time_ms
 from workers.coordination.connection import connect, endpoint_file, resolve_url
 from workers.coordination.event_stream import EventStream
 from workers.coordination.hints import Hints
@@ -112,8 +113,12 @@ def test_a_study_is_written_extended_and_read(client):
     assert studies.spec("s").trials == 9
     assert studies.names() == ["s"]
     studies.facts.publish("s", {"best_value": 0.5, "status": {"a": None}})
-    assert studies.facts.all("s") == {"best_value": 0.5, "status": {"a": None}}
+    shown = studies.facts.all("s")
+    assert shown.pop("shown_ms") == pytest.approx(server_time_ms(client), abs=60_000)
+    assert shown == {"best_value": 0.5, "status": {"a": None}}
     assert studies.facts.get("s", "nothing") is None
+    client.hincrby(keys.study("s"), "fact:shown_ms", -100_000)
+    assert studies.facts.shown_seconds("s") == pytest.approx(100, abs=60)
 
 
 def test_a_study_whose_submitter_is_killed_when_it_is_written_has_been_told(client, monkeypatch):

@@ -73,6 +73,12 @@ def test_what_a_study_waits_for_is_in_its_status(fleet):
     with fleet.service() as service:
         turn_until(service, fleet.leases.queued, "it is driven")
         assert handle.status().waits_for == []
+        fleet.client.hset(keys.study("s"), "fact:shown_ms", 0)
+        (reason,) = handle.status().waits_for
+        assert "has not looked at it" in reason
+    with Service(fleet.settings, only="other"):
+        (reason,) = handle.status().waits_for
+        assert "no orchestrator that drives it runs" in reason
     (reason,) = handle.status().waits_for
     assert "what is shown is as of 20" in reason
 

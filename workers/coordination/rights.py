@@ -140,8 +140,8 @@ _PARTS: Final = {
             keys.code("*"), keys.lead("*"), _CELERY,
         ),
         verbs=(
-            "enqueue", "reply", "settle", "unpark", "reap", "lead", "unlead", "wish", "publish",
-            "begin", "drop_orders", "respec", "reseal", "ship", "unship",
+            "enqueue", "reply", "settle", "unpark", "reap", "lead", "unlead", "wish", "stop",
+            "publish", "begin", "drop_orders", "respec", "reseal", "ship", "unship",
             "process_register", "process_beat", "process_gone",
         ),
     ),

@@ -254,6 +254,16 @@ class Studies(StudySpecs):
         with suppress(StudyNotKnownError):  # somebody has deleted it
             self.want(name, Wish.STOP)
 
+    def stop(self, name: str) -> None:
+        """Have no further trial of a study started; orchestrator only.
+
+        Raises:
+            StudyTakenOverError: This orchestrator drives the study no more: people may have resumed
+                it meanwhile, and that holds.
+        """
+        names = {**speaking_of(name), "lead": keys.lead(name)}
+        call_led(self.client, self.leader, "stop", name, names, {"name": name})
+
     def want(self, name: str, wish: Wish) -> Answer:
         """Note what is wanted of a study; workers learn of it with their next beat.
 

@@ -13,6 +13,7 @@ from typing import Any
 import redis
 
 from workers.coordination import keys
+from workers.coordination.clock import server_time_ms
 from workers.coordination.scripts import Value
 from workers.coordination.study_lead import call_led
 from workers.coordination.submitted import speaking_of
@@ -87,6 +88,14 @@ class StudyFacts:
         """One published fact, or None."""
         value = self.client.hget(keys.study(name), f"fact:{key}")
         return None if value is None else json.loads(value)
+
+    def shown_seconds(self, name: str) -> float | None:
+        """How long ago, by the server's clock, something was published of a study.
+
+        None where nothing was, or by a release that did not tell.
+        """
+        shown_ms = self.get(name, "shown_ms")
+        return None if shown_ms is None else (server_time_ms(self.client) - int(shown_ms)) / 1000
 
     def forget(self, name: str) -> None:
         """Drop what an orchestrator published of a study whose results were removed."""

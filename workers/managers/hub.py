@@ -15,8 +15,8 @@ from typing import TypeVar
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.protocol.errors import WorkerLacksError
-from workers.remote.hub import is_on_hub, is_switched_off, model_folder
-from workers.remote.patience import Patience, Watch, unwatched, wait_aside
+from workers.remote.hub import is_on_hub, is_switched_off, model_folder, model_on_disk
+from workers.remote.patience import Patience, Watch, unwatched
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -71,7 +71,8 @@ class HubManager(BaseProcessManager):
             OSError: As the hub says, of what will not pass: no such model, no right to read it.
             WorkerLacksError: It is a path that is not here, or it was not fetched before the
                 network was switched off; other hosts may have it.
-            RemoteUnavailableError: The server did not answer, whatever was tried.
+            RemoteUnavailableError: The server did not answer, whatever was tried, or nothing of
+                the files arrives any more.
         """
         if not self.ask(what, lambda: is_on_hub(name)):
             if not Path(name).exists():
@@ -86,12 +87,11 @@ class HubManager(BaseProcessManager):
     def _fetch(self, what: str, name: str, *, with_weights: bool) -> _Fetched:
         try:
             # the library asks again by itself, for half a minute
-            folder = self.ask(
+            folder = self._patience.ask_aside(
                 what,
-                lambda: wait_aside(
-                    lambda: model_folder(name, with_weights=with_weights),
-                    lambda: self._watch(f"files fetched for {what}", 0, 0),
-                ),
+                lambda: model_folder(name, with_weights=with_weights),
+                lambda: model_on_disk(name),
+                self._watch,
             )
             return _Fetched(folder, tuple(path.name for path in folder.iterdir()))
         except OSError as error:

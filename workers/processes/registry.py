@@ -63,6 +63,8 @@ class ProcessEntry(BaseModel):
     other_code: dict[str, str] = {}
     #: Studies of which it takes no trial, each with the reason.
     refuses: dict[str, str] = {}
+    #: The one study that an orchestrator drives; None of one that drives all, or does not say.
+    drives: str | None = None
     #: Pool processes of a main process.
     slots: int = 0
     queues: list[str] = []

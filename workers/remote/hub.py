@@ -5,7 +5,9 @@ Invariant: the files of a folder are those of one commit; what is a path here is
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -82,6 +84,22 @@ def model_folder(name: str, *, with_weights: bool) -> Path:
     return folder
 
 
+def model_on_disk(name: str) -> frozenset[tuple[str, int, int]]:
+    """What of a model's files lies here, whole or in part: other whenever something has arrived.
+
+    Whoever fetches it: a process that waits for another one's download sees that come on.
+    """
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / _cache_folder("model", parts_of(name)[0]) / "blobs"
+    found = set()
+    with suppress(OSError):  # it is not there yet, or a file has just got its final name
+        for entry in os.scandir(folder):
+            stat = entry.stat()
+            found.add((entry.name, stat.st_size, stat.st_mtime_ns))
+    return frozenset(found)
+
+
 def _fetch(name: str, revision: str | None, unread: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -91,8 +109,13 @@ def _fetch(name: str, revision: str | None, unread: list[str]) -> Path:
 def _fetched_commit(kind: RepoKind, name: str, revision: str) -> str | None:
     from huggingface_hub import constants
 
-    folder = f"{kind}s--{name.replace('/', '--')}"
+    folder = Path(constants.HF_HUB_CACHE) / _cache_folder(kind, name)
     try:
-        return (Path(constants.HF_HUB_CACHE) / folder / "refs" / revision).read_text().strip()
+        return (folder / "refs" / revision).read_text().strip()
     except OSError:
         return None
+
+
+def _cache_folder(kind: RepoKind, name: str) -> str:
+    """The folder of a repository in the hub's cache."""
+    return f"{kind}s--{name.replace('/', '--')}"

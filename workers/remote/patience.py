@@ -32,6 +32,10 @@ _JITTER: Final = 0.25
 #: Between two words of who waits, which may end the waiting: a drain is not to wait for a hub.
 _TOLD_EVERY_SECONDS: Final = 0.2
 
+#: For so many pauses, 5 minutes, nothing may arrive of what is waited for aside. A hub's library
+#: ends a silent connection within 2, but waits for a lock or a disk for ever.
+_STILL_PAUSES: Final = 300
+
 #: Told what is asked again for, which try it is, and of how many. What it raises ends the waiting.
 Watch = Callable[[str, int, int], None]
 
@@ -87,14 +91,51 @@ class Patience:
             _rest(pause, partial(watch, f"tries to read {what}", count + 1, _TRIES))
         raise AssertionError  # the last try has returned or raised
 
+    def ask_aside(
+        self,
+        what: str,
+        call: Callable[[], T],
+        arrived: Callable[[], object],
+        watch: Watch = unwatched,
+    ) -> T:
+        """As `ask`, of a call that may wait for long by itself: it is made in a thread of its own.
 
-def wait_aside(call: Callable[[], T], watch: Callable[[], None]) -> T:
-    """What a call returns that may wait for long by itself, made in a thread of its own.
+        Args:
+            what: As for `ask`.
+            call: Likewise; it may go on when nobody waits for it any more.
+            arrived: What there is so far of what it waits for: another thing whenever it has come
+                on. Where that stands still for 300 pauses, nobody waits any longer.
+            watch: As for `ask`.
 
-    Args:
-        call: May go on when nobody waits for it any more.
-        watch: Told again and again; what it raises ends the waiting.
-    """
+        Raises:
+            RemoteUnavailableError: The server did not answer, or nothing arrives any more.
+        """
+        return self.ask(what, lambda: self._wait_aside(what, call, arrived, watch), watch)
+
+    def _wait_aside(
+        self, what: str, call: Callable[[], T], arrived: Callable[[], object], watch: Watch
+    ) -> T:
+        answer = _answer_aside(call)
+        still_seconds = _STILL_PAUSES * self.pause_seconds
+        known, still_since = arrived(), time.monotonic()
+        while True:
+            try:
+                return answer.result(_TOLD_EVERY_SECONDS)
+            except TimeoutError:
+                if answer.done():
+                    return answer.result()
+            # this counts as progress, and so must have an end
+            watch(f"files fetched for {what}", 0, 0)
+            now = arrived()
+            if now != known:
+                known, still_since = now, time.monotonic()
+            elif time.monotonic() - still_since > still_seconds:
+                stood = f"nothing of it arrived for {still_seconds:.1f} s"
+                raise RemoteUnavailableError(f"{what} cannot be read for now: {stood}")
+
+
+def _answer_aside(call: Callable[[], T]) -> Future[T]:
+    """What a call will return, made in a thread of its own."""
     answer: Future[T] = Future()
 
     def work() -> None:
@@ -106,13 +147,7 @@ def wait_aside(call: Callable[[], T], watch: Callable[[], None]) -> T:
     # a daemon: a process that ends does not wait for it
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), name="remote", daemon=True).start()
-    while True:
-        try:
-            return answer.result(_TOLD_EVERY_SECONDS)
-        except TimeoutError:
-            if answer.done():
-                return answer.result()
-            watch()
+    return answer
 
 
 def _rest(seconds: float, watch: Callable[[], None]) -> None:

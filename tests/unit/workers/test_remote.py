@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -205,25 +207,77 @@ class Drained(BaseException):
     pass
 
 
-def drained_after(seconds):
-    until = time.monotonic() + seconds
+def drained_when_told(times):
+    """Ends the waiting when it is told of it for the last time of so many."""
+    told = iter(range(times - 1))
 
     def watch(*_):
-        if time.monotonic() > until:
+        if next(told, None) is None:
             raise Drained
 
     return watch
+
+
+def aside():
+    """The threads that wait for a hub, or did when somebody still waited for them."""
+    return [thread for thread in threading.enumerate() if thread.name == "remote"]
+
+
+@pytest.fixture
+def nobody_left_aside(hub):
+    yield
+    hub.always = 404
+    for thread in aside():
+        thread.join(60)
+    assert aside() == []
 
 
 @pytest.mark.parametrize("fault", ["reset", 503])
 def test_who_waits_for_a_hub_need_not_wait_to_the_end(hub, tmp_path, fault):
     manager = HubManager(Settings(home=tmp_path))
     hub.always = fault
-    for wait in (
-        lambda: manager.ask("it", lambda: commit_of("model", "me/model", None)),
-        lambda: manager.model_files("it", "me/model", with_weights=True),
+    with manager.watched(drained_when_told(2)), pytest.raises(Drained):
+        manager.ask("it", lambda: commit_of("model", "me/model", None))
+    assert len(hub.requests) < 4, "not all that would have been tried"
+
+
+@pytest.fixture
+def held_file(hub):
+    """A file of `me/model` that another process fetches: the library waits for it, for ever."""
+    hub.repo("models", "me/model").commit(FILES)
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    etag = hashlib.sha1(FILES["config.json"].encode()).hexdigest()
+    lock = folder / ".locks" / "models--me--model" / f"{etag}.lock"
+    lock.parent.mkdir(parents=True)
+    growing = folder / "models--me--model" / "blobs" / f"{etag}.of-another.incomplete"
+    growing.parent.mkdir(parents=True)
+    with huggingface_hub.utils.WeakFileLock(lock):
+        yield growing
+
+
+@pytest.mark.usefixtures("nobody_left_aside", "held_file")
+def test_a_download_that_hangs_is_given_up_though_it_counts_as_progress(tmp_path):
+    manager = HubManager(Settings(home=tmp_path, time_scale=0.002))
+    signs = []
+    with (
+        manager.watched(lambda *said: signs.append(said)),
+        pytest.raises(
+            RemoteUnavailableError, match="it cannot be .*: nothing of it arrived for 0.6 s"
+        ),
     ):
-        started_at = time.monotonic()
-        with manager.watched(drained_after(0.5)), pytest.raises(Drained):
-            wait()
-        assert time.monotonic() - started_at < 5, "seven to twenty-three seconds"
+        manager.model_files("it", "me/model", with_weights=True)
+    assert signs, "it counted so while something might have arrived"
+
+
+@pytest.mark.usefixtures("nobody_left_aside")
+def test_a_download_is_waited_for_while_something_arrives_and_somebody_waits(tmp_path, held_file):
+    manager = HubManager(Settings(home=tmp_path, time_scale=0.002))
+    patient_until = time.monotonic() + 2.0
+
+    def arrives(*_):
+        held_file.write_bytes(bytes(held_file.stat().st_size + 1 if held_file.exists() else 1))
+        if time.monotonic() > patient_until:  # three times as long as nothing may arrive
+            raise Drained
+
+    with manager.watched(arrives), pytest.raises(Drained):
+        manager.model_files("it", "me/model", with_weights=True)

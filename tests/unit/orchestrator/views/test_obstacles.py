@@ -31,6 +31,11 @@ WORKER = entry(ProcessKind.MAIN, queues=["big"], slots=1)
     [
         ([DRIVER, WORKER], []),
         ([WORKER], ["no orchestrator runs: start `trialfleet serve`"]),
+        ([entry(ProcessKind.ORCHESTRATOR, drives="s"), WORKER], []),
+        (
+            [entry(ProcessKind.ORCHESTRATOR, drives="other"), WORKER],
+            ["no orchestrator that drives it runs: start `trialfleet serve`"],
+        ),
         ([DRIVER], ["no worker runs: start `celery -A workers worker -Q big`"]),
         ([], ["no orchestrator runs", "no worker runs"]),
         (
@@ -77,15 +82,17 @@ def test_how_old_a_status_is_shows_when_nobody_drives_the_study():
 @pytest.mark.parametrize(
     ("age", "fields", "is_said"),
     [
-        (60.0, {}, False),
-        (120.0, {}, True),
-        (120.0, {"stalled": "its storage is full"}, False),
-        (120.0, {"state": StudyState.FINISHED}, False),
+        (None, {}, False),
+        (170.0, {}, False),  # as thousands of studies that rest have it
+        (190.0, {}, True),
+        (190.0, {"stalled": "its storage is full"}, False),
+        (190.0, {"state": StudyState.FINISHED}, False),
     ],
 )
 def test_a_status_that_a_live_orchestrator_left_for_long_says_so(age, fields, is_said):
-    shown = STATUS.model_copy(update={"as_of": time.time() - age, **fields})
-    found = obstacles(SPEC, shown, [DRIVER, WORKER], lease_seconds=45.0)
+    # whatever the clocks of hosts say: the age is by that of Redis
+    shown = STATUS.model_copy(update={"as_of": time.time() - 1e6, **fields})
+    found = obstacles(SPEC, shown, [DRIVER, WORKER], shown_seconds=age, lease_seconds=45.0)
     assert [("has not looked at it" in text, "as of" in text) for text in found] == (
         [(True, True)] if is_said else []
     )
