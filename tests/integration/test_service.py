@@ -73,6 +73,7 @@ def test_what_a_study_waits_for_is_in_its_status(fleet):
     with fleet.service() as service:
         turn_until(service, fleet.leases.queued, "it is driven")
         assert handle.status().waits_for == []
+    with fleet.service():  # one that makes no turn
         fleet.client.hset(keys.study("s"), "fact:shown_ms", 0)
         (reason,) = handle.status().waits_for
         assert "has not looked at it" in reason
