@@ -26,7 +26,7 @@ def changes_told(known: StudySpec, spec: StudySpec, status: Any) -> list[str]:
     Args:
         known: The study as it was.
         spec: As it is handed in now.
-        status: As its orchestrator published it, if it did.
+        status: As its orchestrator published it of the study as it was, if it did.
     """
     told = []
     changes = changed_settings(known, spec)

@@ -121,7 +121,10 @@ def _hand_in(
             return spec
         known = studies.read_text(spec.name, text)  # one that is not signed is, by this
         found = _as_known(studies, spec, known, settings)
-        notes[:] = changes_told(known, found, studies.facts.get(spec.name, "status"))
+        facts = studies.facts
+        is_current = facts.get(spec.name, "status_of") in {None, known.digest()}
+        status = facts.get(spec.name, "status") if is_current else None
+        notes[:] = changes_told(known, found, status)
         return found
 
     is_known = (text := studies.text(spec.name)) is not None and not is_gone

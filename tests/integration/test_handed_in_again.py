@@ -115,3 +115,5 @@ def test_more_trials_past_a_target_are_said_to_be_of_no_use(fleet, known, monkey
     told = hand_in(fleet, stop=StopSpec(target=0.6), trials=60)
     assert "no further trial begins, since trial 0 reached the study's target" in told
     assert "no further" not in hand_in(fleet, stop=StopSpec(target=0.1), trials=60)
+    again = hand_in(fleet, stop=StopSpec(target=0.1), trials=70)
+    assert "no further" not in again, "what is shown is still of the target before"
