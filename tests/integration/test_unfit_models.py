@@ -134,9 +134,6 @@ def test_a_worker_that_lacks_something_leaves_its_trials_to_others_as_long_as_th
     other = another_worker(registry)
     leases = await_first_trial(fleet, spec)
 
-    def offer():
-        offer_first_trial(fleet, slot, leases)
-
     with monkeypatch.context() as patch:
         if hidden:
             patch.setitem(sys.modules, *hidden)
@@ -144,7 +141,7 @@ def test_a_worker_that_lacks_something_leaves_its_trials_to_others_as_long_as_th
             patch.setattr(weights, "build", no_such_package)
         assert find_problem(FinetuneConfig.model_validate(spec.config)) is None
         for _ in range(3):  # it does not take it again
-            offer()
+            offer_first_trial(fleet, slot, leases)
             record = leases.record(0)
             assert (record.state.value, record.attempt, record.failures) == ("QUEUED", 1, 0)
             assert fleet.studies.wish("mixed") is Wish.RUN
@@ -152,7 +149,7 @@ def test_a_worker_that_lacks_something_leaves_its_trials_to_others_as_long_as_th
         assert message in entries[0].refuses["mixed"]
 
         other.gone()
-        offer()
+        offer_first_trial(fleet, slot, leases)
     handle = StudyHandle("mixed", fleet.config)
     fleet.until(lambda: handle.study.trials[0].state is TrialState.FAIL, "it has failed")
     assert message in handle.study.trials[0].user_attrs["trialfleet:error"]
@@ -175,8 +172,12 @@ def await_first_trial(fleet, spec):
 
 
 def offer_first_trial(fleet, slot, leases):
-    fleet.client.hset(keys.trial("mixed", 0), "not_before", 0)
-    hint = RunTrial(study="mixed", number=0, epoch=leases.epoch)
+    offer(fleet, slot, leases, 0)
+
+
+def offer(fleet, slot, leases, number):
+    fleet.client.hset(keys.trial("mixed", number), "not_before", 0)
+    hint = RunTrial(study="mixed", number=number, epoch=leases.epoch)
     slot.run(hint.sealed(fleet.config.seal))
 
 
@@ -212,6 +213,32 @@ def test_what_does_not_lie_on_a_workers_host_costs_no_trial_while_others_may_hav
     fleet.until(lambda: handle.study.trials[0].state is TrialState.FAIL, "nobody has it")
     assert str(path) in handle.study.trials[0].user_attrs["trialfleet:error"]
     assert fleet.studies.wish("mixed") is Wish.STOP
+
+
+def test_what_a_study_was_trained_with_is_waited_for_while_it_is_away(
+    fleet, slot, registry, tmp_path
+):
+    def refusals():
+        return [entry.refuses["mixed"] for entry in registry.entries() if entry.refuses]
+
+    shape = {"architecture": "bert", "hidden_size": 16, "num_attention_heads": 2}
+    leases = await_first_trial(fleet, study(tmp_path, "mixed", shape))
+    offer(fleet, slot, leases, 0)
+    fleet.until(lambda: fleet.studies.facts.get("mixed", "best_value") is not None, "it is told")
+    fleet.until(lambda: 1 in leases.queued(), "the next one waits")
+    path = tmp_path / "rows.csv"
+    path.rename(tmp_path / "unmounted")
+    for _ in range(2):
+        offer(fleet, slot, leases, 1)
+        record = leases.record(1)
+        assert (record.state.value, record.failures) == ("QUEUED", 0)
+        assert fleet.studies.wish("mixed") is Wish.RUN
+        (reason,) = refusals()
+        assert str(path) in reason
+    (tmp_path / "unmounted").rename(path)
+    offer(fleet, slot, leases, 1)
+    assert leases.record(1).state.value == "COMPLETE"
+    assert refusals() == []
 
 
 def no_such_package(*_):

@@ -254,7 +254,9 @@ class DataManager(BaseProcessManager):
         tokenizer = self._tokenizers.load(tokenizer_id or folder / _TRAINED)
         for name, rows in (("train", train), ("validation", validation)):
             labels = targets_of(rows.labels, classes, config)
-            tags = WordTags(tokenizer, labels.tolist()) if kind_of(config) == "tags" else None
+            tags = None
+            if kind_of(config) == "tags":
+                tags = WordTags(tokenizer, labels.tolist(), config.max_length)
             TokenizedTexts.write(
                 folder,
                 name,
@@ -267,7 +269,7 @@ class DataManager(BaseProcessManager):
                 end_of(tokenizer) if config.task == "causal_lm" else None,
                 tags,
             )
-            if tags is not None and (finding := tags.finding(name, config.max_length)):
+            if tags is not None and (finding := tags.finding(name)):
                 log.warning("data_finding", finding=finding)
         facts = json.dumps({"classes": classes}, ensure_ascii=False)
         (folder / "facts.json").write_text(facts, encoding="utf-8")

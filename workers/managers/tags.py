@@ -26,12 +26,13 @@ class WordTags:
     Args:
         tokenizer: A fast one: others do not tell where in a text a token stands.
         tags: The number of each word's class, of each text.
+        max_length: Tokens after which a text is cut.
 
     Raises:
         InvalidInputError: The tokenizer is none of those.
     """
 
-    def __init__(self, tokenizer: Any, tags: Sequence[Sequence[int]]) -> None:
+    def __init__(self, tokenizer: Any, tags: Sequence[Sequence[int]], max_length: int) -> None:
         if not tokenizer.is_fast:
             raise InvalidInputError(
                 f"tokenizer {tokenizer.name_or_path!r} does not tell where in a text a token"
@@ -39,9 +40,13 @@ class WordTags:
                 " (tokenizer.json)"
             )
         self._tags = tags
+        self._max_length = max_length
         self._num_words = 0
-        self._num_lost = 0
+        self._num_cut = 0
         self._num_cut_texts = 0
+        self._num_dropped = 0
+        #: the first of them
+        self._dropped = ""
 
     def of_tokens(
         self,
@@ -73,27 +78,49 @@ class WordTags:
         own = self._tags[start : start + len(texts)]
         row = np.full(len(spans), NOT_LEARNED, dtype=np.int32)
         row[first] = np.concatenate([np.asarray(each, dtype=np.int32) for each in own])[found]
-        self._count([len(each) for each in own], found)
+        self._count(texts, lengths, np.array([len(each) for each in own]), found)
         return row
 
-    def _count(self, num_words: Sequence[int], found: npt.NDArray[np.int64]) -> None:
+    def _count(
+        self,
+        texts: Sequence[str],
+        lengths: npt.NDArray[np.int64],
+        num_words: npt.NDArray[np.int64],
+        found: npt.NDArray[np.int64],
+    ) -> None:
+        """Count the words that no token stands for: those behind a cut, and those before one."""
         ends = np.cumsum(num_words)
-        kept = np.bincount(np.searchsorted(ends, found, side="right"), minlength=len(num_words))
+        text_of = np.searchsorted(ends, found, side="right")
+        reached = np.zeros(len(texts), dtype=np.int64)
+        reached[text_of] = found + 1 - (ends - num_words)[text_of]  # in order: the last one stays
+        reached = np.where(lengths >= self._max_length, reached, num_words)
         self._num_words += int(ends[-1])
-        self._num_lost += int(ends[-1]) - len(found)
-        self._num_cut_texts += int((kept < num_words).sum())
+        self._num_cut += int((num_words - reached).sum())
+        self._num_cut_texts += int((reached < num_words).sum())
+        num_dropped = int(reached.sum()) - len(found)
+        if num_dropped and not self._num_dropped:
+            is_reached = np.arange(ends[-1]) < np.repeat(ends - num_words + reached, num_words)
+            is_reached[found] = False
+            self._dropped = " ".join(texts).split(" ")[int(is_reached.argmax())]
+        self._num_dropped += num_dropped
 
-    def finding(self, split: str, max_length: int) -> str | None:
+    def finding(self, split: str) -> str | None:
         """What there is to say of words that no token stands for, if there are some.
 
         Args:
             split: The texts' name.
-            max_length: Tokens after which a text was cut.
         """
-        if not self._num_lost:
-            return None
-        return (
-            f"{split}: {self._num_lost} of {self._num_words} words, of {self._num_cut_texts} texts,"
-            f" are neither learned nor measured: a text is cut after data.max_length ="
-            f" {max_length} tokens; raise it, or part long texts"
-        )
+        said = []
+        if self._num_cut:
+            said.append(
+                f"{self._num_cut} of {self._num_words} words, of {self._num_cut_texts} texts, are"
+                " neither learned nor measured: a text is cut after data.max_length ="
+                f" {self._max_length} tokens; raise it, or part long texts"
+            )
+        if self._num_dropped:
+            said.append(
+                f"{self._num_dropped} of {self._num_words} words, such as {self._dropped!r}, are"
+                " neither learned nor measured: the tokenizer has no token for them; leave them"
+                " out, or name a tokenizer that knows their characters"
+            )
+        return f"{split}: {'; '.join(said)}" if said else None

@@ -120,11 +120,32 @@ class ErrorJudge:
     def _give_up(self, error: FleetError, end: AttemptEnd) -> None:
         """End a trial as FAILED; and its study, if no other could be trained."""
         is_lacking = isinstance(error, WorkerLacksError) and error.is_of_study
+        if is_lacking and self._has_trained(end):
+            self._await_it(error, end)
+            return
         if is_lacking or isinstance(error, UnfitStudyError):
             log.error("study_unfit", hint="no trial of it can be trained; no further one begins")
             with suppress(redis.RedisError):  # the next trial asks for it
                 self._studies.ask_to_stop(end.trial.study_name)
         self._refuse(error, end)
+
+    def _has_trained(self, end: AttemptEnd) -> bool:
+        """Whether the study was trained before: what is lacking now was there."""
+        if end.held.grant.record.checkpoint is not None:
+            return True
+        with suppress(redis.RedisError):
+            return self._studies.facts.get(end.trial.study_name, "best_value") is not None
+        return False
+
+    def _await_it(self, error: FleetError, end: AttemptEnd) -> None:
+        """Give a trial back, uncounted, until what is away may be back, such as a share.
+
+        The study says meanwhile that no worker takes its trials, and why: until the next attempt.
+        """
+        with suppress(redis.RedisError):  # it is said next time
+            self._refusals.accept(end.trial.study_name)  # as soon as it is back, here too
+            self._refusals.refuse(end.trial.study_name, str(error))
+        end.give_back(TransientError(str(error)))
 
     def _leave_to_others(self, error: WorkerLacksError, end: AttemptEnd) -> bool:
         """Give a trial back, uncounted, if another process may have what this one lacks."""

@@ -5,11 +5,17 @@ Invariant: what the process's record says is what the process last did with a tr
 
 from __future__ import annotations
 
+from typing import Final
+
+from workers.coordination.clock import lease_clock
 from workers.logs import get_logger
 from workers.processes.registry import ProcessRecord
 from workers.protocol.spec import StudySpec
 
 log = get_logger(__name__)
+
+#: After so long a worker looks again whether it has what a study takes: a share may be back.
+_LOOK_AGAIN_SECONDS: Final = 600.0
 
 
 class RefusedStudies:
@@ -22,8 +28,8 @@ class RefusedStudies:
     def __init__(self, record: ProcessRecord) -> None:
         self._record = record
         self._reasons: dict[str, str] = {}
-        #: the studies of whose trials one took more than this worker has, as they were then
-        self._lacking: dict[str, StudySpec] = {}
+        #: the studies of whose trials one took more than this worker has: as they were, and when
+        self._lacking: dict[str, tuple[StudySpec, float]] = {}
 
     def refuse(self, study: str, reason: str) -> None:
         """Note why a trial of a study is not taken.
@@ -38,17 +44,18 @@ class RefusedStudies:
         log.error("study_refused", study=study, reason=reason)
 
     def refuse_lacking(self, spec: StudySpec, reason: str) -> None:
-        """Note what a study takes that this worker does not have, for as long as it is as it is.
+        """Note what a study takes that this worker does not have, for 10 minutes at most.
 
         Raises:
             redis.RedisError: Redis is away.
         """
-        self._lacking[spec.name] = spec
+        self._lacking[spec.name] = spec, lease_clock()
         self.refuse(spec.name, reason)
 
     def is_lacking(self, spec: StudySpec) -> bool:
-        """Whether this worker was found to lack what a study takes."""
-        return self._lacking.get(spec.name) == spec
+        """Whether this worker was found to lack what a study takes, not long ago."""
+        found, at = self._lacking.get(spec.name, (None, 0.0))
+        return found == spec and lease_clock() < at + _LOOK_AGAIN_SECONDS
 
     def accept(self, study: str) -> None:
         """Note that its trials are taken.

@@ -69,7 +69,7 @@ function confirm(study, verb, onDone) {
   if (verb === "pause") parts.push(el("label", { class: "check" }, now, " also end trials that never report, after 30 s; they begin again later"));
   const body = () => (verb === "pause" ? { now: now.checked } : {});
   dialogue(`${verb[0].toUpperCase() + verb.slice(1)} ${study.study}`, parts,
-    { verb, study, send: () => ask(study.study, verb, JSON.stringify(body())).then(onDone) });
+    { verb, study, send: () => ask(study.study, verb, JSON.stringify(body())).then(() => { onDone(); }) });
 }
 
 function enqueue(study, onDone) {
@@ -89,5 +89,5 @@ function extend(study, onDone) {
     ...(trials.value ? { trials: Number(trials.value) } : {}), ...(timeout.value ? { timeout: timeout.value } : {}),
     ...(space.value ? { settings: [space.value] } : {}),
   });
-  dialogue("Extend the study", parts, { verb: "extend", study, adapt, send: () => ask(study.study, "extend", JSON.stringify(body())).then(onDone) });
+  dialogue("Extend the study", parts, { verb: "extend", study, adapt, send: () => ask(study.study, "extend", JSON.stringify(body())).then(() => { onDone(); }) });
 }

@@ -85,10 +85,13 @@ def test_the_metric_takes_batches_whose_texts_are_marked():
 
 
 def spans_of(text, max_length):
-    """Of a tokenizer that cuts words into pieces of two; blanks go with the word behind."""
+    """Of a tokenizer that cuts words into pieces of two; blanks go with the word behind.
+
+    It drops words that begin with `~`.
+    """
     spans, at = [(0, 0)], 0
     for word in text.split(" "):
-        for start in range(at, at + len(word), 2):
+        for start in () if word.startswith("~") else range(at, at + len(word), 2):
             blank = 1 if start == at and start else 0
             spans.append((start - blank, min(start + 2, at + len(word))))
         at += len(word) + 1
@@ -98,7 +101,7 @@ def spans_of(text, max_length):
 def tags_of(texts, tags, max_length):
     """The classes of the tokens of each text, and what is said of those that are lost."""
     spans = [spans_of(text, max_length) for text in texts]
-    words = WordTags(SimpleNamespace(is_fast=True), tags)
+    words = WordTags(SimpleNamespace(is_fast=True), tags, max_length)
     rows = []
     for start in range(0, len(texts), 2):
         own = spans[start : start + 2]
@@ -106,7 +109,7 @@ def tags_of(texts, tags, max_length):
         flat = np.array([span for each in own for span in each])
         found = words.of_tokens(start, texts[start : start + 2], lengths, flat)
         rows += np.split(found, np.cumsum(lengths)[:-1])
-    return [row.tolist() for row in rows], words.finding("train", max_length)
+    return [row.tolist() for row in rows], words.finding("train")
 
 
 def test_a_class_is_learned_at_the_first_token_of_its_word():
@@ -125,6 +128,20 @@ def test_of_words_behind_the_last_token_it_is_said_how_many_they_are():
     assert "data.max_length = 3" in finding
 
 
+def test_words_that_the_tokenizer_drops_are_not_told_as_cut_off():
+    rows, finding = tags_of(
+        ["a ~b c ~d", "~e f", "a ~b c d"], [[1, 2, 3, 4], [5, 6], [1, 2, 3, 4]], 3
+    )
+    assert rows == [[-100, 1, 3], [-100, 6], [-100, 1, 3]]
+    assert finding.startswith(
+        "train: 2 of 10 words, of 2 texts, are neither learned nor measured: a"
+    )
+    assert "; 3 of 10 words, such as '~b', are neither learned nor measured: the tok" in finding
+    _, finding = tags_of(["a ~b c ~d", "~e f"], [[1, 2, 3, 4], [5, 6]], 9)
+    assert finding.startswith("train: 3 of 6 words, such as '~b'")
+    assert "max_length" not in finding
+
+
 def test_a_slow_tokenizer_is_refused():
     with pytest.raises(InvalidInputError, match="does not tell where in a text a token stands"):
-        WordTags(SimpleNamespace(is_fast=False, name_or_path="slow"), [])
+        WordTags(SimpleNamespace(is_fast=False, name_or_path="slow"), [], 9)
