@@ -6,9 +6,11 @@ import json
 
 import pytest
 from hand_fleet import Fleet, turn_until
+from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.commands import events as events_commands
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.event_file import events_file
 from workers.coordination import keys
@@ -122,8 +124,11 @@ def test_a_trial_is_explained_from_its_events_and_its_results(study, say):
 @pytest.mark.usefixtures("study")
 def test_on_a_terminal_the_sentences_of_a_trial_are_broken_between_words(say, monkeypatch):
     whole = say("explain", "s", 0)
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal has it
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(
+        events_commands,
+        "open_console",
+        lambda **_: Console(force_terminal=True, width=60, highlight=False),
+    )
     told = say("explain", "s", 0)
     assert max(map(len, whole.splitlines())) > 60
     assert max(map(len, told.splitlines())) <= 60
