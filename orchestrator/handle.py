@@ -15,10 +15,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.controlled_study import ControlledStudy
 from orchestrator.status import StudyStatus
 from orchestrator.status_building import build_status, stored_status, unfinished_state
-from orchestrator.storage.attributes import (
-    GENERATION_ATTR,
-    SPEC_ATTR,
-)
+from orchestrator.storage.attributes import GENERATION_ATTR, SPEC_ATTR
 from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.known_studies import known_studies
