@@ -72,8 +72,10 @@ def await_counts_of_one_kill(fleet):
         ("claim_latency_seconds_count", "fault"): 2,
         ("trials", "fault", "running"): 1,
         ("queue_depth", "default"): 0,
-        ("slots", "busy", "default"): 1,
-        ("slots", "default", "idle"): 0,
+        ("slots", "busy"): 1,
+        ("slots", "idle"): 0,
+        ("queue_slots", "busy", "default"): 1,
+        ("queue_slots", "default", "idle"): 0,
         ("study_stalled", "fault"): 0,
         ("processes_ended_total", "died"): 1,
     }

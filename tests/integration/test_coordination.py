@@ -10,6 +10,7 @@ from waiting import wait_until
 
 from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination import keys
+from workers.coordination import studies as studies_module
 from workers.coordination.clock import server_time_ms
 from workers.coordination.connection import connect, endpoint_file, resolve_url
 from workers.coordination.event_stream import EventStream
@@ -122,14 +123,14 @@ def test_a_study_is_written_extended_and_read(client):
 
 
 def test_a_study_whose_submitter_is_killed_when_it_is_written_has_been_told(client, monkeypatch):
-    execute = redis.client.Pipeline.execute
+    call = studies_module.call
 
-    def killed_after_it(pipeline, *args, **options):
-        execute(pipeline, *args, **options)
+    def killed_after_it(*arguments):
+        call(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(redis.client.Pipeline, "execute", killed_after_it)
+        patch.setattr(studies_module, "call", killed_after_it)
         with pytest.raises(KeyboardInterrupt):
             Studies(client).submit(StudySpec(name="s"))
     ((told,),) = EventStream(client, "s").after("0-0")

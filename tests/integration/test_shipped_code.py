@@ -264,7 +264,7 @@ def test_a_submission_that_is_not_taken_leaves_no_package(client, settings, lab,
     def refuse(*_, **__):
         raise redis.ReadOnlyError("the Redis has become a replica")
 
-    monkeypatch.setattr(Studies, "submit", refuse)
+    monkeypatch.setattr(Studies, "hand_in", refuse)
     with pytest.raises(redis.ReadOnlyError):
         submit(spec_of("s"), config, import_directory=lab("lab", 1))
     assert client.keys("fleet:code:*") == []
