@@ -146,7 +146,7 @@ _PARTS: Final = {
         ),
     ),
     Role.USER: _Part(
-        commands=f"{_VIEWING.commands} exec evalsha script|load"
+        commands=f"{_VIEWING.commands} evalsha script|load"
         " set hset hsetnx hincrby hdel sadd srem zrem xadd",
         keys=(
             *_SHARED, keys.DELETING, keys.orders("*"), keys.code("*"), keys.trial("*", "*"),
