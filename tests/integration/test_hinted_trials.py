@@ -66,7 +66,7 @@ def hinted(client) -> list[list[int]]:
         json.loads(text)["body"] for text in client.lrange(f"{keys.CELERY_PREFIX}default", 0, -1)
     ]
     messages = [json.loads(base64.b64decode(body))[1]["message"] for body in bodies]
-    return [[each["number"], *each["more"]] for each in reversed(messages)]
+    return [[each["number"], *each.get("more", ())] for each in reversed(messages)]
 
 
 class Place:
