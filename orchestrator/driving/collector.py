@@ -89,9 +89,8 @@ class Collector:
     def tell_lost(self, number: int, record: TrialRecord) -> None:
         """End a trial that Redis has as ended, and of whose end no entry is left."""
         state = record.state
-        if (
-            state is TrialState.CANCELLED
-        ):  # withdrawn by an orchestrator that ended before it said so
+        if state is TrialState.CANCELLED:
+            # withdrawn by an orchestrator that ended before it said so
             self.tell_cancelled(number, "it was cancelled", record)
         else:
             log.error("result_lost", study=self._study.name, trial=number, state=state)

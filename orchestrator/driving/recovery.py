@@ -74,11 +74,9 @@ def _submitted(study: optuna.Study, settings: Settings) -> Submitted | None:
 
 def _forgotten(settings: Settings, known: Studies) -> Iterator[optuna.Study]:
     """The stored studies that Redis does not know; journals of others are not opened."""
-    journals = [
-        f"journal://{path}"
-        for path in stored_journals(settings.home)
-        if not known.exists(path.parent.name)
-    ]
+    paths = {path.parent.name: path for path in stored_journals(settings.home)}
+    forgotten = paths.keys() - known.existing(list(paths))
+    journals = [f"journal://{paths[name]}" for name in sorted(forgotten)]
     for url in [settings.storage] if settings.storage else journals:
         try:
             yield from _studies_in(url, known)
@@ -93,8 +91,9 @@ def _studies_in(url: str, known: Studies) -> list[optuna.Study]:
     if storage is None:
         return []
     names = [each.study_name for each in storage.get_all_studies()]
+    there = known.existing(names)
     return [
         optuna.load_study(study_name=name, storage=storage)
         for name in names
-        if not (is_beside(name) or known.exists(name))
+        if not (is_beside(name) or name in there)
     ]
