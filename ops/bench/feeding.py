@@ -15,7 +15,6 @@ Prints one JSON line.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import logging
 import multiprocessing
@@ -34,18 +33,17 @@ from typing import Any, Final
 import optuna
 import psutil
 import redis
+from hand_slot import claimed
 from nothing import PARAMETERS
 
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.service import Service
 from orchestrator.local.servers import EmbeddedRedis
 from orchestrator.storage.opening import StudyStorage, storage_url
-from workers.coordination import keys
-from workers.coordination.grants import Grant
 from workers.coordination.studies import Studies
 from workers.logs import configure_logging
 from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.protocol.messages import Result, RunTrial
+from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind, TrialState
 from workers.settings import Settings
@@ -106,23 +104,15 @@ def be_slot(
     found: list[tuple[float, float]],
 ) -> None:
     """Run trials, one after the other."""
-    studies, free_at = Studies(client), time.monotonic()
+    free_at = time.monotonic()
     while not ended.is_set():
-        popped = client.blpop([f"{keys.CELERY_PREFIX}default"], timeout=0.2)
-        if popped is None:
-            continue
-        body = base64.b64decode(json.loads(popped[1])["body"])
-        hint = RunTrial(**json.loads(body)[1]["message"])
-        leases = studies.leases(hint.study, hint.epoch)
-        for number in (hint.number, *hint.more):
-            grant = leases.claim(number, "bench", settings.times.lease)
-            if isinstance(grant, Grant):
-                found.append((time.monotonic(), time.monotonic() - free_at))
-                time.sleep(trial_seconds)
-                value = sum(grant.record.params.values())
-                result = Result(values=[value], busy_seconds=max(0.001, trial_seconds))
-                leases.commit(number, grant.token, TrialState.COMPLETE, result)
-                free_at = time.monotonic()
+        for leases, number, grant in claimed(client, settings):
+            found.append((time.monotonic(), time.monotonic() - free_at))
+            time.sleep(trial_seconds)
+            value = sum(grant.record.params.values())
+            result = Result(values=[value], busy_seconds=max(0.001, trial_seconds))
+            leases.commit(number, grant.token, TrialState.COMPLETE, result)
+            free_at = time.monotonic()
 
 
 def prepare(settings: Settings, engine: str, trials: int) -> str:

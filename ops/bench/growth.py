@@ -15,7 +15,6 @@ Prints one JSON line.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import logging
 import math
@@ -31,16 +30,15 @@ from typing import Any, Final
 
 import psutil
 import redis
+from hand_slot import claimed
 from nothing import PARAMETERS
 
 from orchestrator.driving.service import Service
 from orchestrator.local.servers import EmbeddedRedis
-from workers.coordination import keys
-from workers.coordination.grants import Grant
 from workers.coordination.studies import Studies
 from workers.logs import configure_logging
 from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.protocol.messages import Result, RunTrial
+from workers.protocol.messages import Result
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind, TrialState
 from workers.settings import Settings
@@ -63,23 +61,15 @@ def work(settings: Settings, trial_seconds: float, ended: Event) -> None:
     fields = {"slots": SLOTS, "queues": ["default"]}
     record = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
     record.register()
-    studies, beat_at = Studies(client), time.monotonic()
+    beat_at = time.monotonic()
     result = Result(values=[0.5], busy_seconds=trial_seconds)
     while not ended.is_set():
         if time.monotonic() - beat_at > settings.times.beat:
             record.beat()
             beat_at = time.monotonic()
-        popped = client.blpop([f"{keys.CELERY_PREFIX}default"], timeout=0.2)
-        if popped is None:
-            continue
-        body = base64.b64decode(json.loads(popped[1])["body"])
-        hint = RunTrial(**json.loads(body)[1]["message"])
-        leases = studies.leases(hint.study, hint.epoch)
-        for number in (hint.number, *hint.more):
-            grant = leases.claim(number, "bench", settings.times.lease)
-            if isinstance(grant, Grant):
-                time.sleep(trial_seconds / SLOTS)
-                leases.commit(number, grant.token, TrialState.COMPLETE, result)
+        for leases, number, grant in claimed(client, settings):
+            time.sleep(trial_seconds / SLOTS)
+            leases.commit(number, grant.token, TrialState.COMPLETE, result)
 
 
 @contextmanager
