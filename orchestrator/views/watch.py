@@ -89,10 +89,11 @@ class PlainView:
 
     def update(self, status: StudyStatus) -> None:
         """Print the trials that ended since the last status."""
-        if self._shown is None:
-            self._shown = set()
+        is_first = self._shown is None
+        if is_first:
             self._print(headline(status), markup=True)
-        elif state_text(status) != self._state:
+        self._tell_ended(status)  # before the state that the last of them ends in
+        if not is_first and state_text(status) != self._state:
             self.say(f"{status.study} is {state_text(status)}")
         self._state = state_text(status)
         if status.stalled not in {None, self._stalled}:
@@ -110,10 +111,14 @@ class PlainView:
                 self.say(f"takes no trials: {refusal}")
         self._put_aside = status.put_aside
         self._tell_retried(status)
+
+    def _tell_ended(self, status: StudyStatus) -> None:
+        """Print which trials ended, and how."""
+        shown, self._shown = self._shown or set(), {each.number for each in status.recent}
         for trial in status.recent:
-            if trial.number not in self._shown:
-                self._shown.add(trial.number)
+            if trial.number not in shown:
                 self.say(f"{ended_line(trial, status)}  [{status.num_ended}/{status.wanted}]")
+        self._shown |= shown
 
     def _tell_activities(self, status: StudyStatus) -> None:
         """Print what trials do that make no steps; of each, what is new."""

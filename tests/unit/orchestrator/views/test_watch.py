@@ -157,6 +157,18 @@ def test_what_was_asked_of_a_study_is_shown_and_said_once():
     assert "paused" in text_of(draw(shown[2]))
 
 
+def test_the_last_trial_is_told_before_that_its_study_is_over():
+    console = Console(file=io.StringIO(), width=200)
+    over = STATUS.model_copy(update={"state": StudyState.FINISHED})
+    with open_view(console) as view:
+        view.update(STATUS.model_copy(update={"recent": []}))
+        view.update(over)
+        view.update(over)
+    lines = console.file.getvalue().splitlines()[1:]
+    assert lines[-1] == "s is finished"
+    assert len([line for line in lines if line.startswith("trial ")]) == len(STATUS.recent) > 0
+
+
 def test_what_is_tried_again_is_said_once_and_drawn_with_its_cause():
     retried = RetriedTrial(number=3, attempt=2, cause="died", retry_ms=0, detail="process 7 died")
     shown = STATUS.model_copy(update={"retried": [retried], "requeued": {"died": 1}})
