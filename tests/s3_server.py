@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import urllib.request
 from typing import Any, Self
 
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -40,6 +41,9 @@ class S3Server:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        # moto keeps what it stores by the process, whichever server asked
+        request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request, timeout=60).close()
         return self
 
     def __exit__(self, *_: object) -> None:

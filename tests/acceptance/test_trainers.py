@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from offline_wandb import offline_runs
+from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 
@@ -100,5 +101,8 @@ def test_an_example_that_is_killed_in_the_middle_comes_to_the_value_of_an_undist
     assert killed.user_attrs["trialfleet:attempt"] == 2
     assert (killed.params, killed.value) == (whole.params, whole.value)
     assert killed.intermediate_values == whole.intermediate_values
-    runs = offline_runs(fleet.settings.home)
-    assert sorted(run["group"] for run in runs.values()) == ["killed", "undisturbed"]
+
+    def groups():
+        return sorted(run["group"] for run in offline_runs(fleet.settings.home).values())
+
+    wait_until(lambda: groups() == ["killed", "undisturbed"], "W&B writes on after a trial")

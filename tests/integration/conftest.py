@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 from desk import Desk
@@ -11,6 +12,19 @@ from workers.containers import Container
 from workers.managers import MANAGERS, compilation
 from workers.processes.registry import ProcessRecord
 from workers.protocol.spec import StudySpec
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_process_of_its_own(tmp_path):
+    """What a trial imports and sets for its process is none of the next test's."""
+    yield
+    place = str(tmp_path)
+    for name, module in sys.modules.copy().items():
+        if str(getattr(module, "__file__", None)).startswith(place):
+            del sys.modules[name]
+    sys.path[:] = [entry for entry in sys.path if not entry.startswith(place)]
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

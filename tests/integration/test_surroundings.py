@@ -23,7 +23,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from workers.trials.surroundings import Surroundings
 
@@ -166,7 +165,6 @@ def test_what_libraries_and_the_kernel_keep_for_a_process_is_put_back_after_each
 
 
 def test_the_next_trial_may_set_accelerate_up_otherwise():
-    AcceleratorState._reset_state(reset_partial_state=True)  # as another test may have left it
     surroundings = Surroundings()
     accelerate.Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
     assert surroundings.restore() == []

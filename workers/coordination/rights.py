@@ -131,7 +131,7 @@ _PARTS: Final = {
     ),
     Role.ORCHESTRATOR: _Part(
         commands="ping info time multi exec evalsha script|load"
-        " get set del exists scan hget hmget hset hsetnx hdel hgetall sismember smismember smembers"
+        " get set del exists scan hget hmget hset hsetnx hdel hgetall smismember smembers"
         " sadd srem sdiff sscan zremrangebyscore llen lpush lrange ltrim pexpire zrange"
         " zrangebyscore zrem zscore xadd xrange persist xreadgroup xautoclaim xack xdel xlen"
         " xgroup|create xgroup|delconsumer xinfo|consumers",
