@@ -1,14 +1,12 @@
 """Takes up the studies that people handed in: each gets a driver, unless another one drives it.
 
-Invariant: a driver is made only of who holds the right to drive the study; one that is refused is
-asked for again now and then.
+Invariant: a driver is made only of who holds the right to drive the study; one that another one
+holds is asked for again when it is free, or that one is dead.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
-from typing import Final
 
 import redis
 
@@ -16,19 +14,17 @@ from orchestrator.driving.catalogue import Catalogue
 from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.observer import Observer
 from orchestrator.driving.roster import Roster
+from orchestrator.driving.sharing import Sharing
 from workers.coordination.clock import lease_clock
 from workers.coordination.hints import Hints
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.inbox import Inbox
-from workers.coordination.study_lead import StudyLead
+from workers.coordination.study_lead import StudyLead, holders
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
 from workers.settings import Settings
 
 log = get_logger(__name__)
-
-#: Between two attempts to drive a study that another orchestrator holds.
-_RETRY_SECONDS: Final = 5.0
 
 
 class Admission:
@@ -41,6 +37,7 @@ class Admission:
         settings: This orchestrator's.
         identity: Likewise.
         observer: Is shown what becomes of the studies.
+        sharing: Leaves some studies to other orchestrators.
         only: The one study to be driven; by default all that wait for it.
     """
 
@@ -52,6 +49,7 @@ class Admission:
         settings: Settings,
         identity: ProcessIdentity,
         observer: Observer,
+        sharing: Sharing,
         only: str | None,
     ) -> None:
         self._client = client
@@ -60,9 +58,21 @@ class Admission:
         self._settings = settings
         self._identity = identity
         self._observer = observer
+        self._sharing = sharing
         self._only = only
-        #: by study: when another one was found to drive it
-        self._refused_at: dict[str, float] = {}
+        #: by study: the other one that drives it
+        self._held: dict[str, str] = {}
+
+    def look(self) -> None:
+        """See which studies that another orchestrator drove are to be asked for again."""
+        found = holders(self._client, self._held)
+        # of another host nothing is known: its rights run out
+        dead = {each for each in set(self._held.values()) if ProcessIdentity.parse(each).is_dead()}
+        self._held = {
+            name: holder
+            for name, holder in self._held.items()
+            if found[name] == holder and holder not in dead
+        }
 
     def admit(self, name: str, catalogue: Catalogue, roster: Roster) -> StudyDriver | None:
         """Begin to drive a study; None if it does not wait for that, or another one drives it.
@@ -75,14 +85,18 @@ class Admission:
         Raises:
             InvalidInputError: Another orchestrator drives the one study that is to be driven here.
         """
-        if time.monotonic() - self._refused_at.get(name, -1e9) < _RETRY_SECONDS:
+        if name in self._held:
             return None
         if self._only is None and not catalogue.waits_for_service(name):
+            return None
+        if self._sharing.leaves(name, len(roster.drivers)):
             return None
         right = StudyLead(self._client, name, self._identity, self._settings.times.lease)
         roster.submitted[name] = catalogue.submitted(name)
         held_at = lease_clock()
-        if not right.hold():
+        is_held = right.hold()
+        self._sharing.is_taken(name)
+        if not is_held:
             self._refuse(right)
             return None
         roster.drivers[name] = driver = StudyDriver(
@@ -92,14 +106,15 @@ class Admission:
 
     def forget_others(self, studies: Collection[str]) -> None:
         """Keep nothing but of some studies."""
-        self._refused_at = {name: at for name, at in self._refused_at.items() if name in studies}
+        self._held = {name: holder for name, holder in self._held.items() if name in studies}
 
     def _refuse(self, right: StudyLead) -> None:
-        refusal = (
-            f"study {right.study!r} is driven by another orchestrator, {right.holder()};"
-            " stop that one, or watch the study with `trialfleet watch`"
-        )
+        holder = right.holder()
         if self._only:
-            raise InvalidInputError(refusal)
-        self._refused_at[right.study] = time.monotonic()
-        log.warning("study_not_driven", study=right.study, error=refusal)
+            raise InvalidInputError(
+                f"study {right.study!r} is driven by another orchestrator, {holder};"
+                " stop that one, or watch the study with `trialfleet watch`"
+            )
+        if holder is not None:  # else it was given back just now
+            self._held[right.study] = str(holder)
+            log.info("study_not_driven", study=right.study, driven_by=str(holder))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,7 +36,9 @@ from orchestrator.driving.queues import Queues
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.recovery import resubmit_forgotten
 from orchestrator.driving.redis_watch import RedisWatch
+from orchestrator.driving.rights import Rights
 from orchestrator.driving.roster import Roster
+from orchestrator.driving.sharing import Sharing
 from orchestrator.driving.turns import TurnPool
 from orchestrator.status import StudyStatus
 from orchestrator.storage.open_files import allow_open_files
@@ -50,7 +52,7 @@ from workers.disk.fleet_home import FleetHome
 from workers.disk.study_folders import remove_aside
 from workers.logs import get_logger
 from workers.processes.membership import membership
-from workers.processes.registry import ProcessRecord, ProcessRegistry
+from workers.processes.registry import ProcessEntry, ProcessRecord, ProcessRegistry
 from workers.protocol.errors import FleetError, HomeRefusedError
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
@@ -109,9 +111,11 @@ class Service:
         self._isolation = Isolation(
             self._roster, self._redis, self._studies, str(identity), is_only=self.only is not None
         )
+        self._rights = Rights(self._roster, self._isolation)
         self._deletions = DeletionJobs(
             self._client, self.settings, identity, self._pool, self._roster
         )
+        self._sharing = Sharing(self._record, self.settings, self.only)
         self._admission = Admission(
             self._client,
             self._hints,
@@ -119,6 +123,7 @@ class Service:
             self.settings,
             identity,
             self.observer,
+            self._sharing,
             self.only,
         )
         if self.only is None:
@@ -200,10 +205,10 @@ class Service:
         self._join_new()
         # in each turn the oldest of them, so that none has all to renew, each a round trip
         few = self._part_of_all(_TURNS_FOR_RIGHTS)
-        self._keep_rights(older_than=self.settings.times.lease / 4, most=few)
+        self._rights.keep(older_than=self.settings.times.lease / 4, most=few)
         self._look_at_resting()
         self._intake.hand_out(self._open(), self._block_ms())
-        self._keep_rights(older_than=self.settings.times.lease / 2)
+        self._rights.keep(older_than=self.settings.times.lease / 2)
         self._run({name: driver.take_in for name, driver in self._idle() if driver.has_news})
         granted = self._share()
         self._run(
@@ -315,6 +320,7 @@ class Service:
             self._filing = self._file_events()
         self._catalogue.look(self.only)
         self._forget_others()
+        self._share_studies(processes)
         is_due = self._reaper.is_due(server_time_ms(self._client))
         self._sweep = self._reaper if is_due else None
         for name, driver in list(self._roster.drivers.items()):
@@ -323,6 +329,17 @@ class Service:
                 if driver.look_at(self._queues.around(submitted), self._sweep):
                     self._allotment.look_again(name)
         self.observer.saw_fleet(self._roster.standing(), processes)
+
+    def _share_studies(self, processes: Sequence[ProcessEntry]) -> None:
+        """Tell other orchestrators how many studies are driven here, and hand some on to them."""
+        drivers = self._roster.drivers
+        self._sharing.look(processes, drivers, self._catalogue.names())
+        self._admission.look()
+        calm = [name for name, driver in self._idle() if driver.is_open and not driver.has_news]
+        for name in self._sharing.to_hand_on(calm, len(drivers)):
+            with self._isolation.alone(name, "handing it on"):
+                log.info("study_handed_on", study=name, studies=len(drivers))
+                self._roster.leave(name)
 
     def _look_at_resting(self) -> None:
         """See to studies that rest, now and then, and to few of them in one turn."""
@@ -372,25 +389,3 @@ class Service:
                 if driver is not None and study is not None:
                     study.start_epoch(epoch)
                     driver.is_disturbed = True
-
-    def _keep_rights(self, older_than: float, most: int | None = None) -> None:
-        """Stay the orchestrator of each study, or leave it to the one that took over.
-
-        Args:
-            older_than: Leave rights that were renewed in so many seconds. To be asked before each
-                write: this process may have been stopped for any time.
-            most: Of so many, the oldest; by default of all.
-        """
-        old = (
-            (name, driver)
-            for name, driver in self._roster.drivers.items()
-            if driver.is_right_older(older_than)
-        )
-        chosen = (
-            list(old) if most is None else nsmallest(most, old, key=lambda each: each[1].held_at)
-        )
-        for name, driver in chosen:
-            with self._isolation.alone(name, "keeping the right to drive it"):
-                if not driver.keep_right(older_than):
-                    self._roster.leave_to_another(name)
-        self._roster.endings.keep_rights(older_than)

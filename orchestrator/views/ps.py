@@ -48,6 +48,7 @@ def describe(entry: ProcessEntry) -> str:
     if entry.slots:
         slots = "1 slot" if entry.slots == 1 else f"{entry.slots} slots"
         parts.append(f"{slots} on {', '.join(entry.queues)}")
+    parts += _driven(entry)
     if entry.gpu is not None:
         parts.append(entry.gpu if entry.gpu.startswith("cpu") else f"gpu {entry.gpu}")
     if entry.aside is not None:
@@ -67,6 +68,16 @@ def describe(entry: ProcessEntry) -> str:
         parts.append(f"up {brief_span(time.time() - entry.started_at)}")
     parts.append(f"lease {entry.lease_left_seconds:.0f} s")
     return "  ".join(parts)
+
+
+def _driven(entry: ProcessEntry) -> list[str]:
+    """What an orchestrator drives, where it tells."""
+    if entry.drives is not None:
+        return [f"drives {printable(entry.drives)}"]
+    if entry.shares is None:
+        return []
+    shared = entry.shares.studies
+    return ["drives 1 study" if shared == 1 else f"drives {shared} studies"]
 
 
 def memory_text(entry: ProcessEntry) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,8 @@ import redis
 from fault_fleet import undisturbed_loss
 from postgres import PASSWORD, Postgres
 from waiting import wait_until
+
+from orchestrator.handle import StudyHandle
 
 
 def test_an_orchestrator_of_another_host_takes_over_and_loses_nothing(fleet):
@@ -41,6 +44,39 @@ def test_an_orchestrator_of_another_host_takes_over_and_loses_nothing(fleet):
         assert PASSWORD not in all_that_is_known(fleet)
         fleet.orchestrators[1].terminate()
         fleet.orchestrators[1].wait(60)
+
+
+def test_orchestrators_share_the_studies_and_one_that_is_killed_leaves_its_own_to_the_other(fleet):
+    names = {f"s-{index}" for index in range(4)}
+    with Postgres() as postgres:
+        fleet.settings = fleet.settings.model_copy(update={"storage": postgres.url})
+        fleet.order("stay until go", number=1)
+        for name in sorted(names):
+            objective = f"{fleet.folder}/faulty.py:train"
+            fleet.hand_in({"name": name, "objective": objective, "trials": 3})
+        first = fleet.serve()
+        wait_until(lambda: driven_by_each(fleet) == [4], "the only one has all")
+        fleet.serve(FLEET_HOME=str(fleet.folder / "of the other host"))
+        wait_until(lambda: driven_by_each(fleet) == [2, 2], "they share them")
+        fleet.worker(slots=2)
+        fleet.await_note("stay until go", number=1)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        killed_at = time.monotonic()
+        wait_until(lambda: driven_by_each(fleet)[-1] == 4, "the other one has all")
+        assert time.monotonic() - killed_at < 2 * fleet.settings.times.lease
+        fleet.go()
+        fleet.await_over()
+        for name in sorted(names):
+            found = StudyHandle(name, fleet.settings).study.trials
+            told = [(trial.state.name, trial.value) for trial in found]
+            assert told == [("COMPLETE", undisturbed_loss())] * 3, "none lost, none doubled"
+            assert {trial.user_attrs["trialfleet:attempt"] for trial in found} == {1}
+
+
+def driven_by_each(fleet) -> list[int]:
+    """How many studies each orchestrator drives that shares them."""
+    return sorted(entry.shares.studies for entry in fleet.processes("orchestrator") if entry.shares)
 
 
 def shown(pid: int) -> str:

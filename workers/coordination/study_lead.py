@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,6 +15,20 @@ from workers.protocol.errors import InvalidInputError, StudyTakenOverError
 
 #: What scripts answer to an orchestrator that leads the study no more.
 LEFT: Final = "LEFT"
+
+
+def holders(client: redis.Redis, studies: Collection[str]) -> dict[str, str | None]:
+    """Who drives each of some studies, in one round trip; None where nobody does."""
+    if not studies:
+        return {}
+    pipeline = client.pipeline(transaction=False)
+    for name in studies:
+        pipeline.get(keys.lead(name))
+    found = pipeline.execute(raise_on_error=False)  # another kind of key is nobody's name
+    return {
+        name: who if isinstance(who, str) else None
+        for name, who in zip(studies, found, strict=True)
+    }
 
 
 def left(study: str) -> StudyTakenOverError:

@@ -36,6 +36,17 @@ log = get_logger(__name__)
 KEEP_LAPSED_MS: Final = 24 * 3600 * 1000
 
 
+class SharedStudies(BaseModel):
+    """What an orchestrator tells that shares all studies of a storage with others."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: Where their results lie.
+    storage: str
+    #: How many of them it drives.
+    studies: int = 0
+
+
 class ProcessEntry(BaseModel):
     """A process record as read back from Redis."""
 
@@ -65,6 +76,8 @@ class ProcessEntry(BaseModel):
     refuses: dict[str, str] = {}
     #: The one study that an orchestrator drives; None of one that drives all, or does not say.
     drives: str | None = None
+    #: The studies that an orchestrator shares with others; None of one that shares none.
+    shares: SharedStudies | None = None
     #: Pool processes of a main process.
     slots: int = 0
     queues: list[str] = []

@@ -39,3 +39,14 @@ def test_a_process_tells_its_attempt_what_it_uses_and_for_how_long_it_is_there()
         )
     )  # fmt: skip
     assert "s trial 7 attempt 2  3.0G and 512M of its GPU  up 1h01m  lease 30 s" in text
+
+
+def test_an_orchestrator_tells_what_it_drives():
+    text = drawn(
+        entry(1, "orchestrator", shares={"storage": "postgresql://host/fleet", "studies": 3}),
+        entry(2, "orchestrator", drives="mine"),
+        entry(3, "orchestrator"),
+    )
+    assert "orchestrator 1  drives 3 studies  " in text
+    assert "orchestrator 2  drives mine  " in text
+    assert "orchestrator 3  lease" in text
