@@ -24,10 +24,12 @@ class Allotment:
         self._shares: dict[str, Shares] = {}
         #: those whose demand is to be looked at anew
         self._changed: set[str] = set()
+        #: what was asked last and granted nobody anything: asked again, it would not, either
+        self._in_vain: object = None
 
     def begin(self, study: str) -> None:
         """Follow a study that nothing is known of yet."""
-        self._demands[study] = Demand.nothing()
+        self._demands[study], self._in_vain = Demand.nothing(), None
 
     def look_again(self, study: str) -> None:
         """Ask a study anew what it wants, as soon as its driver can be asked."""
@@ -49,9 +51,13 @@ class Allotment:
             queues: The slots.
             is_draining: Whether no further trial may be asked for.
         """
-        for name in idle.keys() & (idle.keys() if is_draining else self._changed):
-            self._demands[name] = idle[name].demand(is_draining=is_draining)
-        self._changed -= idle.keys()
+        self._look(idle, is_draining=is_draining)
+        busy = getting_on.keys() - idle.keys()
+        places = [(name, driver.queue) for name, driver in getting_on.items()]
+        slots = {queue: queues.slots(queue) for _, queue in places}
+        asked = places, slots, busy
+        if asked == self._in_vain:
+            return {}
         by_queue: dict[str, dict[str, Demand]] = {}
         for name, driver in getting_on.items():
             demand = self._demands[name]
@@ -62,12 +68,21 @@ class Allotment:
         granted: dict[str, int] = {}
         for queue, demands in by_queue.items():
             shares = self._shares.setdefault(queue, Shares())
-            granted |= shares.allot(queues.slots(queue), demands)
+            granted |= shares.allot(slots[queue], demands)
+        self._in_vain = None if any(granted.values()) else asked
         for name, count in granted.items():
             if count:
                 self._demands[name] = self._demands[name].granted(count)
                 self._changed.add(name)
         return granted
+
+    def _look(self, idle: Mapping[str, StudyDriver], *, is_draining: bool) -> None:
+        """Ask the studies what they want of which that may have changed."""
+        for name in idle.keys() & (idle.keys() if is_draining else self._changed):
+            demand = idle[name].demand(is_draining=is_draining)
+            if demand != self._demands[name]:
+                self._demands[name], self._in_vain = demand, None
+        self._changed -= idle.keys()
 
     def forget_others(self, studies: Collection[str], queues: Collection[str]) -> None:
         """Keep nothing but of some studies, and of some queues."""

@@ -124,7 +124,7 @@ class DeletionJobs:
         self.studies = set(self._jobs)
         for name in sorted(begun | self.studies):
             with isolation.alone(name, "deleting it"):
-                is_held = isolation.stalls.holds(name)
+                is_held = name in isolation.stalls.held()
                 self._go_on(name, may_begin=name in begun and not is_held and self._free(name))
 
     def is_done(self, name: str) -> bool:

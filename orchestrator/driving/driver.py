@@ -84,7 +84,7 @@ class StudyDriver:
         self._hints = hints
         self._settings = settings
         self._inbox = inbox
-        self._right = right
+        self.right = right
         self.held_at = held_at
         """When the right was renewed, by `lease_clock`."""
         self._observer = observer
@@ -111,6 +111,8 @@ class StudyDriver:
         """A turn that a thread of the service is at."""
         #: the space that people wanted it to go on in, the last time that it was opened for that
         self._asked_space: Mapping[str, Dimension] | None = None
+        #: whether it was seen to rest, and can do nothing else until it is told something
+        self._rests_still = False
 
     @property
     def is_open(self) -> bool:
@@ -136,6 +138,7 @@ class StudyDriver:
 
     def begin(self, pool: TurnPool, turn: Callable[[], None]) -> Future[None]:
         """Have one of its turns run by a pool; none is running."""
+        self._rests_still = False
         self.turning = pool.submit(self.name, turn)
         return self.turning
 
@@ -160,6 +163,7 @@ class StudyDriver:
         has_orders = surroundings.submitted is not None and surroundings.submitted.has_orders
         is_same = surroundings == self._surroundings and not has_orders
         self._surroundings = surroundings
+        self._rests_still = self._rests_still and is_same
         if is_same and self.rests:
             return False
         self.look_after(sweep)
@@ -173,10 +177,25 @@ class StudyDriver:
     @property
     def rests(self) -> bool:
         """Whether it has no open trial, and is to do nothing before something changes."""
+        if self._rests_still:
+            return True
         study = self.open_study
         if self.turning is not None or study is None or study.tally.open:
             return False
-        return not self.shown.has_turned(study, self._surroundings.wish)
+        rests = not self.shown.has_turned(study, self._surroundings.wish)
+        self._rests_still = rests and study.spec.timeout is None  # else it ends by itself
+        return rests
+
+    def is_long_unseen(self, lease_seconds: float) -> bool:
+        """Whether it is time to look after it though it rests: no status of it is to be old.
+
+        One whose time runs out while nothing happens is looked after more often.
+        """
+        unseen = time.monotonic() - self.looked_after_at
+        if unseen < lease_seconds / 3:
+            return False
+        study = self.open_study
+        return unseen >= lease_seconds or (study is not None and study.spec.timeout is not None)
 
     def is_right_older(self, seconds: float) -> bool:
         """Whether the right to drive it was renewed longer ago than that."""
@@ -193,14 +212,14 @@ class StudyDriver:
         if now - self.held_at < older_than:
             return True
         # in the midst of a turn, what it goes on to write was decided under the right that it had
-        if not self._right.hold(only_stay=only_stay or self.turning is not None):
+        if not self.right.hold(only_stay=only_stay or self.turning is not None):
             return False
         self.held_at = now
         return True
 
     def release(self) -> None:
         """Let another orchestrator drive the study at once."""
-        self._right.release()
+        self.right.release()
 
     # Its turns.
 
@@ -231,12 +250,12 @@ class StudyDriver:
             self.shown.is_stale = True
 
     def _open(self) -> None:
-        leader = str(self._right.owner)
+        leader = str(self.right.owner)
         study = DrivenStudy(self._client, self._hints, self.name, self._settings, leader)
         try:
             collector = Collector(study)
             events = EventFiling(self._client, self._settings.home, self.name, self._observer)
-            events.begin(self._right.owner, study.generation, study.published_state())
+            events.begin(self.right.owner, study.generation, study.published_state())
         except BaseException:
             study.abandon()
             raise

@@ -9,6 +9,8 @@ from heapq import nsmallest
 
 from orchestrator.driving.isolation import Isolation
 from orchestrator.driving.roster import Roster
+from workers.coordination.clock import lease_clock
+from workers.coordination.study_lead import renew_all
 
 
 class Rights:
@@ -39,7 +41,12 @@ class Rights:
         chosen = (
             list(old) if most is None else nsmallest(most, old, key=lambda each: each[1].held_at)
         )
-        for name, driver in chosen:
+        now = lease_clock()
+        kept = renew_all([driver.right for _, driver in chosen])
+        for (name, driver), is_kept in zip(chosen, kept, strict=True):
+            if is_kept:
+                driver.held_at = now
+                continue
             with self._isolation.alone(name, "keeping the right to drive it"):
                 if not driver.keep_right(older_than):
                     self._roster.leave_to_another(name)

@@ -69,10 +69,10 @@ _PATIENCE_SECONDS: Final = 0.25
 _LOOK_SECONDS: Final = 1.0
 
 #: Of what none of the studies waits for, so much is done in one turn, or where they are very many
-#: such a part of all: in four turns a second, for each study every eight or sixteen seconds.
-_AT_A_TIME: Final = 16
+#: such a part of all: in four turns a second, for each study every eight or thirty-two seconds.
+_AT_A_TIME: Final = 8
 _TURNS_FOR_RIGHTS: Final = 32
-_TURNS_FOR_RESTING: Final = 64
+_TURNS_FOR_RESTING: Final = 128
 
 
 @dataclass
@@ -223,10 +223,11 @@ class Service:
 
     def _idle(self) -> list[tuple[str, StudyDriver]]:
         """The studies that are to be seen to, and whose driver is not at a turn."""
+        held = self._isolation.stalls.held()
         return [
             (name, driver)
             for name, driver in self._roster.drivers.items()
-            if driver.turning is None and not self._holds(name)
+            if driver.turning is None and name not in held
         ]
 
     def _run(self, turns: Mapping[str, Callable[[], None]]) -> None:
@@ -255,19 +256,16 @@ class Service:
 
     def _share(self) -> dict[str, int]:
         """How many trials each study may ask for now."""
+        held = self._isolation.stalls.held()
         # what a study that does not get on has in flight would keep slots from the others
         getting_on = {
             name: driver
             for name, driver in self._roster.drivers.items()
-            if driver.is_open and not driver.is_disturbed and not self._holds(name)
+            if driver.is_open and not driver.is_disturbed and name not in held
         }
         return self._allotment.grant(
             getting_on, dict(self._idle()), self._queues, is_draining=self.is_draining
         )
-
-    def _holds(self, name: str) -> bool:
-        """Whether a study is to be left alone for now."""
-        return self._isolation.stalls.holds(name)
 
     def _leave_over(self) -> None:
         if self.only is not None:
@@ -279,8 +277,9 @@ class Service:
                     self._catalogue.look_again(name)
 
     def _join_new(self) -> None:
+        held = self._isolation.stalls.held()
         for name in [self.only] if self.only else self._catalogue.names():
-            if name in self._roster or name in self._deletions.studies or self._holds(name):
+            if name in self._roster or name in self._deletions.studies or name in held:
                 continue
             with self._isolation.alone(name, "opening it"):
                 driver = self._admission.admit(name, self._catalogue, self._roster)
@@ -290,11 +289,9 @@ class Service:
 
     def _open(self) -> list[str]:
         """The studies that are open, and that are to be seen to."""
-        return [
-            name
-            for name, driver in self._roster.drivers.items()
-            if driver.is_open and not self._holds(name)
-        ]
+        held = self._isolation.stalls.held()
+        drivers = self._roster.drivers.items()
+        return [name for name, driver in drivers if driver.is_open and name not in held]
 
     def _block_ms(self) -> int:
         """How long to wait for entries: not at all while something else is to be done."""
@@ -343,8 +340,8 @@ class Service:
 
     def _look_at_resting(self) -> None:
         """See to studies that rest, now and then, and to few of them in one turn."""
-        long_ago = time.monotonic() - self.settings.times.lease / 3  # no status of theirs is old
-        waiting = (driver for _, driver in self._idle() if driver.looked_after_at <= long_ago)
+        lease = self.settings.times.lease
+        waiting = (driver for _, driver in self._idle() if driver.is_long_unseen(lease))
         most = self._part_of_all(_TURNS_FOR_RESTING)
         for driver in nsmallest(most, waiting, key=lambda driver: driver.looked_after_at):
             if driver.rests:

@@ -58,7 +58,7 @@ class Stalls:
             if name in names and now - stall.retry_at <= _WELL_SECONDS
         }
 
-    def holds(self, name: str) -> bool:
-        """Whether a study is to be left alone for now."""
-        stall = self._stalls.get(name)
-        return stall is not None and time.monotonic() < stall.retry_at
+    def held(self) -> set[str]:
+        """The studies that are to be left alone for now."""
+        now = time.monotonic()
+        return {name for name, stall in self._stalls.items() if now < stall.retry_at}

@@ -476,7 +476,7 @@ def test_a_study_that_another_one_has_deleted_stalls_without_a_trace(fleet, clie
         patch.setattr(stalls, "_FIRST_SECONDS", 600.0)  # however slow this machine is
         turn_until(service, lambda: not Studies(client).exists("s"), "it is deleted")
         turn_until(service, lambda: "s" not in service._roster, "it is left")
-        assert service._isolation.stalls.holds("s")
+        assert "s" in service._isolation.stalls.held()
     assert [key for key in client.keys("*") if "{s}" in key] == []
 
 

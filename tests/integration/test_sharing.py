@@ -11,7 +11,9 @@ from waiting import wait_until
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
+from workers.coordination import keys
 from workers.coordination.identity import ProcessIdentity
+from workers.coordination.study_lead import StudyLead, renew_all
 from workers.processes.registry import ProcessRegistry
 
 
@@ -126,3 +128,19 @@ def test_who_keeps_results_elsewhere_shares_nothing(fleet, tmp_path):
         found = ProcessRegistry(fleet.client, fleet.settings.times).entries()
         (shares,) = [each.shares for each in found if each.shares]
         assert shares.studies == 2
+
+
+def test_rights_are_renewed_together_but_those_that_are_anothers_by_now(client):
+    own, other = ProcessIdentity.current(), ProcessIdentity.current()._replace(host="other")
+    rights = [StudyLead(client, f"s-{index}", own, 40.0) for index in range(3)]
+    assert all(right.hold() for right in rights)
+    for right in rights:
+        client.pexpire(keys.lead(right.study), 20_000)
+    client.set(keys.lead("s-1"), str(other), px=20_000)
+    assert renew_all(rights) == [True, False, True]
+    assert rights[1].holder() == other
+    left = [client.pttl(keys.lead(right.study)) > 30_000 for right in rights]
+    assert left == [True, False, True]
+    client.delete(keys.lead("s-2"))
+    client.lpush(keys.lead("s-2"), "nobody's")
+    assert renew_all(rights) == [False] * 3, "which one is wrong is found one by one"

@@ -142,7 +142,7 @@ _PARTS: Final = {
         verbs=(
             "enqueue", "reply", "settle", "unpark", "reap", "lead", "unlead", "wish", "stop",
             "publish", "begin", "drop_orders", "respec", "reseal", "ship", "unship",
-            "process_register", "process_beat", "process_gone",
+            "handed", "process_register", "process_beat", "process_gone",
         ),
     ),
     Role.USER: _Part(

@@ -20,7 +20,7 @@ Verb: TypeAlias = Literal[
     "process_register", "process_beat", "process_gone",
     "cleanup_acquire", "cleanup_renew", "cleanup_done", "lead", "unlead", "wish", "respec", "order",
     "publish", "begin", "drop_orders", "reseal", "ship", "unship", "begin_anew", "print",
-    "hand_in", "stop",
+    "hand_in", "stop", "handed",
 ]  # fmt: skip
 
 Value: TypeAlias = str | int | float

@@ -36,6 +36,9 @@ from workers.protocol.states import Wish
 #: How many keys one call looks at for those of a study.
 _SCANNED: Final = 1000
 
+#: How many studies one call reads: the server does nothing else meanwhile.
+_AT_A_TIME: Final = 1000
+
 
 def ensure_epoch(client: redis.Redis) -> str:
     """The epoch of this Redis; the first orchestrator or submitter draws it."""
@@ -224,12 +227,15 @@ class Studies(StudySpecs):
         return bool(self.client.hexists(keys.study(name), "by_run"))
 
     def handed(self, names: Sequence[str]) -> dict[str, Handed]:
-        """The fields of some studies, in one round trip."""
-        pipeline = self.client.pipeline(transaction=False)
-        for name in names:
-            pipeline.hmget(keys.study(name), *HANDED, "fact:over")
-        found = zip(names, pipeline.execute(raise_on_error=False), strict=True)
-        return {name: read_handed(answer) for name, answer in found}
+        """The fields of some studies, in few round trips."""
+        found: dict[str, Handed] = {}
+        for start in range(0, len(names), _AT_A_TIME):
+            some = names[start : start + _AT_A_TIME]
+            places = [keys.study(name) for name in some]
+            arguments: dict[str, Value] = {"fields": " ".join((*HANDED, "fact:over"))}
+            _, *answers = call(self.client, "handed", {"studies": keys.STUDIES}, arguments, places)
+            found |= dict(zip(some, map(read_handed, answers), strict=True))
+        return found
 
     def read(self, name: str, handed: Handed) -> Submitted:
         """What the fields of a study say.

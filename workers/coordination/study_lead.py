@@ -10,7 +10,7 @@ import redis
 
 from workers.coordination import keys
 from workers.coordination.identity import ProcessIdentity
-from workers.coordination.scripts import Value, Verb, call
+from workers.coordination.scripts import Call, Value, Verb, call, call_all
 from workers.protocol.errors import InvalidInputError, StudyTakenOverError
 
 #: What scripts answer to an orchestrator that leads the study no more.
@@ -29,6 +29,22 @@ def holders(client: redis.Redis, studies: Collection[str]) -> dict[str, str | No
         name: who if isinstance(who, str) else None
         for name, who in zip(studies, found, strict=True)
     }
+
+
+def renew_all(rights: Sequence[StudyLead]) -> list[bool]:
+    """Keep rights of one owner for a further lease, in one round trip.
+
+    Returns:
+        Of each, whether it was held until now; one that was not stays as it is.
+    """
+    if not rights:
+        return []
+    calls = [Call({"lead": keys.lead(each.study)}, each.renewal) for each in rights]
+    try:
+        answers = call_all(rights[0].client, "lead", calls)
+    except redis.ResponseError:  # what is wrong with one is found where it is asked for alone
+        return [False] * len(rights)
+    return [answer[0] == "OK" for answer in answers]
 
 
 def left(study: str) -> StudyTakenOverError:
@@ -95,12 +111,14 @@ class StudyLead:
             ) from error
 
     def _try(self, *, only_stay: bool = False) -> bool:
-        arguments: dict[str, Value] = {
-            "owner": str(self.owner),
-            "ttl_ms": int(self.lease_seconds * 1000),
-            "only_stay": "1" if only_stay else "",
-        }
+        arguments = self.renewal if only_stay else {**self.renewal, "only_stay": ""}
         return call(self.client, "lead", {"lead": keys.lead(self.study)}, arguments)[0] == "OK"
+
+    @property
+    def renewal(self) -> dict[str, Value]:
+        """What the script is told to keep it where it is held."""
+        ttl_ms = int(self.lease_seconds * 1000)
+        return {"owner": str(self.owner), "ttl_ms": ttl_ms, "only_stay": "1"}
 
     def release(self) -> None:
         """Let another one drive the study at once."""
