@@ -128,10 +128,9 @@ class Tally:
 
     @property
     def trial_seconds(self) -> float | None:
-        """The mean over the latest trials of what each took; None before any has ended."""
-        if not self.recent:
-            return None
-        return sum(busy_seconds(trial) for trial in self.recent) / len(self.recent)
+        """The mean over the latest trials of what each took; None before any has run to its end."""
+        ran = [busy_seconds(trial) for trial in self.recent if not _was_withdrawn(trial)]
+        return sum(ran) / len(ran) if ran else None
 
     @property
     def num_sampled(self) -> int:
@@ -226,6 +225,11 @@ def state_of(trial: FrozenTrial) -> TrialState:
 def busy_seconds(trial: FrozenTrial) -> float:
     """From the claim of the last attempt to its commit."""
     return _attr(trial, "busy_seconds")
+
+
+def _was_withdrawn(trial: FrozenTrial) -> bool:
+    """Whether a trial was cancelled before anybody ran it."""
+    return state_of(trial) is TrialState.CANCELLED and not busy_seconds(trial)
 
 
 def ran_out_of_memory(trial: FrozenTrial) -> bool:

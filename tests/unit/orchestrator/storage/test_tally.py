@@ -131,3 +131,18 @@ def test_the_latest_ended_are_kept_in_the_order_of_their_end():
     for number in order:
         tally.add([study.tell(number, 0.0)])
     assert [trial.number for trial in tally.recent] == order[-NUM_RECENT:]
+
+
+def test_trials_that_were_withdrawn_before_they_began_do_not_make_trials_short():
+    tally = Tally(["minimize"])
+    for number, (state, seconds) in enumerate(
+        [("COMPLETE", 60.0), ("CANCELLED", 30.0), *[("CANCELLED", 0.0)] * (NUM_RECENT - 2)]
+    ):
+        attrs = {"trialfleet:state": state, "trialfleet:busy_seconds": seconds}
+        trial = create_trial(state=TrialState.FAIL, user_attrs=attrs)
+        trial.number = number
+        tally.add([trial])
+    assert tally.trial_seconds == 45.0
+    withdrawn = Tally(["minimize"])
+    withdrawn.add([trial])
+    assert withdrawn.trial_seconds is None
