@@ -22,10 +22,8 @@ import torch
 
 from workers.coordination.leases import TrialLeases
 from workers.disk.outbox import Outbox
-from workers.managers import DirectoryManager, get_directory_manager
-from workers.managers.loader_process import LoaderProcess
+from workers.managers import DirectoryManager, get_data_manager, get_directory_manager
 from workers.protocol.errors import DrainRequested
-from workers.settings import Settings
 from workers.trials.handle import FleetTrial
 
 HERE = Path(__file__).parent
@@ -97,13 +95,9 @@ class Texts(torch.utils.data.Dataset[torch.Tensor]):
 def train_with_loaders(trial: FleetTrial) -> float:
     """`train`, with two loader processes busy all the while."""
     loader = torch.utils.data.DataLoader(
-        Texts(),
-        batch_size=4,
-        num_workers=2,
-        multiprocessing_context="spawn",
-        worker_init_fn=LoaderProcess(Settings.from_environment()),
+        Texts(), batch_size=4, num_workers=2, multiprocessing_context="spawn"
     )
-    batches = iter(loader)
+    batches = iter(get_data_manager().registered(loader))
     next(batches)
     note(trial, "loads", 0)
     return train(trial)

@@ -68,6 +68,7 @@ class BenchFleet:
         time_scale: float = 1.0,
         objective: str = OBJECTIVE,
         log_level: Literal["debug", "info"] = "debug",
+        loader_idle: float = 60.0,
     ) -> None:
         self.redis = EmbeddedRedis(home)
         # of its own, and short: sockets are made there
@@ -81,6 +82,7 @@ class BenchFleet:
             objectives=(objective.rpartition(":")[0],),
             time_scale=time_scale,
             log_level=log_level,
+            loader_idle=loader_idle,
         )
         self.environment = {
             **os.environ,

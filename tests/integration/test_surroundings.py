@@ -24,7 +24,7 @@ import psutil
 import pytest
 import torch
 
-from workers.trials.surroundings import Surroundings
+from workers.managers.surroundings import Surroundings
 
 
 def state_of_this_process() -> tuple[Any, ...]:
@@ -177,7 +177,7 @@ def test_the_next_trial_may_set_accelerate_up_otherwise():
 SPOILS = """
 import os, resource, sys, torch
 from torch import set_num_interop_threads as set_it
-from workers.trials.surroundings import Surroundings
+from workers.managers.surroundings import Surroundings
 surroundings = Surroundings()
 with surroundings.watched():
     {}
@@ -225,7 +225,7 @@ def test_what_cannot_be_put_back_is_named(changes, reasons):
 def test_what_was_not_changed_costs_nothing_to_put_back():
     source = """
 import sys
-from workers.trials.surroundings import Surroundings
+from workers.managers.surroundings import Surroundings
 assert Surroundings().restore() == []
 sys.exit("torch._inductor" in sys.modules)  # a compiler, which takes seconds to import
 """

@@ -15,9 +15,11 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from waiting import wait_until
 
 from workers.managers import DataManager
+from workers.managers.kept_loaders import KeptLoaders
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
 from workers.protocol.states import ProcessKind
+from workers.trials import resumable_loader
 from workers.trials.training_loop import NOT_TO_THE_BIT
 
 #: Rows of the data, a batch, and epochs: eleven steps an epoch, the last one smaller.
@@ -321,9 +323,8 @@ def test_gradients_that_were_added_up_are_kept(desk):
     [
         {"num_workers": 2},
         {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 1},
-        {"num_workers": 1, "multiprocessing_context": "spawn", "persistent_workers": True},
     ],
-    ids=["forked", "persistent", "spawned"],
+    ids=["forked", "persistent"],
 )
 def test_what_loader_processes_draw_is_resumed_too(desk, options):
     place = desk()
@@ -332,6 +333,23 @@ def test_what_loader_processes_draw_is_resumed_too(desk, options):
     resumed, trial = interrupted(place, 1, lambda: shuffled(**options), ("step", 15, "drain"))
     assert resumed == whole
     assert NOT_TO_THE_BIT not in trial.user_attrs
+
+
+def test_what_kept_loader_processes_draw_is_what_forked_ones_do(desk, container, monkeypatch):
+    place, data = desk(), container.get(DataManager)
+    forked, _ = interrupted(
+        place, 0, lambda: shuffled(num_workers=2, multiprocessing_context="fork")
+    )
+    data._loaders = KeptLoaders(data.loader_process, 600.0)
+    monkeypatch.setattr(resumable_loader, "get_data_manager", lambda: data)
+
+    def make_loader():
+        return shuffled(num_workers=1, multiprocessing_context="spawn")
+
+    resumed, trial = interrupted(place, 1, make_loader, ("step", 15, "drain"))
+    assert resumed == forked
+    assert NOT_TO_THE_BIT not in trial.user_attrs
+    assert len(data.end_trial()) == 1, "for all epochs of both attempts"
 
 
 def test_a_stream_in_loader_processes_is_resumed_too(desk):

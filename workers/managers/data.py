@@ -7,10 +7,12 @@ sides of a split.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,6 +26,7 @@ from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.data_origin import DataOrigin
 from workers.managers.hub import HubManager
+from workers.managers.kept_loaders import KeptLoaders
 from workers.managers.loader_process import LoaderProcess, copy_loader
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
@@ -90,6 +93,17 @@ class DataManager(BaseProcessManager):
         self._tokenizers = tokenizers
         self._hub = hub
         self._loaded: dict[str, Examples] = {}
+        # outside a fleet, what runs may be the very program whose classes rows consist of
+        idle_seconds = settings.loader_idle if record.is_registered else 0.0
+        self._loaders = KeptLoaders(self.loader_process, idle_seconds)
+
+    def close(self) -> None:
+        """End the loader processes that were kept."""
+        self._loaders.close()
+
+    def end_trial(self) -> frozenset[int]:
+        """Keep of the loader processes as many as the trial had; the pids of those left to this."""
+        return self._loaders.end_trial()
 
     def text_classification(
         self,
@@ -200,7 +214,7 @@ class DataManager(BaseProcessManager):
             collate_fn=collator(pad_id, 8 if self._cuda.is_cuda else 1),
             num_workers=num_workers,
             # the default forks, and CUDA does not survive a fork
-            multiprocessing_context="spawn" if num_workers else None,
+            multiprocessing_context=self._loaders.context() if num_workers else None,
             worker_init_fn=self.loader_process(),
             # of its own, so that starting a loader draws nothing from the training's generator
             generator=torch.Generator(),
@@ -209,10 +223,16 @@ class DataManager(BaseProcessManager):
     def registered(self, loader: Loader) -> Loader:
         """A copy of a DataLoader of yours whose processes are registered and end with this one.
 
+        Those that it would spawn are kept for the next use, of whichever loader of the study.
+
         Args:
             loader: Any `torch.utils.data.DataLoader`; its `worker_init_fn` is called as well.
         """
-        return copy_loader(loader, worker_init_fn=self.loader_process(then=loader.worker_init_fn))
+        first = self.loader_process(then=loader.worker_init_fn)
+        copied = copy_loader(loader, worker_init_fn=first)
+        if _spawns(loader):
+            copied.multiprocessing_context = self._loaders.context()
+        return copied
 
     def loader_process(self, then: Callable[[int], object] | None = None) -> LoaderProcess:
         """A `worker_init_fn` for loaders of the trial that this process runs."""
@@ -293,6 +313,13 @@ class DataManager(BaseProcessManager):
         for path in trained.path.iterdir():
             if path.name != MANIFEST:
                 shutil.copyfile(path, folder / path.name)
+
+
+def _spawns(loader: DataLoader[Any]) -> bool:
+    context = loader.multiprocessing_context
+    if loader.num_workers and context is None:
+        return multiprocessing.get_start_method(allow_none=True) == "spawn"
+    return type(context) is SpawnContext
 
 
 def split(

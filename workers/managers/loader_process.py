@@ -27,6 +27,9 @@ _PR_SET_PDEATHSIG: Final = 1
 
 Loader = TypeVar("Loader")
 
+#: This process's own entry, once it is registered.
+_record: ProcessRecord | None = None
+
 #: The exit code of a loader that finds its parent gone.
 EXIT_ORPHAN: Final = 71
 
@@ -50,8 +53,14 @@ class LoaderProcess:
     ) -> None:
         self._settings = settings
         self._parent = os.getpid()
-        self._fields = {"study": study, "trial": trial}
+        self._fields: dict[str, Any] = {"study": study, "trial": trial}
         self._then = then
+
+    @property
+    def study(self) -> str | None:
+        """The study that the loader works for."""
+        study: str | None = self._fields["study"]
+        return study
 
     def __call__(self, index: int) -> None:
         """Run in the loader process, before its first batch."""
@@ -62,11 +71,24 @@ class LoaderProcess:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         if self._settings is not None:
             with suppress(redis.RedisError):  # a courtesy: the session already tells whose it is
-                self._register(self._settings)
+                self._show(self._settings)
         if self._then is not None:
             self._then(index)
 
-    def _register(self, settings: Settings) -> None:
+    def rest(self) -> None:
+        """Have the registry show that this process waits for its next work."""
+        if _record is not None:
+            with suppress(redis.RedisError):
+                _record.update(study=None, trial=None)
+
+    def _show(self, settings: Settings) -> None:
+        global _record
+        if _record is None:
+            _record = self._register(settings)
+        elif _record.assignment != self._fields:
+            _record.update(**self._fields)
+
+    def _register(self, settings: Settings) -> ProcessRecord:
         client = connect(settings, Role.WORKER, check=False)
         registry = ProcessRegistry(client, settings.times)
         record = ProcessRecord(registry, ProcessKind.LOADER, self._parent, self._fields)
@@ -80,6 +102,7 @@ class LoaderProcess:
                 record.gone()
 
         multiprocessing.util.Finalize(None, leave, exitpriority=10)
+        return record
 
 
 def copy_loader(loader: Loader, **changes: Any) -> Loader:

@@ -23,7 +23,8 @@ from workers.disk.object_store import ObjectStore
 from workers.disk.outbox import Outbox
 from workers.disk.uploads import Uploads
 from workers.logs import get_logger
-from workers.managers import DirectoryManager, TensorManager, WandbManager
+from workers.managers import DataManager, DirectoryManager, TensorManager, WandbManager
+from workers.managers.surroundings import Surroundings
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import Charge
@@ -37,7 +38,6 @@ from workers.trials.outcomes import Outcome
 from workers.trials.preparation import Preparation
 from workers.trials.raised import ErrorJudge
 from workers.trials.slot import AT_NO_TRIAL, Slot
-from workers.trials.surroundings import Surroundings
 
 log = get_logger(__name__)
 
@@ -95,6 +95,7 @@ class Attempts:
         self._outbox = Outbox(settings.home, uploads)
         self._keeper = LeaseKeeper()
         self._wandb = slot.container.get(WandbManager)
+        self._data = slot.container.get(DataManager)
         judge = ErrorJudge(
             slot.record,
             slot.cuda,
@@ -237,7 +238,8 @@ class Attempts:
         """Leave the trial, and put the process back as it was; what of it could not be."""
         try:
             # first: what is to be told and kept does not wait for what an objective left running
-            return end.leave(), surroundings.restore()
+            outcome = end.leave()
+            return outcome, surroundings.restore(spared=self._data.end_trial())
         finally:
             self._wandb.finish(end.exit_code)
             record = self._slot.record

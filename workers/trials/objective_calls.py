@@ -14,6 +14,7 @@ import optuna
 from workers.containers import Container
 from workers.logs import get_logger
 from workers.managers import CUDAManager, HubManager
+from workers.managers.surroundings import Surroundings
 from workers.protocol.errors import DrainRequested, LeaseLost, TrialCancelled, TrialTimedOut
 from workers.protocol.plain import describe_error
 from workers.protocol.states import TrialState
@@ -24,7 +25,6 @@ from workers.trials.objective_modules import ObjectiveModules, StaleExtensionErr
 from workers.trials.objectives import call_objective, load_objective
 from workers.trials.raised import ErrorJudge
 from workers.trials.returned import read_values
-from workers.trials.surroundings import Surroundings
 
 log = get_logger(__name__)
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from workers.importing import importing
 from workers.logs import get_logger
-from workers.trials.process_state import Remembered, remember_settings
+from workers.managers.process_state import Remembered, remember_settings
 
 log = get_logger(__name__)
 

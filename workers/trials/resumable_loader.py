@@ -274,7 +274,8 @@ def with_registered_processes(loader: Any, **changes: Any) -> Any:
         inner = with_registered_processes(loader.base_dataloader, **changes)
         return copy_loader(loader, base_dataloader=inner)
     try:
-        first = get_data_manager().loader_process(then=loader.worker_init_fn)
+        registered = get_data_manager().registered(loader)
     except NotInitializedError:
         first = LoaderProcess(None, then=loader.worker_init_fn)
-    return copy_loader(loader, worker_init_fn=first, **changes)
+        registered = copy_loader(loader, worker_init_fn=first)
+    return copy_loader(registered, **changes)

@@ -18,12 +18,12 @@ from workers.managers import (
 )
 from workers.managers.heap import Heap
 from workers.managers.memory_use import MemoryUse
+from workers.managers.surroundings import Surroundings
 from workers.processes.cores import count_cores
 from workers.protocol.errors import InvalidInputError, ObjectiveError
 from workers.protocol.finetune import FinetuneConfig
 from workers.settings import Settings
 from workers.trials.step_seeds import seed_generators
-from workers.trials.surroundings import Surroundings
 
 
 def test_the_slots_of_a_cpu_box_share_its_cores(monkeypatch):

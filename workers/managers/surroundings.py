@@ -1,4 +1,4 @@
-"""What an objective may change in its process, put back after the trial.
+"""What an objective, or a data set, may change in its process, put back after the trial.
 
 The next trial finds the process as it was (`process_state.py`), without threads and children of the
 one before. What cannot be put back (a thread that goes on) is named: the process ends then, and a
@@ -14,7 +14,7 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ import psutil
 import torch
 
 from workers.logs import get_logger
-from workers.trials.process_state import remember
+from workers.managers.process_state import remember
 
 log = get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Surroundings:
         def start_noted(thread: threading.Thread) -> None:
             if threading.current_thread() is owner or threading.current_thread() in self._threads:
                 self._threads.add(thread)
-                if thread.daemon and _is_of_a_library(sys._getframe(1).f_code.co_filename):
+                if thread.daemon and is_of_a_library(sys._getframe(1).f_code.co_filename):
                     self._serving.add(thread)
             start(thread)
 
@@ -81,15 +81,19 @@ class Surroundings:
         """Note that this process cannot be put right."""
         self._spoiled.append(reason)
 
-    def restore(self) -> list[str]:
-        """Put all back; what could not be, in words."""
+    def restore(self, spared: Collection[int] = ()) -> list[str]:
+        """Put all back; what could not be, in words.
+
+        Args:
+            spared: Pids of children that are not the objective's.
+        """
         for each in self._before:
             try:
                 each.restore()
             except Exception as error:  # noqa: BLE001 - each by itself; an objective may break any
                 reason = f"{type(error).__name__}: {error}"
                 self.spoil(f"{each.what} could not be put back ({reason})")
-        self._end_children()
+        self._end_children(spared)
         lasting = [f"thread {thread.name!r} goes on" for thread in self._lasting_threads()]
         return self._spoiled + lasting
 
@@ -106,11 +110,12 @@ class Surroundings:
             thread.join(_PATIENCE_SECONDS)
         return [each for each in self._threads if each.is_alive() and each not in self._serving]
 
-    def _end_children(self) -> None:
+    def _end_children(self, spared: Collection[int]) -> None:
         """End processes that the objective left: they hold memory of the GPU, files, ports."""
         if not _has_children():
             return
-        left = [child for child in _children() if child.pid not in self._children]
+        others = self._children.union(spared)
+        left = [child for child in _children() if child.pid not in others]
         for child in left:
             log.warning("child_left", child=child.pid)
             with suppress(psutil.Error):
@@ -118,9 +123,10 @@ class Surroundings:
         psutil.wait_procs(left, _PATIENCE_SECONDS)
 
 
-def _is_of_a_library(file: str) -> bool:
+def is_of_a_library(file: str) -> bool:
     """Whether code comes with Python or with an installed package."""
-    return "site-packages" in file or file.startswith(_STANDARD_LIBRARY)
+    is_installed = "site-packages" in file or "dist-packages" in file
+    return is_installed or file.startswith(_STANDARD_LIBRARY)
 
 
 def _has_children() -> bool:

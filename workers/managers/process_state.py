@@ -122,6 +122,19 @@ def remember() -> list[Remembered]:
     ]
 
 
+def inherited() -> list[Any]:
+    """What a process that is started now takes over from this one, for comparison."""
+    found: list[Any] = [list(sys.path), list(sys.argv)]
+    for setting in _process():
+        with suppress(OSError):  # a working directory that is gone
+            found.append((setting.what, setting.get()))
+    for descriptor in range(3):
+        with suppress(OSError):  # it is closed
+            status = os.fstat(descriptor)
+            found.append((descriptor, status.st_dev, status.st_ino))
+    return found
+
+
 def _attribute(owner: Any, name: str) -> _Setting:
     label = f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
     return _Setting(label, lambda: getattr(owner, name), lambda value: setattr(owner, name, value))
