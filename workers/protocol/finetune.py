@@ -77,8 +77,8 @@ class FinetuneConfig(TrainingOptions):
     CPU, else `high` (TensorFloat-32 where the GPU has it)."""
     loader_workers: int = Field(default=0, ge=0)
     """DataLoader processes that pad batches ahead of training, which a worker keeps for the study's
-    next trial; with 0 a thread does for a GPU, and on the CPU each batch is made when it is wanted: quicker wherever
-    the task has no slow work to do on each text."""
+    next trial; with 0 a thread does for a GPU, and on the CPU each batch is made when it is wanted:
+    quicker wherever the task has no slow work to do on each text."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seeds weights and order; by default drawn from the study's seed and the trial's number."""
 
