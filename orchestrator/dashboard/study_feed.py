@@ -114,14 +114,16 @@ class StudyFeed:
                 "has_results": self._study is not None,
             }
 
-    def curves(self) -> list[dict[str, Any]]:
-        """The curves that are worth a look."""
+    def curves(self) -> dict[str, Any]:
+        """The curves that are worth a look, and how many trials have one."""
         trials = self.trials()
         status = self.handle.status()
         best = best_first(trials, status.directions)[:NUM_BEST]
-        return curves(
-            trials, (each.number for each in best), (each.number for each in status.running)
-        )
+        running = (each.number for each in status.running)
+        return {
+            "curves": curves(trials, (each.number for each in best), running),
+            "reported": sum(bool(each.intermediate_values) for each in trials),
+        }
 
     def importances(self) -> dict[str, Any]:
         """How much each parameter matters, by Optuna; kept until there are more trials."""

@@ -209,7 +209,7 @@ def _notes(found: StudyAtHand, charts: ChartData, drawn: Sequence[dict[str, Any]
     if len(drawn) < reported:
         yield (
             f"{len(drawn)} of {reported:,} curves are drawn, of {MAX_POINTS} points at most: those"
-            " of the best trials, the latest and those that run."
+            " of the best trials, the latest, those that run, and others evenly chosen."
         )
     if found.trials and not found.events:
         yield "No events of this study are on this machine: where slot time went is not known."

@@ -109,7 +109,7 @@ def test_the_fleet_is_its_processes_and_a_study_its_status_and_its_trials_as_col
     assert columns["states"] == "CFO"
     assert columns["values"][0][:2] == [0.5, None]
     assert len(columns["params"]["x"]) == 3
-    assert get(reader, "/api/studies/s/curves") == []
+    assert get(reader, "/api/studies/s/curves") == {"curves": [], "reported": 0}
     assert "4 complete trials" in get(reader, "/api/studies/s/importances")["problem"]
 
 

@@ -43,9 +43,12 @@ export function logarithmic(numbers) {
   return { type: "log", dtick: Math.max(1, Math.ceil(decades / 10)), exponentformat: "e" };
 }
 
-const hasWebGL = (() => {
-  try { return Boolean(document.createElement("canvas").getContext("webgl")); } catch { return false; }
-})();
+// Asked when it is needed: without a graphics card the answer alone takes a while.
+let canWebGL;
+function hasWebGL() {
+  try { canWebGL ??= Boolean(document.createElement("canvas").getContext("webgl")); } catch { canWebGL = false; }
+  return canWebGL;
+}
 
 export function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim(); }
 
@@ -173,7 +176,8 @@ export function importances(found, study) {
 }
 
 export function slice(store, study, name, at = 0) {
-  const places = some(store.states.flatMap((state, each) => (state === "C" && store.params[name]?.[each] !== null && store.params[name]?.[each] !== undefined ? [each] : [])));
+  const all = store.states.flatMap((state, each) => (state === "C" && store.params[name]?.[each] !== null && store.params[name]?.[each] !== undefined ? [each] : []));
+  const places = some(all);
   const given = of(store.params[name], places);
   const words = labels(given.filter((each) => typeof each === "string"), 24);
   const x = given.map((each) => words.get(each) ?? each);
@@ -181,11 +185,11 @@ export function slice(store, study, name, at = 0) {
     type: "scatter", mode: "markers", x, y: of(store.values[at], places), customdata: places, text: places.map((each, place) => `trial ${each}<br>${plain(given[place])}<br>${plain(store.values[at][each])}`), hoverinfo: "text",
     marker: { size: 6, opacity: 0.8, color: places, colorscale: [[0, colour("faint")], [1, colour("accent")]], showscale: false },
   }], { height: 240, showlegend: false, xaxis: { title: { text: plain(name, 32) }, ...(words.size ? { type: "category" } : study.logs.includes(name) ? logarithmic(x) : {}) },
-    yaxis: { title: { text: plain(study.metrics[at] ?? "value") } } }];
+    yaxis: { title: { text: plain(study.metrics[at] ?? "value") } } }, { drawn: places.length, all: all.length }];
 }
 
 export function parallel(store, study, names) {
-  if (!hasWebGL) return "This browser has no WebGL, which this chart is drawn with.";
+  if (!hasWebGL()) return "This browser has no WebGL, which this chart is drawn with.";
   const all = store.states.flatMap((state, at) => (state === "C" && Number.isFinite(store.values[0]?.[at]) ? [at] : []));
   if (!all.length) return "No trial is complete with a value that an axis holds.";
   const better = isBetter(study.directions[0]);
@@ -197,7 +201,7 @@ export function parallel(store, study, names) {
   return [[{
     type: "parcoords", dimensions, line: { color: values, colorscale: [[0, colour("faint")], [1, colour("accent")]], reversescale: study.directions[0] === "minimize", showscale: false },
     labelfont: { color: colour("text") }, tickfont: { color: colour("soft") }, rangefont: { color: "rgba(0,0,0,0)" }, labelangle: names.length > 5 ? -20 : 0, labelside: "top",
-  }], { height: 340, margin: { l: 70, r: 60, t: names.length > 5 ? 96 : 56, b: 24 } }];
+  }], { height: 340, margin: { l: 70, r: 60, t: names.length > 5 ? 96 : 56, b: 24 } }, { drawn: places.length, all: all.length }];
 }
 
 function dimension(name, values, log) {

@@ -5,6 +5,7 @@ import * as charts from "./charts.js";
 import { badge, code, el, fill, table, tile } from "./dom.js";
 import { followStudy } from "./forms.js";
 import { progress } from "./fleet.js";
+import { isDue, undrawn } from "./panels.js";
 import { follow, get } from "./server.js";
 import { TrialList } from "./trials.js";
 import { number, params, path, plural, span, standing, values } from "./words.js";
@@ -64,11 +65,10 @@ class View {
     const further = el("div", { class: "charts" },
       this.panel("Curves", "", "curves", () => this.curves(), 5000),
       this.panel("What matters", "", "importances", () => this.importances(), 10000),
-      this.panel("Parallel coordinates", "wide", "parallel", () => this.parallel(), 5000, "drag along an axis to choose"),
+      this.panel("Parallel coordinates", "wide", "parallel", () => this.parallel(), 5000, "drag along an axis to choose", true),
       this.panel("Slices", "wide", "slices", (panel) => this.slices(panel), 5000, "the later a trial, the darker"));
     around.place(this.head, this.actions, this.notes, this.tiles, this.running, first, this.tables, this.trials.node, further);
-    const redraw = () => this.panels.forEach((panel) => { panel.stale = true; });
-    addEventListener("colours", redraw, { signal: around.signal });
+    addEventListener("colours", () => this.redraw(), { signal: around.signal });
     const timer = setInterval(() => this.refresh(), 500);
     around.signal.addEventListener("abort", () => { clearInterval(timer); this.watcher.disconnect(); });
     this.watcher = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
@@ -78,11 +78,12 @@ class View {
     this.panels.forEach((panel) => this.watcher.observe(panel.node));
   }
 
-  panel(title, kind, id, make, every = 1000, said = "") {
+  panel(title, kind, id, make, every = 1000, hint = "", isSlow = false) {
     const plot = el("div", { class: "plot", id: `plot-${id}`, role: "img", "aria-label": title });
     const note = el("p", { class: "muted" }, "…");
-    const node = el("section", { class: `chart ${kind}`, "aria-labelledby": `title-${id}` }, el("h2", { id: `title-${id}` }, title, said ? el("small", {}, ` ${said}`) : null), note, plot);
-    this.panels.push({ node, plot, note, make, every, stale: true, isSeen: false, drawnAt: -Infinity, isDrawing: false });
+    const said = el("small", {}, hint);
+    const node = el("section", { class: `chart ${kind}`, "aria-labelledby": `title-${id}` }, el("h2", { id: `title-${id}` }, title, " ", said), note, plot);
+    this.panels.push({ node, plot, note, said, hint, make, ...undrawn(every, isSlow) });
     return node;
   }
 
@@ -108,34 +109,45 @@ class View {
     performance.measure("update", { start: began, end: performance.now() });
   }
 
-  // Draws what is seen and stale, each chart not too often.
-  async refresh() {
-    for (const panel of this.panels) {
-      const now = performance.now();
-      if (!panel.isSeen || !panel.stale || panel.isDrawing || now - panel.drawnAt < panel.every) continue;
-      panel.isDrawing = true;
-      panel.stale = false;
-      panel.drawnAt = now;
-      try { await this.drawPanel(panel); } catch (error) { if (!this.around.signal.aborted) panel.note.textContent = error.message; }
-      panel.isDrawing = false;
-    }
+  refresh() {
+    for (const panel of this.panels) if (isDue(panel, this.panels, performance.now())) this.renew(panel);
+  }
+
+  // Draws all anew, at once.
+  redraw() {
+    this.panels.forEach((panel) => Object.assign(panel, { stale: true, drawnAt: -Infinity }));
+    this.refresh();
+  }
+
+  async renew(panel) {
+    Object.assign(panel, { isDrawing: true, stale: false, drawnAt: performance.now() });
+    panel.took = 0;
+    try { await this.drawPanel(panel); } catch (error) { if (!this.around.signal.aborted) Object.assign(panel.note, { textContent: error.message, hidden: false }); }
+    panel.isDrawing = false;
   }
 
   async drawPanel(panel) {
     const made = await panel.make(panel);
     if (this.around.signal.aborted || made === undefined) return;
-    if (typeof made === "string") { panel.note.textContent = made; panel.note.hidden = false; panel.plot.hidden = true; return; }
-    panel.note.hidden = true;
-    panel.plot.hidden = false;
-    const [traces, layout] = made;
-    if (!traces.some((trace) => trace.x?.length || trace.dimensions)) {
-      panel.note.textContent = "No trial has got that far yet.";
-      panel.note.hidden = false;
-      panel.plot.hidden = true;
-      return;
-    }
-    await charts.draw(panel.plot, traces, layout, this.openTrial);
+    const isChart = typeof made !== "string" && made[0].some((trace) => trace.x?.length || trace.dimensions);
+    panel.plot.hidden = !isChart;
+    if (isChart) await this.drawChart(panel, panel.plot, ...made);
+    else panel.note.textContent = typeof made === "string" ? made : "No trial has got that far yet.";
+    panel.note.hidden = isChart;
+  }
+
+  // Between two charts the browser shows what there is, and takes what is typed.
+  async drawChart(panel, node, traces, layout, counts) {
+    await charts.plotly();
+    await new Promise((done) => setTimeout(done));
+    const began = performance.now();
+    await charts.draw(node, traces, layout, this.openTrial);
+    const ended = performance.now();
+    panel.took += ended - began;
+    performance.measure(`draw-${panel.plot.id}`, { start: began, end: ended });
     performance.mark(`drawn-${panel.plot.id}`);
+    const part = counts?.drawn < counts?.all ? `${number(counts.drawn)} of ${number(counts.all)}${counts.which ?? ""}` : "";
+    panel.said.textContent = [panel.hint, part].filter(Boolean).join("; ");
   }
 
   names() {
@@ -156,7 +168,8 @@ class View {
 
   async curves() {
     const found = await get(`${this.api}/curves`, this.around.signal);
-    return found.length ? charts.curves(found, this.study) : "No trial has reported a value in between: trial.report(value, step).";
+    if (found.curves.length) return [...charts.curves(found.curves, this.study), { drawn: found.curves.length, all: found.reported, which: ": the best, the latest, those that run, some others" }];
+    return "No trial has reported a value in between: trial.report(value, step).";
   }
 
   async importances() {
@@ -172,7 +185,9 @@ class View {
   parallel() {
     const names = this.names().slice(0, 12);
     if (!names.length || !this.store.states.includes("C")) return "No trial is complete yet.";
-    return charts.parallel(this.store, this.study, names);
+    const made = charts.parallel(this.store, this.study, names);
+    if (typeof made !== "string") made[2].which = ": the best, and others evenly chosen";
+    return made;
   }
 
   async slices(panel) {
@@ -189,8 +204,7 @@ class View {
         panel.plots.set(name, plot);
         panel.plot.append(plot);
       }
-      const [traces, layout] = charts.slice(this.store, this.study, name);
-      await charts.draw(panel.plots.get(name), traces, layout, this.openTrial);
+      await this.drawChart(panel, panel.plots.get(name), ...charts.slice(this.store, this.study, name));
     }
     return undefined;
   }

@@ -53,7 +53,8 @@ async function drawSlices(node, at) {
       plot.setAttribute("aria-label", `${data.metrics[at]} by ${name}`);
       node.append(plot);
     }
-    await draw(node.children[place], ...slice(columns(at), only(at), name));
+    const [traces, given] = slice(columns(at), only(at), name);
+    await draw(node.children[place], traces, given);
   }
   return undefined;
 }

@@ -153,13 +153,13 @@ def drawn(tmp_path_factory) -> dict:
 
 def by_axis(slices, kind):
     """Of the charts of parameters, those with an axis of a kind: the trace and the layout."""
-    return [(trace, layout) for (trace,), layout in slices if layout["xaxis"].get("type") == kind]
+    return [(trace, layout) for (trace,), layout, _ in slices if layout["xaxis"].get("type") == kind]
 
 
 def test_the_page_draws_every_parameter_whatever_it_is_called(drawn):
     assert drawn["polluted"] == []
     assert set(drawn["names"]) == {"edge", "log", "whole", "kind", *ODD_NAMES}
-    for (trace,), layout in drawn["made"]["slices"]:
+    for (trace,), layout, _ in drawn["made"]["slices"]:
         assert len(trace["x"]) > len(NUMBERS) // 2, layout["xaxis"]
         assert not [each for each in trace["x"] if each is None]
 
@@ -182,7 +182,7 @@ def test_no_two_things_have_one_label_and_none_is_read_as_markup(drawn):
 def test_axes_have_so_many_lines_at_most(drawn):
     ((_, layout),) = by_axis(drawn["made"]["slices"], "log")
     assert layout["xaxis"]["dtick"] == 31, "from 0.5 to 1e300"
-    (trace,), _ = drawn["made"]["parallel"]
+    (trace,), _, _ = drawn["made"]["parallel"]
     assert max(len(each.get("tickvals", ())) for each in trace["dimensions"]) <= 12
 
 

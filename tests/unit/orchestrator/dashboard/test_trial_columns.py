@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from orchestrator.dashboard.curves import MAX_POINTS, NUM_RUNNING, curves, thinned
+from orchestrator.dashboard.curves import MAX_POINTS, NUM_RUNNING, curves, some_of, thinned
 from orchestrator.dashboard.trial_columns import (
     TrialColumns,
     letter_of,
@@ -90,14 +90,23 @@ def test_a_whole_number_beyond_what_a_float_holds_breaks_no_chart():
     assert param_for_chart(10**300) == 1e300
 
 
-def test_curves_are_those_of_the_best_the_latest_and_the_running_each_thinned_out():
+def test_curves_are_those_of_the_best_the_latest_the_running_and_some_others_each_thinned_out():
     reports = {step: float(step) for step in range(1000)}
     trials = [trial(number, reports=reports) for number in range(300)]
     found = curves(trials, best=[7, 3], running=range(100, 300))
     numbers = [curve["trial"] for curve in found]
-    assert numbers == sorted({3, 7, *range(100, 100 + NUM_RUNNING), *range(270, 300)})
+    others = range(0, 300, 16)
+    assert numbers == sorted({3, 7, *range(100, 100 + NUM_RUNNING), *range(270, 300), *others})
     assert {len(curve["steps"]) for curve in found} == {MAX_POINTS}
     assert {(curve["steps"][0], curve["steps"][-1]) for curve in found} == {(0, 999)}
+
+
+def test_of_a_growing_study_the_same_others_are_drawn_until_it_has_doubled():
+    drawn = {tuple(some_of(range(count), 20)) for count in range(10_001)}
+    assert max(map(len, drawn)) == 20
+    assert some_of(range(640), 20)[:5] == some_of(range(321), 20)[:5] == range(0, 160, 32)
+    assert some_of(range(641), 20)[:3] == range(0, 192, 64)
+    assert some_of([], 20) == []
 
 
 def test_few_steps_are_not_thinned_out():
