@@ -153,7 +153,9 @@ def drawn(tmp_path_factory) -> dict:
 
 def by_axis(slices, kind):
     """Of the charts of parameters, those with an axis of a kind: the trace and the layout."""
-    return [(trace, layout) for (trace,), layout, _ in slices if layout["xaxis"].get("type") == kind]
+    return [
+        (trace, layout) for (trace,), layout, _ in slices if layout["xaxis"].get("type") == kind
+    ]
 
 
 def test_the_page_draws_every_parameter_whatever_it_is_called(drawn):
