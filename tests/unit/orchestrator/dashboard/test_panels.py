@@ -11,7 +11,8 @@ const seen = (given, ...rest) => Object.assign(undrawn(...rest), { isSeen: true 
 const due = (panel, others = [], now = 10_000) => isDue(panel, [panel, ...others], now);
 const slow = seen({}, 5000, true);
 console.log(JSON.stringify({
-  first: due(seen({}, 1000)), unseen: due(undrawn(1000)), busy: due(seen({ isDrawing: true }, 1000)),
+  first: due(seen({}, 1000)), unseen: due(undrawn(1000)),
+  busy: due(seen({ isDrawing: true }, 1000)),
   fresh: due(seen({ stale: false, drawnAt: 0 }, 1000)),
   early: due(seen({ drawnAt: 9500 }, 1000)), later: due(seen({ drawnAt: 8900 }, 1000)),
   costly: due(seen({ drawnAt: 8900, took: 200 }, 1000)),
