@@ -29,17 +29,16 @@ import torch
 if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
     # the same library by its other name; a script uses one of them
     from pytorch_lightning import Callback
-    from pytorch_lightning.loggers.logger import Logger
     from pytorch_lightning.utilities.model_helpers import is_overridden
 else:
     from lightning.pytorch import Callback
-    from lightning.pytorch.loggers.logger import Logger
     from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from workers.disk import durable
 from workers.disk.state_packing import pack
 from workers.disk.state_reading import unpack
 from workers.integrations.lightning_loader import ResumingLoader
+from workers.integrations.lightning_logger import in_place_of
 from workers.integrations.lightning_progress import (
     batches_so_far,
     begin_as_ever,
@@ -59,9 +58,6 @@ log = get_logger(__name__)
 
 #: The file that Lightning goes on from.
 _CHECKPOINT: Final = "fleet.ckpt"
-
-#: The loggers that Lightning makes when it is told nothing; they write where the process runs.
-_DEFAULT_LOGGERS: Final = ("CSVLogger", "TensorBoardLogger")
 
 
 class FleetCallback(Callback):
@@ -139,7 +135,7 @@ class FleetCallback(Callback):
         if not self._is_resumed and self._trial.attempt > 1:
             log.warning("begins_anew", hint="trainer.fit(..., ckpt_path=callback.checkpoint)")
         trainer._default_root_dir = str(self.output_dir)
-        trainer.loggers = [self._in_place_of(logger) for logger in trainer.loggers]
+        trainer.loggers = [in_place_of(logger, self._trial) for logger in trainer.loggers]
         # last: what the other callbacks make of a batch is in what is saved after it
         trainer.callbacks = [each for each in trainer.callbacks if each is not self] + [self]
 
@@ -288,22 +284,6 @@ class FleetCallback(Callback):
         for loader in self._loaders:
             loader.close()
 
-    def _in_place_of(self, logger: Any) -> Any:
-        """The trial's own curves in place of a default logger, which is to leave no files."""
-        if type(logger).__name__ not in _DEFAULT_LOGGERS or Path(logger.save_dir) != Path.cwd():
-            return logger
-        folder = Path(logger.log_dir)
-        if hasattr(logger.experiment, "close"):
-            logger.experiment.close()
-        for path in folder.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
-            path.unlink()
-        for made in (folder, folder.parent):
-            try:
-                made.rmdir()
-            except OSError:  # it is not there, or somebody else has something in it
-                break
-        return _Curves(self._trial)
-
     def _take_loaders(self, trainer: Any) -> None:
         """Have the Trainer read from where this attempt is to go on."""
         combined = trainer.fit_loop._combined_loader
@@ -374,31 +354,6 @@ class FleetCallback(Callback):
         self._trial.save_checkpoint_files(count, path, changing=others)
         self._saved_at, self._saved_count = time.monotonic(), count
         log.debug("checkpoint_saved", step=trainer.global_step, epoch=trainer.current_epoch)
-
-
-class _Curves(Logger):
-    """A logger that adds to the curves of the trial's W&B run, and writes no files."""
-
-    def __init__(self, trial: FleetTrial) -> None:
-        super().__init__()
-        self._trial = trial
-
-    @property
-    def name(self) -> str:
-        """No folder of its own."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """No folder of its own."""
-        return ""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add points."""
-        self._trial.log(metrics, step or 0)
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Left out: the trial's parameters are in its run."""
 
 
 def _place(trainer: Any) -> str:

@@ -12,8 +12,6 @@ steps, and never between the last step of an epoch and what is due at the epoch'
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
 import time
@@ -27,15 +25,19 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from workers.disk import durable
+from workers.integrations.transformers_progress import (
+    ends_epoch,
+    is_last,
+    move_best,
+    place_of,
+    step_of,
+)
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, ObjectiveError
 from workers.trials.finite import FiniteWatch, best_value, trained
 from workers.trials.handle import FleetTrial
 
 log = get_logger(__name__)
-
-#: Where `Trainer` keeps what it counts.
-_STATE: Final = "trainer_state.json"
 
 #: Checkpoints that the Trainer itself keeps, unless it is told; the best one stays besides.
 _KEPT: Final = 2
@@ -90,8 +92,8 @@ class FleetCallback(TrainerCallback):
             durable.remove(self.output_dir / each.name)
             self.output_dir.mkdir(parents=True, exist_ok=True)
             durable.link_tree(each, self.output_dir / each.name)
-        newest = max(self.output_dir.glob("checkpoint-*"), key=_step_of)
-        _move_best(newest / _STATE, self.output_dir)
+        newest = max(self.output_dir.glob("checkpoint-*"), key=step_of)
+        move_best(newest, self.output_dir)
         return str(newest)
 
     @property
@@ -183,7 +185,7 @@ class FleetCallback(TrainerCallback):
         The Trainer, too, may want one there, of its last step or by `save_steps`.
         """
         self._progress(state)
-        if _ends_epoch(state) or _is_last(state):
+        if ends_epoch(state) or is_last(state):
             self._is_postponed = control.should_save
             control.should_save = False
         elif self._is_save_due():
@@ -212,7 +214,7 @@ class FleetCallback(TrainerCallback):
             DrainRequested: The trial is to stop, and can go on from here.
             ObjectiveError: A weight is no finite number: nobody could go on from here.
         """
-        if _is_last(state) and not _ends_epoch(state):
+        if is_last(state) and not ends_epoch(state):
             return  # from here the Trainer would make one step too many
         self._look_at(model, state)
         paths = [self.output_dir / f"checkpoint-{state.global_step}"]
@@ -248,7 +250,7 @@ class FleetCallback(TrainerCallback):
             return
         self._unmeasured = []
         self._look_at(model, state)
-        self._note(name, float(found[name]), _place(state))
+        self._note(name, float(found[name]), place_of(state))
         self._take(float(found[name]), state.global_step)
 
     def on_log(
@@ -270,7 +272,7 @@ class FleetCallback(TrainerCallback):
             if isinstance(value, int | float)
         }
         if self._is_training:
-            place = _place(state, numbers.get("learning_rate"))
+            place = place_of(state, numbers.get("learning_rate"))
             for name, value in numbers.items():
                 # in fp16 the gradients overflow now and then, until the scale fits
                 if _is_loss(name) or (name == "grad_norm" and not args.fp16):
@@ -325,7 +327,7 @@ class FleetCallback(TrainerCallback):
         if model is None:  # a subclass did not pass it on
             return
         with self._dropping_checkpoints():
-            self._finite.look_at(trained(model), _place(state))
+            self._finite.look_at(trained(model), place_of(state))
 
     @contextmanager
     def _dropping_checkpoints(self) -> Iterator[None]:
@@ -380,35 +382,6 @@ class FleetCallback(TrainerCallback):
         )
 
 
-def _place(state: TrainerState, rate: float | None = None) -> str:
-    place = f"at step {state.global_step} of {state.max_steps}"
-    return place if rate is None else f"{place}, at a learning rate of {rate:.3g}"
-
-
 def _is_loss(name: str) -> bool:
     """Whether the Trainer logs a loss by this name, of whichever data set."""
     return name in {"loss", "train_loss"} or (name.startswith("eval_") and name.endswith("_loss"))
-
-
-def _ends_epoch(state: TrainerState) -> bool:
-    """Whether an epoch's last step was made, and what is due at its end was not done yet."""
-    return state.epoch is not None and math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
-
-
-def _is_last(state: TrainerState) -> bool:
-    """Whether no further step is made."""
-    return bool(state.max_steps) and state.global_step >= state.max_steps
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _move_best(path: Path, folder: Path) -> None:
-    """Have a Trainer's state name its best checkpoint where it lies now."""
-    state = json.loads(path.read_text())
-    best = state.get("best_model_checkpoint")
-    if best is not None:
-        state["best_model_checkpoint"] = str(folder / Path(best).name)
-        path.unlink()  # the file is the fleet's, too
-        path.write_text(json.dumps(state))

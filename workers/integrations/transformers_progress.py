@@ -1,0 +1,58 @@
+"""Where a `transformers.Trainer` is in its training, and where its checkpoints say it was.
+
+Invariant: nothing else knows how the Trainer counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Final
+
+from transformers import TrainerState
+
+#: Where `Trainer` keeps what it counts.
+_STATE: Final = "trainer_state.json"
+
+
+def place_of(state: TrainerState, rate: float | None = None) -> str:
+    """Where the training is, in words.
+
+    Args:
+        state: The Trainer's.
+        rate: The learning rate, if that is known.
+    """
+    place = f"at step {state.global_step} of {state.max_steps}"
+    return place if rate is None else f"{place}, at a learning rate of {rate:.3g}"
+
+
+def ends_epoch(state: TrainerState) -> bool:
+    """Whether an epoch's last step was made, and what is due at its end was not done yet."""
+    return state.epoch is not None and math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
+
+
+def is_last(state: TrainerState) -> bool:
+    """Whether no further step is made."""
+    return bool(state.max_steps) and state.global_step >= state.max_steps
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint was taken at, by its folder's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def move_best(checkpoint: Path, folder: Path) -> None:
+    """Have the state in a checkpoint name the best one where it lies now.
+
+    Args:
+        checkpoint: A folder that the Trainer wrote.
+        folder: Where its checkpoints lie.
+    """
+    path = checkpoint / _STATE
+    state = json.loads(path.read_text())
+    best = state.get("best_model_checkpoint")
+    if best is not None:
+        state["best_model_checkpoint"] = str(folder / Path(best).name)
+        path.unlink()  # the file is the fleet's, too
+        path.write_text(json.dumps(state))
