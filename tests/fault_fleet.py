@@ -101,11 +101,11 @@ class FaultFleet:
         self.orchestrators.append(process)
         return process
 
-    def worker(self, slots: int = 1, **variables: str) -> LocalWorker:
-        """Start one more worker."""
+    def worker(self, slots: int = 1, queue: str = "default", **variables: str) -> LocalWorker:
+        """Start one more worker, of some queues with commas between."""
         environment = {**self.environment(), "FLEET_SLOTS": str(slots), **variables}
         log = self.settings.home / "logs" / f"worker-{len(self.workers)}.log"
-        made = LocalWorker(environment, log).start()
+        made = LocalWorker(environment, log, queue).start()
         self.workers.append(made)
         return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -52,10 +53,10 @@ class Fleet:
         self.objective = f"{tmp_path}/objective_by_hand.py:objective"
         self.pretend_worker()
 
-    def pretend_worker(self, slots: int = 2) -> None:
+    def pretend_worker(self, slots: int = 2, queues: Sequence[str] = ("default",)) -> None:
         """Have the orchestrator believe in a worker."""
         registry = ProcessRegistry(self.client, self.settings.times.scaled(100))
-        fields = {"slots": slots, "queues": ["default"]}
+        fields = {"slots": slots, "queues": list(queues)}
         worker = ProcessRecord(registry, ProcessKind.MAIN, fields=fields)
         worker.identity = worker.identity._replace(pid=1)  # this process is the orchestrator
         worker.register()

@@ -7,6 +7,7 @@ holds is asked for again when it is free, or that one is dead.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 
 import redis
 
@@ -21,7 +22,7 @@ from workers.coordination.identity import ProcessIdentity
 from workers.coordination.inbox import Inbox
 from workers.coordination.study_lead import StudyLead, holders
 from workers.logs import get_logger
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import FleetError, InvalidInputError
 from workers.settings import Settings
 
 log = get_logger(__name__)
@@ -63,8 +64,13 @@ class Admission:
         #: by study: the other one that drives it
         self._held: dict[str, str] = {}
 
-    def look(self) -> None:
-        """See which studies that another orchestrator drove are to be asked for again."""
+    def look(self, catalogue: Catalogue, roster: Roster) -> None:
+        """See which studies that another orchestrator drove are to be asked for again.
+
+        Args:
+            catalogue: How they were handed in.
+            roster: Knows it of those that may be lost with Redis' data, whoever drives them.
+        """
         found = holders(self._client, self._held)
         # of another host nothing is known: its rights run out
         dead = {each for each in set(self._held.values()) if ProcessIdentity.parse(each).is_dead()}
@@ -73,6 +79,10 @@ class Admission:
             for name, holder in self._held.items()
             if found[name] == holder and holder not in dead
         }
+        for name in self._held:
+            # of one that cannot be read, what was read last is kept
+            with suppress(FleetError, redis.ResponseError):
+                roster.submitted[name] = catalogue.submitted(name)
 
     def admit(self, name: str, catalogue: Catalogue, roster: Roster) -> StudyDriver | None:
         """Begin to drive a study; None if it does not wait for that, or another one drives it.
@@ -89,13 +99,14 @@ class Admission:
             return None
         if self._only is None and not catalogue.waits_for_service(name):
             return None
-        if self._sharing.leaves(name, len(roster.drivers)):
+        roster.submitted[name] = submitted = catalogue.submitted(name)
+        queue = submitted.spec.resources.queue
+        if self._sharing.leaves(name, queue):
             return None
         right = StudyLead(self._client, name, self._identity, self._settings.times.lease)
-        roster.submitted[name] = catalogue.submitted(name)
         held_at = lease_clock()
         is_held = right.hold()
-        self._sharing.is_taken(name)
+        self._sharing.is_taken(name, queue if is_held else None)
         if not is_held:
             self._refuse(right)
             return None

@@ -152,6 +152,7 @@ class Service:
         self._events = EventFiling(self._client, self.settings.home, observer=self.observer)
 
     def __exit__(self, *_: object) -> None:
+        self._sharing.withdraw()
         self._roster.leave_all(renew_after=self.settings.times.lease / 4)
         self._pool.close()
         with suppress(redis.RedisError):
@@ -180,6 +181,7 @@ class Service:
         except (redis.RedisError, HomeRefusedError) as error:
             if self.only and isinstance(error, HomeRefusedError):
                 raise
+            self._sharing.withdraw()
             reason = self._redis.failed(error)
             if self._redis.is_refused or isinstance(error, FleetError):
                 self._isolation.show_refusal(reason)
@@ -329,13 +331,15 @@ class Service:
 
     def _share_studies(self, processes: Sequence[ProcessEntry]) -> None:
         """Tell other orchestrators how many studies are driven here, and hand some on to them."""
-        drivers = self._roster.drivers
-        self._sharing.look(processes, drivers, self._catalogue.names())
-        self._admission.look()
-        calm = [name for name, driver in self._idle() if driver.is_open and not driver.has_news]
-        for name in self._sharing.to_hand_on(calm, len(drivers)):
+        queues = {name: each.spec.resources.queue for name, each in self._roster.submitted.items()}
+        driven = {name: queues[name] for name in self._roster.drivers if name in queues}
+        is_well = not self._isolation.stalls.are_any
+        self._sharing.look(processes, driven, queues, is_well=is_well)
+        self._admission.look(self._catalogue, self._roster)
+        calm = {name for name, driver in self._idle() if driver.is_open and not driver.has_news}
+        for name in self._sharing.to_hand_on(driven, calm):
             with self._isolation.alone(name, "handing it on"):
-                log.info("study_handed_on", study=name, studies=len(drivers))
+                log.info("study_handed_on", study=name, studies=len(driven))
                 self._roster.leave(name)
 
     def _look_at_resting(self) -> None:

@@ -58,6 +58,11 @@ class Stalls:
             if name in names and now - stall.retry_at <= _WELL_SECONDS
         }
 
+    @property
+    def are_any(self) -> bool:
+        """Whether one stands still, or has not been well for long since it did."""
+        return bool(self._stalls)
+
     def held(self) -> set[str]:
         """The studies that are to be left alone for now."""
         now = time.monotonic()

@@ -76,7 +76,7 @@ def _driven(entry: ProcessEntry) -> list[str]:
         return [f"drives {printable(entry.drives)}"]
     if entry.shares is None:
         return []
-    shared = entry.shares.studies
+    shared = sum(entry.shares.queues.values())
     return ["drives 1 study" if shared == 1 else f"drives {shared} studies"]
 
 

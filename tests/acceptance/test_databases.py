@@ -53,12 +53,13 @@ def test_orchestrators_share_the_studies_and_one_that_is_killed_leaves_its_own_t
         fleet.order("stay until go", number=1)
         for name in sorted(names):
             objective = f"{fleet.folder}/faulty.py:train"
-            fleet.hand_in({"name": name, "objective": objective, "trials": 3})
+            queue = {"queue": f"of-{name}"}
+            fleet.hand_in({"name": name, "objective": objective, "trials": 3, "resources": queue})
         first = fleet.serve()
         wait_until(lambda: driven_by_each(fleet) == [4], "the only one has all")
         fleet.serve(FLEET_HOME=str(fleet.folder / "of the other host"))
         wait_until(lambda: driven_by_each(fleet) == [2, 2], "they share them")
-        fleet.worker(slots=2)
+        fleet.worker(slots=2, queue=",".join(f"of-{name}" for name in sorted(names)))
         fleet.await_note("stay until go", number=1)
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -76,7 +77,8 @@ def test_orchestrators_share_the_studies_and_one_that_is_killed_leaves_its_own_t
 
 def driven_by_each(fleet) -> list[int]:
     """How many studies each orchestrator drives that shares them."""
-    return sorted(entry.shares.studies for entry in fleet.processes("orchestrator") if entry.shares)
+    shared = [entry.shares for entry in fleet.processes("orchestrator") if entry.shares]
+    return sorted(sum(each.queues.values()) for each in shared)
 
 
 def shown(pid: int) -> str:

@@ -9,18 +9,30 @@ import pytest
 from hand_fleet import Fleet, is_over, put
 from waiting import wait_until
 
+from orchestrator.driving import driver, sharing
+from orchestrator.driving.roster import Roster
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
 from workers.coordination import keys
 from workers.coordination.identity import ProcessIdentity
+from workers.coordination.studies import Studies
 from workers.coordination.study_lead import StudyLead, renew_all
 from workers.processes.registry import ProcessRegistry
+from workers.protocol.errors import InvalidInputError
+from workers.protocol.states import Wish
 
 
 @pytest.fixture
 def fleet(client, settings, tmp_path):
     database = {"storage": f"sqlite:///{tmp_path}/s.db"}
-    return Fleet(client, settings.model_copy(update=database), tmp_path)
+    made = Fleet(client, settings.model_copy(update=database), tmp_path)
+    made.pretend_worker(queues=[f"of-s-{index}" for index in range(10)])
+    return made
+
+
+def put_alone(fleet, name):
+    """Submit a study in a queue of its own."""
+    put(fleet, name, resources={"queue": f"of-{name}"})
 
 
 @contextmanager
@@ -54,7 +66,7 @@ def turn(services, condition, what):
 def test_who_comes_later_gets_its_part_and_no_trial_is_lost_or_doubled(fleet):
     names = {f"s-{index}" for index in range(7)}
     for name in names:
-        put(fleet, name)
+        put_alone(fleet, name)
     with Service(fleet.settings) as first:
         turn([first], lambda: driven(first) == names, "the only one has all")
         with on_another_host(fleet) as second:
@@ -76,7 +88,7 @@ def test_what_is_handed_in_beside_two_goes_to_both(fleet):
         turn(both, lambda: first._sharing._others and second._sharing._others, "they see them")
         names = {f"s-{index}" for index in range(6)}
         for name in names:
-            put(fleet, name)
+            put_alone(fleet, name)
         turn(
             both,
             lambda: len(driven(first)) == len(driven(second)) == 3,
@@ -91,7 +103,7 @@ def test_what_is_handed_in_beside_two_goes_to_both(fleet):
 def test_what_one_drove_that_vanished_is_taken_over_within_a_lease(fleet):
     names = {f"s-{index}" for index in range(4)}
     for name in names:
-        put(fleet, name)
+        put_alone(fleet, name)
     with Service(fleet.settings) as first, on_another_host(fleet) as second:
         turn([first, second], lambda: len(driven(first)) == len(driven(second)) == 2, "shared")
         vanished_at = time.monotonic()
@@ -104,8 +116,8 @@ def test_what_one_drove_that_vanished_is_taken_over_within_a_lease(fleet):
 
 
 def test_what_one_leaves_is_taken_up_at_once(fleet):
-    put(fleet, "s-0")
-    put(fleet, "s-1")
+    put_alone(fleet, "s-0")
+    put_alone(fleet, "s-1")
     with Service(fleet.settings) as first:
         with on_another_host(fleet) as second:
             turn([first, second], lambda: len(driven(first)) == len(driven(second)) == 1, "shared")
@@ -115,8 +127,8 @@ def test_what_one_leaves_is_taken_up_at_once(fleet):
 
 
 def test_who_keeps_results_elsewhere_shares_nothing(fleet, tmp_path):
-    put(fleet, "s-0")
-    put(fleet, "s-1")
+    put_alone(fleet, "s-0")
+    put_alone(fleet, "s-1")
     with Service(fleet.settings) as first:
         turn([first], lambda: len(driven(first)) == 2, "it has both")
         elsewhere = {"storage": f"sqlite:///{tmp_path}/elsewhere.db"}
@@ -127,7 +139,122 @@ def test_who_keeps_results_elsewhere_shares_nothing(fleet, tmp_path):
             assert len(driven(first)) == 2
         found = ProcessRegistry(fleet.client, fleet.settings.times).entries()
         (shares,) = [each.shares for each in found if each.shares]
-        assert shares.studies == 2
+        assert shares.queues == {"of-s-0": 1, "of-s-1": 1}
+
+
+def test_studies_of_one_queue_stay_together_so_that_their_shares_hold(fleet):
+    together = {f"s-{index}" for index in range(4)}
+    for name in together:
+        put(fleet, name)
+    with Service(fleet.settings) as first, on_another_host(fleet) as second:
+        both = [first, second]
+        turn(both, lambda: len(driven(first) | driven(second)) == 4, "all are driven")
+        turn(both, lambda: not all(map(driven, both)), "by one of them")
+        for index in range(4, 8):
+            put_alone(fleet, f"s-{index}")
+        turn(
+            both,
+            lambda: (
+                len(queues(first) | queues(second)) == 5
+                and {len(queues(first)), len(queues(second))} == {2, 3}
+            ),
+            "each has its part of the queues",
+        )
+        assert together in (driven(first) & together, driven(second) & together)
+
+
+def queues(service):
+    return set(service._sharing._driven)
+
+
+def test_who_cannot_open_a_study_is_handed_no_more_for_a_while(fleet, monkeypatch):
+    names = {f"s-{index}" for index in range(4)}
+    for name in names:
+        put_alone(fleet, name)
+    handed_on = []
+    leave = Roster.leave
+    monkeypatch.setattr(
+        Roster, "leave", lambda self, name: (handed_on.append(name), leave(self, name))
+    )
+    with Service(fleet.settings) as first:
+        turn([first], lambda: driven(first) == names, "the only one has all")
+        with on_another_host(fleet) as second:
+            own = str(second._record.identity)
+            begin = driver.DrivenStudy.__init__
+
+            def refuse(study, client, hints, name, settings, leader):
+                if leader == own:
+                    raise InvalidInputError("the database does not answer")
+                begin(study, client, hints, name, settings, leader)
+
+            monkeypatch.setattr(driver.DrivenStudy, "__init__", refuse)
+            both = [first, second]
+            turn(both, lambda: handed_on, "it is handed some")
+            turn(both, lambda: driven(first) == names, "they come back")
+            until = time.monotonic() + 20 * first._sharing._grace
+            turn(both, lambda: time.monotonic() > until, "some looks more")
+            assert driven(first) == names
+            assert len(handed_on) <= 2, "once, and never again"
+            handed_on.clear()
+
+
+def test_what_others_drive_is_known_as_it_was_last_handed_in(fleet):
+    put_alone(fleet, "s-0")
+    with Service(fleet.settings) as first, on_another_host(fleet) as second:
+        both = [first, second]
+        turn(both, lambda: len(driven(first) | driven(second)) == 1, "it is driven")
+        turn(both, lambda: all("s-0" in each._roster.submitted for each in both), "both know it")
+        Studies(fleet.client).want("s-0", Wish.PAUSE)
+        turn(
+            both,
+            lambda: all(each._roster.submitted["s-0"].wish is Wish.PAUSE for each in both),
+            "a Redis that lost it gets it back from whomever as it was",
+        )
+
+
+def test_who_leaves_is_handed_nothing(fleet):
+    put_alone(fleet, "s-0")
+    with Service(fleet.settings) as first, on_another_host(fleet) as second:
+        turn([first, second], lambda: first._sharing._others, "they see one another")
+        second._sharing.withdraw()
+        first._look()
+        first._looked_at = 0.0
+        first._look()
+        assert not first._sharing._others
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("postgresql://u:a@db/fleet", "postgresql://u:b@db/fleet", True),
+        ("postgresql+psycopg://u@db/fleet", "postgresql://u@db/fleet", True),
+        ("postgresql://db/fleet", "postgresql://db/fleet?options=-csearch_path%3Db", False),
+        ("postgresql://db/fleet", "postgresql://db:5433/fleet", False),
+        ("postgresql://u@db/fleet", "postgresql://v@db/fleet", False),
+        ("sqlite:////tmp/a.db", "sqlite:////tmp/../tmp/a.db", True),
+        ("sqlite:////tmp/a.db", "sqlite:////tmp/b.db", False),
+    ],
+)
+def test_one_database_is_told_from_another(one, other, is_same):
+    assert (sharing._mark_of(one) == sharing._mark_of(other)) is is_same
+
+
+@pytest.mark.parametrize(
+    ("url", "is_local"),
+    [
+        ("postgresql://localhost/fleet", True),
+        ("postgresql:///fleet", True),
+        ("postgresql://[::1]/fleet", True),
+        ("postgresql://127.0.1.1/fleet", True),
+        ("sqlite:////tmp/a.db", True),
+        ("postgresql://db/fleet", False),
+        ("mysql+pymysql://10.0.0.7/fleet", False),
+    ],
+)
+def test_a_database_of_this_host_is_not_that_of_another(url, is_local, monkeypatch):
+    here = sharing._mark_of(url)
+    monkeypatch.setattr(sharing, "hostname", lambda: "another")
+    assert (sharing._mark_of(url) != here) is is_local
 
 
 def test_rights_are_renewed_together_but_those_that_are_anothers_by_now(client):

@@ -37,14 +37,14 @@ KEEP_LAPSED_MS: Final = 24 * 3600 * 1000
 
 
 class SharedStudies(BaseModel):
-    """What an orchestrator tells that shares all studies of a storage with others."""
+    """What an orchestrator tells that shares all studies of a database with others."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    #: Where their results lie.
+    #: Tells the database from others.
     storage: str
-    #: How many of them it drives.
-    studies: int = 0
+    #: How many of them it drives, by their queue.
+    queues: dict[str, int] = {}
 
 
 class ProcessEntry(BaseModel):

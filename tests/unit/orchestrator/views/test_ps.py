@@ -43,7 +43,7 @@ def test_a_process_tells_its_attempt_what_it_uses_and_for_how_long_it_is_there()
 
 def test_an_orchestrator_tells_what_it_drives():
     text = drawn(
-        entry(1, "orchestrator", shares={"storage": "postgresql://host/fleet", "studies": 3}),
+        entry(1, "orchestrator", shares={"storage": "5a1e", "queues": {"a": 1, "b": 2}}),
         entry(2, "orchestrator", drives="mine"),
         entry(3, "orchestrator"),
     )
