@@ -68,7 +68,8 @@ class Commands:
         ordered = [
             trial.system_attrs["fixed_params"]["learning_rate"]
             for trial in trials
-            if ORDER_ATTR in trial.user_attrs
+            # one that a cancel withdrew is ordered again by the fleet itself, as a retry
+            if str(trial.user_attrs.get(ORDER_ATTR, "")).startswith("given:")
         ]
         missing = self.asked["enqueue"] - len(set(ordered))
         strange = sum(point not in self.points for point in ordered)
