@@ -64,9 +64,10 @@ class Settings(BaseModel):
     longest goes first."""
     cache_age: float = Field(default=30 * 86400.0, ge=0.0)
     """`FLEET_CACHE_AGE`: seconds, or `30d`, since its last use, after which an entry goes."""
-    loader_idle: float = Field(default=60.0, ge=0.0)
+    loader_idle: float = Field(default=0.0, ge=0.0)
     """`FLEET_LOADER_IDLE`: seconds, or `5m`, for which a worker keeps spawned loader processes
-    without work, for the study's next epoch or trial; with 0, each use starts them anew."""
+    without work, for the study's next epoch or trial; by default each use starts them anew. Only
+    for data sets whose code changes nothing in libraries."""
     slots: int | None = Field(default=None, ge=1)
     """`FLEET_SLOTS`: pool processes of a worker; by default its GPUs, else two, else one."""
     objectives: tuple[str, ...] = ()

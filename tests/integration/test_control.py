@@ -6,7 +6,7 @@ import itertools
 import threading
 
 import pytest
-from hand_fleet import Fleet, look_around, turn_until
+from hand_fleet import Fleet, is_over, look_around, turn_until
 
 from orchestrator.driving.service import Service
 from orchestrator.handle import StudyHandle
@@ -171,8 +171,9 @@ def test_a_cancelled_study_that_is_resumed_runs_all_that_had_not_begun(fleet):
         turn_until(service, lambda: handle.status().is_over, "it is over")
         withdrawn = [trial.params for trial in fleet.stored()]
         assert handle.resume().state == "running"
-        turn_until(service, lambda: len(fleet.leases.queued()) == 5, "all five are to be run")
+        turn_until(service, lambda: is_over(fleet, "s"), "all five have run")
         again = fleet.stored()[len(withdrawn) :]
+        assert [trial.state.name for trial in again] == ["COMPLETE"] * 5
         assert [trial.params for trial in again][: len(withdrawn)] == withdrawn
         assert handle.status().wanted == 5 + len(withdrawn), "those that were cancelled are told"
 

@@ -132,12 +132,13 @@ def test_no_more_are_kept_than_a_trial_had_and_none_that_cannot_be_put_back(rows
     _, pids = read(module.Rows(), kept.context(), num_workers=2)
     assert kept.end_trial() == pids
     read(module.Rows(), kept.context())
-    assert kept.end_trial() == pids, "one leaves by itself"
-    wait_until(lambda: sum(map(has_ended, pids)) == 1, "it has left")
-    lasting = "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    (left,) = kept.end_trial()
+    assert left in pids
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == [left]
+    lasting = "threading.Thread(target=time.sleep, args=(600,)).start()"  # no exit waits it out
     _, (pid,) = read(module.Rows(lasting), kept.context())
-    wait_until(lambda: kept.end_trial() == frozenset(), "the one with a thread has left")
-    assert not psutil.pid_exists(pid)
+    assert kept.end_trial() == frozenset()
+    assert not psutil.pid_exists(pid), "the one with a thread is ended"
 
 
 def test_a_process_without_work_ends_by_itself(rows, monkeypatch):

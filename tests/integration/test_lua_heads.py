@@ -41,7 +41,7 @@ def test_a_head_says_what_the_body_does(verb):
 #: what is wanted of a study, and said of it, is written into the study itself.
 OF_ANY_EPOCH = {
     "process_gone", "lead", "unlead", "wish", "respec", "order", "publish", "begin", "drop_orders",
-    "ship", "unship", "print", "hand_in", "stop",
+    "ship", "unship", "print", "hand_in", "stop", "handed",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import redis
 from hand_fleet import Fleet, is_over, put, turn_until
 from waiting import wait_until
 
@@ -17,6 +18,8 @@ from orchestrator.driving.driver import StudyDriver
 from orchestrator.driving.service import Service
 from orchestrator.storage import open_files
 from orchestrator.storage.journal import JournalFile
+from workers.coordination import keys
+from workers.coordination import studies as studies_in_redis
 from workers.coordination.studies import Studies
 from workers.protocol.errors import StudyTakenOverError
 from workers.protocol.states import Wish
@@ -112,6 +115,19 @@ def test_of_studies_that_rest_few_are_seen_to_in_one_turn_and_each_again_and_aga
 
         turn_until(service, have_all_been_seen_to, "each was seen to twice")
     assert max(map(len, seen_to)) <= 2
+
+
+def test_all_studies_are_read_at_once_whatever_lies_in_the_place_of_one(fleet, monkeypatch):
+    monkeypatch.setattr(studies_in_redis, "_AT_A_TIME", 2)
+    for name in ("s-0", "s-1"):
+        put(fleet, name)
+    fleet.client.set(keys.study("odd"), "no hash")
+    found = Studies(fleet.client).handed(["s-0", "odd", "none", "s-1", "odd"])
+    assert list(found) == ["s-0", "odd", "none", "s-1"]
+    assert [found[name].fields[2] for name in ("s-0", "s-1")] == ["run", "run"]
+    assert (found["none"].error, set(found["none"].fields)) == (None, {None})
+    assert isinstance(found["odd"].error, redis.ResponseError)
+    assert Studies(fleet.client).handed([]) == {}
 
 
 def test_serve_drives_more_studies_than_it_may_have_files_open(fleet):

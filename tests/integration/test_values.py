@@ -768,7 +768,8 @@ def test_no_entry_of_an_inbox_stops_anything_and_none_is_read_for_ever(bench, cl
     assert len(entries_set_aside(client, "values")) == KEEP_SET_ASIDE
     status = opened.until(lambda: opened.service.status("values"), "it is published")
     assert len(status.set_aside) == 5
-    assert opened.run(lambda _: 3.0).value == 3.0
+    after = opened.run(lambda _: 3.0)
+    assert after.value == 3.0, after.user_attrs
 
 
 def test_an_end_that_cannot_be_read_fails_its_trial_and_says_why(bench, client, monkeypatch):

@@ -231,9 +231,9 @@ class Studies(StudySpecs):
         found: dict[str, Handed] = {}
         for start in range(0, len(names), _AT_A_TIME):
             some = names[start : start + _AT_A_TIME]
-            places = [keys.study(name) for name in some]
+            first, *others = [keys.study(name) for name in some]
             arguments: dict[str, Value] = {"fields": " ".join((*HANDED, "fact:over"))}
-            _, *answers = call(self.client, "handed", {"studies": keys.STUDIES}, arguments, places)
+            _, *answers = call(self.client, "handed", {"study": first}, arguments, others)
             found |= dict(zip(some, map(read_handed, answers), strict=True))
         return found
 

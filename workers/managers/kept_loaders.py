@@ -35,6 +35,9 @@ _MARGIN_SECONDS: Final = 15.0
 _TAKING_SECONDS: Final = 60.0
 _LEAVING_SECONDS: Final = 5.0
 
+#: How long the end of a trial waits for those that are leaving.
+_TRIAL_END_SECONDS: Final = 1.0
+
 
 class KeptLoaders:
     """The loader processes of this process.
@@ -87,10 +90,13 @@ class KeptLoaders:
             if server in self._busy:  # else its trial is over
                 self._busy.remove(server)
                 server.idle_since = time.monotonic()
-                (self._idle if is_fit else self._leaving).append(server)
+                if is_fit:
+                    self._idle.append(server)
+                else:
+                    self._let_go(server)
 
     def end_trial(self) -> frozenset[int]:
-        """Keep as many as the trial had at once; the pids of what is kept, or ends by itself.
+        """Keep as many as the trial had at once; the pids of what is kept.
 
         What has work still is the trial's, and left to whoever ends its children.
         """
@@ -100,18 +106,16 @@ class KeptLoaders:
             kept = alive[: self._most_busy]
             self._drop([server for server in self._idle if server not in kept])
             self._most_busy = 0
-            self._leaving = [server for server in self._leaving if server.process.is_alive()]
-            left = [*self._idle, *self._leaving]
-            return frozenset(server.pid for server in left)
+            self._end_leaving(_TRIAL_END_SECONDS)
+            return frozenset(server.pid for server in self._idle)
 
     def close(self) -> None:
         """End all of them."""
         with self._lock:
             self._drop(self._idle)
-            until = time.monotonic() + _LEAVING_SECONDS
-            for server in [*self._leaving, *self._busy]:
-                server.end(max(0.0, until - time.monotonic()))
-            self._leaving, self._busy = [], []
+            self._leaving += self._busy
+            self._busy.clear()
+            self._end_leaving(_LEAVING_SECONDS)
 
     def _give_to_kept(self, packed: PackedJob) -> _Server | None:
         conditions = self._conditions() if self._idle else None
@@ -122,8 +126,7 @@ class KeptLoaders:
                 server.send(packed)
                 if server.has_taken():
                     return server
-            server.dismiss()
-            self._leaving.append(server)
+            self._let_go(server)
         return None
 
     def _conditions(self) -> list[Any]:
@@ -131,9 +134,20 @@ class KeptLoaders:
 
     def _drop(self, servers: list[_Server]) -> None:
         for server in list(servers):
-            server.dismiss()
             self._idle.remove(server)
-            self._leaving.append(server)
+            self._let_go(server)
+
+    def _let_go(self, server: _Server) -> None:
+        """Have one leave, and see to it that those before it have."""
+        server.dismiss()
+        self._leaving = [each for each in self._leaving if not each.has_left(_LEAVING_SECONDS)]
+        self._leaving.append(server)
+
+    def _end_leaving(self, patience_seconds: float) -> None:
+        until = time.monotonic() + patience_seconds
+        for server in self._leaving:
+            server.end(max(0.0, until - time.monotonic()))
+        self._leaving.clear()
 
 
 class KeptContext(SpawnContext):
@@ -232,7 +246,7 @@ class _Server:
         self.process.start()
         theirs.close()
         self.pid = int(self.process.pid or 0)
-        self.idle_since = 0.0
+        self.idle_since = self.leaves_since = 0.0
         #: whether it has not died in the midst of a job
         self.is_whole = True
         # an objective may wait for all that are listed there
@@ -275,6 +289,13 @@ class _Server:
     def dismiss(self) -> None:
         """Have it leave."""
         self._connection.close()
+        self.leaves_since = time.monotonic()
+
+    def has_left(self, patience_seconds: float) -> bool:
+        """Whether it has; one that was told so many seconds ago is killed."""
+        if time.monotonic() - self.leaves_since > patience_seconds and self.process.is_alive():
+            self.process.kill()
+        return not self.process.is_alive()  # which waits for one that has ended, too
 
     def end(self, patience_seconds: float) -> None:
         """See to it that it has left."""

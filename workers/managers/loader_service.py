@@ -13,6 +13,7 @@ import ctypes
 import gc
 import importlib
 import json
+import os
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from typing import Final
 
 import psutil
 import torch
+from torch.utils.data._utils import worker
 
 from workers.managers.loader_job import Job, ReceivedJob
 from workers.managers.loader_process import LoaderProcess
@@ -65,6 +67,7 @@ class LoaderService:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._surroundings = Surroundings()
+        self._sharing = _sharing()
         self._memory = _own_memory()
         self._num_jobs = 0
 
@@ -104,6 +107,9 @@ class LoaderService:
 
     def _tidy(self) -> Iterator[str]:
         """Put this process back; what could not be."""
+        worker._worker_info = None  # of torch, which holds the data set by it
+        if _sharing() != self._sharing:
+            yield "it shares memory in another way"  # by a process that must outlast what it holds
         yield from _end_sending()
         cleanup_managers()  # those that a data set opened here
         yield from self._surroundings.restore()
@@ -115,6 +121,11 @@ class LoaderService:
         grown = _own_memory() - self._memory
         if grown > _MOST_GROWTH:
             yield f"it has grown by {grown >> 20} MiB"
+
+
+def _sharing() -> str:
+    """How tensors are sent from this process."""
+    return str(torch.multiprocessing.get_sharing_strategy())  # type: ignore[no-untyped-call]
 
 
 def _drop_modules() -> Iterator[str]:
@@ -138,7 +149,10 @@ def _own_place(name: str, module: ModuleType) -> str | None:
     if place is None:
         with suppress(KeyError):  # its parent is gone
             place = next(iter(getattr(module, "__path__", None) or ()), None)
-    return place if isinstance(place, str) and not is_of_a_library(place) else None
+    # what libraries make at runtime names no place at all: `torch.ops`
+    if not isinstance(place, str) or not os.path.isabs(place):  # noqa: PTH117 - asked often
+        return None
+    return None if is_of_a_library(place) else place
 
 
 def _end_sending() -> Iterator[str]:

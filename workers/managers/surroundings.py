@@ -34,7 +34,10 @@ _PATIENCE_SECONDS: Final = 1.0
 _STANDARD_LIBRARY: Final = sysconfig.get_path("stdlib")
 
 #: Children that libraries start for this process, not an objective for itself.
-_LIBRARIES: Final = ("resource_tracker", "semaphore_tracker", "wandb-core", "wandb_core")
+_LIBRARIES: Final = (
+    "resource_tracker", "semaphore_tracker", "wandb-core", "wandb_core",
+    "torch_shm_manager",  # memory that others still use is gone with it
+)  # fmt: skip
 
 
 class Surroundings:
