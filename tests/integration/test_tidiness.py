@@ -158,9 +158,11 @@ def test_trials_that_use_nothing_are_not_tidied_after(slot, collections):
 
 
 @pytest.mark.parametrize("objective", ["tensors", "modules", "files", "objects"])
-def test_what_a_trial_used_is_collected_after_it(slot, collections, objective):
+def test_what_a_trial_used_is_collected_after_it(slot, objective):
     for number in slot.run(objective, 5):
-        assert len(collections) > number, f"after trial {number}"
+        # Python may have collected some by itself, which is as good
+        left = sum(type(each).__name__ == "Ring" for each in gc.get_objects())
+        assert left == 0, f"after trial {number}"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is asked")
