@@ -68,7 +68,7 @@ class BenchFleet:
         time_scale: float = 1.0,
         objective: str = OBJECTIVE,
         log_level: Literal["debug", "info"] = "debug",
-        loader_idle: float = 60.0,
+        loader_idle: float = 0.0,
     ) -> None:
         self.redis = EmbeddedRedis(home)
         # of its own, and short: sockets are made there

@@ -223,7 +223,7 @@ class DataManager(BaseProcessManager):
     def registered(self, loader: Loader) -> Loader:
         """A copy of a DataLoader of yours whose processes are registered and end with this one.
 
-        Those that it would spawn are kept for the next use, of whichever loader of the study.
+        With `FLEET_LOADER_IDLE`, those that it would spawn are kept for the study's next loader.
 
         Args:
             loader: Any `torch.utils.data.DataLoader`; its `worker_init_fn` is called as well.
