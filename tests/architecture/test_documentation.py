@@ -13,6 +13,7 @@ from guide import ROOT, blocks_of, pages
 
 from orchestrator.cli import app
 from orchestrator.submission.study import build_spec
+from workers.coordination.rights import Role, user_line
 
 PAGES = [ROOT / page for page in pages()]
 GUIDES = [page for page in PAGES if page.is_relative_to(ROOT / "ops" / "guides")]
@@ -78,3 +79,9 @@ def typed(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_each_command_of_a_page_stands_in_a_block_that_a_test_runs(page):
     assert list(typed(page)) == []
+
+
+@pytest.mark.parametrize("role", Role)
+def test_the_users_of_redis_are_shown_as_the_code_makes_them(role):
+    shown = (ROOT / "workers" / "coordination" / "README.md").read_text()
+    assert user_line(role, role.value) in shown

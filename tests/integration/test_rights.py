@@ -319,9 +319,3 @@ def test_what_may_not_do_its_part_ends_at_once_with_one_line(tmp_path, server, c
     assert "+info +time" in output
     assert "PASSWORD" not in output
     assert "Traceback" not in output
-
-
-def test_the_readme_shows_the_users_as_they_are_to_be():
-    shown = (ROOT / "workers" / "coordination" / "README.md").read_text()
-    for role in Role:
-        assert user_line(role, role.value) in shown
