@@ -69,6 +69,7 @@ class BenchFleet:
         objective: str = OBJECTIVE,
         log_level: Literal["debug", "info"] = "debug",
         loader_idle: float = 0.0,
+        metrics_port: int | None = None,
     ) -> None:
         self.redis = EmbeddedRedis(home)
         # of its own, and short: sockets are made there
@@ -83,6 +84,7 @@ class BenchFleet:
             time_scale=time_scale,
             log_level=log_level,
             loader_idle=loader_idle,
+            metrics_port=metrics_port,
         )
         self.environment = {
             **os.environ,
