@@ -64,10 +64,6 @@ class Settings(BaseModel):
     longest goes first."""
     cache_age: float = Field(default=30 * 86400.0, ge=0.0)
     """`FLEET_CACHE_AGE`: seconds, or `30d`, since its last use, after which an entry goes."""
-    loader_idle: float = Field(default=0.0, ge=0.0)
-    """`FLEET_LOADER_IDLE`: seconds, or `5m`, for which a worker keeps spawned loader processes
-    without work, for the study's next epoch or trial; by default each use starts them anew. Only
-    for data sets whose code changes nothing in libraries."""
     slots: int | None = Field(default=None, ge=1)
     """`FLEET_SLOTS`: pool processes of a worker; by default its GPUs, else two, else one."""
     objectives: tuple[str, ...] = ()
@@ -197,7 +193,7 @@ class Settings(BaseModel):
                 raise ValueError(f"{each!r} is neither {SIGNED!r} nor the digest of a package")
         return value
 
-    @field_validator("cache_age", "loader_idle", mode="before")
+    @field_validator("cache_age", mode="before")
     @classmethod
     def _parse_age(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value

@@ -68,7 +68,6 @@ class BenchFleet:
         time_scale: float = 1.0,
         objective: str = OBJECTIVE,
         log_level: Literal["debug", "info"] = "debug",
-        loader_idle: float = 0.0,
         metrics_port: int | None = None,
     ) -> None:
         self.redis = EmbeddedRedis(home)
@@ -83,7 +82,6 @@ class BenchFleet:
             objectives=(objective.rpartition(":")[0],),
             time_scale=time_scale,
             log_level=log_level,
-            loader_idle=loader_idle,
             metrics_port=metrics_port,
         )
         self.environment = {
@@ -134,7 +132,7 @@ class BenchFleet:
                 command = " ".join(process.cmdline())
                 if "billiard.spawn" in command:
                     found["child"].append(process.pid)
-                elif "multiprocessing.spawn" in command:
+                elif "multiprocessing.spawn" in command or "fork_server" in command:
                     found["loader"].append(process.pid)
         return found
 

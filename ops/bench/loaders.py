@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""How soon a trial makes its first step where loader processes read its rows: kept, and afresh.
+"""How soon a trial makes its first step where loader processes read its rows: forked, and spawned.
 
-Trials of two epochs with an evaluation each, on one slot with two spawned loader processes; by one
-fleet that keeps them (`kept`) and by one with `FLEET_LOADER_IDLE=0` (`fresh`), in turns. The first
-trial of each fleet is the cold start, and counts in no figure.
+Trials of two epochs with an evaluation each, on one slot with two loader processes, which the
+server of the pool process forks, or which are spawned; in turns, by a fleet each. The first trial
+of each fleet is the cold start, and counts in no figure but `cold_ms`.
 
 Prints one JSON line. `first_step_ms` is from the claim to the first step, `trial_seconds` from the
 claim to the commit, both the median; `are_values_equal` compares all trials' values to the bit.
@@ -32,19 +32,18 @@ from orchestrator.handle import StudyHandle
 from orchestrator.storage.tally import busy_seconds
 from orchestrator.submission.study import Study
 
-OBJECTIVE: Final = f"{Path(__file__).with_name('slow_rows.py')}:objective"
-
-#: `FLEET_LOADER_IDLE` of each side.
-SIDES: Final = {"kept": 60.0, "fresh": 0.0}
+#: The functions of `slow_rows.py`.
+SIDES: Final = ("forked", "spawned")
 
 
-def run(home: Path, loader_idle: float, trials: int) -> dict[str, list[float]]:
+def run(home: Path, side: str, trials: int) -> dict[str, list[float]]:
     """One study by a fleet of its own; what each warm trial took, and all values."""
-    fleet = BenchFleet(home, slots=1, objective=OBJECTIVE, loader_idle=loader_idle)
+    objective = f"{Path(__file__).with_name('slow_rows.py')}:{side}"
+    fleet = BenchFleet(home, slots=1, objective=objective)
     fleet.start()
     try:
         study = Study(
-            OBJECTIVE,
+            objective,
             name="loaders",
             trials=trials,
             sampler={"type": "random", "seed": 1},
@@ -54,7 +53,8 @@ def run(home: Path, loader_idle: float, trials: int) -> dict[str, list[float]]:
         fleet.wait("loaders")
         done = StudyHandle("loaders", fleet.settings).study.get_trials(deepcopy=False)
         return {
-            "first_step_ms": first_steps(home / "logs"),
+            "first_step_ms": first_steps(home / "logs", is_warm=True),
+            "cold_ms": first_steps(home / "logs", is_warm=False),
             "trial_seconds": [busy_seconds(trial) for trial in done[1:]],
             "values": [trial.value for trial in done if trial.value is not None],
         }
@@ -62,8 +62,8 @@ def run(home: Path, loader_idle: float, trials: int) -> dict[str, list[float]]:
         fleet.stop()
 
 
-def first_steps(logs: Path) -> list[float]:
-    """Milliseconds from each warm trial's claim to its first step, as the workers' logs tell."""
+def first_steps(logs: Path, *, is_warm: bool) -> list[float]:
+    """Milliseconds from trials' claims to their first steps, as the workers' logs tell."""
     lines = [
         json.loads(line)
         for path in logs.glob("worker*.log")
@@ -71,7 +71,7 @@ def first_steps(logs: Path) -> list[float]:
         if line.startswith("{")
     ]
     steps = [line for line in lines if line["event"] == "first_training_step"]
-    return [1000 * line["seconds"] for line in steps if line["warm"]]
+    return [1000 * line["seconds"] for line in steps if line["warm"] is is_warm]
 
 
 def main() -> None:
@@ -84,18 +84,19 @@ def main() -> None:
     line["load_before"] = round(os.getloadavg()[0], 1)
     found: dict[str, defaultdict[str, list[float]]] = {side: defaultdict(list) for side in SIDES}
     for _ in range(given.rounds):
-        for side, loader_idle in SIDES.items():
+        for side in SIDES:
             with tempfile.TemporaryDirectory(prefix="trialfleet-") as folder:
-                took = run(Path(folder) / "home", loader_idle, given.trials)
+                took = run(Path(folder) / "home", side, given.trials)
             for name, values in took.items():
                 found[side][name] += values
             print(f"{side}: {took}", file=sys.stderr)
     for side, took_all in found.items():
         line[side] = {
             "first_step_ms": round(statistics.median(took_all["first_step_ms"]), 1),
+            "cold_ms": round(statistics.median(took_all["cold_ms"]), 1),
             "trial_seconds": round(statistics.median(took_all["trial_seconds"]), 2),
         }
-    line["are_values_equal"] = found["kept"]["values"] == found["fresh"]["values"]
+    line["are_values_equal"] = found["forked"]["values"] == found["spawned"]["values"]
     line["cores"] = psutil.cpu_count()
     line["versions"] = {"trialfleet": version("trialfleet"), "torch": torch.__version__}
     print(json.dumps(line))

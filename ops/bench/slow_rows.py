@@ -1,8 +1,9 @@
-"""An objective whose rows are slow to read: loader processes do, in each epoch and evaluation."""
+"""Objectives whose rows are slow to read: loader processes do, in each epoch and evaluation."""
 
 from __future__ import annotations
 
 import time
+from multiprocessing.context import SpawnContext
 from typing import Final
 
 import torch
@@ -28,13 +29,26 @@ class SlowRows(Dataset[torch.Tensor]):
         return torch.rand(8) + index
 
 
-def objective(trial: FleetTrial) -> float:
-    """Fit a line."""
+class PlainSpawn(SpawnContext):
+    """`spawn`, which the fleet knows only by its very own class, and has not fork instead."""
+
+
+def forked(trial: FleetTrial) -> float:
+    """Fit a line; loader processes are forked from the server of this process."""
+    return _fit(trial, SpawnContext())
+
+
+def spawned(trial: FleetTrial) -> float:
+    """Fit a line; loader processes are spawned."""
+    return _fit(trial, PlainSpawn())
+
+
+def _fit(trial: FleetTrial, context: SpawnContext) -> float:
     torch.manual_seed(trial.seed)
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=trial.suggest_float("lr", 1e-5, 1e-4))
     loader, held_out = (
-        DataLoader(SlowRows(), batch_size=8, num_workers=2, multiprocessing_context="spawn")
+        DataLoader(SlowRows(), batch_size=8, num_workers=2, multiprocessing_context=context)
         for _ in range(2)
     )
     loss = torch.zeros(())

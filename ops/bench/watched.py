@@ -2,10 +2,10 @@
 """What it costs a fleet at full speed to be watched: its trials a second with and without.
 
 Two fleets of two slots each stand on the same cores, and run an objective that does nothing by
-turns: one that nobody looks at, and one that is watched by all there is at once: `trialfleet watch`,
-`trialfleet events --follow`, a page of the study and one of the fleet that `trialfleet dashboard`
-keeps up to date, and Prometheus, which asks its orchestrator and its worker every 15 seconds. The
-other fleet's study is paused meanwhile.
+turns: one that nobody looks at, and one that is watched by all there is at once: `trialfleet
+watch`, `trialfleet events --follow`, a page of the study and one of the fleet that `trialfleet
+dashboard` keeps up to date, and Prometheus, which asks its orchestrator and its worker every 15
+seconds. The other fleet's study is paused meanwhile.
 
 Prints one JSON line: trials a second of each, the share that is lost, and the processor time that
 each watcher takes, in cores.
@@ -38,7 +38,6 @@ import psutil
 from bench_fleet import BenchFleet
 from throughput import await_trials, cpu, submit_nothing
 
-from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import stop_process
 
 _OBJECTIVE: Final = f"{Path(__file__).with_name('nothing.py')}:objective"
@@ -87,7 +86,9 @@ def watchers(side: Side) -> Iterator[dict[str, list[psutil.Process]]]:
     with ExitStack() as stack:
         found = {
             "watch": stack.enter_context(_in_a_terminal(side.fleet, "watch", "nothing")),
-            "events": stack.enter_context(_in_a_terminal(side.fleet, "events", "nothing", "--follow")),
+            "events": stack.enter_context(
+                _in_a_terminal(side.fleet, "events", "nothing", "--follow")
+            ),
             "dashboard": stack.enter_context(_dashboard(side.fleet)),
         }
         stack.enter_context(_repeated(_scrape(side.fleet), _SCRAPE_SECONDS))
@@ -149,7 +150,7 @@ def _scrape(fleet: BenchFleet) -> Callable[[], None]:
     logs = fleet.settings.home / "logs"
     found = [re.findall(r"http://[^\s\"]+/metrics", each.read_text()) for each in logs.iterdir()]
     urls = [url for each in found for url in each]
-    assert len(urls) == 2, urls  # noqa: PLR2004, S101 - an orchestrator's and a worker's
+    assert len(urls) == 2, urls  # noqa: S101 - an orchestrator's and a worker's
 
     def scrape() -> None:
         for url in urls:

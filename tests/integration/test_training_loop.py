@@ -15,7 +15,6 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from waiting import wait_until
 
 from workers.managers import DataManager
-from workers.managers.kept_loaders import KeptLoaders
 from workers.processes.registry import ProcessRecord, ProcessRegistry
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
 from workers.protocol.states import ProcessKind
@@ -335,12 +334,11 @@ def test_what_loader_processes_draw_is_resumed_too(desk, options):
     assert NOT_TO_THE_BIT not in trial.user_attrs
 
 
-def test_what_kept_loader_processes_draw_is_what_forked_ones_do(desk, container, monkeypatch):
+def test_what_spawned_loader_processes_draw_is_what_forked_ones_do(desk, container, monkeypatch):
     place, data = desk(), container.get(DataManager)
     forked, _ = interrupted(
         place, 0, lambda: shuffled(num_workers=2, multiprocessing_context="fork")
     )
-    data._loaders = KeptLoaders(data.loader_process, 600.0)
     monkeypatch.setattr(resumable_loader, "get_data_manager", lambda: data)
 
     def make_loader():
@@ -349,7 +347,7 @@ def test_what_kept_loader_processes_draw_is_what_forked_ones_do(desk, container,
     resumed, trial = interrupted(place, 1, make_loader, ("step", 15, "drain"))
     assert resumed == forked
     assert NOT_TO_THE_BIT not in trial.user_attrs
-    assert len(data.end_trial()) == 1, "for all epochs of both attempts"
+    assert len(data.end_trial()) == 1, "one server for all epochs of both attempts"
 
 
 def test_a_stream_in_loader_processes_is_resumed_too(desk):

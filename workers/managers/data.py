@@ -25,8 +25,8 @@ from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.cuda import CUDAManager
 from workers.managers.data_origin import DataOrigin
+from workers.managers.forked_loaders import ForkedLoaders
 from workers.managers.hub import HubManager
-from workers.managers.kept_loaders import KeptLoaders
 from workers.managers.loader_process import LoaderProcess, copy_loader
 from workers.managers.plain_arguments import section
 from workers.managers.run_directories import DirectoryManager
@@ -93,16 +93,14 @@ class DataManager(BaseProcessManager):
         self._tokenizers = tokenizers
         self._hub = hub
         self._loaded: dict[str, Examples] = {}
-        # outside a fleet, what runs may be the very program whose classes rows consist of
-        idle_seconds = settings.loader_idle if record.is_registered else 0.0
-        self._loaders = KeptLoaders(self.loader_process, idle_seconds)
+        self._loaders = ForkedLoaders()
 
     def close(self) -> None:
-        """End the loader processes that were kept."""
+        """End loader processes, and the server that forks them."""
         self._loaders.close()
 
     def end_trial(self) -> frozenset[int]:
-        """Keep of the loader processes as many as the trial had; the pids of those left to this."""
+        """End loader processes that a trial left; the pids of children that are this manager's."""
         return self._loaders.end_trial()
 
     def text_classification(
@@ -203,7 +201,7 @@ class DataManager(BaseProcessManager):
             texts: The split.
             batches: The row numbers of each batch.
             pad_id: The token that fills up.
-            num_workers: Processes (spawned, registered, ending with this one) that pad ahead of
+            num_workers: Processes (fresh, registered, ending with this one) that pad ahead of
                 training; 0 pads in this process, which is quicker for short texts.
             collator: Makes, of the padding token and a number of which lengths are multiples, what
                 puts rows into one batch.
@@ -223,7 +221,8 @@ class DataManager(BaseProcessManager):
     def registered(self, loader: Loader) -> Loader:
         """A copy of a DataLoader of yours whose processes are registered and end with this one.
 
-        With `FLEET_LOADER_IDLE`, those that it would spawn are kept for the study's next loader.
+        Those that it would spawn are forked from a server that has imported torch: as fresh, and
+        there in a tenth of a second.
 
         Args:
             loader: Any `torch.utils.data.DataLoader`; its `worker_init_fn` is called as well.

@@ -27,8 +27,8 @@ _PR_SET_PDEATHSIG: Final = 1
 
 Loader = TypeVar("Loader")
 
-#: This process's own entry, once it is registered.
-_record: ProcessRecord | None = None
+#: The server that this process was forked from, if it was.
+forked_by: int | None = None
 
 #: The exit code of a loader that finds its parent gone.
 EXIT_ORPHAN: Final = 71
@@ -56,39 +56,17 @@ class LoaderProcess:
         self._fields: dict[str, Any] = {"study": study, "trial": trial}
         self._then = then
 
-    @property
-    def study(self) -> str | None:
-        """The study that the loader works for."""
-        study: str | None = self._fields["study"]
-        return study
-
     def __call__(self, index: int) -> None:
         """Run in the loader process, before its first batch."""
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != self._parent:  # it died before the line above
-                os._exit(EXIT_ORPHAN)
+        end_with(self._parent if forked_by is None else forked_by)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         if self._settings is not None:
             with suppress(redis.RedisError):  # a courtesy: the session already tells whose it is
-                self._show(self._settings)
+                self._register(self._settings)
         if self._then is not None:
             self._then(index)
 
-    def rest(self) -> None:
-        """Have the registry show that this process waits for its next work."""
-        if _record is not None:
-            with suppress(redis.RedisError):
-                _record.update(study=None, trial=None)
-
-    def _show(self, settings: Settings) -> None:
-        global _record
-        if _record is None:
-            _record = self._register(settings)
-        elif _record.assignment != self._fields:
-            _record.update(**self._fields)
-
-    def _register(self, settings: Settings) -> ProcessRecord:
+    def _register(self, settings: Settings) -> None:
         client = connect(settings, Role.WORKER, check=False)
         registry = ProcessRegistry(client, settings.times)
         record = ProcessRecord(registry, ProcessKind.LOADER, self._parent, self._fields)
@@ -102,7 +80,18 @@ class LoaderProcess:
                 record.gone()
 
         multiprocessing.util.Finalize(None, leave, exitpriority=10)
-        return record
+
+
+def end_with(parent: int) -> None:
+    """Have this process be killed when the one that started it ends; at once if it is gone.
+
+    Args:
+        parent: Its pid.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(EXIT_ORPHAN)
 
 
 def copy_loader(loader: Loader, **changes: Any) -> Loader:

@@ -123,11 +123,13 @@ def remember() -> list[Remembered]:
 
 
 def inherited() -> list[Any]:
-    """What a process that is started now takes over from this one, for comparison."""
-    found: list[Any] = [list(sys.path), list(sys.argv)]
-    for setting in _process():
-        with suppress(OSError):  # a working directory that is gone
-            found.append((setting.what, setting.get()))
+    """What a process that is started now takes over from this one, for comparison.
+
+    Not what it is told: its import path, arguments and working directory.
+    """
+    found: list[Any] = [
+        (setting.what, setting.get()) for setting in _process() if setting.get is not os.getcwd
+    ]
     for descriptor in range(3):
         with suppress(OSError):  # it is closed
             status = os.fstat(descriptor)

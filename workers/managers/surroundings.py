@@ -146,7 +146,7 @@ def _has_children() -> bool:
 def _children() -> list[psutil.Process]:
     """The processes that this one has started, those of its libraries left out."""
     found = []
-    for pid in _child_pids():
+    for pid in child_pids():
         with suppress(psutil.Error):
             child = psutil.Process(pid)
             if not any(name in " ".join(child.cmdline()) for name in _LIBRARIES):
@@ -154,12 +154,19 @@ def _children() -> list[psutil.Process]:
     return found
 
 
-def _child_pids() -> list[int]:
-    """Asked of the kernel, which knows; looking through all processes takes milliseconds."""
+def child_pids(parent: int | None = None) -> list[int]:
+    """The processes that one has started, by default this one.
+
+    Asked of the kernel, which knows; looking through all processes takes milliseconds.
+
+    Raises:
+        psutil.NoSuchProcess: There is no such one.
+    """
+    tasks = Path("/proc") / ("self" if parent is None else str(parent)) / "task"
     try:
-        lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+        lists = [path.read_text() for path in tasks.glob("*/children")]
     except OSError:
         lists = []
     if not lists:
-        return [child.pid for child in psutil.Process().children()]
+        return [child.pid for child in psutil.Process(parent).children()]
     return [int(pid) for text in lists for pid in text.split()]

@@ -76,9 +76,9 @@ class FinetuneConfig(TrainingOptions):
     """How products of float32 are computed, as in torch: `auto` is `highest` for fp32 and on the
     CPU, else `high` (TensorFloat-32 where the GPU has it)."""
     loader_workers: int = Field(default=0, ge=0)
-    """DataLoader processes that pad batches ahead of training (`FLEET_LOADER_IDLE` keeps them for
-    the next trial); with 0 a thread does for a GPU, and on the CPU each batch is made when it is
-    wanted: quicker wherever the task has no slow work to do on each text."""
+    """DataLoader processes that pad batches ahead of training; with 0 a thread does for a GPU, and
+    on the CPU each batch is made when it is wanted: quicker wherever the task has no slow work to
+    do on each text."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seeds weights and order; by default drawn from the study's seed and the trial's number."""
 
