@@ -222,7 +222,7 @@ class DataManager(BaseProcessManager):
         """A copy of a DataLoader of yours whose processes are registered and end with this one.
 
         Those that it would spawn are forked from a server that has imported torch: as fresh, and
-        there in a tenth of a second.
+        there in a moment.
 
         Args:
             loader: Any `torch.utils.data.DataLoader`; its `worker_init_fn` is called as well.
