@@ -62,7 +62,7 @@ class Collector:
         self._study = study
         self._num_unsigned = 0
         #: why entries were set aside, the latest last
-        self.set_aside: deque[str] = deque(study.reasons_set_aside(_SHOWN), maxlen=_SHOWN)
+        self.set_aside: deque[str] = deque(study.inbox.reasons_set_aside(_SHOWN), maxlen=_SHOWN)
 
     def collect(self, entries: Sequence[Entry]) -> None:
         """Take entries in, in their order, and bring them to disk, so that they may be dropped."""
@@ -282,13 +282,13 @@ class Collector:
         """Tell people why a trial's record is written anew."""
         log.error("record_written_anew", study=self._study.name, trial=number, reason=reason)
         shown = f"{reason}; it was written anew"
-        self._study.keep_unreadable(number, shown)
+        self._study.inbox.keep_unreadable(number, shown)
         self.set_aside.append(shown)
 
     def _set_aside(self, entry: Entry, reason: str) -> TrialState | None:
         """Keep an entry for people to look at; its trial, if it was its end, has failed."""
         log.error("entry_set_aside", study=self._study.name, entry=entry.id, reason=reason)
-        self._study.keep_aside(entry, reason)
+        self._study.inbox.keep_aside(entry, reason)
         self.set_aside.append(reason)
         if entry.number is None or not self._is_end_of(entry.number, entry.id):
             return None
@@ -310,7 +310,7 @@ class Collector:
             self.set_aside.append(reason)
         if self._num_unsigned == 1:
             log.error("entry_set_aside", study=self._study.name, entry=entry.id, reason=reason)
-            self._study.keep_aside(entry, reason)
+            self._study.inbox.keep_aside(entry, reason)
         if entry.number is not None and self._rests_by(entry, entry.number):
             log.warning("run_again", study=self._study.name, trial=entry.number, reason=reason)
             self._study.check_lead()

@@ -247,7 +247,7 @@ class Dispatcher:
         Not under a holder, whose attempt would be lost: first the reaper sees to its lease. Nor
         while its end waits to be taken in.
         """
-        if number in leases or (broken.has_ended and not self._study.has_empty_inbox()):
+        if number in leases or (broken.has_ended and not self._study.inbox.is_empty()):
             return False
         self._collector.tell_unreadable(number, broken.reason)
         return True
@@ -292,7 +292,7 @@ class Dispatcher:
         """Whether a trial rests or has ended in Redis, and nothing is left to be told of it."""
         if record is None or record.state in {TrialState.QUEUED, TrialState.RUNNING}:
             return False
-        return self._study.has_empty_inbox()
+        return self._study.inbox.is_empty()
 
     def _is_beyond(self, number: int, record: TrialRecord) -> bool:
         """Whether the storage has promoted a trial that Redis has paused."""

@@ -18,6 +18,7 @@ from orchestrator.driving.limits import Limits
 from orchestrator.driving.on_end import EndHook
 from orchestrator.driving.study_clock import StudyClock
 from orchestrator.driving.study_end import StudyEnd
+from orchestrator.driving.study_inbox import StudyInbox
 from orchestrator.driving.study_sampler import StudySampler
 from orchestrator.driving.study_trials import StudyTrials
 from orchestrator.status import StudyStatus
@@ -38,14 +39,6 @@ from orchestrator.submission.algorithms import make_pruner, num_points
 from orchestrator.submission.further_grid import num_beside
 from orchestrator.submission.widening import is_to_be_widened, stored_spec, widen_stored
 from workers.coordination.hints import Hints
-from workers.coordination.inbox import (
-    Entry,
-    Inbox,
-    SetAside,
-    entries_set_aside,
-    keep_reason,
-    set_aside,
-)
 from workers.coordination.leases import TrialLeases
 from workers.coordination.packages import Packages
 from workers.coordination.studies import Studies
@@ -76,6 +69,8 @@ class DrivenStudy:
     """Its trials in the storage."""
     clock: StudyClock
     """How long it has been driven."""
+    inbox: StudyInbox
+    """What waits there, and what was set aside."""
 
     def __init__(
         self, client: redis.Redis, hints: Hints, name: str, settings: Settings, leader: str
@@ -87,6 +82,7 @@ class DrivenStudy:
         self._hints = hints
         self._studies = Studies(client, leader, settings.seal)
         self._packages = Packages(client, settings.seal)
+        self.inbox = StudyInbox(client, name)
         self.spec: StudySpec = self._studies.spec(name)
         origin = self._studies.origin(name)
         url = locate(settings, name, origin)
@@ -282,23 +278,6 @@ class DrivenStudy:
         """The study's state, as an orchestrator showed it last."""
         status = self._studies.facts.get(self.name, "status")
         return status.get("state") if isinstance(status, dict) else None
-
-    def has_empty_inbox(self) -> bool:
-        """Whether nothing that the study's trials told waits to be taken in."""
-        return Inbox(self._studies.client, "").is_empty(self.name)
-
-    def reasons_set_aside(self, count: int) -> list[str]:
-        """Why entries of the study's inbox were set aside, the latest last."""
-        found = entries_set_aside(self._studies.client, self.name, count)
-        return [each.reason for each in reversed(found)]
-
-    def keep_aside(self, entry: Entry, reason: str) -> None:
-        """Set an entry of the inbox aside that cannot be taken in."""
-        set_aside(self._studies.client, self.name, entry, reason)
-
-    def keep_unreadable(self, number: int, reason: str) -> None:
-        """Keep why a trial's record was written anew, for the orchestrators to come, too."""
-        keep_reason(self._studies.client, self.name, SetAside(f"record of {number}", reason))
 
     def gathering(self) -> AbstractContextManager[None]:
         """Have what is written meanwhile be written at once: of a trial that is a lot."""

@@ -12,21 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import redis
 
-from orchestrator.driving.collector import Collector
-from orchestrator.driving.dispatch import Dispatcher
 from orchestrator.driving.driven import DrivenStudy
-from orchestrator.driving.event_filing import EventFiling
 from orchestrator.driving.observer import Observer
 from orchestrator.driving.publication import Publication
 from orchestrator.driving.reaper import Reaper
 from orchestrator.driving.shares import MIN_TRIAL_SECONDS, Demand
+from orchestrator.driving.study_parts import StudyParts
 from orchestrator.driving.surroundings import Surroundings
 from orchestrator.driving.turns import TurnPool
-from orchestrator.driving.wishes import Control
 from workers.coordination.clock import lease_clock, server_time_ms
 from workers.coordination.hints import Hints
 from workers.coordination.inbox import Entry, Inbox
@@ -38,22 +34,6 @@ from workers.protocol.wider_space import is_same_space
 from workers.settings import Settings
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A study whose storage is open, and who works on it."""
-
-    study: DrivenStudy
-    collector: Collector
-    dispatcher: Dispatcher
-    control: Control
-    events: EventFiling
-    opened_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds_open(self) -> float:
-        return time.monotonic() - self.opened_at
 
 
 class StudyDriver:
@@ -88,7 +68,7 @@ class StudyDriver:
         self.held_at = held_at
         """When the right was renewed, by `lease_clock`."""
         self._observer = observer
-        self._opened: _Opened | None = None
+        self._opened: StudyParts | None = None
         self.queue = ""
         """What its trials wait in; known once it was opened."""
         self._entries: deque[Entry] = deque()
@@ -131,7 +111,7 @@ class StudyDriver:
         return self._parts.study
 
     @property
-    def _parts(self) -> _Opened:
+    def _parts(self) -> StudyParts:
         if self._opened is None:
             raise RuntimeError(f"study {self.name!r} was not opened")
         return self._opened
@@ -250,20 +230,12 @@ class StudyDriver:
             self.shown.is_stale = True
 
     def _open(self) -> None:
-        leader = str(self.right.owner)
-        study = DrivenStudy(self._client, self._hints, self.name, self._settings, leader)
-        try:
-            collector = Collector(study)
-            events = EventFiling(self._client, self._settings.home, self.name, self._observer)
-            events.begin(self.right.owner, study.generation, study.published_state())
-        except BaseException:
-            study.abandon()
-            raise
-        dispatcher = Dispatcher(study, collector, self._settings)
-        control = Control(study, dispatcher)
+        self._opened = StudyParts.open(
+            self._client, self._hints, self._settings, self.right, self._observer
+        )
+        study = self._opened.study
         self.queue = study.spec.resources.queue
-        self._opened = _Opened(study, collector, dispatcher, control, events)
-        self.shown.look(study, collector, self._surroundings)
+        self.shown.look(study, self._opened.collector, self._surroundings)
         num_trials = study.tally.num_trials
         log.info("study_driven", study=self.name, trials=num_trials, wanted=study.spec.trials)
 
@@ -323,10 +295,7 @@ class StudyDriver:
     def close(self) -> None:
         """Write down what is to be known of it, and let another orchestrator drive it."""
         if self._opened is not None:
-            try:
-                self._opened.study.close()
-            finally:
-                self._opened.events.close()
+            self._opened.close()
 
     def abandon(self) -> None:
         """Write nothing more."""
