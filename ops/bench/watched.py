@@ -202,8 +202,9 @@ def run(folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
                     for name, each in found.items():
                         spent = (cpu(each) - before[name]) / (time.time() - began)
                         used.setdefault(name, []).append(spent)
+            took = {name: round(each[-1], 3) for name, each in used.items()}
             print(f"round {number + 1} of {rounds}: {alone.rates[-1]:.1f} alone,"
-                  f" {watched.rates[-1]:.1f} watched", file=sys.stderr)  # fmt: skip
+                  f" {watched.rates[-1]:.1f} watched, cores {took}", file=sys.stderr)  # fmt: skip
     rates = {"alone": alone.rates, "watched": watched.rates}
     medians = {name: statistics.median(each) for name, each in rates.items()}
     return {

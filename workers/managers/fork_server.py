@@ -73,7 +73,7 @@ def main(descriptor: int, *, learns: bool) -> NoReturn:
     loader_process.end_with(os.getppid())
     with socket.socket(fileno=descriptor) as connection:
         ForkServer(connection, learns=learns).serve()
-    sys.exit(0)
+    os._exit(0)  # at once: somebody waits
 
 
 class ForkServer:

@@ -253,7 +253,8 @@ class _Server:
 
     def close(self) -> None:
         """Have it leave, and what it forked with it."""
-        self._connection.close()
+        with suppress(OSError):  # an objective may have closed all that it did not open
+            self._connection.close()
         try:
             self._process.wait(_LEAVING_SECONDS)
         except subprocess.TimeoutExpired:
