@@ -147,7 +147,7 @@ class Shares:
             name = takers[0][1]
             demand = demands[name]
             if in_flight >= slots + num_ready(slots, demand.trial_seconds):
-                break
+                break  # for nobody else, either: who has used more is not to have what is left
             granted[name] += 1
             in_flight += 1
             if self._may_have(slots, demand, granted[name]):
@@ -159,11 +159,10 @@ class Shares:
     def _may_have(self, slots: int, demand: Demand, granted: int) -> bool:
         if granted >= demand.wanted:
             return False
-        in_flight = demand.in_flight + granted
-        most = slots + num_ready(slots, demand.trial_seconds)
-        if demand.max_slots is not None:
-            most = min(most, demand.max_slots)
-        return in_flight < most
+        most = math.inf if demand.max_slots is None else demand.max_slots
+        if demand.stuck:  # what it has in flight does not count, and more would wait with it
+            most = min(most, slots + num_ready(slots, demand.trial_seconds))
+        return demand.in_flight + granted < most
 
     def _level(self, name: str, demand: Demand, granted: int) -> float:
         """How much a study has used for its weight."""
