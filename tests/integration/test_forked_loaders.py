@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import psutil
@@ -122,6 +124,9 @@ def test_a_killed_process_is_seen_and_a_killed_server_replaced(rows, forked):
     again, _, other = read(module.Rows(), forked.context())
     assert again == whole
     assert other != server
+    os.kill(other, signal.SIGKILL)
+    os.waitpid(other, 0)  # as an objective may
+    assert forked.end_trial() == frozenset()
 
 
 def test_what_a_trial_leaves_ends_with_it(rows, forked):
@@ -151,48 +156,50 @@ def test_a_server_is_of_one_environment(rows, forked, monkeypatch):
     wait_until(lambda: not psutil.pid_exists(pid), "what it forked ends with it")
 
 
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    """Writes a library that notes by whom it is imported, and what else it is to do; the notes."""
-    place = tmp_path / "site-packages"
-    place.mkdir()
-    monkeypatch.syspath_prepend(place)
-    note = (
-        f"import os\nwith open({str(tmp_path / 'notes')!r}, 'a') as f: print(os.getpid(), file=f)"
+def test_nothing_of_how_one_trial_used_its_process_is_met_by_the_next(
+    rows, forked, tmp_path, monkeypatch
+):
+    module = rows()
+    # the server starts while a thread reads, output is elsewhere, and signals are held up
+    read_end, write_end = os.pipe()
+    before = os.dup(1)
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path, str(tmp_path / "later")])
+    os.dup2(write_end, 1)
+    seen = []
+    act = "print('told', flush=True)"
+    thread = threading.Thread(
+        target=lambda: seen.append(read(module.Rows(act), forked.context())[2])
     )
+    thread.start()
+    thread.join()
+    os.dup2(before, 1)
+    os.close(before)
+    os.close(write_end)
+    with os.fdopen(read_end) as told:
+        assert told.read() == "told\n" * 8, "whose end comes when the loaders have ended"
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "made_later.py").touch()
+    _, _, server = read(module.Rows("import made_later"), forked.context())
+    assert seen == [server], "it outlives the thread that started it"
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGUSR1])
+    try:
+        masked = "assert signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, [])"
+        _, _, other = read(module.Rows(f"import signal; {masked}"), forked.context())
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD, signal.SIGUSR1])
+    assert other != server
+    free = "assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])"
+    read(module.Rows(f"import signal; {free}"), forked.context())
+    assert not psutil.pid_exists(server)
+    assert not psutil.pid_exists(other), "none stays that has no work"
 
-    def write(then=""):
-        (place / "a_library.py").write_text(f"{note}\n{then}")
-        return lambda: list(map(int, (tmp_path / "notes").read_text().split()))
 
-    return write
-
-
-def test_what_a_process_had_to_import_of_libraries_the_next_ones_find(rows, forked, library):
-    importers = library()
-    module = rows()
-    uses = "import a_library"
-    _, (pid,), server = read(module.Rows(uses), forked.context())
-    wait_until(lambda: importers() == [pid, server], "the server has it, too")
-    *_, same = read(module.Rows(uses), forked.context(), num_workers=2)
-    assert same == server
-    assert importers() == [pid, server]
-
-
-def test_a_library_that_starts_threads_is_imported_by_each(rows, forked, library):
-    thread = "threading.Thread(target=time.sleep, args=(600,), daemon=True)"
-    importers = library(f"import threading, time\n{thread}.start()")
-    module = rows()
-    at_work = loader_of(module.Rows(), forked.context(), persistent_workers=True)
-    assert len(list(at_work)) == 4
-    _, pids, server = read(module.Rows("import a_library"), forked.context())
-    wait_until(lambda: importers() == [*pids, server], "the server has it, too")
-    for _ in range(2):
-        _, (pid,), other = read(module.Rows("import a_library"), forked.context())
-        assert other != server
-        assert importers()[-1] == pid
-    assert len(list(at_work)) == 4, "what it forked before goes on"
-    assert len(importers()) == 4
+def test_a_process_that_the_objective_forks_may_read_by_loaders_of_its_own(rows):
+    loader = loader_of(rows().Rows(), "fork")  # what they do first was made here
+    reader = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(len(list(loader))))
+    reader.start()
+    reader.join(60)
+    assert reader.exitcode == 4
 
 
 PARENT = """

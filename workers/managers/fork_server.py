@@ -1,12 +1,9 @@
-"""The process that loader processes are forked from: it imports libraries, and does nothing else.
+"""The process that loader processes are forked from: it has imported torch, and does nothing else.
 
 What is forked from it begins as a spawned process would after its imports: no module of a user, no
 CUDA, no thread of Python's, no manager. What it is to do comes through a pipe, as for one that
 `multiprocessing` has forked by its own server, whose place this one takes: it has no address that
 others could find, and ends with the process that started it.
-
-The libraries are torch, and those that an earlier loader process had to import; where one of these
-starts threads or CUDA, which do not survive a fork, this process forks no more.
 
 Invariant: this process runs no code of a user, and what it forked ends with it.
 """
@@ -16,7 +13,6 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
-import json
 import os
 import random
 import selectors
@@ -25,17 +21,19 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Collection
 from contextlib import suppress
 from multiprocessing import forkserver, reduction, resource_tracker, spawn
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import numpy as np
-import torch.utils.data
+
+# what a DataLoader's process needs, whatever it reads
+import torch.utils.data  # noqa: F401
 
 from workers.managers import loader_process
-from workers.managers.surroundings import is_of_a_library
+
+#: Told when it has imported what it has to, and forks.
+READY: Final = b"r"
 
 #: As many open files as go over a socket at once, at most 253.
 _MOST_AT_ONCE: Final = 128
@@ -43,8 +41,8 @@ _MOST_AT_ONCE: Final = 128
 #: What comes first of each request: a number of open files.
 _LENGTH_BYTES: Final = forkserver.SIGNED_STRUCT.size
 
-#: More than goes over a socket as one message; where a process had to import more, it tells none.
-_MOST_TOLD_BYTES: Final = 1 << 20
+#: How often it looks whether the process that started it is there; a fork of that may hold its end.
+_LOOK_SECONDS: Final = 1.0
 
 
 def request(connection: socket.socket, descriptors: list[int]) -> None:
@@ -53,7 +51,8 @@ def request(connection: socket.socket, descriptors: list[int]) -> None:
     Args:
         connection: Leads there.
         descriptors: A pipe to read from what the process is to do; one to which its pid is
-            written, and its exit code; the resource tracker's; and those that it takes along.
+            written, and its exit code; the resource tracker's; its standard output and error; and
+            those that it takes along.
 
     Raises:
         OSError: The server is gone.
@@ -63,16 +62,16 @@ def request(connection: socket.socket, descriptors: list[int]) -> None:
         reduction.sendfds(connection, descriptors[start : start + _MOST_AT_ONCE])
 
 
-def main(descriptor: int, *, learns: bool) -> NoReturn:
+def main(descriptor: int, parent: int) -> NoReturn:
     """Fork until whoever asks for processes is gone.
 
     Args:
         descriptor: The socket by which they are asked for.
-        learns: Whether to import what processes that were forked had to import.
+        parent: The process that has started this one.
     """
-    loader_process.end_with(os.getppid())
+    os.chdir("/")  # it holds no trial's folder
     with socket.socket(fileno=descriptor) as connection:
-        ForkServer(connection, learns=learns).serve()
+        ForkServer(connection, parent).serve()
     os._exit(0)  # at once: somebody waits
 
 
@@ -81,46 +80,42 @@ class ForkServer:
 
     Args:
         connection: Where they are asked for.
-        learns: Whether to import what they had to import.
+        parent: By whom.
     """
 
-    def __init__(self, connection: socket.socket, *, learns: bool) -> None:
+    def __init__(self, connection: socket.socket, parent: int) -> None:
         self._connection = connection
-        self._pid = os.getpid()
-        self._is_fit = True
-        self._learns = learns
-        #: modules that it was told of
-        self._learned: set[str] = set()
-        self._lessons, self._told_lessons = socket.socketpair(type=socket.SOCK_DGRAM)
-        for end in (self._lessons, self._told_lessons):
-            end.setblocking(False)  # noqa: FBT003 - it takes no name
+        self._parent, self._pid = parent, os.getpid()
+        self._selector = selectors.DefaultSelector()
         self._wakeup_r, self._wakeup_w = os.pipe()
         for descriptor in (self._wakeup_r, self._wakeup_w):
             os.set_blocking(descriptor, False)
-        # a signal that is ignored wakes nobody
+        # a signal that is ignored, or blocked, wakes nobody
         signals: dict[int, Any] = {signal.SIGCHLD: lambda *_: None, signal.SIGINT: signal.SIG_IGN}
         self._handlers = {number: signal.signal(number, to) for number, to in signals.items()}
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         signal.set_wakeup_fd(self._wakeup_w)
         #: where the exit code of each is awaited
         self._told: dict[int, int] = {}
 
     def serve(self) -> None:
         """Fork until nobody can ask any more."""
-        _freeze()
-        with selectors.DefaultSelector() as selector:
-            for source in (self._connection, self._wakeup_r, self._lessons):
-                selector.register(source, selectors.EVENT_READ)
-            while True:
-                ready = {key.fileobj for key, _ in selector.select()}
-                if self._wakeup_r in ready:
-                    self._reap()
-                if self._lessons in ready:
-                    self._learn()
-                if self._connection in ready:
-                    descriptors = self._receive()
-                    if descriptors is None:
-                        return
-                    self._fork(*descriptors)
+        _let_go_of_streams()
+        gc.collect()
+        gc.freeze()  # else collecting would copy what all of them share
+        for source in (self._connection, self._wakeup_r):
+            self._selector.register(source, selectors.EVENT_READ)
+        with suppress(OSError):
+            self._connection.sendall(READY)
+        while os.getppid() == self._parent:
+            ready = {key.fileobj for key, _ in self._selector.select(_LOOK_SECONDS)}
+            if self._wakeup_r in ready:
+                self._reap()
+            if self._connection in ready:
+                descriptors = self._receive()
+                if descriptors is None:
+                    return
+                self._fork(*descriptors)
 
     def _receive(self) -> list[int] | None:
         with suppress(ConnectionResetError):
@@ -137,14 +132,11 @@ class ForkServer:
     def _fork(self, orders: int, told: int, *taken: int) -> None:
         """Fork; where that cannot be, close the pipe that its pid would go to."""
         try:
-            if not self._is_fit:
-                raise BlockingIOError("what was imported does not survive that")
             with warnings.catch_warnings():
                 # threads of a BLAS, which see to it themselves
                 warnings.simplefilter("ignore", DeprecationWarning)
                 pid = os.fork()
-        except OSError as error:
-            print(f"no loader process is forked: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        except OSError:
             os.close(told)
         else:
             if pid == 0:
@@ -159,34 +151,18 @@ class ForkServer:
         with suppress(ChildProcessError):  # there are none
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = found
-                told = self._told.pop(pid, None)
-                if told is not None:  # else a library has started it
-                    _tell(told, os.waitstatus_to_exitcode(status))
-                    os.close(told)
-
-    def _learn(self) -> None:
-        """Import what a process had to import."""
-        names = set(told := json.loads(self._lessons.recv(_MOST_TOLD_BYTES))) - self._learned
-        if not names:
-            return
-        before = _threads_that_stay()
-        for name in told:
-            with suppress(Exception):  # it may need what only the user's own code does before
-                importlib.import_module(name)
-        self._learned |= names
-        has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        self._is_fit = self._is_fit and not has_cuda and _threads_that_stay() <= before
-        _freeze()
+                told = self._told.pop(pid)
+                _tell(told, os.waitstatus_to_exitcode(status))
+                os.close(told)
 
     def _run(self, orders: int, told: int, taken: list[int]) -> NoReturn:
         """Be a process that was asked for."""
-        code, known = 1, self._learned.union(sys.modules)
+        code = 1
         try:
             loader_process.end_with(self._pid)
             loader_process.forked_by = self._pid
             self._leave(told)
             code = _obey(orders, *taken)
-            self._tell_imported(known)
             # as the interpreter does where one was spawned
             threading._shutdown()  # type: ignore[attr-defined]
             atexit._run_exitfuncs()
@@ -198,55 +174,41 @@ class ForkServer:
                 sys.stderr.flush()
             os._exit(code)
 
-    def _tell_imported(self, known: Collection[str]) -> None:
-        """Tell the server which libraries it has not imported yet."""
-        names = [
-            name
-            for name, module in sys.modules.copy().items()
-            if name not in known and is_of_a_library(getattr(module, "__file__", None) or "")
-        ]
-        if names and self._learns:
-            with suppress(OSError):  # there are too many, or other ones wait to be read
-                self._told_lessons.send(json.dumps(names).encode())
-
     def _leave(self, told: int) -> None:
-        """Hold nothing that is the server's, but a way to tell it of imports."""
+        """Hold nothing that is the server's."""
         signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        self._selector.close()
         self._connection.close()
-        self._lessons.close()
         for descriptor in (self._wakeup_r, self._wakeup_w, told, *self._told.values()):
             os.close(descriptor)
 
 
-def _obey(orders: int, tracker: int, *taken: int) -> int:
+def _obey(orders: int, tracker: int, output: int, error: int, *taken: int) -> int:
     """Do what comes through the pipe; the exit code."""
+    for place, descriptor in ((1, output), (2, error)):
+        os.dup2(descriptor, place)
+        os.close(descriptor)
     resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
     forkserver._forkserver._inherited_fds = list(taken)  # type: ignore[attr-defined]
     # in a process of its own, each would begin with others
     random.seed()
     np.random.seed()
+    # folders may have been made since
+    sys.path_importer_cache.clear()
+    importlib.invalidate_caches()
     main: Any = spawn._main
     return int(main(orders, os.dup(orders)))
 
 
-def _freeze() -> None:
-    """Have no collection go through, and so copy, what all forked processes share."""
-    gc.collect()
-    gc.freeze()
-
-
-def _threads_that_stay() -> int:
-    """How many threads this process has that do not end where it forks, as those of a BLAS do."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    tasks = Path("/proc/self/task")
-    return len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
+def _let_go_of_streams() -> None:
+    """Hold no output of whoever started this process: somebody may wait for its end."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for place in range(3):
+        os.dup2(nothing, place)
+    os.close(nothing)
 
 
 def _tell(descriptor: int, number: int) -> None:

@@ -4,7 +4,7 @@ To spawn one takes seconds: it imports torch. The server (`fork_server.py`) has 
 all epochs, evaluations and trials of this process; what it forks is as fresh as what is spawned.
 
 Invariant: a process is forked only where a spawned one would begin with the same environment,
-streams and limits; and none outlives its trial.
+limits and signals; and none outlives its trial.
 """
 
 from __future__ import annotations
@@ -16,39 +16,51 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_popen
 from typing import Any, Final
+
+import psutil
 
 from workers.logs import get_logger
 from workers.managers import fork_server
 from workers.managers.process_state import inherited
 from workers.managers.surroundings import child_pids
+from workers.protocol.plain import describe_error
 
 log = get_logger(__name__)
 
-#: How long a server may take to leave when nobody can ask it any more.
+#: How long a server may take to import torch, to fork, and to leave when nobody asks it any more.
+_STARTING_SECONDS: Final = 300.0
+_FORKING_SECONDS: Final = 60.0
 _LEAVING_SECONDS: Final = 5.0
 
-#: What it runs. Its import path is this process's: it may come from a directory of that.
+#: Characters of why one is replaced.
+_MAX_REASON: Final = 200
+
+#: What it runs.
 _PROGRAM: Final = (
-    "import sys; sys.path[:] = {path!r}; from {module} import main; main({socket}, learns={learns})"
+    "import sys; sys.path[:] = {path!r}; from {module} import main; main({socket}, {parent})"
 )
 
 
 class ForkedLoaders:
-    """The loader processes of this process, and the servers that fork them."""
+    """The loader processes of this process, and the servers that fork them.
+
+    To be made before any trial: a server imports by the path that this process has now.
+    """
 
     def __init__(self) -> None:
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._path = [entry for entry in sys.path if isinstance(entry, str)]
+        self._lock = threading.RLock()  # a signal's handler may close this in the midst of a launch
         self._server: _Server | None = None
-        #: those that forked processes of this trial, and are to fork no more
+        #: those that forked processes which may be at work, and are to fork no more
         self._former: list[_Server] = []
         self._is_used = False
-        #: whether a server may import libraries that its processes had to import
-        self._may_learn = True
 
     def context(self) -> SpawnContext:
         """A `multiprocessing_context` for a DataLoader that would spawn its processes."""
@@ -73,27 +85,21 @@ class ForkedLoaders:
         """
         with self._lock:
             self._is_used = True
-            server = self._fit_server()
             try:
-                return server.launch(descriptors)
+                return self._launch(descriptors)
             except (OSError, EOFError) as error:
-                log.info("fork_server_replaced", server=server.pid, reason=str(error))
-                self._may_learn = self._may_learn and not server.is_alive  # else it has refused
-                self._retire(server)
-            try:
-                return self._fit_server().launch(descriptors)
-            except EOFError:
-                raise OSError("no loader process can be started: see the worker's log") from None
+                log.info("fork_server_replaced", reason=describe_error(error, _MAX_REASON))
+            return self._launch(descriptors)
 
     def end_trial(self) -> frozenset[int]:
         """End what the trial left; the pids of what stays for the next one."""
         with self._lock:
             server, self._is_used, was_used = self._server, False, self._is_used
-            if server is None:
-                return frozenset()
             for former in self._former:
                 former.close()
             self._former.clear()
+            if server is None or not server.is_alive:
+                return frozenset()
             if was_used:
                 server.end_processes()
             return frozenset([server.pid])
@@ -101,17 +107,29 @@ class ForkedLoaders:
     def close(self) -> None:
         """End all of them."""
         with self._lock:
-            for server in (*self._former, *([self._server] if self._server else [])):
+            if self._server is not None:
+                self._retire(self._server)
+            for server in self._former:
                 server.close()
             self._former.clear()
-            self._server = None
+
+    def _launch(self, descriptors: list[int]) -> tuple[int, int, int]:
+        server = self._fit_server()
+        try:
+            return server.launch(descriptors)
+        except BaseException:
+            self._retire(server)  # what is half said to it cannot be taken back
+            raise
 
     def _fit_server(self) -> _Server:
         conditions = inherited()
         if self._server is not None and not self._server.is_fit(conditions):
             self._retire(self._server)
+        for former in [each for each in self._former if not each.has_processes]:
+            former.close()
+            self._former.remove(former)
         if self._server is None:
-            self._server = _Server(conditions, learns=self._may_learn)
+            self._server = _Server(conditions, self._path)
         return self._server
 
     def _retire(self, server: _Server) -> None:
@@ -193,26 +211,25 @@ class _Server:
 
     Args:
         conditions: In which it is started.
-        learns: Whether it imports what its processes had to import.
+        path: By which it imports.
     """
 
-    def __init__(self, conditions: list[Any], *, learns: bool) -> None:
+    def __init__(self, conditions: list[Any], path: list[str]) -> None:
         self._conditions = conditions
         self._connection, theirs = socket.socketpair()
         with theirs:
             program = _PROGRAM.format(
-                path=sys.path,
-                module=fork_server.__name__,
-                socket=theirs.fileno(),
-                learns=learns,
+                path=path, module=fork_server.__name__, socket=theirs.fileno(), parent=os.getpid()
             )
             flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
             self._process = subprocess.Popen(
-                [sys.executable, *flags, "-c", program],
+                [spawn.get_executable(), *flags, "-c", program],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                restore_signals=False,  # as `spawn` leaves them
             )
         self.pid = self._process.pid
+        self._is_ready = False
 
     def is_fit(self, conditions: list[Any]) -> bool:
         """Whether it forks what would begin in these conditions."""
@@ -223,21 +240,30 @@ class _Server:
         """Whether it runs."""
         return self._process.poll() is None
 
+    @property
+    def has_processes(self) -> bool:
+        """Whether one that it forked runs."""
+        return bool(self._forked())
+
     def launch(self, taken: list[int]) -> tuple[int, int, int]:
         """Have it fork a process, as `ForkedLoaders.launch` does.
 
         Raises:
             EOFError, OSError: It does not.
         """
+        self._await_ready()
         told_r, told_w = os.pipe()
         orders_r, orders_w = os.pipe()
         try:
             try:
-                tracker: Any = resource_tracker.getfd()
-                fork_server.request(self._connection, [orders_r, told_w, tracker, *taken])
+                with _streams() as streams:
+                    tracker: Any = resource_tracker.getfd()
+                    sent = [orders_r, told_w, tracker, *streams, *taken]
+                    fork_server.request(self._connection, sent)
             finally:
                 os.close(orders_r)
                 os.close(told_w)
+            _await(told_r, _FORKING_SECONDS)
             return forkserver.read_signed(told_r), told_r, orders_w
         except BaseException:
             os.close(told_r)
@@ -246,7 +272,7 @@ class _Server:
 
     def end_processes(self) -> None:
         """End all that it forked."""
-        for pid in child_pids(self.pid):
+        for pid in self._forked():
             log.warning("child_left", child=pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -260,3 +286,47 @@ class _Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _await_ready(self) -> None:
+        """Wait until it forks: what is sent before is of a number that the system bounds."""
+        if self._is_ready:
+            return
+        _await(self._connection, _STARTING_SECONDS)
+        self._is_ready = self._connection.recv(1) == fork_server.READY
+        if not self._is_ready:
+            code = self._process.wait(_LEAVING_SECONDS)
+            raise ChildProcessError(f"the server of loader processes has ended, exit code {code}")
+
+    def _forked(self) -> list[int]:
+        if self.is_alive:
+            with suppress(psutil.Error):  # it has just ended
+                return child_pids(self.pid)
+        return []
+
+
+def _await(told: Any, seconds: float) -> None:
+    """Wait until the server has told something, or is gone.
+
+    Raises:
+        TimeoutError: It stands still.
+    """
+    if not wait([told], seconds):
+        raise TimeoutError(f"the server of loader processes tells nothing for {seconds} s")
+
+
+@contextmanager
+def _streams() -> Iterator[list[int]]:
+    """The standard output and error of this process; nothing in place of what is closed."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        yield [place if _is_open(place) else nothing for place in (1, 2)]
+    finally:
+        os.close(nothing)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

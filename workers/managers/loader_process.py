@@ -6,6 +6,7 @@ Invariant: a loader never outlives the trial process that started it.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import multiprocessing.util
 import os
 import signal
@@ -58,7 +59,9 @@ class LoaderProcess:
 
     def __call__(self, index: int) -> None:
         """Run in the loader process, before its first batch."""
-        end_with(self._parent if forked_by is None else forked_by)
+        started_by = multiprocessing.parent_process()
+        parent = self._parent if started_by is None else int(started_by.pid or 0)
+        end_with(parent if forked_by is None else forked_by)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         if self._settings is not None:
             with suppress(redis.RedisError):  # a courtesy: the session already tells whose it is

@@ -27,6 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -125,16 +126,13 @@ def remember() -> list[Remembered]:
 def inherited() -> list[Any]:
     """What a process that is started now takes over from this one, for comparison.
 
-    Not what it is told: its import path, arguments and working directory.
+    Not what it is told: its import path, arguments, working directory and streams.
     """
-    found: list[Any] = [
-        (setting.what, setting.get()) for setting in _process() if setting.get is not os.getcwd
-    ]
-    for descriptor in range(3):
-        with suppress(OSError):  # it is closed
-            status = os.fstat(descriptor)
-            found.append((descriptor, status.st_dev, status.st_ino))
-    return found
+    ignored = [each for each in signal.valid_signals() if _getsignal(each) == signal.SIG_IGN]
+    cores = os.sched_getaffinity(0) if sys.platform == "linux" else ()
+    priority = os.getpriority(os.PRIO_PROCESS, 0)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return [_environment(), _known_umask(), priority, _limits(), cores, mask, ignored]
 
 
 def _attribute(owner: Any, name: str) -> _Setting:
@@ -297,6 +295,14 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def _known_umask() -> str | int:
+    """Without setting it for a moment, in which another thread may make a file."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(line for line in lines if line.startswith("Umask:"))
+    return _umask()
 
 
 def _limits() -> list[tuple[int, int]]:
