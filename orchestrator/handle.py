@@ -338,10 +338,11 @@ class StudyHandle(ControlledStudy):
         studies = Studies(client)
         if not studies.exists(self.name):
             return None
+        spec = studies.spec(self.name)
         status: Any = studies.facts.get(self.name, "status")
         found = (
             # submitted, and no orchestrator has looked at it
-            _not_looked_at(studies.spec(self.name))
+            _not_looked_at(spec)
             if status is None
             else StudyStatus.model_validate(status)
         )
@@ -350,7 +351,7 @@ class StudyHandle(ControlledStudy):
             # what was asked is seen at once, also where no orchestrator has looked at it since
             now: dict[str, Any] = {"state": unfinished_state(wish), "wish": wish}
             is_of = studies.facts.get(self.name, "status_of")
-            is_changed = is_of is not None and is_of != studies.spec(self.name).digest()
+            is_changed = is_of is not None and is_of != spec.digest()
             if found.is_over or is_changed:  # somebody has asked something of it since
                 now |= {"ended_by": None, "limit": None}
             if is_changed:
@@ -364,12 +365,12 @@ class StudyHandle(ControlledStudy):
         entries = list(ProcessRegistry(client, self._settings.times).entries())
         return found.model_copy(
             update={
-                "other_code": other_code(studies.spec(self.name), entries),
+                "other_code": other_code(spec, entries),
                 "stalled": None if stalled is None else str(stalled),
                 "waits_for": [
                     *found.waits_for,
                     *obstacles(
-                        studies.spec(self.name),
+                        spec,
                         found.model_copy(update={"stalled": stalled}),
                         entries,
                         # it has been looked at, and is not any more
