@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 
 import psutil
@@ -192,6 +195,52 @@ def test_nothing_of_how_one_trial_used_its_process_is_met_by_the_next(
     read(module.Rows(f"import signal; {free}"), forked.context())
     assert not psutil.pid_exists(server)
     assert not psutil.pid_exists(other), "none stays that has no work"
+
+
+def test_loaders_start_whatever_an_objective_did_to_its_process(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    with closing(ForkedLoaders()) as forked:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "numpy.py").write_text("raise ValueError('of the user')")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        monkeypatch.setattr(sys, "path", sys.path[1:])
+        module = rows()
+        socket.setdefaulttimeout(0.001)
+        before = os.dup(1)
+        os.close(1)
+        forks = os.fork()
+        if forks == 0:
+            signal.pause()  # with all that is open here, and later
+        try:
+            _, _, server = read(module.Rows(), forked.context(), num_workers=2)
+            *_, same = read(module.Rows(), forked.context(), num_workers=2)
+            began = time.monotonic()
+            forked.close()
+            assert time.monotonic() - began < 4.0, "it waits for no fork"
+        finally:
+            os.kill(forks, signal.SIGKILL)
+            os.waitpid(forks, 0)
+            os.dup2(before, 1)
+            os.close(before)
+            socket.setdefaulttimeout(None)
+        assert same == server
+
+
+@pytest.mark.long
+def test_a_server_that_was_told_half_of_something_looks_after_what_it_forked(rows, forked):
+    module = rows()
+    loader = loader_of(module.Rows(), forked.context(), persistent_workers=True)
+    (pid,) = {int(row[0]) for batch in loader for row in batch}
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        forked.launch([10**6])
+    *_, other = read(module.Rows(), forked.context())
+    assert psutil.Process(pid).ppid() != other
+    assert len(list(loader)) == 4
+    (worker,) = loader._iterator._workers
+    del loader
+    gc.collect()
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def test_a_process_that_the_objective_forks_may_read_by_loaders_of_its_own(rows):

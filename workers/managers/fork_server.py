@@ -18,6 +18,7 @@ import random
 import selectors
 import signal
 import socket
+import struct
 import sys
 import threading
 import warnings
@@ -40,6 +41,9 @@ _MOST_AT_ONCE: Final = 128
 
 #: What comes first of each request: a number of open files.
 _LENGTH_BYTES: Final = forkserver.SIGNED_STRUCT.size
+
+#: How long the rest of a request may take to come.
+_SENDING_SECONDS: Final = 5.0
 
 #: How often it looks whether the process that started it is there; a fork of that may hold its end.
 _LOOK_SECONDS: Final = 1.0
@@ -69,6 +73,7 @@ def main(descriptor: int, parent: int) -> NoReturn:
         descriptor: The socket by which they are asked for.
         parent: The process that has started this one.
     """
+    _let_go_of_streams()  # before anything is opened: they may be closed
     os.chdir("/")  # it holds no trial's folder
     with socket.socket(fileno=descriptor) as connection:
         ForkServer(connection, parent).serve()
@@ -85,6 +90,9 @@ class ForkServer:
 
     def __init__(self, connection: socket.socket, parent: int) -> None:
         self._connection = connection
+        connection.settimeout(_SENDING_SECONDS)
+        #: whether a request was half said, so that none can be understood any more
+        self._is_deaf = False
         self._parent, self._pid = parent, os.getpid()
         self._selector = selectors.DefaultSelector()
         self._wakeup_r, self._wakeup_w = os.pipe()
@@ -100,7 +108,6 @@ class ForkServer:
 
     def serve(self) -> None:
         """Fork until nobody can ask any more."""
-        _let_go_of_streams()
         gc.collect()
         gc.freeze()  # else collecting would copy what all of them share
         for source in (self._connection, self._wakeup_r):
@@ -111,23 +118,32 @@ class ForkServer:
             ready = {key.fileobj for key, _ in self._selector.select(_LOOK_SECONDS)}
             if self._wakeup_r in ready:
                 self._reap()
-            if self._connection in ready:
-                descriptors = self._receive()
-                if descriptors is None:
-                    return
-                self._fork(*descriptors)
+            if self._connection in ready and not self._answer():
+                return
 
-    def _receive(self) -> list[int] | None:
-        with suppress(ConnectionResetError):
-            length = self._connection.recv(_LENGTH_BYTES, socket.MSG_WAITALL)
-            if length:
-                (left,) = forkserver.SIGNED_STRUCT.unpack(length)
-                found: list[int] = []
-                while left > len(found):
-                    size = min(_MOST_AT_ONCE, left - len(found))
-                    found += reduction.recvfds(self._connection, size)
-                return found
-        return None
+    def _answer(self) -> bool:
+        """Take a request in; whether there may be others."""
+        try:
+            if self._is_deaf:
+                return bool(self._connection.recv(1 << 16))
+            length = self._connection.recv(_LENGTH_BYTES)
+            if not length:
+                return False
+            descriptors = self._receive(*forkserver.SIGNED_STRUCT.unpack(length))
+        except (ConnectionResetError, EOFError):
+            return False
+        except (OSError, RuntimeError, struct.error):
+            self._is_deaf = True  # what was forked goes on
+            return True
+        self._fork(*descriptors)
+        return True
+
+    def _receive(self, count: int) -> list[int]:
+        found: list[int] = []
+        while count > len(found):
+            size = min(_MOST_AT_ONCE, count - len(found))
+            found += reduction.recvfds(self._connection, size)
+        return found
 
     def _fork(self, orders: int, told: int, *taken: int) -> None:
         """Fork; where that cannot be, close the pipe that its pid would go to."""
@@ -151,9 +167,10 @@ class ForkServer:
         with suppress(ChildProcessError):  # there are none
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = found
-                told = self._told.pop(pid)
-                _tell(told, os.waitstatus_to_exitcode(status))
-                os.close(told)
+                told = self._told.pop(pid, None)
+                if told is not None:  # else it is no loader
+                    _tell(told, os.waitstatus_to_exitcode(status))
+                    os.close(told)
 
     def _run(self, orders: int, told: int, taken: list[int]) -> NoReturn:
         """Be a process that was asked for."""

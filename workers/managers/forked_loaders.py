@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_popen
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -37,6 +38,9 @@ log = get_logger(__name__)
 _STARTING_SECONDS: Final = 300.0
 _FORKING_SECONDS: Final = 60.0
 _LEAVING_SECONDS: Final = 5.0
+
+#: The number of standard error.
+_LAST_STREAM: Final = 2
 
 #: Characters of why one is replaced.
 _MAX_REASON: Final = 200
@@ -55,7 +59,8 @@ class ForkedLoaders:
 
     def __init__(self) -> None:
         self._owner = os.getpid()
-        self._path = [entry for entry in sys.path if isinstance(entry, str)]
+        # Python takes nothing else there for a path, and "" for where the objective will be
+        self._path = [str(Path(entry).absolute()) for entry in sys.path if isinstance(entry, str)]
         self._lock = threading.RLock()  # a signal's handler may close this in the midst of a launch
         self._server: _Server | None = None
         #: those that forked processes which may be at work, and are to fork no more
@@ -87,17 +92,19 @@ class ForkedLoaders:
             self._is_used = True
             try:
                 return self._launch(descriptors)
-            except (OSError, EOFError) as error:
+            except OSError as error:
                 log.info("fork_server_replaced", reason=describe_error(error, _MAX_REASON))
             return self._launch(descriptors)
 
     def end_trial(self) -> frozenset[int]:
         """End what the trial left; the pids of what stays for the next one."""
+        if not self.are_usable:
+            return frozenset()
         with self._lock:
             server, self._is_used, was_used = self._server, False, self._is_used
-            for former in self._former:
-                former.close()
-            self._former.clear()
+            former, self._former = self._former, []
+            for each in former:
+                each.close()
             if server is None or not server.is_alive:
                 return frozenset()
             if was_used:
@@ -106,28 +113,35 @@ class ForkedLoaders:
 
     def close(self) -> None:
         """End all of them."""
+        if not self.are_usable:
+            return
         with self._lock:
             if self._server is not None:
                 self._retire(self._server)
-            for server in self._former:
-                server.close()
-            self._former.clear()
+            former, self._former = self._former, []
+            for each in former:
+                each.close()
 
     def _launch(self, descriptors: list[int]) -> tuple[int, int, int]:
-        server = self._fit_server()
-        try:
-            return server.launch(descriptors)
-        except BaseException:
-            self._retire(server)  # what is half said to it cannot be taken back
-            raise
+        with _streams_in_place():
+            server, pipes = self._fit_server(), _Pipes()
+            try:
+                return server.launch(descriptors, pipes)
+            except BaseException:
+                pipes.close()
+                self._retire(server)  # what is half said to it cannot be taken back
+                raise
 
     def _fit_server(self) -> _Server:
         conditions = inherited()
         if self._server is not None and not self._server.is_fit(conditions):
             self._retire(self._server)
-        for former in [each for each in self._former if not each.has_processes]:
-            former.close()
-            self._former.remove(former)
+        former, self._former = self._former, []
+        for each in former:
+            if each.has_processes:
+                self._former.append(each)
+            else:
+                each.close()
         if self._server is None:
             self._server = _Server(conditions, self._path)
         return self._server
@@ -194,16 +208,43 @@ class _Launched(popen_forkserver.Popen):
         finally:
             set_spawning_popen(None)
         self.pid, self.sentinel, orders = process_obj.loaders.launch(self._fds)
-        # the process sees by this one that its parent is gone
-        ours = os.dup(orders)
-        self.finalizer = util.Finalize(self, _close_all, (ours, self.sentinel))
-        with open(orders, "wb", closefd=True) as pipe:  # noqa: PTH123 - it has no path
+        # the process sees by its orders' pipe that its parent is gone
+        self.finalizer = util.Finalize(self, _close_all, (orders, self.sentinel))
+        with open(orders, "wb", closefd=False) as pipe:
             pipe.write(pickled.getbuffer())
 
 
 def _close_all(*descriptors: int) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+class _Pipes:
+    """What is told to a process that is to be forked, and what it tells.
+
+    Raises:
+        OSError: There can be no more of them.
+    """
+
+    def __init__(self) -> None:
+        self.told_r, self.told_w = os.pipe()
+        try:
+            self.orders_r, self.orders_w = os.pipe()
+        except OSError:
+            _close_all(self.told_r, self.told_w)
+            raise
+        self._are_theirs_open = True
+
+    def close_theirs(self) -> None:
+        """Close the ends that the process has."""
+        if self._are_theirs_open:
+            self._are_theirs_open = False
+            _close_all(self.orders_r, self.told_w)
+
+    def close(self) -> None:
+        """Close all."""
+        self.close_theirs()
+        _close_all(self.told_r, self.orders_w)
 
 
 class _Server:
@@ -217,6 +258,8 @@ class _Server:
     def __init__(self, conditions: list[Any], path: list[str]) -> None:
         self._conditions = conditions
         self._connection, theirs = socket.socketpair()
+        self._connection.settimeout(_FORKING_SECONDS)
+        theirs.setblocking(True)  # noqa: FBT003 - it takes no name; a default time-out may be set
         with theirs:
             program = _PROGRAM.format(
                 path=path, module=fork_server.__name__, socket=theirs.fileno(), parent=os.getpid()
@@ -245,41 +288,39 @@ class _Server:
         """Whether one that it forked runs."""
         return bool(self._forked())
 
-    def launch(self, taken: list[int]) -> tuple[int, int, int]:
+    def launch(self, taken: list[int], pipes: _Pipes) -> tuple[int, int, int]:
         """Have it fork a process, as `ForkedLoaders.launch` does.
 
         Raises:
-            EOFError, OSError: It does not.
+            OSError: It does not.
         """
         self._await_ready()
-        told_r, told_w = os.pipe()
-        orders_r, orders_w = os.pipe()
+        tracker: Any = resource_tracker.getfd()
+        sent = [pipes.orders_r, pipes.told_w, tracker, 1, 2, *taken]
+        fork_server.request(self._connection, sent)
+        pipes.close_theirs()
+        _await(pipes.told_r, _FORKING_SECONDS)
         try:
-            try:
-                with _streams() as streams:
-                    tracker: Any = resource_tracker.getfd()
-                    sent = [orders_r, told_w, tracker, *streams, *taken]
-                    fork_server.request(self._connection, sent)
-            finally:
-                os.close(orders_r)
-                os.close(told_w)
-            _await(told_r, _FORKING_SECONDS)
-            return forkserver.read_signed(told_r), told_r, orders_w
-        except BaseException:
-            os.close(told_r)
-            os.close(orders_w)
-            raise
+            return forkserver.read_signed(pipes.told_r), pipes.told_r, pipes.orders_w
+        except EOFError:
+            raise ChildProcessError("the server of loader processes has forked none") from None
 
     def end_processes(self) -> None:
         """End all that it forked."""
-        for pid in self._forked():
-            log.warning("child_left", child=pid)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        ended: set[int] = set()
+        while left := set(self._forked()) - ended:  # a list may lack some where another one ends
+            for pid in left:
+                log.warning("child_left", child=pid)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            ended |= left
 
     def close(self) -> None:
         """Have it leave, and what it forked with it."""
         with suppress(OSError):  # an objective may have closed all that it did not open
+            # a process that was forked from this one may have it open, too
+            self._connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
             self._connection.close()
         try:
             self._process.wait(_LEAVING_SECONDS)
@@ -294,8 +335,9 @@ class _Server:
         _await(self._connection, _STARTING_SECONDS)
         self._is_ready = self._connection.recv(1) == fork_server.READY
         if not self._is_ready:
-            code = self._process.wait(_LEAVING_SECONDS)
-            raise ChildProcessError(f"the server of loader processes has ended, exit code {code}")
+            raise ChildProcessError(
+                f"the server of loader processes has ended (exit code {self._process.poll()})"
+            )
 
     def _forked(self) -> list[int]:
         if self.is_alive:
@@ -315,18 +357,14 @@ def _await(told: Any, seconds: float) -> None:
 
 
 @contextmanager
-def _streams() -> Iterator[list[int]]:
-    """The standard output and error of this process; nothing in place of what is closed."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
+def _streams_in_place() -> Iterator[None]:
+    """Where the standard streams are closed, have nothing else take their numbers meanwhile."""
+    opened = []
     try:
-        yield [place if _is_open(place) else nothing for place in (1, 2)]
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
+            opened.append(descriptor)
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - it takes no name
+        os.close(descriptor)
+        yield
     finally:
-        os.close(nothing)
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
+        _close_all(*opened)
