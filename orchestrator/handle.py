@@ -342,9 +342,7 @@ class StudyHandle(ControlledStudy):
         status: Any = studies.facts.get(self.name, "status")
         found = (
             # submitted, and no orchestrator has looked at it
-            _not_looked_at(spec)
-            if status is None
-            else StudyStatus.model_validate(status)
+            _not_looked_at(spec) if status is None else StudyStatus.model_validate(status)
         )
         wish = studies.wish(self.name)
         if not found.is_over or studies.facts.get(self.name, "over") is None:
