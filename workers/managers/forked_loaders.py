@@ -28,7 +28,7 @@ import psutil
 
 from workers.logs import get_logger
 from workers.managers import fork_server
-from workers.managers.process_state import inherited
+from workers.managers.inherited import inherited
 from workers.managers.surroundings import child_pids
 from workers.protocol.plain import describe_error
 

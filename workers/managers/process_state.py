@@ -27,7 +27,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -123,18 +122,6 @@ def remember() -> list[Remembered]:
     ]
 
 
-def inherited() -> list[Any]:
-    """What a process that is started now takes over from this one, for comparison.
-
-    Not what it is told: its import path, arguments, working directory and streams.
-    """
-    ignored = [each for each in signal.valid_signals() if _getsignal(each) == signal.SIG_IGN]
-    cores = os.sched_getaffinity(0) if sys.platform == "linux" else ()
-    priority = os.getpriority(os.PRIO_PROCESS, 0)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    return [_environment(), _known_umask(), priority, _limits(), cores, mask, ignored]
-
-
 def _attribute(owner: Any, name: str) -> _Setting:
     label = f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
     return _Setting(label, lambda: getattr(owner, name), lambda value: setattr(owner, name, value))
@@ -174,7 +161,7 @@ def _interpreter() -> Iterator[_Setting]:
 
 
 def _process() -> Iterator[_Setting]:
-    yield _Setting("the environment", _environment, _set_environment)
+    yield _Setting("the environment", environment, _set_environment)
     yield _Setting("the working directory", os.getcwd, os.chdir)
     yield _Setting("the umask", _umask, os.umask)
     yield _Setting("the time-out of sockets", socket.getdefaulttimeout, socket.setdefaulttimeout)
@@ -188,7 +175,7 @@ def _process() -> Iterator[_Setting]:
         partial(os.getpriority, os.PRIO_PROCESS, 0),
         partial(os.setpriority, os.PRIO_PROCESS, 0),
     )
-    yield _Setting("limits of resources", _limits, _set_limits)
+    yield _Setting("limits of resources", limits, _set_limits)
     if sys.platform == "linux":
         yield _Setting("the cores", partial(os.sched_getaffinity, 0), _set_affinity)
 
@@ -274,7 +261,8 @@ def _remember_streams() -> Callable[[], None]:
     return restore
 
 
-def _environment() -> dict[bytes, bytes]:
+def environment() -> dict[bytes, bytes]:
+    """The environment, encoded."""
     # as it is held: to read it by name encodes and decodes each, which takes ten times as long
     return dict(os.environ._data)  # type: ignore[attr-defined]
 
@@ -297,15 +285,8 @@ def _umask() -> int:
     return mask
 
 
-def _known_umask() -> str | int:
-    """Without setting it for a moment, in which another thread may make a file."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(line for line in lines if line.startswith("Umask:"))
-    return _umask()
-
-
-def _limits() -> list[tuple[int, int]]:
+def limits() -> list[tuple[int, int]]:
+    """The limits of resources, soft and hard."""
     return [resource.getrlimit(limit) for limit in _LIMITS]
 
 
