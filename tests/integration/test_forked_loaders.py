@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from multiprocessing import resource_tracker
 
 import psutil
 import pytest
@@ -163,6 +164,7 @@ def test_nothing_of_how_one_trial_used_its_process_is_met_by_the_next(
     rows, forked, tmp_path, monkeypatch
 ):
     module = rows()
+    resource_tracker.ensure_running()  # else it keeps the output that it finds here
     # the server starts while a thread reads, output is elsewhere, and signals are held up
     read_end, write_end = os.pipe()
     before = os.dup(1)
