@@ -183,13 +183,14 @@ class FaultFleet:
 
         return wait_until(find, f"there is a checkpoint of step {step}")
 
-    def await_over(self, seconds: float = 150) -> None:
-        """Wait until the study is over."""
-        wait_until(self._is_over, "the study is over", seconds)
+    def await_over(self, seconds: float = 150, *, study: str = "") -> None:
+        """Wait until a study, by default the one that was handed in last, is over."""
+        name = study or self.study
+        wait_until(lambda: self._is_over(name), f"{name} is over", seconds)
 
-    def _is_over(self) -> bool:
+    def _is_over(self, study: str) -> bool:
         with suppress(redis.RedisError):
-            return StudyHandle(self.study, self.settings).status().is_over
+            return StudyHandle(study, self.settings).status().is_over
         return False
 
     @property

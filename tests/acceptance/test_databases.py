@@ -67,8 +67,8 @@ def test_orchestrators_share_the_studies_and_one_that_is_killed_leaves_its_own_t
         wait_until(lambda: driven_by_each(fleet)[-1] == 4, "the other one has all")
         assert time.monotonic() - killed_at < 2 * fleet.settings.times.lease
         fleet.go()
-        fleet.await_over()
         for name in sorted(names):
+            fleet.await_over(study=name)
             found = StudyHandle(name, fleet.settings).study.trials
             told = [(trial.state.name, trial.value) for trial in found]
             assert told == [("COMPLETE", undisturbed_loss())] * 3, "none lost, none doubled"
