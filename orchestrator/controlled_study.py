@@ -20,7 +20,7 @@ from orchestrator.storage.opening import storage_url
 from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
 from orchestrator.views.ways_on import say_still_ends, used_up, ways_on
-from workers.coordination.connection import connect
+from workers.coordination.kept_connection import KeptConnection
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.coordination.submitted import WISHED
@@ -55,6 +55,7 @@ class ControlledStudy:
             )
         self.name = name
         self._settings = settings or Settings.from_environment()
+        self._connections: dict[Role, KeptConnection] = {}
 
     def status(self) -> StudyStatus:
         """The study now."""
@@ -326,7 +327,8 @@ class ControlledStudy:
     @contextmanager
     def _studies(self, role: Role = Role.USER) -> Iterator[Studies]:
         try:
-            client = connect(self._settings, role)
+            with self._connection(role).use() as client:
+                yield Studies(client, seal=self._settings.seal)
         except RedisUnavailableError as error:
             if self._settings.redis_url or SPEC_ATTR not in self.study.user_attrs:
                 raise
@@ -334,7 +336,8 @@ class ControlledStudy:
                 f"study {self.name!r}: no fleet runs here; `trialfleet run` goes on with it, and"
                 " with --trials N or --set timeout=2h for longer"
             ) from error
-        try:
-            yield Studies(client, seal=self._settings.seal)
-        finally:
-            client.close()
+
+    def _connection(self, role: Role) -> KeptConnection:
+        if role not in self._connections:
+            self._connections[role] = KeptConnection.of(self._settings, role)
+        return self._connections[role]

@@ -297,14 +297,13 @@ class StudyHandle(ControlledStudy):
 
     def _record(self, number: int) -> TrialRecord | None:
         try:
-            client = connect(self._settings, Role.VIEWER)
+            with self._connection(Role.VIEWER).use() as client:
+                known = Studies(client).exists(self.name)
+                return read_record(client, self.name, number) if known else None
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
             return None
-        with client:
-            known = Studies(client).exists(self.name)
-            return read_record(client, self.name, number) if known else None
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -317,13 +316,12 @@ class StudyHandle(ControlledStudy):
 
     def _published(self) -> StudyStatus | None:
         try:
-            client = connect(self._settings, Role.VIEWER)
+            with self._connection(Role.VIEWER).use() as client:
+                return self._read_published(client)
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
             return None  # an embedded server that ran only as long as the study
-        try:
-            return self._read_published(client)
         except redis.exceptions.NoPermissionError:
             raise
         except (ValueError, TypeError, RecursionError, redis.ResponseError) as error:
@@ -331,8 +329,6 @@ class StudyHandle(ControlledStudy):
                 f"study {self.name!r}: what Redis holds of it cannot be read"
                 f" ({describe_error(error, 200)}); submit it again, with this release"
             ) from error
-        finally:
-            client.close()
 
     def _read_published(self, client: redis.Redis) -> StudyStatus | None:
         studies = Studies(client)
@@ -383,13 +379,11 @@ class StudyHandle(ControlledStudy):
 
     def _storage_url(self) -> str:
         try:
-            client = connect(self._settings, Role.VIEWER)
+            with self._connection(Role.VIEWER).use() as client:
+                origin = Studies(client).origin(self.name)
         except RedisUnavailableError:
             return storage_url(self._settings, self.name)
-        try:
-            return locate(self._settings, self.name, Studies(client).origin(self.name))
-        finally:
-            client.close()
+        return locate(self._settings, self.name, origin)
 
 
 def _not_looked_at(spec: StudySpec) -> StudyStatus:

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from orchestrator.dashboard.fleet_document import fleet_document
 from orchestrator.dashboard.study_feed import StudyFeed
+from workers.coordination.kept_connection import KeptConnection
+from workers.coordination.rights import Role
 from workers.settings import Settings
 
 #: Studies that are held though no page follows them: a long one takes some tens of megabytes.
@@ -46,7 +48,8 @@ class Feeds:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._fleet = _Shared(lambda: fleet_document(settings))
+        self.connection = KeptConnection.of(settings, Role.VIEWER)
+        self._fleet = _Shared(lambda: fleet_document(settings, self.connection))
         self._held: OrderedDict[str, tuple[StudyFeed, _Shared]] = OrderedDict()
         self._followed = Counter[str]()
         self._holding = threading.Lock()

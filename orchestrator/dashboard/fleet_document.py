@@ -15,8 +15,7 @@ from orchestrator.dashboard.answers import trouble
 from orchestrator.fleet import Fleet
 from orchestrator.status import StudyStatus, UnreadableStudy
 from orchestrator.storage.known_studies import known_studies
-from workers.coordination.connection import connect
-from workers.coordination.rights import Role
+from workers.coordination.kept_connection import KeptConnection
 from workers.processes.registry import ProcessEntry
 from workers.protocol.errors import FleetError, RedisUnavailableError
 from workers.settings import Settings
@@ -39,10 +38,11 @@ _OF_A_PROCESS: Final = frozenset(
 )  # fmt: skip
 
 
-def fleet_document(settings: Settings) -> dict[str, Any]:
+def fleet_document(settings: Settings, connection: KeptConnection) -> dict[str, Any]:
     """All hosts and studies now."""
     try:
-        with Fleet(settings, connect(settings, Role.VIEWER)) as fleet:
+        with connection.use() as client:
+            fleet = Fleet(settings, client)
             entries, unreadable = fleet.process_records()
             return {
                 "as_of": time.time(),

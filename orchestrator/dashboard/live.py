@@ -1,7 +1,7 @@
 """Server-sent events: what changes is sent to each page, and the reason when nothing can.
 
-Invariant: a page that is closed costs nothing, pages of one study share its reading, and a look
-takes no more than a fraction of the time between two.
+Invariant: a page that is closed costs nothing, pages of one study share its reading, and a page
+that stands open takes a few hundredths of a core, which may be one that trains.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from starlette.responses import StreamingResponse
 from orchestrator.dashboard.answers import encode, trouble
 from workers.protocol.plain import describe_error
 
-#: Between two looks, and how many times as long as a look took it is at least.
+#: Between two looks.
 LOOK_SECONDS: Final = 0.5
-_EASE: Final = 4.0
+
+#: How many times as long as a look took it is, up to this long; and how many times in any case.
+_EASE: Final = 24.0
+_EASED_SECONDS: Final = 3.0
+_LEAST_EASE: Final = 4.0
 
 #: How often something is sent in any case, so that either side sees that the other is gone.
 _SIGN_SECONDS: Final = 10.0
@@ -63,7 +67,12 @@ async def _events(look: Look, is_closing: Callable[[], bool]) -> AsyncIterator[b
             sent_at = time.monotonic()
         if problem is None and before is not None:
             yield _event("well", encode({}))
-        await anyio.sleep(max(LOOK_SECONDS, _EASE * (time.monotonic() - began)))
+        await anyio.sleep(seconds_between(time.monotonic() - began))
+
+
+def seconds_between(took: float) -> float:
+    """How long the next look waits after one that took so many seconds."""
+    return max(LOOK_SECONDS, min(_EASE * took, _EASED_SECONDS), _LEAST_EASE * took)
 
 
 def _event(kind: str, document: bytes) -> bytes:

@@ -25,8 +25,6 @@ from starlette.routing import Route
 from orchestrator.dashboard.answers import refusal
 from orchestrator.dashboard.assets import page
 from orchestrator.dashboard.feeds import MAX_FEEDS, Feeds
-from workers.coordination.connection import connect
-from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.passwords import hide
 from workers.protocol.errors import FleetError, StudyNotKnownError
@@ -164,7 +162,7 @@ class OptunaPages:
         return made[1]
 
     def _generations(self) -> dict[str, str]:
-        with connect(self._feeds.settings, Role.VIEWER) as client:
+        with self._feeds.connection.use() as client:
             studies = Studies(client)
             return studies.generations(studies.names())
 

@@ -11,7 +11,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 import optuna
@@ -28,8 +28,8 @@ from orchestrator.storage.attributes import GENERATION_ATTR
 from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.event_file import EventFile, events_file
 from orchestrator.storage.event_history import EventHistory
-from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
+from workers.coordination.kept_connection import KeptConnection
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.protocol.errors import (
@@ -67,6 +67,7 @@ class StudyFeed:
         self.revision = self._began = next(_REVISIONS)
         self.handle = StudyHandle(name, settings)
         self._settings = settings
+        self._connection = KeptConnection.of(settings, Role.VIEWER)
         self._reading = threading.Lock()
         self._study: optuna.Study | None = None
         self._columns = TrialColumns()
@@ -152,14 +153,12 @@ class StudyFeed:
     @contextmanager
     def news(self) -> Iterator[EventStream | None]:
         """The study's events that are news; None where Redis is away."""
-        client = None
-        with suppress(RedisUnavailableError):
-            client = connect(self._settings, Role.VIEWER)
-        try:
-            yield None if client is None else EventStream(client, self.name)
-        finally:
-            if client is not None:
-                client.close()
+        with ExitStack() as stack:
+            stream = None
+            with suppress(RedisUnavailableError):
+                client = stack.enter_context(self._connection.use())
+                stream = EventStream(client, self.name)
+            yield stream
 
     def told_of(self, trial: int) -> tuple[list[Event], float]:
         """The events of one trial, and until when they tell, in seconds since 1970.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +28,13 @@ def print_json(document: Any) -> None:
 
 def print_json_line(document: Any) -> None:
     """Print a document on one line, for whoever reads it as it comes."""
-    _print(document, indent=None)
+    print_json_lines([document])
+
+
+def print_json_lines(documents: Iterable[Any]) -> None:
+    """The same of several that came at once."""
+    for document in documents:
+        _print(document, indent=None)
     sys.stdout.flush()
 
 

@@ -31,6 +31,7 @@ from orchestrator.local.servers import find_servers, free_port, start_process, s
 from orchestrator.storage.known_studies import known_studies
 from workers.coordination import keys
 from workers.coordination.connection import await_connection, connect
+from workers.coordination.kept_connection import KeptConnection
 from workers.coordination.rights import Role, rights_of, user_line
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.processes.registry import ProcessRecord, ProcessRegistry
@@ -151,7 +152,7 @@ def test_who_may_only_look_sees_studies_trials_and_processes(looking):
     with Fleet(looking, connect(looking, Role.VIEWER)) as fleet:
         assert [each.study for each in fleet.statuses()] == ["s"]
         assert [each.slots for each in fleet.processes()] == [1]
-    document = fleet_document(looking)
+    document = fleet_document(looking, KeptConnection(looking, Role.VIEWER))
     assert (document["trouble"], len(document["processes"])) == (None, 1)
     assert known_studies(looking) == ["s"]
 

@@ -143,6 +143,23 @@ def describe_trouble(
     return missing or str(error)
 
 
+def unavailable(error: redis.RedisError, settings: Settings) -> RedisUnavailableError:
+    """What is said of a server that does not answer."""
+    address = parse_address(resolve_url(settings))
+    return RedisUnavailableError(
+        f"Redis at {address} does not answer ({error}); start it, or set FLEET_REDIS_URL"
+    )
+
+
+def lacking(client: redis.Redis, role: Role, settings: Settings) -> RightsMissingError | None:
+    """What is said of a user who may not do all that a role does; None for one who may."""
+    try:
+        missing = name_missing(client, role, settings)
+    except redis.RedisError:
+        return None
+    return None if missing is None else RightsMissingError(missing)
+
+
 def await_connection(
     settings: Settings, role: Role, is_over: Callable[[], bool], *, is_known: bool = False
 ) -> redis.Redis | None:
@@ -183,9 +200,7 @@ def _check(client: redis.Redis, role: Role, settings: Settings) -> None:
     except UnknownServiceError as error:
         raise InvalidInputError(f"FLEET_REDIS_URL = {address}: {error}") from error
     except redis.RedisError as error:
-        raise RedisUnavailableError(
-            f"Redis at {address} does not answer ({error}); start it, or set FLEET_REDIS_URL"
-        ) from error
+        raise unavailable(error, settings) from error
     if missing is not None:
         raise RightsMissingError(missing)
     try:
