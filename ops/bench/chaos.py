@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import shutil
@@ -45,6 +46,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.status import StudyStatus
 from workers.coordination.connection import connect
 from workers.coordination.rights import Role
+from workers.logs import configure_logging
 
 #: How often each kind of process is chosen.
 KINDS: Final = {"child": 8, "loader": 4, "main": 3, "orchestrator": 3, "redis": 2}
@@ -120,6 +122,7 @@ def run_tormented(
     asked = sampled_trials(bench, "chaos")
     # no more than were asked for by now
     make_study("chaos", max(asked, 1)).submit(bench.settings)
+    commands.let_go_on()
     say(f"left alone, with {asked} trials to end")
     outcome = finish(bench, "chaos", started)
     outcome.cancels = commands.asked["cancel"]
@@ -244,6 +247,7 @@ def main() -> int:
     parser.add_argument("--time-scale", type=float, default=1.0, help="as FLEET_TIME_SCALE")
     parser.add_argument("--undisturbed", type=int, default=24, help="trials to compare with")
     given = parser.parse_args()
+    configure_logging(level=logging.WARNING)  # to standard error, as all that is no result
     result = measure(given.minutes, given.seed, given.time_scale, given.undisturbed)
     print(json.dumps(result), flush=True)
     return 0 if is_clean(result) else 1

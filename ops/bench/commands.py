@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +16,7 @@ from bench_fleet import BenchFleet
 
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.attributes import ORDER_ATTR
-from workers.protocol.errors import FleetError
+from workers.protocol.errors import FleetError, InvalidInputError
 
 #: How often each command is chosen; a study that is paused or cancelled is soon resumed.
 COMMANDS: Final = {
@@ -48,6 +49,11 @@ class Commands:
             return None  # what was asked before forbids it, or Redis has just been killed
         self.asked[command] += 1
         return command
+
+    def let_go_on(self) -> None:
+        """Resume it, should it have been paused or cancelled last."""
+        with suppress(InvalidInputError):  # it is over
+            self.handle.resume()
 
     def _ask(self, command: str) -> None:
         handle = self.handle

@@ -22,6 +22,7 @@ _CAUSES: Final[dict[str, str]] = {
     Cause.BROKE: "a CUDA error broke its process",
     Cause.NO_PROGRESS: "it stood still for too long",
     Cause.DIED: "its process died under it",
+    Cause.LOADER_DIED: "a loader process died under it",
     Cause.LEASE_LOST: "its lease ran out: the worker, its host or the network was gone",
     Cause.DRAINED: "its worker shut down, and it gave the trial back",
     Cause.PAUSED: "the study was paused, and it gave the trial back",
@@ -41,6 +42,7 @@ _COUNTED: Final = {
     Cause.NO_PROGRESS: "failure",
     Cause.BROKE: "loss",
     Cause.DIED: "loss",
+    Cause.LOADER_DIED: "loss",
     Cause.LEASE_LOST: "loss",
 }
 

@@ -33,8 +33,8 @@ OTHERS: Final = "(others)"
 #: Seconds: of a claim mostly milliseconds, of a start the download of a model.
 _BUCKETS: Final = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 7200)
 
-#: Causes for which an attempt is lost with its process.
-_LOSSES: Final = frozenset({Cause.DIED, Cause.BROKE, Cause.LEASE_LOST})
+#: Causes for which an attempt is lost with its process, or with one that it needs.
+_LOSSES: Final = frozenset({Cause.DIED, Cause.LOADER_DIED, Cause.BROKE, Cause.LEASE_LOST})
 
 _CAUSES: Final = frozenset(map(str, Cause))
 _STATES: Final = frozenset(state.value.lower() for state in TrialState)

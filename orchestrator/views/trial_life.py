@@ -26,7 +26,8 @@ _ENDS: Final = {EventKind.REQUEUED, EventKind.PAUSED, EventKind.ENDED}
 
 #: Of an attempt that ended so, what it printed last may tell why.
 _TELLING: Final = {
-    Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.BROKE, Cause.DIED, Cause.LEASE_LOST, Cause.TIMED_OUT,
+    Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.BROKE, Cause.DIED, Cause.LOADER_DIED, Cause.LEASE_LOST,
+    Cause.TIMED_OUT,
 }  # fmt: skip
 _SHOWN_LINES: Final = 5
 

@@ -210,8 +210,18 @@ class _Launched(popen_forkserver.Popen):
         self.pid, self.sentinel, orders = process_obj.loaders.launch(self._fds)
         # the process sees by its orders' pipe that its parent is gone
         self.finalizer = util.Finalize(self, _close_all, (orders, self.sentinel))
-        with open(orders, "wb", closefd=False) as pipe:
+        # of one that was killed by now, whoever waits for it is told
+        with suppress(BrokenPipeError), open(orders, "wb", closefd=False) as pipe:
             pipe.write(pickled.getbuffer())
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        if self.returncode is None and wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+            try:
+                self.returncode = forkserver.read_signed(self.sentinel)
+            except (OSError, EOFError):
+                self.returncode = -signal.SIGKILL  # with its server, without which none lives
+        return self.returncode
 
 
 def _close_all(*descriptors: int) -> None:

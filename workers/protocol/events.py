@@ -98,6 +98,8 @@ class Cause(StrEnum):
     """It made no step for as long as the study's `progress_timeout`."""
     DIED = "died"
     """Its process ended under it."""
+    LOADER_DIED = "loader_died"
+    """A loader process of it was killed: detail (which one, by what)."""
     LEASE_LOST = "lease_lost"
     """Nobody renewed its lease: the worker, its host or the network is gone."""
     DRAINED = "drained"

@@ -34,7 +34,7 @@ class Charge(StrEnum):
     FAILURE = "failures"
     """The objective's own fault: an exception, an exit, a training that stands still."""
     LOSS = "losses"
-    """The process or its host ended under it: killed, out of memory, broken by CUDA."""
+    """The process, one of its loaders or its host ended under it: killed, broken by CUDA."""
 
 
 class StudyState(StrEnum):

@@ -248,7 +248,7 @@ class Attempts:
 
     def _judge_device(self, end: AttemptEnd) -> None:
         """Note what the attempt says for, or against, what it ran on."""
-        if end.is_loss:
+        if end.has_broken_device:
             self._slot.health.note_loss(end.trial.study_name, end.trial.number)
         elif end.exit_code == 0:
             self._slot.health.note_success()

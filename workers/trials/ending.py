@@ -104,8 +104,8 @@ class AttemptEnd:
         #: what becomes of the message and of the process, where nothing else does
         self.outcome = Outcome.ENDED
         self._word = LastWord()
-        #: whether the attempt was counted as a loss
-        self.is_loss = False
+        #: whether its device broke under the attempt
+        self.has_broken_device = False
         self._final: FinalResult | None = None
         #: what Redis answered; None while it has not
         self._status: str | None = None
@@ -179,7 +179,7 @@ class AttemptEnd:
             cause: What is said of it; by default, what its charge says.
         """
         self._word.take()
-        self.is_loss = charge is Charge.LOSS
+        self.has_broken_device = bool(lost_on)
         held, most = self.held, self.trial.spec.limit(charge)
         number, token, backoff = held.number, held.token, self._times.backoff
         self._leaves_files = True

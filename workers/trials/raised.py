@@ -37,6 +37,7 @@ from workers.protocol.plain import describe_error, plain_text
 from workers.protocol.states import Charge, TrialState
 from workers.trials.advice import advice_on
 from workers.trials.cuda_errors import CudaTrouble, cuda_trouble
+from workers.trials.dead_loaders import DeadLoader, dead_loader
 from workers.trials.ending import AttemptEnd
 from workers.trials.failure_streak import FailureStreak
 from workers.trials.out_of_memory import ran_out_of_memory
@@ -112,6 +113,8 @@ class ErrorJudge:
             self._give_up(error, end)
         elif isinstance(error, TransientError):
             end.give_back(error)
+        elif (dead := dead_loader(error)) is not None:
+            self._lose_loader(dead, error, end)
         elif ran_out_of_memory(error):
             self._run_out_of_memory(error, end)
         else:
@@ -195,16 +198,7 @@ class ErrorJudge:
             end: The end of its attempt.
             may_be_sick: Whether a fresh process might do better in this one's place.
         """
-        end.begin()
-        if _is_of(error, TrialCancelled):
-            end.cancel()
-            return
-        if _is_of(error, TrialTimedOut):
-            end.time_out()
-            return
-        if self._is_draining() or _is_of(error, DrainRequested):
-            log.warning("failed_while_draining", error=describe_error(error, _ERROR_CHARACTERS))
-            end.release()
+        if self._is_asked_for(error, end):
             return
         log.error("attempt_failed", exception=traceback_of(error))
         held, spec = end.held, end.trial.spec
@@ -224,6 +218,28 @@ class ErrorJudge:
             end.commit(TrialState.FAILED, error=error_text, traceback=traceback, cause=Cause.FAILED)
         else:
             end.count(result, Charge.FAILURE)
+
+    def _lose_loader(self, dead: DeadLoader, error: BaseException, end: AttemptEnd) -> None:
+        """Count a loss of the attempt: a loader process was killed under it."""
+        if self._is_asked_for(error, end):
+            return
+        log.error("loader_died", loader=dead.pid, signal=dead.signal, exception=traceback_of(error))
+        result = end.result(error=f"{dead}{dead.advice}")
+        end.count(result, Charge.LOSS, cause=Cause.LOADER_DIED)
+
+    def _is_asked_for(self, error: BaseException, end: AttemptEnd) -> bool:
+        """End an attempt that was to end, whatever it raised meanwhile; False if it was not."""
+        end.begin()
+        if _is_of(error, TrialCancelled):
+            end.cancel()
+        elif _is_of(error, TrialTimedOut):
+            end.time_out()
+        elif self._is_draining() or _is_of(error, DrainRequested):
+            log.warning("failed_while_draining", error=describe_error(error, _ERROR_CHARACTERS))
+            end.release()
+        else:
+            return False
+        return True
 
     def _lose(self, trouble: CudaTrouble, error: BaseException, end: AttemptEnd) -> None:
         """Count a loss of the attempt: a CUDA error broke this process, which is to end.
