@@ -15,6 +15,15 @@ import yaml
 from fault_fleet import FaultFleet
 from waiting import wait_until
 
+from orchestrator.fleet import Fleet
+from orchestrator.handle import StudyHandle
+from orchestrator.status import StudyStatus
+from workers.coordination.connection import connect
+from workers.coordination.rights import Role
+from workers.processes.registry import ProcessEntry
+from workers.protocol.errors import RedisUnavailableError
+from workers.settings import Settings
+
 BIN = Path(sys.executable).parent
 
 HELD_TRIALS = Path(__file__).parents[1] / "held_trials"
@@ -38,6 +47,18 @@ LANGUAGE_ID: dict[str, Any] = {
     },
 }
 
+#: A training that asks for nothing but its fleet, where what is trained is not the point.
+LOOP = """
+def objective(trial):
+    rate = trial.suggest_float("rate", 0.1, 0.9)
+    with trial.training({"x": 1.0}, checkpoint_seconds=0) as run:
+        for epoch in run.epochs(2):
+            for _ in run.steps(range(6)):
+                run.state["x"] *= rate
+            run.report(run.state["x"])
+    return run.state["x"]
+"""
+
 
 class Machine:
     """A user's machine: a directory, an environment, and commands that are run for real."""
@@ -60,6 +81,14 @@ class Machine:
         study = {**LANGUAGE_ID, **changes}
         study["config"] = {**LANGUAGE_ID["config"], **changes.get("config", {})}
         path = self.folder / f"{study['name']}.yaml"
+        path.write_text(yaml.safe_dump(study, sort_keys=False))
+        return path
+
+    def write_loop(self, **changes: Any) -> Path:
+        """A study of a loop that imports nothing, and saves at each of its steps."""
+        (self.folder / "loop.py").write_text(LOOP)
+        study = {"name": "accept", "objective": "loop.py:objective", **changes}
+        path = self.folder / "loop.yaml"
         path.write_text(yaml.safe_dump(study, sort_keys=False))
         return path
 
@@ -112,20 +141,21 @@ class Machine:
         lines = [line for line in self.worker_log().splitlines() if line.startswith("{")]
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
-    def status(self, name: str = "accept") -> Any:
-        return self.json("status", name)
+    @property
+    def settings(self) -> Settings:
+        """What a command is told by the environment."""
+        return Settings.from_environment(self.environment)
 
-    def processes(self, kind: str) -> list[dict[str, Any]]:
-        found = subprocess.run(
-            ["trialfleet", "ps", "--json"],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if found.returncode != 0:
+    def status(self, name: str = "accept") -> StudyStatus:
+        return StudyHandle(name, self.settings).status()
+
+    def processes(self, kind: str) -> list[ProcessEntry]:
+        try:
+            client = connect(self.settings, Role.VIEWER)
+        except RedisUnavailableError:
             return []  # the embedded server is not there (yet, or any more)
-        return [entry for entry in json.loads(found.stdout) if entry["kind"] == kind]
+        with Fleet(self.settings, client) as fleet:
+            return [entry for entry in fleet.processes() if entry.kind == kind]
 
     def hold(self) -> None:
         """Have trials stay where they are once they have a checkpoint, until `let_go`."""
@@ -134,17 +164,17 @@ class Machine:
         self.environment["HELD_TRIALS"] = str(self.folder)
         (self.folder / "hold").touch()
 
-    def await_held(self) -> list[dict[str, Any]]:
-        """The pool processes of two trials that are held."""
+    def await_held(self, count: int = 1) -> list[ProcessEntry]:
+        """The pool processes of so many trials that are held."""
 
-        def held() -> list[dict[str, Any]]:
+        def held() -> list[ProcessEntry]:
             numbers = {int(path.name.partition("-")[2]) for path in self.folder.glob("held-*")}
-            if len(numbers) < 2:
+            if len(numbers) < count:
                 return []
-            found = [entry for entry in self.processes("trial") if entry["trial"] in numbers]
-            return found if len(found) == 2 else []
+            found = [entry for entry in self.processes("trial") if entry.trial in numbers]
+            return found if len(found) == count else []
 
-        return wait_until(held, "two trials have a checkpoint, and stay", 120.0)
+        return wait_until(held, f"{count} trials have a checkpoint, and stay", 120.0)
 
     def let_go(self) -> None:
         """Let held trials go on, and hold no further ones."""

@@ -65,7 +65,7 @@ def test_the_procfile_makes_a_fleet_that_takes_studies_from_elsewhere(machine):
     assert watched["trials"]["complete"] == 4
     assert machine.json("submit", "squares.py:objective", "--trials", 6)["trials"] == 6
     wait_until(
-        lambda: machine.status("squares-objective")["trials"]["complete"] == 6, "it is extended"
+        lambda: machine.status("squares-objective").trials["complete"] == 6, "it is extended"
     )
     (machine.folder / "script.py").write_text(SCRIPT)
     script = machine.start(sys.executable, "script.py", log="script.log")

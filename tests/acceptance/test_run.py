@@ -22,14 +22,14 @@ def assert_nothing_runs(machine):
 
 
 def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machine):
-    study = machine.write_study(wandb={"mode": "offline"})
+    study = machine.write_study(config=machine.few_texts(), wandb={"mode": "offline"})
     machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2, "--json")
-    victim, _ = machine.await_held()
-    main = machine.processes("main")[0]["identity"]["pid"]
+    victim, _ = machine.await_held(2)
+    main = machine.processes("main")[0].identity.pid
     libraries = Path(f"/proc/{main}/maps").read_text()
     assert "libtorch" not in libraries, "the worker's main process never imports torch"
-    os.kill(victim["identity"]["pid"], signal.SIGKILL)
+    os.kill(victim.identity.pid, signal.SIGKILL)
     machine.let_go()
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, machine.worker_log()[-3000:]
@@ -46,10 +46,10 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
     assert status["wall_seconds"] > 0
     assert status["slots"] == 2
     attempts = {trial["number"]: trial["attempts"] for trial in status["recent"]}
-    assert attempts[victim["trial"]] == 2
+    assert attempts[victim.trial] == 2
     assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(4), 1)
     assert machine.events("process_died")
-    assert [event["trial"] for event in machine.events("reaped")] == [victim["trial"]]
+    assert [event["trial"] for event in machine.events("reaped")] == [victim.trial]
     assert_nothing_runs(machine)
 
     warm = [event["seconds"] for event in machine.events("first_training_step") if event["warm"]]
@@ -57,17 +57,17 @@ def test_a_study_survives_a_killed_pool_process_and_counts_each_trial_once(machi
     results = machine.home / "studies" / "accept" / "trials"
     assert (results / str(status["best"]["number"]) / "result" / "metrics.json").exists()
     assert len(list(machine.home.glob("wandb/offline-run-*"))) >= 4
-    assert machine.status()["best"] == status["best"]
+    assert machine.json("status", "accept")["best"] == status["best"]
 
     again = machine.run("run", study, timeout=200)
     assert "was finished before" in again
 
 
 def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
-    study = machine.write_study(config=machine.few_texts(), trials=3)
+    study = machine.write_loop(trials=3)
     machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2)
-    held = {entry["trial"] for entry in machine.await_held()}
+    held = {entry.trial for entry in machine.await_held(2)}
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
@@ -76,11 +76,11 @@ def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
     assert_nothing_runs(machine)
     assert {event["trial"] for event in machine.events("released")} == held
     status = machine.status()
-    assert (status["state"], status["trials"]["queued"]) == ("running", 3)
+    assert (status.state, status.trials["queued"]) == ("running", 3)
     assert {int(checkpoint.parts[-3]) for checkpoint in machine.checkpoints()} == held
 
     machine.let_go()
-    finished = machine.json("run", study, "--slots", 2)
+    finished = machine.json("run", study, "--slots", 1)
     assert finished["trials"]["complete"] == 3
     assert {event["trial"] for event in machine.events("resumed")} == held
     assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(3), 1)
@@ -88,18 +88,18 @@ def test_an_interrupted_study_drains_leaves_nothing_behind_and_resumes(machine):
 
 
 def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
-    study = machine.write_study(config=machine.few_texts(), trials=2)
+    study = machine.write_loop(trials=2)
     machine.hold()
     process = machine.start("trialfleet", "run", study, "--slots", 2)
-    for entry in machine.await_held():
-        os.kill(entry["identity"]["pid"], signal.SIGSTOP)  # these cannot drain
+    for entry in machine.await_held(2):
+        os.kill(entry.identity.pid, signal.SIGSTOP)  # these cannot drain
     process.send_signal(signal.SIGINT)
     said = Said(process)
     wait_until(lambda: "draining" in said, "it drains")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     machine.let_go()
-    finished = machine.json("run", study, "--slots", 2)
+    finished = machine.json("run", study, "--slots", 1)
     assert finished["trials"]["complete"] == 2
     reaped = [event["ended"] for event in machine.events("reaped")]
     assert reaped.count("REQUEUED") == 2, "by a worker, before the leases end"
@@ -108,35 +108,35 @@ def test_a_second_interrupt_ends_at_once_and_is_still_safe(machine):
 
 def test_a_killed_worker_and_a_killed_redis_are_started_again(machine):
     machine.hold()
-    study = machine.write_study(config=machine.few_texts())
-    process = machine.start("trialfleet", "run", study, "--slots", 2, "--json")
+    study = machine.write_loop(trials=3)
+    process = machine.start("trialfleet", "run", study, "--slots", 1, "--json")
     machine.await_held()
     endpoint = json.loads((machine.home / "redis" / "endpoint.json").read_text())
     os.kill(endpoint["pid"], signal.SIGKILL)
     (main,) = wait_until(lambda: machine.processes("main"), "the fleet has its Redis again")
-    os.kill(main["identity"]["pid"], signal.SIGKILL)
+    os.kill(main.identity.pid, signal.SIGKILL)
     machine.let_go()
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, machine.worker_log()[-3000:]
-    assert json.loads(output)["trials"]["complete"] == 4
+    assert json.loads(output)["trials"]["complete"] == 3
     assert "the embedded Redis was killed; started it again" in machine.errors()
     assert "the worker was killed; started it again" in machine.errors()
-    assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(4), 1)
+    assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(3), 1)
     assert_nothing_runs(machine)
 
 
 def test_a_killed_run_is_resumed_by_the_next(machine):
     machine.environment["FLEET_TIME_SCALE"] = "0.1"
-    study = machine.write_study(config=machine.few_texts(), trials=2)
+    study = machine.write_loop(trials=2)
     machine.hold()
-    process = machine.start("trialfleet", "run", study, "--slots", 2)
+    process = machine.start("trialfleet", "run", study, "--slots", 1)
     machine.await_held()
     process.kill()
     process.wait()
     # its Redis and its worker end with it
     wait_until(lambda: not processes_of(machine.home), "all that it started ends")
     machine.let_go()
-    finished = machine.json("run", study, "--slots", 2)
+    finished = machine.json("run", study, "--slots", 1)
     assert finished["trials"]["complete"] == 2
     assert machine.events("resumed")
     assert ends_in_journal(machine.home, "accept") == dict.fromkeys(range(2), 1)
@@ -157,17 +157,36 @@ class Said:
         return text.encode() in self._bytes
 
 
+RANDOM = """
+import random
+
+import numpy
+import optuna
+import torch
+
+def objective(trial):
+    x = trial.suggest_float("x", -1.0, 1.0)
+    for step in range(3):
+        x += random.random() + numpy.random.rand() + torch.rand(()).item()
+        trial.report(x, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return x
+"""
+
+
 def test_the_same_seed_and_one_slot_give_the_same_study(machine):
-    changes = {
-        "trials": 4,
-        "pruner": {"type": "median", "n_startup_trials": 1, "n_warmup_steps": 0},
-        "config": {**machine.few_texts(), "evaluations_per_epoch": 2},
-    }
+    (machine.folder / "drawn.py").write_text(RANDOM)
+    study = machine.folder / "drawn.yaml"
+    study.write_text(
+        "{name: drawn, objective: 'drawn.py:objective', trials: 6, sampler: {type: tpe, seed: 7},"
+        " pruner: {type: median, n_startup_trials: 1, n_warmup_steps: 0}}"
+    )
     found = []
     for name in ("first", "second"):
         machine.home = machine.folder / name
         machine.environment["FLEET_HOME"] = str(machine.home)
-        status = machine.json("run", machine.write_study(**changes), "--slots", 1)
+        status = machine.json("run", study, "--slots", 1)
         found.append(
             [
                 (trial["number"], trial["state"], trial["value"], trial["params"])
@@ -175,7 +194,8 @@ def test_the_same_seed_and_one_slot_give_the_same_study(machine):
             ]
         )
     assert found[0] == found[1]
-    assert len(found[0]) == 4
+    assert len(found[0]) == 6
+    assert {state for _, state, _, _ in found[0]} == {"complete", "pruned"}
 
 
 PLAIN = """
@@ -194,13 +214,19 @@ def objective(trial):
 
 
 def test_any_optuna_objective_runs_unchanged_and_its_errors_are_shown(machine):
+    """And the study's name is taken by its settings."""
     (machine.folder / "plain.py").write_text(PLAIN)
-    output = machine.run("run", "plain.py:objective", "--trials", 8)
+    output = machine.run("run", "plain.py:objective", "--trials", 8, "--slots", 1)
     assert "trial 2 failed  (0." in output
     assert "ValueError: two is bad" in output
     assert "plain-objective finished: 7 complete, 1 failed" in output
     assert "best: trial" in output
     assert_nothing_runs(machine)
+
+    study = machine.folder / "other.yaml"
+    study.write_text("{name: plain-objective, objective: 'plain.py:objective', metric: loss}")
+    machine.run("run", study, code=2)
+    assert 'exists with metric = null, and now it is "loss"' in machine.errors()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +235,7 @@ def test_any_optuna_objective_runs_unchanged_and_its_errors_are_shown(machine):
         (["run", "nowhere.yaml"], "nowhere.yaml: there is no such study file"),
         (["run", "STUDY", "--slots", "0"], "--slots = 0: a worker needs at least 1 slot"),
         (["run", "BROKEN"], "did you mean 'learning_rate'?"),
-        (["submit", "STUDY"], "does not answer"),
+        (["submit", "LOOP"], "does not answer"),
         (["status", "nothing"], "study 'nothing' is not known"),
     ],
 )
@@ -219,6 +245,7 @@ def test_bad_input_is_one_line_exit_code_two_and_nothing_enqueued(machine, argum
         del machine.environment["FLEET_REDIS_URL"]
     paths = {
         "STUDY": machine.write_study(),
+        "LOOP": machine.write_loop(),
         "BROKEN": machine.write_study(
             name="broken", space={"learnig_rate": {"type": "float", "low": 0.1, "high": 0.2}}
         ),
@@ -229,12 +256,3 @@ def test_bad_input_is_one_line_exit_code_two_and_nothing_enqueued(machine, argum
     assert message in line
     assert not (machine.home / "studies").exists()
     assert not (machine.home / "redis").exists()
-
-
-def test_a_study_of_the_same_name_with_other_settings_is_refused(machine):
-    (machine.folder / "plain.py").write_text("def objective(trial):\n    return 1.0\n")
-    machine.run("run", "plain.py:objective", "--trials", 1)
-    study = machine.folder / "other.yaml"
-    study.write_text("{name: plain-objective, objective: 'plain.py:objective', metric: loss}")
-    machine.run("run", study, code=2)
-    assert 'exists with metric = null, and now it is "loss"' in machine.errors()

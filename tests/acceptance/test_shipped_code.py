@@ -54,11 +54,11 @@ def test_two_versions_of_a_module_run_on_a_worker_that_takes_what_is_signed(
             file.unlink()
 
     def reasons():
-        told = " ".join(machine.status("old")["waits_for"])
+        told = " ".join(machine.status("old").waits_for)
         return told if "FLEET_ACCEPT_CODE=signed" in told else None
 
     assert "no worker takes its trials" in wait_until(reasons, "it is said what to set", 90.0)
-    wait_until(lambda: machine.status("old")["trials"]["queued"], "its trials wait", 60.0)
+    wait_until(lambda: machine.status("old").trials["queued"], "its trials wait", 60.0)
     closed.terminate()
     closed.wait(90)
     # as a service does it that is given the secret in its environment

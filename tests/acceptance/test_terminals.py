@@ -11,8 +11,7 @@ from workers.protocol.states import TrialState
 
 
 def test_a_run_drains_when_its_terminal_closes(machine):
-    study = machine.write_study(config=machine.few_texts(), trials=2)
-    command = ["trialfleet", "run", str(study), "--slots", "2"]
+    command = ["trialfleet", "run", str(machine.write_loop(trials=2)), "--slots", "1"]
     machine.hold()
     with Terminal(command, machine.environment, machine.folder) as terminal:
         held = machine.await_held()
@@ -21,9 +20,9 @@ def test_a_run_drains_when_its_terminal_closes(machine):
         assert terminal.process.wait(60) == 130
     assert machine.processes("main") == []
     assert {event["trial"] for event in machine.events("released")} == {
-        entry["trial"] for entry in held
+        entry.trial for entry in held
     }
-    assert machine.status()["trials"]["queued"] == 2
+    assert machine.status().trials["queued"] == 2
 
 
 def test_a_worker_drains_when_its_terminal_closes(fleet):
