@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -186,7 +186,8 @@ class FaultFleet:
     def await_over(self, seconds: float = 150, *, study: str = "") -> None:
         """Wait until a study, by default the one that was handed in last, is over."""
         name = study or self.study
-        wait_until(lambda: self._is_over(name), f"{name} is over", seconds)
+        # each look connects anew, as a command does: at more of them, half a core is the test's
+        wait_until(lambda: self._is_over(name), f"{name} is over", seconds, every_seconds=0.3)
 
     def _is_over(self, study: str) -> bool:
         with suppress(redis.RedisError):
@@ -260,6 +261,19 @@ class FaultFleet:
         left = files_of(self.settings.home, self.temporary)
         assert not left, left
         shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+@contextmanager
+def broken_fleet(folder: Path) -> Iterator[FaultFleet]:
+    """A fleet to be broken, with its server up; it must have come clean in the end."""
+    made = FaultFleet(folder)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+    made.assert_nothing_told()
+    made.assert_nothing_left()
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from fault_fleet import FaultFleet
+from fault_fleet import FaultFleet, broken_fleet
 from waiting import wait_until
 
 from orchestrator.fleet import Fleet
@@ -219,10 +219,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[FaultFleet]:
-    """A fleet to be broken, with its server up; it must have come clean in the end."""
-    made = FaultFleet(tmp_path)
-    made.start()
-    yield made
-    made.stop()
-    made.assert_nothing_told()
-    made.assert_nothing_left()
+    with broken_fleet(tmp_path) as made:
+        yield made

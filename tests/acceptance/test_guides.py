@@ -38,8 +38,14 @@ WALKS = [
 #: Pages for who comes from elsewhere: a study before and after, much like one another.
 ALIKE = {page for page in WALKS if page.is_relative_to(GUIDES / "coming-from")}
 
+#: What one turns to after the tour, one's own training and a fleet.
+LATER = {
+    GUIDES / f"{name}.md"
+    for name in ("a-study-in-your-hand", "models-of-texts", "searching", "storage", "watching")
+}
+
 #: The README's installs all that there is.
-LONG = {*ALIKE, README}
+LONG = {*ALIKE, *LATER, README}
 
 #: What pages call the ports that they open, each of which is free here.
 PORTS = ("6379", "6389", "8000", "8001", "9464", "9465")

@@ -66,8 +66,8 @@ ENDS = ["exit 0", "exit 3", "SystemExit", "MemoryError", "RLIMIT_AS", "segmentat
 def test_an_objective_that_exits_or_breaks_its_process_is_tried_again_and_the_worker_stays(fleet):
     for number, way in enumerate(ENDS):
         fleet.order(way, number)
-    worker = run(fleet, trials=len(ENDS) + 1, slots=2)
-    fleet.await_over()
+    worker = run(fleet, trials=len(ENDS) + 1)
+    fleet.await_over(300)
     tried = dict.fromkeys(range(len(ENDS)), 2)
     fleet.assert_sound(len(ENDS) + 1, attempts={**tried, len(ENDS): 1})
     for number in tried:
@@ -119,7 +119,7 @@ def test_a_trial_that_takes_no_notice_of_its_time_is_ended_with_its_process(flee
 @pytest.mark.fault(31)
 def test_a_trial_that_always_kills_its_process_is_dead_and_the_others_go_on(fleet):
     fleet.order("segmentation fault", number=1, attempt="*", step=0)
-    run(fleet, trials=4, max_failures=1, max_losses=2, slots=2)
+    run(fleet, trials=4, max_failures=1, max_losses=2)
     fleet.await_over()
     status = {trial.number: trial for trial in fleet.trials()}
     assert [status[number].state.name for number in range(4)] == [

@@ -42,7 +42,7 @@ def test_a_home_of_the_release_before_is_resumed(earlier, has_redis):
     assert before == [f"{number} 1 0" for number in range(6)]
     if not has_redis:
         shutil.rmtree(earlier.home / "redis")
-    status = earlier.json("run", "study.yaml", "--slots", "2")
+    status = earlier.json("run", "study.yaml", "--slots", "1")
     assert (status["state"], status["trials"]["complete"]) == ("finished", 8)
     after = [line.split() for line in notes.read_text().splitlines()[len(before) :]]
     starts = {int(number): int(step) for number, _, step in after}

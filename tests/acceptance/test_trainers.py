@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fault_fleet import broken_fleet
 from offline_wandb import offline_runs
 from waiting import wait_until
 
@@ -44,12 +45,12 @@ def die_when_saved():
 
     from workers.coordination.leases import TrialLeases
 
-    point_to, died = TrialLeases.checkpoint, Path(__file__).with_name("died")
+    point_to, died = TrialLeases.checkpoint, Path(__file__).with_suffix(".died")
 
     def point_to_and_die(leases, *checkpoint):
         told = point_to(leases, *checkpoint)
         saved.append(told)
-        if leases.study == "killed" and len(saved) == 5 and not died.exists():
+        if leases.study.startswith("killed") and len(saved) == 5 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return told
@@ -70,39 +71,48 @@ def copy_of_studies(folder: Path) -> Path:
     return folder
 
 
-def study_file(name: str, called: str) -> dict:
+def study_file(name: str, kind: str) -> dict:
     """An example, of one trial with fixed numbers."""
     study = yaml.safe_load((STUDIES / f"{name}.yaml").read_text())
     del study["pruner"]
     sampler = {"type": "random", "seed": 7}
-    changes = {"name": called, "trials": 1, "sampler": sampler, "wandb": {"mode": "offline"}}
+    own_name = f"{kind}-{name}"
+    changes = {"name": own_name, "trials": 1, "sampler": sampler, "wandb": {"mode": "offline"}}
     config = dict(QUICK[name])
-    if called == "undisturbed":
+    if kind == "undisturbed":
         config["checkpoint_seconds"] = 1000
     return {**study, **changes, "config": config}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """A fleet on whose one slot each example ended twice: killed midway, and undisturbed."""
+    with broken_fleet(tmp_path_factory.mktemp("trainers")) as made:
+        made.use_studies(copy_of_studies(made.folder / "studies"))
+        made.serve()
+        made.worker()
+        names = [f"{kind}-{name}" for kind in ("killed", "undisturbed") for name in QUICK]
+        for kind in ("killed", "undisturbed"):
+            for name in QUICK:
+                made.hand_in(study_file(name, kind))
+        for name in names:
+            made.await_over(600, study=name)
+        yield made
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_an_example_that_is_killed_in_the_middle_comes_to_the_value_of_an_undisturbed_one(
     fleet, name
 ):
-    fleet.use_studies(copy_of_studies(fleet.folder / "studies"))
-    fleet.serve()
-    fleet.worker()
-    fleet.hand_in(study_file(name, "killed"))
-    fleet.await_over()
-    fleet.hand_in(study_file(name, "undisturbed"))
-    fleet.await_over()
-
-    killed, whole = (
-        StudyHandle(study, fleet.settings).study.trials[0] for study in ("killed", "undisturbed")
-    )
+    names = [f"killed-{name}", f"undisturbed-{name}"]
+    killed, whole = (StudyHandle(each, fleet.settings).study.trials[0] for each in names)
     assert killed.state.name == whole.state.name == "COMPLETE"
     assert killed.user_attrs["trialfleet:attempt"] == 2
     assert (killed.params, killed.value) == (whole.params, whole.value)
     assert killed.intermediate_values == whole.intermediate_values
 
     def groups():
-        return sorted(run["group"] for run in offline_runs(fleet.settings.home).values())
+        found = (run["group"] for run in offline_runs(fleet.settings.home).values())
+        return sorted(group for group in found if group in names)
 
-    wait_until(lambda: groups() == ["killed", "undisturbed"], "W&B writes on after a trial")
+    wait_until(lambda: groups() == names, "W&B writes on after a trial")
