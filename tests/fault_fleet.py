@@ -41,6 +41,7 @@ TIME_SCALE = 0.1
 class Note(NamedTuple):
     """A line of what the objective wrote down."""
 
+    study: str
     number: int
     attempt: int
     pid: int
@@ -140,11 +141,19 @@ class FaultFleet:
         self.study = spec.name
         Studies(self.client).submit(spec)
 
-    def order(self, what: str, number: int = 0, attempt: int | str = 1, step: int = 4) -> None:
+    def order(
+        self,
+        what: str,
+        number: int = 0,
+        attempt: int | str = 1,
+        step: int = 4,
+        *,
+        study: str = "*",
+    ) -> None:
         """Have the objective do something at a step, by its name in `faulty.ORDERS`."""
         path = self.folder / "orders.json"
         orders = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**orders, f"{number}/{attempt}/{step}": what}))
+        path.write_text(json.dumps({**orders, f"{study}/{number}/{attempt}/{step}": what}))
 
     def go(self) -> None:
         """Let those that wait for it go on."""
@@ -159,8 +168,10 @@ class FaultFleet:
         path = self.folder / "notes"
         found = []
         for line in path.read_text().splitlines() if path.exists() else []:
-            trial, attempt, pid, *words, step = line.split()
-            found.append(Note(int(trial), int(attempt), int(pid), " ".join(words), int(step)))
+            study, trial, attempt, pid, *words, step = line.split()
+            found.append(
+                Note(study, int(trial), int(attempt), int(pid), " ".join(words), int(step))
+            )
         return [
             note for note in found if what in {None, note.what} and number in {None, note.number}
         ]

@@ -7,6 +7,7 @@ its fleet uses, and reads in `notes` what was done. Undisturbed or not, the resu
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import resource
@@ -197,21 +198,21 @@ class Training:
 
 def note(trial: FleetTrial, what: str, step: int) -> None:
     """Write down what happens, in one line that no kill tears apart."""
-    line = f"{trial.number} {trial.attempt} {os.getpid()} {what} {step}\n"
+    line = f"{trial.study_name} {trial.number} {trial.attempt} {os.getpid()} {what} {step}\n"
     descriptor = os.open(HERE / "notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, line.encode())
     os.close(descriptor)
 
 
 def obey(trial: FleetTrial, training: Training | None) -> None:
-    """Do what the test ordered for this trial, attempt and step (`*` stands for any)."""
+    """Do what the test ordered for this study, trial, attempt and step (`*` stands for any)."""
     step = 0 if training is None else training.step
     try:
         orders = json.loads((HERE / "orders.json").read_text())
     except FileNotFoundError:
         return
-    for attempt in (trial.attempt, "*"):
-        order = orders.get(f"{trial.number}/{attempt}/{step}")
+    for study, attempt in itertools.product((trial.study_name, "*"), (trial.attempt, "*")):
+        order = orders.get(f"{study}/{trial.number}/{attempt}/{step}")
         if order is not None:
             trial.await_checkpoint()  # what was saved is known to be, whatever comes now
             trial.settle_checkpoint(60.0)  # tests tell what a disturbed trial goes on from

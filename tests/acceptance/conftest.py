@@ -211,9 +211,9 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
     """Show what all members of a fleet told, where a test of it fails."""
     report = yield
-    fleet = getattr(item, "funcargs", {}).get("fleet")
-    if report.failed and isinstance(fleet, FaultFleet):
-        report.sections += [(name, text) for name, text in fleet.told()]
+    for fleet in getattr(item, "funcargs", {}).values():
+        if report.failed and isinstance(fleet, FaultFleet):
+            report.sections += [(name, text) for name, text in fleet.told()]
     return report
 
 
