@@ -137,6 +137,7 @@ def test_a_cancelled_study_ends_though_the_holder_of_its_trial_is_killed(fleet, 
     assert len(fleet.notes("starts")) == 1
 
 
+@pytest.mark.long
 def test_the_wandb_run_of_a_trial_that_is_ended_by_force_is_ended(fleet, study):
     fleet.order("wait for go", step=4)
     run(fleet, wandb={"mode": "offline"})

@@ -140,7 +140,7 @@ def test_an_orchestrator_that_is_suspended_in_an_ask_does_not_ask_beside_the_nex
     fleet.pretend_slots(3)
     first = fleet.serve(STOPS_IN_AN_ASK + SERVE)
     wait_until(lambda: psutil.Process(first.pid).status() == "stopped", "it is suspended")
-    fleet.worker(slots=2)
+    fleet.worker()
     fleet.serve()
     if storage == "sqlite":
         fleet.await_over()
