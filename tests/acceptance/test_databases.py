@@ -59,7 +59,7 @@ def test_orchestrators_share_the_studies_and_one_that_is_killed_leaves_its_own_t
         wait_until(lambda: driven_by_each(fleet) == [4], "the only one has all")
         fleet.serve(FLEET_HOME=str(fleet.folder / "of the other host"))
         wait_until(lambda: driven_by_each(fleet) == [2, 2], "they share them")
-        fleet.worker(slots=2, queue=",".join(f"of-{name}" for name in sorted(names)))
+        fleet.worker(queue=",".join(f"of-{name}" for name in sorted(names)))
         fleet.await_note("stay until go", number=1)
         first.send_signal(signal.SIGKILL)
         first.wait()

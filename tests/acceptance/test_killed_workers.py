@@ -39,6 +39,7 @@ def give_up(fleet) -> None:
     assert (record.state, record.failures) == ("QUEUED", 0)
     StudyHandle(fleet.study, fleet.settings).cancel()
     fleet.await_over()
+    shutil.rmtree(fleet.settings.home / "checkpoints")  # as the host's next worker would
 
 
 def train(fleet):

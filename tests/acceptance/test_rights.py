@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from command_line import CommandLine
 from fault_fleet import signal_all, tree_of
 from recording_proxy import RecordingProxy
 from waiting import wait_until
@@ -49,8 +50,9 @@ def objective(trial):
 class Members:
     """Starts the members of a fleet under their users, each through what notes its commands."""
 
-    def __init__(self, fleet, stack) -> None:
+    def __init__(self, fleet, stack, run: CommandLine) -> None:
         self.fleet = fleet
+        self._run = run
         parts = urlsplit(fleet.redis.url)
         fleet.client.acl_setuser(
             "admin",
@@ -93,20 +95,19 @@ class Members:
         self.as_role(Role.WORKER)
         return self.fleet.worker(**options)
 
+    def submit(self) -> None:
+        """Hand the study in, from a process that has not imported another `faulty`."""
+        self.as_role(Role.USER)
+        line = [sys.executable, "-m", "orchestrator.cli", "submit", "study.yaml"]
+        environment = self.fleet.environment()
+        subprocess.run(line, env=environment, cwd=self.fleet.folder, check=True, timeout=300)
+
     def command(self, *words, role=Role.USER, code=0):
         self.as_role(role)
-        finished = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *map(str, words)],
-            env=self.fleet.environment(),
-            cwd=self.fleet.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        ended = self._run(*words, **self.fleet.settings.to_environment())
         codes = code if isinstance(code, set) else {code}
-        assert finished.returncode in codes, finished.stdout + finished.stderr
-        return finished.stdout if 0 in codes else finished.stderr
+        assert ended.code in codes, ended.out + ended.err
+        return ended.out if 0 in codes else ended.err
 
     def view(self, *words):
         return self.command(*words, role=Role.VIEWER)
@@ -173,9 +174,10 @@ VIEWED = set(rights_of(Role.VIEWER).keys)
 
 
 @pytest.fixture
-def members(fleet):
+def members(fleet, monkeypatch, capsys):
+    monkeypatch.chdir(fleet.folder)
     with ExitStack() as stack:
-        yield Members(fleet, stack)
+        yield Members(fleet, stack, CommandLine(monkeypatch, capsys, NETRC=os.devnull))
 
 
 def write_objective(fleet):
@@ -190,7 +192,7 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     fleet, members
 ):
     members.allow(write_objective(fleet))
-    members.command("submit", "study.yaml")
+    members.submit()
     members.command("enqueue", "fault", "x=0.5")
     fleet.study = "fault"
     members.admin.zadd(keys.PROCESSES, {"nobody": 4e12})
