@@ -99,14 +99,13 @@ class Admission:
             return None
         if self._only is None and not catalogue.waits_for_service(name):
             return None
-        roster.submitted[name] = submitted = catalogue.submitted(name)
-        queue = submitted.spec.resources.queue
-        if self._sharing.leaves(name, queue):
+        roster.submitted[name] = catalogue.submitted(name)
+        if self._sharing.leaves(name):
             return None
         right = StudyLead(self._client, name, self._identity, self._settings.times.lease)
         held_at = lease_clock()
         is_held = right.hold()
-        self._sharing.is_taken(name, queue if is_held else None)
+        self._sharing.is_taken(name, is_here=is_held)
         if not is_held:
             self._refuse(right)
             return None

@@ -266,7 +266,11 @@ class Service:
             if driver.is_open and not driver.is_disturbed and name not in held
         }
         return self._allotment.grant(
-            getting_on, dict(self._idle()), self._queues, is_draining=self.is_draining
+            getting_on,
+            dict(self._idle()),
+            self._queues,
+            self._sharing.partners,
+            is_draining=self.is_draining,
         )
 
     def _leave_over(self) -> None:
@@ -331,10 +335,12 @@ class Service:
 
     def _share_studies(self, processes: Sequence[ProcessEntry]) -> None:
         """Tell other orchestrators how many studies are driven here, and hand some on to them."""
-        queues = {name: each.spec.resources.queue for name, each in self._roster.submitted.items()}
-        driven = {name: queues[name] for name in self._roster.drivers if name in queues}
+        known = self._roster.submitted
+        driven = {
+            name: known[name].spec.resources.queue for name in self._roster.drivers if name in known
+        }
         is_well = not self._isolation.stalls.are_any
-        self._sharing.look(processes, driven, queues, is_well=is_well)
+        self._sharing.look(processes, driven, known, self._allotment.uses, is_well=is_well)
         self._admission.look(self._catalogue, self._roster)
         calm = {name for name, driver in self._idle() if driver.is_open and not driver.has_news}
         for name in self._sharing.to_hand_on(driven, calm):

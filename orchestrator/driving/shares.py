@@ -64,6 +64,13 @@ class Demand:
         """Of a study that was not looked at yet."""
         return cls(wanted=0, in_flight=0, trial_seconds=None, used_seconds=0.0)
 
+    def most(self, slots: int) -> int:
+        """How many trials it may be granted at once, were all slots its own."""
+        most: float = math.inf if self.max_slots is None else self.max_slots
+        if self.stuck:  # what it has in flight does not count, and more would wait with it
+            most = min(most, slots + num_ready(slots, self.trial_seconds))
+        return int(max(0, min(self.wanted, most - self.in_flight)))
+
     def granted(self, count: int) -> Demand:
         """After so many trials were granted."""
         return replace(self, wanted=self.wanted - count, in_flight=self.in_flight + count)
@@ -121,48 +128,44 @@ class Shares:
         #: study -> what its use is counted from, and the pull by which
         self._bases: dict[str, tuple[float, float]] = {}
 
-    def allot(self, slots: int, demands: Mapping[str, Demand]) -> dict[str, int]:
+    def allot(
+        self, slots: int, demands: Mapping[str, Demand], room: int | None = None
+    ) -> dict[str, int]:
         """How many trials each study may ask for now.
 
         Args:
             slots: Pool processes that take trials from the queue.
             demands: What each study of the queue has and wants.
+            room: Of a queue that other orchestrators use, too: so many in all.
         """
         self._follow(demands)
         granted = dict.fromkeys(demands, 0)
         if slots == 0:
             return granted
+        left = {name: demand.most(slots) for name, demand in demands.items()}
         in_flight = sum(demand.in_flight for demand in demands.values())
         if sum(demand.running for demand in demands.values()) < slots:
             # a slot is idle, and takes none of these: they are to keep it from no other study
             in_flight -= sum(demand.stuck for demand in demands.values())
+        most = in_flight + (room or 0)
         # what one is granted changes nobody else's level
         takers = [
-            (self._level(name, demand, 0), name)
-            for name, demand in demands.items()
-            if self._may_have(slots, demand, 0)
+            (self._level(name, demand, 0), name) for name, demand in demands.items() if left[name]
         ]
         heapify(takers)
         while takers:
             name = takers[0][1]
             demand = demands[name]
-            if in_flight >= slots + num_ready(slots, demand.trial_seconds):
+            has_room = in_flight < slots + num_ready(slots, demand.trial_seconds)
+            if not (has_room if room is None else in_flight < most):
                 break  # for nobody else, either: who has used more is not to have what is left
             granted[name] += 1
             in_flight += 1
-            if self._may_have(slots, demand, granted[name]):
+            if granted[name] < left[name]:
                 heapreplace(takers, (self._level(name, demand, granted[name]), name))
             else:
                 heappop(takers)
         return granted
-
-    def _may_have(self, slots: int, demand: Demand, granted: int) -> bool:
-        if granted >= demand.wanted:
-            return False
-        most = math.inf if demand.max_slots is None else demand.max_slots
-        if demand.stuck:  # what it has in flight does not count, and more would wait with it
-            most = min(most, slots + num_ready(slots, demand.trial_seconds))
-        return demand.in_flight + granted < most
 
     def _level(self, name: str, demand: Demand, granted: int) -> float:
         """How much a study has used for its weight."""

@@ -1,10 +1,10 @@
-"""Divides the studies among the orchestrators that keep results in one database, queue by queue.
+"""Divides the studies among the orchestrators that keep results in one database.
 
-The studies of one queue stay together: who shares out its slots must see all that want them. Each
-orchestrator tells in its record which queues it drives. A queue that nobody drives falls to one of
-them by its name, as long as that one has not more than its part; who has two queues more than
-another one hands one on. Nothing is agreed upon: each goes by what it sees, and who holds the right
-to a study drives it.
+Each tells in its record how many it drives, and what these have of each queue's slots, by which the
+others leave them their part (`shared_queue.py`). A study that nobody drives falls to one of them by
+its name, as long as that one has not more than its part; who has two more than another one hands
+some on. Nothing is agreed upon: each goes by what it sees, and who holds the right to a study
+drives it.
 
 Invariant: a study waits for an orchestrator that does not take it for a few looks at the fleet, and
 then anybody's it is.
@@ -24,8 +24,9 @@ from typing import Final
 import redis
 from sqlalchemy.engine import URL, make_url
 
+from orchestrator.driving.shared_queue import Partners
 from workers.coordination.identity import hostname
-from workers.processes.registry import ProcessEntry, ProcessRecord, SharedStudies
+from workers.processes.registry import ProcessEntry, ProcessRecord, QueueUse, SharedStudies
 from workers.protocol.states import ProcessKind
 from workers.settings import Settings
 
@@ -35,8 +36,11 @@ _GRACE_SECONDS: Final = 2.5
 #: So many of these, for who was handed a study: it has to be closed here first.
 _GRACES_TO_TAKE: Final = 4
 
-#: So many, before it is said that two drive one queue, and none of them is just getting it.
-_GRACES_TOGETHER: Final = 8
+#: So many, until one that was handed on is anybody's.
+_GRACES_TO_FORGET: Final = 16
+
+#: Each is closed here and opened there: so many at a time.
+_MOST_HANDED_ON: Final = 8
 
 #: How long nothing is handed on after what came back; doubled each time.
 _FIRST_PAUSE_SECONDS: Final = 60.0
@@ -58,18 +62,16 @@ class Sharing:
         self._storage = "" if url.startswith("journal") or not url else _mark_of(url)
         self._times = settings.times
         self._grace = _GRACE_SECONDS * min(1.0, settings.time_scale)
-        #: how many studies each of the others drives, by its identity and their queue
-        self._others: dict[str, Mapping[str, int]] = {}
-        #: likewise, of this one
-        self._driven: Counter[str] = Counter()
+        #: what each of the others drives, by its identity
+        self._others: dict[str, SharedStudies] = {}
+        self._num_driven = 0
         self._part = 0
-        self._told: Mapping[str, int] | None = None
-        #: since when another one has fewer; and since when it drives the same queue
+        self._told: SharedStudies | None = None
+        #: since when another one has fewer
         self._more_since: float | None = None
-        self._both_since: dict[str, float] = {}
         #: since when a study was seen to be nobody's
         self._free_since: dict[str, float] = {}
-        #: when a study was handed on that was not seen to be somebody's since; and a queue
+        #: when a study was handed on: not seen to be somebody's since; and at all
         self._given: dict[str, float] = {}
         self._gave: dict[str, float] = {}
         self._quiet_until = 0.0
@@ -79,7 +81,8 @@ class Sharing:
         self,
         processes: Iterable[ProcessEntry],
         driven: Mapping[str, str],
-        known: Mapping[str, str],
+        known: Collection[str],
+        uses: Mapping[str, QueueUse],
         *,
         is_well: bool,
     ) -> None:
@@ -88,7 +91,8 @@ class Sharing:
         Args:
             processes: The fleet's.
             driven: The studies that are driven here, each with its queue.
-            known: Likewise, those that are not over.
+            known: Those that are not over.
+            uses: What these have of each queue.
             is_well: Whether none stalls here: who cannot open one is to get no others.
 
         Raises:
@@ -97,21 +101,24 @@ class Sharing:
         if not self._storage:
             return
         now = time.monotonic()
-        self._driven = Counter(driven.values())
+        self._num_driven = len(driven)
+        told = SharedStudies(
+            storage=self._storage, queues=dict(Counter(driven.values())), uses=dict(uses)
+        )
         if not is_well:
             self.withdraw()
-        elif self._driven != self._told:
-            told = SharedStudies(storage=self._storage, queues=dict(self._driven))
+        elif told != self._told:
             self._record.update(shares=told.model_dump(mode="json"))
-            self._told = dict(self._driven)
+            self._told = told
         self._others = {
-            str(entry.identity): entry.shares.queues
+            str(entry.identity): entry.shares
             for entry in processes
             if entry.shares is not None and self._is_partner(entry)
         }
-        self._part = -(-len(set(known.values())) // (1 + len(self._others)))
+        self._part = -(-len(known) // (1 + len(self._others)))
         self._free_since = {name: at for name, at in self._free_since.items() if name in known}
-        forgotten = now - 2 * _GRACES_TOGETHER * self._grace
+        self._gave = {name: at for name, at in self._gave.items() if name in known}
+        forgotten = now - _GRACES_TO_FORGET * self._grace
         self._given = {
             name: at for name, at in self._given.items() if name in known and at > forgotten
         }
@@ -123,64 +130,53 @@ class Sharing:
             with suppress(redis.RedisError):  # the record runs out then
                 self._record.update(shares=None)
 
-    def leaves(self, study: str, queue: str) -> bool:
+    @property
+    def partners(self) -> Partners:
+        """Those that share with this one, and what they have of the queues."""
+        return Partners(self._own, {who: each.uses for who, each in self._others.items()})
+
+    def leaves(self, study: str) -> bool:
         """Whether a study that may be nobody's is left to another one for now."""
         if not self._others:
             return False
         free_for = time.monotonic() - self._free_since.setdefault(study, time.monotonic())
         if study in self._given:
             graces = _GRACES_TO_TAKE
-        elif queue in self._driven:
-            graces = 0
-        elif any(queue in driven for driven in self._others.values()):
-            graces = 2
         else:
-            is_here = self._falls_to(queue, self._others) == self._own
-            graces = (not is_here) + (len(self._driven) >= self._part)
+            graces = (not self._is_here(study)) + (self._num_driven >= self._part)
         return free_for < graces * self._grace
 
-    def is_taken(self, study: str, queue: str | None = None) -> None:
+    def is_taken(self, study: str, *, is_here: bool) -> None:
         """A study is somebody's.
 
         Args:
             study: The study.
-            queue: Its own, if it is driven here.
+            is_here: Whether it is driven here.
         """
         self._free_since.pop(study, None)
         self._given.pop(study, None)
-        if queue is None:
+        if not is_here:
             return
-        self._driven[queue] += 1
-        if self._gave.pop(queue, -1e9) > time.monotonic() - _LONGEST_PAUSE_SECONDS:
+        self._num_driven += 1
+        if self._gave.pop(study, -1e9) > time.monotonic() - _LONGEST_PAUSE_SECONDS:
             # whoever got it did not keep it
             self._quiet_until = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
-    def to_hand_on(self, driven: Mapping[str, str], calm: Collection[str]) -> list[str]:
-        """Which studies to hand on now: all of one queue, or none.
+    def to_hand_on(self, driven: Collection[str], calm: Collection[str]) -> list[str]:
+        """Which studies to hand on now.
 
         Args:
-            driven: Those that are driven here, each with its queue.
+            driven: Those that are driven here.
             calm: Of them, those that can be left at this moment.
         """
         now = time.monotonic()
         if not self._others or self._given or now < self._quiet_until:
             self._more_since = None
-            self._both_since.clear()
             return []
-        held_up = {queue for study, queue in driven.items() if study not in calm}
-        for queue in [*self._driven_elsewhere(now), *self._surplus(now)]:
-            if queue not in held_up:
-                given = [study for study, its in driven.items() if its == queue]
-                self._given |= dict.fromkeys(given, now)
-                self._gave[queue] = now
-                self._more_since = None
-                return given
-        return []
-
-    def _surplus(self, now: float) -> list[str]:
-        """Of which queues one is to be handed on, since another one has fewer."""
-        if len(self._driven) - min(len(driven) for driven in self._others.values()) < 2:
+        least = min(sum(each.queues.values()) for each in self._others.values())
+        count = min(_MOST_HANDED_ON, (len(driven) - least) // 2)
+        if count < 1:
             self._more_since = None
             return []
         # what they told is a look old
@@ -188,29 +184,22 @@ class Sharing:
         if now - self._more_since < self._grace:
             return []
         # first those that would fall to another one anyway
-        return sorted(
-            self._driven, key=lambda queue: self._falls_to(queue, self._others) == self._own
-        )
-
-    def _driven_elsewhere(self, now: float) -> list[str]:
-        """The queues that another one has been driving, too, and is to have."""
-        found = {}
-        for queue in self._driven:
-            rivals = [who for who, driven in self._others.items() if queue in driven]
-            if rivals and self._falls_to(queue, rivals) != self._own:
-                found[queue] = self._both_since.get(queue, now)
-        self._both_since = found
-        return [queue for queue, at in found.items() if now - at >= _GRACES_TOGETHER * self._grace]
+        given = sorted(calm, key=self._is_here)[:count]
+        self._given |= dict.fromkeys(given, now)
+        self._gave |= self._given
+        self._more_since = None
+        return given
 
     @property
     def _own(self) -> str:
         return str(self._record.identity)
 
-    def _falls_to(self, queue: str, others: Iterable[str]) -> str:
-        """To whom a queue falls by its name, of this orchestrator and others."""
+    def _is_here(self, study: str) -> bool:
+        """Whether it falls to this one by its name, of all that there are."""
         # rendezvous hashing: of those who stay, none gets another one's when one goes
-        return max(
-            [self._own, *others], key=lambda who: sha256(f"{queue}\0{who}".encode()).digest()
+        everybody = [self._own, *self._others]
+        return self._own == max(
+            everybody, key=lambda who: sha256(f"{study}\0{who}".encode()).digest()
         )
 
     def _is_partner(self, entry: ProcessEntry) -> bool:

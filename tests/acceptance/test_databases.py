@@ -53,13 +53,12 @@ def test_orchestrators_share_the_studies_and_one_that_is_killed_leaves_its_own_t
         fleet.order("stay until go", number=1)
         for name in sorted(names):
             objective = f"{fleet.folder}/faulty.py:train"
-            queue = {"queue": f"of-{name}"}
-            fleet.hand_in({"name": name, "objective": objective, "trials": 3, "resources": queue})
+            fleet.hand_in({"name": name, "objective": objective, "trials": 3})
         first = fleet.serve()
         wait_until(lambda: driven_by_each(fleet) == [4], "the only one has all")
         fleet.serve(FLEET_HOME=str(fleet.folder / "of the other host"))
         wait_until(lambda: driven_by_each(fleet) == [2, 2], "they share them")
-        fleet.worker(queue=",".join(f"of-{name}" for name in sorted(names)))
+        fleet.worker()
         fleet.await_note("stay until go", number=1)
         first.send_signal(signal.SIGKILL)
         first.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from contextlib import contextmanager
 
 import pytest
@@ -19,7 +20,8 @@ from workers.coordination.studies import Studies
 from workers.coordination.study_lead import StudyLead, renew_all
 from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import InvalidInputError
-from workers.protocol.states import Wish
+from workers.protocol.messages import Result
+from workers.protocol.states import TrialState, Wish
 
 
 @pytest.fixture
@@ -142,29 +144,45 @@ def test_who_keeps_results_elsewhere_shares_nothing(fleet, tmp_path):
         assert shares.queues == {"of-s-0": 1, "of-s-1": 1}
 
 
-def test_studies_of_one_queue_stay_together_so_that_their_shares_hold(fleet):
-    together = {f"s-{index}" for index in range(4)}
-    for name in together:
-        put(fleet, name)
+class TwoSlots:
+    """Work on what is asked for, two trials at a time, in the order in which it was asked for."""
+
+    def __init__(self, fleet, names):
+        self.leases = {name: Studies(fleet.client).leases(name) for name in names}
+        self.seen, self.waiting, self.held = set(), deque(), []
+        self.num_ended = Counter()
+
+    def work(self):
+        for name, leases in self.leases.items():
+            new = {(name, number) for number in leases.queued()} - self.seen
+            self.seen |= new
+            self.waiting.extend(sorted(new))
+        for name, number, token in self.held:
+            told = Result(values=[0.5], busy_seconds=60.0)
+            self.leases[name].commit(number, token, TrialState.COMPLETE, told)
+            self.num_ended[name] += 1
+        begun = [self.waiting.popleft() for _ in range(min(2, len(self.waiting)))]
+        claims = [self.leases[name].claim(number, "hand", 600.0) for name, number in begun]
+        self.held = [(*each, claim.token) for each, claim in zip(begun, claims, strict=True)]
+
+
+def test_studies_of_one_queue_are_shared_and_its_slots_by_their_weights(fleet):
+    weights = {"s-0": 1, "s-1": 3, "s-2": 1, "s-3": 3}
+    for name, weight in weights.items():
+        put(fleet, name, trials=200, share={"weight": weight})
+    slots = TwoSlots(fleet, weights)
     with Service(fleet.settings) as first, on_another_host(fleet) as second:
         both = [first, second]
-        turn(both, lambda: len(driven(first) | driven(second)) == 4, "all are driven")
-        turn(both, lambda: not all(map(driven, both)), "by one of them")
-        for index in range(4, 8):
-            put_alone(fleet, f"s-{index}")
-        turn(
-            both,
-            lambda: (
-                len(queues(first) | queues(second)) == 5
-                and {len(queues(first)), len(queues(second))} == {2, 3}
-            ),
-            "each has its part of the queues",
-        )
-        assert together in (driven(first) & together, driven(second) & together)
-
-
-def queues(service):
-    return set(service._sharing._driven)
+        turn(both, lambda: len(driven(first)) == len(driven(second)) == 2, "shared")
+        for _ in range(40):
+            until = time.monotonic() + 0.2
+            turn(both, lambda until=until: time.monotonic() > until, "they ask, and tell")
+            slots.work()
+            assert len(slots.held) == 2 or not slots.num_ended, "no slot is idle"
+            assert len(slots.waiting) <= 4
+    ended = sum(slots.num_ended.values())
+    for name, weight in weights.items():
+        assert slots.num_ended[name] == pytest.approx(ended * weight / 8, abs=4), slots.num_ended
 
 
 def test_who_cannot_open_a_study_is_handed_no_more_for_a_while(fleet, monkeypatch):

@@ -36,6 +36,26 @@ log = get_logger(__name__)
 KEEP_LAPSED_MS: Final = 24 * 3600 * 1000
 
 
+class QueueUse(BaseModel):
+    """What the studies that one orchestrator drives have of a queue's slots, and want."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    level: float
+    """Slot-seconds that they used for their weight."""
+    pull: float
+    """The weights, with their priorities, of those that want or have something."""
+    seconds: float
+    """How long one of their trials takes."""
+    wanted: int
+    """Trials that they would be granted now, were all slots theirs."""
+    in_flight: int
+    running: int
+    """Of those in flight, how many a worker holds."""
+    stuck: int
+    """Of those in flight, how many have waited for long without a worker that takes them."""
+
+
 class SharedStudies(BaseModel):
     """What an orchestrator tells that shares all studies of a database with others."""
 
@@ -45,6 +65,8 @@ class SharedStudies(BaseModel):
     storage: str
     #: How many of them it drives, by their queue.
     queues: dict[str, int] = {}
+    #: What these have of each queue and want; told where there are others to share with.
+    uses: dict[str, QueueUse] = {}
 
 
 class ProcessEntry(BaseModel):

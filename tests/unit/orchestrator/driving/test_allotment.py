@@ -19,9 +19,9 @@ def allots(monkeypatch):
     """How often slots were shared out."""
     calls, allot = [], Shares.allot
 
-    def counted(shares, slots, demands):
+    def counted(shares, slots, *given):
         calls.append(slots)
-        return allot(shares, slots, demands)
+        return allot(shares, slots, *given)
 
     monkeypatch.setattr(Shares, "allot", counted)
     return calls
