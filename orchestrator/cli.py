@@ -1,5 +1,8 @@
 """The command line `trialfleet`: from arguments to calls, and from results to text or JSON.
 
+What drives studies is imported by the commands that do: a look, or a shell that completes a name,
+does not wait for it.
+
 Exit codes: 0 done; 1 the study ended without a complete trial, or the command failed; 2 bad input.
 """
 
@@ -36,8 +39,6 @@ from orchestrator.commands.options import (
 from orchestrator.commands.reporting import reporting_app
 from orchestrator.commands.results import results_app
 from orchestrator.commands.trying import trying_app
-from orchestrator.driving.observer import metrics_observer
-from orchestrator.driving.service import Service
 from orchestrator.driving.turns import studies_at_turns
 from orchestrator.fleet import connect, statuses_at_hand
 from orchestrator.handle import StudyHandle
@@ -143,6 +144,9 @@ def serve(metrics_port: MetricsPortOption = None, as_json: JsonOption = False) -
 
     Workers run on any machine: FLEET_REDIS_URL=... celery -A workers worker
     """
+    from orchestrator.driving.observer import metrics_observer
+    from orchestrator.driving.service import Service
+
     configure_logging()
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.options import NameArgument
-from orchestrator.local.delete_study import delete_study
 from orchestrator.storage.known_studies import kept_beside
 from orchestrator.views.json_output import JsonOption, print_json
 from workers.protocol.errors import InvalidInputError
@@ -32,6 +31,8 @@ def delete(
 
     Example: trialfleet delete language-id --yes
     """
+    from orchestrator.local.delete_study import delete_study
+
     if not is_sure:
         if as_json or not sys.stdin.isatty():
             raise InvalidInputError(f"delete {name}: nobody can be asked here; give --yes")

@@ -33,6 +33,11 @@ def test_the_main_processes_import_nothing_heavy(module):
     assert not modules_after(f"import {module}") & set(HEAVY)
 
 
+def test_a_look_from_the_command_line_waits_for_nothing_that_drives():
+    found = modules_after("import orchestrator.cli")
+    assert not found & {"celery", "kombu", "sqlalchemy", "orchestrator.driving.service"}
+
+
 def test_a_pool_process_imports_no_metrics_before_it_measures():
     found = modules_after("import workers.managers, workers.trials.runner")
     assert not found & {"torchmetrics", "scipy"}
