@@ -28,6 +28,10 @@ from workers.settings import Settings
 properties.register_profile("fleet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 properties.load_profile("fleet")
 
+#: Before anything imports torch, here and in what is started: its threads that wait for one another
+#: keep a core each busy else, and several tests at once, five times as many as they need.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 #: Before any other file imports the libraries that read its address.
 _HUB = HubServer()
 _HUB.become_the_hub()
