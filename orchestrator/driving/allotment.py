@@ -73,7 +73,7 @@ class Allotment:
                 # what a driver at its turn is granted now would be lost
                 demand = replace(demand, wanted=0)
             by_queue.setdefault(driver.queue, {})[name] = demand
-        rooms = self._rooms(getting_on, slots, partners)
+        rooms = self._rooms(getting_on, slots, partners, busy)
         granted: dict[str, int] = {}
         for queue, demands in by_queue.items():
             shares = self._shares.setdefault(queue, Shares())
@@ -86,7 +86,11 @@ class Allotment:
         return granted
 
     def _rooms(
-        self, getting_on: Mapping[str, StudyDriver], slots: Mapping[str, int], partners: Partners
+        self,
+        getting_on: Mapping[str, StudyDriver],
+        slots: Mapping[str, int],
+        partners: Partners,
+        busy: Collection[str],
     ) -> dict[str, int]:
         """How many more trials may be in flight of each queue that others use, too."""
         if not partners.uses:
@@ -99,7 +103,7 @@ class Allotment:
         for queue, each in demands.items():
             others = partners.of(queue)
             shared = self._shared.setdefault(queue, SharedQueue())
-            self.uses[queue] = use = shared.use(each, slots[queue], others)
+            self.uses[queue] = use = shared.use(each, slots[queue], others, busy)
             if others:
                 rooms[queue] = room(slots[queue], partners.own, {**others, partners.own: use})
         return rooms

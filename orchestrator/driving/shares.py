@@ -157,7 +157,7 @@ class Shares:
             name = takers[0][1]
             demand = demands[name]
             has_room = in_flight < slots + num_ready(slots, demand.trial_seconds)
-            if not (has_room if room is None else in_flight < most):
+            if not has_room or (room is not None and in_flight >= most):
                 break  # for nobody else, either: who has used more is not to have what is left
             granted[name] += 1
             in_flight += 1

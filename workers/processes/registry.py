@@ -44,9 +44,9 @@ class QueueUse(BaseModel):
     level: float
     """Slot-seconds that they used for their weight."""
     pull: float
-    """The weights, with their priorities, of those that want or have something."""
+    """The weights, with their priorities, of those that could take more than their part."""
     seconds: float
-    """How long one of their trials takes."""
+    """How long one of their trials takes; 0 where none has ended yet."""
     wanted: int
     """Trials that they would be granted now, were all slots theirs."""
     in_flight: int
@@ -54,6 +54,10 @@ class QueueUse(BaseModel):
     """Of those in flight, how many a worker holds."""
     stuck: int
     """Of those in flight, how many have waited for long without a worker that takes them."""
+    content: int = 0
+    """How many in flight is all that the others can take, which is less than their part."""
+    content_wanted: int = 0
+    """Of what is wanted, how much is theirs."""
 
 
 class SharedStudies(BaseModel):

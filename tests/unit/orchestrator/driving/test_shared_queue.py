@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
 import pytest
@@ -23,12 +24,24 @@ class Study:
     seconds: float
     wanted: float = float("inf")
     begins: float = 0.0
+    priority: int = 0
+    max_slots: int | None = None
+    asking: float = 0.0
+    """How long its sampler takes for a suggestion; of a slow one, a turn asks for one."""
+    is_refused: bool = False
+    """Whether no worker takes its trials."""
+    busy_until: float = 0.0
+    given_back: int = 0
     in_flight: int = 0
     running: int = 0
     used: float = 0.0
     ended: int = 0
 
     def demand(self, now):
+        if now >= self.busy_until:
+            self.in_flight -= self.given_back
+            self.wanted += self.given_back
+            self.given_back = 0
         wanted = 0 if now < self.begins else int(min(1000, self.wanted))
         known = self.seconds if self.ended else None
         return Demand(
@@ -37,7 +50,10 @@ class Study:
             trial_seconds=known,
             used_seconds=self.used,
             weight=self.weight,
+            priority=self.priority,
+            max_slots=self.max_slots,
             running=self.running,
+            stuck=self.in_flight if self.is_refused else 0,
         )
 
 
@@ -51,19 +67,29 @@ class Orchestrator:
     others: dict[str, QueueUse] = field(default_factory=dict)
 
     def turn(self, now, slots):
-        """The studies whose trials it asks for."""
+        """The studies whose trials it asks for, and when they are enqueued."""
         demands = {name: study.demand(now) for name, study in self.studies.items()}
-        use = self.queue.use(demands, slots, self.others)
+        busy = {name for name, study in self.studies.items() if now < study.busy_until}
+        use = self.queue.use(demands, slots, self.others, busy)
         most = room(slots, self.name, {**self.others, self.name: use}) if self.others else None
-        asked = self.shares.allot(slots, demands, most)
+        able = {
+            name: replace(each, wanted=0) if name in busy else each
+            for name, each in demands.items()
+        }
+        asked = self.shares.allot(slots, able, most)
+        begun = []
         for name, count in asked.items():
-            self.studies[name].wanted -= count
-            self.studies[name].in_flight += count
+            study = self.studies[name]
+            study.wanted -= count
+            study.in_flight += count
+            if count and study.asking:
+                study.busy_until, study.given_back = now + study.asking, count - 1
+            begun += [(max(now, study.busy_until), name)] * (count - study.given_back)
         self.told = use
-        return [name for name, count in asked.items() for _ in range(count)]
+        return begun
 
 
-def simulate(sides, slots, seconds):
+def simulate(sides, slots, seconds):  # noqa: C901 - a loop over events
     """Run for so long; the slot-seconds of each study, and the share of them that was used."""
     waiting, events = deque(), []
     for at, side in enumerate(sides):
@@ -86,6 +112,10 @@ def simulate(sides, slots, seconds):
         if kind == "turn":
             side = what
             heappush(events, (now + TURN, order, order, side, "turn"))
+        elif kind == "asked":
+            side, name = what
+            if not side.studies[name].is_refused:
+                waiting.append(what)
         else:
             side, name = what
             study = side.studies[name]
@@ -94,7 +124,9 @@ def simulate(sides, slots, seconds):
             spent[name] = spent.get(name, 0.0) + study.seconds
             busy += study.seconds
             idle += 1
-        waiting.extend((side, name) for name in side.turn(now, slots))
+        for at, name in side.turn(now, slots):
+            order += 1
+            heappush(events, (at, order, order, (side, name), "asked"))
         while idle and waiting:
             its, name = waiting.popleft()
             idle -= 1
@@ -140,6 +172,38 @@ def test_one_that_comes_later_gets_its_part_at_once_and_no_more():
     spent, used = simulate(sides, 4, 300)
     assert spent["b"] == pytest.approx(200, rel=0.15), "half of 100 seconds on four slots"
     assert used > 0.95
+
+
+@pytest.mark.parametrize(
+    ("studies", "its_seconds"),
+    [
+        ({"x": Study(1, 5.0, priority=1, max_slots=1), "y": Study(1, 5.0)}, 5.0),
+        ({f"x-{at}": Study(1, 5.0, max_slots=1) for at in range(3)} | {"y": Study(1, 5.0)}, 5.0),
+        ({"x": Study(20, 600.0, wanted=1), "y": Study(1, 5.0)}, 5.0),
+        ({"x": Study(1, 5.0, is_refused=True), "y": Study(1, 5.0)}, 5.0),
+        ({"x": Study(1, 5.0, priority=1), "y": Study(1, 5.0)}, 5.0),
+        ({"y": Study(1, 30.0)}, 0.4),
+        ({"y": Study(1, 5.0, asking=3.0)}, 5.0),
+        ({"y": Study(1, 5.0, asking=10.0)}, 5.0),
+    ],
+    ids=[
+        "one that may have one slot",
+        "many that may have one slot",
+        "one at its last trial",
+        "one that no worker takes",
+        "one that goes before",
+        "long trials",
+        "a slow sampler",
+        "a slower sampler",
+    ],
+)
+def test_who_drives_which_study_makes_no_difference(studies, its_seconds):
+    groups, slots = [studies, {"z": Study(1, its_seconds)}], 6
+    shared, shared_used = simulate(sides_of(*deepcopy(groups)), slots, 300)
+    alone, used = simulate(sides_of(deepcopy(groups[0] | groups[1])), slots, 300)
+    assert shared_used > used - 0.2
+    for name, seconds in alone.items():
+        assert shared[name] == pytest.approx(seconds, rel=0.2, abs=40.0), (shared, alone)
 
 
 @pytest.mark.parametrize("seed", range(8))
