@@ -12,7 +12,7 @@ from workers.protocol.events import Cause, EventKind
 from workers.protocol.spec import StudySpec
 
 OBJECTIVES = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 import optuna, torch
 from torch.utils.data import DataLoader, Dataset
@@ -47,6 +47,9 @@ def exits():
 def raises():
     raise EOFError("of the objective's own")
 
+def is_stuck():
+    time.sleep(600)
+
 def train(data, act, context=None):
     with ATTEMPTS.open("a") as told:
         told.write("a")
@@ -66,13 +69,29 @@ def of_one_that_died_with_its_server(trial, data: DataManager):
     return train(data, with_its_server, "spawn")
 
 def of_one_of_its_own(trial):
-    return train(None, killed, "fork")
+    try:
+        return train(None, killed, "fork")
+    except RuntimeError:
+        raise ValueError("it fails without loaders, too")
 
 def of_one_that_exits(trial, data: DataManager):
     return train(data, exits, "spawn")
 
 def of_one_that_raises(trial, data: DataManager):
     return train(data, raises, "spawn")
+
+def of_one_that_torch_ends(trial, data: DataManager):
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+    loader = DataLoader(Rows(is_stuck), num_workers=1, timeout=60, multiprocessing_context="spawn")
+    batches = iter(data.registered(loader))
+    for _ in range(5):
+        next(batches)
+    batches._timeout = 1  # it was given time to start
+    try:
+        return float(next(batches).sum())
+    finally:
+        batches._shutdown_workers()  # as Lightning does
+        assert batches._workers[0].exitcode == -signal.SIGTERM
 
 def of_one_that_is_taken_for_a_verdict(trial, data: DataManager):
     try:
@@ -112,7 +131,7 @@ def test_who_loses_one_each_time_loses_no_trial(fleet, tmp_path):
     [
         ("of_one_that_crashed", "SIGSEGV"),
         ("of_one_that_died_with_its_server", "SIGKILL"),
-        ("of_one_of_its_own", "SIGKILL"),
+        ("of_one_of_its_own", "SIGKILL; then the objective raised ValueError: it fails without"),
     ],
 )
 def test_by_whatever_signal_it_died(fleet, tmp_path, objective, signal):
@@ -122,7 +141,9 @@ def test_by_whatever_signal_it_died(fleet, tmp_path, objective, signal):
     assert f"was ended by {signal}" in told.detail
 
 
-@pytest.mark.parametrize("objective", ["of_one_that_exits", "of_one_that_raises"])
+@pytest.mark.parametrize(
+    "objective", ["of_one_that_exits", "of_one_that_raises", "of_one_that_torch_ends"]
+)
 def test_what_it_does_by_itself_is_the_objectives_own_fault(fleet, tmp_path, objective):
     trial, told = run(fleet, tmp_path, objective, max_failures=1)
     assert (trial.state.name, told) == ("FAIL", [])

@@ -224,7 +224,10 @@ class ErrorJudge:
         if self._is_asked_for(error, end):
             return
         log.error("loader_died", loader=dead.pid, signal=dead.signal, exception=traceback_of(error))
-        result = end.result(error=f"{dead}{dead.advice}")
+        then = dead.advice
+        if dead.was_survived:  # it may have failed by itself
+            then = f"; then the objective raised {describe_error(error, _ERROR_CHARACTERS)}"
+        result = end.result(error=f"{dead}{then}")
         end.count(result, Charge.LOSS, cause=Cause.LOADER_DIED)
 
     def _is_asked_for(self, error: BaseException, end: AttemptEnd) -> bool:
