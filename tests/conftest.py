@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -59,6 +60,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="a long soak; run with --slow"))
         if item.get_closest_marker("gpu") and not count_gpus():
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+
+
+def pytest_collection_finish() -> None:
+    # no collection need look at what the tests import; pool processes begin their trials like this
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

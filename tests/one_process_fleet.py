@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -69,11 +68,9 @@ class OneProcessFleet:
     def __enter__(self) -> Self:
         self._thread.start()
         self.runner.__enter__()
-        gc.freeze()  # as a pool process does
         return self
 
     def __exit__(self, *_: object) -> None:
-        gc.unfreeze()
         self.runner.__exit__()
         self._ended.set()
         self._thread.join()

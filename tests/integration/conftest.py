@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
+import warnings
 
 import pytest
 from desk import Desk
@@ -14,9 +16,20 @@ from workers.processes.registry import ProcessRecord
 from workers.protocol.spec import StudySpec
 
 
+def freeze_heap():
+    """What tests before imported stays, as what a pool process has before its first trial.
+
+    Each trial ends with a collection, which need not look at it.
+    """
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # what they left open is closed here, and is no fault of the next
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def as_in_a_process_of_its_own(tmp_path):
     """What a trial imports and sets for its process is none of the next test's."""
+    freeze_heap()
     yield
     place = str(tmp_path)
     for name, module in sys.modules.copy().items():

@@ -24,7 +24,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("precision", ["auto", "bf16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["auto", pytest.param("bf16", marks=pytest.mark.long)],  # which a CPU takes its time for
+)
 def test_each_side_trains_on_the_same_texts_and_is_measured_alike(container, tmp_path, precision):
     known = training.cases(tmp_path, epochs=1, steps=1, files=8, precision=precision)
     bench = training.Bench(known["source"], managers_of(container), tmp_path, time.perf_counter)

@@ -20,6 +20,7 @@ from waiting import wait_until
 from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.isolation import Isolation
 from orchestrator.driving.service import Service
+from orchestrator.submission import preflight
 from orchestrator.submission.submit import submit
 from workers.coordination import keys
 from workers.coordination.studies import Studies
@@ -86,8 +87,9 @@ def test_a_new_home_of_a_worker_becomes_its_fleets(client, led, tmp_path):
 
 
 def test_a_home_of_another_fleet_is_refused_by_all_with_the_way_out(
-    home, led, other, other_url, settings, tmp_path
+    home, led, other, other_url, settings, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(preflight, "check_models", lambda *_: None)  # in a process of its own
     stranger = FleetHome(other, tmp_path / "elsewhere")
     stranger.lead()
     stranger.close()

@@ -139,7 +139,16 @@ REDIS = {
 }
 
 
-@pytest.mark.parametrize("ended", [2, WANTED], ids=["amid it", "after its end"])
+@pytest.mark.parametrize(
+    ("fleet", "ended"),
+    [
+        pytest.param("journal", 2, id="journal-amid it"),
+        pytest.param("journal", WANTED, id="journal-after its end"),
+        pytest.param("sqlite", 2, id="sqlite-amid it"),
+        pytest.param("sqlite", WANTED, id="sqlite-after its end", marks=pytest.mark.long),
+    ],
+    indirect=["fleet"],
+)
 def test_whatever_befell_storage_and_redis_a_study_that_is_handed_in_again_comes_to_its_end(
     fleet, ended
 ):

@@ -91,7 +91,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("task", CASES)
+#: What the other cases, each with options of its own, do not show of the tasks alone.
+FURTHER = {"text_classification", "token_classification", "masked_lm"}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(each, marks=[pytest.mark.long] if each in FURTHER else []) for each in CASES],
+)
 def test_adapters_are_trained_resumed_to_the_bit_and_left_for_peft(
     desk, container, write, base, task
 ):
@@ -209,6 +216,7 @@ def test_without_peft_the_line_that_names_it_is_told(desk, container, write, bas
         run(container, place.claim(0))
 
 
+@pytest.mark.long
 def test_adapters_compile_in_half_precision_as_one_graph(desk, container, write, base, compile_by):
     compile_by("aot_eager")
     folder = base("bert", **{**SMALL, "num_hidden_layers": 1})

@@ -294,7 +294,19 @@ def test_a_refusal_leaves_the_generator_and_the_process_as_they_were(container, 
     assert not torch.equal(warm, state)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "opt", "gptj", "nystromformer"])
+#: Of 2,048 positions, each of which is computed.
+SLOW = ["opt", "gptj"]
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "bert",
+        "roberta",
+        "nystromformer",
+        *(pytest.param(each, marks=pytest.mark.long) for each in SLOW),
+    ],
+)
 def test_a_pretrained_model_takes_texts_as_long_as_its_positions_and_no_longer(
     container, tokenizer, tmp_path, architecture
 ):

@@ -12,6 +12,10 @@ from workers.settings import Settings
 TINY = {"architecture": "bert", "hidden_size": 32, "num_hidden_layers": 1}
 
 
+def run_again(*_args, **_options):
+    raise AssertionError("it was tried again")
+
+
 def study(model, **fields):
     return StudySpec(name="s", metric="accuracy", config={"model": model}, **fields)
 
@@ -69,16 +73,13 @@ def test_what_was_found_good_is_not_tried_again_until_it_changes(tmp_path, monke
     cache = kept_checks(Settings(home=tmp_path, cache=tmp_path / "cache"))
     check_models(study(TINY), cache)
 
-    def run(*_args, **_options):
-        raise AssertionError("it was tried again")
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run_again)
     check_models(study(TINY, trials=7), cache)
     with pytest.raises(AssertionError, match="tried again"):
         check_models(study({**TINY, "hidden_size": 64}), cache)
 
 
-def test_a_combination_that_cannot_be_is_refused_and_not_remembered_as_good(tmp_path):
+def test_a_combination_that_cannot_be_is_refused_and_not_remembered_as_good(tmp_path, monkeypatch):
     cache = kept_checks(Settings(home=tmp_path, cache=tmp_path / "cache"))
     spec = study(
         {"architecture": "bert", "num_hidden_layers": 1},
@@ -87,9 +88,11 @@ def test_a_combination_that_cannot_be_is_refused_and_not_remembered_as_good(tmp_
             "model.num_attention_heads": {"type": "categorical", "choices": [4, 32]},
         },
     )
-    for _ in range(2):
-        with pytest.raises(InvalidInputError, match="hidden_size = 48, num_attention_heads = 32"):
-            check_models(spec, cache)
+    with pytest.raises(InvalidInputError, match="hidden_size = 48, num_attention_heads = 32"):
+        check_models(spec, cache)
+    monkeypatch.setattr(subprocess, "run", run_again)
+    with pytest.raises(AssertionError, match="tried again"):
+        check_models(spec, cache)
 
 
 def test_a_model_that_ends_its_process_is_refused(tmp_path, monkeypatch):
