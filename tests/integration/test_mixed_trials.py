@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 
 import pytest
@@ -18,9 +17,7 @@ def trials(client, settings, container, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with mixed_trials(client, settings, container, tmp_path, texts=32, scale=1) as made:
-        gc.freeze()  # as a pool process does
         yield made
-        gc.unfreeze()
     torch.set_num_threads(before)
 
 

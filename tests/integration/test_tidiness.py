@@ -115,9 +115,7 @@ def slot(tmp_path, client, server, settings, container):
         drain_file=str(tmp_path / "drain"),
     )
     with runner:
-        gc.freeze()  # as a pool process does
         yield Slot(runner, client, path)
-        gc.unfreeze()
 
 
 @pytest.fixture
