@@ -131,7 +131,11 @@ optuna.Study.ask = stop_and_ask
 
 
 @pytest.mark.fault(26)
-@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+@pytest.mark.parametrize(
+    "storage",
+    # of a database, the test before tells as much of one that is suspended between two asks
+    ["journal", pytest.param("sqlite", marks=pytest.mark.long)],
+)
 def test_an_orchestrator_that_is_suspended_in_an_ask_does_not_ask_beside_the_next(fleet, storage):
     if storage == "sqlite":
         database = f"sqlite:///{fleet.folder}/studies.db"

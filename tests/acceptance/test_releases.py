@@ -35,7 +35,13 @@ def earlier(machine: Any) -> Iterator[Any]:
     shutil.rmtree(here)
 
 
-@pytest.mark.parametrize("has_redis", [True, False], ids=["with its Redis", "its journal alone"])
+@pytest.mark.parametrize(
+    "has_redis",
+    [
+        pytest.param(True, id="with its Redis"),
+        pytest.param(False, id="its journal alone", marks=pytest.mark.long),
+    ],
+)
 def test_a_home_of_the_release_before_is_resumed(earlier, has_redis):
     notes = earlier.folder / "notes"
     before = notes.read_text().splitlines()
