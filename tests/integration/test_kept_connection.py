@@ -6,6 +6,9 @@ import gc
 import os
 import pickle
 import signal
+import socket
+import threading
+import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -15,6 +18,7 @@ from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import EmbeddedRedis
+from workers.coordination import connection
 from workers.coordination.kept_connection import KeptConnection
 from workers.coordination.rights import Role, user_line
 from workers.protocol.errors import RedisUnavailableError, RightsMissingError
@@ -109,3 +113,78 @@ def test_rights_that_are_taken_away_are_named_and_seen_when_they_are_back(tmp_pa
         admin.execute_command("ACL SETUSER", "looker", "+hget")
         with kept.use() as client:
             client.hget("fleet:{s}:study", "spec")
+
+
+@contextmanager
+def mute_server():
+    """A server that takes connections and never answers: its URL, and all that it took."""
+    taken = []
+
+    def take():
+        while True:
+            try:
+                taken.append(listening.accept()[0])
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taking = threading.Thread(target=take)
+        taking.start()
+        try:
+            yield f"redis://127.0.0.1:{listening.getsockname()[1]}/0", taken
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            taking.join()
+            for each in taken:
+                each.close()
+
+
+def look_in_vain(kept):
+    with pytest.raises(RedisUnavailableError, match="does not answer"), kept.use():
+        pytest.fail("it does not answer")
+
+
+def test_of_many_who_look_at_a_server_that_does_not_answer_none_waits_for_the_others(monkeypatch):
+    monkeypatch.setattr(connection, "_SOCKET_TIMEOUT_SECONDS", 0.1)
+    with mute_server() as (url, taken):
+        kept = KeptConnection(Settings(redis_url=url), Role.VIEWER)
+        look_in_vain(kept)
+        by_one = len(taken)
+        looking = [threading.Thread(target=look_in_vain, args=[kept]) for _ in range(8)]
+        for each in looking:
+            each.start()
+        for each in looking:
+            each.join()
+        assert len(taken) <= 3 * by_one, "not each in turn"
+
+
+def test_a_fork_in_the_midst_of_a_look_opens_its_own(monkeypatch):
+    with mute_server() as (url, taken):
+        kept = KeptConnection.of(Settings(redis_url=url), Role.VIEWER)
+        looking = threading.Thread(target=look_in_vain, args=[kept])
+        looking.start()
+        wait_until(lambda: taken, "it waits for an answer")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # to fork beside threads
+            pid = os.fork()
+        if not pid:
+            try:
+                signal.alarm(30)
+                connection._SOCKET_TIMEOUT_SECONDS = 0.1
+                look_in_vain(kept)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0, "it waits for a thread that it does not have"
+    looking.join()
+
+
+def test_a_server_that_only_reads_any_more_is_looked_for_anew(tmp_path):
+    with own_server(tmp_path) as (server, admin):
+        kept = KeptConnection(Settings(redis_url=server.url), Role.VIEWER)
+        with kept.use() as client:
+            admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+            with pytest.raises(redis.exceptions.ReadOnlyError), kept.use():
+                client.set("mark", "x")
+        with kept.use() as other:
+            assert other is not client

@@ -6,7 +6,9 @@ Invariant: a server that goes away, or refuses, in the midst of a look is told i
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,13 +19,14 @@ import redis
 
 from workers.coordination.connection import connect, lacking, resolve_url, unavailable
 from workers.coordination.rights import Role
+from workers.protocol.errors import FleetError
 from workers.settings import Settings
 
 _Key = tuple[str | None, Path, Role]
 
 #: Those that somebody has: all who look at one server as one role look through one connection.
 _SHARED: Final[WeakValueDictionary[_Key, KeptConnection]] = WeakValueDictionary()
-_SHARING: Final = threading.Lock()
+_SHARING = threading.Lock()
 
 
 class KeptConnection:
@@ -38,9 +41,15 @@ class KeptConnection:
 
     def __init__(self, settings: Settings, role: Role) -> None:
         self._settings, self._role = settings, role
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Have nothing open: nor what a process had that this one is a fork of."""
         self._opening = threading.Lock()
         self._client: redis.Redis | None = None
         self._url = ""
+        self._failure: FleetError | None = None
+        self._failed_at = 0.0
 
     @classmethod
     def of(cls, settings: Settings, role: Role) -> KeptConnection:
@@ -71,6 +80,9 @@ class KeptConnection:
         except (redis.ConnectionError, redis.TimeoutError) as error:
             self._forget(client)
             raise unavailable(error, self._settings) from error
+        except redis.exceptions.ReadOnlyError:
+            self._forget(client)  # another server has its place, and perhaps its name
+            raise
         except redis.exceptions.NoPermissionError as error:
             self._forget(client)
             if (refused := lacking(client, self._role, self._settings)) is not None:
@@ -78,13 +90,36 @@ class KeptConnection:
             raise
 
     def _opened(self) -> redis.Redis:
+        asked_at = time.monotonic()
         with self._opening:
             url = resolve_url(self._settings)
             if self._client is None or url != self._url:
-                self._client, self._url = connect(self._settings, self._role), url
+                if self._failure is not None and self._failed_at >= asked_at:
+                    # it was tried while this one waited: of many, none waits for all the others
+                    raise type(self._failure)(str(self._failure)) from self._failure.__cause__
+                self._client, self._url = self._open(), url
             return self._client
+
+    def _open(self) -> redis.Redis:
+        self._failure = None
+        try:
+            return connect(self._settings, self._role)
+        except FleetError as error:
+            self._failure, self._failed_at = error, time.monotonic()
+            raise
 
     def _forget(self, client: redis.Redis) -> None:
         with self._opening:
             if self._client is client:
                 self._client = None
+
+
+def _begin_anew() -> None:
+    """In a fork: a thread that was at a look is not there, and what it had locked stays locked."""
+    global _SHARING
+    _SHARING = threading.Lock()
+    for kept in list(_SHARED.values()):
+        kept._begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
