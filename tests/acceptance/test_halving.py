@@ -90,7 +90,7 @@ def test_a_worker_killed_on_its_way_to_a_rung_or_at_it_loses_nothing(fleet):
         fleet.order(way, number=2 * index, step=0)
         fleet.order(way, number=2 * index + 1, attempt=2, step=1)
     run(fleet)
-    fleet.await_over()
+    fleet.await_over(450)  # six processes are replaced
     assert_promoted(fleet)
     assert [len(fleet.notes(way)) for way in ways] == [2, 2, 2]
     made = steps_of(fleet)

@@ -14,6 +14,10 @@ from waiting import wait_until
 from orchestrator.handle import StudyHandle
 
 
+#: The first that looks at `broken` waits for all that the others look at, too.
+pytestmark = pytest.mark.timeout(1800)
+
+
 def run(fleet, trials=1, slots=1, **fields):
     fleet.submit(trials, **fields)
     fleet.serve()

@@ -13,6 +13,9 @@ from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 
+#: The first of them waits for all that the others look at, too.
+pytestmark = pytest.mark.timeout(1800)
+
 STUDIES = Path(__file__).parents[2] / "ops" / "studies"
 
 #: What makes an example quick, and has it save before it is killed.
