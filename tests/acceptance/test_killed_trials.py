@@ -13,7 +13,6 @@ from waiting import wait_until
 
 from orchestrator.handle import StudyHandle
 
-
 #: The first that looks at `broken` waits for all that the others look at, too.
 pytestmark = pytest.mark.timeout(1800)
 
