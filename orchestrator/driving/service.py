@@ -335,13 +335,15 @@ class Service:
 
     def _share_studies(self, processes: Sequence[ProcessEntry]) -> None:
         """Tell other orchestrators how many studies are driven here, and hand some on to them."""
-        known = self._roster.submitted
-        driven = {
-            name: known[name].spec.resources.queue for name in self._roster.drivers if name in known
-        }
+        known, drivers = self._roster.submitted, self._roster.drivers
+        driven = {name: known[name].spec.resources.queue for name in drivers if name in known}
         is_well = not self._isolation.stalls.are_any
         self._sharing.look(processes, driven, known, self._allotment.uses, is_well=is_well)
         self._admission.look(self._catalogue, self._roster)
+        stalled = self._isolation.stalls.held(longer_than=self.settings.times.lease)
+        for name in self._sharing.to_give_up(stalled & driven.keys()):
+            log.warning("study_given_up", study=name, hint="another orchestrator is to try it")
+            self._roster.abandon(name)
         calm = {name for name, driver in self._idle() if driver.is_open and not driver.has_news}
         for name in self._sharing.to_hand_on(driven, calm):
             with self._isolation.alone(name, "handing it on"):

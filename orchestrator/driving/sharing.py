@@ -13,6 +13,7 @@ then anybody's it is.
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -67,8 +68,9 @@ class Sharing:
         self._num_driven = 0
         self._part = 0
         self._told: SharedStudies | None = None
-        #: since when another one has fewer
+        #: since when another one has fewer, and when some were handed on
         self._more_since: float | None = None
+        self._gave_at = -math.inf
         #: since when a study was seen to be nobody's
         self._free_since: dict[str, float] = {}
         #: when a study was handed on: not seen to be somebody's since; and at all
@@ -163,6 +165,15 @@ class Sharing:
             self._quiet_until = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
+    def to_give_up(self, stalled: Collection[str]) -> list[str]:
+        """Which studies that do not get on here another one is to try: none, if there is none."""
+        if not self._others:
+            return []
+        given = dict.fromkeys(set(stalled) - self._given.keys(), time.monotonic())
+        self._given |= given
+        self._gave |= given
+        return list(given)
+
     def to_hand_on(self, driven: Collection[str], calm: Collection[str]) -> list[str]:
         """Which studies to hand on now.
 
@@ -179,15 +190,17 @@ class Sharing:
         if count < 1:
             self._more_since = None
             return []
-        # what they told is a look old
+        # what they told is a look old, and not of what they are just opening
         self._more_since = now if self._more_since is None else self._more_since
-        if now - self._more_since < self._grace:
+        is_seen = now - self._more_since >= self._grace
+        is_opened = now - self._gave_at >= _GRACES_TO_TAKE * self._grace
+        if not (is_seen and is_opened):
             return []
         # first those that would fall to another one anyway
         given = sorted(calm, key=self._is_here)[:count]
         self._given |= dict.fromkeys(given, now)
         self._gave |= self._given
-        self._more_since = None
+        self._more_since, self._gave_at = None, now
         return given
 
     @property

@@ -27,6 +27,8 @@ class Stall:
     count: int
     """How often it failed in a row."""
     failed_at: float
+    since: float
+    """When the first of these was."""
 
     @property
     def retry_at(self) -> float:
@@ -46,7 +48,7 @@ class Stalls:
         if before is not None and now - before.retry_at > _WELL_SECONDS:
             before = None
         count = 1 if before is None else before.count + 1
-        self._stalls[name] = Stall(reason, count, now)
+        self._stalls[name] = Stall(reason, count, now, now if before is None else before.since)
         return self._stalls[name], before is None or before.reason != reason
 
     def forget_others(self, names: Collection[str]) -> None:
@@ -63,7 +65,15 @@ class Stalls:
         """Whether one stands still, or has not been well for long since it did."""
         return bool(self._stalls)
 
-    def held(self) -> set[str]:
-        """The studies that are to be left alone for now."""
+    def held(self, longer_than: float = 0.0) -> set[str]:
+        """The studies that are to be left alone for now.
+
+        Args:
+            longer_than: Only those that have been failing for so many seconds.
+        """
         now = time.monotonic()
-        return {name for name, stall in self._stalls.items() if now < stall.retry_at}
+        return {
+            name
+            for name, stall in self._stalls.items()
+            if now < stall.retry_at and stall.failed_at - stall.since >= longer_than
+        }

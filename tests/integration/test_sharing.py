@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from hand_fleet import Fleet, is_over, put
+from sqlalchemy.exc import OperationalError
 from waiting import wait_until
 
 from orchestrator.driving import driver, sharing
@@ -28,7 +29,7 @@ from workers.protocol.states import TrialState, Wish
 def fleet(client, settings, tmp_path):
     database = {"storage": f"sqlite:///{tmp_path}/s.db"}
     made = Fleet(client, settings.model_copy(update=database), tmp_path)
-    made.pretend_worker(queues=[f"of-s-{index}" for index in range(10)])
+    made.pretend_worker(queues=["default", *(f"of-s-{index}" for index in range(10))])
     return made
 
 
@@ -152,16 +153,24 @@ class TwoSlots:
         self.seen, self.waiting, self.held = set(), deque(), []
         self.num_ended = Counter()
 
-    def work(self):
+    def look(self):
+        """How many trials wait for a slot."""
         for name, leases in self.leases.items():
             new = {(name, number) for number in leases.queued()} - self.seen
             self.seen |= new
             self.waiting.extend(sorted(new))
+        return len(self.waiting)
+
+    def end(self):
+        """End the trials that run."""
         for name, number, token in self.held:
             told = Result(values=[0.5], busy_seconds=60.0)
             self.leases[name].commit(number, token, TrialState.COMPLETE, told)
             self.num_ended[name] += 1
-        begun = [self.waiting.popleft() for _ in range(min(2, len(self.waiting)))]
+
+    def begin(self):
+        """Begin two others."""
+        begun = [self.waiting.popleft() for _ in range(2)]
         claims = [self.leases[name].claim(number, "hand", 600.0) for name, number in begun]
         self.held = [(*each, claim.token) for each, claim in zip(begun, claims, strict=True)]
 
@@ -174,13 +183,16 @@ def test_studies_of_one_queue_are_shared_and_its_slots_by_their_weights(fleet):
     with Service(fleet.settings) as first, on_another_host(fleet) as second:
         both = [first, second]
         turn(both, lambda: len(driven(first)) == len(driven(second)) == 2, "shared")
-        for _ in range(40):
+        for number in range(32):
             until = time.monotonic() + 0.2
-            turn(both, lambda until=until: time.monotonic() > until, "they ask, and tell")
-            slots.work()
-            assert len(slots.held) == 2 or not slots.num_ended, "no slot is idle"
-            assert len(slots.waiting) <= 4
+            turn(both, lambda until=until: time.monotonic() > until, "they tell")
+            slots.end()
+            turn(both, lambda: slots.look() >= 2, "no slot stays idle")
+            # what each asked for before it saw the other one is in flight at first
+            assert len(slots.waiting) <= 5 or number < 10
+            slots.begin()
     ended = sum(slots.num_ended.values())
+    assert ended > 55
     for name, weight in weights.items():
         assert slots.num_ended[name] == pytest.approx(ended * weight / 8, abs=4), slots.num_ended
 
@@ -214,6 +226,31 @@ def test_who_cannot_open_a_study_is_handed_no_more_for_a_while(fleet, monkeypatc
             assert driven(first) == names
             assert len(handed_on) <= 2, "once, and never again"
             handed_on.clear()
+
+
+def test_what_does_not_get_on_for_long_is_left_to_one_where_it_does(fleet, monkeypatch):
+    names = {f"s-{index}" for index in range(4)}
+    for name in names:
+        put(fleet, name)
+    with Service(fleet.settings) as first, on_another_host(fleet) as second:
+        both = [first, second]
+        turn(both, lambda: len(driven(first)) == len(driven(second)) == 2, "shared")
+        take_in, go_on = driver.StudyDriver.take_in, driver.StudyDriver.go_on
+
+        def without_database(turn):
+            def failing(self, *given):
+                if any(self is each for each in second._roster.drivers.values()):
+                    raise OperationalError("SELECT 1", {}, OSError("no route to host"))
+                return turn(self, *given)
+
+            return failing
+
+        monkeypatch.setattr(driver.StudyDriver, "take_in", without_database(take_in))
+        monkeypatch.setattr(driver.StudyDriver, "go_on", without_database(go_on))
+        began = time.monotonic()
+        turn(both, lambda: driven(first) == names, "the other one has all")
+        assert time.monotonic() - began >= fleet.settings.times.lease
+        turn([first], lambda: all(is_over(fleet, name) for name in names), "all end")
 
 
 def test_what_others_drive_is_known_as_it_was_last_handed_in(fleet):
