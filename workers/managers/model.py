@@ -36,6 +36,9 @@ log = get_logger(__name__)
 #: Tokens of the text that a new shape of model is tried with: few, so that it takes no time.
 _TRIED_TOKENS: Final = 8
 
+#: Shapes that are remembered: of a study whose widths are searched, each trial may have another.
+_MOST_TRIED: Final = 100
+
 
 class ModelManager(BaseProcessManager):
     """Builds, saves and loads models on the device of this process."""
@@ -261,6 +264,8 @@ class ModelManager(BaseProcessManager):
                 raise
             except Exception as error:
                 raise model_fit.unfit(section, config, error) from error
+            if len(self._tried) >= _MOST_TRIED:
+                self._tried.clear()
             self._tried.add(shape)
         return model
 

@@ -13,8 +13,10 @@ from workers.managers import (
     CUDAManager,
     DirectoryManager,
     MetricsManager,
+    ModelManager,
     TensorManager,
     TokenizerManager,
+    model,
 )
 from workers.managers.heap import Heap
 from workers.managers.memory_use import MemoryUse
@@ -154,6 +156,16 @@ def test_a_tokenizer_is_trained_once_and_equal_texts_train_equal_ones(container)
     ids = tokenizer("Englannin punta")["input_ids"]
     assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
     assert tokenizer.decode(ids, skip_special_tokens=True) == "Englannin punta"
+
+
+def test_of_very_many_shapes_of_models_a_process_remembers_few(container, monkeypatch):
+    monkeypatch.setattr(model, "_MOST_TRIED", 3)
+    tokenizers, models = container.get(TokenizerManager), container.get(ModelManager)
+    tokenizer = tokenizers.load(tokenizers.train(["one two three"] * 20, 50).path)
+    for width in range(1, 8):
+        shape = {"architecture": "bert", "hidden_size": 12 * width, "num_hidden_layers": 1}
+        models.sequence_classifier(**shape, num_labels=2, tokenizer=tokenizer, max_length=8)
+        assert 1 <= len(models._tried) <= 3
 
 
 def test_a_tokenizer_that_is_not_there_is_named(container, tmp_path):
