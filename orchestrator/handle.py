@@ -253,19 +253,18 @@ class StudyHandle(ControlledStudy):
         if not asks_store:
             settings = settings.model_copy(update={"store": None})
         try:
-            client = connect(self._settings, Role.VIEWER)
+            with self._connection(Role.VIEWER).use() as client:
+                studies = Studies(client)
+                known = studies.exists(self.name)
+                generation = (
+                    studies.origin(self.name).generation if known else self._stored_generation()
+                )
+                return printed_by(settings, client, self.name, number, generation, most_bytes)
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
             generation = self._stored_generation()
             return printed_by(settings, None, self.name, number, generation, most_bytes)
-        with client:
-            studies = Studies(client)
-            known = studies.exists(self.name)
-            generation = (
-                studies.origin(self.name).generation if known else self._stored_generation()
-            )
-            return printed_by(settings, client, self.name, number, generation, most_bytes)
 
     def has_ended(self, number: int) -> bool | None:
         """Whether a trial has ended; None where it has not, and no fleet that answers knows it.

@@ -7,7 +7,6 @@ study's results where this machine has it, and from Redis where that answers.
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import sys
 import textwrap
 import time
@@ -182,8 +181,22 @@ def _fitted(line: str, console: Console) -> str:
 
 
 def _batches(told: Iterator[Event]) -> Iterator[list[Event]]:
-    """Those that are at hand, so many at a time at most: they are printed at once."""
-    return iter(lambda: list(itertools.islice(told, _PRINTED_AT_ONCE)), [])
+    """Those that are at hand, so many at a time at most: they are printed at once.
+
+    Raises:
+        redis.RedisError: Redis is away; what was told before is among them: it comes only once.
+    """
+    batch: list[Event] = []
+    try:
+        for event in told:
+            batch.append(event)
+            if len(batch) == _PRINTED_AT_ONCE:
+                yield batch
+                batch = []
+    except redis.RedisError:
+        yield batch
+        raise
+    yield batch
 
 
 def _show(told: Iterator[list[Event]], *, is_json: bool) -> None:

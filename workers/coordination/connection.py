@@ -136,11 +136,8 @@ def describe_trouble(
     error: redis.RedisError, client: redis.Redis, role: Role, settings: Settings
 ) -> str:
     """What is wrong with Redis, and the way out where it refuses this process its rights."""
-    missing = None
-    if isinstance(error, redis.exceptions.NoPermissionError):
-        with suppress(redis.RedisError):
-            missing = name_missing(client, role, settings)
-    return missing or str(error)
+    is_refused = isinstance(error, redis.exceptions.NoPermissionError)
+    return str((lacking(client, role, settings) if is_refused else None) or error)
 
 
 def unavailable(error: redis.RedisError, settings: Settings) -> RedisUnavailableError:
