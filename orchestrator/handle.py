@@ -198,7 +198,7 @@ class StudyHandle(ControlledStudy):
             raise InvalidInputError(f"export {file}: name a file with .{', .'.join(FORMATS)}")
         content = self.table().write(form)
         try:
-            durable.write_whole(target, content)
+            durable.write_named(target, content)
         except OSError as error:
             raise InvalidInputError(f"export {file}: {error}; nothing was written") from error
         return target

@@ -52,7 +52,7 @@ def report(
     found = StudyAtHand.read(name, Settings.from_environment())
     content = write(found)
     try:
-        durable.write_whole(target.absolute(), content)
+        durable.write_named(target.absolute(), content)
     except OSError as error:
         raise InvalidInputError(f"-o {target}: {error}; nothing was written") from error
     if as_json:

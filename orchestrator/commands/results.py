@@ -156,7 +156,7 @@ def export(
         sys.stdout.buffer.flush()
         return
     try:
-        durable.write_whole(file.absolute(), content)
+        durable.write_named(file.absolute(), content)
     except OSError as error:
         raise InvalidInputError(f"-o {file}: {error}; nothing was written") from error
     if as_json:

@@ -91,6 +91,26 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     make_whole(path, lambda draft: _write(draft, content, mode))
 
 
+def write_named(path: Path, content: bytes) -> None:
+    """Write what somebody asked for into the file that they named, as a shell's `>` would.
+
+    A link is followed, and a device or a pipe is written to as it is; a file is there whole.
+
+    Args:
+        path: Where it is to be. Its folder is made if need be.
+        content: What it is to hold.
+
+    Raises:
+        OSError: It is a folder, or cannot be written; what was there before still is.
+    """
+    if path.is_dir():  # which `make_whole` would put the file in the place of
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it", str(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+    else:
+        write_whole(path.resolve(), content)
+
+
 def place_whole(path: Path, content: str | bytes) -> None:
     """Make a file with some content, whole: it outlives this process, and a power cut if synced.
 

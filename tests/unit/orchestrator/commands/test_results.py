@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import time
 
 import optuna
@@ -194,6 +195,38 @@ def test_every_format_reads_back_in_pandas_with_the_columns_of_optuna(stored, tm
     told = json.loads(run("export", "s", "-o", str(tmp_path / "t.CSV"), "--json"))
     assert (told["format"], told["trials"]) == ("csv", 7)
     assert len(pd.read_csv(tmp_path / "t.CSV")) == 7
+
+
+def test_what_is_exported_into_a_folder_is_refused_and_the_folder_stays(stored, tmp_path):
+    stored()
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "best.pt").write_text("weeks of work")
+    (tmp_path / "to-models").symlink_to(folder)
+    for place in (folder, tmp_path / "to-models"):
+        assert "it is a folder; name a file in it" in refused("export", "s", "-o", str(place))
+        with pytest.raises(InvalidInputError, match="csv"):
+            StudyHandle("s").export(place)
+    with_suffix = folder.rename(tmp_path / "models.csv")
+    with pytest.raises(InvalidInputError, match="it is a folder"):
+        StudyHandle("s").export(with_suffix)
+    assert (with_suffix / "best.pt").read_text() == "weeks of work"
+
+
+def test_what_is_exported_goes_through_a_link_and_into_a_pipe(stored, tmp_path):
+    stored()
+    (tmp_path / "latest.csv").symlink_to(tmp_path / "t.csv")
+    run("export", "s", "-o", str(tmp_path / "latest.csv"))
+    assert (tmp_path / "latest.csv").is_symlink()
+    table = (tmp_path / "t.csv").read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        run("export", "s", "-o", str(pipe))
+        assert os.read(reader, len(table) + 1) == table
+    finally:
+        os.close(reader)
 
 
 def test_20_000_trials_are_exported_in_seconds(stored):
