@@ -22,7 +22,7 @@ from workers.protocol.plain import strict_json
 
 _OWN: Final = files("orchestrator.reporting").joinpath("assets")
 _PAGE: Final = files("orchestrator.dashboard").joinpath("assets")
-_PLOTLY: Final = "plotly-strict-4.1.1.min.js.gz"
+_PLOTLY: Final = "plotly-4.1.1.min.js.gz"
 
 #: What a report's charts are drawn from; the rest stands in its text.
 _DRAWN: Final = {"study", "metrics", "logs", "charts", "curves", "importances", "timeline", "front"}

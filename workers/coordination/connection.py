@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
 
 from workers.coordination.address import Address, parse_address
+from workers.coordination.bounded_retry import BoundedRetry
 from workers.coordination.rights import Role, missing_rights
 from workers.coordination.sentinels import UnknownServiceError, open_client
 from workers.logs import get_logger
@@ -105,7 +105,7 @@ def _open(address: Address) -> redis.Redis:
         "socket_connect_timeout": 3.0,
         "socket_timeout": _SOCKET_TIMEOUT_SECONDS,
         "health_check_interval": 30,
-        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
+        "retry": BoundedRetry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
     }
     try:
         if address.sentinels:

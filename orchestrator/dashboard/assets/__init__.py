@@ -24,8 +24,8 @@ _TYPES: Final = {
     "txt": "text/plain; charset=utf-8",
 }
 
-#: plotly.js as npm has it, packed; its name has its version, so that browsers keep it.
-_PACKED: Final = "plotly-strict-4.1.1.min.js"
+#: Of plotly.js what the charts draw (ops/plotly.mjs), packed; named by version: browsers keep it.
+_PACKED: Final = "plotly-4.1.1.min.js"
 
 
 def asset_route() -> Route:

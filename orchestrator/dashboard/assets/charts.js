@@ -1,6 +1,6 @@
 // The charts, by plotly.js: loaded once, after the page is there. What users named is shown as text.
 
-const FILE = "/assets/plotly-strict-4.1.1.min.js";
+const FILE = "/assets/plotly-4.1.1.min.js";
 const MANY = 1500;
 let loading = null;
 
