@@ -172,8 +172,11 @@ def main() -> None:
     parser.add_argument("--postgres", metavar="URL", help="an empty database, for plain Optuna")
     parser.add_argument("--peers", type=Path, help="an environment that has Ray Tune")
     arguments = parser.parse_args()
+    sides = arguments.sides.split(",")
+    if unknown := [side for side in sides if side not in SIDES]:
+        parser.error(f"--sides {arguments.sides}: {unknown} are none; there are {', '.join(SIDES)}")
     found: dict[str, Any] = {}
-    for side in arguments.sides.split(","):
+    for side in sides:
         with tempfile.TemporaryDirectory(prefix="trialfleet-") as folder:
             found[side] = SIDES[side](Path(folder), arguments.seconds)
     if arguments.postgres is not None:
