@@ -174,7 +174,9 @@ def test_the_charts_library_is_sent_packed(reader):
     answer = reader.get("/assets/plotly-4.1.1.min.js")
     assert answer.headers["content-encoding"] == "gzip"
     assert "immutable" in answer.headers["cache-control"]
-    assert answer.text.startswith("/*! plotly.js v4.1.1 (scatter, bar, heatmap, contour, parcoords)")
+    assert answer.text.startswith(
+        "/*! plotly.js v4.1.1 (scatter, bar, heatmap, contour, parcoords)"
+    )
     bare = reader.get("/assets/plotly-4.1.1.min.js", headers={"accept-encoding": "identity"})
     assert bare.text == answer.text
     assert "MIT" in reader.get("/assets/plotly-LICENSE.txt").text
