@@ -27,6 +27,11 @@ class BoundedRetry(Retry):
     def call_with_retry(
         self, do: Callable[[], Any], fail: Callable[..., Any], *args: Any, **options: Any
     ) -> Any:
+        """What `do` returns, at last; `fail` is told each error.
+
+        Raises:
+            redis.RedisError: The last one, if there is no more time or attempt.
+        """
         with _began() as began:
 
             def fail_and_give_up_late(error: Exception, *count: int) -> None:
