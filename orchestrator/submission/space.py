@@ -29,6 +29,9 @@ from workers.protocol.wider_space import can_be, refuse_wrong_default
 #: How many points of a grid one dimension may have.
 _MAX_GRID: Final = 10_000
 
+#: How many steps of a dimension a float can count.
+_MAX_STEPS: Final = 2.0**53
+
 
 def check_space(spec: StudySpec) -> None:
     """Refuse a space that nothing can be suggested from.
@@ -195,8 +198,8 @@ def _check_choices(name: str, dimension: CategoricalDimension) -> None:
 def _check_range(name: str, dimension: FloatDimension | IntDimension) -> None:
     for bound in ("low", "high"):
         value = getattr(dimension, bound)
-        if not math.isfinite(value):
-            raise InvalidInputError(f"space.{name}.{bound} = {value}: give a finite number")
+        if not _is_finite(value):
+            raise InvalidInputError(f"space.{name}.{bound} = {str(value)[:60]}: give a finite number")
     if dimension.low > dimension.high:
         raise InvalidInputError(
             f"space.{name}: low = {dimension.low} is above high = {dimension.high}; swap them"
@@ -210,6 +213,30 @@ def _check_range(name: str, dimension: FloatDimension | IntDimension) -> None:
         raise InvalidInputError(
             f"space.{name}: log and step = {dimension.step} exclude one another; drop one"
         )
+    _check_width(name, dimension)
+
+
+def _check_width(name: str, dimension: FloatDimension | IntDimension) -> None:
+    """Refuse what samplers cannot count in: they would be blamed for it, or fail trial by trial."""
+    width = float(dimension.high) - float(dimension.low)
+    if math.isinf(width):
+        raise InvalidInputError(
+            f"space.{name}: from {dimension.low} to {dimension.high} is further than a float can"
+            " tell; bring them closer, or use `log`"
+        )
+    if isinstance(dimension.step, float) and width / dimension.step > _MAX_STEPS:
+        raise InvalidInputError(
+            f"space.{name}.step = {dimension.step}: these are more steps than a float can count;"
+            " raise it, or leave it out"
+        )
+
+
+def _is_finite(number: float) -> bool:
+    """Whether a float can hold a number, as which Optuna keeps it."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def _check_path(name: str, spec: StudySpec) -> None:

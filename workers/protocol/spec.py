@@ -82,7 +82,7 @@ class StudySpec(StoredModel):
     """One for each value, in place of `direction`, for several objectives."""
     metric: str | list[str] | None = None
     """What the objective's value is called; picks from the mapping if it returns one."""
-    trials: int = Field(default=20, ge=1)
+    trials: int = Field(default=20, ge=1, le=10**9)
     """How many trials to run in all."""
     timeout: float | None = Field(default=None, gt=0.0)
     """Seconds after which no further trial is started."""

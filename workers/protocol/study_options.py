@@ -79,7 +79,7 @@ class WandbSpec(StoredModel):
 class ShareSpec(StoredModel):
     """Which part of a queue's slots a study gets while others want them, too."""
 
-    weight: float = Field(default=1.0, gt=0.0, le=1e6)
+    weight: float = Field(default=1.0, ge=1e-6, le=1e6)
     """A study of weight 2 gets twice the slot-seconds of one of weight 1."""
     priority: int = Field(default=0, ge=-5, le=5)
     """A study gets twenty times the slot-seconds of one that stands one step lower; none gets

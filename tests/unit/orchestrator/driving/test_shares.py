@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from orchestrator.driving.shares import (
     MAX_READY_PER_SLOT,
@@ -13,6 +14,7 @@ from orchestrator.driving.shares import (
     num_per_hint,
     num_ready,
 )
+from workers.protocol.study_options import ShareSpec
 
 ONE = Demand(wanted=10**6, in_flight=0, trial_seconds=1.0, used_seconds=0.0)
 
@@ -132,6 +134,18 @@ def test_a_study_that_comes_later_is_next_and_catches_up_on_nothing():
     for _ in range(200):
         queue.step()
     assert queue.seconds["new"] == pytest.approx(queue.seconds["old"] - before, abs=4.0)
+
+
+@pytest.mark.parametrize("priority", [-5, 5])
+def test_the_least_weight_that_a_study_may_have_keeps_the_loop_from_nobody(priority):
+    """One below it, which floats cannot count in, ended the loop for all studies."""
+    least = ShareSpec(weight=1e-6, priority=priority)
+    low = replace(ONE, weight=least.weight, priority=least.priority)
+    queue = run(2, 2000, {"low": 1.0, "other": 1.0}, low=low, other=replace(ONE, weight=1e6))
+    assert queue.seconds["low"] > 0
+    assert queue.seconds["other"] > queue.seconds["low"]
+    with pytest.raises(ValidationError):
+        ShareSpec(weight=9e-7)
 
 
 def test_a_priority_goes_first_and_starves_nobody():

@@ -34,6 +34,9 @@ LAYERS = {"type": "int", "low": 1, "high": 4}
         ({"x": {**LAYERS, "low": 0, "log": True}}, "space.x: log needs low > 0, and low = 0"),
         ({"x": {**FLOAT, "low": 0.1, "log": True, "step": 0.1}}, "log and step = 0.1 exclude"),
         ({"x": {**FLOAT, "high": float("inf")}}, "space.x.high = inf: give a finite number"),
+        ({"x": {**LAYERS, "high": 10**400}}, "space.x.high = 1000000"),
+        ({"x": {**FLOAT, "low": -1.7e308, "high": 1.7e308}}, "space.x: from -1.7e+308 to 1.7e+308"),
+        ({"x": {**FLOAT, "step": 1e-300}}, "space.x.step = 1e-300: these are more steps"),
         ({"x": {"type": "categorical", "choices": [1, 1]}}, "space.x.choices holds 1 twice"),
         ({"x": {**FLOAT, "when": {"y": [1]}}}, "space.x.when.y: no such parameter"),
         (

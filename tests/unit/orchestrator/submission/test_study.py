@@ -68,6 +68,8 @@ def test_a_bare_objective_is_a_study(tmp_path, monkeypatch):
         (("{type: float, ", "{"), "space.learning_rate.type = None"),
         (("name: s", "name: a b"), "name = 'a b': use letters, digits"),
         (("trials: 4", "trials: 0"), "trials = 0: it should be greater than or equal to 1"),
+        (("trials: 4", f"trials: {10**400}"), "it should be less than or equal to 1000000000"),
+        (("trials: 4", "share: {weight: 1.0e-320}"), "share.weight = 1e-320: it should be greater"),
         (("timeout: 2h", "timeout: soon"), "timeout = 'soon': 'soon' is no duration"),
         (("trials: 4", "trials: 4\ntrials: 5"), "line 6, column 1: not YAML: the key 'trials'"),
         (("type: float", "type: float: :"), "line 9, column 30: not YAML"),
