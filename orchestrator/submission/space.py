@@ -199,7 +199,9 @@ def _check_range(name: str, dimension: FloatDimension | IntDimension) -> None:
     for bound in ("low", "high"):
         value = getattr(dimension, bound)
         if not _is_finite(value):
-            raise InvalidInputError(f"space.{name}.{bound} = {str(value)[:60]}: give a finite number")
+            raise InvalidInputError(
+                f"space.{name}.{bound} = {str(value)[:60]}: give a finite number"
+            )
     if dimension.low > dimension.high:
         raise InvalidInputError(
             f"space.{name}: low = {dimension.low} is above high = {dimension.high}; swap them"
