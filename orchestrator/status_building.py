@@ -33,9 +33,10 @@ from workers.coordination.leases import TrialLeases
 from workers.coordination.trial_record import TrialRecord
 from workers.processes.memory import UsedMemory
 from workers.processes.registry import ProcessEntry
-from workers.protocol.errors import InvalidInputError
+from workers.protocol.errors import InvalidInputError, StorageUnreadableError
 from workers.protocol.events import host_of
 from workers.protocol.pace import Pace
+from workers.protocol.plain import describe_error
 from workers.protocol.spec import Direction, StudySpec
 from workers.protocol.states import StudyState, TrialState, Wish
 from workers.settings import Settings
@@ -144,12 +145,19 @@ def stored_status(name: str, settings: Settings) -> StudyStatus:
 
     Raises:
         InvalidInputError: The storage does not know the study.
+        StorageUnreadableError: What it has of it cannot be read.
     """
     study = load_readonly(storage_url(settings, name), name)
     text = study.user_attrs.get(SPEC_ATTR)
     if text is None:
         raise InvalidInputError(f"study {name!r} was not made by trialfleet; read it with Optuna")
-    spec = StudySpec.read(text)
+    try:
+        spec = StudySpec.read(text)
+    except (ValueError, TypeError) as error:
+        raise StorageUnreadableError(
+            f"study {name!r}: its specification, as its results have it, cannot be read:"
+            f" {describe_error(error, 200)}"
+        ) from error
     tally = Tally(spec.all_directions, study.get_trials(deepcopy=False))
     results = str(settings.home / "studies" / name / "trials")
     found = build_status(spec, tally, _stored_circumstances(spec, tally, study.user_attrs, results))

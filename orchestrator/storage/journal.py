@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from optuna.storages.journal import BaseJournalBackend
+from optuna.storages.journal._storage import JournalOperation
 from pydantic_core import from_json
 
 from orchestrator.storage.open_files import OPEN
@@ -33,6 +34,8 @@ from workers.protocol.errors import (
 
 #: Made once: `json.dumps` makes an encoder for each log.
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+_OPERATIONS: Final = frozenset(int(operation) for operation in JournalOperation)
 
 #: How much of a journal is read at once.
 _READ_BYTES: Final = 1 << 18
@@ -351,6 +354,20 @@ def _fitting(lines: list[bytes], num_bytes: int) -> list[bytes]:
     """The first of some lines, those that are whole in so many bytes."""
     ends = accumulate(map(len, lines))
     return [line for line, end in zip(lines, ends, strict=True) if end <= num_bytes]
+
+
+def broken_line(path: Path) -> int | None:
+    """The number, from 1, of the first line that is no log of Optuna's; None if there is none."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                log = json.loads(line)
+            except (ValueError, RecursionError):
+                # the last one may be at being written
+                return number if line.endswith(b"\n") else None
+            if not isinstance(log, dict) or log.get("op_code") not in _OPERATIONS:
+                return number
+    return None
 
 
 def encode(logs: list[dict[str, Any]]) -> list[bytes]:

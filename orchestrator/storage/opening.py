@@ -24,11 +24,12 @@ from pydantic import ValidationError
 from orchestrator.storage.attributes import IDENTITY_ATTR
 from orchestrator.storage.folding import FoldedJournal
 from orchestrator.storage.gathering import GatheringJournal
-from orchestrator.storage.journal import JournalFile, JournalReader
+from orchestrator.storage.journal import JournalFile, JournalReader, broken_line
 from workers.coordination.address import redact
 from workers.protocol.errors import (
     FleetError,
     InvalidInputError,
+    StorageUnreadableError,
     StudyExistsError,
     StudyNotKnownError,
 )
@@ -105,7 +106,8 @@ class StudyStorage:
         if url.startswith(_JOURNAL):
             with _kept_lock:
                 _kept.pop(url, None)  # one copy of a long journal in memory is enough
-            journal = JournalFile(Path(url.removeprefix(_JOURNAL)))
+            path = Path(url.removeprefix(_JOURNAL))
+            journal = JournalFile(path)
             gathering = GatheringJournal(journal)
             try:
                 replayed = journal_storage(gathering)
@@ -114,10 +116,7 @@ class StudyStorage:
                 raise
             except Exception as error:
                 journal.close()
-                raise InvalidInputError(
-                    f"{url} cannot be read: {describe_error(error, 200)}; move it away, or mend"
-                    " the line that is no entry of Optuna's journal"
-                ) from error
+                raise InvalidInputError(_unreadable(path, error)) from error
             return cls(
                 replayed, gathering.sync, gathering.close, gathering.gathering, is_ours_alone=True
             )
@@ -153,14 +152,36 @@ class StudyStorage:
 
 
 def open_reader(url: str) -> BaseStorage | None:
-    """A storage to read from, or None if there is none (yet): no journal, no tables."""
+    """A storage to read from, or None if there is none (yet): no journal, no tables.
+
+    Raises:
+        StorageUnreadableError: What lies there is no journal, or one that is damaged.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not url.startswith(_JOURNAL):
         from orchestrator.storage.databases import open_to_read  # it imports SQLAlchemy
 
         return _open_database(url, open_to_read)
     path = Path(url.removeprefix(_JOURNAL))
-    return journal_storage(JournalReader(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return journal_storage(JournalReader(path))
+    except (FleetError, OSError):
+        raise
+    except Exception as error:
+        raise StorageUnreadableError(_unreadable(path, error)) from error
+
+
+def _unreadable(journal: Path, error: Exception) -> str:
+    """What is to be said of a journal that Optuna does not take."""
+    number = broken_line(journal)
+    if number is None:
+        return f"{journal} cannot be read: {describe_error(error, 200)}; mend it, or move it away"
+    return (
+        f"{journal} cannot be read: line {number} is no entry of Optuna's journal; mend that line"
+        " or take it out, or move the journal away"
+    )
 
 
 def _kept_reader(url: str) -> BaseStorage | None:

@@ -13,8 +13,13 @@ from orchestrator.cli import app
 from orchestrator.driving.service import Service
 from orchestrator.fleet import Fleet as FleetOfSettings
 from orchestrator.handle import StudyHandle
+from orchestrator.storage.attributes import SPEC_ATTR
 from workers.coordination.studies import Studies
-from workers.protocol.errors import RedisUnavailableError
+from workers.protocol.errors import (
+    RedisUnavailableError,
+    StorageUnreadableError,
+    StudyNotKnownError,
+)
 from workers.protocol.messages import Result
 from workers.protocol.states import TrialState
 
@@ -65,10 +70,39 @@ def test_without_a_redis_the_studies_of_the_home_are_listed_as_status_has_them(s
     assert found["ended"]["state"] == "finished"
     assert found["ended"]["best"]["value"] == 0.5
     assert "no fleet runs here" in found["left"]["waits_for"][0]
-    assert found["damaged"]["reason"].startswith("its results cannot be read (JSONDecodeError")
+    assert "journal.log cannot be read: line 1 is no entry of" in found["damaged"]["reason"]
     table = [line.split() for line in say("studies").splitlines()]
     assert ["ended", "finished", "2/2", "0", "0.5"] in table
     assert ["left", "running"] in [line[:2] for line in table]
+
+
+_NO_LOG = ("{what", "[]", '{"op_code": 99}', "[" * 100_000)
+
+
+def test_of_a_journal_that_is_damaged_the_line_is_named(say, home):
+    journal = home / "studies" / "left" / "journal.log"
+    lines = journal.read_text().splitlines()
+    for verb, line in zip(("status", "export", "best", "report"), _NO_LOG, strict=True):
+        journal.write_text("\n".join([*lines[:3], line, *lines[3:]]) + "\n")
+        named = r"left/journal\.log cannot be read: line 4 is no entry"
+        with pytest.raises(StorageUnreadableError, match=named):
+            say(verb, "left")
+
+
+def test_of_a_specification_that_is_damaged_the_study_is_named(say, home):
+    journal = home / "studies" / "left" / "journal.log"
+    spoilt = {"op_code": 2, "worker_id": "w", "study_id": 0, "user_attr": {SPEC_ATTR: "{what"}}
+    with journal.open("a") as file:
+        file.write(json.dumps(spoilt) + "\n")
+    with pytest.raises(StorageUnreadableError, match="study 'left': its specification"):
+        say("status", "left")
+
+
+def test_a_study_of_which_nothing_is_left_is_not_meant_by_its_own_name(say, home):
+    (home / "studies" / "left" / "journal.log").write_text("")
+    with pytest.raises(StudyNotKnownError) as refused:
+        say("status", "left")
+    assert "did you mean" not in str(refused.value)
 
 
 def test_a_home_without_studies_says_so(say):

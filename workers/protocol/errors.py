@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 def nearest(name: str, known: Iterable[object]) -> str:
     """A hint at the name that was probably meant, for the end of a message; or nothing."""
-    close = difflib.get_close_matches(name, [str(each) for each in known], n=1)
+    others = [text for text in map(str, known) if text != name]
+    close = difflib.get_close_matches(name, others, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -69,6 +70,10 @@ class StudyNotKnownError(InvalidInputError):
 
 class StorageFullError(FleetError):
     """The storage takes no more; what was to be written is not there, and can be written again."""
+
+
+class StorageUnreadableError(FleetError):
+    """What lies where a study's results are kept cannot be read as such."""
 
 
 class StudyStalledError(FleetError):
