@@ -10,12 +10,15 @@ import fcntl
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
+
+import redis
 
 from orchestrator.driving.observer import metrics_observer
 from orchestrator.driving.service import Service
@@ -30,6 +33,7 @@ from orchestrator.storage.retriable import withdrawn
 from orchestrator.submission.metric_directions import say_direction
 from orchestrator.submission.preflight import import_path
 from orchestrator.submission.submit import hand_in, prepared
+from orchestrator.views.obstacles import refusals
 from orchestrator.views.watch import View
 from orchestrator.views.ways_on import begins_more, say_over
 from workers.coordination.connection import connect
@@ -39,6 +43,7 @@ from workers.disk.fleet_home import make_home
 from workers.importing import refuse_while_importing
 from workers.installed import refuse_if_missing
 from workers.processes.hangup import on_hangup
+from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import FleetError, InvalidInputError, RedisUnavailableError
 from workers.protocol.spec import FINETUNE, StudySpec
 from workers.protocol.states import Wish
@@ -46,6 +51,9 @@ from workers.settings import Settings, write_list
 
 #: How long a drained worker may take to save and end before it is killed.
 _DRAIN_SECONDS: Final = 60.0
+
+#: How often it is looked whether workers take the study's trials.
+_LOOK_SECONDS: Final = 2.0
 
 
 def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View) -> StudyStatus:
@@ -76,7 +84,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         return status
     with ExitStack() as stack:
         stack.enter_context(exclusive(settings.home))
-        redis, settings = _with_redis(settings, stack)
+        embedded, settings = _with_redis(settings, stack)
         if spec.on_end is not None:  # whoever runs it has written it
             settings = settings.model_copy(update={"on_end": (*settings.on_end, spec.on_end)})
         hand_in(checked, settings, by_run=True, tell=view.say)
@@ -85,6 +93,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
             Service(settings, only=spec.name, on_status=view.update, observer=observer)
         )
         client = stack.enter_context(connect(settings, Role.VIEWER))
+        registry = ProcessRegistry(client, settings.times)
         view.measure(EventHistory.of_study(client, settings.home, spec.name))
         worker = LocalWorker(
             worker_environment(spec, import_directory, settings),
@@ -93,7 +102,7 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         )
         stack.callback(worker.stop, _DRAIN_SECONDS)
         interrupted = stack.enter_context(_interruptible(worker, view))
-        fleet = _Fleet(redis, worker.start(), view)
+        fleet = _Fleet(embedded, worker.start(), view, _Refusals(spec, registry, view))
         return _drive(spec.name, service, fleet, interrupted)
 
 
@@ -101,8 +110,30 @@ def _with_redis(settings: Settings, stack: ExitStack) -> tuple[EmbeddedRedis | N
     """A Redis of this run's own where none is given, and the settings that name the one it uses."""
     if settings.redis_url is not None:
         return None, settings
-    redis = stack.enter_context(EmbeddedRedis(settings.home))
-    return redis, settings.model_copy(update={"redis_url": redis.url})
+    embedded = stack.enter_context(EmbeddedRedis(settings.home))
+    return embedded, settings.model_copy(update={"redis_url": embedded.url})
+
+
+@dataclass
+class _Refusals:
+    """Says why workers take no trial of the study, once for each reason."""
+
+    spec: StudySpec
+    registry: ProcessRegistry
+    view: View
+    _told: set[str] = field(default_factory=set)
+    _looked_at: float = 0.0
+
+    def look(self) -> None:
+        """Say what is new, now and then."""
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        with suppress(redis.RedisError):
+            for reason in refusals(self.spec, list(self.registry.entries())):
+                if reason not in self._told:
+                    self._told.add(reason)
+                    self.view.say(f"waits: {reason}")
 
 
 @dataclass(frozen=True)
@@ -112,6 +143,7 @@ class _Fleet:
     redis: EmbeddedRedis | None
     worker: LocalWorker
     view: View
+    refusals: _Refusals
 
     def revive(self, *, is_draining: bool) -> None:
         """Start again what was killed."""
@@ -129,6 +161,7 @@ def _drive(name: str, service: Service, fleet: _Fleet, interrupted: threading.Ev
         has_ended = worker.poll() is not None
         service.is_draining = interrupted.is_set()
         service.turn()
+        fleet.refusals.look()
         keep_short(service.settings.home)
         status = service.status(name)
         if status is not None and service.is_done(name):

@@ -62,11 +62,11 @@ def obstacles(
             "no worker has the objective's file as it was submitted, and `code.must_match` is set:"
             " bring it to the workers, or submit the study with theirs"
         )
-    found += _refusals(spec, entries)
+    found += refusals(spec, entries)
     return found
 
 
-def _refusals(spec: StudySpec, entries: Sequence[ProcessEntry]) -> list[str]:
+def refusals(spec: StudySpec, entries: Sequence[ProcessEntry]) -> list[str]:
     """Why workers take no trial of the study, with the hosts; first whether all do."""
     refusing = [entry for entry in entries if spec.name in entry.refuses]
     if not refusing:

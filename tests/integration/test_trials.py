@@ -676,6 +676,32 @@ def test_what_is_not_there_for_now_is_waited_for_and_counted_nowhere(
     assert client.llen("fleet:celery:default") == 3, "it is announced again each time"
 
 
+@pytest.mark.parametrize("objective", ["not_allowed_here:f", "{}/runner_objectives.py:missing"])
+def test_an_objective_that_a_worker_lacks_costs_no_trial_and_is_waited_for(
+    desk, runner, tmp_path, client, monkeypatch, objective
+):
+    place = desk(objective=objective.format(tmp_path), max_failures=1)
+    for number in range(3):
+        place.leases.enqueue(number, {})
+    hints = [RunTrial(study="s", number=number, epoch=place.leases.epoch) for number in range(3)]
+    for hint in hints * 2:
+        assert runner.run(hint) is Outcome.ENDED
+    records = [place.leases.record(number) for number in range(3)]
+    assert {record.state for record in records} == {TrialState.QUEUED}
+    assert [(record.failures, record.losses) for record in records] == [(0, 0)] * 3
+    assert [record.attempt for record in records] == [1, 0, 0], "it is looked at once"
+    assert not place.inbox()
+    assert client.llen("fleet:celery:default") == 1, "one that was tried is announced to others"
+    # a file may be there later
+    monkeypatch.setattr("workers.trials.refused_studies._WAIT_SECONDS", 0.0)
+    with (tmp_path / "runner_objectives.py").open("a") as file:
+        file.write("def missing(trial):\n    return 1.0\n")
+    assert runner.run(hints[1]) is Outcome.ENDED
+    state = place.leases.record(1).state
+    is_allowed = objective.startswith("{}")
+    assert state is (TrialState.COMPLETE if is_allowed else TrialState.QUEUED)
+
+
 def test_twenty_drains_leave_two_checkpoints(desk, tmp_path, settings):
     place = desk()
     place.leases.enqueue(0, {})

@@ -129,9 +129,17 @@ class PassingOn:
     def _leave_lacking(
         self, leases: TrialLeases, spec: StudySpec, hint: RunTrial, trials: HintedTrials
     ) -> Outcome | None:
-        """Leave a trial to workers that may have what this one lacks; None if there is none."""
+        """Leave a trial to workers that may have what this one lacks; None if there is none.
+
+        Of an objective that this one does not import it waits, then, for a while.
+        """
         queue = spec.resources.queue
         if not self._health.has_other_that_takes(queue, spec.name):
+            if not self._refusals.has_waiting(spec.name):
+                return None
+            if not self._refusals.may_look_again(spec.name):
+                return Outcome.ENDED
+            self._refusals.accept(spec.name)  # the attempt that begins is to say
             return None
         if leases.is_queued(hint.number):
             self.pass_on(leases, queue, hint, trials)

@@ -102,11 +102,8 @@ class ErrorJudge:
             self._lose(trouble, error, end)
         elif isinstance(error, optuna.TrialPruned):
             self._prune_by(error, end)
-        elif isinstance(error, ObjectiveNotLoadedError) and self._health.has_other(
-            end.trial.spec.resources.queue
-        ):
-            # the worker may lack something, or this process be broken: another one is to say
-            self._fail(error, end, may_be_sick=was_loaded)
+        elif isinstance(error, ObjectiveNotLoadedError):
+            self._leave_objective(error, end, was_loaded=was_loaded)
         elif isinstance(error, WorkerLacksError) and self._leave_to_others(error, end):
             log.warning("left_to_others", reason=str(error))
         elif isinstance(error, (ObjectiveError, InvalidInputError)):
@@ -159,6 +156,23 @@ class ErrorJudge:
                 end.hand_over()
                 return True
         return False
+
+    def _leave_objective(
+        self, error: ObjectiveNotLoadedError, end: AttemptEnd, *, was_loaded: bool
+    ) -> None:
+        """Give a trial back, uncounted, whose objective is not allowed here, or does not import.
+
+        Where no other process takes the study, its trials wait, and it says so. A process that had
+        imported it may be broken: a fresh one is to say.
+        """
+        log.error("attempt_failed", exception=traceback_of(error))
+        if was_loaded:
+            log.error("process_sick", reason="it no longer imports an objective that it had")
+            end.hand_over(Outcome.SICK)
+            return
+        with suppress(redis.RedisError):  # it is said next time
+            self._refusals.refuse_lacking(end.trial.spec, str(error), waits=True)
+        end.hand_over()
 
     def _prune_by(self, error: optuna.TrialPruned, end: AttemptEnd) -> None:
         """End the trial as the objective asked, with the last value that it reported."""
