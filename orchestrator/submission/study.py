@@ -27,7 +27,9 @@ from workers.protocol.spec import FINETUNE, StudySpec
 from workers.protocol.study_options import (
     BudgetSpec,
     CodeSpec,
+    KeepSpec,
     ResourcesSpec,
+    ShareSpec,
     StopSpec,
     WandbSpec,
     WarmStart,
@@ -43,6 +45,8 @@ _TAGS: Final[dict[str, type[BaseModel]]] = {
 
 _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "resources": ResourcesSpec,
+    "share": ShareSpec,
+    "keep": KeepSpec,
     "budget": BudgetSpec,
     "stop": StopSpec,
     "wandb": WandbSpec,
@@ -68,11 +72,14 @@ class Study:
         stop: `target`, `patience` with `min_delta`, `equal_failures`: what ends the study earlier.
         max_failures: Failures of one trial after which it is given up.
         max_losses: Processes that one trial may take down before it is given up.
+        progress_timeout: Seconds, or text, without a training step after which an attempt hangs.
         sampler: A short name, or a mapping with `type`, `seed` and options.
         pruner: A short name, or a mapping with `type` and options.
         space: Parameters by name, as in YAML; empty where the objective suggests its own.
         config: The objective's fixed settings.
         resources: `queue` and `gpus`.
+        share: `weight`, `priority` and `max_slots`: its part of the slots that others want, too.
+        keep: `models`: what stays of trials that have ended.
         wandb: `mode`, `project`, `entity` and `tags` of a Weights & Biases run a trial, or the
             mode alone.
         warm_start: A study whose complete trials the sampler learns from, as `from` in YAML.
@@ -99,11 +106,14 @@ class Study:
         stop: Mapping[str, float] | None = None,
         max_failures: int = 3,
         max_losses: int = 10,
+        progress_timeout: float | str | None = None,
         sampler: str | Mapping[str, Any] | None = None,
         pruner: str | Mapping[str, Any] | None = None,
         space: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         resources: Mapping[str, Any] | None = None,
+        share: Mapping[str, float] | None = None,
+        keep: Mapping[str, str] | None = None,
         wandb: str | bool | Mapping[str, Any] | None = None,
         warm_start: str | Mapping[str, Any] | None = None,
         on_end: str | None = None,
@@ -123,11 +133,14 @@ class Study:
             "stop": stop,
             "max_failures": max_failures,
             "max_losses": max_losses,
+            "progress_timeout": progress_timeout,
             "sampler": sampler,
             "pruner": pruner,
             "space": space,
             "config": config,
             "resources": resources,
+            "share": share,
+            "keep": keep,
             "wandb": wandb,
             "from": warm_start,
             "on_end": on_end,

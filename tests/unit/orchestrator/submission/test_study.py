@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import inspect
 import textwrap
 
 import pytest
 
 from orchestrator.submission.study import Study, import_directory, load_study
 from workers.protocol.errors import InvalidInputError
+from workers.protocol.spec import StudySpec
 
 GOOD = """
 name: s
@@ -95,6 +97,17 @@ def test_a_file_that_is_not_there_is_named():
         load_study("nowhere.yaml")
     with pytest.raises(InvalidInputError, match="or write package.train:objective"):
         load_study("package.train")
+
+
+def test_a_script_can_give_whatever_a_file_can():
+    keys = {"warm_start" if key == "from" else key for key in StudySpec.model_fields}
+    assert keys - inspect.signature(Study).parameters.keys() == {"version"}
+    share, keep = {"weight": 2.0, "priority": -1, "max_slots": 3}, {"models": "best 3"}
+    spec = Study("a:b", share=share, keep=keep, progress_timeout="2m").spec
+    assert (spec.share.model_dump(), spec.keep.model_dump()) == (share, keep)
+    assert spec.progress_timeout == 120.0
+    with pytest.raises(InvalidInputError, match=r"share\.wieght = 2: .* did you mean 'weight'"):
+        Study("a:b", share={"wieght": 2})
 
 
 def test_a_script_meets_the_same_messages():
