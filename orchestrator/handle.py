@@ -14,7 +14,12 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.controlled_study import ControlledStudy
 from orchestrator.status import StudyStatus
-from orchestrator.status_building import build_status, stored_status, unfinished_state
+from orchestrator.status_building import (
+    as_extended,
+    build_status,
+    stored_status,
+    unfinished_state,
+)
 from orchestrator.storage.attributes import GENERATION_ATTR, SPEC_ATTR
 from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.event_history import EventHistory
@@ -348,7 +353,7 @@ class StudyHandle(ControlledStudy):
             if found.is_over or is_changed:  # somebody has asked something of it since
                 now |= {"ended_by": None, "limit": None}
             if is_changed:
-                now |= {"is_exhausted": False}
+                now |= as_extended(found, spec)
             found = found.model_copy(update=now)
         stalled = studies.facts.get(self.name, "stalled")
         shown_seconds = studies.facts.shown_seconds(self.name)

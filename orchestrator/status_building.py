@@ -195,6 +195,28 @@ def _stored_circumstances(
     )
 
 
+def as_extended(shown: StudyStatus, spec: StudySpec) -> dict[str, Any]:
+    """What a status has otherwise once its study was extended, before anybody looks at it again.
+
+    Args:
+        shown: The study as it was.
+        spec: As it is wanted now.
+    """
+    used = {name: each.used for name, each in shown.budgets.items()}
+    now = uses(spec, 0, wall_seconds=0.0, slot_seconds=0.0, gpu_seconds=0.0)
+    budgets = {
+        name: Budget(used=used[name], allowed=allowed)
+        for name, (_, allowed) in now.items()
+        if name in used
+    }
+    changed: dict[str, Any] = {"is_exhausted": False, "budgets": budgets}
+    trials = shown.budgets.get("trials")
+    # else the points of a grid say how many there are to be
+    if trials is not None and shown.wanted == shown.given + trials.allowed:
+        changed["wanted"] = shown.given + spec.trials
+    return changed
+
+
 def _num_wanted(spec: StudySpec, tally: Tally, around: Circumstances) -> int:
     """How many trials there are to be in all: what people gave, and what the sampler has."""
     if around.is_exhausted:

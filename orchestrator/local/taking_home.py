@@ -55,7 +55,10 @@ def take_home(folder: Path, files: Path | None, about: Mapping[str, Any], study_
 
     try:
         is_ours = durable.make_once(folder.absolute(), fill)
-    except (OSError, shutil.Error) as error:
+    except shutil.Error as error:
+        problem = error.args[0][0][2] if isinstance(error.args[0], list) else error
+        raise FleetError(f"--copy {folder}: {problem}; nothing was copied") from error
+    except OSError as error:
         raise FleetError(f"--copy {folder}: {error}; nothing was copied") from error
     if not is_ours:
         check_target(folder)  # somebody was faster

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Final
 
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
@@ -78,11 +79,23 @@ def _make_engine(url: str) -> Engine:
 
 def _has_tables(url: str) -> bool:
     """Whether all tables are there, and it is written down of which version they are."""
+    if _is_file_to_come(url):
+        return False
     with create_engine(url, poolclass=NullPool).connect() as connection:
         if not inspect(connection).has_table(_LAST_TABLE):
             return False
         found = connection.execute(text(f"SELECT version_num FROM {_LAST_TABLE}"))  # noqa: S608
         return found.first() is not None
+
+
+def _is_file_to_come(url: str) -> bool:
+    """Whether it is a file that is not there yet, and that a connection would make."""
+    address = make_url(url)
+    if address.get_backend_name() != "sqlite" or not address.database:
+        return False
+    file = Path(address.database)
+    # where it cannot be made, a connection says so
+    return not file.exists() and file.absolute().parent.is_dir()
 
 
 def _make_tables(url: str) -> None:

@@ -9,50 +9,21 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.handle import StudyHandle
+from orchestrator.submission.invalid_fields import explain_invalid
 from orchestrator.submission.metric_directions import with_direction
 from orchestrator.submission.objective_reference import reference_to
-from orchestrator.submission.overrides import setting_names, with_overrides
+from orchestrator.submission.overrides import with_overrides
 from orchestrator.submission.shipping import below, ships
 from orchestrator.submission.study_file import read_study_file
-from workers.passwords import hide
-from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import FILE_FORMATS, HUB
-from workers.protocol.parameters import CategoricalDimension, FloatDimension, IntDimension
 from workers.protocol.spec import FINETUNE, StudySpec
-from workers.protocol.study_options import (
-    BudgetSpec,
-    CodeSpec,
-    KeepSpec,
-    ResourcesSpec,
-    ShareSpec,
-    StopSpec,
-    WandbSpec,
-    WarmStart,
-)
 from workers.settings import Settings
-
-#: The tags of the dimensions, which pydantic puts into the path of an error.
-_TAGS: Final[dict[str, type[BaseModel]]] = {
-    "float": FloatDimension,
-    "int": IntDimension,
-    "categorical": CategoricalDimension,
-}
-
-_SECTIONS: Final[dict[str, type[BaseModel]]] = {
-    "resources": ResourcesSpec,
-    "share": ShareSpec,
-    "keep": KeepSpec,
-    "budget": BudgetSpec,
-    "stop": StopSpec,
-    "wandb": WandbSpec,
-    "code": CodeSpec,
-    "from": WarmStart,
-}
 
 
 class Study:
@@ -233,7 +204,7 @@ def build_spec(
     try:
         return StudySpec.model_validate(fields)
     except ValidationError as error:
-        raise InvalidInputError(f"{origin}: {_explain(error)}") from error
+        raise InvalidInputError(f"{origin}: {explain_invalid(error)}") from error
 
 
 def _script_folder() -> Path:
@@ -278,36 +249,3 @@ def _with_absolute_paths(fields: Mapping[str, Any], base: Path) -> dict[str, Any
         }
         resolved["config"] = {**config, "data": {**data, **files}}
     return resolved
-
-
-def _explain(error: ValidationError) -> str:
-    """The first problem, in one line; a name that is unknown before what is missing for it."""
-    problems = error.errors()
-    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    first = [*unknown, *problems][0]
-    path = [str(part) for part in first["loc"]]
-    owner: type[BaseModel] = StudySpec
-    if path[:1] == ["space"] and len(path) > 2 and path[2] in _TAGS:
-        owner = _TAGS[path.pop(2)]
-    elif len(path) > 1 and path[0] in _SECTIONS:
-        owner = _SECTIONS[path[0]]
-    name, value = ".".join(path), first["input"]
-    shown = hide(repr(value))
-    if first["type"] == "extra_forbidden":
-        known = setting_names(owner)
-        hint = nearest(path[-1], known) or f"; there are {', '.join(known)}"
-        return f"{name} = {shown}: no such setting{hint}"
-    if first["type"] == "missing":
-        return f"{name} is missing; give it a value"
-    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        given = value.get("type") if isinstance(value, dict) else value
-        return (
-            f"{name}.type = {given!r}{nearest(str(given), _TAGS)}; it is one of {', '.join(_TAGS)}"
-        )
-    if first["type"] == "string_pattern_mismatch":
-        return (
-            f"{name} = {shown}: use letters, digits, dots, dashes and underscores, with a letter"
-            " or a digit first"
-        )
-    message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    return f"{name} = {shown}: {message}" if name else message

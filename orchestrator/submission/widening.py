@@ -18,6 +18,7 @@ from typing import Any, Final
 from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from orchestrator.storage.attributes import IDENTITY_ATTR, NOT_GOING_ON, SPEC_ATTR, WHOLE_ATTR
 from orchestrator.storage.opening import open_reader
@@ -26,6 +27,7 @@ from orchestrator.submission.algorithms import SAMPLERS, make_pruner, make_sampl
 from orchestrator.submission.finetune_check import check_finetune
 from orchestrator.submission.further_grid import attrs_in
 from orchestrator.submission.gaps import refuse_gaps
+from orchestrator.submission.invalid_fields import explain_invalid
 from orchestrator.submission.model_check import check_models, kept_checks
 from orchestrator.submission.rehearsal import rehearse
 from orchestrator.submission.space import (
@@ -38,7 +40,6 @@ from orchestrator.submission.space import (
 )
 from workers.logs import get_logger
 from workers.protocol.errors import InvalidInputError
-from workers.protocol.plain import describe_error
 from workers.protocol.spec import FINETUNE, StudySpec
 from workers.protocol.wider_space import in_order_of, is_same_in_wider_space, refuse_narrower
 from workers.settings import Settings
@@ -72,8 +73,8 @@ def widened(spec: StudySpec, space: Mapping[str, Any], settings: Settings) -> St
         )
     try:
         wider = StudySpec.model_validate({**json.loads(spec.model_dump_json()), "space": space})
-    except ValueError as error:
-        raise InvalidInputError(f"study {spec.name!r}: {describe_error(error, 300)}") from error
+    except ValidationError as error:
+        raise InvalidInputError(f"study {spec.name!r}: {explain_invalid(error)}") from error
     check_space(wider)
     refuse_narrower(spec.space, wider.space)
     wider = wider.model_copy(update={"space": in_order_of(spec.space, wider.space)})

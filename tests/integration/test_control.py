@@ -252,6 +252,20 @@ def test_a_study_is_extended_by_several_people_at_once_and_goes_on(fleet):
         turn_until(service, lambda: len(fleet.stored()) == 3, "it goes on")
 
 
+def test_what_a_study_was_extended_by_is_seen_at_once(fleet):
+    handle = fleet.submit(trials=1, timeout=60.0, sampler={"type": "random"})
+    handle.enqueue({})
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: len(fleet.stored()) == 2, "both are in flight")
+        turn_until(service, lambda: handle.status().wanted == 2, "its status was shown")
+    for trials in (5, 7):  # nobody drives it, and what was shown is all that there is
+        handle.extend(trials=trials, timeout="2h")
+        status = handle.status()
+        assert (status.wanted, status.given) == (trials + 1, 1)
+        assert status.budgets["trials"].allowed == trials
+        assert status.budgets["wall_seconds"].allowed == 7200.0
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -106,6 +106,14 @@ def test_who_looks_at_a_database_writes_nothing_there(tmp_path, database):
     opened.close()
 
 
+def test_who_looks_at_a_file_that_is_not_there_makes_none(tmp_path):
+    for _ in range(2):
+        assert open_reader(f"sqlite:///{tmp_path}/studies.db") is None
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InvalidInputError, match="unable to open database file"):
+        open_reader(f"sqlite:///{tmp_path}/no/such/folder/studies.db")
+
+
 def test_neither_who_looks_nor_who_has_closed_keeps_a_connection(postgres):
     opened = StudyStorage.open(postgres.url)
     optuna.create_study(study_name="s", storage=opened.storage)

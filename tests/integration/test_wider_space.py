@@ -484,7 +484,12 @@ def test_what_is_not_wider_is_refused_and_nothing_has_changed(fleet):
         r"space\.new\.when\.y: no such parameter": {
             **SPACE, "new": {"type": "int", "low": 0, "high": 1, "when": {"y": 1}},
         },
-        "space.x.float.hihg": {**SPACE, "x": {**x, "hihg": 2}},
+        r"space\.x\.hihg = 2: no such setting; did you mean 'high'\?$": {
+            **SPACE, "x": {**x, "hihg": 2},
+        },
+        r"space\.x\.high = 'abc': it should be a valid number[^.]*$": {
+            **SPACE, "x": {**x, "high": "abc"},
+        },
     }  # fmt: skip
     for reason, space in wrong.items():
         with pytest.raises(InvalidInputError, match=reason):
