@@ -2,7 +2,9 @@
 
 One interpreter runs one thread at a time: what a slow sampler calculates delays the answers to
 trials of every other study. So its calls are timed; where they are slow, a process is begun, and
-takes the sampler over as it is when it is ready: what is drawn with a seed is the same.
+takes the sampler over as it is when it is ready: what is drawn with a seed is the same. One that
+calculates with torch is never called here for that: its libraries end a process that they cannot
+work in, and that would be the orchestrator of all studies.
 
 Invariant: the process only proposes. What is written is written here, and a process that ends in
 the midst of a draw, or does not answer, costs that draw: it is made here, by a sampler as after a
@@ -80,9 +82,16 @@ def may_draw_aside(sampler: BaseSampler) -> bool:
     return type(sampler) in _SLOW and _is_known(sampler)
 
 
+def _calculates_with_torch(sampler: BaseSampler) -> bool:
+    return isinstance(sampler, GPSampler) or any(map(_calculates_with_torch, _inner_of(sampler)))
+
+
 def _is_known(sampler: BaseSampler) -> bool:
-    inner = [getattr(sampler, name) for name in _INNER if hasattr(sampler, name)]
-    return type(sampler) in _KNOWN and all(map(_is_known, inner))
+    return type(sampler) in _KNOWN and all(map(_is_known, _inner_of(sampler)))
+
+
+def _inner_of(sampler: BaseSampler) -> list[BaseSampler]:
+    return [getattr(sampler, name) for name in _INNER if hasattr(sampler, name)]
 
 
 class AsideSampler(SeeingSampler):
@@ -113,6 +122,7 @@ class AsideSampler(SeeingSampler):
         self._spent: deque[tuple[int, float]] = deque(maxlen=_TIMED)
         self._process: SamplerProcess | None = None
         self._num_ended = 0
+        self._is_apart = _calculates_with_torch(sampler)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -179,7 +189,7 @@ class AsideSampler(SeeingSampler):
         return len(spent) == _TIMED and median(spent) > self._slow_seconds
 
     def _begin(self) -> None:
-        longest = max(seconds for _, seconds in self._spent)
+        longest = max((seconds for _, seconds in self._spent), default=0.0)
         try:
             pickle.dumps(self.inner)  # as it will be handed over
             self._process = SamplerProcess(max(self._patience_seconds, _PATIENCE * longest))
@@ -200,10 +210,13 @@ class AsideSampler(SeeingSampler):
         space: Mapping[str, BaseDistribution],
     ) -> tuple[bool, Any]:
         """Have the process draw; whether it did, and what."""
+        if self._process is None and self._is_apart and self._num_ended < _MOST_ENDED:
+            self._begin()
         if self._process is None:
             return False, None
+        must_be_apart = self._is_apart and wanted == "joint" and bool(space)
         try:
-            if not self._process.has_begun and not self._process.is_ready():
+            if not self._process.has_begun and not self._process.is_ready(waits=must_be_apart):
                 return False, None
             if not self._process.has_begun and not self._hand_over(self._process, study):
                 return False, None
@@ -271,13 +284,17 @@ class SamplerProcess:
         """Its own."""
         return self._process.pid
 
-    def is_ready(self) -> bool:
+    def is_ready(self, *, waits: bool = False) -> bool:
         """Whether it can be given the sampler.
+
+        Args:
+            waits: Whether to wait until it can.
 
         Raises:
             EOFError: It has ended.
+            TimeoutError: It was waited for, and is not ready.
         """
-        if not _is_due(self._answers, select.POLLIN, 0.0):
+        if not waits and not _is_due(self._answers, select.POLLIN, 0.0):
             return False
         self._read()
         return True

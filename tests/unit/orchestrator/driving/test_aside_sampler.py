@@ -184,6 +184,28 @@ def test_a_process_that_is_killed_costs_no_trial_and_another_one_takes_its_place
     assert len(made) == len(set(pids)) == 2
 
 
+def test_what_calculates_with_torch_never_does_so_here(monkeypatch):
+    here = []
+
+    def note(sampler, study, trial, space):
+        here.append(len(space))
+        return {}
+
+    monkeypatch.setattr(GPSampler, "sample_relative", note)
+    sampler = PartialFixedSampler({"n": 8}, GPSampler(seed=1, n_startup_trials=1))
+    beside = AsideSampler(sampler, lambda: sampler, "s")
+    try:
+        study = optuna.create_study(sampler=beside)
+        space = {"x": FloatDistribution(0, 1), "n": FloatDistribution(0, 9)}
+        for _ in range(3):
+            trial = study.ask(space)
+            study.tell(trial, trial.params["x"])
+        assert sum(here) == 0, "the first trial has nothing that is drawn together"
+        assert beside.is_aside
+    finally:
+        beside.close()
+
+
 def test_a_process_that_is_stopped_is_waited_for_and_replaced(aside):
     made = []
 
