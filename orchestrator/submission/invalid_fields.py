@@ -5,6 +5,7 @@ Invariant: it names the field as it is written in a file, and what was given.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
@@ -53,6 +54,8 @@ def explain_invalid(error: ValidationError) -> str:
     owner: type[BaseModel] = StudySpec
     if path[:1] == ["space"] and len(path) > 2 and path[2] in _TAGS:
         owner = _TAGS[path.pop(2)]
+        if path[2:3] == ["choices"]:
+            path = path[:4]  # what may be one of several kinds is named by each
     elif len(path) > 1 and path[0] in _SECTIONS:
         owner = _SECTIONS[path[0]]
     name, value = ".".join(path), first["input"]
@@ -68,10 +71,19 @@ def explain_invalid(error: ValidationError) -> str:
         return (
             f"{name}.type = {given!r}{nearest(str(given), _TAGS)}; it is one of {', '.join(_TAGS)}"
         )
-    if first["type"] == "string_pattern_mismatch":
+    return _explain_value(name, shown, first["type"], first["msg"])
+
+
+def _explain_value(name: str, shown: str, kind: str, message: str) -> str:
+    """What is wrong with the value of a field that there is."""
+    if re.search(r"\.choices\.\d+$", name):
+        return f"{name} = {shown}: a choice is text, a number, true, false or null"
+    if name == "keep.models":
+        return f"{name} = {shown}: write `all`, or `best 3`, of 1 to 100"
+    if kind == "string_pattern_mismatch":
         return (
             f"{name} = {shown}: use letters, digits, dots, dashes and underscores, with a letter"
             " or a digit first"
         )
-    message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    message = message.removeprefix("Value error, ").replace("Input should", "it should")
     return f"{name} = {shown}: {message}" if name else message

@@ -73,6 +73,8 @@ def test_a_bare_objective_is_a_study(tmp_path, monkeypatch):
         (("trials: 4", f"trials: {10**400}"), "it should be less than or equal to 1000000000"),
         (("trials: 4", "share: {weight: 1.0e-320}"), "share.weight = 1e-320: it should be greater"),
         (("timeout: 2h", "timeout: soon"), "timeout = 'soon': 'soon' is no duration"),
+        (("timeout: 2h", "keep: {models: best three}"), "'best three': write `all`, or `best 3`"),
+        (("choices: [16", "choices: [[16]"), "choices.0 = [16]: a choice is text, a number, true"),
         (("trials: 4", "trials: 4\ntrials: 5"), "line 6, column 1: not YAML: the key 'trials'"),
         (("type: float", "type: float: :"), "line 9, column 30: not YAML"),
         (("objective: finetune", "objective: 3"), "objective = 3: it should be a valid string"),
