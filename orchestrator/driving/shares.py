@@ -138,7 +138,7 @@ class Shares:
             demands: What each study of the queue has and wants.
             room: Of a queue that other orchestrators use, too: so many in all.
         """
-        self._follow(demands)
+        self._follow(demands, slots)
         granted = dict.fromkeys(demands, 0)
         if slots == 0:
             return granted
@@ -172,16 +172,23 @@ class Shares:
         base, pull = self._bases[name]
         return (demand.charged + granted * demand.seconds - base) / pull
 
-    def _follow(self, demands: Mapping[str, Demand]) -> None:
-        """Keep the level of studies that go on; set the others level with the lowest."""
+    def _follow(self, demands: Mapping[str, Demand], slots: int) -> None:
+        """Keep the level of studies that go on; set the others level with the lowest.
+
+        One at its most slots has nothing owed but what it may have in flight: whoever lifts that
+        gives it its share from then on, and not what it would have had.
+        """
         active = {name for name, each in demands.items() if each.wanted or each.in_flight}
         known = {name: base for name, base in self._bases.items() if name in active}
-        levels = [(demands[name].charged - base) / pull for name, (base, pull) in known.items()]
-        lowest = min(levels, default=0.0)
+        levels = {
+            name: (demands[name].charged - base) / pull for name, (base, pull) in known.items()
+        }
+        lowest = min(levels.values(), default=0.0)
+        able = [level for name, level in levels.items() if demands[name].most(slots)]
+        lowest_of_able = min(able, default=-math.inf)
         self._bases = {}
         for name, demand in demands.items():
-            level = lowest
-            if name in known:
-                base, pull = known[name]
-                level = (demand.charged - base) / pull
+            level = levels.get(name, lowest)
+            if demand.max_slots is not None and demand.in_flight >= demand.max_slots:
+                level = max(level, lowest_of_able - demand.in_flight * demand.seconds / demand.pull)
             self._bases[name] = demand.charged - level * demand.pull, demand.pull

@@ -128,7 +128,7 @@ class LiveView:
         self._trained: TrainedShare | None = None
         self._live = Live(
             console=console,
-            refresh_per_second=4,
+            refresh_per_second=2,  # as often as a study is looked at
             get_renderable=self._render,
             vertical_overflow="crop",
         )

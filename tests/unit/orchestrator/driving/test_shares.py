@@ -161,6 +161,17 @@ def test_no_more_of_a_study_runs_than_its_most_slots_and_the_others_have_the_res
     assert queue.seconds["b"] / queue.seconds["a"] == pytest.approx(3.0, rel=0.2)
 
 
+def test_whoever_lifts_a_bound_gives_its_share_from_then_on_and_nothing_for_before():
+    queue = Queue(4, {"a": 1.0, "b": 1.0}, a=replace(ONE, max_slots=1), b=ONE)
+    for _ in range(400):
+        queue.step()
+    queue.demands["a"] = replace(queue.demands["a"], max_slots=None)
+    queue.seconds = dict.fromkeys(queue.seconds, 0.0)
+    for _ in range(40):
+        queue.step()
+    assert queue.seconds["a"] / queue.seconds["b"] == pytest.approx(1.0, rel=0.4)
+
+
 def test_trials_that_no_worker_takes_keep_idle_slots_from_no_other_study():
     nobodys = replace(ONE, in_flight=3, stuck=3)
     assert Shares().allot(2, {"nobodys": nobodys, "good": ONE}) == {"nobodys": 0, "good": 3}
