@@ -200,6 +200,7 @@ class _Launched(popen_forkserver.Popen):
     _fds: list[int]
 
     def _launch(self, process_obj: Any) -> None:
+        self._reads = threading.Lock()
         pickled = io.BytesIO()
         set_spawning_popen(self)
         try:
@@ -217,11 +218,17 @@ class _Launched(popen_forkserver.Popen):
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Its exit code, or minus the signal that ended it; None while it runs."""
         if self.returncode is None and wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+            self._read_code()
+        return self.returncode
+
+    def _read_code(self) -> None:
+        with self._reads:  # it is told once
+            if self.returncode is not None:
+                return
             try:
                 self.returncode = forkserver.read_signed(self.sentinel)
             except (OSError, EOFError):
                 self.returncode = -signal.SIGKILL  # with its server, without which none lives
-        return self.returncode
 
 
 def _close_all(*descriptors: int) -> None:
