@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.driving.seeing_sampler import SeeingSampler, States
-from orchestrator.submission.space import distributions
+from orchestrator.submission.former_fit import those_in_space
 from workers.logs import get_logger
 from workers.protocol.spec import StudySpec
 
@@ -25,10 +23,7 @@ def with_former(
     sampler: BaseSampler, trials: Sequence[FrozenTrial], spec: StudySpec
 ) -> BaseSampler:
     """A sampler that sees those former trials that lie in the study's space."""
-    space = distributions(spec)
-    required = [name for name, dimension in spec.space.items() if not dimension.when]
-    fitting = [_fitted(trial, space, required) for trial in trials]
-    found = [trial for trial in fitting if trial is not None]
+    found = those_in_space(trials, spec)
     if len(found) < len(trials):
         log.info(
             "former_trials_left_out",
@@ -39,30 +34,6 @@ def with_former(
     for number, trial in enumerate(found):
         trial.number = number
     return WarmSampler(sampler, found) if found else sampler
-
-
-def _fitted(
-    trial: FrozenTrial, space: dict[str, BaseDistribution], required: Sequence[str]
-) -> FrozenTrial | None:
-    """A trial as if it had been suggested from a space; None if it could not have been."""
-    if not space:
-        return copy.copy(trial)
-    params = {name: value for name, value in trial.params.items() if name in space}
-    if any(name not in params for name in required):
-        return None
-    if not all(_contains(space[name], value) for name, value in params.items()):
-        return None
-    fitted = copy.copy(trial)
-    fitted.params = params
-    fitted.distributions = {name: space[name] for name in params}
-    return fitted
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except (ValueError, TypeError):
-        return False
 
 
 class WarmSampler(SeeingSampler):

@@ -13,6 +13,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.storage.former_trials import complete_trials
 from orchestrator.storage.opening import check_same_spec, storage_url, stored_identity
 from orchestrator.storage.place import is_gone as is_gone_from_here
+from orchestrator.submission.former_fit import told_of_former
 from orchestrator.submission.handed_in_again import changes_told, wish_told
 from orchestrator.submission.hub_commits import with_commits
 from orchestrator.submission.model_check import kept_checks
@@ -129,7 +130,7 @@ def _hand_in(
 
     is_known = (text := studies.text(spec.name)) is not None and not is_gone
     as_known(text)  # before anything is shipped
-    _check_source(spec, settings, studies)
+    of_former = _check_source(spec, settings, studies)
     ensure_epoch(client)
     deletions.revoke(spec.name)
     packages, former = Packages(client, settings.seal), _package_of(client, spec.name)
@@ -147,8 +148,8 @@ def _hand_in(
         packages.drop(spec.name, former)
     if is_gone:
         studies.facts.forget(spec.name)
-    if is_known:
-        notes += wish_told(spec.name, before, wish)
+    # former trials are taken when a study begins
+    notes += wish_told(spec.name, before, wish) if is_known else of_former
     for note in notes:
         tell(note)
 
@@ -257,21 +258,25 @@ def _is_trusted(studies: Studies, name: str) -> bool:
     return True
 
 
-def _check_source(spec: StudySpec, settings: Settings, studies: Studies) -> None:
+def _check_source(spec: StudySpec, settings: Settings, studies: Studies) -> list[str]:
     """Refuse a warm start from a study that is not there, or goes elsewhere.
 
     Where the results are on another machine, its orchestrator looks.
+
+    Returns:
+        What people should know of it.
     """
     source = spec.warm_start
     if source is None:
-        return
+        return []
     if source.home is not None and not Path(source.home).expanduser().exists():
-        return
+        return []
     try:
-        complete_trials(spec, settings)
+        return told_of_former(complete_trials(spec, settings), spec)
     except StudyNotKnownError:
         if source.home or source.storage or not studies.exists(source.study):
             raise
+    return []
 
 
 def _log_code(told: str) -> None:

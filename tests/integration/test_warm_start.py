@@ -101,6 +101,26 @@ def test_what_cannot_be_started_from_is_refused_at_submission(fleet, spec):
     assert fleet.studies.names() == ["first"]
 
 
+def test_it_is_said_how_many_of_the_trials_that_a_study_starts_from_it_can_learn_from(fleet, spec):
+    fleet.run_studies([spec("first", trials=4, sampler={"type": "random", "seed": 1})])
+    below = StudyHandle("first", fleet.config).study.get_trials()[0].params["x"]
+
+    def said(name, space, source="first"):
+        told = []
+        submit(spec(name, space=space, **{"from": source}), fleet.config, tell=told.append)
+        return told
+
+    assert said("alike", SPACE) == []
+    (none,) = said("other", {**SPACE, "y": {"type": "int", "low": 0, "high": 1}})
+    assert none == (
+        "from = 'first': none of its 4 complete trials lies in this study's space (they have no y),"
+        " and the sampler learns nothing from it"
+    )
+    (some,) = said("narrower", {"x": {"type": "float", "low": below, "high": below + 1e-9}})
+    assert "of its 4 complete trials 1 can be learnt from" in some
+    assert "beyond this study's bounds" in some
+
+
 def test_what_a_sampler_was_shown_of_an_ended_trial_it_is_shown_again():
     """The same object: whoever compares all trials with the last ones need not look into them."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
