@@ -19,7 +19,7 @@ from orchestrator.driving.driven import DrivenStudy
 from orchestrator.driving.observer import Observer
 from orchestrator.driving.publication import Publication
 from orchestrator.driving.reaper import Reaper
-from orchestrator.driving.shares import MIN_TRIAL_SECONDS, Demand
+from orchestrator.driving.shares import LOSS_SECONDS, MIN_TRIAL_SECONDS, Demand
 from orchestrator.driving.study_parts import StudyParts
 from orchestrator.driving.surroundings import Surroundings
 from orchestrator.driving.turns import TurnPool
@@ -277,14 +277,16 @@ class StudyDriver:
         tally, share = self.study.tally, self.study.spec.share
         left = self.study.num_left + len(self.study.promotable())
         num_open = len(tally.open) - len(tally.waiting) - len(tally.paused)
-        running = 0 if self.shown.status is None else self.shown.status.trials["running"]
+        status = self.shown.status
+        running, losses = (0, 0) if status is None else (status.trials["running"], status.losses)
+        used_seconds = max(tally.used_seconds, MIN_TRIAL_SECONDS * tally.num_ended)
         in_flight = max(0, num_open - self._parts.dispatcher.num_resting)
         return Demand(
             wanted=left if self._may_start(is_draining=is_draining) else 0,
             # what waits in a paused study keeps no slot from the others
             in_flight=min(running, in_flight) if self._surroundings.wish.is_pause else in_flight,
             trial_seconds=tally.trial_seconds,
-            used_seconds=max(tally.used_seconds, MIN_TRIAL_SECONDS * tally.num_ended),
+            used_seconds=used_seconds + LOSS_SECONDS * losses,
             weight=share.weight,
             priority=share.priority,
             max_slots=share.max_slots,

@@ -23,6 +23,10 @@ PRIORITY_FACTOR: Final = 20.0
 #: What every trial counts as at least, in slot-seconds: one that does nothing costs something, too.
 MIN_TRIAL_SECONDS: Final = 0.001
 
+#: What each process that trials of a study took down counts as, in slot-seconds: for about so long
+#: its slot runs no trial, until a fresh process has imported what trains.
+LOSS_SECONDS: Final = 5.0
+
 #: For so long short trials wait ready for a slot, so that none waits for the orchestrator.
 READY_SECONDS: Final = 0.25
 
@@ -49,7 +53,7 @@ class Demand:
     trial_seconds: float | None
     """How long its latest trials took; None before any has ended."""
     used_seconds: float
-    """Slot-seconds of its ended trials."""
+    """Slot-seconds of its ended trials, and of slots that it has start anew."""
     weight: float = 1.0
     priority: int = 0
     max_slots: int | None = None

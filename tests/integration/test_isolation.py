@@ -9,7 +9,15 @@ import time
 import gated_sampler
 import pytest
 import redis
-from hand_fleet import Fleet, is_over, look_around, put, turn_until, work
+from hand_fleet import (
+    UNRENEWED_SECONDS,
+    Fleet,
+    is_over,
+    look_around,
+    put,
+    turn_until,
+    work,
+)
 from optuna.exceptions import StorageInternalError
 
 from orchestrator.driving import service as service_module
@@ -20,9 +28,11 @@ from orchestrator.storage.attributes import WISH_ATTR
 from orchestrator.storage.opening import journal_path
 from workers.coordination import keys
 from workers.coordination.deletions import Deletions
+from workers.coordination.grants import Grant
 from workers.coordination.studies import Studies
 from workers.protocol.errors import InvalidInputError, StudyStalledError
-from workers.protocol.states import Wish
+from workers.protocol.messages import Result
+from workers.protocol.states import Charge, TrialState, Wish
 
 #: What no preflight has seen: an option that is found to be wrong when the sampler uses it.
 WRONG_OPTION = {"type": "tpe", "n_startup_trials": 0, "n_ei_candidates": 0}
@@ -333,6 +343,32 @@ def test_what_waits_in_a_paused_study_keeps_no_slot_from_another(fleet):
         studies.want("paused", Wish.PAUSE)
         put(fleet, "other", trials=9)
         turn_until(service, lambda: len(studies.leases("other").queued()) == 3, "the other has")
+
+
+def test_a_study_that_takes_processes_down_pays_for_the_slots_that_start_anew(fleet):
+    """It had all slots to itself: its trials use no time before they die."""
+    leases = {name: Studies(fleet.client).leases(name) for name in ("crashes", "works")}
+    lost, done = [], []
+
+    def run_what_waits():
+        for number in leases["crashes"].queued():
+            grant = leases["crashes"].claim(number, "hand", UNRENEWED_SECONDS)
+            if isinstance(grant, Grant):  # and none that waits for its next attempt
+                told = Result(error="its process died")
+                leases["crashes"].fail(number, grant.token, told, 10, 600.0, Charge.LOSS)
+                lost.append(number)
+        for number in leases["works"].queued():
+            token = leases["works"].claim(number, "hand", UNRENEWED_SECONDS).token
+            ended = Result(values=[1.0], busy_seconds=1.0)
+            leases["works"].commit(number, token, TrialState.COMPLETE, ended)
+            done.append(number)
+        return len(done) >= 12
+
+    for name in leases:
+        put(fleet, name, trials=40)
+    with Service(fleet.settings) as service:
+        turn_until(service, run_what_waits, "the one that works has had its part")
+        assert 1 <= len(lost) <= 8
 
 
 def test_an_end_that_a_database_took_and_did_not_answer_for_is_counted(
