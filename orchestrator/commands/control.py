@@ -17,6 +17,7 @@ from orchestrator.status import StudyStatus
 from orchestrator.submission.overrides import extension_fields
 from orchestrator.submission.widening import news_of
 from orchestrator.views.json_output import JsonOption, print_json
+from orchestrator.views.study_text import asked_end
 from orchestrator.views.ways_on import ways_on
 from workers.protocol.errors import InvalidInputError
 
@@ -195,5 +196,7 @@ def _tell(status: StudyStatus, *, as_json: bool) -> None:
     if status.ended_by is not None and status.limit != "stop.equal_failures":
         further = ways_on(status, f"trialfleet extend {status.study}")
         print(f"no further trial begins: {status.ended_by}; {further}")
+    if (asked := asked_end(status)) is not None:
+        print(asked)
     for reason in status.waits_for:
         print(f"waits: {reason}")

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.status import EndedTrial, StudyStatus
 from workers.protocol.states import Wish
+
+#: What people have asked for, where that ends a study.
+_ENDED: Final = {Wish.STOP: "it was stopped", Wish.CANCEL: "it was cancelled"}
 
 
 def state_text(status: StudyStatus) -> str:
@@ -18,6 +21,15 @@ def state_text(status: StudyStatus) -> str:
     if status.wish is Wish.STOP and not status.is_over:
         return f"{status.state}, stopping"
     return status.state.value
+
+
+def asked_end(status: StudyStatus) -> str | None:
+    """That people have ended a study which has trials left, and what has it go on; else None."""
+    asked = _ENDED.get(status.wish)
+    if asked is None or status.ended_by is not None or status.num_ended >= status.wanted:
+        return None
+    resume = f"`trialfleet resume {status.study}` lets it go on"
+    return f"no further trial begins: {asked}; {resume}"
 
 
 def slots_text(status: StudyStatus) -> str:

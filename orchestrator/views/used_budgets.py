@@ -9,6 +9,7 @@ from rich.text import Text
 
 from orchestrator.status import Budget, StudyStatus
 from orchestrator.views.ps import printable
+from orchestrator.views.study_text import asked_end
 
 #: How many lines of a traceback are shown; its end tells the most.
 _TRACEBACK_LINES: Final = 30
@@ -45,6 +46,8 @@ def limit_lines(status: StudyStatus) -> list[Text]:
     if status.ended_by is not None:
         style = "yellow" if status.traceback is None else "bold red"
         found.append(Text(f"no further trial begins: {printable(status.ended_by)}", style=style))
+    if (asked := asked_end(status)) is not None:
+        found.append(Text(asked, style="yellow"))
     if status.traceback is not None:
         found += [Text(f"  {line}", style="red") for line in traceback_lines(status.traceback)]
     return found

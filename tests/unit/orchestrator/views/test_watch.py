@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
+from orchestrator.commands import control
 from orchestrator.status import Best, EndedTrial, RetriedTrial, RunningTrial, StudyStatus
 from orchestrator.views.screen import LiveView, draw
 from orchestrator.views.watch import (
@@ -155,6 +157,22 @@ def test_what_was_asked_of_a_study_is_shown_and_said_once():
     assert lines == ["s is running, stopping", "s is paused", "s is cancelling", "s is cancelled"]
     assert "running, stopping" in text_of(draw(shown[1]))
     assert "paused" in text_of(draw(shown[2]))
+
+
+@pytest.mark.parametrize(("wish", "how"), [("stop", "stopped"), ("cancel", "cancelled")])
+def test_a_study_that_people_have_ended_says_so_and_what_has_it_go_on(wish, how, capsys):
+    told = f"no further trial begins: it was {how}; `trialfleet resume s` lets it go on"
+    ended = STATUS.model_copy(update={"wish": Wish(wish)})
+    over = ended.model_copy(update={"state": StudyState.FINISHED})
+    assert told in text_of(draw(ended))
+    assert told in text_of(summary(over))
+    control._tell(ended, as_json=False)
+    assert told in capsys.readouterr().out
+    # one that had come to its end, or to a limit of its own, by then
+    by_itself = {"wanted": STATUS.num_ended}, {"ended_by": "its timeout is used up"}
+    for update in by_itself:
+        assert "resume" not in text_of(summary(over.model_copy(update=update)))
+    assert "resume" not in text_of(summary(STATUS))
 
 
 def test_the_last_trial_is_told_before_that_its_study_is_over():
