@@ -33,6 +33,10 @@ _SECONDS: Final = 5.0
 
 _STEPS: Final = 3
 
+#: What stands for the parameters of an objective without a `space`: two, since samplers that draw
+#: jointly take no single one.
+_STAND_INS: Final = ("x", "y")
+
 
 def rehearse(spec: StudySpec, sampler: BaseSampler, pruner: BasePruner) -> None:
     """Run some rounds of a sampler and a pruner.
@@ -57,6 +61,8 @@ def _play(study: optuna.Study, spec: StudySpec) -> None:
     with _refusing(f"sampler = {spec.sampler.model_dump(exclude_none=True)}"):
         trial = study.ask()
         suggest_all(trial, spec)
+        for name in _STAND_INS if _takes_any_parameter(spec) else ():
+            trial.suggest_float(name, 0.0, 1.0)
     if spec.pruner.prunes:
         with _refusing(f"pruner = {spec.pruner.model_dump()}"):
             for step in range(1, _STEPS + 1):
@@ -64,6 +70,18 @@ def _play(study: optuna.Study, spec: StudySpec) -> None:
                 trial.should_prune()
     with _refusing(f"sampler = {spec.sampler.model_dump(exclude_none=True)}"):
         study.tell(trial, values)
+
+
+def _takes_any_parameter(spec: StudySpec) -> bool:
+    """Whether a sampler whose study has no `space` would draw whatever an objective asks for.
+
+    Not one that has to do with parameters of certain names, or is a class of somebody's own.
+    """
+    kind = spec.sampler.type.lower().replace("_", "")
+    if spec.space or ":" in kind or kind.startswith(("grid", "brute")):
+        return False
+    options = (spec.sampler.model_extra or {}).values()
+    return not any(isinstance(each, (dict, list)) or ":" in str(each) for each in options)
 
 
 @contextmanager

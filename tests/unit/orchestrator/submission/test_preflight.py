@@ -396,6 +396,9 @@ def test_what_is_remembered_of_data_files_is_bounded(check, write, tmp_path, mon
     ("fields", "message"),
     [
         ({"sampler": {"type": "tpe", "n_ei_candidates": 0}}, "does not work with this study"),
+        # of an objective that suggests its own parameters, by some that stand for these
+        ({"sampler": {"type": "tpe", "n_ei_candidates": 0}, "space": {}}, "does not work with"),
+        ({"sampler": {"type": "cmaes", "popsize": 0}, "space": {}}, "popsize must be non-zero"),
         ({"pruner": {"type": "hyperband", "reduction_factor": 0}}, "pruner = {'type': 'hyperband'"),
         ({"sampler": "grid", "space": {}}, "sampler.type = 'grid' goes through the points of"),
     ],
@@ -419,8 +422,23 @@ def test_a_sampler_whose_package_is_not_there_is_refused_with_what_to_install(
 
 
 @pytest.mark.parametrize("sampler", ["random", "cmaes", "nsgaii", "nsgaiii", "qmc", "tpe"])
-def test_each_sampler_plays_a_rehearsal(check, sampler):
-    check(finetune(sampler=sampler, space={"learning_rate": RATE}))
+@pytest.mark.parametrize("space", [{"learning_rate": RATE}, {}], ids=["space", "none"])
+def test_each_sampler_plays_a_rehearsal(check, sampler, space):
+    check(finetune(sampler=sampler, space=space))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"type": "grid", "search_space": {"learning_rate": [0.1, 0.2]}},
+        {"type": "brute_force"},
+        {"type": "cmaes", "x0": {"learning_rate": 0.1, "dropout": 0.1}},
+        {"type": "partial_fixed", "fixed_params": {"dropout": 0.1}, "base_sampler": "random"},
+    ],
+    ids=lambda sampler: sampler["type"],
+)
+def test_a_sampler_of_named_parameters_is_not_tried_on_others(check, sampler):
+    check(finetune(sampler=sampler, space={}))
 
 
 def test_what_people_should_know_of_their_data_is_told_also_when_it_is_not_read_again(
