@@ -29,6 +29,7 @@ from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.trial_table import FORMATS, Format, value_columns
 from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError, nearest
+from workers.protocol.given import given_params
 from workers.protocol.plain import strict_json
 from workers.protocol.spec import FINETUNE, StudySpec
 
@@ -217,7 +218,7 @@ def _describe(found: _Found, trial: FrozenTrial, folder: Path | None) -> dict[st
         "study": found.spec.name,
         "trial": trial.number,
         "values": values,
-        "params": trial.params,
+        "params": given_params(found.spec, trial.params),
         "user_attrs": own,
         "constraints": trial.constraints,
         "code": code_of(trial.user_attrs, found.study.user_attrs) or None,

@@ -6,6 +6,7 @@ Invariant: the folder is there whole, or not at all; what was in it before is ne
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ def check_target(folder: Path) -> None:
 def take_home(folder: Path, files: Path | None, about: Mapping[str, Any], study_file: str) -> None:
     """Make a folder with a trial in it.
 
+    A file of the trial's that has the name of one of ours is `own-NAME` there.
+
     Args:
         folder: New, or empty.
         files: What the trial left, if it left something.
@@ -43,15 +46,18 @@ def take_home(folder: Path, files: Path | None, about: Mapping[str, Any], study_
         FleetError: The disk takes no more, or what was to be copied is not there any more.
     """
     check_target(folder)
+    told = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
+    ours = {"trial.json": f"{told}\n", "study.yaml": study_file}
 
     def fill(draft: Path) -> None:
         if files is None:
             draft.mkdir()
         else:
             shutil.copytree(files, draft)
-        text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
-        (draft / "trial.json").write_text(f"{text}\n")
-        (draft / "study.yaml").write_text(study_file)
+        for name, text in ours.items():
+            if os.path.lexists(draft / name):  # which the objective left there
+                (draft / name).rename(draft / f"own-{name}")
+            (draft / name).write_text(text)
 
     try:
         is_ours = durable.make_once(folder.absolute(), fill)

@@ -21,6 +21,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.storage.attributes import ATTR, CODE_ATTR, SPEC_ATTR
 from orchestrator.storage.opening import StudyStorage, create_or_load_study, storage_url
 from orchestrator.submission.study import load_study
+from workers.protocol.choices import Choices
 from workers.protocol.errors import FleetError, InvalidInputError, StudyNotKnownError
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
@@ -128,6 +129,34 @@ def test_a_trial_taken_home_is_whole_and_its_study_file_has_its_parameters(store
     assert sorted(path.name for path in target.parent.iterdir()) == ["best"]
     assert "is not empty" in refused("best", "s", "--copy", str(target))
     assert "is no folder" in refused("best", "s", "--copy", str(target / "study.yaml"))
+
+
+def test_a_file_of_the_trial_s_own_is_kept_beside_ours_of_its_name(stored, home, tmp_path):
+    stored()
+    folder = home / "studies" / "s" / "trials" / "1" / "result"
+    folder.mkdir(parents=True)
+    for name in ("trial.json", "study.yaml"):
+        (folder / name).write_text("the objective's")
+    target = tmp_path / "best"
+    run("best", "s", "--copy", str(target))
+    assert json.loads((target / "trial.json").read_text())["trial"] == 1
+    assert load_study(str(target / "study.yaml")).name == "s-trial-1"
+    for name in ("trial.json", "study.yaml"):
+        assert (target / f"own-{name}").read_text() == "the objective's"
+
+
+def test_choices_that_are_told_are_those_of_the_study_and_not_their_names(stored, tmp_path):
+    choices = [1, "1", True, None]
+    space = {"c": {"type": "categorical", "choices": choices}}
+    named = CategoricalDistribution(list(Choices.of(choices, "c").names))
+    trials = [
+        create_trial(value=float(number), params={"c": name}, distributions={"c": named})
+        for number, name in enumerate(named.choices)
+    ]
+    stored(trials, space=space)
+    for number, choice in enumerate(choices):
+        told = json.loads(run("best", "s", "--trial", str(number), "--json"))["params"]["c"]
+        assert (told, type(told)) == (choice, type(choice))
 
 
 def test_what_cannot_be_copied_whole_is_not_copied(stored, home, tmp_path):
