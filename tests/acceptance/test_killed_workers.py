@@ -60,6 +60,23 @@ def kill_whole_tree(fleet, worker) -> None:
     wait_until(lambda: not members(fleet), "all of the worker's processes are gone")
 
 
+def test_a_worker_whose_semaphore_tracker_was_killed_replaces_its_slots_all_the_same(fleet):
+    before = shared_memory()
+    worker = train(fleet)
+    (tracker,) = (
+        child
+        for child in psutil.Process(worker.pid).children()
+        if "semaphore_tracker" in " ".join(child.cmdline())
+    )
+    tracker.kill()
+    os.kill(fleet.await_note("stay until go").pid, signal.SIGKILL)
+    fleet.await_over()
+    fleet.assert_sound(attempts={0: 2})
+    worker.stop(60.0)
+    assert shared_memory() <= before
+    assert "KeyError" not in worker.log.read_text()
+
+
 @pytest.mark.fault(7)
 def test_a_killed_main_process_takes_all_loader_processes_with_it(fleet):
     before = shared_memory()

@@ -40,6 +40,7 @@ from workers.processes.cleaner import Cleaner
 from workers.processes.gpu_slots import device_name, take_gpus
 from workers.processes.membership import celery_of, membership
 from workers.processes.registry import ProcessRecord, ProcessRegistry
+from workers.processes.semaphore_tracker import replace_killed_tracker
 from workers.processes.uploader import Uploader
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
@@ -113,6 +114,7 @@ class HostAgent(bootsteps.StartStopStep):
         self._record = ProcessRecord(kind=ProcessKind.MAIN)
         # the pool's semaphores, by names that the cleaner can tell from those of strangers
         billiard.process.current_process()._config["semprefix"] = semaphore_prefix(os.getpid())
+        replace_killed_tracker()
         # before any child is started: they find it in their environment
         self._folder = name_scratch(self._record.identity)
         with _refusing():
