@@ -340,6 +340,11 @@ def refuses_value(error: BaseException) -> bool:
 
 
 def _open_database(url: str, open_it: Callable[[str], T]) -> T:
+    if url.partition("://")[2].partition("/")[0].count("@") > 1:
+        # SQLAlchemy takes what follows the first one for the host, and names it in its errors
+        raise InvalidInputError(
+            f"FLEET_STORAGE = {redact(url)}: its user or password has an '@': write that as %40"
+        )
     try:
         return open_it(url)
     except ImportError as error:

@@ -21,6 +21,11 @@ def stored_params(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidInputError: One is not of the space; the message names it, its value and the way out.
     """
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(
+            f"{given!r} is no mapping: give the parameters of each trial as one of names to values,"
+            " such as enqueue({'x': 1}, {'x': 2})"
+        )
     if not spec.space:
         return {
             as_key(name): as_plain(value, f"parameter {name!r}") for name, value in given.items()
