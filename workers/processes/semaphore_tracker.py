@@ -12,16 +12,18 @@ import select
 from billiard import semaphore_tracker
 
 
-class _ReplacedTracker(semaphore_tracker.SemaphoreTracker):  # type: ignore[misc]
+class _ReplacedTracker(semaphore_tracker.SemaphoreTracker):
     """Starts another tracker when the one before is gone, and tells it of all semaphores."""
 
+    _fd: int | None
     _names: set[str]
 
     def ensure_running(self) -> None:
         with self._lock:
-            is_gone = self._fd is not None and _is_unread(self._fd)
-            if is_gone:
-                os.close(self._fd)
+            pipe = self._fd
+            is_gone = pipe is not None and _is_unread(pipe)
+            if pipe is not None and is_gone:
+                os.close(pipe)
                 self._fd = None
         super().ensure_running()
         if is_gone:
