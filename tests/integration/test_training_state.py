@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics import CatMetric, MeanMetric, MetricCollection
+from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryPrecision
 
 from workers.protocol.errors import DrainRequested, ObjectiveError
 from workers.trials.training_loop import NOT_TO_THE_BIT
@@ -53,6 +55,38 @@ def descend(optimizer, loss):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+
+
+class Measured(nn.Module):
+    """A model that keeps its own metrics, two of which count the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+        self.scores = MetricCollection([BinaryAccuracy(), BinaryF1Score(), BinaryPrecision()])
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_metrics_go_on_from_what_they_had_counted(desk, step):
+    def script(trial, act):
+        torch.manual_seed(0)
+        model, mean, seen = Measured(), MeanMetric(), CatMetric()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with trial.training({"mean": mean, "seen": [seen], "model": model, "o": optimizer}) as run:
+            for _ in run.epochs(2):
+                for number, batch in enumerate(run.steps(BATCHES), run.batch):
+                    act(run.step)
+                    output = model.layer(batch).mean(1)
+                    descend(optimizer, (output - 1).square().mean())
+                    mean(run.step)
+                    seen.update(batch[0])
+                    model.scores.update(output.detach(), torch.tensor([number % 2, run.epoch]))
+        scores = {name: float(score) for name, score in model.scores.compute().items()}
+        return float(mean.compute()), seen.compute().tolist(), scores
+
+    whole, resumed, _ = both(desk(objective="m:o"), script, step)
+    assert len(whole[1]) == 36
+    assert resumed == whole
 
 
 def test_tensors_arrays_and_parameters_of_a_mapping_are_put_back_in_place(desk):

@@ -46,16 +46,17 @@ _MAX_DEPTH: Final = 200
 _MAX_BITS: Final = 2000
 
 
-def pack(state: Any) -> Any:
+def pack(state: Any, place: str = "state") -> Any:
     """A state as a tree of tensors and plain types.
 
     Args:
         state: As a user gives it to `save_checkpoint`.
+        place: What it is called where something in it is refused.
 
     Raises:
         UnsuitableValueError: Something in it has no rule; the message names its place.
     """
-    return _Packer().pack(state, "state")
+    return _Packer().pack(state, place)
 
 
 class _Packer:

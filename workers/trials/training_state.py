@@ -3,6 +3,7 @@
 | what is given | saved, and put back |
 |---|---|
 | whatever has `state_dict` and `load_state_dict` | by these |
+| metrics of torchmetrics, also in modules | by what they have counted, too |
 | an `accelerate.Accelerator` | all that it has prepared, and where it is in an accumulation |
 | generators of Python, NumPy and torch | where they are |
 | mappings and lists of all that | in place, part by part |
@@ -25,6 +26,7 @@ from workers.disk.state_packing import pack
 from workers.protocol.errors import ObjectiveError
 from workers.protocol.plain import describe_error, type_name
 from workers.trials.data_in_place import DataInPlace
+from workers.trials.metric_states import metrics_of, put_counts, take_counts
 from workers.trials.out_of_memory import ran_out_of_memory
 
 _GENERATORS: Final = (
@@ -65,7 +67,8 @@ class TrainingState:
                     f"{place} accumulates gradients, which its accelerator counts; give that:"
                     " trial.training(accelerator)"
                 )
-        pack(self.take())
+        for place, content in _contents_of(self.take(), "state"):
+            pack(content, place)
 
     def take(self) -> Any:
         """The state as it is now, as data; tensors in it are the training's own."""
@@ -188,7 +191,7 @@ def _kind_of(value: Any) -> str:
     if _is_accelerator(value):
         return "accelerator"
     if is_stateful(value):
-        return "state"
+        return "measured" if metrics_of(value) else "state"
     if is_generator(value):
         return "generator"
     return "parts" if any(_parts_of(value, "")) else "data"
@@ -200,6 +203,9 @@ def _take(value: Any) -> tuple[str, Any]:
         return kind, {"step": value.step, "prepared": _take(_prepared(value))}
     if kind == "state":
         return kind, value.state_dict()
+    if kind == "measured":
+        counts = take_counts(metrics_of(value))
+        return kind, {"state": value.state_dict(), "counts": counts}
     if kind == "generator":
         return kind, generator_state(value)
     if kind == "parts":
@@ -207,11 +213,23 @@ def _take(value: Any) -> tuple[str, Any]:
     return kind, value
 
 
+def _contents_of(taken: tuple[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    """What `_take` found, part by part, with the places that it was given at."""
+    kind, content = taken
+    if kind != "parts":
+        yield place, content
+        return
+    for key, item in content:
+        yield from _contents_of(item, f"{place}[{key!r}]")
+
+
 def _put(value: Any, saved: tuple[str, Any], place: str, data: DataInPlace) -> Any:
     """Put a part back; what is to stand in its place."""
     kind, content = saved
     now = _kind_of(value)
-    if now != kind and not (kind == "parts" and now == "data" and isinstance(value, _CONTAINERS)):
+    is_older = (kind, now) == ("state", "measured")  # metrics were left out once
+    is_empty = (kind, now) == ("parts", "data") and isinstance(value, _CONTAINERS)
+    if now != kind and not (is_older or is_empty):
         raise ObjectiveError(
             f"{place} is {type_name(value)}, and the trial's checkpoint holds another thing there;"
             f" {_WAY_OUT}"
@@ -222,6 +240,9 @@ def _put(value: Any, saved: tuple[str, Any], place: str, data: DataInPlace) -> A
         put_generator(value, content)
     elif kind == "state":
         _load(value, content, place)
+    elif kind == "measured":
+        _load(value, content["state"], place)
+        _put_counts(value, content["counts"], place)
     elif kind == "accelerator":
         value.step = content["step"]
         _put(_prepared(value), content["prepared"], place, data)
@@ -243,6 +264,16 @@ def _put_items(value: Any, content: list[tuple[Any, Any]], place: str, data: Dat
             raise ObjectiveError(f"{place}[{key!r}] is not in the trial's checkpoint; {_WAY_OUT}")
     if isinstance(value, MutableMapping):
         value.update({key: saved for key, (_, saved) in content if key not in known})
+
+
+def _put_counts(value: Any, counts: list[dict[str, Any]], place: str) -> None:
+    metrics = metrics_of(value)
+    if len(metrics) != len(counts):
+        raise ObjectiveError(
+            f"{place} has {len(metrics)} metrics, and the trial's checkpoint {len(counts)};"
+            f" {_WAY_OUT}"
+        )
+    put_counts(metrics, counts)
 
 
 def _load(value: Any, content: Any, place: str) -> None:
