@@ -197,6 +197,14 @@ def reports_of(place, count):
     return found
 
 
+def test_a_second_fit_of_a_trial_does_not_go_on_from_the_first(desk):
+    place = desk(objective="user.py:objective", direction="maximize")
+    trial = place.claim()
+    train(trial, Act(place), seconds=0.0)
+    with pytest.raises(ObjectiveError, match=r"one fit\(\) of a trial.*a trial of its own"):
+        train(trial, Act(place))
+
+
 def test_a_drained_training_ends_bit_equal_and_reports_each_validation_once(desk):
     place = desk()
     whole = interrupted(place, 0)

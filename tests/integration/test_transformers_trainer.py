@@ -59,7 +59,7 @@ def accuracy(found):
     return {"accuracy": float((logits.argmax(-1) == labels).mean())}
 
 
-def train(trial, *others, fleet=None, rows=None, **changes):
+def train(trial, *others, fleet=None, rows=None, held_out=None, **changes):
     """What a user's objective does; the value, and the sum over the weights that came out."""
     torch.manual_seed(3)
     model = BertForSequenceClassification(
@@ -91,7 +91,7 @@ def train(trial, *others, fleet=None, rows=None, **changes):
         model,
         TrainingArguments(**given),
         train_dataset=rows or Rows(8 * STEPS_AN_EPOCH, 1),
-        eval_dataset=Rows(24, 2),
+        eval_dataset=held_out or Rows(24, 2),
         compute_metrics=accuracy,
         callbacks=[fleet, *others],
     )
@@ -314,6 +314,24 @@ def test_a_metric_that_no_evaluation_gives_is_named_with_those_that_it_gives(pla
     trial = place.claim()
     with pytest.raises(ObjectiveError, match="'eval_f1': the evaluations give .*eval_accuracy"):
         train(trial, fleet=FleetCallback(trial, metric="f1"))
+
+
+@pytest.mark.parametrize("names", [("own", "other"), ("other", "own")])
+def test_of_several_data_sets_the_one_that_is_named_is_measured_whatever_follows(place, names):
+    trial = place.claim()
+    fleet = FleetCallback(trial, metric="own_accuracy")
+    held_out = {name: Rows(24, 2) for name in names}
+    values, _ = train(
+        trial, fleet=fleet, held_out=held_out, metric_for_best_model="own_accuracy"
+    )
+    assert len(values) == EPOCHS
+
+
+def test_a_second_training_of_a_trial_does_not_go_on_from_the_first(place):
+    trial = place.claim()
+    train(trial)
+    with pytest.raises(ObjectiveError, match=r"one training of a trial.*a trial of its own"):
+        train(trial)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ log = get_logger(__name__)
 #: The file that Lightning goes on from.
 _CHECKPOINT: Final = "fleet.ckpt"
 
+_ONE_TRAINING: Final = (
+    "FleetCallback is for one fit() of a trial: a second one would go on from the checkpoint of the"
+    " first, or resume as that; fit the others without it, or make each a trial of its own"
+)
+
 
 class FleetCallback(Callback):
     """Has one `Trainer.fit` be a trial.
@@ -167,7 +172,12 @@ class FleetCallback(Callback):
             checkpoint["callbacks"] = _moved(known, before, str(self.output_dir))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Be where the attempt before was."""
+        """Be where the attempt before was.
+
+        Raises:
+            ObjectiveError: The trial has been trained before.
+        """
+        self._trial.begin_training(_ONE_TRAINING)
         warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader.*")
         self._saved_count, self._saved_at = batches_so_far(trainer), time.monotonic()
         self._trial.defer_drain(is_deferred=True)
@@ -266,6 +276,7 @@ class FleetCallback(Callback):
         Raises:
             ObjectiveError: The training has diverged.
         """
+        self._trial.end_training()
         self._look(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:

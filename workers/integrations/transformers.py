@@ -39,6 +39,11 @@ from workers.trials.handle import FleetTrial
 
 log = get_logger(__name__)
 
+_ONE_TRAINING: Final = (
+    "FleetCallback is for one training of a trial: a second one would go on from the checkpoint of"
+    " the first, or resume as that; train the others without it, or make each a trial of its own"
+)
+
 #: Checkpoints that the Trainer itself keeps, unless it is told; the best one stays besides.
 _KEPT: Final = 2
 
@@ -131,9 +136,10 @@ class FleetCallback(TrainerCallback):
         """Take up what earlier attempts have measured.
 
         Raises:
-            ObjectiveError: The Trainer and the study disagree on which side of the metric is
-                better.
+            ObjectiveError: The trial has been trained before, or the Trainer and the study disagree
+                on which side of the metric is better.
         """
+        self._trial.begin_training(_ONE_TRAINING)
         if args.eval_strategy != "no":
             self._check_direction(args)
         if not self._is_resumed and self._trial.attempt > 1:
@@ -245,8 +251,8 @@ class FleetCallback(TrainerCallback):
         name, found = self._name_of_metric(args), metrics or {}
         if not self._is_training:
             return
-        if name not in found:  # of several data sets, another one may give it
-            self._unmeasured = sorted(found)
+        if name not in found:  # of several data sets, another one may give it, or has
+            self._unmeasured = [] if self.values else sorted(found)
             return
         self._unmeasured = []
         self._look_at(model, state)
@@ -294,6 +300,7 @@ class FleetCallback(TrainerCallback):
             ObjectiveError: The evaluations do not give the metric, or a weight is no finite number.
         """
         self._is_training = False
+        self._trial.end_training()
         self._drop_checkpoints()
         self._look_at(model, state)
         if self._unmeasured:

@@ -261,13 +261,28 @@ class FleetTrial(CheckpointsOfTrial):
             ObjectiveError: It is the trial's second one, or the state could not be put back.
             UnsuitableValueError: Something in the state cannot be saved.
         """
-        if self._is_trained:
-            raise ObjectiveError(
-                "trial.training() once a trial: a resumed attempt would not know which one it was"
-                " in; count the epochs of both in one loop"
-            )
-        self._is_trained = True
+        self.begin_training(
+            "trial.training() once a trial: a resumed attempt would not know which one it was"
+            " in; count the epochs of both in one loop"
+        )
+        self.end_training()
         return TrainingLoop(self, self._lease, state, checkpoint_seconds)
+
+    def begin_training(self, refusal: str) -> None:
+        """For trainers: see that this is the trial's only training that resumes.
+
+        Args:
+            refusal: What to tell of a second one, which would take up the checkpoint of the first.
+
+        Raises:
+            ObjectiveError: Another one has ended before.
+        """
+        if self._is_trained:
+            raise ObjectiveError(refusal)
+
+    def end_training(self) -> None:
+        """For trainers: from now on, a checkpoint of the trial is that of a training that ended."""
+        self._is_trained = True
 
     def defer_drain(self, *, is_deferred: bool) -> None:
         """Have a drain wait, or no longer, for a point at which training can be resumed.
