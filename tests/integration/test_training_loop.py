@@ -520,7 +520,10 @@ def refused(place, script, match, number=0):
         (3, "give what has a `state_dict`"),
         (None, "give what has a `state_dict`"),
         ({"f": open}, r"^state\['f'\]: .* is no data"),
-        ({"model": nn.Linear(1, 1), "deep": [object()]}, r"^state\['deep'\]\[0\]: object is no data"),
+        (
+            {"model": nn.Linear(1, 1), "deep": [object()]},
+            r"^state\['deep'\]\[0\]: object is no data",
+        ),
     ],
 )
 def test_a_state_that_could_not_be_saved_is_refused_before_training(desk, state, match):

@@ -321,9 +321,7 @@ def test_of_several_data_sets_the_one_that_is_named_is_measured_whatever_follows
     trial = place.claim()
     fleet = FleetCallback(trial, metric="own_accuracy")
     held_out = {name: Rows(24, 2) for name in names}
-    values, _ = train(
-        trial, fleet=fleet, held_out=held_out, metric_for_best_model="own_accuracy"
-    )
+    values, _ = train(trial, fleet=fleet, held_out=held_out, metric_for_best_model="own_accuracy")
     assert len(values) == EPOCHS
 
 
