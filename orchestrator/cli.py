@@ -50,7 +50,7 @@ from orchestrator.submission.submit import submit as submit_study
 from orchestrator.views.complaints import EXIT_FAILED, EXIT_INTERRUPTED, run_command
 from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
-from orchestrator.views.ps import draw_tree
+from orchestrator.views.ps import draw_tree, printable
 from orchestrator.views.screen import draw
 from orchestrator.views.watch import RUN_HINT, draw_studies, open_view, print_summary, with_former
 from workers.disk.fleet_home import make_home
@@ -291,7 +291,7 @@ def _entry_document(entry: Any) -> dict[str, Any]:
 
 
 def _note(finding: str) -> None:
-    print(f"note: {plain_text(finding)}", file=sys.stderr)
+    print(f"note: {printable(plain_text(finding))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from orchestrator.submission.schema import study_schema
 from orchestrator.submission.study_file import write_study_file
 from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
+from orchestrator.views.ps import printable
 from orchestrator.views.trial_table import FORMATS, Format, value_columns
 from workers.disk import durable
 from workers.protocol.errors import FleetError, InvalidInputError, nearest
@@ -237,9 +238,9 @@ def _model_folder(folder: Path | None) -> str | None:
 def _draw(about: dict[str, Any]) -> Group:
     lines = [Text(f"{about['study']}: trial {about['trial']}", style="bold green")]
     for name, value in about["values"].items():
-        lines.append(Text(f"  {name}: {value}"))
+        lines.append(Text(printable(f"  {name}: {value}")))
     for name in ("params", "user_attrs", "constraints"):
-        lines += [Text(f"  {key} = {value}") for key, value in about[name].items()]
+        lines += [Text(printable(f"  {key} = {value}")) for key, value in about[name].items()]
     lines.append(Text(f"  files: {about['folder'] or 'none on this machine'}"))
     if about["model"]:
         lines.append(Text(f"  model: {about['model']}"))

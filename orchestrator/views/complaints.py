@@ -20,6 +20,7 @@ import typer
 
 from orchestrator.storage.opening import is_database_error
 from orchestrator.views import json_output
+from orchestrator.views.ps import printable
 from workers.disk.fleet_home import make_home
 from workers.logs import traceback_of
 from workers.passwords import hide
@@ -79,7 +80,8 @@ def _complain(complaint: Complaint) -> int:
     with suppress(OSError, ValueError):  # nobody reads it any more
         if _wants_json() and not json_output.has_printed():
             json_output.print_json(_document(complaint))
-        sys.stderr.write(f"trialfleet: {complaint.message}\n")
+        told = "\n".join(map(printable, complaint.message.split("\n")))
+        sys.stderr.write(f"trialfleet: {told}\n")
     return complaint.exit_code
 
 

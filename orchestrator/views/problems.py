@@ -21,15 +21,22 @@ def stalled_lines(status: StudyStatus) -> list[Text]:
     waits = [Text(f"waits: {printable(reason)}", style="yellow") for reason in status.waits_for]
     if status.stalled is None:
         return waits
-    return [Text(f"stalled: {status.stalled}", style="bold red"), *waits]
+    return [Text(f"stalled: {printable(status.stalled)}", style="bold red"), *waits]
 
 
 def refusing_lines(status: StudyStatus) -> list[Text]:
     """Slots that take no trials, workers with other code, and what lies beside."""
     return [
-        *(Text(f"takes no trials: {reason}", style="red") for reason in status.put_aside),
-        *(Text(f"other code: {reason}", style="yellow") for reason in status.other_code),
-        *(Text(f"on_end: {reason}", style="red") for reason in [status.end_problem] if reason),
+        *(
+            Text(f"takes no trials: {printable(reason)}", style="red")
+            for reason in status.put_aside
+        ),
+        *(Text(f"other code: {printable(reason)}", style="yellow") for reason in status.other_code),
+        *(
+            Text(f"on_end: {printable(reason)}", style="red")
+            for reason in [status.end_problem]
+            if reason
+        ),
         *(
             Text(f"as it was in a narrower space: study {name} of its storage", style="dim")
             for name in [status.former]
@@ -40,4 +47,4 @@ def refusing_lines(status: StudyStatus) -> list[Text]:
 
 def set_aside_lines(status: StudyStatus) -> list[Text]:
     """What trials told and could not be taken in."""
-    return [Text(f"not taken in: {reason}", style="red") for reason in status.set_aside]
+    return [Text(f"not taken in: {printable(reason)}", style="red") for reason in status.set_aside]

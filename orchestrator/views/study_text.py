@@ -1,6 +1,6 @@
 """A study and its trials in words: the pieces of which views are made.
 
-Invariant: each piece is one line.
+Invariant: each piece is one line, and of what users named a terminal acts on nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from orchestrator.status import EndedTrial, StudyStatus
+from orchestrator.views.ps import printable
 from workers.protocol.states import Wish
 
 #: What people have asked for, where that ends a study.
@@ -70,7 +71,7 @@ def ended_line(trial: EndedTrial, status: StudyStatus) -> str:
     losses = f", {count_losses(trial.losses)}" if trial.losses else ""
     line = f"trial {trial.number} {trial.state} {value} ({trial.seconds:.1f} s{attempts}{losses})"
     if trial.error is not None:
-        return f"{line} {trial.error.splitlines()[0]}"
+        return f"{line} {printable(trial.error.splitlines()[0])}"
     return f"{line}  {format_params(trial.params)}"
 
 
@@ -97,7 +98,7 @@ def format_values(
 
 def format_params(params: Mapping[str, Any]) -> str:
     """Parameters on one line."""
-    return " ".join(f"{name}={short(value)}" for name, value in params.items())
+    return printable(" ".join(f"{name}={short(value)}" for name, value in params.items()))
 
 
 def short(value: Any) -> str:

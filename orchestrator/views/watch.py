@@ -145,7 +145,7 @@ class PlainView:
         self._print(text)
 
     def _print(self, text: str, *, markup: bool = False) -> None:
-        told = encodable(text, self._console.encoding)
+        told = encodable(printable(text), self._console.encoding)
         self._console.print(told, highlight=False, soft_wrap=True, markup=markup)
 
 
@@ -270,7 +270,7 @@ def _top(status: StudyStatus, width: int | None) -> list[Text]:
 def _hanging(lines: Sequence[Text], width: int | None) -> Iterator[Text]:
     """Lines, each in as many as it takes, further in from the second on; no word is broken."""
     for line in lines:
-        plain = line.plain
+        plain = printable(line.plain)
         if width is not None:
             plain = textwrap.fill(
                 plain,

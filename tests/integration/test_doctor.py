@@ -190,6 +190,16 @@ def test_a_trial_goes_through_the_fleet_and_nothing_of_it_is_left(fleet, client,
     assert list(client.scan_iter("fleet:{doctor-*")) == []
 
 
+def test_a_trial_that_cannot_be_handed_in_is_told_as_one(fleet, client):
+    seen = Fleet(fleet.config, client)
+    fleet.until(lambda: trial.has_fleet(tuple(seen.processes())), "it can be tried")
+    with configured(client, **{"maxmemory-policy": "allkeys-lru"}):
+        found = findings(fleet.config, with_trial=True)
+    tried = found["trial", "a trial"]
+    assert tried.looked_at == "a trial"
+    assert "allkeys-lru" in tried.told
+
+
 def test_whoever_has_another_secret_is_named(fleet):
     other = Settings.build({**fleet.config.model_dump(), "secret": "another secret of another"})
     found = findings(other)["fleet", "FLEET_SECRET"]

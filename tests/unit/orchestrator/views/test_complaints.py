@@ -222,3 +222,9 @@ def test_who_reads_the_output_and_in_which_encoding_makes_no_traceback(tmp_path)
     )
     assert ended.returncode == 2
     assert "ü.yaml" in json.loads(ended.stdout.decode("ascii"))["error"]["message"]
+
+
+def test_a_terminal_acts_on_nothing_of_what_is_complained_of(say):
+    _code, _out, err = say("enqueue", "s", "x=\x1b]0;title\x07\u202e")
+    assert "\\x1b]0;title\\x07" in err
+    assert all(sign.isprintable() for sign in err.replace("\n", ""))

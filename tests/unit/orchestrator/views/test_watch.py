@@ -211,3 +211,41 @@ def test_studies_as_they_were_in_narrower_spaces_stand_below_the_one_that_goes_o
     assert former == {"study": f"{STATUS.study}@2", "state": "former", "of": STATUS.study}
     console.print(draw_studies(listed))
     assert f"the former space of {STATUS.study}" in console.file.getvalue()
+
+
+#: What an objective may put into its names, choices and errors: a terminal would act on it.
+ACTS = "\x1b]0;title\x07\x1b[2J\x9b1m\u202ertl\rover"
+
+
+def told_by_the_lines(status):
+    console = Console(file=io.StringIO(), width=40)
+    with PlainView(console) as view:
+        view.update(status)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        told_by_the_lines,
+        lambda status: text_of(draw(status)),
+        lambda status: text_of(summary(status)),
+    ],
+)
+def test_a_terminal_acts_on_nothing_that_an_objective_named(tell):
+    failed = EndedTrial(number=1, state="failed", error=f"ValueError: {ACTS}", seconds=1.0)
+    complete = ENDED[0].model_copy(update={"params": {ACTS: ACTS}})
+    told = tell(
+        STATUS.model_copy(
+            update={
+                "best": Best(number=0, value=0.5, params={ACTS: ACTS}),
+                "top": [complete],
+                "recent": [complete, failed],
+                "stalled": ACTS,
+                "put_aside": [ACTS],
+                "set_aside": [ACTS],
+            }
+        )
+    )
+    assert "\\x1b]0;title" in told
+    assert all(sign.isprintable() for sign in told.replace("\n", ""))
