@@ -23,7 +23,7 @@ from workers.texts.rows import Row, existing_file, is_file, read_rows
 from workers.texts.split import check_rows
 
 #: Raised when what is checked changes.
-_CHECKS: Final = 6
+_CHECKS: Final = 7
 
 #: What lies on a hub is read to its end up to this size; the workers read the rest.
 _MOST_FETCHED: Final = 200 * 2**20

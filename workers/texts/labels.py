@@ -27,8 +27,11 @@ Label = str | float | tuple[str, ...]
 #: As computers write numbers; no `1_000`, no `1,5`, no `inf`.
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
-#: Targets are trained in float32.
-_LARGEST: Final = 3e38
+#: Targets are trained in float32, and squares of errors added up.
+_LARGEST: Final = 1e18
+
+#: A list as Python, NumPy and JSON write one, where a file has no lists; in brackets, what is in it.
+_LIST: Final = re.compile(r"\[([^\[\]]*)\]")
 
 #: How a column of its own says whether its class applies.
 _APPLIES: Final = {"1": True, "true": True, "0": False, "false": False}
@@ -81,7 +84,10 @@ def _read_number(values: Sequence[Any], config: DataConfig) -> Label:
             f"{text[:40]!r} in column {config.label!r} is no number; write it as 3, -0.5 or 1e-3"
         )
     if abs(number := float(text)) > _LARGEST:
-        raise UnusableError(f"{text[:40]} in column {config.label!r} is too large for float32")
+        raise UnusableError(
+            f"{text[:40]} in column {config.label!r} is too large for float32, in which squares of"
+            " errors are added up; scale the numbers"
+        )
     return number
 
 
@@ -94,6 +100,9 @@ def _read_classes(values: Sequence[Any], config: DataConfig) -> Label:
     if isinstance(value, list):
         return tuple(sorted({label_of(each, config.label) for each in value}))
     text = label_or_blank(value, config.label)
+    _refuse_list(
+        text, config, between=config.label_separator, way_out="no brackets and quotes around them"
+    )
     return tuple(sorted({each.strip() for each in text.split(config.label_separator)} - {""}))
 
 
@@ -101,10 +110,28 @@ def _read_tags(values: Sequence[Any], config: DataConfig) -> Label:
     (value,) = values
     if value is None:
         raise MissingError(f"nothing in column {config.label!r}")
-    each = value if isinstance(value, list) else label_of(value, config.label).split()
+    if isinstance(value, list):
+        each = value
+    else:
+        text = label_of(value, config.label)
+        _refuse_list(text, config, between=" ", way_out="blanks between them, and nothing else")
+        each = text.split()
     if not each:
         raise MissingError(f"no class in column {config.label!r}")
     return tuple(label_of(tag, config.label) for tag in each)
+
+
+def _refuse_list(text: str, config: DataConfig, *, between: str, way_out: str) -> None:
+    """Refuse a list that was written as text: its classes would have brackets and quotes."""
+    found = _LIST.fullmatch(text)
+    if found is None:
+        return
+    inner = found[1].strip()
+    if not inner or inner[0] in "'\"" or between in inner:
+        raise UnusableError(
+            f"{text[:40]!r} in column {config.label!r} is a list that was written as text; write"
+            f" classes with {way_out}, or lists to a .jsonl or .parquet file"
+        )
 
 
 def _read_flags(values: Sequence[Any], columns: Sequence[str]) -> Label:

@@ -17,11 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.protocol.finetune import DataConfig
+from workers.protocol.tasks import OUTSIDE
 from workers.texts.labels import Label, kind_of, names_in
 from workers.texts.rows import Row
 
 #: How many lines, and how many classes, a finding names.
 _NAMED: Final = 5
+
+#: What files have between two classes of a row.
+_SEPARATORS: Final = (";", "|", ",", "/", "+")
 
 #: Spreads class numbers over 64 bits (Knuth's multiplicative hashing).
 _ODD: Final = 0x9E3779B97F4A7C15
@@ -144,10 +148,10 @@ class Ledger:
         Args:
             held_out: Which rows are, if they are split off.
         """
-        found = [self._repeated(), self._contradicting()]
+        found = [self._repeated(), self._contradicting(), self._unparted(), self._inside()]
         if held_out is not None:
             found.append(self._unmeasured(held_out))
-        return [each for each in found if each is not None]
+        return [each for each in found if each]
 
     def shared_with(self, other: Ledger) -> str | None:
         """What there is to say of held-out texts that are trained, too."""
@@ -189,6 +193,27 @@ class Ledger:
             f"{count} {self._input}{'s have' if count > 1 else ' has'} several"
             f" {_SEVERAL[self._kind]} ({self._lines_of(differs)} say otherwise than a line before):"
             " they stay, and no model can get them all right"
+        )
+
+    def _unparted(self) -> str | None:
+        """What there is to say of classes that look like several."""
+        is_list = self._kind == "classes" and self._config.labels is None
+        if not is_list or any(len(names_in(label)) > 1 for label in self._numbers):
+            return None
+        several = ((name, mark) for name in self.classes for mark in _SEPARATORS if mark in name)
+        name, mark = next(several, ("", ""))
+        return name and (
+            f"no row has several classes, and {name[:40]!r} is one: if {mark!r} stands between two,"
+            f" set label_separator, which is {self._config.label_separator!r}"
+        )
+
+    def _inside(self) -> str | None:
+        """What there is to say of words that all are part of an entity."""
+        if self._kind != "tags" or OUTSIDE in self.classes:
+            return None
+        return (
+            f"no word has the class {OUTSIDE!r}, which stands for none: f1, precision and recall"
+            " take every word for part of an entity; accuracy does not"
         )
 
     @property

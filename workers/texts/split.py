@@ -11,16 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from workers.protocol.errors import InvalidInputError, nearest
 from workers.protocol.finetune import DataConfig
 from workers.texts.held_out import HeldOut
 from workers.texts.labels import Label, kind_of, names_in
 from workers.texts.ledger import Blanks, Ledger, Mask, unmeasured
 from workers.texts.rows import Row, is_file, read_rows
-from workers.texts.values import EMPTY
+from workers.texts.values import EMPTY, STANDS
 
 #: Beyond that many, the labels are something else.
 _MAX_CLASSES: Final = 100_000
+
+#: As many steps of float32 numbers have to spread over, to be told apart.
+_STEPS_A_SPREAD: Final = 10
 
 #: Reads the rows of a source; told the setting that names it.
 Reader = Callable[[str, DataConfig, str], Iterator[Row]]
@@ -212,9 +217,11 @@ class _Filled:
         for described in blanks.described():
             if self._config.blank == "error":
                 setting = f"{self._field.rpartition('.')[0]}.blank"
+                # of a label that programs write for none
+                otherwise = " name a class that is meant otherwise," if STANDS in described else ""
                 raise InvalidInputError(
-                    f"{where}, {described}; fill it in, leave the row out, name a class that is"
-                    f" meant otherwise, or set {setting}: drop to leave out all such rows"
+                    f"{where}, {described}; fill it in, leave the row out,{otherwise} or"
+                    f" set {setting}: drop to leave out all such rows"
                 )
             self._tell(f"{where}, {described}; left out, as `blank: drop` says")
 
@@ -256,6 +263,7 @@ class _Census:
             return
         if kind_of(self._config) == "number":
             self._refuse_constant()
+            self._refuse_too_close()
             return
         if len(labels) < 2 and self._config.labels is None:
             one = f"one class only, {next(iter(labels))!r}" if labels else "no class"
@@ -268,6 +276,17 @@ class _Census:
         if self._trained.num_labels == 1:
             raise InvalidInputError(
                 f"{self._label} holds one number only; there is nothing to tell texts apart by"
+            )
+
+    def _refuse_too_close(self) -> None:
+        """See that float32, in which numbers are learned, tells them apart."""
+        numbers = np.array(list(self._trained.label_counts()))
+        step, spread = np.spacing(np.float32(np.abs(numbers).max())), numbers.std()
+        if step > spread / _STEPS_A_SPREAD:
+            raise InvalidInputError(
+                f"{self._label} holds numbers about {numbers.mean():.6g} that differ by"
+                f" {spread:.2g} or so; float32, in which they are learned, has steps of {step:.2g}"
+                " there; subtract what they have in common"
             )
 
     def check_validation(self, num_rows: int) -> None:

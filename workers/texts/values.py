@@ -16,6 +16,9 @@ MAX_TEXT: Final = 16 * 2**20
 #: What a row lacks that holds no value in any column; such rows are left out, which is said.
 EMPTY: Final = "nothing but delimiters"
 
+#: Of a label that is written for none.
+STANDS: Final = "stands for a label that is not there"
+
 #: What programs write for a label that is not there; no word of a language.
 _MISSING: Final = frozenset(
     {"nan", "NaN", "NAN", "-nan", "<NA>", "NaT", "NULL", "null", r"\N", "#N/A"}
@@ -87,7 +90,7 @@ def label_or_blank(value: Any, column: str) -> str:
     """
     label = (value if isinstance(value, str) else _plain(whole(value), column)).strip()
     if label in _MISSING:
-        raise MissingError(f"{label!r} in column {column!r} stands for a label that is not there")
+        raise MissingError(f"{label!r} in column {column!r} {STANDS}")
     if not label.isascii():
         _check_encodable(label, column)
     return label

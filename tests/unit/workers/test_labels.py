@@ -18,6 +18,7 @@ from workers.texts.values import MissingError, UnusableError
 
 NUMBERS = DataConfig(task="regression")
 CLASSES = DataConfig(task="multi_label")
+TAGS = DataConfig(task="token_classification")
 FLAGS = DataConfig(task="multi_label", labels=["rude", "loud"])
 
 
@@ -34,6 +35,9 @@ FLAGS = DataConfig(task="multi_label", labels=["rude", "loud"])
         (CLASSES, [["b", "a", 1]], ("1", "a", "b")),
         (CLASSES, [[]], ()),
         (CLASSES, [7], ("7",)),
+        (CLASSES, ["[serious]"], ("[serious]",)),
+        (CLASSES, ["[a],[b]"], ("[a]", "[b]")),
+        (TAGS, ["[x] [y]"], ("[x]", "[y]")),
         (FLAGS, ["1", "0"], ("rude",)),
         (FLAGS, [True, 1.0], ("loud", "rude")),
         (FLAGS, ["FALSE", "0"], ()),
@@ -54,7 +58,14 @@ def test_a_label_is_read_as_the_task_learns_it(config, values, label):
         (NUMBERS, [True], UnusableError, "'True' in column 'label' is no number"),
         (NUMBERS, ["٣"], UnusableError, "is no number"),
         (NUMBERS, ["1e39"], UnusableError, "too large for float32"),
+        (NUMBERS, ["-2e18"], UnusableError, "too large for float32, in which squares of errors"),
         (NUMBERS, [""], MissingError, "nothing in column 'label'"),
+        (CLASSES, ["['a', 'b']"], UnusableError, "a list that was written as text; write classes"),
+        (CLASSES, ["[a, b]"], UnusableError, "a list that was written as text"),
+        (CLASSES, ['["a"]'], UnusableError, "a list that was written as text"),
+        (CLASSES, ["[]"], UnusableError, "a list that was written as text"),
+        (TAGS, ["['B-x', 'O']"], UnusableError, "with blanks between them, and nothing else"),
+        (TAGS, ["['O' 'O']"], UnusableError, "a list that was written as text"),
         (NUMBERS, [float("nan")], MissingError, "stands for a label that is not there"),
         (CLASSES, [None], MissingError, "nothing in column 'label'"),
         (CLASSES, ["NULL"], MissingError, "stands for a label"),
@@ -122,6 +133,29 @@ def test_held_out_numbers_that_tell_nothing_apart_are_told(tmp_path):
     assert split(tmp_path / "d.csv", task="regression", validation=validation)[2] == found
 
 
+def test_numbers_that_float32_tells_apart_are_taken_however_large(tmp_path):
+    lines = ["text,label", *(f"text {n},{1_700_000_000 + 86_400 * n}" for n in range(40))]
+    assert split(tmp_path / "d.csv", lines, task="regression")[2] == []
+
+
+def test_classes_that_look_like_several_are_told_where_no_row_has_more(tmp_path):
+    lines = ["text,label", *(f"text {n},{'a;b' if n % 2 else 'b'}" for n in range(20))]
+    *_, found = split(tmp_path / "d.csv", lines, task="multi_label")
+    assert [each for each in found if "label_separator" in each] == [
+        "no row has several classes, and 'a;b' is one: if ';' stands between two, set"
+        " label_separator, which is ','"
+    ]
+    *_, found = split(tmp_path / "d.csv", task="multi_label", label_separator=";")
+    assert not any("label_separator" in each for each in found)
+
+
+@pytest.mark.parametrize(("outside", "is_told"), [("O", False), ("o", True), ("NOUN", True)])
+def test_words_that_all_are_of_entities_are_told(tmp_path, outside, is_told):
+    lines = ["text,label", *(f"text {n},B-x {outside}" for n in range(20))]
+    *_, found = split(tmp_path / "d.csv", lines, task="token_classification")
+    assert any(each.startswith("no word has the class 'O'") for each in found) is is_told
+
+
 def test_each_class_that_is_held_out_is_trained_too_where_rows_have_several(tmp_path):
     lines = ["text,label", *(f'text {n},"{"abc"[n % 3]},{"xyz"[n % 2]}"' for n in range(60))]
     lines += ["text of one,once", "text of none,"]
@@ -160,6 +194,12 @@ def test_lists_and_columns_of_typed_formats_are_several_classes(tmp_path, kind):
     ("lines", "fields", "message"),
     [
         (["text,label", "a,1", "b,1"], {"task": "regression"}, "holds one number only"),
+        (
+            ["text,label", *(f"text {n},{10**9 + n}" for n in range(40))],
+            {"task": "regression"},
+            "holds numbers about 1e+09 that differ by 12 or so; float32, in which they are learned,"
+            " has steps of 64 there; subtract what they have in common",
+        ),
         (["text,label", "a,1", "b,x"], {"task": "regression"}, "line 3: 'x' in column 'label'"),
         (["text,label", "a,a", "b,a"], {"task": "multi_label"}, "one class only, 'a'"),
         (["text,label", 'a,""', 'b,""'], {"task": "multi_label"}, "holds no class"),

@@ -74,7 +74,7 @@ def test_rows_without_text_or_label_are_refused_with_their_number_and_first_line
     source = write([*rows, *blank])
     message = (
         r"d.csv', lines 32, 34, 35, 36, 37 and 3 more: nothing in column 'text'; fill it in, leave"
-        r" .*, or set data.blank: drop to leave out all such rows"
+        r" the row out, or set data.blank: drop to leave out all such rows"
     )
     with pytest.raises(InvalidInputError, match=message):
         split(source)
