@@ -30,7 +30,7 @@ _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 #: Targets are trained in float32, and squares of errors added up.
 _LARGEST: Final = 1e18
 
-#: A list as Python, NumPy and JSON write one, where a file has no lists; in brackets, what is in it.
+#: A list as Python, NumPy and JSON write one to files that have none; in brackets, what it holds.
 _LIST: Final = re.compile(r"\[([^\[\]]*)\]")
 
 #: How a column of its own says whether its class applies.
