@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 #: What stands in the place of a password.
@@ -84,6 +84,17 @@ def learn_environment(environment: Mapping[str, str]) -> None:
 def hide(text: str) -> str:
     """A text without the passwords that were learned."""
     return _compiled(frozenset(_known)).sub(HIDDEN, text) if _known else text
+
+
+def hide_in(document: Any) -> Any:
+    """A document without them, in all its texts, those of its keys included."""
+    if isinstance(document, str):
+        return hide(document)
+    if isinstance(document, Mapping):
+        return {hide_in(name): hide_in(value) for name, value in document.items()}
+    if isinstance(document, (list, tuple)):
+        return [hide_in(each) for each in document]
+    return document
 
 
 def whole(content: bytes) -> int:

@@ -27,8 +27,9 @@ from orchestrator.submission.study_file import write_study_file
 from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.ps import printable
-from orchestrator.views.trial_table import FORMATS, Format, value_columns
+from orchestrator.views.trial_table import FORMATS, Format, TrialTable, value_columns
 from workers.disk import durable
+from workers.passwords import hide_in
 from workers.protocol.errors import FleetError, InvalidInputError, nearest
 from workers.protocol.given import given_params
 from workers.protocol.plain import strict_json
@@ -151,7 +152,8 @@ def export(
     wanted = _format(form, file, as_json=as_json)
     if wanted == "parquet" and file is None and sys.stdout.isatty():
         raise InvalidInputError("--format parquet is not for a terminal; name a file with -o FILE")
-    table = StudyHandle(name).table()
+    found = StudyHandle(name).table()
+    table = TrialTable(hide_in(found.columns), hide_in(found.rows))
     content = table.write(wanted)
     if file is None:
         sys.stdout.buffer.write(content)
@@ -226,7 +228,7 @@ def _describe(found: _Found, trial: FrozenTrial, folder: Path | None) -> dict[st
         "folder": None if folder is None else str(folder),
         "model": _model_folder(folder),
     }
-    described: dict[str, Any] = strict_json(document)  # type: ignore[assignment]
+    described: dict[str, Any] = hide_in(strict_json(document))
     return described
 
 

@@ -5,6 +5,7 @@ Invariant: what blocks runs in threads; every answer is a document, an asset, or
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -29,6 +30,7 @@ from orchestrator.dashboard.feeds import Feeds
 from orchestrator.dashboard.live import Look, stream
 from orchestrator.dashboard.optuna_pages import OptunaPages
 from orchestrator.dashboard.trial_document import trial_document
+from workers.passwords import learn_environment
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError
 from workers.settings import Settings
 
@@ -54,6 +56,7 @@ def make_app(
         door: Who may come in.
         is_closing: Whether the server ends, and what is kept open is to end with it.
     """
+    learn_environment(os.environ)  # what objectives put into names, choices and attributes
     feeds = Feeds(settings)
     desk = _Desk(feeds, door, is_closing)
     routes = [

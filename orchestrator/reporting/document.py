@@ -41,7 +41,7 @@ from orchestrator.views.trial_table import TrialTable, value_columns
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
 from workers.coordination.rights import Role
-from workers.passwords import hide, learn_environment
+from workers.passwords import hide_in, learn_environment
 from workers.protocol.errors import (
     InvalidInputError,
     RedisUnavailableError,
@@ -162,7 +162,7 @@ def report_of(found: StudyAtHand) -> Report:
         front=[trial.number for trial in best] if len(metrics) > 1 else [],
         best_study_file=write_study_file(fixed_fields(spec, best[0])) if best else None,
     )
-    return Report.model_validate(_hidden(report.model_dump()))
+    return Report.model_validate(hide_in(report.model_dump()))
 
 
 def _events(name: str, settings: Settings) -> list[Event]:
@@ -213,14 +213,3 @@ def _notes(found: StudyAtHand, charts: ChartData, drawn: Sequence[dict[str, Any]
         )
     if found.trials and not found.events:
         yield "No events of this study are on this machine: where slot time went is not known."
-
-
-def _hidden(document: Any) -> Any:
-    """A document without what is secret, in all its texts."""
-    if isinstance(document, str):
-        return hide(document)
-    if isinstance(document, dict):
-        return {_hidden(name): _hidden(value) for name, value in document.items()}
-    if isinstance(document, (list, tuple)):
-        return [_hidden(each) for each in document]
-    return document

@@ -23,7 +23,7 @@ from orchestrator.views import json_output
 from orchestrator.views.ps import printable
 from workers.disk.fleet_home import make_home
 from workers.logs import traceback_of
-from workers.passwords import hide
+from workers.passwords import hide, learn_environment
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.plain import describe_error, plain_text
 from workers.settings import Settings
@@ -62,6 +62,7 @@ def run_command(command: Callable[[], Any]) -> int:
         command: Prints its own answer; what it returns counts if it is an exit code.
     """
     _prepare_streams()
+    learn_environment(os.environ)
     try:
         found = command()
         code = found if isinstance(found, int) else 0

@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from orchestrator.status import UnreadableRecord
 from orchestrator.views.amounts import brief_span, size
+from workers.passwords import hide
 from workers.processes.registry import ProcessEntry
 
 #: Characters of an unreadable record and of its reason.
@@ -87,8 +88,8 @@ def memory_text(entry: ProcessEntry) -> str:
 
 
 def printable(text: str) -> str:
-    """What somebody wrote somewhere, so that a terminal does not act on it."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    """What somebody wrote somewhere: without passwords, and a terminal does not act on it."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in hide(text))
 
 
 def _grow(branch: Tree, entry: ProcessEntry, members: Sequence[ProcessEntry]) -> None:

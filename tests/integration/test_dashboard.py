@@ -752,3 +752,18 @@ def test_an_address_that_cannot_be_had_is_one_clear_line(settings, monkeypatch):
             monkeypatch.delitem(sys.modules, name)
     with pytest.raises(FleetError, match=r"starlette.*pip install 'trialfleet\[dashboard\]'"):
         CliRunner().invoke(app, ["dashboard"], catch_exceptions=False)
+
+
+def test_no_page_tells_what_variables_hold_that_are_named_for_secrets(fleet, settings, monkeypatch):
+    secret = "canary-of-an-objective"
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(0), "it is enqueued")
+        failed = Result(error=f"ValueError: at {secret}")
+        fleet.leases.commit(0, fleet.claim(0).token, TrialState.FAILED, failed, Cause.FAILED)
+        handle = StudyHandle("s", settings)
+        turn_until(service, lambda: handle.status().trials["failed"] == 1, "it is published")
+    told = client_of(settings).get("/api/studies/s/trials/0").text
+    assert "at ***" in told
+    assert secret not in told

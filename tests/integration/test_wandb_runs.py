@@ -84,6 +84,19 @@ def test_a_study_that_asks_for_runs_has_them_as_it_says(tmp_path):
     assert about["late"] == 7, "what was drawn after the first point"
 
 
+def test_no_run_tells_a_password_that_an_objective_drew(tmp_path):
+    home = '"home": sys.argv[1]'
+    program = (
+        PROGRAM.replace(home, f'{home}, "redis_url": "redis://:canary-w5c1@box/0"')
+        .replace('{"x": 0.5}', '{"x": "at redis://:canary-w5c1@box/0"}')
+        .replace('drawn["late"] = 7', 'drawn["late"] = "canary-w5c1"')
+    )
+    run(program, tmp_path, WANDB_MODE="offline")
+    kept = {path: path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file()}
+    assert any(b"at redis://:***@box/0" in content for content in kept.values())
+    assert [path for path, content in kept.items() if b"canary-w5c1" in content] == []
+
+
 SLOW = """
 import sys, threading
 from workers.managers import initialize_factory, get_wandb_manager

@@ -17,6 +17,7 @@ from typing import Any, Final
 from workers.logs import get_logger
 from workers.managers.base import BaseProcessManager
 from workers.managers.run_directories import DirectoryManager
+from workers.passwords import hide_in
 from workers.protocol.study_options import WandbSpec
 from workers.wandb_run import mode, start_run
 
@@ -134,7 +135,7 @@ class WandbManager(BaseProcessManager):
         if not trial.has_begun:
             trial.has_begun = True
             config = {**trial.params(), "trial": trial.number, "attempt": trial.attempt}
-            self._put(lambda: self._start(trial, config))
+            self._put(lambda: self._start(trial, hide_in(config)))
 
     def _prepare(self) -> None:
         """Start the thread, which loads the library first."""
@@ -187,7 +188,7 @@ class WandbManager(BaseProcessManager):
             self._num_dropped = 0
         if run is not None:
             started = time.perf_counter()
-            later = {name: each for name, each in drawn.items() if name not in run.config}
+            later = {name: each for name, each in hide_in(drawn).items() if name not in run.config}
             if later:
                 run.config.update(later)
             run.finish(exit_code=exit_code)

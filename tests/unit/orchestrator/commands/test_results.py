@@ -21,6 +21,7 @@ from orchestrator.handle import StudyHandle
 from orchestrator.storage.attributes import ATTR, CODE_ATTR, SPEC_ATTR
 from orchestrator.storage.opening import StudyStorage, create_or_load_study, storage_url
 from orchestrator.submission.study import load_study
+from orchestrator.views.complaints import run_command
 from workers.protocol.choices import Choices
 from workers.protocol.errors import FleetError, InvalidInputError, StudyNotKnownError
 from workers.protocol.spec import StudySpec
@@ -285,3 +286,29 @@ def test_an_empty_study_has_no_best_and_an_empty_table(stored):
 
 def test_the_schema_is_printed_as_json():
     assert "trials" in json.loads(run("schema"))["properties"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("best", "s"), ("best", "s", "--json"), ("status", "s"), ("status", "s", "--json"),
+        ("export", "s"), ("export", "s", "--format", "json"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_no_command_tells_a_secret_that_an_objective_put_into_its_trial(
+    stored, monkeypatch, capsys, words
+):
+    secret = "canary-of-the-environment"
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    told = create_trial(
+        value=0.5,
+        params={"c": secret, f"p-{secret}": 0.5},
+        distributions={"c": CategoricalDistribution([secret]), f"p-{secret}": X},
+        user_attrs={"a": [{secret: f"at {secret}"}]},
+    )
+    stored([told])
+    assert run_command(lambda: app(list(words), standalone_mode=False)) == 0
+    shown = capsys.readouterr()
+    assert "***" in shown.out
+    assert secret not in shown.out + shown.err
