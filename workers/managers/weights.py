@@ -140,6 +140,7 @@ def read(name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFI
             f"model.id = {name!r} holds no weights of a {model.config.model_type}, which its"
             " config.json names; give the path of a model that was saved whole"
         )
+    _refuse_partial(name, model, drawn, info)
     return Checkpoint(name, model.config, weights, frozenset(drawn), kind)
 
 
@@ -211,6 +212,31 @@ def _drawn(info: Mapping[str, Any]) -> set[str]:
     return set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
 
 
+def _refuse_partial(name: str, model: Any, drawn: set[str], info: Mapping[str, Any]) -> None:
+    """Refuse files by which a layer of the pretrained model itself would begin from nothing.
+
+    What is no layer may be missing: many were saved without what pools their outputs.
+    """
+    misshapen = {weight for weight, *_ in info["mismatched_keys"]}
+    lacking = sorted(
+        weight
+        for weight in drawn
+        if _is_of_base(model, weight)
+        and (weight in misshapen or any(part.isdecimal() for part in weight.split(".")))
+    )
+    if lacking:
+        raise InvalidInputError(
+            f"model.id = {name!r} lacks weights of the {model.config.model_type} that its"
+            f" config.json describes ({_some(lacking)} would be drawn anew); give the path of a"
+            " model that was saved whole"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _QUOTED} more" if len(names) > _QUOTED else ""
+    return f"{', '.join(names[:_QUOTED])}{more}"
+
+
 def _is_of_base(model: Any, name: str) -> bool:
     """Whether a weight is the pretrained model's, and not of a head on it."""
     return name.startswith(f"{model.base_model_prefix}.")
@@ -230,10 +256,9 @@ def _refuse_foreign(checkpoint: Checkpoint, model: Any, drawn: set[str]) -> None
     """Refuse fields by which a part of the pretrained model itself would begin from nothing."""
     foreign = sorted(name for name in drawn - checkpoint.lacking if _is_of_base(model, name))
     if foreign:
-        more = f" and {len(foreign) - _QUOTED} more" if len(foreign) > _QUOTED else ""
         raise InvalidInputError(
             f"model.id = {checkpoint.name!r}: its weights do not fit the fields set for it"
-            f" ({', '.join(foreign[:_QUOTED])}{more} would be drawn anew); leave out those that"
+            f" ({_some(foreign)} would be drawn anew); leave out those that"
             " change a shape or add layers"
         )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 #: What `LoraConfig` of peft takes, and the fleet sets itself.
 _OURS: Final = (
@@ -36,6 +37,16 @@ class LoraOptions(BaseModel):
     target_modules: str | list[str] = "all-linear"
     """The modules that get one, by the ends of their names, such as `[query, value]`, or by an
     expression; `all-linear` is every linear layer below the head."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _is_pattern(cls, modules: str | list[str]) -> str | list[str]:
+        if isinstance(modules, str):
+            try:
+                re.compile(modules)
+            except re.error as error:
+                raise ValueError(f"it is no regular expression: {error}") from error
+        return modules
 
     @model_validator(mode="after")
     def _leave_out_what_is_ours(self) -> LoraOptions:

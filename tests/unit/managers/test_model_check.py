@@ -145,6 +145,11 @@ def test_adapters_that_the_model_or_peft_does_not_take_are_found(saved):
     assert "nothing is left to train" in problem(name, lora=good, freeze=nothing)
 
 
+def test_a_target_of_adapters_that_is_no_expression_is_refused(saved):
+    with pytest.raises(ValidationError, match="no regular expression: unterminated character set"):
+        problem({"id": str(saved)}, lora={"target_modules": ".*[query"})
+
+
 def test_what_keeps_a_saved_model_from_being_trained_is_found(saved, tmp_path):
     name = {"id": str(saved)}
     assert problem(name, 64) is None

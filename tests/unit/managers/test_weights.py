@@ -311,3 +311,29 @@ def test_a_checkpoint_of_each_architecture_comes_back_whole_and_in_float32(archi
         assert not value.is_floating_point() or built[name].dtype is torch.float32, name
     kept = {value.data_ptr() for value in checkpoint.weights.values()}
     assert not kept & {value.data_ptr() for value in built.values()}
+
+
+@pytest.mark.parametrize(
+    ("mend", "named"),
+    [
+        (lambda name, weight: (name.replace(".layer.1.", ".layers.1."), weight), "layer.1.* more"),
+        (lambda name, weight: (name, weight[:7] if "word_emb" in name else weight), "word_embed"),
+    ],
+)
+def test_a_file_that_lacks_a_layer_or_has_one_of_another_shape_is_refused(
+    container, base_model, mend, named
+):
+    folder = base_model()
+    saved = load_file(folder / "model.safetensors")
+    changed = dict(mend(name, weight.clone()) for name, weight in saved.items())
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidInputError, match=f"lacks weights of the bert .*{named}.* anew"):
+        build(container, folder)
+
+
+def test_a_file_without_what_pools_the_outputs_is_taken(container, base_model):
+    folder = base_model()
+    saved = load_file(folder / "model.safetensors")
+    saved = {name: weight for name, weight in saved.items() if "pooler" not in name}
+    save_file(saved, folder / "model.safetensors", metadata={"format": "pt"})
+    assert build(container, folder) is not None
