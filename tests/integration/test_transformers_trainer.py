@@ -21,6 +21,7 @@ from transformers import (
 from workers.disk.checkpoints import CheckpointStore
 from workers.integrations.transformers import FleetCallback
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
+from workers.trials.training_loop import NOT_TO_THE_BIT
 
 STEPS_AN_EPOCH = 4
 EPOCHS = 3
@@ -314,6 +315,17 @@ def test_a_metric_that_no_evaluation_gives_is_named_with_those_that_it_gives(pla
     trial = place.claim()
     with pytest.raises(ObjectiveError, match="'eval_f1': the evaluations give .*eval_accuracy"):
         train(trial, fleet=FleetCallback(trial, metric="f1"))
+
+
+@pytest.mark.parametrize("ignores", [True, False])
+def test_a_resumed_training_that_reads_rows_again_says_that_its_value_is_another(place, ignores):
+    with pytest.raises(DrainRequested):
+        train(place.claim(), Acts("on_step_end", 2, place.drain.set), ignore_data_skip=ignores)
+    place.drain.clear()
+    assert place.leases.release(0, place.held.token)
+    trial = place.hold(0)
+    train(trial, ignore_data_skip=ignores)
+    assert (NOT_TO_THE_BIT in trial.user_attrs) is ignores
 
 
 @pytest.mark.parametrize("names", [("own", "other"), ("other", "own")])

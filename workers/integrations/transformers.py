@@ -36,6 +36,7 @@ from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, ObjectiveError
 from workers.trials.finite import FiniteWatch, best_value, trained
 from workers.trials.handle import FleetTrial
+from workers.trials.training_loop import NOT_TO_THE_BIT
 
 log = get_logger(__name__)
 
@@ -150,6 +151,8 @@ class FleetCallback(TrainerCallback):
         self._is_training = True
         if state.global_step:
             args.eval_on_start = False  # that was before the first step
+            if args.ignore_data_skip:
+                self._trial.set_user_attr(NOT_TO_THE_BIT, "ignore_data_skip has rows read again")
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         name = self._name_of_metric(args)
         self.values = [float(entry[name]) for entry in state.log_history if name in entry]
