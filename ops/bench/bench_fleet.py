@@ -126,14 +126,12 @@ class BenchFleet:
             "redis": [self.redis.pid],
             "child": [],
             "loader": [],
+            "other": [],
         }
-        with suppress(psutil.Error):
-            for process in psutil.Process(main).children(recursive=True):
-                command = " ".join(process.cmdline())
-                if "billiard.spawn" in command:
-                    found["child"].append(process.pid)
-                elif "multiprocessing.spawn" in command or "fork_server" in command:
-                    found["loader"].append(process.pid)
+        for parent in (main, self.orchestrator.pid):
+            with suppress(psutil.Error):
+                for process in psutil.Process(parent).children(recursive=True):
+                    found[_kind(" ".join(process.cmdline()))].append(process.pid)
         return found
 
     def wait(self, name: str, seconds: float | None = None) -> StudyStatus:
@@ -157,3 +155,12 @@ class BenchFleet:
                 stdin=subprocess.DEVNULL,
                 output=sink,
             )
+
+
+def _kind(command: str) -> str:
+    """Which kind of process a fleet's member has started, by its command line."""
+    if "billiard.spawn" in command:
+        return "child"
+    if "multiprocessing.spawn" in command or "fork_server" in command:
+        return "loader"
+    return "other"  # such as those that remove semaphores, and those of samplers and W&B

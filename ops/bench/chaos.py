@@ -49,7 +49,7 @@ from workers.coordination.rights import Role
 from workers.logs import configure_logging
 
 #: How often each kind of process is chosen.
-KINDS: Final = {"child": 8, "loader": 4, "main": 3, "orchestrator": 3, "redis": 2}
+KINDS: Final = {"child": 8, "loader": 4, "main": 3, "orchestrator": 3, "redis": 2, "other": 2}
 
 #: How often people command something where else a process would be killed.
 COMMANDED: Final = 0.35

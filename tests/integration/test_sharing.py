@@ -92,11 +92,12 @@ def test_what_is_handed_in_beside_two_goes_to_both(fleet):
         names = {f"s-{index}" for index in range(6)}
         for name in names:
             put_alone(fleet, name)
-        turn(
-            both,
-            lambda: len(driven(first)) == len(driven(second)) == 3,
-            "each has its part",
-        )
+
+        def has_its_part(one):
+            (others,) = one._sharing._others.values()
+            return len(driven(one)) == 3 and sum(others.queues.values()) == 3
+
+        turn(both, lambda: all(map(has_its_part, both)), "each has its part, and tells so")
         parts = driven(first), driven(second)
         kept_until = time.monotonic() + 4 * first._sharing._grace
         turn(both, lambda: time.monotonic() > kept_until, "some looks")
