@@ -25,7 +25,7 @@ from workers.protocol.messages import Result, RunTrial
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import TrialState
 from workers.settings import Settings
-from workers.trials import held_lease
+from workers.trials import attempts, held_lease
 from workers.trials.hinted_trials import HintedTrials
 from workers.trials.outcomes import Outcome
 from workers.trials.runner import TrialRunner
@@ -118,7 +118,8 @@ class Place:
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch):
     """A trial that is to be short is so on a busy machine, too, and with an import."""
-    monkeypatch.setattr(held_lease, "YOUNG_SECONDS", 3.0)
+    for module in (held_lease, attempts):
+        monkeypatch.setattr(module, "YOUNG_SECONDS", 3.0)
 
 
 @pytest.fixture
