@@ -128,15 +128,18 @@ class StudyFeed:
 
     def importances(self) -> dict[str, Any]:
         """How much each parameter matters, by Optuna; kept until there are more trials."""
-        with self._reading:
-            study = self._study
-        return self._importances.of(study, self.trials())
+        study, trials = self.results() or (None, [])
+        if study is None:
+            self._refuse_unknown()
+        return self._importances.of(study, trials)
 
     def timeline(self, revision: int) -> dict[str, Any]:
         """The attempts on slots that began or ended after a revision of the time line."""
         with self._telling, self.news() as stream:
             self._history.stream = stream
             self._timeline.take(self._history.read())
+            if self._timeline.generation is None:  # nobody has ever driven it
+                self._refuse_unknown()
             return {**self._timeline.since(revision), "now": self._history.now}
 
     def trials(self) -> list[FrozenTrial]:
@@ -243,6 +246,11 @@ class StudyFeed:
         if len(self._columns):
             return self._columns.num_failed
         return status.trials["failed"] + status.trials["dead"]
+
+    def _refuse_unknown(self) -> None:
+        """Raise `StudyNotKnownError` for a study that nobody knows; where Redis is away, none."""
+        with suppress(RedisUnavailableError):
+            self.handle.status()
 
     def _is_at_rest(self) -> bool:
         """Whether no fleet has the study: its Redis ran for as long as the fleet."""

@@ -767,3 +767,21 @@ def test_no_page_tells_what_variables_hold_that_are_named_for_secrets(fleet, set
     told = client_of(settings).get("/api/studies/s/trials/0").text
     assert "at ***" in told
     assert secret not in told
+
+
+def test_what_matters_is_told_to_whom_asks_for_nothing_else(fleet, settings):
+    fleet.submit(trials=4)
+    with fleet.service() as service:
+        for number in range(4):
+            turn_until(service, lambda at=number: fleet.leases.is_queued(at), "it is enqueued")
+            fleet.commit(number, number / 4)
+        turn_until(service, lambda: service.is_done("s"), "it is over")
+    found = get(client_of(settings), "/api/studies/s/importances")
+    assert found["problem"] is None
+    assert found["num_complete"] == 4
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_study_that_nobody_knows_is_404_at_each_address(reader):
+    for rest in ("", "/trials", "/trials/0", "/curves", "/importances", "/timeline"):
+        assert reader.get(f"/api/studies/nobody{rest}").status_code == 404, rest
