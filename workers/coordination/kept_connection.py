@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 import redis
 
@@ -47,6 +47,8 @@ class KeptConnection:
         """Have nothing open: nor what a process had that this one is a fork of."""
         self._opening = threading.Lock()
         self._client: redis.Redis | None = None
+        #: closes it in time: among what is collected together, its sockets may come before it
+        self._closing: finalize[Any, Any] | None = None
         self._url = ""
         self._failure: FleetError | None = None
         self._failed_at = 0.0
@@ -97,7 +99,9 @@ class KeptConnection:
                 if self._failure is not None and self._failed_at >= asked_at:
                     # it was tried while this one waited: of many, none waits for all the others
                     raise type(self._failure)(str(self._failure)) from self._failure.__cause__
+                self._leave()
                 self._client, self._url = self._open(), url
+                self._closing = finalize(self, self._client.close)
             return self._client
 
     def _open(self) -> redis.Redis:
@@ -111,7 +115,14 @@ class KeptConnection:
     def _forget(self, client: redis.Redis) -> None:
         with self._opening:
             if self._client is client:
-                self._client = None
+                self._leave()
+
+    def _leave(self) -> None:
+        """Have nothing open; who is at a look goes on with what it has."""
+        self._client = None
+        if self._closing is not None:
+            self._closing.detach()
+            self._closing = None
 
 
 def _begin_anew() -> None:
@@ -119,6 +130,7 @@ def _begin_anew() -> None:
     global _SHARING
     _SHARING = threading.Lock()
     for kept in list(_SHARED.values()):
+        kept._leave()
         kept._begin_anew()
 
 
