@@ -55,7 +55,6 @@ from orchestrator.views.screen import draw
 from orchestrator.views.watch import RUN_HINT, draw_studies, open_view, print_summary, with_former
 from workers.disk.fleet_home import make_home
 from workers.logs import configure_logging, guard_tracebacks
-from workers.passwords import hide_in
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.plain import plain_text
@@ -282,8 +281,7 @@ def _end(status: StudyStatus, console: Console, *, as_json: bool) -> None:
 
 
 def _document(status: BaseModel) -> dict[str, Any]:
-    document: dict[str, Any] = hide_in(status.model_dump(mode="json"))
-    return document
+    return status.model_dump(mode="json")
 
 
 def _entry_document(entry: Any) -> dict[str, Any]:

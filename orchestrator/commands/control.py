@@ -19,7 +19,6 @@ from orchestrator.submission.widening import news_of
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.study_text import asked_end
 from orchestrator.views.ways_on import ways_on
-from workers.passwords import hide_in
 from workers.protocol.errors import InvalidInputError
 
 control_app = typer.Typer()
@@ -189,7 +188,7 @@ def retry(
 
 def _tell(status: StudyStatus, *, as_json: bool) -> None:
     if as_json:
-        print_json(hide_in(status.model_dump(mode="json")))
+        print_json(status.model_dump(mode="json"))
         return
     running = status.trials["running"]
     still = f", {running} trial{'' if running == 1 else 's'} still running" if running else ""

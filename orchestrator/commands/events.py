@@ -43,7 +43,6 @@ from orchestrator.views.trial_life import (
 from workers.coordination.connection import connect
 from workers.coordination.event_stream import EventStream
 from workers.coordination.rights import Role
-from workers.passwords import hide_in
 from workers.protocol.durations import parse_duration
 from workers.protocol.errors import (
     FleetError,
@@ -163,7 +162,7 @@ def explain(
         life = with_output(life, handle.printed(trial, asks_store=False))
     if as_json:
         found = {"held_seconds": life.held_seconds, "steps_lost": life.steps_lost}
-        print_json({**hide_in(life.model_dump(mode="json")), **found})
+        print_json({**life.model_dump(mode="json"), **found})
         return
     console = open_console(highlight=False)
     for line in explain_life(life):

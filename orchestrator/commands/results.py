@@ -228,7 +228,7 @@ def _describe(found: _Found, trial: FrozenTrial, folder: Path | None) -> dict[st
         "folder": None if folder is None else str(folder),
         "model": _model_folder(folder),
     }
-    described: dict[str, Any] = hide_in(strict_json(document))
+    described: dict[str, Any] = strict_json(document)  # type: ignore[assignment]
     return described
 
 

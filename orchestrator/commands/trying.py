@@ -14,7 +14,6 @@ from orchestrator.submission.study import import_directory, load_study
 from orchestrator.views.console import open_console
 from orchestrator.views.json_output import JsonOption, print_json
 from orchestrator.views.study_text import ended_line
-from workers.passwords import hide_in
 from workers.protocol.plain import plain_text
 from workers.settings import Settings
 
@@ -46,7 +45,7 @@ def try_study(
     status = try_out(spec, import_directory(study), settings, _note, with_pdb=with_pdb)
     (trial,) = status.recent
     if as_json:
-        print_json(hide_in(trial.model_dump(mode="json")))
+        print_json(trial.model_dump(mode="json"))
     else:
         open_console().print(_draw(trial, status), soft_wrap=True)
     if trial.state not in {"complete", "pruned"}:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from workers.passwords import hide_in
 from workers.protocol.plain import strict_json
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
@@ -22,7 +23,7 @@ _printed = False
 
 
 def print_json(document: Any) -> None:
-    """Print a document by JSON's standard, which has no infinity, and many readers refuse it."""
+    """Print a document by JSON's standard, which has no infinity, and without passwords."""
     _print(document, indent=2)
 
 
@@ -43,7 +44,7 @@ def _print(document: Any, indent: int | None) -> None:
     # an escape of any other encoding is none of JSON's
     is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     text = json.dumps(
-        strict_json(document), indent=indent, ensure_ascii=not is_utf8, allow_nan=False
+        hide_in(strict_json(document)), indent=indent, ensure_ascii=not is_utf8, allow_nan=False
     )
     _printed = True
     print(text)
