@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.views.json_output import JsonOption, print_json_line
+from orchestrator.views.json_output import JsonOption, print_json_in_confidence
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.settings import Settings
 
@@ -66,7 +66,7 @@ def dashboard(
 
     def tell(link: str) -> None:
         if as_json:
-            print_json_line({"url": link})
+            print_json_in_confidence({"url": link})
         else:
             print(f"dashboard: {link}\nCtrl-C ends it; the fleet goes on", flush=True)
 

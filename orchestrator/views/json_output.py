@@ -24,7 +24,7 @@ _printed = False
 
 def print_json(document: Any) -> None:
     """Print a document by JSON's standard, which has no infinity, and without passwords."""
-    _print(document, indent=2)
+    _print(hide_in(strict_json(document)), indent=2)
 
 
 def print_json_line(document: Any) -> None:
@@ -35,7 +35,13 @@ def print_json_line(document: Any) -> None:
 def print_json_lines(documents: Iterable[Any]) -> None:
     """The same of several that came at once."""
     for document in documents:
-        _print(document, indent=None)
+        _print(hide_in(strict_json(document)), indent=None)
+    sys.stdout.flush()
+
+
+def print_json_in_confidence(document: Any) -> None:
+    """Print on one line what is asked for because of the secret in it."""
+    _print(strict_json(document), indent=None)
     sys.stdout.flush()
 
 
@@ -43,9 +49,7 @@ def _print(document: Any, indent: int | None) -> None:
     global _printed
     # an escape of any other encoding is none of JSON's
     is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(
-        hide_in(strict_json(document)), indent=indent, ensure_ascii=not is_utf8, allow_nan=False
-    )
+    text = json.dumps(document, indent=indent, ensure_ascii=not is_utf8, allow_nan=False)
     _printed = True
     print(text)
 

@@ -680,10 +680,12 @@ def serving(settings, *options):
     command = [Path(sys.executable).with_name("trialfleet"), "dashboard", "--json", *options]
     environment = {**os.environ, **settings.to_environment()}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        url = json.loads(process.stdout.readline())["url"]
-        address, _, token = url.partition("/#token=")
-        yield process, address, token
-        process.kill()
+        try:
+            url = json.loads(process.stdout.readline())["url"]
+            address, _, token = url.partition("/#token=")
+            yield process, address, token
+        finally:
+            process.kill()
 
 
 @pytest.fixture

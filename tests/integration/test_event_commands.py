@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hand_fleet import Fleet, turn_until
@@ -13,6 +14,7 @@ from orchestrator.cli import app
 from orchestrator.commands import events as events_commands
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.event_file import events_file
+from workers import passwords
 from workers.coordination import keys
 from workers.protocol.errors import (
     InvalidInputError,
@@ -100,6 +102,16 @@ def test_what_cannot_be_asked_for_is_refused_by_its_name(study, say):
         with pytest.raises(InvalidInputError) as refused:
             say("events", *words)
         assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("words", [("explain", "s", 1), ("events", "s")], ids=["explain", "events"])
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_no_secret_of_an_error_is_told(study, say, monkeypatch, words, form):
+    monkeypatch.setenv("SOME_API_KEY", "ValueError: no")
+    passwords.learn_environment(os.environ)
+    told = say(*words, *form)
+    assert "***" in told
+    assert "ValueError: no" not in told
 
 
 def test_a_trial_is_explained_from_its_events_and_its_results(study, say):

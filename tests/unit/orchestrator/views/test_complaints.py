@@ -19,6 +19,7 @@ from orchestrator import cli
 from orchestrator.handle import StudyHandle
 from orchestrator.views import json_output
 from orchestrator.views.complaints import complaint_of
+from workers import passwords
 from workers.protocol.errors import FleetError, InvalidInputError, StudyNotKnownError
 
 
@@ -189,6 +190,16 @@ def test_what_nobody_foresaw_is_one_line_too_and_its_traceback_is_kept(error, sa
 def test_infinity_and_nan_are_no_tokens_of_the_documents(say, capsys):
     json_output.print_json({"a": [float("inf"), float("nan")], "b": -float("inf")})
     assert strict(capsys.readouterr().out) == {"a": ["Infinity", "NaN"], "b": "-Infinity"}
+
+
+def test_documents_hide_what_is_secret_but_for_one_that_is_asked_for_it(capsys):
+    passwords.learn("canary-of-a-token")
+    json_output.print_json({"canary-of-a-token": ["at canary-of-a-token"]})
+    assert strict(capsys.readouterr().out) == {"***": ["at ***"]}
+    json_output.print_json_line({"url": "#canary-of-a-token"})
+    assert strict(capsys.readouterr().out) == {"url": "#***"}
+    json_output.print_json_in_confidence({"url": "#canary-of-a-token"})
+    assert strict(capsys.readouterr().out) == {"url": "#canary-of-a-token"}
 
 
 def shell(line, tmp_path, **environment):
