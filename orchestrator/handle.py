@@ -376,6 +376,7 @@ class StudyHandle(ControlledStudy):
                         and (shown_seconds or 0.0) > lease_seconds,
                         shown_seconds=shown_seconds,
                         lease_seconds=lease_seconds,
+                        has_orders=studies.orders.are_left(self.name),
                     ),
                 ],
             }

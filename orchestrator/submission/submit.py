@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +28,11 @@ from workers.coordination.studies import Studies, ensure_epoch
 from workers.disk.fleet_home import FleetHome, make_home
 from workers.importing import refuse_while_importing
 from workers.logs import get_logger
+from workers.processes.registry import ProcessEntry, ProcessRegistry
 from workers.protocol.errors import InvalidInputError, StudyNotKnownError, UnsealedError
 from workers.protocol.packages import Package
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import ProcessKind
 from workers.protocol.wider_space import in_order_of, is_same_in_wider_space
 from workers.settings import Settings
 
@@ -90,6 +92,7 @@ def hand_in(
 
     Raises:
         InvalidInputError: The home belongs to another fleet, or the study is being deleted.
+        UnsealedError: The fleet takes only what is signed, by another secret than this place's.
         StudyExistsError: The name stands for a study with other settings.
         RedisUnavailableError: The fleet's Redis does not answer.
     """
@@ -114,6 +117,7 @@ def _hand_in(
     """Compare a study with what is known of its name, and write it."""
     studies, deletions = Studies(client, seal=settings.seal), Deletions(client)
     _refuse_while_deleted(deletions, spec.name)
+    _refuse_unsigned(ProcessRegistry(client, settings.times).entries(), spec.name, settings)
     is_gone = is_gone_from_here(settings, spec.name, studies.origin(spec.name))
     notes: list[str] = []
 
@@ -160,6 +164,29 @@ def _refuse_while_deleted(deletions: Deletions, name: str) -> None:
             f"study {name!r} is being deleted; wait for that, or have it completed by"
             f" `trialfleet delete {name}`"
         )
+
+
+def _refuse_unsigned(processes: Iterable[ProcessEntry], study: str, settings: Settings) -> None:
+    """Refuse what no orchestrator that is there would take.
+
+    Raises:
+        UnsealedError: They take only what is signed, and not with the secret of this place.
+    """
+    own = settings.seal.marks()[:1]
+    taken = [
+        entry.membership.secrets
+        for entry in processes
+        if entry.membership is not None
+        and entry.kind is ProcessKind.ORCHESTRATOR
+        and entry.drives in {None, study}
+    ]
+    if not taken or any(not secrets or set(own) & set(secrets) for secrets in taken):
+        return
+    how = "another FLEET_SECRET is set here" if own else "there is no FLEET_SECRET here"
+    raise UnsealedError(
+        f"study {study!r}: this fleet's orchestrator takes only signed studies, and {how}: set the"
+        " fleet's, and hand it in again"
+    )
 
 
 def _as_known(studies: Studies, spec: StudySpec, known: StudySpec, settings: Settings) -> StudySpec:

@@ -17,6 +17,11 @@ from workers.protocol.states import ProcessKind
 #: of those is looked at after a third of a lease, and then in one of 64 turns.
 _OLD_LEASES: Final = 4
 
+#: What people see of their orders until they are in the storage.
+_ORDERS: Final = (
+    "what was ordered (`enqueue`, `retry`) waits for it, and is not counted as trials yet"
+)
+
 
 def obstacles(
     spec: StudySpec,
@@ -26,6 +31,7 @@ def obstacles(
     left_by_run: bool = False,
     shown_seconds: float | None = None,
     lease_seconds: float = 45.0,
+    has_orders: bool = False,
 ) -> list[str]:
     """What a study that is not over waits for, each with what to do about it.
 
@@ -37,18 +43,20 @@ def obstacles(
         shown_seconds: How long ago the orchestrator published something, by the clock of Redis;
             None if it never did.
         lease_seconds: How long an orchestrator's right to drive a study lasts.
+        has_orders: Whether orders of people wait for an orchestrator, and are counted nowhere.
     """
     if status.is_over:
         return []
     if left_by_run:
         interrupted = "`trialfleet run` began it and was interrupted"
         way_out = "run it again, or hand it to an orchestrator by `trialfleet submit`"
-        return [f"{interrupted}: {way_out}{_as_of(status)}"]
+        return [f"{interrupted}: {way_out}{_as_of(status)}", *([_ORDERS] if has_orders else [])]
     found = []
     orchestrators = [entry for entry in entries if entry.kind is ProcessKind.ORCHESTRATOR]
     if not any(entry.drives in {None, spec.name} for entry in orchestrators):
         which = "that drives it " if orchestrators else ""
         found.append(f"no orchestrator {which}runs: start `trialfleet serve`{_as_of(status)}")
+        found += [_ORDERS] if has_orders else []
     elif status.stalled is None and (shown_seconds or 0.0) > _OLD_LEASES * lease_seconds:
         found.append(
             "its orchestrator runs, and has not looked at it for long: a turn hangs, on a disk or a"

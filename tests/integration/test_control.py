@@ -266,6 +266,24 @@ def test_what_a_study_was_extended_by_is_seen_at_once(fleet):
         assert status.budgets["wall_seconds"].allowed == 7200.0
 
 
+def test_what_is_ordered_while_nobody_drives_the_study_is_told(fleet):
+    handle = fleet.submit(trials=1)
+
+    def told():
+        return [each for each in handle.status().waits_for if "enqueue" in each]
+
+    assert told() == []
+    handle.enqueue({"x": 0.25}, {"x": 0.5})
+    assert told() == [
+        "what was ordered (`enqueue`, `retry`) waits for it, and is not counted as trials yet"
+    ]
+    with Service(fleet.settings) as service:
+        turn_until(service, lambda: len(fleet.stored()) == 3, "they are in flight")
+        turn_until(service, lambda: told() == [], "they are counted")
+        turn_until(service, lambda: handle.status().given == 2, "as given")
+    assert told() == []
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

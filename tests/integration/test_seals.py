@@ -248,6 +248,25 @@ def test_an_orchestrator_drives_what_its_fleet_handed_in_alone(client, settings,
     assert Studies(client, seal=SEAL).spec("s").trials == 5
 
 
+@pytest.mark.parametrize("secret", [None, OTHER])
+def test_what_the_orchestrator_that_runs_would_not_take_is_not_handed_in(
+    client, settings, tmp_path, secret
+):
+    fleet = Fleet(client, with_secret(settings, f"{SECRET},former-{SECRET}"), tmp_path)
+    stranger = Fleet(client, with_secret(settings, secret), tmp_path)
+    with fleet.service():
+        with pytest.raises(UnsealedError, match="'s'.*only signed studies.*FLEET_SECRET.* here"):
+            stranger.submit(trials=2)
+        assert not Studies(client).exists("s")
+        Fleet(client, with_secret(settings, f"former-{SECRET}"), tmp_path).submit(trials=2)
+    assert Studies(client).exists("s")
+
+
+def test_a_fleet_without_a_secret_takes_what_is_signed(client, settings, tmp_path):
+    with Fleet(client, settings, tmp_path).service():
+        Fleet(client, with_secret(settings), tmp_path).submit(trials=2)
+
+
 def trusted(client, spec, number, secret=SECRET):
     """A trial's leases, as a worker with a secret has them."""
     return Studies(client, seal=Seal.of(secret)).leases("s").trusted(number, spec.work())

@@ -149,7 +149,7 @@ class Studies(StudySpecs):
             self.wish(name),
             self.is_by_run(name),
             self.origin(name),
-            self.orders.num_left(name) != self.client.hget(keys.study(name), "taken"),
+            self.orders.are_left(name),
             self.client.hget(keys.study(name), "revision") or "",
         )
 

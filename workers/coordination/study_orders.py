@@ -69,6 +69,11 @@ class StudyOrders:
         count: str | None = self.client.hget(keys.study(name), "ordered")
         return count
 
+    def are_left(self, name: str) -> bool:
+        """Whether orders were left that no orchestrator has taken."""
+        ordered, taken = self.client.hmget(keys.study(name), "ordered", "taken")
+        return bool(ordered != taken)
+
     def drop(self, name: str, ids: Iterable[str], num_ordered: str | None) -> None:
         """Forget orders that the storage has; orchestrator only.
 
