@@ -2,13 +2,13 @@
 
 One interpreter runs one thread at a time: what a slow sampler calculates delays the answers to
 trials of every other study. So its calls are timed; where they are slow, a process is begun, and
-takes the sampler over as it is when it is ready: what is drawn with a seed is the same. One that
-calculates with torch is never called here for that: its libraries end a process that they cannot
-work in, and that would be the orchestrator of all studies.
+takes the sampler over as it is when it is ready: what is drawn with a seed is the same.
 
-Invariant: the process only proposes. What is written is written here, and a process that ends in
+Invariants: the process only proposes. What is written is written here, and a process that ends in
 the midst of a draw, or does not answer, costs that draw: it is made here, by a sampler as after a
-restart.
+restart. One that calculates with torch is never called here for that, however often its process
+ended: its libraries end a process that they cannot work in, and that would be the orchestrator of
+all studies. It is made by another process, or not at all.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from orchestrator.driving.sampler_messages import (
 )
 from orchestrator.driving.seeing_sampler import SeeingSampler
 from workers.logs import get_logger
+from workers.protocol.errors import FleetError
 from workers.settings import environment_without_secrets
 
 log = get_logger(__name__)
@@ -58,12 +59,15 @@ SLOW_SECONDS: Final = 0.05
 #: Of how many trials.
 _TIMED: Final = 5
 
-#: After so many processes that ended by themselves, all is drawn here.
+#: After so many processes that ended by themselves, all is drawn here, or nothing.
 _MOST_ENDED: Final = 3
 
 #: For how long an answer is waited for at least, and by how many times what one has taken so far.
 PATIENCE_SECONDS: Final = 60.0
 _PATIENCE: Final = 20
+
+#: What runs in the process.
+_PROGRAM: Final = "orchestrator.driving.sampler_process"
 
 #: What is read of an answer at once.
 _CHUNK_BYTES: Final = 2**16
@@ -121,7 +125,7 @@ class AsideSampler(SeeingSampler):
         #: the last trials that were drawn for here, and the seconds that it took
         self._spent: deque[tuple[int, float]] = deque(maxlen=_TIMED)
         self._process: SamplerProcess | None = None
-        self._num_ended = 0
+        self._num_ended, self._why_ended = 0, ""
         self._is_apart = _calculates_with_torch(sampler)
 
     def infer_relative_search_space(
@@ -199,7 +203,7 @@ class AsideSampler(SeeingSampler):
     def _stay(self, error: Exception) -> None:
         """Draw here from now on."""
         self.close()
-        self._num_ended = _MOST_ENDED
+        self._num_ended, self._why_ended = _MOST_ENDED, str(error)
         log.warning("sampler_process_not_begun", study=self._study, error=str(error))
 
     def _ask(
@@ -209,12 +213,35 @@ class AsideSampler(SeeingSampler):
         trial: FrozenTrial,
         space: Mapping[str, BaseDistribution],
     ) -> tuple[bool, Any]:
-        """Have the process draw; whether it did, and what."""
+        """Have the process draw; whether it did, and what.
+
+        Raises:
+            FleetError: It must not be drawn here, and no process does.
+        """
+        if not (self._is_apart and wanted == "joint" and space):
+            return self._try_to_ask(wanted, study, trial, space, must_be_apart=False)
+        while self._num_ended < _MOST_ENDED:
+            answered, found = self._try_to_ask(wanted, study, trial, space, must_be_apart=True)
+            if answered:
+                return True, found
+        raise FleetError(
+            f"{type(self.inner).__name__} draws in a process of its own alone, and none could"
+            f" ({self._why_ended}); is there memory enough for torch?"
+        )
+
+    def _try_to_ask(
+        self,
+        wanted: str,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        space: Mapping[str, BaseDistribution],
+        *,
+        must_be_apart: bool,
+    ) -> tuple[bool, Any]:
         if self._process is None and self._is_apart and self._num_ended < _MOST_ENDED:
             self._begin()
         if self._process is None:
             return False, None
-        must_be_apart = self._is_apart and wanted == "joint" and bool(space)
         try:
             if not self._process.has_begun and not self._process.is_ready(waits=must_be_apart):
                 return False, None
@@ -241,7 +268,7 @@ class AsideSampler(SeeingSampler):
             # before all else: what cannot be made now is asked for again by the next draw
             self.inner = self._make()
         self.close()
-        self._num_ended += 1
+        self._num_ended, self._why_ended = self._num_ended + 1, str(error)
         self._spent.clear()
         log.warning("sampler_process_ended", study=self._study, error=str(error))
 
@@ -257,7 +284,7 @@ class SamplerProcess:
     """
 
     def __init__(self, patience_seconds: float) -> None:
-        command = [sys.executable, "-P", "-m", "orchestrator.driving.sampler_process"]
+        command = [sys.executable, "-P", "-m", _PROGRAM]
         # a session of its own: Ctrl-C is for the orchestrator, which ends it
         self._process = subprocess.Popen(
             [*command, str(os.getpid())],
@@ -380,11 +407,17 @@ class SamplerProcess:
             self._await(self._answers, select.POLLIN, deadline)
             chunk = self._answers.read(_CHUNK_BYTES)
             if chunk == b"":
-                raise EOFError(f"process {self.pid} ended, by {self._process.poll()}")
+                raise EOFError(f"process {self.pid} ended{self._how_it_ended()}")
             self._unread += chunk or b""
         line, _, rest = bytes(self._unread).partition(b"\n")
         self._unread[:] = rest
         return from_line(line)
+
+    def _how_it_ended(self) -> str:
+        with suppress(subprocess.TimeoutExpired):  # its pipes are closed before it is gone
+            code = self._process.wait(1.0)
+            return f" with code {code}" if code >= 0 else f" by signal {-code}"
+        return ""
 
     def _await(self, stream: IO[bytes], event: int, deadline: float) -> None:
         """Wait until a stream can be read or written, or has an end."""

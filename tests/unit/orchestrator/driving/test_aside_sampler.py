@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from structlog.testing import capture_logs
 from waiting import wait_until
 
+from orchestrator.driving import aside_sampler
 from orchestrator.driving.aside_sampler import AsideSampler, may_draw_aside
 from orchestrator.driving.sampler_messages import (
     decode_error,
@@ -35,6 +36,7 @@ from orchestrator.driving.sampler_messages import (
 )
 from orchestrator.driving.seeing_sampler import PausedAsPruned
 from orchestrator.driving.warm_sampler import WarmSampler
+from workers.protocol.errors import FleetError
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
@@ -202,6 +204,52 @@ def test_what_calculates_with_torch_never_does_so_here(monkeypatch):
             study.tell(trial, trial.params["x"])
         assert sum(here) == 0, "the first trial has nothing that is drawn together"
         assert beside.is_aside
+    finally:
+        beside.close()
+
+
+def gp_beside():
+    """A sampler that calculates with torch, a study that it draws for, and a draw."""
+    beside = AsideSampler(
+        GPSampler(seed=1, n_startup_trials=1), lambda: GPSampler(seed=2, n_startup_trials=1), "s"
+    )
+    study = optuna.create_study(sampler=beside)
+
+    def draw_one():
+        trial = study.ask({"x": FloatDistribution(0, 1), "n": FloatDistribution(0, 9)})
+        study.tell(trial, trial.params["x"])
+
+    return beside, draw_one
+
+
+def test_a_draw_with_torch_whose_process_is_killed_is_made_by_another_process(monkeypatch):
+    beside, draw_one = gp_beside()
+    try:
+        for _ in range(3):
+            draw_one()
+        monkeypatch.setattr(
+            GPSampler, "sample_relative", lambda *_: pytest.fail("it is drawn here")
+        )
+        before = beside._process.pid
+        os.kill(before, signal.SIGKILL)
+        draw_one()
+        assert beside._process.pid != before
+    finally:
+        beside.close()
+
+
+def test_a_draw_with_torch_is_not_made_here_however_often_its_process_ends(monkeypatch):
+    beside, draw_one = gp_beside()
+    monkeypatch.setattr(aside_sampler, "_PROGRAM", "orchestrator.no_such_program")
+    try:
+        draw_one()  # nothing is drawn together yet
+        monkeypatch.setattr(
+            GPSampler, "sample_relative", lambda *_: pytest.fail("it is drawn here")
+        )
+        for _ in range(2):
+            with pytest.raises(FleetError, match="GPSampler draws in a.* ended with code 1.*mem"):
+                draw_one()
+        assert beside._process is None
     finally:
         beside.close()
 
