@@ -13,18 +13,13 @@ all studies. It is made by another process, or not at all.
 
 from __future__ import annotations
 
-import base64
-import os
 import pickle
-import select
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from statistics import median
-from typing import IO, Any, Final, cast
+from typing import Any, Final
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -38,18 +33,11 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial
 
-from orchestrator.driving.sampler_messages import (
-    decode_error,
-    decode_space,
-    encode_space,
-    encode_trial,
-    from_line,
-    to_line,
-)
+from orchestrator.driving.sampler_link import PATIENCE, SamplerLink
+from orchestrator.driving.sampler_messages import decode_space
 from orchestrator.driving.seeing_sampler import SeeingSampler
 from workers.logs import get_logger
 from workers.protocol.errors import FleetError
-from workers.settings import environment_without_secrets
 
 log = get_logger(__name__)
 
@@ -62,15 +50,8 @@ _TIMED: Final = 5
 #: After so many processes that ended by themselves, all is drawn here, or nothing.
 _MOST_ENDED: Final = 3
 
-#: For how long an answer is waited for at least, and by how many times what one has taken so far.
+#: For how long an answer is waited for at least.
 PATIENCE_SECONDS: Final = 60.0
-_PATIENCE: Final = 20
-
-#: What runs in the process.
-_PROGRAM: Final = "orchestrator.driving.sampler_process"
-
-#: What is read of an answer at once.
-_CHUNK_BYTES: Final = 2**16
 
 #: Samplers that may take long, and are known to keep what they know in themselves and in their
 #: trials; and those that draw for them.
@@ -124,7 +105,7 @@ class AsideSampler(SeeingSampler):
         self._patience_seconds = patience_seconds
         #: the last trials that were drawn for here, and the seconds that it took
         self._spent: deque[tuple[int, float]] = deque(maxlen=_TIMED)
-        self._process: SamplerProcess | None = None
+        self._process: SamplerLink | None = None
         self._num_ended, self._why_ended = 0, ""
         self._is_apart = _calculates_with_torch(sampler)
 
@@ -196,7 +177,7 @@ class AsideSampler(SeeingSampler):
         longest = max((seconds for _, seconds in self._spent), default=0.0)
         try:
             pickle.dumps(self.inner)  # as it will be handed over
-            self._process = SamplerProcess(max(self._patience_seconds, _PATIENCE * longest))
+            self._process = SamplerLink(max(self._patience_seconds, PATIENCE * longest))
         except Exception as error:  # noqa: BLE001 - whatever keeps it here: it is slow here
             self._stay(error)
 
@@ -252,7 +233,7 @@ class AsideSampler(SeeingSampler):
             self._replace(error)
             return False, None
 
-    def _hand_over(self, process: SamplerProcess, study: optuna.Study) -> bool:
+    def _hand_over(self, process: SamplerLink, study: optuna.Study) -> bool:
         try:
             handed = pickle.dumps(self.inner)
         except Exception as error:  # noqa: BLE001 - of a sampler that has become such a one
@@ -271,164 +252,3 @@ class AsideSampler(SeeingSampler):
         self._num_ended, self._why_ended = self._num_ended + 1, str(error)
         self._spent.clear()
         log.warning("sampler_process_ended", study=self._study, error=str(error))
-
-
-class SamplerProcess:
-    """A process that draws.
-
-    Args:
-        patience_seconds: For how long an answer is waited for, at least.
-
-    Raises:
-        OSError: It cannot be begun.
-    """
-
-    def __init__(self, patience_seconds: float) -> None:
-        command = [sys.executable, "-P", "-m", _PROGRAM]
-        # a session of its own: Ctrl-C is for the orchestrator, which ends it
-        self._process = subprocess.Popen(
-            [*command, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-            env={
-                **environment_without_secrets(),
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-        )
-        os.set_blocking(self._questions.fileno(), False)
-        os.set_blocking(self._answers.fileno(), False)
-        self._patience_seconds = patience_seconds
-        self._unread = bytearray()
-        self.has_begun = False
-        """Whether it has the sampler."""
-        #: the trials that it has, and whether they had ended when they were sent
-        self._sent: dict[int, tuple[FrozenTrial, bool]] = {}
-
-    @property
-    def pid(self) -> int:
-        """Its own."""
-        return self._process.pid
-
-    def is_ready(self, *, waits: bool = False) -> bool:
-        """Whether it can be given the sampler.
-
-        Args:
-            waits: Whether to wait until it can.
-
-        Raises:
-            EOFError: It has ended.
-            TimeoutError: It was waited for, and is not ready.
-        """
-        if not waits and not _is_due(self._answers, select.POLLIN, 0.0):
-            return False
-        self._read()
-        return True
-
-    def hand_over(self, sampler: bytes, study: optuna.Study) -> None:
-        """Give it the sampler, pickled, which draws there from now on."""
-        self._write(
-            {
-                "sampler": base64.b64encode(sampler).decode(),
-                "study_id": study._study_id,
-                "directions": [direction.name for direction in study.directions],
-            }
-        )
-        self.has_begun = True
-
-    def ask(
-        self,
-        wanted: str,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        space: Mapping[str, BaseDistribution],
-    ) -> Any:
-        """Have it draw for a trial, and write what it wants to have written.
-
-        Raises:
-            OSError, EOFError: It has ended, or does not answer.
-            Exception: What the sampler raised.
-        """
-        seen = study._get_trials(deepcopy=False, use_cache=False)
-        news = [each for each in seen if self._is_news(each)]
-        self._sent |= {each.number: (each, each.state.is_finished()) for each in news}
-        start = time.monotonic()
-        self._write(
-            {
-                "for": wanted,
-                "news": list(map(encode_trial, news)),
-                "shown": None if len(seen) == len(self._sent) else [each.number for each in seen],
-                "trial": encode_trial(trial),
-                "space": encode_space(space),
-            }
-        )
-        answer = self._read()
-        took = time.monotonic() - start
-        self._patience_seconds = max(self._patience_seconds, _PATIENCE * took)
-        for trial_id, key, value in answer["written"]:
-            study._storage.set_trial_system_attr(trial_id, key, value)
-        if "error" in answer:
-            raise decode_error(answer["error"])
-        return answer["drawn"]
-
-    def _is_news(self, trial: FrozenTrial) -> bool:
-        sent, had_ended = self._sent.get(trial.number, (None, False))
-        # one that had not ended may have been changed since, in its place
-        return not had_ended or (sent is not trial and sent != trial)
-
-    def end(self) -> None:
-        """End it, whatever it is at."""
-        self._process.kill()
-        for stream in (self._questions, self._answers):
-            with suppress(OSError):
-                stream.close()
-        self._process.wait()
-
-    @property
-    def _questions(self) -> IO[bytes]:
-        return cast("IO[bytes]", self._process.stdin)
-
-    @property
-    def _answers(self) -> IO[bytes]:
-        return cast("IO[bytes]", self._process.stdout)
-
-    def _write(self, message: Mapping[str, Any]) -> None:
-        left = memoryview(to_line(message))
-        deadline = time.monotonic() + self._patience_seconds
-        while left:
-            self._await(self._questions, select.POLLOUT, deadline)
-            # none where less is free than is written at once
-            left = left[self._questions.write(left) or 0 :]
-
-    def _read(self) -> dict[str, Any]:
-        deadline = time.monotonic() + self._patience_seconds
-        while b"\n" not in self._unread:
-            self._await(self._answers, select.POLLIN, deadline)
-            chunk = self._answers.read(_CHUNK_BYTES)
-            if chunk == b"":
-                raise EOFError(f"process {self.pid} ended{self._how_it_ended()}")
-            self._unread += chunk or b""
-        line, _, rest = bytes(self._unread).partition(b"\n")
-        self._unread[:] = rest
-        return from_line(line)
-
-    def _how_it_ended(self) -> str:
-        with suppress(subprocess.TimeoutExpired):  # its pipes are closed before it is gone
-            code = self._process.wait(1.0)
-            return f" with code {code}" if code >= 0 else f" by signal {-code}"
-        return ""
-
-    def _await(self, stream: IO[bytes], event: int, deadline: float) -> None:
-        """Wait until a stream can be read or written, or has an end."""
-        if not _is_due(stream, event, max(0.0, deadline - time.monotonic())):
-            raise TimeoutError(
-                f"process {self.pid} did not answer within {self._patience_seconds:.0f} seconds"
-            )
-
-
-def _is_due(stream: IO[bytes], event: int, timeout_seconds: float) -> bool:
-    # not `select`, which takes no descriptor from 1024 on
-    poll = select.poll()
-    poll.register(stream, event)
-    return bool(poll.poll(timeout_seconds * 1000))

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from structlog.testing import capture_logs
 from waiting import wait_until
 
-from orchestrator.driving import aside_sampler
+from orchestrator.driving import sampler_link
 from orchestrator.driving.aside_sampler import AsideSampler, may_draw_aside
 from orchestrator.driving.sampler_messages import (
     decode_error,
@@ -240,7 +240,7 @@ def test_a_draw_with_torch_whose_process_is_killed_is_made_by_another_process(mo
 
 def test_a_draw_with_torch_is_not_made_here_however_often_its_process_ends(monkeypatch):
     beside, draw_one = gp_beside()
-    monkeypatch.setattr(aside_sampler, "_PROGRAM", "orchestrator.no_such_program")
+    monkeypatch.setattr(sampler_link, "_PROGRAM", "orchestrator.no_such_program")
     try:
         draw_one()  # nothing is drawn together yet
         monkeypatch.setattr(
