@@ -78,6 +78,23 @@ class StudyHandle(ControlledStudy):
         with self._named():
             return stored_status(self.name, self._settings)
 
+    def kept_status(self) -> StudyStatus:
+        """The same for whoever reads results: they are there while Redis does not answer, too.
+
+        Raises:
+            InvalidInputError: Nobody knows the study.
+            RedisUnavailableError: Redis does not answer, and the study is not on this machine.
+        """
+        try:
+            return self.status()
+        except RedisUnavailableError as error:
+            try:
+                kept = stored_status(self.name, self._settings)
+            except InvalidInputError:
+                raise error from None
+            waits_for = [] if kept.is_over else [f"{error}; what is shown is what its results tell"]
+            return kept.model_copy(update={"waits_for": waits_for})
+
     def wait(self, timeout_seconds: float | None = None) -> StudyStatus:
         """Wait until the study is over; a Redis that is away meanwhile is waited for, too.
 
@@ -183,7 +200,7 @@ class StudyHandle(ControlledStudy):
             )
         spec, trials = StudySpec.read(text), study.get_trials(deepcopy=False)
         has_open = any(not trial.state.is_finished() for trial in trials)
-        running = {each.number for each in self.status().running} if has_open else set()
+        running = {each.number for each in self.kept_status().running} if has_open else set()
         columns = value_columns(spec.metrics, len(spec.all_directions))
         return TrialTable.of(trials, columns, running, study.user_attrs)
 
@@ -215,10 +232,11 @@ class StudyHandle(ControlledStudy):
 
     def result_folder(self, number: int) -> Path | None:
         """What a trial left for people, if that is on this machine."""
-        published = self._published()
         roots = [self._settings.home / "studies" / self.name / "trials"]
-        if published is not None and published.results is not None:
-            roots.append(Path(published.results))
+        with suppress(RedisUnavailableError):  # it is looked for here all the same
+            published = self._published()
+            if published is not None and published.results is not None:
+                roots.append(Path(published.results))
         folders = (root / str(number) / "result" for root in roots)
         return next(filter(Path.is_dir, folders), None)
 
@@ -265,10 +283,11 @@ class StudyHandle(ControlledStudy):
                     studies.origin(self.name).generation if known else self._stored_generation()
                 )
                 return printed_by(settings, client, self.name, number, generation, most_bytes)
-        except RedisUnavailableError:
-            if self._settings.redis_url:
-                raise
-            generation = self._stored_generation()
+        except RedisUnavailableError as error:
+            try:
+                generation = self._stored_generation()
+            except InvalidInputError:  # it is not on this machine
+                raise error from None
             return printed_by(settings, None, self.name, number, generation, most_bytes)
 
     def has_ended(self, number: int) -> bool | None:
@@ -289,11 +308,13 @@ class StudyHandle(ControlledStudy):
     def _accepted(self, number: int) -> tuple[str | None, int | None]:
         """The study's generation, and the attempt at a trial whose result counts.
 
-        Where Redis knows the trial no more, the last attempt that left something is meant.
+        Where Redis knows the trial no more, or is away, the last attempt that left something is
+        meant.
         """
-        record = self._record(number)
-        if record is not None:
-            return record.generation, record.result_token
+        with suppress(RedisUnavailableError):
+            record = self._record(number)
+            if record is not None:
+                return record.generation, record.result_token
         return self._stored_generation(), None
 
     def _stored_generation(self) -> str | None:

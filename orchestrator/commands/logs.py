@@ -84,7 +84,7 @@ def _check_trial(handle: StudyHandle, trial: int) -> None:
     """
     if trial < 0:
         raise InvalidInputError(f"trial {trial}: trials are numbered from 0")
-    num_trials = sum(handle.status().trials.values())
+    num_trials = sum(handle.kept_status().trials.values())
     if trial >= num_trials:
         raise InvalidInputError(
             f"trial {trial}: study {handle.name!r} has {num_trials} trials, from 0"

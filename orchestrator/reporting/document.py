@@ -111,7 +111,7 @@ class StudyAtHand:
         """
         learn_environment(os.environ)
         handle = StudyHandle(name, settings)
-        status = handle.status()
+        status = handle.kept_status()
         study = None
         with suppress(StudyNotKnownError, InvalidInputError):  # not begun, or on another machine
             study = handle.study

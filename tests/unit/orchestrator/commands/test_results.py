@@ -19,11 +19,19 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.attributes import ATTR, CODE_ATTR, SPEC_ATTR
+from orchestrator.storage.event_file import events_file
 from orchestrator.storage.opening import StudyStorage, create_or_load_study, storage_url
 from orchestrator.submission.study import load_study
 from orchestrator.views.complaints import run_command
+from workers.disk.output_files import output_file
 from workers.protocol.choices import Choices
-from workers.protocol.errors import FleetError, InvalidInputError, StudyNotKnownError
+from workers.protocol.errors import (
+    FleetError,
+    InvalidInputError,
+    RedisUnavailableError,
+    StudyNotKnownError,
+)
+from workers.protocol.events import EventKind, encode, line_of
 from workers.protocol.spec import StudySpec
 from workers.settings import Settings
 
@@ -275,6 +283,34 @@ def test_a_wrong_name_or_format_is_one_line_with_the_nearest(stored):
     assert "did you mean 'parquet'?" in refused("export", "s", "--format", "parqet")
     assert "give one of them" in refused("best", "s", "--yaml", "--json")
     assert "nothing was written" in refused("export", "s", "-o", "/proc/nowhere/t.csv")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("best", "s"), ("export", "s"), ("logs", "s", "1"), ("explain", "s", "1"),
+        ("events", "s"), ("report", "s", "-o", "report.json"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_results_are_read_while_the_redis_that_was_named_does_not_answer(
+    stored, home, monkeypatch, tmp_path, words
+):
+    monkeypatch.setenv("FLEET_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.chdir(tmp_path)
+    stored()
+    output_file(home, "s", 1, 1, 100).write(0, "what it printed\n")
+    if words[0] in {"explain", "events"}:
+        ended = encode(EventKind.ENDED, trial=1, attempt=1, state="COMPLETE", held_ms=3000)
+        events_file(home, "s").write_text(line_of("9000-0", ended))
+    shown = run(*words).decode()
+    assert shown
+    assert words[0] != "logs" or shown == "what it printed\n"
+    if words[0] == "report":
+        waits_for = json.loads((tmp_path / "report.json").read_text())["status"]["waits_for"]
+        assert "127.0.0.1:1/0 does not answer" in waits_for[0]
+    refused(words[0], "t", *words[2:], by=FleetError)
+    refused("status", "s", by=RedisUnavailableError)  # which asks how the fleet is
 
 
 def test_an_empty_study_has_no_best_and_an_empty_table(stored):
