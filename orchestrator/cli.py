@@ -54,11 +54,13 @@ from orchestrator.views.ps import draw_tree, printable
 from orchestrator.views.screen import draw
 from orchestrator.views.watch import RUN_HINT, draw_studies, open_view, print_summary, with_former
 from workers.disk.fleet_home import make_home
-from workers.logs import configure_logging, guard_tracebacks
+from workers.logs import configure_logging, get_logger, guard_tracebacks
 from workers.processes.hangup import on_hangup
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.plain import plain_text
-from workers.settings import Settings
+from workers.settings import Settings, mistyped_variables
+
+log = get_logger(__name__)
 
 app = typer.Typer(
     name="trialfleet",
@@ -148,6 +150,8 @@ def serve(metrics_port: MetricsPortOption = None, as_json: JsonOption = False) -
     from orchestrator.driving.service import Service
 
     configure_logging()
+    for variable, meant in mistyped_variables().items():
+        log.warning("variable_not_known", variable=variable, meant=meant)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

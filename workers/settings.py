@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -295,6 +296,25 @@ def environment_without_secrets() -> dict[str, str]:
         for name, value in os.environ.items()
         if name != "FLEET_SECRET" and not (name.startswith("FLEET_") and has_password(value))
     }
+
+
+#: Variables of the fleet's that are no settings: of a command, and of processes to their children.
+_OTHERS: Final = frozenset(
+    {"DASHBOARD_TOKEN", "DRAIN_FILE", "GPU_LOCKS", "IMPORTING", "QUEUES", "SCRATCH_ROOT", "STUDY"}
+)
+
+
+def mistyped_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that are nobody's, each with the setting's that was probably meant."""
+    settings = {name.upper() for name in Settings.model_fields}
+    found = {}
+    for variable in environment:
+        prefix, _, name = variable.partition("FLEET_")
+        if prefix or name in settings | _OTHERS:
+            continue
+        if meant := difflib.get_close_matches(name.upper(), settings, n=1, cutoff=0.7):
+            found[variable] = f"FLEET_{meant[0]}"
+    return found
 
 
 #: Settings that are refused where their variable is empty.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import Final
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from orchestrator.doctor.findings import Finding, error, ok, warning
 from workers.installed import missing
 from workers.protocol.spec import StudySpec
-from workers.settings import Settings
+from workers.settings import Settings, mistyped_variables
 
 _PACKAGE: Final = "trialfleet"
 
@@ -32,6 +32,8 @@ class InstallationFacts:
     wanted_extras: tuple[tuple[str, str], ...] = ()
     #: What runs trials and is not installed.
     missing_for_trials: tuple[str, ...] = ()
+    #: Variables that are nobody's, each with the setting's that was probably meant.
+    mistyped: Mapping[str, str] = field(default_factory=dict)
     is_linux: bool = True
 
 
@@ -47,6 +49,7 @@ def look(settings: Settings, spec: StudySpec | None = None) -> InstallationFacts
             if find_spec(module) is None
         ),
         missing_for_trials=tuple(missing()),
+        mistyped=mistyped_variables(),
         is_linux=sys.platform == "linux",
     )
 
@@ -83,8 +86,15 @@ def system(facts: InstallationFacts) -> Iterator[Finding]:
         yield warning("system", told, "run workers and `trialfleet serve` on Linux")
 
 
+def variables(facts: InstallationFacts) -> Iterator[Finding]:
+    """Whether a variable was to be a setting, and is none."""
+    for variable, meant in facts.mistyped.items():
+        told = f"no setting is called so; {meant} has its default"
+        yield warning(variable, told, f"set {meant}, or unset {variable}")
+
+
 CHECKS: Final[tuple[Callable[[InstallationFacts], Iterator[Finding]], ...]] = (
-    packages, extras, trials_here, system,
+    packages, extras, trials_here, system, variables,
 )  # fmt: skip
 
 

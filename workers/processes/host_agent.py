@@ -44,7 +44,7 @@ from workers.processes.semaphore_tracker import replace_killed_tracker
 from workers.processes.uploader import Uploader
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.states import ProcessKind
-from workers.settings import Settings
+from workers.settings import Settings, mistyped_variables
 from workers.wandb_run import mode
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class HostAgent(bootsteps.StartStopStep):
         self._idle_since: float | None = None
         self._counted: Counter[str] = Counter()
         self._settings = Settings.from_environment()
+        for variable, meant in mistyped_variables().items():
+            log.warning("variable_not_known", variable=variable, meant=meant)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         stale = remove_stale_scratch()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from workers.protocol.errors import InvalidInputError
-from workers.settings import Settings
+from workers.settings import Settings, mistyped_variables
 from workers.times import Times
 
 
@@ -30,6 +30,21 @@ def test_the_default_home_is_the_users_and_absolute():
 def test_a_bad_variable_is_named_with_its_value(variable, value):
     with pytest.raises(InvalidInputError, match=f"{variable}.*{value}"):
         Settings.from_environment({variable: value})
+
+
+def test_variables_that_were_to_be_settings_are_found_and_no_others():
+    assert mistyped_variables(
+        {
+            "FLEET_SECRT": "x", "FLEET_REDIS": "redis://a", "FLEET_Home": "/x", "FLEET_SLOTS": "2",
+            "FLEET_DASHBOARD_TOKEN": "t", "FLEET_QUEUES": "a", "FLEET_REDIS_SERVICE_HOST": "1",
+            "MY_FLEET_SECRT": "x", "FLEETSECRET": "x", "FLEET_": "",
+        }
+    ) == {
+        "FLEET_SECRT": "FLEET_SECRET",
+        "FLEET_REDIS": "FLEET_REDIS_URL",
+        "FLEET_Home": "FLEET_HOME",
+    }  # fmt: skip
+    assert mistyped_variables(Settings(slots=3, secret="s" * 16).to_environment()) == {}
 
 
 def test_an_unknown_setting_is_refused_with_those_that_there_are():

@@ -209,6 +209,12 @@ ILL = [
         "[s3]",
     ),
     (installation, installation.system, replace(INSTALLATION, is_linux=False), "no Linux"),
+    (
+        installation,
+        installation.variables,
+        replace(INSTALLATION, mistyped={"FLEET_SECRT": "FLEET_SECRET"}),
+        "no setting is called so; FLEET_SECRET has its default",
+    ),
     (members, members.orchestrators, replace(MEMBERS, entries=(WORKER,)), "none runs"),
     (members, members.workers, replace(MEMBERS, entries=(SERVING,)), "none runs"),
     (members, members.workers, changed(WORKER, is_draining=True), "draining"),
