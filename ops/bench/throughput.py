@@ -30,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import optuna
 import psutil
 from bench_fleet import BenchFleet
 from nothing import PARAMETERS
@@ -180,6 +181,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="trialfleet-") as folder:
             found[side] = SIDES[side](Path(folder), arguments.seconds)
     if arguments.postgres is not None:
+        optuna.storages.RDBStorage(arguments.postgres)  # two that make its tables at once fail
         found["optuna_postgres"] = optimize_at(arguments.postgres, arguments.seconds)
     if arguments.peers is not None:
         found["ray_reuse"] = run_ray(arguments.peers, arguments.seconds)
