@@ -7,8 +7,9 @@ watch`, `trialfleet events --follow`, a page of the study and one of the fleet t
 dashboard` keeps up to date, and Prometheus, which asks its orchestrator and its worker every 15
 seconds. The other fleet's study is paused meanwhile.
 
-Prints one JSON line: trials a second of each, the share that is lost, and the processor time that
-each watcher takes, in cores.
+Prints one JSON line: trials a second of each, the share that is lost, the processor time that a
+trial costs the fleet's own processes, and that which each watcher takes, in cores. On two cores
+that the fleet fills, what watchers take is lost to it; on a host of their own, it is not.
 
     python ops/bench/watched.py --rounds 6
 """
@@ -36,7 +37,7 @@ from typing import Any, Final
 
 import psutil
 from bench_fleet import BenchFleet
-from throughput import await_trials, cpu, submit_nothing
+from throughput import await_trials, cpu, processes_of, submit_nothing
 
 from orchestrator.local.servers import stop_process
 
@@ -60,18 +61,25 @@ class Side:
         self.handle = submit_nothing(_OBJECTIVE, fleet)
         await_trials(self.handle, 200)
         self.handle.pause()
+        self._processes = [each for part in processes_of(fleet).values() for each in part]
         self.rates: list[float] = []
+        self.costs: list[float] = []
 
     def measure(self, seconds: float) -> None:
-        """Run the study for so long, and note its trials a second."""
+        """Run the study for so long, and note its trials a second, and what each costs the fleet.
+
+        That is milliseconds of processor time of the fleet's own processes.
+        """
         self.handle.resume()
         time.sleep(_SETTLE_SECONDS)
-        begin = self.handle.status()
+        begin, used = self.handle.status(), cpu(self._processes)
         time.sleep(seconds)
-        end = self.handle.status()
+        end, used = self.handle.status(), cpu(self._processes) - used
         self.handle.pause()
         assert begin.as_of is not None and end.as_of is not None  # noqa: S101, PT018 - it is driven
-        self.rates.append((end.num_ended - begin.num_ended) / (end.as_of - begin.as_of))
+        count = end.num_ended - begin.num_ended
+        self.rates.append(count / (end.as_of - begin.as_of))
+        self.costs.append(1000 * used / count)
         self._await_pause()
 
     def _await_pause(self) -> None:
@@ -203,14 +211,20 @@ def run(folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
                         spent = (cpu(each) - before[name]) / (time.time() - began)
                         used.setdefault(name, []).append(spent)
             took = {name: round(each[-1], 3) for name, each in used.items()}
-            print(f"round {number + 1} of {rounds}: {alone.rates[-1]:.1f} alone,"
-                  f" {watched.rates[-1]:.1f} watched, cores {took}", file=sys.stderr)  # fmt: skip
+            told = [f"{each.rates[-1]:.1f} ({each.costs[-1]:.2f} ms a trial)" for each in sides]
+            print(f"round {number + 1} of {rounds}: {told[0]} alone, {told[1]} watched; cores"
+                  f" {took}", file=sys.stderr)  # fmt: skip
     rates = {"alone": alone.rates, "watched": watched.rates}
     medians = {name: statistics.median(each) for name, each in rates.items()}
+    costs = {
+        side: round(statistics.median(each), 2)
+        for side, each in {"alone": alone.costs, "watched": watched.costs}.items()
+    }
     return {
         "trials_per_second": {name: round(each, 1) for name, each in medians.items()},
         "all": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
         "lost": round(1 - medians["watched"] / medians["alone"], 3),
+        "fleet_ms_per_trial": costs,
         "cores_used": {name: round(statistics.median(each), 3) for name, each in used.items()},
     }
 
