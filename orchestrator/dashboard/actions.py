@@ -46,8 +46,8 @@ class _Retry(_Asked):
 
 
 def _pause(handle: StudyHandle, asked: _Pause) -> str:
-    handle.pause(now=asked.now)
-    return "paused: trials save a checkpoint and go back to the queue"
+    told = "paused: trials save a checkpoint and go back to the queue"
+    return _of_one_that_goes_on(handle, lambda: handle.pause(now=asked.now), told)
 
 
 def _resume(handle: StudyHandle, _asked: _Nothing) -> str:
@@ -56,13 +56,22 @@ def _resume(handle: StudyHandle, _asked: _Nothing) -> str:
 
 
 def _stop(handle: StudyHandle, _asked: _Nothing) -> str:
-    handle.stop()
-    return "no further trial is begun; those that run go to their end"
+    told = "no further trial is begun; those that run go to their end"
+    return _of_one_that_goes_on(handle, handle.stop, told)
 
 
 def _cancel(handle: StudyHandle, _asked: _Nothing) -> str:
-    handle.cancel()
-    return "cancelled: trials that run end now, and what they made is kept"
+    told = "cancelled: trials that run end now, and what they made is kept"
+    return _of_one_that_goes_on(handle, handle.cancel, told)
+
+
+def _of_one_that_goes_on(
+    handle: StudyHandle, ask: Callable[[], StudyStatus], told: str
+) -> str:
+    """Ask it of a study; what is told of that, if it was not over before."""
+    before = handle.status()
+    ask()
+    return f"it is over ({before.state}), and stays as it is" if before.is_over else told
 
 
 def _enqueue(handle: StudyHandle, asked: _Enqueue) -> str:

@@ -52,6 +52,9 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
     found = [read.check(data) for data in variants]
     for data, checked in zip(variants, found, strict=True):
         _check_measurable(spec.metrics, data, checked.held_out)
+        _check_weighed(config, checked.classes)
+    if TASKS[config.task].labels != "none":  # else a row is not one example
+        _check_rates(spec, [each.num_trained for each in found])
     return list(dict.fromkeys(chain(doubts, *(each.findings for each in found))))
 
 
@@ -62,18 +65,28 @@ _QUOTED: Final = re.compile(r"'([^']*)'")
 #: searches by which it is most likely to peak and to fall.
 _MOST_LIKELY: Final = {
     "learning_rate": max,
+    "epochs": max,
     "max_steps": max,
+    "batch_size": min,
+    "batch_tokens": min,
     "warmup_steps": min,
     "warmup_fraction": min,
     **{f"schedule_options.{name}": min for name in ("lr_end", "min_lr", "num_decay_steps")},
 }
 
 
-def _check_rates(spec: StudySpec) -> None:
+def _check_rates(spec: StudySpec, sizes: Sequence[int | None] = ()) -> None:
     """Refuse learning rates that rise or never peak, whatever the sampler draws.
 
     A trial of which that is so where others are well ends with that reason.
+
+    Args:
+        spec: The study.
+        sizes: Rows that are trained on, of each data set that a trial may get; None of one that
+            was not read.
     """
+    known = [size for size in sizes if size is not None]
+    num_rows = max(known) if len(known) == len(sizes) and known else None
     searched = {name: each for name, each in spec.space.items() if name in _MOST_LIKELY}
     if "schedule" in spec.space:
         return  # each trial has its own
@@ -82,11 +95,19 @@ def _check_rates(spec: StudySpec) -> None:
     if any(each.when for each in searched.values()):
         configs.append(spec.config)  # as it is where they are not searched
     checked = [_validated(each, "config") for each in configs]
-    problems = [find_rate_problem(each, each.max_steps) for each in checked]
+    problems = [find_rate_problem(each, _most_steps(each, num_rows)) for each in checked]
     if all(problems):
         at_best = ", ".join(f"{name} = {value}" for name, value in best.items())
         where = f" (at {at_best}, the best of `space`)" if best else ""
         raise InvalidInputError(f"config: {problems[0]}{where}")
+
+
+def _most_steps(config: FinetuneConfig, num_rows: int | None) -> int | None:
+    """How long a training is at most; None where nothing tells."""
+    if num_rows is None:
+        return config.max_steps
+    at_once = config.batch_size if config.batch_tokens is None else 1
+    return config.num_steps(-(-num_rows // at_once))
 
 
 def _best_of(name: str, values: Sequence[Any]) -> Any:
@@ -131,6 +152,17 @@ def _check_measurable(metrics: Sequence[str], data: DataConfig, held_out: HeldOu
         return
     if problem := held_out.problem(metrics, data.task):
         raise InvalidInputError(f"{problem} (config.data.source = {data.source!r})")
+
+
+def _check_weighed(config: FinetuneConfig, classes: Sequence[str] | None) -> None:
+    """Refuse weights of classes that the data have not."""
+    if classes is None or not isinstance(config.class_weights, Mapping):
+        return
+    for name in config.class_weights:
+        if name not in classes:
+            raise InvalidInputError(
+                f"config.class_weights.{name}: the data have no such class{nearest(name, classes)}"
+            )
 
 
 def _check_setting(label: str, path: list[str], model: type[BaseModel]) -> None:

@@ -20,16 +20,19 @@ from workers.remote.hub_data import HubData, directory, is_directory, read_hub
 from workers.remote.patience import Patience
 from workers.texts.held_out import HeldOut
 from workers.texts.rows import Row, existing_file, is_file, read_rows
-from workers.texts.split import check_rows
+from workers.texts.split import Surveyed, check_rows
 
 #: Raised when what is checked changes.
-_CHECKS: Final = 7
+_CHECKS: Final = 8
 
 #: What lies on a hub is read to its end up to this size; the workers read the rest.
 _MOST_FETCHED: Final = 200 * 2**20
 
 #: Of the data sets that were found good, so many are remembered.
 _REMEMBERED: Final = 200
+
+#: Of a data set with more classes, they are not remembered.
+_MOST_CLASSES: Final = 10_000
 
 #: What changes nothing of how a file is read.
 _OTHER: Final = {"max_length", "block_size", "across_texts"}
@@ -41,8 +44,12 @@ class CheckedData:
 
     findings: list[str]
     """What people should know of it, a line each."""
-    held_out: HeldOut | None
+    held_out: HeldOut | None = None
     """What is held out; None where not all of it was read here."""
+    num_trained: int | None = None
+    """Rows that are trained on; None likewise."""
+    classes: list[str] | None = None
+    """Those that are learned, none of them of numbers; None likewise, or where they are many."""
 
 
 _CHECKED: Final = TypeAdapter(CheckedData)
@@ -76,8 +83,8 @@ class ReadFiles:
             return known
         findings: list[str] = []
         can_read = _sources_to_read(data).__contains__
-        held_out = check_rows(data, "config.data", _read, can_read, findings.append)
-        found = self._good[before] = CheckedData(findings, held_out)
+        surveyed = check_rows(data, "config.data", _read, can_read, findings.append)
+        found = self._good[before] = _checked(findings, surveyed)
         if before == _fingerprint(data):  # else it changed while it was read
             self._remember(before, found)
         return found
@@ -99,6 +106,13 @@ class ReadFiles:
             known = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)
             for old in known[:-_REMEMBERED]:
                 old.unlink(missing_ok=True)
+
+
+def _checked(findings: list[str], surveyed: Surveyed | None) -> CheckedData:
+    if surveyed is None:
+        return CheckedData(findings)
+    classes = list(surveyed.classes) if len(surveyed.classes) <= _MOST_CLASSES else None
+    return CheckedData(findings, surveyed.held_out, surveyed.num_trained, classes)
 
 
 def _read(source: str, data: DataConfig, field: str) -> Iterator[Row]:

@@ -213,6 +213,18 @@ def test_actions_are_those_of_the_command_line(study, actor, settings):
     assert post(actor, "/api/studies/s/cancel", {}).json()["status"]["state"] == "cancelling"
 
 
+@pytest.mark.parametrize("verb", ["pause", "stop", "cancel"])
+def test_a_study_that_is_over_stays_so_and_the_page_says_that(fleet, actor, settings, verb):
+    fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(0), "it is enqueued")
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: StudyHandle("s", settings).status().is_over, "it is over")
+    answer = post(actor, f"/api/studies/s/{verb}", {}).json()
+    assert answer["done"] == "it is over (finished), and stays as it is"
+    assert answer["status"]["state"] == "finished"
+
+
 #: Beyond 2**53, where a browser's own numbers have gaps.
 LARGE = 2**53 + 1
 

@@ -6,6 +6,7 @@ Invariant: a call names exactly the keys and arguments of the head, so neither c
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Script:
 
     verb: str
     source: str
+    sha: str
+    """By which a server knows the source."""
     keys: tuple[str, ...]
     arguments: tuple[str, ...]
     answers: frozenset[str]
@@ -52,9 +55,11 @@ class Script:
         folder = files("workers.coordination") / "lua"
         body = (folder / f"{verb}.lua").read_text()
         head = dict(_HEAD.findall(body))
+        source = (folder / "_prelude.lua").read_text() + body
         return cls(
             verb=verb,
-            source=(folder / "_prelude.lua").read_text() + body,
+            source=source,
+            sha=hashlib.sha1(source.encode()).hexdigest(),  # noqa: S324 - as Redis does
             keys=tuple(head["KEYS"].split()),
             arguments=tuple(head["ARGV"].split()),
             answers=frozenset(answer.split()[0] for answer in head["RETURNS"].split("|")),
@@ -114,8 +119,13 @@ def call(
     """Run one script and return its answer, the status word first."""
     definition = script(verb)
     ordered_keys, ordered_arguments = definition.order(keys, arguments, rest)
-    registered = client.register_script(definition.source)
-    answer: list[str] = registered(keys=ordered_keys, args=ordered_arguments)
+    words = len(ordered_keys), *ordered_keys, *ordered_arguments
+    answer: list[str]
+    try:
+        answer = client.evalsha(definition.sha, *words)
+    except redis.exceptions.NoScriptError:  # a server that is new to it
+        client.script_load(definition.source)
+        answer = client.evalsha(definition.sha, *words)
     return answer
 
 
@@ -130,11 +140,10 @@ class Call(NamedTuple):
 def call_all(client: redis.Redis, verb: Verb, calls: Sequence[Call]) -> list[list[str]]:
     """Run a script several times in one round trip; the answers, in the order of the calls."""
     definition = script(verb)
-    sha = client.register_script(definition.source).sha
     pipeline = client.pipeline(transaction=False)
     for each in calls:
         ordered_keys, ordered_arguments = definition.order(*each)
-        pipeline.evalsha(sha, len(ordered_keys), *ordered_keys, *ordered_arguments)
+        pipeline.evalsha(definition.sha, len(ordered_keys), *ordered_keys, *ordered_arguments)
     answers: list[Any] = pipeline.execute(raise_on_error=False)
     for index, answer in enumerate(answers):
         if isinstance(answer, redis.exceptions.NoScriptError):  # a server that is new to it

@@ -139,6 +139,13 @@ class TrainingOptions(OptimizerOptions):
         is_open = self.max_steps is not None and "epochs" not in self.model_fields_set
         return None if is_open else self.epochs
 
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of a training that does not end early."""
+        limits = [] if self.max_steps is None else [self.max_steps]
+        if self.num_epochs is not None:
+            limits.append(self.num_epochs * steps_per_epoch)
+        return min(limits)
+
     @model_validator(mode="after")
     def _say_it_once(self) -> TrainingOptions:
         for one, other, what in _EITHER:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Final, NamedTuple
 
@@ -86,11 +86,11 @@ def check_rows(
     read: Reader = read_rows,
     can_read: Callable[[str], bool] = is_file,
     tell: Tell = _untold,
-) -> HeldOut | None:
+) -> Surveyed | None:
     """Read all rows as `split_rows` does, and keep none.
 
     Returns:
-        What is held out; None where not all sources are read here.
+        What they turned out to be; None where not all sources are read here.
 
     Args:
         config: The data set.
@@ -103,7 +103,7 @@ def check_rows(
         InvalidInputError: As `split_rows` would.
     """
     if all(map(can_read, config.sources)):
-        return _survey(config, read, section, tell).held_out
+        return _survey(config, read, section, tell)
     for source, role in zip(config.sources, ("source", "validation"), strict=False):
         if can_read(source):
             rows = _Filled(config, f"{section}.{role}", source, read, tell)
@@ -112,10 +112,14 @@ def check_rows(
     return None
 
 
-class _Surveyed(NamedTuple):
+class Surveyed(NamedTuple):
     """What a data set turned out to be."""
 
     held_out: HeldOut
+    num_trained: int
+    """Rows that are trained on."""
+    classes: Sequence[str]
+    """Those that are learned, or of numbers, none."""
     chosen: Mask | None
     """Which rows of the source are held out, if they are split off."""
 
@@ -126,7 +130,7 @@ def _survey(
     section: str,
     tell: Tell,
     keep: Callable[[Row, int], None] = lambda _row, _side: None,
-) -> _Surveyed:
+) -> Surveyed:
     """Read all rows, and check them as a whole."""
     ledger = Ledger(config)
     census = _Census(config, section, ledger)
@@ -136,16 +140,17 @@ def _survey(
         keep(row, 0)
     census.check_labels()
     if config.held_out is None:
-        chosen = ledger.held_out()
+        chosen: Mask | None = ledger.held_out()
         census.check_sides(len(ledger), int(chosen.sum()))
         found = ledger.findings(chosen)
-        surveyed = _Surveyed(_held_out(ledger.label_counts(chosen), ledger, config), chosen)
+        held_out = _held_out(ledger.label_counts(chosen), ledger, config)
     else:
         apart, found = _survey_held_out(config, read, section, tell, keep, ledger, census)
-        surveyed = _Surveyed(_held_out(apart.label_counts(), ledger, config), None)
-    for finding in [*found, *surveyed.held_out.findings(config.task)]:
+        chosen, held_out = None, _held_out(apart.label_counts(), ledger, config)
+    for finding in [*found, *held_out.findings(config.task)]:
         tell(f"{section}.source = {config.source!r}: {finding}")
-    return surveyed
+    num_trained = len(ledger) - (0 if chosen is None else int(chosen.sum()))
+    return Surveyed(held_out, num_trained, list(config.labels or ledger.classes), chosen)
 
 
 def _held_out(labels: Mapping[Label, int], trained: Ledger, config: DataConfig) -> HeldOut:

@@ -4,7 +4,7 @@ import pytest
 
 from workers.protocol.finetune import FinetuneConfig
 from workers.protocol.training_options import EarlyStopping
-from workers.trials.finetune.plan import evaluation_steps, steps_every, steps_in_all
+from workers.trials.finetune.plan import evaluation_steps, steps_every
 from workers.trials.finetune.stopping import best_of, is_exhausted
 
 
@@ -26,7 +26,7 @@ from workers.trials.finetune.stopping import best_of, is_exhausted
 )
 def test_the_last_step_is_evaluated_and_others_as_the_study_says(settings, num_steps, evaluations):
     config = FinetuneConfig.model_validate(settings)
-    assert steps_in_all(config, 10) == num_steps
+    assert config.num_steps(10) == num_steps
     assert evaluation_steps(config, 10) == evaluations
 
 

@@ -32,7 +32,7 @@ class TrainingPlan:
         self.seed = seed
         self._steps_per_epoch = self._batches.num_batches
         #: optimizer steps in all
-        self.num_steps = steps_in_all(config, self._steps_per_epoch)
+        self.num_steps = config.num_steps(self._steps_per_epoch)
         self._evaluations = evaluation_steps(config, self._steps_per_epoch)
         self._checkpoints = frozenset(
             steps_every(config.checkpoint_every, self._steps_per_epoch, self.num_steps)
@@ -83,17 +83,9 @@ class RemainingBatches:
             yield from batches
 
 
-def steps_in_all(config: TrainingOptions, steps_per_epoch: int) -> int:
-    """Optimizer steps of a training that does not end early."""
-    limits = [] if config.max_steps is None else [config.max_steps]
-    if config.num_epochs is not None:
-        limits.append(config.num_epochs * steps_per_epoch)
-    return min(limits)
-
-
 def evaluation_steps(config: TrainingOptions, steps_per_epoch: int) -> list[int]:
     """After which steps to evaluate, ascending; the last step is one of them."""
-    num_steps = steps_in_all(config, steps_per_epoch)
+    num_steps = config.num_steps(steps_per_epoch)
     if config.evaluate_every is not None:
         return [*steps_every(config.evaluate_every, steps_per_epoch, num_steps - 1), num_steps]
     parts = min(config.evaluations_per_epoch, steps_per_epoch)

@@ -328,6 +328,49 @@ def test_a_rate_that_never_falls_is_refused_where_no_trial_could_have_a_better_o
             checked(space, **config)
 
 
+def test_a_training_that_is_over_before_its_rate_has_peaked_is_refused_by_its_data(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("text,label\n" + "".join(f"text {at},{at % 2}\n" for at in range(100)))
+    validation = tmp_path / "held.csv"
+    validation.write_text("text,label\nc,0\nd,1\n")
+
+    def checked(space=None, **config):
+        data = {"source": str(path), "validation": str(validation), **config.pop("data", {})}
+        spec = finetune(config={"data": data, **config}, space=space or {}, direction="maximize")
+        for home in (tmp_path / "home", tmp_path / "home"):  # the second time it is remembered
+            check_finetune(spec, home)
+
+    peaks = {"batch_size": 10, "epochs": 3}  # thirty steps
+    checked(warmup_steps=29, **peaks)
+    epochs = {"epochs": {"type": "int", "low": 1, "high": 4}}
+    checked(epochs, warmup_steps=39, batch_size=10)
+    checked(warmup_steps=99, batch_tokens=100, epochs=1)
+    checked(warmup_steps=99, batch_size=10, max_steps=100)
+    for space, config, told in [
+        ({}, {"warmup_steps": 30, **peaks}, "`warmup_steps` = 30: the training has 30 steps"),
+        (epochs, {"warmup_steps": 40, "batch_size": 10}, r"has 40 steps.*\(at epochs = 4, the be"),
+        ({}, {"warmup_steps": 30, **peaks, "max_steps": 99}, "has 30 steps"),
+        ({}, {"warmup_steps": 100, "batch_tokens": 100, "epochs": 1}, "has 100 steps"),
+    ]:
+        with pytest.raises(InvalidInputError, match=told):
+            checked(space, **config)
+
+
+def test_weights_of_classes_that_the_data_have_not_are_refused(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("text,label\na,up\nb,down\nc,up\nd,down\n")
+
+    def checked(weights, **data):
+        config = {"data": {"source": str(path), **data}, "class_weights": weights}
+        check_finetune(finetune(config=config, direction="maximize"), tmp_path / "home")
+
+    checked({"up": 2.0})
+    checked("balanced")
+    for _ in range(2):  # the second time it is remembered what the data have
+        with pytest.raises(InvalidInputError, match=r"class_weights.dwn: .*did you mean 'down'\?"):
+            checked({"dwn": 2.0})
+
+
 def test_a_metric_that_goes_the_wrong_way_is_told(write):
     config = {"data": {"source": str(write("d.csv"))}}
     told = "metric = 'accuracy': the study's direction is minimize, and higher is better"
