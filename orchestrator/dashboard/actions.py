@@ -65,9 +65,7 @@ def _cancel(handle: StudyHandle, _asked: _Nothing) -> str:
     return _of_one_that_goes_on(handle, handle.cancel, told)
 
 
-def _of_one_that_goes_on(
-    handle: StudyHandle, ask: Callable[[], StudyStatus], told: str
-) -> str:
+def _of_one_that_goes_on(handle: StudyHandle, ask: Callable[[], StudyStatus], told: str) -> str:
     """Ask it of a study; what is told of that, if it was not over before."""
     before = handle.status()
     ask()

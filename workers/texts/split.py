@@ -139,17 +139,19 @@ def _survey(
         census.check_number()
         keep(row, 0)
     census.check_labels()
+    chosen: Mask | None = None
+    num_trained = len(ledger)
     if config.held_out is None:
-        chosen: Mask | None = ledger.held_out()
-        census.check_sides(len(ledger), int(chosen.sum()))
+        chosen = ledger.held_out()
+        num_trained -= int(chosen.sum())
+        census.check_sides(len(ledger), len(ledger) - num_trained)
         found = ledger.findings(chosen)
         held_out = _held_out(ledger.label_counts(chosen), ledger, config)
     else:
         apart, found = _survey_held_out(config, read, section, tell, keep, ledger, census)
-        chosen, held_out = None, _held_out(apart.label_counts(), ledger, config)
+        held_out = _held_out(apart.label_counts(), ledger, config)
     for finding in [*found, *held_out.findings(config.task)]:
         tell(f"{section}.source = {config.source!r}: {finding}")
-    num_trained = len(ledger) - (0 if chosen is None else int(chosen.sum()))
     return Surveyed(held_out, num_trained, list(config.labels or ledger.classes), chosen)
 
 

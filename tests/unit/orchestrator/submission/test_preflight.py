@@ -344,13 +344,13 @@ def test_a_training_that_is_over_before_its_rate_has_peaked_is_refused_by_its_da
     checked(warmup_steps=29, **peaks)
     epochs = {"epochs": {"type": "int", "low": 1, "high": 4}}
     checked(epochs, warmup_steps=39, batch_size=10)
-    checked(warmup_steps=99, batch_tokens=100, epochs=1)
+    checked(warmup_steps=99, batch_tokens=128, epochs=1)
     checked(warmup_steps=99, batch_size=10, max_steps=100)
     for space, config, told in [
         ({}, {"warmup_steps": 30, **peaks}, "`warmup_steps` = 30: the training has 30 steps"),
         (epochs, {"warmup_steps": 40, "batch_size": 10}, r"has 40 steps.*\(at epochs = 4, the be"),
         ({}, {"warmup_steps": 30, **peaks, "max_steps": 99}, "has 30 steps"),
-        ({}, {"warmup_steps": 100, "batch_tokens": 100, "epochs": 1}, "has 100 steps"),
+        ({}, {"warmup_steps": 100, "batch_tokens": 128, "epochs": 1}, "has 100 steps"),
     ]:
         with pytest.raises(InvalidInputError, match=told):
             checked(space, **config)
