@@ -13,13 +13,9 @@ import redis
 from optuna.trial import FrozenTrial
 
 from orchestrator.controlled_study import ControlledStudy
+from orchestrator.published_status import published_status
 from orchestrator.status import StudyStatus
-from orchestrator.status_building import (
-    as_extended,
-    build_status,
-    stored_status,
-    unfinished_state,
-)
+from orchestrator.status_building import stored_status
 from orchestrator.storage.attributes import GENERATION_ATTR, SPEC_ATTR
 from orchestrator.storage.best_trials import best_first
 from orchestrator.storage.event_history import EventHistory
@@ -27,10 +23,7 @@ from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
 from orchestrator.storage.place import locate
 from orchestrator.storage.printed import PrintedAttempt, printed_by
-from orchestrator.storage.tally import Tally
 from orchestrator.views.following import follow
-from orchestrator.views.obstacles import obstacles
-from orchestrator.views.other_code import other_code
 from orchestrator.views.trial_table import FORMATS, TrialTable, value_columns
 from workers.coordination.connection import connect
 from workers.coordination.rights import Role
@@ -41,7 +34,6 @@ from workers.disk import durable
 from workers.disk.object_store import ObjectStore
 from workers.disk.results import result_directory
 from workers.disk.store_layout import results_of, token_of_result
-from workers.processes.registry import ProcessRegistry
 from workers.protocol.errors import (
     FleetError,
     InvalidInputError,
@@ -342,7 +334,7 @@ class StudyHandle(ControlledStudy):
     def _published(self) -> StudyStatus | None:
         try:
             with self._connection(Role.VIEWER).use() as client:
-                return self._read_published(client)
+                return published_status(client, self.name, self._settings.times)
         except RedisUnavailableError:
             if self._settings.redis_url:
                 raise
@@ -355,54 +347,6 @@ class StudyHandle(ControlledStudy):
                 f" ({describe_error(error, 200)}); submit it again, with this release"
             ) from error
 
-    def _read_published(self, client: redis.Redis) -> StudyStatus | None:
-        studies = Studies(client)
-        if not studies.exists(self.name):
-            return None
-        spec = studies.spec(self.name)
-        status: Any = studies.facts.get(self.name, "status")
-        found = (
-            # submitted, and no orchestrator has looked at it
-            _not_looked_at(spec) if status is None else StudyStatus.model_validate(status)
-        )
-        wish = studies.wish(self.name)
-        if not found.is_over or studies.facts.get(self.name, "over") is None:
-            # what was asked is seen at once, also where no orchestrator has looked at it since
-            now: dict[str, Any] = {"state": unfinished_state(wish), "wish": wish}
-            is_of = studies.facts.get(self.name, "status_of")
-            is_changed = is_of is not None and is_of != spec.digest()
-            if found.is_over or is_changed:  # somebody has asked something of it since
-                now |= {"ended_by": None, "limit": None}
-            if is_changed:
-                now |= as_extended(found, spec)
-            found = found.model_copy(update=now)
-        stalled = studies.facts.get(self.name, "stalled")
-        shown_seconds = studies.facts.shown_seconds(self.name)
-        if shown_seconds is None and found.as_of is not None:  # shown by an earlier release
-            shown_seconds = time.time() - found.as_of
-        lease_seconds = self._settings.times.lease
-        entries = list(ProcessRegistry(client, self._settings.times).entries())
-        return found.model_copy(
-            update={
-                "other_code": other_code(spec, entries),
-                "stalled": None if stalled is None else str(stalled),
-                "waits_for": [
-                    *found.waits_for,
-                    *obstacles(
-                        spec,
-                        found.model_copy(update={"stalled": stalled}),
-                        entries,
-                        # it has been looked at, and is not any more
-                        left_by_run=studies.is_by_run(self.name)
-                        and (shown_seconds or 0.0) > lease_seconds,
-                        shown_seconds=shown_seconds,
-                        lease_seconds=lease_seconds,
-                        has_orders=studies.orders.are_left(self.name),
-                    ),
-                ],
-            }
-        )
-
     def _storage_url(self) -> str:
         try:
             with self._connection(Role.VIEWER).use() as client:
@@ -410,8 +354,3 @@ class StudyHandle(ControlledStudy):
         except RedisUnavailableError:
             return storage_url(self._settings, self.name)
         return locate(self._settings, self.name, origin)
-
-
-def _not_looked_at(spec: StudySpec) -> StudyStatus:
-    """The status of a study that no orchestrator has seen yet."""
-    return build_status(spec, Tally(spec.all_directions))
