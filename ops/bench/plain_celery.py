@@ -11,13 +11,15 @@ from typing import Final
 import redis
 from celery import Celery
 
+from orchestrator.driving.shares import MAX_READY_PER_SLOT
+
 BROKER: Final = os.environ["BENCH_BROKER"]
 
 #: Counts the tasks that were done.
 DONE: Final = "bench:done"
 
-#: As a fleet of two slots has of trials that take no time.
-IN_FLIGHT: Final = 34
+#: As many as a fleet of two slots has of trials that take no time.
+IN_FLIGHT: Final = 2 * (1 + MAX_READY_PER_SLOT)
 
 app = Celery("plain", broker=BROKER)
 app.conf.update(

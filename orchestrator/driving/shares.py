@@ -32,7 +32,7 @@ READY_SECONDS: Final = 0.25
 
 #: Of short trials, at most so many a slot wait ready: each suggestion is made without the ones
 #: before it.
-MAX_READY_PER_SLOT: Final = 16
+MAX_READY_PER_SLOT: Final = 48
 
 #: For so long one hint keeps a slot busy, of short trials: a trial of another study waits for it.
 HINT_SECONDS: Final = 0.05

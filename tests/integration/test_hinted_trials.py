@@ -12,6 +12,7 @@ import redis
 from hand_fleet import Fleet, turn_until
 from waiting import wait_until
 
+from orchestrator.driving.shares import MAX_PER_HINT
 from workers.coordination import keys
 from workers.coordination.device_marks import DeviceMarks, Victim
 from workers.coordination.grants import Refusal
@@ -303,12 +304,12 @@ def test_a_message_of_several_is_the_fleets_as_a_whole_or_refused(
         assert place.states(3) == ["COMPLETE"] * 3
 
 
-@pytest.mark.parametrize(("busy_seconds", "most"), [(0.001, 8), (0.02, 2), (60.0, 1)])
+@pytest.mark.parametrize(("busy_seconds", "most"), [(0.001, MAX_PER_HINT), (0.02, 2), (60.0, 1)])
 def test_short_trials_are_announced_together_and_others_by_themselves(
     client, settings, tmp_path, busy_seconds, most
 ):
     fleet = Fleet(client, settings, tmp_path)
-    fleet.submit(trials=60, sampler={"type": "random"})
+    fleet.submit(trials=200, sampler={"type": "random"})
     with fleet.service() as service:
         turn_until(service, lambda: len(hinted(client)) == 3, "the first are announced")
         assert hinted(client) == [[0], [1], [2]], "nothing is known of how long they take"

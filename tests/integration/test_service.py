@@ -172,7 +172,8 @@ def test_a_question_is_answered_while_ends_of_other_trials_are_waited_for(fleet,
         token = fleet.claim(1).token
         fleet.commit(0, 0.5)
         turn_until(service, lambda: service.status("s").trials["complete"], "its end is told")
-        monkeypatch.setattr(intake, "_GATHER_SECONDS", 1e10)  # no sleep is so long
+        for name in ("_GATHER_SECONDS", "_GATHER_SHORT_SECONDS"):
+            monkeypatch.setattr(intake, name, 1e10)  # no sleep is so long
         fleet.commit(2, 0.5)  # and another one's is waited for
         asked = distribution_to_json(FloatDistribution(0.0, 1.0))
         assert fleet.leases.suggest(1, token, "x", asked)[0] == "OK"
@@ -180,6 +181,29 @@ def test_a_question_is_answered_while_ends_of_other_trials_are_waited_for(fleet,
             service, lambda: fleet.leases.await_reply(1, token, 0.001), "it is answered"
         )
         assert replied["request"] == "suggest:x"
+
+
+@pytest.mark.parametrize("busy_seconds", [0.003, 0.3])
+def test_ends_are_waited_for_the_longer_where_trials_are_short(fleet, monkeypatch, busy_seconds):
+    is_short = busy_seconds < 0.1
+    fleet.submit(trials=9)
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 3, "they are in flight")
+
+        def end(number):
+            token = fleet.claim(number).token
+            result = Result(values=[0.5], busy_seconds=busy_seconds)
+            fleet.leases.commit(number, token, TrialState.COMPLETE, result)
+
+        end(0)
+        turn_until(service, lambda: service.status("s").trials["complete"], "its end is told")
+        monkeypatch.setattr(intake, "_GATHER_SHORT_SECONDS", 1.0)
+        assert service._intake.are_ends
+        end(1)
+        begin = time.monotonic()
+        service._intake._read_at = begin
+        service.turn()
+        assert (time.monotonic() - begin >= 1.0) == is_short
 
 
 def test_ends_of_one_study_that_keep_coming_keep_no_other_from_being_read(fleet, monkeypatch):
@@ -195,7 +219,8 @@ def test_ends_of_one_study_that_keep_coming_keep_no_other_from_being_read(fleet,
 
     with Service(fleet.settings) as service:
         turn_until(service, lambda: len(fleet.leases.queued()) > 9 and other.queued(), "both run")
-        monkeypatch.setattr(intake, "_GATHER_SECONDS", 0.3)
+        for name in ("_GATHER_SECONDS", "_GATHER_SHORT_SECONDS"):
+            monkeypatch.setattr(intake, name, 0.3)
         gathers = service._intake
         wait_until(lambda: turn_after_an_end(service) or gathers.are_ends, "ends are gathered")
         token = other.claim(0, "hand", UNRENEWED_SECONDS).token

@@ -215,7 +215,7 @@ class InboxEntry(BaseModel):
 
     id: str
     kind: Literal["report", "suggest", "taken", "pause", "terminal"]
-    number: int
+    number: int = Field(ge=0)
     token: int
     attempt: int
     #: report: the step; suggest: the parameter's name; taken: nothing; pause: the rung; terminal:
