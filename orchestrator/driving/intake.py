@@ -19,7 +19,7 @@ from workers.coordination.inbox import Entry, Inbox, are_ends
 #: whatever it takes in. Trials are kept ready for longer, so that no slot waits for it.
 _GATHER_SECONDS: Final = 0.02
 
-#: The same where all of them are of trials so short that they wait ready by the dozen.
+#: The same where all studies have trials so short that they wait ready by the dozen.
 _SHORT_SECONDS: Final = 0.02
 _GATHER_SHORT_SECONDS: Final = 0.08
 
@@ -36,8 +36,6 @@ class Intake:
         self._inbox = inbox
         self._roster = roster
         self._read_at = 0.0
-        #: the studies of what was read last
-        self._told: list[str] = []
         self.are_ends = False
         """Whether all that was read last were ends of trials."""
 
@@ -70,7 +68,6 @@ class Intake:
             by_study.setdefault(name, []).append(entry)
         for name, own in by_study.items():
             self._roster.drivers[name].hand(own)
-        self._told = list(by_study) or self._told
 
     def _has_short_trials(self, study: str) -> bool:
         driver = self._roster.drivers.get(study)
@@ -81,7 +78,7 @@ class Intake:
     def _gather(self, studies: Sequence[str]) -> list[tuple[str, Entry]]:
         """Let further ends of trials come in, where ends came, as long as nobody asks anything."""
         gathered: list[tuple[str, Entry]] = []
-        are_short = all(map(self._has_short_trials, self._told))
+        are_short = self.are_ends and all(map(self._has_short_trials, studies))
         until = self._read_at + (_GATHER_SHORT_SECONDS if are_short else _GATHER_SECONDS)
         asking = [name for name in studies if not self._roster.submitted[name].spec.space]
         while self.are_ends and (left := until - time.monotonic()) > 0:
