@@ -43,8 +43,6 @@ class Script:
 
     verb: str
     source: str
-    sha: str
-    """By which a server knows the source."""
     keys: tuple[str, ...]
     arguments: tuple[str, ...]
     answers: frozenset[str]
@@ -55,15 +53,18 @@ class Script:
         folder = files("workers.coordination") / "lua"
         body = (folder / f"{verb}.lua").read_text()
         head = dict(_HEAD.findall(body))
-        source = (folder / "_prelude.lua").read_text() + body
         return cls(
             verb=verb,
-            source=source,
-            sha=hashlib.sha1(source.encode()).hexdigest(),  # noqa: S324 - as Redis does
+            source=(folder / "_prelude.lua").read_text() + body,
             keys=tuple(head["KEYS"].split()),
             arguments=tuple(head["ARGV"].split()),
             answers=frozenset(answer.split()[0] for answer in head["RETURNS"].split("|")),
         )
+
+    @property
+    def sha(self) -> str:
+        """By which a server knows the source."""
+        return _sha(self.source)
 
     @property
     def commands(self) -> frozenset[str]:
@@ -101,6 +102,11 @@ class Script:
                 f" not {tuple(keys)} and {tuple(given)}"
             )
         return [keys[name] for name in self.keys], [*(given[name] for name in named), *rest]
+
+
+@functools.cache
+def _sha(source: str) -> str:
+    return hashlib.sha1(source.encode()).hexdigest()  # noqa: S324 - as Redis does
 
 
 @functools.cache
