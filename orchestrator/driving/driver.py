@@ -289,10 +289,24 @@ class StudyDriver:
             used_seconds=used_seconds + LOSS_SECONDS * losses,
             weight=share.weight,
             priority=share.priority,
-            max_slots=share.max_slots,
+            max_slots=self._most_in_flight(),
             running=running,
             stuck=self._parts.dispatcher.num_stuck,
         )
+
+    def _most_in_flight(self) -> int | None:
+        """How many of its trials may be in flight; None for no bound.
+
+        Of a seeded study none waits ready before one has told what its objective asks for: what
+        that one asked would be drawn before or after the next suggestion, as time has it, and the
+        same seed would not give the same study.
+        """
+        spec = self.study.spec
+        bound = spec.share.max_slots
+        if spec.sampler.seed is None or spec.space or self.study.tally.num_ended:
+            return bound
+        slots = max(1, self._surroundings.slots)
+        return slots if bound is None else min(slots, bound)
 
     def close(self) -> None:
         """Write down what is to be known of it, and let another orchestrator drive it."""

@@ -183,6 +183,17 @@ def test_a_question_is_answered_while_ends_of_other_trials_are_waited_for(fleet,
         assert replied["request"] == "suggest:x"
 
 
+def test_none_of_a_seeded_study_waits_ready_before_one_told_what_its_objective_asks_for(fleet):
+    fleet.submit(trials=9, space={}, sampler={"type": "tpe", "seed": 7})
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "each slot has one")
+        for _ in range(5):
+            service.turn()
+        assert len(fleet.leases.queued()) == 2
+        fleet.commit(0, 0.5)
+        turn_until(service, lambda: len(fleet.leases.queued()) > 2, "others wait ready")
+
+
 @pytest.mark.parametrize("busy_seconds", [0.003, 0.3])
 def test_ends_are_waited_for_the_longer_where_trials_are_short(fleet, monkeypatch, busy_seconds):
     is_short = busy_seconds < 0.1
