@@ -53,7 +53,8 @@ def check_finetune(spec: StudySpec, home: Path | None = None) -> list[str]:
     for data, checked in zip(variants, found, strict=True):
         _check_measurable(spec.metrics, data, checked.held_out)
         _check_weighed(config, checked.classes)
-    if TASKS[config.task].labels != "none":  # else a row is not one example
+    # of no labels, a row is not one example; of data that vary otherwise, not all are read
+    if TASKS[config.task].labels != "none" and _vary_in_one_choice(spec.space):
         _check_rates(spec, [each.num_trained for each in found])
     return list(dict.fromkeys(chain(doubts, *(each.findings for each in found))))
 
@@ -222,6 +223,12 @@ def _validated(config: Mapping[str, Any], label: str) -> FinetuneConfig:
         # settings that contradict one another are named by the message, of all that were given
         value = f" = {first['input']!r}" if path else ""
         raise InvalidInputError(f"{where}{value}: {message}") from error
+
+
+def _vary_in_one_choice(space: Mapping[str, Dimension]) -> bool:
+    """Whether `_data_variants` are all data sections that a trial may get."""
+    varied = [each for name, each in space.items() if name.startswith("data.")]
+    return all(isinstance(each, CategoricalDimension) for each in varied) and len(varied) < 2
 
 
 def _data_variants(spec: StudySpec, config: FinetuneConfig) -> Iterable[DataConfig]:

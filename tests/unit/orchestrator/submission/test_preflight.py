@@ -356,6 +356,17 @@ def test_a_training_that_is_over_before_its_rate_has_peaked_is_refused_by_its_da
             checked(space, **config)
 
 
+def test_of_data_that_vary_in_size_no_length_is_told_before(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("text,label\n" + "".join(f"text {at},{at % 2}\n" for at in range(100)))
+    config = {"data": {"source": str(path), "validation_fraction": 0.5}, "batch_size": 10}
+    fraction = {"data.validation_fraction": {"type": "float", "low": 0.1, "high": 0.5}}
+    told = {"config": {**config, "epochs": 1, "warmup_steps": 7}, "direction": "maximize"}
+    with pytest.raises(InvalidInputError, match="the training has 5 steps"):
+        check_finetune(finetune(**told))
+    check_finetune(finetune(**told, space=fraction))  # with 0.1 it has nine
+
+
 def test_weights_of_classes_that_the_data_have_not_are_refused(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text("text,label\na,up\nb,down\nc,up\nd,down\n")
