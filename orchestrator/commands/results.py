@@ -208,7 +208,7 @@ def _refuse_without_files(found: _Found, trial: FrozenTrial, folder: Path | None
 
 
 def _describe(found: _Found, trial: FrozenTrial, folder: Path | None) -> dict[str, Any]:
-    """What is known of a trial, as strict JSON."""
+    """What is known of a trial, as strict JSON without passwords: it is shown, and taken home."""
     values = dict(
         zip(
             found.spec.metrics or value_columns([], len(found.spec.all_directions)),
@@ -228,7 +228,7 @@ def _describe(found: _Found, trial: FrozenTrial, folder: Path | None) -> dict[st
         "folder": None if folder is None else str(folder),
         "model": _model_folder(folder),
     }
-    described: dict[str, Any] = strict_json(document)  # type: ignore[assignment]
+    described: dict[str, Any] = hide_in(strict_json(document))
     return described
 
 

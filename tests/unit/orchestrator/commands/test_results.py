@@ -348,3 +348,18 @@ def test_no_command_tells_a_secret_that_an_objective_put_into_its_trial(
     shown = capsys.readouterr()
     assert "***" in shown.out
     assert secret not in shown.out + shown.err
+
+
+def test_a_trial_that_is_taken_home_tells_no_secret_that_its_objective_put_into_it(
+    stored, home, monkeypatch, tmp_path
+):
+    secret = "canary-of-the-environment"
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    stored([trial(0.5, a=[{secret: f"at {secret}"}])])
+    (home / "studies" / "s" / "trials" / "0" / "result").mkdir(parents=True)
+    told = run_command(
+        lambda: app(["best", "s", "--copy", str(tmp_path / "taken")], standalone_mode=False)
+    )
+    assert told == 0
+    (about,) = (tmp_path / "taken").glob("trial.json")
+    assert json.loads(about.read_text())["user_attrs"] == {"a": [{"***": "at ***"}]}
