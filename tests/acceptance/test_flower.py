@@ -60,6 +60,10 @@ def states(ask):
     return {each["name"] for each in found}, [each["state"] for each in found]
 
 
+def workers(ask):
+    return ask("/workers?json=1")["data"]
+
+
 @contextmanager
 def listening(fleet):
     """Tells how many of Celery's events of tasks were sent meanwhile."""
@@ -84,9 +88,10 @@ def test_flower_sees_workers_and_tasks_while_trials_run(fleet):
         fleet.worker(FLEET_CELERY_EVENTS="true")
         fleet.await_note("stay until go")
         wait_until(lambda: "STARTED" in states(ask)[1], "it sees the one that runs")
-        (listed,) = wait_until(lambda: ask("/workers?json=1")["data"], "it sees the worker")
-        assert listed["status"] is True
-        assert listed["active"] == 1
+        wait_until(
+            lambda: [(each["status"], each["active"]) for each in workers(ask)] == [(True, 1)],
+            "it sees the worker at work, of which each heartbeat tells",
+        )
         fleet.go()
         fleet.await_over()
         wait_until(lambda: states(ask)[1].count("SUCCESS") >= 3, "it sees them end")
