@@ -22,7 +22,7 @@ def read_points(texts: Sequence[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or Path(text).is_file():
+        if not (equals and name) or _is_file(text):
             found += _read_file(Path(text))
         elif name in one:
             raise InvalidInputError(f"{text!r}: {name} is given twice; a trial has one value of it")
@@ -54,6 +54,13 @@ def best_points(target: StudyHandle, count: int, source: str | None) -> list[dic
         names = ", ".join(sorted(left_out))
         print(f"note: left out, since {target.name!r} has none: {names}", file=sys.stderr)
     return [{name: point[name] for name in point if name not in left_out} for point in points]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a value that is longer than a file's name can be
+        return False
 
 
 def _read_file(path: Path) -> list[dict[str, Any]]:

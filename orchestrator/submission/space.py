@@ -23,6 +23,7 @@ from workers.protocol.parameters import (
     FloatDimension,
     IntDimension,
 )
+from workers.protocol.plain import is_finite
 from workers.protocol.spec import StudySpec
 from workers.protocol.wider_space import can_be, refuse_wrong_default
 
@@ -198,7 +199,7 @@ def _check_choices(name: str, dimension: CategoricalDimension) -> None:
 def _check_range(name: str, dimension: FloatDimension | IntDimension) -> None:
     for bound in ("low", "high"):
         value = getattr(dimension, bound)
-        if not _is_finite(value):
+        if not is_finite(value):
             raise InvalidInputError(
                 f"space.{name}.{bound} = {str(value)[:60]}: give a finite number"
             )
@@ -231,14 +232,6 @@ def _check_width(name: str, dimension: FloatDimension | IntDimension) -> None:
             f"space.{name}.step = {dimension.step}: these are more steps than a float can count;"
             " raise it, or leave it out"
         )
-
-
-def _is_finite(number: float) -> bool:
-    """Whether a float can hold a number, as which Optuna keeps it."""
-    try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
 
 
 def _check_path(name: str, spec: StudySpec) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from workers.protocol.choices import Choices
-from workers.protocol.errors import InvalidInputError, nearest
+from workers.protocol.errors import InvalidInputError, UnsuitableValueError, nearest
 from workers.protocol.parameters import CategoricalDimension, FloatDimension, IntDimension
-from workers.protocol.plain import as_key, as_plain
+from workers.protocol.plain import as_key, as_plain, is_finite, shown
 from workers.protocol.spec import StudySpec
 
 
@@ -23,13 +23,11 @@ def stored_params(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(given, Mapping):
         raise InvalidInputError(
-            f"{given!r} is no mapping: give the parameters of each trial as one of names to values,"
-            " such as enqueue({'x': 1}, {'x': 2})"
+            f"{shown(given)} is no mapping: give the parameters of each trial as one of names to"
+            " values, such as enqueue({'x': 1}, {'x': 2})"
         )
     if not spec.space:
-        return {
-            as_key(name): as_plain(value, f"parameter {name!r}") for name, value in given.items()
-        }
+        return dict(_stored_without_space(*each) for each in given.items())
     found = {}
     for name, value in given.items():
         if name not in spec.space:
@@ -53,6 +51,27 @@ def given_params(spec: StudySpec, stored: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _stored_without_space(name: Any, value: Any) -> tuple[str, Any]:
+    """A parameter that an objective may ask for.
+
+    Of a choice that is a list, a mapping or not finite, the storage has the name, which is text: of
+    the value itself it would find none.
+    """
+    try:
+        key, plain = as_key(name), as_plain(value, f"parameter {name!r}")
+    except UnsuitableValueError as error:
+        raise InvalidInputError(str(error)) from error
+    if isinstance(plain, (list, dict)) or (
+        isinstance(plain, (int, float)) and not is_finite(plain)
+    ):
+        raise InvalidInputError(
+            f"parameter {key!r} = {shown(value)}: give text, a finite number, true, false or null;"
+            " of an objective that chooses among others, the choice as text, as `trialfleet export`"
+            f" has it: {shown(json.dumps(plain))}"
+        )
+    return key, plain
+
+
 def _stored(spec: StudySpec, name: str, value: Any) -> Any:
     dimension = spec.space[name]
     if isinstance(dimension, CategoricalDimension):
@@ -62,7 +81,7 @@ def _stored(spec: StudySpec, name: str, value: Any) -> Any:
                 return choices.names[index]
         raise _refusal(spec, name, value, f"is none of {dimension.choices}")
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
+    if not is_number or not is_finite(value):
         raise _refusal(spec, name, value, "is no finite number")
     if not dimension.low <= value <= dimension.high:
         raise _refusal(spec, name, value, f"is not within {dimension.low} and {dimension.high}")
@@ -91,6 +110,6 @@ def _check_conditions(spec: StudySpec, name: str, given: Mapping[str, Any]) -> N
 
 def _refusal(spec: StudySpec, name: str, value: Any, why: str) -> InvalidInputError:
     return InvalidInputError(
-        f"parameter {name!r} = {value!r}: it {why}, in the space of study {spec.name!r}; give"
+        f"parameter {name!r} = {shown(value)}: it {why}, in the space of study {spec.name!r}; give"
         " another value, or leave it to the sampler"
     )

@@ -79,7 +79,7 @@ def as_number(value: Any, what: str) -> float:
         return float(_single(value))
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UnsuitableValueError(
-            f"{what}: {_shown(value)} is no number ({type_name(value)}); give a number, or an array"
+            f"{what}: {shown(value)} is no number ({type_name(value)}); give a number, or an array"
             " of one element"
         ) from error
 
@@ -122,7 +122,7 @@ def as_key(value: Any) -> str:
         UnsuitableValueError: It is no text, too long, or one of the fleet's own.
     """
     if not isinstance(value, str):
-        raise UnsuitableValueError(f"{_shown(value)} is {type_name(value)}; a name is text")
+        raise UnsuitableValueError(f"{shown(value)} is {type_name(value)}; a name is text")
     name = plain_text(value)
     if len(name) > MAX_KEY:
         raise UnsuitableValueError(
@@ -188,6 +188,23 @@ def type_name(value: Any) -> str:
     if kind.__module__ == "builtins":
         return kind.__qualname__
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_finite(number: float) -> bool:
+    """Whether a float can hold a number, as which Optuna keeps it."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def shown(value: Any) -> str:
+    """A value in an error, whatever its own methods do."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - its text is its author's code
+        text = "a value"
+    return plain_text(text, 80)
 
 
 def _single(value: Any) -> Any:
@@ -280,14 +297,6 @@ def _is_text_type(value: Any) -> bool:
 def _sorted(items: list[Plain]) -> list[Plain]:
     """A set in an order that is the same in each process."""
     return sorted(items, key=lambda item: (type(item).__name__, json.dumps(item)))
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - its text is its author's code
-        text = "a value"
-    return plain_text(text, 80)
 
 
 def _is(*kinds: type) -> Callable[[Any], bool]:

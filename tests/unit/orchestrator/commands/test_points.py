@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.commands.points import best_points
+from orchestrator.commands.points import best_points, read_points
 from orchestrator.handle import StudyHandle
 from workers.protocol.errors import InvalidInputError
 
@@ -25,3 +25,12 @@ def test_one_of_two_options_that_go_together_is_refused_with_the_other_named(cou
 
 def test_neither_of_both_options_names_no_points():
     assert best_points(StudyHandle("now"), 0, None) == []
+
+
+def test_a_value_may_be_longer_than_the_name_of_a_file():
+    assert read_points([f"prompt={'x' * 5000}"]) == [{"prompt": "x" * 5000}]
+
+
+def test_a_value_without_a_name_is_refused():
+    with pytest.raises(InvalidInputError, match="=3: neither NAME=VALUE nor a file"):
+        read_points(["=3"])
