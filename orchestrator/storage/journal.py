@@ -13,8 +13,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -29,6 +31,7 @@ from workers.protocol.errors import (
     FleetError,
     InvalidInputError,
     StorageFullError,
+    StorageUnreadableError,
     StudyTakenOverError,
 )
 
@@ -54,10 +57,11 @@ class JournalReader(BaseJournalBackend):
         """The logs from a number on; a last line that is not whole yet is left for later.
 
         Raises:
+            StorageUnreadableError: It is no file.
             FleetError: Another journal has taken the place of the one that was read from.
         """
         number, offset = self._position if self._position[0] <= log_number_from else (0, 0)
-        found = self._path.stat()
+        found = state_of_file(self._path)
         if log_number_from and self._inode not in {None, found.st_ino}:
             raise FleetError(
                 f"{self._path} was written anew, since the study's space has become wider; load"
@@ -91,6 +95,7 @@ class JournalFile(JournalReader):
     """Writes a journal; close it so that another process may.
 
     Raises:
+        StorageUnreadableError: What lies there is no file.
         InvalidInputError: Another process has it open.
     """
 
@@ -283,6 +288,8 @@ class JournalFile(JournalReader):
 
     def _open(self) -> BinaryIO:
         while True:
+            with suppress(FileNotFoundError):
+                state_of_file(self._path)
             # unbuffered: what a full disk refused must not be written later
             file = self._path.open("ab", buffering=0)
             try:
@@ -334,6 +341,21 @@ class JournalFile(JournalReader):
                 end = start
         if end < size:
             self._file.truncate(end)
+
+
+def state_of_file(path: Path) -> os.stat_result:
+    """What the system says of a journal's file: opening a named pipe would wait for its writer.
+
+    Raises:
+        FileNotFoundError: There is none.
+        StorageUnreadableError: What is there is no file.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(found.st_mode), "a device")
+        raise StorageUnreadableError(f"{path} is {kind} and no journal; move it away")
+    return found
 
 
 def _identity(file: BinaryIO) -> tuple[int, int]:

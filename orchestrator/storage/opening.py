@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from orchestrator.storage.attributes import IDENTITY_ATTR
 from orchestrator.storage.folding import FoldedJournal
 from orchestrator.storage.gathering import GatheringJournal
-from orchestrator.storage.journal import JournalFile, JournalReader, broken_line
+from orchestrator.storage.journal import JournalFile, JournalReader, broken_line, state_of_file
 from workers.coordination.address import redact
 from workers.protocol.errors import (
     FleetError,
@@ -203,6 +203,7 @@ def _kept_reader(url: str) -> BaseStorage | None:
 
 def _beginning(journal: Path) -> bytes:
     """What no other journal begins with: its first log has the random id of who wrote it."""
+    state_of_file(journal)
     with journal.open("rb") as file:
         return file.readline(_FIRST_LOG_BYTES)
 
