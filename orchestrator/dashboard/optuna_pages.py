@@ -111,6 +111,8 @@ class OptunaPages:
         if found is not None:
             if not asked.has_a_sound_query:
                 return refusal(400, "after and trial_ids are whole numbers")
+            if asked.is_plot and find_spec("plotly") is None:
+                return refusal(404, "optuna-dashboard draws this by plotly: pip install plotly")
             answer = asked.of(self._of_study(int(found["number"])))
         elif _OF_NONE.fullmatch(asked.path):
             answer = asked.of(self._of_none(asked.path))
@@ -186,6 +188,11 @@ class _Asked:
     @property
     def has_a_sound_query(self) -> bool:
         return all(map(_SOUND.fullmatch, self.query.split("&"))) if self.query else True
+
+    @property
+    def is_plot(self) -> bool:
+        """Whether a chart is to be drawn here, and not by the page."""
+        return "/plot/" in self.path
 
     def of(self, application: Application) -> Response:
         """What an application answers."""

@@ -194,6 +194,17 @@ def test_values_that_json_has_not_are_shown(fleet, reader):
     assert len(shown["trials"]) == 3
 
 
+def test_a_chart_that_plotly_draws_says_how_to_install_it(fleet, reader, monkeypatch):
+    run_study(fleet, 0.5)
+    number = listed(reader)["s"]["study_id"]
+    monkeypatch.setattr(
+        "orchestrator.dashboard.optuna_pages.find_spec", lambda name: name != "plotly" or None
+    )
+    answer = reader.get(f"/optuna/api/studies/{number}/plot/contour")
+    assert answer.status_code == 404
+    assert "pip install plotly" in answer.json()["error"]["message"]
+
+
 def test_without_the_package_the_page_says_how_to_install_it(settings, monkeypatch, reader):
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     monkeypatch.setattr("orchestrator.dashboard.optuna_pages.find_spec", lambda _: None)
