@@ -17,7 +17,7 @@ from orchestrator.published_status import published_status
 from orchestrator.status import StudyStatus
 from orchestrator.status_building import stored_status
 from orchestrator.storage.attributes import GENERATION_ATTR, SPEC_ATTR
-from orchestrator.storage.best_trials import best_first
+from orchestrator.storage.best_trials import best_first, lacking
 from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
@@ -146,12 +146,12 @@ class StudyHandle(ControlledStudy):
         Raises:
             FleetError: There is none, or the study has several directions.
         """
+        study = self.study
         try:
-            return self.study.best_trial
+            return study.best_trial
         except ValueError as error:
-            raise FleetError(
-                f"study {self.name!r} has no complete trial that violates no constraint yet"
-            ) from error
+            lacks = lacking(study.get_trials(deepcopy=False))
+            raise FleetError(f"study {self.name!r} has {lacks} yet") from error
         except RuntimeError as error:
             raise FleetError(
                 f"study {self.name!r} has several directions, and no one trial is the best; see"

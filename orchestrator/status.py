@@ -192,6 +192,13 @@ class StudyStatus(BaseModel):
         return sum(count for name, count in self.trials.items() if name not in _OPEN)
 
     @property
+    def no_best(self) -> str:
+        """Why no trial is the best, where none is."""
+        if self.infeasible:
+            return "no complete trial keeps to the constraints"
+        return "no trial is complete"
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing more will happen unless somebody extends the study."""
         return self.state in OVER_STATES

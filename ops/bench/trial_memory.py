@@ -6,7 +6,9 @@ of small BERT, DistilBERT, GPT-2 and T5 encoders, some by LoRA, some that diverg
 other sizes and lengths than the one before, all through the runner of a pool process.
 
 Prints one JSON line: memory, files, threads and maps after the tenth trial and after the last, the
-memory of each tenth trial, by how much it grew, and which objects there are more of.
+memory of each tenth trial, by how much it grew, and which objects there are more of. Memory is
+looked at twice: right behind a trial, when some that was freed may wait to go back to the system,
+and when the process has idled for as long as that takes.
 
     python ops/bench/trial_memory.py --trials 300
 """
@@ -17,6 +19,7 @@ import argparse
 import gc
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -36,7 +39,7 @@ from mixed_trials import KINDS, MixedTrials, mixed_trials
 from orchestrator.local.servers import EmbeddedRedis
 from workers.containers import Container
 from workers.logs import configure_logging
-from workers.managers import MANAGERS
+from workers.managers import MANAGERS, TensorManager
 from workers.processes.registry import ProcessRecord
 from workers.settings import Settings
 
@@ -44,14 +47,17 @@ from workers.settings import Settings
 WARM: Final = len(KINDS)
 
 
-def measure(trials: MixedTrials, count: int) -> dict[str, Any]:
+def measure(trials: MixedTrials, count: int, tensors: TensorManager) -> dict[str, Any]:
     """Run trials, and say what the process holds after the tenth and after the last."""
     ends: Counter[str] = Counter()
     seen: list[Held] = []
+    at_once: list[int] = []
     began = time.monotonic()
     for number in range(count):
         ends[trials.run(number)] += 1
         if (number + 1) % WARM == 0:
+            at_once.append(psutil.Process().memory_info().rss)
+            _idle(tensors)
             seen.append(Held.now())
             print(f"{number + 1}: {seen[-1].figures()}", file=sys.stderr, flush=True)
     first, last = seen[0], seen[-1]
@@ -62,8 +68,17 @@ def measure(trials: MixedTrials, count: int) -> dict[str, Any]:
         "after_last": last.figures(),
         "rss_grew_percent": round(100 * (last.rss / first.rss - 1), 1),
         "rss_mb": [round(each.rss / 2**20) for each in seen],
+        "rss_grew_percent_at_once": round(100 * (at_once[-1] / at_once[0] - 1), 1),
+        "rss_mb_at_once": [round(rss / 2**20) for rss in at_once],
         "grew": last.grown_since(first),
     }
+
+
+def _idle(tensors: TensorManager) -> None:
+    """Give freed memory back when it may, as a process does to which no trial comes."""
+    while (seconds := tensors.seconds_to_wait()) < math.inf:
+        time.sleep(seconds)
+        tensors.give_freed_back()
 
 
 def main() -> None:
@@ -88,7 +103,7 @@ def main() -> None:
                 torch.set_num_threads(given.threads)
                 with mixed_trials(client, settings, container, folder, scale=given.scale) as trials:
                     gc.freeze()  # as a pool process does
-                    line |= measure(trials, given.trials)
+                    line |= measure(trials, given.trials, container.get(TensorManager))
             client.close()
     line["versions"] = {name: version(name) for name in ("trialfleet", "torch", "transformers")}
     print(json.dumps(line))

@@ -57,7 +57,7 @@ def outcome(status: StudyStatus, metrics: Sequence[str], spent: SlotTime) -> Ite
 
 def _best(status: StudyStatus, metrics: Sequence[str]) -> Iterator[str]:
     if status.best is None:
-        yield "No trial is complete yet that violates no constraint."
+        yield f"{status.no_best.capitalize()}{'' if status.is_over else ' yet'}."
         return
     best: Sequence[float | None] = status.best.values or [status.best.value]
     named = zip(metrics, best, strict=False)

@@ -24,6 +24,12 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0.0 for value in trial.constraints.values())
 
 
+def lacking(trials: Sequence[FrozenTrial]) -> str:
+    """What a study of these trials has not, where none of them is the best."""
+    is_any_complete = any(each.state is optuna.trial.TrialState.COMPLETE for each in trials)
+    return "no complete trial" + (" that violates no constraint" if is_any_complete else "")
+
+
 def least_violating_first(
     trials: Sequence[FrozenTrial], directions: Sequence[Direction]
 ) -> list[FrozenTrial]:

@@ -219,8 +219,7 @@ def summary(status: StudyStatus, width: int | None = None, encoding: str = "utf-
     )
     above, top, below = [Text(""), Text(headline)], list[Text](), list[Text]()
     if status.best is None:
-        none = "no complete trial keeps to the constraints"
-        above.append(Text(none if status.infeasible else "no trial is complete", style="red"))
+        above.append(Text(status.no_best, style="red"))
         below += stalled_lines(status)
     else:
         above += [*_best(status, status.best), Text("")]

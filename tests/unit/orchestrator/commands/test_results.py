@@ -320,6 +320,34 @@ def test_an_empty_study_has_no_best_and_an_empty_table(stored):
     assert json.loads(run("export", "s", "--json")) == []
 
 
+@pytest.mark.parametrize(
+    ("constraints", "lacks", "sentence"),
+    [
+        ({}, "no complete trial yet", "No trial is complete"),
+        (
+            {"size": 1.0},
+            "no complete trial that violates no constraint yet",
+            "No complete trial keeps to the constraints",
+        ),
+    ],
+    ids=["none is complete", "all violate one"],
+)
+def test_why_there_is_no_best_is_told_in_the_words_of_the_case(
+    stored, tmp_path, monkeypatch, constraints, lacks, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    found = trial(0.5, state=TrialState.COMPLETE if constraints else TrialState.FAIL)
+    for name, value in constraints.items():
+        found.set_constraint(name, value)
+    stored([found])
+    assert lacks in refused("best", "s", by=FleetError)
+    with pytest.raises(FleetError, match=lacks):
+        _ = StudyHandle("s").best_trial
+    run("report", "s", "-o", "report.json")
+    told = json.loads((tmp_path / "report.json").read_text())["outcome"]
+    assert any(line.startswith(sentence) for line in told)
+
+
 def test_the_schema_is_printed_as_json():
     assert "trials" in json.loads(run("schema"))["properties"]
 
