@@ -49,6 +49,10 @@ def fails(trial):
     raise ValueError("simply wrong")
 
 
+def fails_in_other_words(trial):
+    raise ValueError(os.urandom(8).hex())
+
+
 def plain(trial):
     return 1.0
 
@@ -175,6 +179,16 @@ def test_a_study_that_fails_everywhere_ends_no_process_and_a_sick_process_is_rep
     assert states(sick) == ["COMPLETE"] * 16, "it gives its trials to others"
     assert len(sick.events("process_sick")) == 1
     assert all(sick.record(number).failures <= 1 for number in range(16))
+
+
+def test_a_trial_that_failed_in_each_process_is_tried_again_at_once(sick):
+    submit(sick, "fails_in_other_words", 3, max_failures=4)
+    sick.worker(2)
+    sick.await_over(60)
+    assert states(sick) == ["DEAD"] * 3
+    for number in range(3):
+        failed_in = sick.record(number).failed_in
+        assert len(failed_in) == 2, "each process tries it before one does for the second time"
 
 
 def test_a_worker_that_lacks_an_objective_burns_no_trial_that_another_one_can_run(sick):

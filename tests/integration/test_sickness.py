@@ -54,6 +54,15 @@ def test_a_trial_is_not_offered_again_to_a_device_that_broke_under_it(leases):
     assert leases.record(0).device == "c"
 
 
+def test_a_trial_keeps_the_processes_in_which_it_failed(leases):
+    leases.enqueue(0, {})
+    for owner in ("a", "b"):
+        grant = leases.claim(0, owner, 45.0)
+        leases.fail(0, grant.token, Result(error="e"), 10, 0.0)
+    lose(leases, 0, "gpu")
+    assert leases.record(0).failed_in == {"a", "b"}, "a loss is no failure of its own"
+
+
 def test_two_trials_that_succeeded_elsewhere_speak_against_a_device(client, leases):
     marks = DeviceMarks(client, "a")
     for number in range(5):

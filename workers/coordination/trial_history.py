@@ -32,7 +32,7 @@ _HISTORY: Final = (
     ("error",),
     ("end_cause", "end_process", "end_detail"),
 )
-_LOST_ON: Final = "lost_on:"
+_SETS: Final = ("lost_on:", "failed_in:")
 
 #: A record with nothing else in it that can be wrong.
 _BLANK: Final = {"state": "QUEUED", "token": "0", "attempt": "0", "failures": "0"}
@@ -52,7 +52,7 @@ class TrialHistory:
     @classmethod
     def of(cls, record: Mapping[str, str]) -> Self:
         """What of a record can be read."""
-        kept = {name: text for name, text in record.items() if name.startswith(_LOST_ON)}
+        kept = {name: text for name, text in record.items() if name.startswith(_SETS)}
         for names in _HISTORY:
             together = {name: record[name] for name in names if name in record}
             if _can_be_read(together):

@@ -26,6 +26,7 @@ _QUOTED: Final = 60
 
 _PARAM: Final = "param:"
 _LOST_ON: Final = "lost_on:"
+_FAILED_IN: Final = "failed_in:"
 
 #: How the name of a device ends that is no GPU; `count_time` in Lua has the same.
 _CPU_SLOT: Final = re.compile(r"/cpu-\d+$")
@@ -72,6 +73,8 @@ class TrialRecord:
     """Where it runs, or ran last."""
     lost_on: frozenset[str] = frozenset()
     """Devices that broke under it."""
+    failed_in: frozenset[str] = frozenset()
+    """Processes in which it failed."""
     rung: int = 0
     """Of a study that promotes: the rung that it is on its way to, or paused at."""
     step: int = 0
@@ -134,9 +137,8 @@ class TrialRecord:
             checkpoint=_checkpoint(fields),
             owner=fields.get("owner"),
             device=fields.get("device") or None,
-            lost_on=frozenset(
-                name.removeprefix(_LOST_ON) for name in fields if name.startswith(_LOST_ON)
-            ),
+            lost_on=_named(fields, _LOST_ON),
+            failed_in=_named(fields, _FAILED_IN),
             rung=_number(fields, "rung", 0),
             step=_number(fields, "step", 0),
             reported_step=None if reported is None else _number(fields, "reported_step"),
@@ -166,6 +168,10 @@ def _params(fields: Mapping[str, str]) -> dict[str, Any]:
         for name, value in fields.items()
         if name.startswith(_PARAM)
     }
+
+
+def _named(fields: Mapping[str, str], prefix: str) -> frozenset[str]:
+    return frozenset(name.removeprefix(prefix) for name in fields if name.startswith(prefix))
 
 
 def _checkpoint(fields: Mapping[str, str]) -> CheckpointRef | None:

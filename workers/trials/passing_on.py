@@ -29,9 +29,13 @@ from workers.trials.slot_health import SlotHealth
 
 log = get_logger(__name__)
 
-#: For how many beats a process waits that cannot, or should not, run what there is, before a fresh
-#: one takes its place: 10 minutes.
+#: For how many beats a process whose CUDA does not work waits before a fresh one takes its place:
+#: 10 minutes.
 _PATIENCE_BEATS: Final = 60
+
+#: For how many beats a trial that failed here is left to others that are busy: a minute, in which a
+#: slot may idle; a fresh process is there within seconds.
+_BUSY_BEATS: Final = 6
 
 
 class PassingOn:
@@ -148,18 +152,20 @@ class PassingOn:
     def _leave_failed_here(
         self, leases: TrialLeases, spec: StudySpec, hint: RunTrial, trials: HintedTrials
     ) -> Outcome | None:
-        """Leave a trial that failed in this process to another one, if there is one.
+        """Leave a trial that failed in this process to one in which it did not, if there is one.
 
         Until a trial succeeds here, nobody knows whether the objective or the process is to blame.
         Where the others are busy for long, a fresh process takes this one's place.
         """
         seconds = self._streak.seconds_since(hint.study, hint.number)
-        if seconds is None or not self._health.has_other(spec.resources.queue):
+        if seconds is None or not leases.is_queued(hint.number):
             return None
-        if not leases.is_queued(hint.number):
+        record = leases.record(hint.number)
+        failed_in = () if record is None else record.failed_in
+        if not self._health.has_other_than(spec.resources.queue, failed_in):
             return None
         self.pass_on(leases, spec.resources.queue, hint, trials)
-        if seconds < _PATIENCE_BEATS * self._beat_seconds:
+        if seconds < _BUSY_BEATS * self._beat_seconds:
             return Outcome.ENDED
         log.warning("process_ends", reason="its trial failed here, and all others are busy")
         return Outcome.SICK
