@@ -13,6 +13,7 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    EarlyStoppingCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -326,6 +327,57 @@ def test_a_resumed_training_that_reads_rows_again_says_that_its_value_is_another
     trial = place.hold(0)
     train(trial, ignore_data_skip=ignores)
     assert (NOT_TO_THE_BIT in trial.user_attrs) is ignores
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Rows without a length."""
+
+    def __iter__(self):
+        rows = Rows(8 * STEPS_AN_EPOCH, 1)
+        return (rows[number] for number in range(len(rows)))
+
+
+@pytest.mark.parametrize("step", range(2, STEPS_AN_EPOCH + 2))
+def test_a_stream_that_is_resumed_in_a_later_pass_says_that_its_value_is_another(place, step):
+    changes = {"max_steps": STEPS_AN_EPOCH * 2, "rows": Stream()}
+    whole, _ = undisturbed(place, **changes)
+    with pytest.raises(DrainRequested):
+        train(place.claim(), Acts("on_step_end", step, place.drain.set), **changes)
+    place.drain.clear()
+    assert place.leases.release(0, place.held.token)
+    trial = place.hold(0)
+    found = train(trial, **changes)
+    # what is drained after one step is saved after the next
+    assert (found != whole) is (step >= STEPS_AN_EPOCH)
+    assert (NOT_TO_THE_BIT in trial.user_attrs) is (found != whole)
+
+
+@pytest.mark.parametrize("how", ["drain", "kill"])
+@pytest.mark.parametrize(("event", "step"), [("on_step_end", 2), ("on_evaluate", 4)])
+def test_a_training_that_stops_early_stops_where_an_undisturbed_one_does(place, event, step, how):
+    changes = {
+        "learning_rate": 1e-9,  # nothing gets better after the first
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
+
+    def act():
+        if how == "kill":
+            raise Killed
+        place.drain.set()
+
+    whole = train(place.claim(0), EarlyStoppingCallback(3), **changes)
+    assert len(whole[0]) == 4
+    first, found = place.claim(1), None
+    with suppress(DrainRequested, Killed):  # of a drain in the last step there is no need
+        found = train(first, EarlyStoppingCallback(3), Acts(event, step, act), **changes)
+    if found is None:
+        place.drain.clear()
+        assert place.leases.release(1, place.held.token)
+        found = train(place.hold(1), EarlyStoppingCallback(3), **changes)
+    assert found == whole
 
 
 @pytest.mark.parametrize("names", [("own", "other"), ("other", "own")])

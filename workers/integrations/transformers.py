@@ -31,6 +31,7 @@ from workers.integrations.transformers_progress import (
     move_best,
     place_of,
     step_of,
+    why_not_to_the_bit,
 )
 from workers.logs import get_logger
 from workers.protocol.errors import DrainRequested, ObjectiveError
@@ -76,6 +77,7 @@ class FleetCallback(TrainerCallback):
         self._is_resumed = False
         self._has_own_run = False
         self._is_postponed = False
+        self._is_between_epochs = False
         self._interrupt: DrainRequested | None = None
         self._unmeasured: list[str] = []
         self._finite = FiniteWatch()
@@ -122,6 +124,7 @@ class FleetCallback(TrainerCallback):
                 Path(args.output_dir).rmdir()
         args.output_dir = str(self.output_dir)
         args.logging_nan_inf_filter = False  # a loss that is none is to be seen
+        args.restore_callback_states_from_checkpoint = True  # such as how patient it still is
         if args.save_only_model:
             log.info("save_only_model_unset", hint="a trial that is interrupted could not go on")
             args.save_only_model = False
@@ -132,7 +135,12 @@ class FleetCallback(TrainerCallback):
             os.environ["WANDB_MODE"] = "disabled"  # put back after the trial
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: Any,
     ) -> None:
         """Take up what earlier attempts have measured.
 
@@ -151,11 +159,19 @@ class FleetCallback(TrainerCallback):
         self._is_training = True
         if state.global_step:
             args.eval_on_start = False  # that was before the first step
-            if args.ignore_data_skip:
-                self._trial.set_user_attr(NOT_TO_THE_BIT, "ignore_data_skip has rows read again")
+            # restored with the callbacks, and done
+            control.should_save = control.should_evaluate = control.should_log = False
+            if (reason := why_not_to_the_bit(args, state, train_dataloader)) is not None:
+                self._trial.set_user_attr(NOT_TO_THE_BIT, reason)
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         name = self._name_of_metric(args)
         self.values = [float(entry[name]) for entry in state.log_history if name in entry]
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Note that an epoch begins."""
+        self._is_between_epochs = False
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -205,6 +221,7 @@ class FleetCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Have a checkpoint taken if one is due, after what is evaluated now."""
+        self._is_between_epochs = True
         is_due = self._is_postponed or self._is_save_due()
         control.should_save, self._is_postponed = control.should_save or is_due, False
         return control
@@ -223,8 +240,10 @@ class FleetCallback(TrainerCallback):
             DrainRequested: The trial is to stop, and can go on from here.
             ObjectiveError: A weight is no finite number: nobody could go on from here.
         """
-        if is_last(state) and not ends_epoch(state):
+        if control.should_training_stop:
             return  # from here the Trainer would make one step too many
+        if (is_last(state) or self._is_between_epochs) and not ends_epoch(state):
+            return  # so it would here, or take the end of a short epoch for its middle
         self._look_at(model, state)
         paths = [self.output_dir / f"checkpoint-{state.global_step}"]
         best = state.best_model_checkpoint

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 
 #: Where `Trainer` keeps what it counts.
 _STATE: Final = "trainer_state.json"
@@ -35,6 +35,33 @@ def ends_epoch(state: TrainerState) -> bool:
 def is_last(state: TrainerState) -> bool:
     """Whether no further step is made."""
     return bool(state.max_steps) and state.global_step >= state.max_steps
+
+
+def why_not_to_the_bit(args: TrainingArguments, state: TrainerState, loader: Any) -> str | None:
+    """Why a training that is resumed here does not end as an undisturbed one; None if it does.
+
+    Args:
+        args: The Trainer's.
+        state: As the checkpoint has it.
+        loader: What is trained on.
+    """
+    if args.ignore_data_skip:
+        return "ignore_data_skip has rows read again"
+    if _had_short_epochs(state, loader, args.gradient_accumulation_steps):
+        return (
+            "the Trainer goes on at another row: epochs before had fewer steps than it takes an"
+            " epoch to have, as those of rows without a length"
+        )
+    return None
+
+
+def _had_short_epochs(state: TrainerState, loader: Any, accumulation_steps: int) -> bool:
+    """Whether the Trainer, which finds its place by the number of steps, takes it for another."""
+    try:
+        num_steps = math.ceil(len(loader) / accumulation_steps)
+    except TypeError:
+        num_steps = state.max_steps
+    return math.ceil(state.epoch or 0.0) > math.ceil(state.global_step / num_steps)
 
 
 def step_of(checkpoint: Path) -> int:
