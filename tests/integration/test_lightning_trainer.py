@@ -11,13 +11,18 @@ import optuna
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+)
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from workers.integrations.lightning import FleetCallback
 from workers.protocol.errors import DrainRequested, LeaseLost, ObjectiveError
+from workers.trials.training_loop import NOT_TO_THE_BIT
 
 #: Batches of an epoch, and epochs.
 STEPS, EPOCHS = 7, 3
@@ -86,6 +91,16 @@ class ZeroEachSecondBatch(Module):
     def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
         if batch_idx % 2 == 0:
             optimizer.zero_grad()
+
+
+class ByEpochs(Module):
+    """What it trains with is set where an epoch begins."""
+
+    def on_train_epoch_start(self):
+        self.scale = 1.0 + self.current_epoch + torch.rand(())
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * self.scale
 
 
 class Plateaus(Module):
@@ -286,6 +301,35 @@ class Scribbler(Callback):
         for link, target in [("last.txt", "anew.txt"), ("gone.txt", "never"), ("deep/gone", "no")]:
             (self.folder / link).unlink(missing_ok=True)
             (self.folder / link).symlink_to(target)
+
+
+def test_as_many_batches_are_added_up_as_the_epoch_that_is_resumed_had(desk):
+    def options():
+        return {"callbacks": [GradientAccumulationScheduler({0: 2, 1: 3})]}
+
+    place = desk(objective="user.py:objective")
+    whole = train(place.claim(0), Act(place), **options())
+    assert interrupted(place, 1, ("step", (1, 1), "drain"), **options()) == whole
+
+
+def test_however_often_a_training_is_drained_no_epoch_is_left_out(desk):
+    place = desk(objective="user.py:objective")
+    whole = train(place.claim(0), Act(place))
+    drains = [
+        ("step", (0, 4), "drain"),
+        ("validation", (0, 0), "drain"),  # waits for the beginning of the next epoch
+        ("validation", (1, 0), "drain"),
+        ("step", (2, 5), "drain"),
+    ]
+    assert interrupted(place, 1, *drains) == whole
+
+
+@pytest.mark.parametrize("kind", [Module, ByEpochs])
+def test_what_is_set_where_an_epoch_begins_is_set_where_it_is_resumed_and_that_is_said(desk, kind):
+    place = desk(objective="user.py:objective")
+    whole = train(place.claim(0), Act(place), kind=kind)
+    assert interrupted(place, 1, ("step", (1, 2), "drain"), kind=kind) == whole
+    assert (NOT_TO_THE_BIT in place.trial.user_attrs) is (kind is ByEpochs)
 
 
 def test_files_that_are_written_to_in_place_leave_each_checkpoint_whole(desk):

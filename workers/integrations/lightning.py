@@ -42,7 +42,9 @@ from workers.integrations.lightning_logger import in_place_of
 from workers.integrations.lightning_progress import (
     batches_so_far,
     begin_as_ever,
+    begin_epoch_again,
     count_anew,
+    count_epoch,
     gradients_of,
     put_gradients,
     steps_on_plateaus,
@@ -53,6 +55,7 @@ from workers.trials.divergence import Diverged, LossWatch
 from workers.trials.finite import WAY_OUT, FiniteWatch, best_value, trained
 from workers.trials.handle import FleetTrial
 from workers.trials.step_seeds import StepSeeds
+from workers.trials.training_loop import NOT_TO_THE_BIT
 
 log = get_logger(__name__)
 
@@ -88,6 +91,7 @@ class FleetCallback(Callback):
         #: what the checkpoint that is being written holds of the Trainer
         self._kept: dict[str, Any] = {}
         self._is_resumed = False
+        self._is_in_epoch = False
         self._finite = FiniteWatch()
         self._losses: LossWatch | None = None
         self._saved_at, self._saved_count = time.monotonic(), 0
@@ -186,6 +190,7 @@ class FleetCallback(Callback):
         if kept:
             put_gradients(pl_module, kept["gradients"])
             trainer._logger_connector._callback_metrics.update(kept["metrics"])
+            trainer.accumulate_grad_batches = kept["accumulated_batches"]
         self._take_loaders(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -194,8 +199,10 @@ class FleetCallback(Callback):
         Raises:
             DrainRequested: The trial is to stop, and can go on from here.
         """
+        self._is_in_epoch = True
         trainer._signal_connector.received_sigterm = False  # a drain, which is seen to here
         begin_as_ever(trainer.fit_loop)
+        count_epoch(trainer.fit_loop)
         self._take_loaders(trainer)
         for loader in self._loaders:
             loader.note_trained(0)
@@ -209,6 +216,8 @@ class FleetCallback(Callback):
     ) -> None:
         """Say that a step is about to be made."""
         begin_as_ever(trainer.fit_loop)
+        if not self._is_in_epoch:
+            self._begin_epoch_again(trainer, pl_module)
         self._progress(trainer)
         self._seeds.sow("step", trainer.current_epoch, batch_idx)
 
@@ -311,6 +320,14 @@ class FleetCallback(Callback):
         combined.flattened = list(self._loaders)
         iter(trainer.fit_loop._data_fetcher)
 
+    def _begin_epoch_again(self, trainer: Any, pl_module: Any) -> None:
+        """Have hooks of the user's be called that made the epoch what it was."""
+        self._is_in_epoch = True
+        self._seeds.sow("epoch", trainer.current_epoch)
+        if told := begin_epoch_again(trainer, pl_module):
+            reason = f"on_train_epoch_start of {', '.join(told)} was called again in an epoch"
+            self._trial.set_user_attr(NOT_TO_THE_BIT, reason)
+
     def _note_loss(self, trainer: Any, outputs: Any) -> None:
         """Take note of a batch's loss; on a GPU it is looked at later, with others."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -355,6 +372,8 @@ class FleetCallback(Callback):
         self._kept = {
             "gradients": gradients_of(module) if may_last else {},
             "metrics": dict(trainer.callback_metrics),
+            # which a callback may change with the epochs
+            "accumulated_batches": trainer.accumulate_grad_batches,
         }
         try:
             trainer.save_checkpoint(path)

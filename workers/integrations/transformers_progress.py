@@ -61,7 +61,7 @@ def _had_short_epochs(state: TrainerState, loader: Any, accumulation_steps: int)
         num_steps = math.ceil(len(loader) / accumulation_steps)
     except TypeError:
         num_steps = state.max_steps
-    return math.ceil(state.epoch or 0.0) > math.ceil(state.global_step / num_steps)
+    return bool(math.ceil(state.epoch or 0.0) > math.ceil(state.global_step / num_steps))
 
 
 def step_of(checkpoint: Path) -> int:
