@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import optuna
 import pytest
@@ -278,6 +279,25 @@ def test_other_hosts_remove_what_they_hold_unless_the_name_is_another_study_s(fl
     delete_study("s", fleet.settings)
     sweep.remove()
     assert remains(fleet, elsewhere) == set()
+
+
+def test_what_was_deleted_and_put_back_from_a_copy_stays(fleet, settings, tmp_path):
+    handle = fleet.submit(trials=1)
+    with fleet.service() as service:
+        turn_until(service, lambda: fleet.leases.is_queued(0), "it is in flight")
+        fleet.commit(0, 0.25)
+        turn_until(service, lambda: service.is_done("s"), "it is over")
+    leave_something(settings.home)
+    folder, copy = settings.home / "studies" / "s", tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    handle.delete()
+    shutil.copytree(copy, folder)
+    EndedTrials(fleet.client, settings.home).remove()
+    assert StudyHandle("s", settings).best_trial.value == 0.25
+    assert (folder / "trials/0/result/model/weights").exists()
+    delete_study("s", settings)
+    EndedTrials(fleet.client, settings.home).remove()
+    assert not folder.exists()
 
 
 def test_results_that_are_kept_elsewhere_are_not_half_deleted(fleet, serve, settings, tmp_path):

@@ -20,7 +20,7 @@ from workers.coordination.trial_record import TrialRecord
 from workers.disk.kept_models import KeptModels
 from workers.disk.manifests import checkpoint_root, remove_checkpoints
 from workers.disk.results import Draft, drafts, earlier_drafts
-from workers.disk.study_folders import remove_study, studies_in
+from workers.disk.study_folders import is_put_back, remove_study, studies_in
 from workers.disk.uploads import Errand, Uploads
 from workers.logs import get_logger
 from workers.protocol.states import TrialState
@@ -54,6 +54,8 @@ class EndedTrials:
     def _remove_deleted(self) -> None:
         """Remove what lies here of studies that were deleted, maybe on another host."""
         for study in studies_in(self._home, self._deletions.done()):
+            if is_put_back(self._home, study):
+                continue
             self._uploads.add(Errand("delete", study))  # first: what is gone reminds nobody
             remove_study(self._home, study)
             log.info("deleted_study_removed", study=study)

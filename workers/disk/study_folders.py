@@ -58,5 +58,13 @@ def studies_in(home: Path, names: Iterable[str]) -> list[str]:
     return [name for name in names if any(folder.exists() for folder in _folders(home, name))]
 
 
+def is_put_back(home: Path, study: str) -> bool:
+    """Whether a study that was deleted has results here: somebody brought them from a copy.
+
+    Its deletion is done once the journal is gone.
+    """
+    return (home / "studies" / study / "journal.log").exists()
+
+
 def _folders(home: Path, study: str) -> tuple[Path, Path]:
     return home / "studies" / study, checkpoint_root(home) / study
