@@ -212,8 +212,8 @@ def as_extended(shown: StudyStatus, spec: StudySpec) -> dict[str, Any]:
     changed: dict[str, Any] = {"is_exhausted": False, "budgets": budgets}
     trials = shown.budgets.get("trials")
     # else the points of a grid say how many there are to be
-    if trials is not None and shown.wanted == shown.given + trials.allowed:
-        changed["wanted"] = shown.given + spec.trials
+    if trials is not None and shown.wanted >= shown.given + trials.allowed:
+        changed["wanted"] = max(sum(shown.trials.values()), shown.given + spec.trials)
     return changed
 
 
@@ -221,7 +221,7 @@ def _num_wanted(spec: StudySpec, tally: Tally, around: Circumstances) -> int:
     """How many trials there are to be in all: what people gave, and what the sampler has."""
     if around.is_exhausted:
         return tally.num_trials
-    return tally.num_given + int(min(spec.trials, around.num_points))
+    return tally.num_wanted(min(spec.trials, around.num_points))
 
 
 def _of_trials(tally: Tally, directions: Sequence[Direction]) -> dict[str, Any]:

@@ -182,14 +182,14 @@ class DrivenStudy:
         """How many trials to run in all: those that people gave, and what the sampler has."""
         if self.is_exhausted:
             return self.tally.num_trials
-        return self.tally.num_given + int(min(self.spec.trials, self.num_points))
+        return self.tally.num_wanted(min(self.spec.trials, self.num_points))
 
     @property
     def num_left(self) -> int:
         """How many trials have yet to be asked for, those with given parameters among them."""
         if self.limits.reason is not None:
             return len(self.tally.waiting) if self.limits.spares_given else 0
-        return max(0, self.num_wanted - self.tally.num_trials + len(self.tally.waiting))
+        return self.num_wanted - self.tally.num_trials + len(self.tally.waiting)
 
     @property
     def end_problem(self) -> str | None:

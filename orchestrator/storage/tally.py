@@ -137,6 +137,13 @@ class Tally:
         """Trials that the sampler was asked for."""
         return self.num_trials - self.num_given
 
+    def num_wanted(self, sampled: float) -> int:
+        """How many trials there are to be in all, where the sampler is to be asked for so many.
+
+        Of a study that was handed in again with fewer than it has, those that it has.
+        """
+        return max(self.num_trials, self.num_given + int(sampled))
+
     def recount(self, trials: Iterable[FrozenTrial]) -> None:
         """Sum up anew.
 

@@ -90,6 +90,22 @@ def test_a_study_that_is_over_goes_on_for_what_is_ordered(fleet, monkeypatch):
     assert [trial.params["x"] for trial in fleet.stored()][1] == 0.25
 
 
+def test_what_is_ordered_runs_in_a_study_that_was_handed_in_again_with_fewer_trials(fleet):
+    """What it had too many was held against them: they waited, and the study never ended."""
+    fleet.submit(trials=3)
+    with fleet.service() as service:
+        work_off(fleet, service)
+    handle = fleet.submit(trials=1)
+    handle.enqueue({"x": 0.25}, {"x": 0.75})
+    with fleet.service() as service:
+        turn_until(service, lambda: len(fleet.leases.queued()) == 2, "they are in flight")
+        assert handle.status().wanted == 5
+        work_off(fleet, service)
+    assert [trial.params["x"] for trial in fleet.stored()][3:] == [0.25, 0.75]
+    status = handle.status()
+    assert (status.state, status.num_ended, status.wanted) == ("finished", 5, 5)
+
+
 def test_an_order_that_a_full_disk_did_not_take_is_carried_out_later(fleet, monkeypatch):
     handle = fleet.submit(trials=1)
     handle.enqueue({"x": 0.25})
