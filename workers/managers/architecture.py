@@ -32,7 +32,6 @@ _NEEDS: Final = {
     "deepseek_v2": "give num_experts_per_tok, such as 2",
     "diffllama": "give num_attention_heads and num_key_value_heads that are even",
     "funnel": "give block_sizes, the layers of each block, such as [2, 2], in place of layers",
-    "layoutlmv2": "it reads pages as images; take layoutlm, or an architecture for texts",
     "layoutlmv3": "give a hidden_size that 6 divides",
     "lilt": "give a hidden_size that 6 divides",
     "perceiver": "give d_latents, num_latents, num_self_attends_per_block and d_model",
@@ -41,6 +40,11 @@ _NEEDS: Final = {
     "zamba": "it has 8 layers at least, unless attn_layer_period and attn_layer_offset are given",
     "zamba2": "give layers_block_type, a list such as [linear_attention, hybrid], as long as there"
     " are layers",
+}
+
+#: What takes more than texts, whatever its fields are and whatever is installed.
+_FOR_MORE_THAN_TEXTS: Final = {
+    "layoutlmv2": "it reads pages as images; take layoutlm, or an architecture for texts",
 }
 
 
@@ -134,6 +138,20 @@ def unfit(label: str, config: Any, given: Mapping[str, Any], error: BaseExceptio
     )
 
 
+def check_for_texts(model_type: str, label: str) -> None:
+    """Refuse an architecture that takes more than texts, before it is built.
+
+    Args:
+        model_type: Its name in `transformers`.
+        label: What the study says the model is.
+
+    Raises:
+        UnfitModelError: It is one.
+    """
+    if (reason := _FOR_MORE_THAN_TEXTS.get(model_type)) is not None:
+        raise UnfitModelError(f"{label}: {reason}")
+
+
 def _class_of(architecture: str, kind: HeadKind) -> Any:
     known = [str(name) for name in transformers.CONFIG_MAPPING]
     if architecture not in known:
@@ -142,6 +160,7 @@ def _class_of(architecture: str, kind: HeadKind) -> Any:
             f" {transformers.__version__}{nearest(architecture, known)}"
         )
     cls = transformers.CONFIG_MAPPING[architecture]
+    check_for_texts(architecture, f"model.architecture = {architecture!r}")
     if cls not in kind.mapping:
         raise UnfitModelError(
             f"model.architecture = {architecture!r} has no {kind.name} in transformers;"

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from workers.logs import get_logger
+from workers.managers.architecture import check_for_texts
 from workers.managers.head import SEQUENCE_CLASSIFIER, HeadKind, kind_of
 from workers.protocol.errors import InvalidInputError, WorkerLacksError
 
@@ -118,6 +119,7 @@ def read(name: str, files: str | None = None, kind: HeadKind = SEQUENCE_CLASSIFI
         # what is drawn here, for a head that is missing, is not kept
         with torch.random.fork_rng(devices=[]), _without_report():
             config = AutoConfig.from_pretrained(files)
+            check_for_texts(config.model_type, f"model.id = {name!r}")
             _refuse_quantised(name, config)
             model, info = kind.auto.from_pretrained(
                 files,

@@ -262,6 +262,10 @@ def test_dropout_leaves_alone_what_is_given_by_name(container):
             {"architecture": "bert", "hidden_size": 64, "pad_token_id": 3},
             "model.pad_token_id = 3: the tokenizer's is 0; leave it out",
         ),
+        (
+            {"architecture": "layoutlmv2"},
+            "model.architecture = 'layoutlmv2': it reads pages as images; take layoutlm",
+        ),
         ({"architecture": "vit"}, "has no sequence classifier in transformers; take one such"),
     ],
 )
@@ -274,6 +278,17 @@ def test_fields_that_make_no_model_for_the_texts_are_refused(container, tokenize
             max_length=MAX_LENGTH,
         )
     assert "\n" not in str(error.value)
+
+
+def test_a_saved_model_of_pages_is_refused_whatever_is_installed(container, tokenizer, tmp_path):
+    transformers.LayoutLMv2Config().save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match="it reads pages as images"):
+        container.get(ModelManager).sequence_classifier(
+            ModelConfig(id=str(tmp_path)),
+            labels=("a", "b"),
+            tokenizer=tokenizer,
+            max_length=MAX_LENGTH,
+        )
 
 
 def test_a_refusal_leaves_the_generator_and_the_process_as_they_were(container, tokenizer):
