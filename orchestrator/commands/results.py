@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import optuna
 import typer
@@ -32,10 +32,13 @@ from workers.disk import durable
 from workers.passwords import hide_in
 from workers.protocol.errors import FleetError, InvalidInputError, nearest
 from workers.protocol.given import given_params
-from workers.protocol.plain import strict_json
+from workers.protocol.plain import plain_text, strict_json
 from workers.protocol.spec import FINETUNE, StudySpec
 
 results_app = typer.Typer()
+
+#: Characters of a parameter or an attribute that a terminal is shown.
+_MAX_SHOWN: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -240,12 +243,17 @@ def _model_folder(folder: Path | None) -> str | None:
 def _draw(about: dict[str, Any]) -> Group:
     lines = [Text(f"{about['study']}: trial {about['trial']}", style="bold green")]
     for name, value in about["values"].items():
-        lines.append(Text(printable(f"  {name}: {value}")))
+        lines.append(_line(f"  {name}: {value}"))
     for name in ("params", "user_attrs", "constraints"):
-        lines += [Text(printable(f"  {key} = {value}")) for key, value in about[name].items()]
+        lines += [_line(f"  {key} = {value}") for key, value in about[name].items()]
     lines.append(Text(f"  files: {about['folder'] or 'none on this machine'}"))
     if about["model"]:
         lines.append(Text(f"  model: {about['model']}"))
     if "copied_to" in about:
         lines.append(Text(f"copied to {about['copied_to']}"))
     return Group(*lines)
+
+
+def _line(text: str) -> Text:
+    """One line for a terminal; `--json` has what is cut off."""
+    return Text(plain_text(printable(text), _MAX_SHOWN))

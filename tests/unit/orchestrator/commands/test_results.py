@@ -119,6 +119,14 @@ def test_the_best_trial_is_told_with_all_that_it_came_to(stored, home):
     assert json.loads(run("best", "s", "--trial", "5", "--json"))["values"] == {"value": "Infinity"}
 
 
+def test_an_attribute_of_a_megabyte_is_no_flood_in_a_terminal(stored):
+    stored([trial(0.25, summary="x" * 2**20, seed=3)])
+    lines = run("best", "s").decode().splitlines()
+    assert max(map(len, lines)) < 1100
+    assert "  seed = 3" in lines
+    assert json.loads(run("best", "s", "--json"))["user_attrs"]["summary"] == "x" * 2**20
+
+
 def test_a_trial_taken_home_is_whole_and_its_study_file_has_its_parameters(stored, home, tmp_path):
     stored(objective="/a/train.py:objective", resources={"gpus": 0}, sampler={"seed": 7})
     folder = home / "studies" / "s" / "trials" / "1" / "result"
