@@ -34,7 +34,7 @@ def try_study(
     """Run one trial of a study in the foreground, and record nothing.
 
     The managers, the lease and the sampler are the real ones; breakpoint() stops in this terminal.
-    With --json, what the objective prints goes to standard output, too.
+    With --json, what the objective prints goes to standard error.
 
     Example: trialfleet try study.yaml --set config.epochs=1 --pdb
     """
@@ -42,7 +42,9 @@ def try_study(
 
     spec = load_study(study, overrides=overrides or ())
     settings = Settings.from_environment()
-    status = try_out(spec, import_directory(study), settings, _note, with_pdb=with_pdb)
+    output = sys.stderr if as_json else None
+    folder = import_directory(study)
+    status = try_out(spec, folder, settings, _note, with_pdb=with_pdb, output=output)
     (trial,) = status.recent
     if as_json:
         print_json(trial.model_dump(mode="json"))

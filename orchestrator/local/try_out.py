@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, TextIO
 
 from orchestrator.driving.service import Service
 from orchestrator.local.run import worker_environment
@@ -40,6 +40,7 @@ def try_out(
     tell: Callable[[str], None],
     *,
     with_pdb: bool = False,
+    output: TextIO | None = None,
 ) -> StudyStatus:
     """Run one trial of a study in the foreground.
 
@@ -49,6 +50,7 @@ def try_out(
         settings: The cache and the allowed objectives; all else is its own.
         tell: Told what people should know.
         with_pdb: Whether what the objective raises is debugged where it was raised.
+        output: Where what the objective prints goes; by default to standard output.
 
     Returns:
         The status of a study of that one trial.
@@ -73,7 +75,7 @@ def try_out(
         spec = handle.spec()
         environment = worker_environment(spec, import_directory, own_settings)
         with Service(own_settings, only=spec.name) as service:
-            return _drive(service, spec.name, environment, with_pdb=with_pdb)
+            return _drive(service, spec.name, environment, with_pdb=with_pdb, output=output)
 
 
 def _of_one_trial(spec: StudySpec) -> StudySpec:
@@ -94,13 +96,19 @@ def _of_one_trial(spec: StudySpec) -> StudySpec:
 
 
 def _drive(
-    service: Service, name: str, environment: Mapping[str, str], *, with_pdb: bool
+    service: Service,
+    name: str,
+    environment: Mapping[str, str],
+    *,
+    with_pdb: bool,
+    output: TextIO | None,
 ) -> StudyStatus:
     """Turn the orchestrator's loop until the trial's process has ended and its end is known."""
     command = [sys.executable, "-P", "-m", "workers.trials.try_out", name]
     child = subprocess.Popen(
         [*command, *(["--pdb"] if with_pdb else [])],
         env={**environment, "WANDB_MODE": "disabled"},
+        stdout=output,
     )
     with _deaf_to_interrupts(child):
         deadline = None

@@ -59,10 +59,10 @@ def test_a_trial_runs_under_a_debugger_with_real_managers_and_leaves_nothing(try
         "--json", typed="p 6 * 7\np [*__import__('os').environ].count('FLEET_SECRET') + 70\nc\n"
     )
     assert ended.returncode == 0, ended.stderr
-    assert "managers TensorManager" in ended.stdout
-    assert "(Pdb) 42" in ended.stdout
-    assert "(Pdb) 70" in ended.stdout, "it is not in the environment of an objective"
-    document = json.loads(ended.stdout[ended.stdout.index('{\n  "number"') :])
+    assert "managers TensorManager" in ended.stderr
+    assert "(Pdb) 42" in ended.stderr
+    assert "(Pdb) 70" in ended.stderr, "it is not in the environment of an objective"
+    document = json.loads(ended.stdout)
     assert (document["state"], document["value"]) == ("complete", document["params"]["x"])
     assert not (tmp_path / "home").exists()
     assert remains() == []
