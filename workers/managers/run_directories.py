@@ -46,10 +46,12 @@ from workers.settings import Settings
 
 log = get_logger(__name__)
 
-#: What a disk answers that takes no more, or takes nothing from this user.
+#: What a disk answers that takes no more, or takes nothing from this user, one that is a share and
+#: away, and one on which something else lies where entries do.
 _DISK_ERRORS: Final = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.ENOTDIR, errno.EEXIST, errno.ESTALE,
+    errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from structlog.testing import capture_logs
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from workers.containers import Container
+from workers.disk.cache_entry import lock_for_use
 from workers.managers import MANAGERS, DataManager, TokenizerManager, tokenized
 from workers.managers.recipe import code_digest
 from workers.managers.tokenized import TokenizedTexts
@@ -203,6 +205,23 @@ def test_on_a_full_disk_a_process_goes_on_with_a_copy_of_its_own(tmp_path, rows)
         said = next(each for each in logs if each["event"] == "cache_not_written")
         assert "No space left" in said["error"]
         assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOTCONN, errno.ETIMEDOUT, errno.EISDIR, errno.ELOOP])
+def test_where_the_cache_is_away_a_process_goes_on_with_a_copy_of_its_own(
+    tmp_path, rows, monkeypatch, code
+):
+    def lock(folder):
+        if folder.is_relative_to(tmp_path / "cache"):
+            raise OSError(code, os.strerror(code), str(folder))
+        return lock_for_use(folder)
+
+    monkeypatch.setattr("workers.disk.cache.lock_for_use", lock)
+    with process(tmp_path) as data, capture_logs() as logs:
+        assert len(build(data, rows).train)
+    assert os.strerror(code) in next(
+        each["error"] for each in logs if each["event"] == "cache_not_written"
+    )
 
 
 def test_where_no_disk_takes_the_tokens_one_line_says_which(tmp_path, rows, monkeypatch):
