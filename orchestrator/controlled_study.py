@@ -20,6 +20,7 @@ from orchestrator.storage.opening import storage_url
 from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
 from orchestrator.views.ways_on import say_still_ends, used_up, ways_on
+from workers.coordination.connection import is_at_rest
 from workers.coordination.kept_connection import KeptConnection
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
@@ -330,7 +331,7 @@ class ControlledStudy:
             with self._connection(role).use() as client:
                 yield Studies(client, seal=self._settings.seal)
         except RedisUnavailableError as error:
-            if self._settings.redis_url or SPEC_ATTR not in self.study.user_attrs:
+            if not is_at_rest(error, self._settings) or SPEC_ATTR not in self.study.user_attrs:
                 raise
             raise StudyAtRestError(
                 f"study {self.name!r}: no fleet runs here; `trialfleet run` goes on with it, and"

@@ -12,6 +12,7 @@ from orchestrator.status import StudyStatus, UnreadableRecord, UnreadableStudy
 from orchestrator.status_building import stored_status
 from orchestrator.storage.known_studies import stored_studies
 from workers.coordination.connection import connect as connect_redis
+from workers.coordination.connection import is_at_rest
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.processes.registry import ProcessEntry, ProcessRegistry
@@ -102,8 +103,8 @@ def statuses_at_hand() -> list[StudyStatus | UnreadableStudy]:
     try:
         with connect() as fleet:
             found = {each.study: each for each in fleet.statuses()}
-    except RedisUnavailableError:
-        if settings.redis_url:
+    except RedisUnavailableError as error:
+        if not is_at_rest(error, settings):
             raise
     if not settings.redis_url:
         # an embedded server runs only as long as its study; what answers may be anybody's

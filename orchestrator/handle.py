@@ -25,7 +25,7 @@ from orchestrator.storage.place import locate
 from orchestrator.storage.printed import PrintedAttempt, printed_by
 from orchestrator.views.following import follow
 from orchestrator.views.trial_table import FORMATS, TrialTable, value_columns
-from workers.coordination.connection import connect
+from workers.coordination.connection import connect, is_at_rest
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.coordination.trial_queue import read_record
@@ -317,8 +317,8 @@ class StudyHandle(ControlledStudy):
             with self._connection(Role.VIEWER).use() as client:
                 known = Studies(client).exists(self.name)
                 return read_record(client, self.name, number) if known else None
-        except RedisUnavailableError:
-            if self._settings.redis_url:
+        except RedisUnavailableError as error:
+            if not is_at_rest(error, self._settings):
                 raise
             return None
 
@@ -335,8 +335,8 @@ class StudyHandle(ControlledStudy):
         try:
             with self._connection(Role.VIEWER).use() as client:
                 return published_status(client, self.name, self._settings.times)
-        except RedisUnavailableError:
-            if self._settings.redis_url:
+        except RedisUnavailableError as error:
+            if not is_at_rest(error, self._settings):
                 raise
             return None  # an embedded server that ran only as long as the study
         except redis.exceptions.NoPermissionError:

@@ -53,7 +53,7 @@ def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = _Lines(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
@@ -73,6 +73,15 @@ def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None
         logging.getLogger(name).setLevel(level)
     for name in _OF_EACH_MESSAGE:
         logging.getLogger(name).setLevel(logging.WARNING if level >= logging.INFO else logging.INFO)
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes events, those that can be written: a disk may be full for a while."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Drop an event that the system does not take; what is wrong with another one is told."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def guard_tracebacks() -> None:

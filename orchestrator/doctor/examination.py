@@ -25,7 +25,7 @@ from orchestrator.doctor import (
 from orchestrator.doctor.findings import Finding, Level, error, ok, warning
 from orchestrator.fleet import Fleet
 from workers.coordination.address import parse_address
-from workers.coordination.connection import connect, resolve_url
+from workers.coordination.connection import connect, resolve_url, text_of, way_out_of
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.protocol.errors import FleetError, InvalidInputError
@@ -117,9 +117,11 @@ class Examination:
             return [ok("a trial", told)]
         return [error("a trial", told, "FLEET_REDIS_URL of a user that may act")]
 
-    def _no_redis(self, trouble: str) -> Finding:
+    def _no_redis(self, trouble: redis.RedisError) -> Finding:
         address = parse_address(resolve_url(self.settings))
-        told = f"{address} does not answer ({trouble})"
+        if (way_out := way_out_of(trouble)) is not None:
+            return error("connection", f"{address} refuses: {text_of(trouble)}", way_out)
+        told = f"{address} does not answer ({plain_text(describe_error(trouble, 200))})"
         if self.settings.redis_url is not None:
             fix = "start that server, or mend FLEET_REDIS_URL"
             return error("connection", f"{told}: no fleet can be looked at", fix)
@@ -160,14 +162,14 @@ def _not_seen(what: str, problem: Exception) -> Finding:
     return error(what, f"it cannot be looked at: {told}", "mend that, and look again")
 
 
-def _trouble(client: redis.Redis) -> str | None:
+def _trouble(client: redis.Redis) -> redis.RedisError | None:
     """Why Redis does not answer."""
     try:
         client.ping()
     except redis.exceptions.NoPermissionError:
         return None  # it answers; what it does not allow is a finding
     except redis.RedisError as problem:
-        return plain_text(describe_error(problem, 200))
+        return problem
     return None
 
 

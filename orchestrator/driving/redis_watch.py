@@ -8,7 +8,7 @@ from __future__ import annotations
 import redis
 
 from workers.coordination import keys
-from workers.coordination.connection import describe_trouble
+from workers.coordination.connection import describe_trouble, text_of
 from workers.coordination.rights import Role, missing_rights
 from workers.coordination.studies import ensure_epoch
 from workers.disk.fleet_home import FleetHome
@@ -41,6 +41,11 @@ class RedisWatch:
         self.reason = ""
         """What people were told of the last error."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What people are told of the last error, until all goes well again."""
+        return None if self._trouble is None else self.reason
+
     def has_rights(self) -> bool:
         """Whether what Redis refused us is given back: half a turn would be taken over and over."""
         if self.is_refused:
@@ -50,9 +55,9 @@ class RedisWatch:
     def failed(self, error: redis.RedisError | HomeRefusedError) -> str:
         """Take note of an error, and log it the first time; what to tell people of it."""
         self.is_refused = isinstance(error, redis.exceptions.NoPermissionError)
-        if str(error) == self._trouble:
+        if text_of(error) == self._trouble:
             return self.reason
-        self._trouble = str(error)
+        self._trouble = text_of(error)
         if isinstance(error, HomeRefusedError):
             self.reason = str(error)
             log.error("home_refused", error=self.reason, hint="nothing is driven until then")

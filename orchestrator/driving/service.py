@@ -191,6 +191,11 @@ class Service:
             self._looked_at = 0.0
             time.sleep(_BLOCK_MS / 1000)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why Redis did not do what the last turn asked; None where it did."""
+        return self._redis.trouble
+
     def is_done(self, name: str) -> bool:
         """Whether a study is over, and whoever is to know of it was told."""
         driver = self._roster.drivers.get(name)

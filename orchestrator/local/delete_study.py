@@ -17,7 +17,7 @@ from orchestrator.driving.deletion import has_running, try_delete
 from orchestrator.local.run import exclusive
 from orchestrator.local.servers import EmbeddedRedis
 from orchestrator.storage.known_studies import known_studies
-from workers.coordination.connection import connect
+from workers.coordination.connection import connect, is_at_rest
 from workers.coordination.deletions import Deletions
 from workers.coordination.identity import ProcessIdentity
 from workers.coordination.rights import Role
@@ -96,8 +96,8 @@ def _fleet(settings: Settings) -> Iterator[tuple[redis.Redis, Settings]]:
     """The fleet's Redis; the embedded one is started where nobody runs it."""
     try:
         client = connect(settings, Role.USER)
-    except RedisUnavailableError:
-        if settings.redis_url is not None:
+    except RedisUnavailableError as error:
+        if not is_at_rest(error, settings):
             raise
         with exclusive(settings.home), EmbeddedRedis(settings.home) as server:
             own = settings.model_copy(update={"redis_url": server.url})

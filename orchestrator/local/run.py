@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,8 @@ def run(spec: StudySpec, import_directory: Path, settings: Settings, view: View)
         )
         stack.callback(worker.stop, _DRAIN_SECONDS)
         interrupted = stack.enter_context(_interruptible(worker, view))
-        fleet = _Fleet(embedded, worker.start(), view, _Refusals(spec, registry, view))
+        refusals, trouble = _Refusals(spec, registry, view), _Trouble(view)
+        fleet = _Fleet(embedded, worker.start(), view, refusals, trouble)
         return _drive(spec.name, service, fleet, interrupted)
 
 
@@ -136,6 +137,27 @@ class _Refusals:
                     self.view.say(f"waits: {reason}")
 
 
+@dataclass
+class _Trouble:
+    """Says what is wrong with Redis where that lasts, once for each reason."""
+
+    view: View
+    clock: Callable[[], float] = time.monotonic
+    _told: str | None = None
+    _since: float | None = None
+
+    def look(self, reason: str | None) -> None:
+        """Say what is new; a server that was killed is back by then."""
+        if reason is None:
+            self._told = self._since = None
+            return
+        if self._since is None:
+            self._since = self.clock()
+        if reason != self._told and self.clock() - self._since > _LOOK_SECONDS:
+            self._told = reason
+            self.view.say(f"waits: {reason}")
+
+
 @dataclass(frozen=True)
 class _Fleet:
     """What this run has started, and starts again when somebody kills it."""
@@ -144,6 +166,7 @@ class _Fleet:
     worker: LocalWorker
     view: View
     refusals: _Refusals
+    trouble: _Trouble
 
     def revive(self, *, is_draining: bool) -> None:
         """Start again what was killed."""
@@ -162,6 +185,7 @@ def _drive(name: str, service: Service, fleet: _Fleet, interrupted: threading.Ev
         service.is_draining = interrupted.is_set()
         service.turn()
         fleet.refusals.look()
+        fleet.trouble.look(service.trouble)
         keep_short(service.settings.home)
         status = service.status(name)
         if status is not None and service.is_done(name):

@@ -46,6 +46,15 @@ _GENERAL_ANSWER: Final = re.compile(
     r"|NOPERM)\b"
 )
 
+#: Of those, what somebody has to do about them.
+_WAYS_OUT: Final = {
+    "MISCONF": "make room on the disk of that server",
+    "OOM": "raise its maxmemory, or delete studies that are over",
+}
+
+#: What a server adds to the errors of its scripts.
+_OF_A_SCRIPT: Final = re.compile(r" script: [0-9a-f]{40}, on @user_script:\d+\.?$")
+
 #: Between two attempts to reach a Redis that is waited for.
 _RETRY_SECONDS: Final = 0.5
 
@@ -135,17 +144,47 @@ def name_missing(client: redis.Redis, role: Role, settings: Settings) -> str | N
 def describe_trouble(
     error: redis.RedisError, client: redis.Redis, role: Role, settings: Settings
 ) -> str:
-    """What is wrong with Redis, and the way out where it refuses this process its rights."""
+    """What is wrong with Redis, and the way out where it refuses what this process does."""
     is_refused = isinstance(error, redis.exceptions.NoPermissionError)
-    return str((lacking(client, role, settings) if is_refused else None) or error)
+    if is_refused and (refused := lacking(client, role, settings)) is not None:
+        return str(refused)
+    address = parse_address(resolve_url(settings))
+    way_out = way_out_of(error)
+    text = text_of(error)
+    return f"Redis at {address} refuses: {text}; {way_out}" if way_out else text
 
 
 def unavailable(error: redis.RedisError, settings: Settings) -> RedisUnavailableError:
-    """What is said of a server that does not answer."""
+    """What is said of a server that does not answer, or refuses whatever it is asked."""
     address = parse_address(resolve_url(settings))
+    if (way_out := way_out_of(error)) is not None:
+        return RedisUnavailableError(f"Redis at {address} refuses: {text_of(error)}; {way_out}")
     return RedisUnavailableError(
         f"Redis at {address} does not answer ({error}); start it, or set FLEET_REDIS_URL"
     )
+
+
+def is_at_rest(error: RedisUnavailableError, settings: Settings) -> bool:
+    """Whether there is no fleet to be asked: none is named, and no embedded server is there.
+
+    Args:
+        error: What was said of the server that was looked for.
+        settings: What names it.
+    """
+    cause = error.__cause__
+    is_there = isinstance(cause, redis.RedisError) and way_out_of(cause) is not None
+    return settings.redis_url is None and not is_there
+
+
+def way_out_of(error: redis.RedisError) -> str | None:
+    """What to do about a server that is there, and refuses whatever it is asked; else None."""
+    text = str(error)
+    return next((way for name, way in _WAYS_OUT.items() if re.search(rf"\b{name}\b", text)), None)
+
+
+def text_of(error: Exception) -> str:
+    """What an error says, the same from a script as from any other command."""
+    return _OF_A_SCRIPT.sub("", str(error))
 
 
 def lacking(client: redis.Redis, role: Role, settings: Settings) -> RightsMissingError | None:

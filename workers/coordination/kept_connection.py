@@ -17,7 +17,13 @@ from weakref import WeakValueDictionary, finalize
 
 import redis
 
-from workers.coordination.connection import connect, lacking, resolve_url, unavailable
+from workers.coordination.connection import (
+    connect,
+    is_general,
+    lacking,
+    resolve_url,
+    unavailable,
+)
 from workers.coordination.rights import Role
 from workers.protocol.errors import FleetError
 from workers.settings import Settings
@@ -79,9 +85,6 @@ class KeptConnection:
             with suppress(redis.exceptions.NoPermissionError):
                 client.ping()  # who goes on without a server that is away sees it here
             yield client
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            self._forget(client)
-            raise unavailable(error, self._settings) from error
         except redis.exceptions.ReadOnlyError:
             self._forget(client)  # another server has its place, and perhaps its name
             raise
@@ -90,6 +93,11 @@ class KeptConnection:
             if (refused := lacking(client, self._role, self._settings)) is not None:
                 raise refused from error
             raise
+        except redis.RedisError as error:
+            if not is_general(error):
+                raise
+            self._forget(client)
+            raise unavailable(error, self._settings) from error
 
     def _opened(self) -> redis.Redis:
         asked_at = time.monotonic()

@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import structlog
@@ -43,3 +45,10 @@ def test_an_exception_is_one_line_of_json_too():
         get_logger("x").exception("failed")
     (line,) = stream.getvalue().splitlines()
     assert "ValueError: invalid literal" in json.loads(line)["exception"]
+
+
+def test_on_a_full_disk_lines_are_lost_and_nothing_is_printed_in_their_place(capsys):
+    with suppress(OSError), Path("/dev/full").open("w") as full:
+        configure_logging(stream=full)
+        get_logger("x").info("lost")
+    assert capsys.readouterr() == ("", "")
