@@ -33,6 +33,7 @@ from workers.protocol.errors import (
 )
 from workers.protocol.given import stored_params
 from workers.protocol.orders import Given, Order, Retry
+from workers.protocol.plain import as_setting
 from workers.protocol.spec import StudySpec, is_study_name
 from workers.protocol.states import Wish
 from workers.settings import Settings
@@ -138,7 +139,8 @@ class ControlledStudy:
                 something else has ended the study, or the study was stopped or cancelled.
         """
         asked = {"trials": trials, "timeout": timeout}
-        changes = {name: each for name, each in asked.items() if each is not None} | settings
+        given = {name: each for name, each in asked.items() if each is not None} | settings
+        changes = {name: as_setting(each, name) for name, each in given.items()}
         if not changes and space is None:
             raise InvalidInputError(
                 f"study {self.name!r}: extend it by what? Give trials, timeout, a wider space, or"
@@ -176,7 +178,7 @@ class ControlledStudy:
         # what checks a space checks what is handed in, and hands it in by a handle
         from orchestrator.submission.widening import widened
 
-        return widened(spec, space, self._settings)
+        return widened(spec, as_setting(space, "space"), self._settings)
 
     def _widen_at_rest(self, space: Mapping[str, Any]) -> StudySpec:
         """Have a study that no fleet has go on in a wider space."""

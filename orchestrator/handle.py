@@ -162,8 +162,11 @@ class StudyHandle(ControlledStudy):
         """The parameters of the best trials, as `enqueue` of this or another study takes them.
 
         Raises:
-            InvalidInputError: No trial is complete, or the storage is not on this machine.
+            InvalidInputError: No trial is complete, the storage is not on this machine, or `count`
+                is below 1.
         """
+        if count < 1:
+            raise InvalidInputError(f"best_params({count}): give a number of trials, from 1")
         study = self.study
         text = study.user_attrs.get(SPEC_ATTR)
         trials = study.get_trials(deepcopy=False)

@@ -22,6 +22,7 @@ from orchestrator.submission.shipping import below, ships
 from orchestrator.submission.study_file import read_study_file
 from workers.protocol.errors import InvalidInputError
 from workers.protocol.finetune import FILE_FORMATS, HUB
+from workers.protocol.plain import as_setting
 from workers.protocol.spec import FINETUNE, StudySpec
 from workers.settings import Settings
 
@@ -117,7 +118,9 @@ class Study:
             "on_end": on_end,
             "code": code,
         }
-        given = {field: value for field, value in fields.items() if value is not None}
+        given = {
+            field: as_setting(value, field) for field, value in fields.items() if value is not None
+        }
         #: what `code.ship` names files of
         self._folder = _script_folder()
         self.spec = build_spec(given, "Study", base=Path.cwd(), ship_from=self._folder)

@@ -55,7 +55,7 @@ _POSITIONS: Final = (_CMA, "tpe:relative_params", "gp:relative_params")
 _FIXED: Final = "fixed_params"
 
 
-def widened(spec: StudySpec, space: Mapping[str, Any], settings: Settings) -> StudySpec:
+def widened(spec: StudySpec, space: object, settings: Settings) -> StudySpec:
     """A study with a wider space.
 
     Args:

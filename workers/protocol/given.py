@@ -9,7 +9,7 @@ from typing import Any
 from workers.protocol.choices import Choices
 from workers.protocol.errors import InvalidInputError, UnsuitableValueError, nearest
 from workers.protocol.parameters import CategoricalDimension, FloatDimension, IntDimension
-from workers.protocol.plain import as_key, as_plain, is_finite, shown
+from workers.protocol.plain import Plain, as_key, as_plain, is_finite, shown
 from workers.protocol.spec import StudySpec
 
 
@@ -26,18 +26,19 @@ def stored_params(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:
             f"{shown(given)} is no mapping: give the parameters of each trial as one of names to"
             " values, such as enqueue({'x': 1}, {'x': 2})"
         )
+    plain = dict(_plain(*each) for each in given.items())
     if not spec.space:
-        return dict(_stored_without_space(*each) for each in given.items())
+        return {name: _stored_without_space(name, value) for name, value in plain.items()}
     found = {}
-    for name, value in given.items():
+    for name, value in plain.items():
         if name not in spec.space:
             raise InvalidInputError(
                 f"parameter {name!r}: the space of study {spec.name!r} has no such"
-                f" parameter{nearest(str(name), spec.space)} (it has {', '.join(spec.space)})"
+                f" parameter{nearest(name, spec.space)} (it has {', '.join(spec.space)})"
             )
         found[name] = _stored(spec, name, value)
     for name in found:
-        _check_conditions(spec, name, given)
+        _check_conditions(spec, name, plain)
     return found
 
 
@@ -51,25 +52,28 @@ def given_params(spec: StudySpec, stored: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stored_without_space(name: Any, value: Any) -> tuple[str, Any]:
-    """A parameter that an objective may ask for.
+def _plain(name: Any, value: Any) -> tuple[str, Plain]:
+    try:
+        return as_key(name), as_plain(value, f"parameter {name!r}")
+    except UnsuitableValueError as error:
+        raise InvalidInputError(str(error)) from error
+
+
+def _stored_without_space(name: str, value: Plain) -> Plain:
+    """A value that an objective's parameter may have.
 
     Of a choice that is a list, a mapping or not finite, the storage has the name, which is text: of
     the value itself it would find none.
     """
-    try:
-        key, plain = as_key(name), as_plain(value, f"parameter {name!r}")
-    except UnsuitableValueError as error:
-        raise InvalidInputError(str(error)) from error
-    if isinstance(plain, (list, dict)) or (
-        isinstance(plain, (int, float)) and not is_finite(plain)
+    if isinstance(value, (list, dict)) or (
+        isinstance(value, (int, float)) and not is_finite(value)
     ):
         raise InvalidInputError(
-            f"parameter {key!r} = {shown(value)}: give text, a finite number, true, false or null;"
+            f"parameter {name!r} = {shown(value)}: give text, a finite number, true, false or null;"
             " of an objective that chooses among others, the choice as text, as `trialfleet export`"
-            f" has it: {shown(json.dumps(plain))}"
+            f" has it: {shown(json.dumps(value))}"
         )
-    return key, plain
+    return value
 
 
 def _stored(spec: StudySpec, name: str, value: Any) -> Any:

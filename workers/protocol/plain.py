@@ -35,7 +35,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from workers.passwords import hide
-from workers.protocol.errors import UnsuitableValueError
+from workers.protocol.errors import InvalidInputError, UnsuitableValueError
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
@@ -144,6 +144,27 @@ def as_plain(value: Any, what: str) -> Plain:
         UnsuitableValueError: Something in it has no rule, is too large, too deep, or holds itself.
     """
     return _plain(value, what, 0)
+
+
+def as_setting(value: Any, name: str) -> Plain:
+    """What a script sets of a study, as a study file would have it.
+
+    Args:
+        value: By the rules above; no text is cut off.
+        name: The setting.
+
+    Raises:
+        InvalidInputError: It cannot be written into a file.
+    """
+    try:
+        as_plain(value, name)
+    except UnsuitableValueError as error:
+        problem = str(error).partition(";")[0]
+        raise InvalidInputError(
+            f"{problem}; a study is kept as JSON: give numbers, text, and lists and mappings of"
+            " them, and of a function its name, such as `module:function`"
+        ) from error
+    return _whole(value, name)
 
 
 def plain_text(value: Any, limit: int = MAX_TEXT) -> str:
@@ -287,6 +308,15 @@ def _plain_key(key: Any, where: str) -> str:
             f"{where}: a key is {type_name(key)}; in JSON, keys are text: give text or a number"
         )
     return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _whole(value: Any, where: str) -> Plain:
+    """The same as `_plain`, of what that takes, with all of its texts."""
+    if isinstance(value, Mapping):
+        return {_plain_key(key, where): _whole(item, where) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_whole(item, where) for item in value]
+    return plain_text(value, len(value)) if isinstance(value, str) else _plain(value, where, 0)
 
 
 def _is_text_type(value: Any) -> bool:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orchestrator.submission.study import Study, import_directory, load_study
@@ -115,3 +118,41 @@ def test_a_script_can_give_whatever_a_file_can():
 def test_a_script_meets_the_same_messages():
     with pytest.raises(InvalidInputError, match="Study: trials = 0"):
         Study("finetune", trials=0)
+
+
+def test_a_script_s_numbers_are_those_of_a_file_whatever_library_they_are_of():
+    """A choice that was an integer of NumPy's became a float, and True the number 1."""
+    study = Study(
+        objective="train:objective",
+        name="s",
+        sampler={"type": "tpe", "n_startup_trials": np.int64(3)},
+        space={
+            "batch": {"type": "categorical", "choices": np.array([16, 32])},
+            "flag": {"type": "categorical", "choices": [np.bool_(True), np.float32(0.5), "a"]},
+        },
+        config={"rate": np.float32(0.5), "path": Path("x"), "text": "x" * 2**21, "sizes": (1, 2)},
+        timeout=timedelta(hours=1),
+    )
+    spec = StudySpec.read(study.spec.model_dump_json())
+    choices = [*spec.space["batch"].choices, *spec.space["flag"].choices]
+    assert [(each, type(each)) for each in choices] == [
+        (16, int), (32, int), (True, bool), (0.5, float), ("a", str)
+    ]  # fmt: skip
+    assert spec.config == {"rate": 0.5, "path": "x", "text": "x" * 2**21, "sizes": [1, 2]}
+    assert spec.sampler.model_extra == {"n_startup_trials": 3}
+    assert spec.timeout == 3600
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"config": {"a": {"b": object()}}}, r"config\['a'\]\['b'\]: object: it has no plain JSON"),
+        (
+            {"sampler": {"type": "tpe", "gamma": lambda n: n}},
+            r"sampler\['gamma'\]: function: .* name",
+        ),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_by_its_place(fields, named):
+    with pytest.raises(InvalidInputError, match=named):
+        Study(objective="train:objective", name="s", **fields)

@@ -53,7 +53,20 @@ def test_of_a_choice_among_lists_the_name_is_taken():
 
 def test_a_number_that_no_float_holds_is_refused_in_few_words():
     spec = spec_of(space={"x": {"type": "int", "low": 0, "high": 9}})
-    for value in (10**400, 10**5000):
-        with pytest.raises(InvalidInputError, match="it is no finite number") as refused:
+    for value, problem in ((10**400, "it is no finite number"), (10**5000, "4000 digits")):
+        with pytest.raises(InvalidInputError, match=problem) as refused:
             stored_params(spec, {"x": value})
         assert len(str(refused.value)) < 300
+
+
+def test_numbers_of_numpy_are_numbers_with_a_space_too():
+    space = {
+        "x": {"type": "float", "low": 0, "high": 9},
+        "n": {"type": "int", "low": 0, "high": 9},
+        "c": {"type": "categorical", "choices": [16, 32]},
+        "deep": {"type": "int", "low": 0, "high": 9, "when": {"c": 32}},
+    }
+    given = {"x": np.float32(0.5), "n": np.int64(3), "c": np.int32(32), "deep": np.array(4)}
+    stored = stored_params(spec_of(space=space), given)
+    assert stored == {"x": 0.5, "n": 3, "c": 32, "deep": 4}
+    assert [type(each) for each in stored.values()] == [float, int, int, int]
