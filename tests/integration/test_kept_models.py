@@ -62,6 +62,29 @@ def test_the_best_trials_alone_keep_their_models_where_a_study_says_so(
     assert len(list(config.home.glob("studies/two/trials/*/result/metrics.json"))) == 7
 
 
+BREAKS_OFF = """
+import optuna
+def breaks_off(trial):
+    trial.leave_out("trainer/checkpoint-*")
+    for name in ["checkpoint-3", "runs"]:
+        (trial.result_directory / "trainer" / name).mkdir(parents=True)
+    raise [optuna.TrialPruned, ValueError, MemoryError][trial.number]
+"""
+
+
+def test_what_a_training_that_broke_off_would_have_removed_is_no_result(
+    client, server, settings, tmp_path
+):
+    file = tmp_path / "breaking.py"
+    file.write_text(BREAKS_OFF)
+    config = settings.model_copy(update={"objectives": (str(file),)})
+    spec = StudySpec(name="s", objective=f"{file}:breaks_off", trials=3, max_failures=1)
+    with OneProcessFleet(client, server, config, tmp_path) as fleet:
+        fleet.run_studies([spec], 60.0)
+    left = list(config.home.glob("studies/s/trials/*/result/trainer/*"))
+    assert [path.name for path in left] == ["runs"] * 3
+
+
 def test_a_model_goes_when_its_trial_has_ended_and_others_are_better(client, tmp_path):
     studies = Studies(client)
     studies.submit(StudySpec(name="s", objective="m:f", keep={"models": "best 1"}))

@@ -133,6 +133,8 @@ def reports_of(place):
 
 
 def files_of(trial):
+    """What would be its result, if it ended now."""
+    trial.drop_leftovers()
     root = trial.result_directory
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
@@ -481,6 +483,18 @@ def test_a_pruned_training_ends_at_once_and_leaves_no_checkpoints(place, monkeyp
     monkeypatch.setattr(trial, "should_prune", lambda: trial.last_value is not None)
     with pytest.raises(optuna.TrialPruned, match=f"step {STEPS_AN_EPOCH}"):
         train(trial)
+    assert not files_of(trial)
+
+
+@pytest.mark.parametrize("error", [optuna.TrialPruned, MemoryError])
+def test_a_training_that_somebody_else_ends_leaves_no_checkpoints(place, error):
+    def end():
+        raise error
+
+    trial = place.claim()
+    with pytest.raises(error):
+        train(trial, Acts("on_step_end", STEPS_AN_EPOCH + 2, end))
+    assert any(trial.result_directory.rglob("checkpoint-*"))
     assert not files_of(trial)
 
 

@@ -13,10 +13,9 @@ steps, and never between the last step of an epoch and what is due at the epoch'
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,6 +68,7 @@ class FleetCallback(TrainerCallback):
         self, trial: FleetTrial, *, metric: str | None = None, checkpoint_seconds: float = 30.0
     ) -> None:
         self._trial = trial
+        trial.leave_out(f"{self.output_dir.name}/checkpoint-*")
         self._metric = metric
         self._checkpoint_seconds = checkpoint_seconds
         self._saved_at = time.monotonic()
@@ -186,7 +186,6 @@ class FleetCallback(TrainerCallback):
             self._refuse_metric(args)
         self._progress(state)
         if self._interrupt is not None and state.global_step == self._saved_step:
-            self._drop_checkpoints()
             raise self._interrupt
 
     def on_substep_end(
@@ -252,7 +251,6 @@ class FleetCallback(TrainerCallback):
         self._trial.save_checkpoint_files(state.global_step, *paths)
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         if self._interrupt is not None:
-            self._drop_checkpoints()
             raise self._interrupt
 
     def on_evaluate(
@@ -278,7 +276,7 @@ class FleetCallback(TrainerCallback):
             return
         self._unmeasured = []
         self._look_at(model, state)
-        self._note(name, float(found[name]), place_of(state))
+        self._finite.note(name, float(found[name]), place_of(state))
         self._take(float(found[name]), state.global_step)
 
     def on_log(
@@ -304,7 +302,7 @@ class FleetCallback(TrainerCallback):
             for name, value in numbers.items():
                 # in fp16 the gradients overflow now and then, until the scale fits
                 if _is_loss(name) or (name == "grad_norm" and not args.fp16):
-                    self._note("the loss" if name == "loss" else name, value, place)
+                    self._finite.note("the loss" if name == "loss" else name, value, place)
         if not self._has_own_run:
             self._trial.log(numbers, state.global_step)
 
@@ -316,14 +314,13 @@ class FleetCallback(TrainerCallback):
         model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
-        """Leave no checkpoints among the results.
+        """See that there is something to be measured; checkpoints are no result.
 
         Raises:
             ObjectiveError: The evaluations do not give the metric, or a weight is no finite number.
         """
         self._is_training = False
         self._trial.end_training()
-        self._drop_checkpoints()
         self._look_at(model, state)
         if self._unmeasured:
             self._refuse_metric(args)
@@ -343,29 +340,13 @@ class FleetCallback(TrainerCallback):
         finally:
             self._trial.defer_drain(is_deferred=False)
         if self._trial.should_prune():
-            self._drop_checkpoints()
             raise optuna.TrialPruned(f"pruned after step {step}")
-
-    def _note(self, name: str, value: float, place: str) -> None:
-        """See that what stands for the training is a number."""
-        with self._dropping_checkpoints():
-            self._finite.note(name, value, place)
 
     def _look_at(self, model: torch.nn.Module | None, state: TrainerState) -> None:
         """See that the weights are numbers, before what is measured or saved of them counts."""
         if model is None:  # a subclass did not pass it on
             return
-        with self._dropping_checkpoints():
-            self._finite.look_at(trained(model), place_of(state))
-
-    @contextmanager
-    def _dropping_checkpoints(self) -> Iterator[None]:
-        """Leave no checkpoints among the results of a training that is refused here."""
-        try:
-            yield
-        except ObjectiveError:
-            self._drop_checkpoints()
-            raise
+        self._finite.look_at(trained(model), place_of(state))
 
     def _progress(self, state: TrainerState) -> None:
         """Say how far training is; a drain is remembered until there is a checkpoint."""
@@ -377,11 +358,6 @@ class FleetCallback(TrainerCallback):
     def _is_save_due(self) -> bool:
         is_old = time.monotonic() - self._saved_at >= self._checkpoint_seconds
         return is_old or self._interrupt is not None
-
-    def _drop_checkpoints(self) -> None:
-        """Remove what the Trainer saved; what the fleet keeps of it stays."""
-        for path in self.output_dir.glob("checkpoint-*"):
-            shutil.rmtree(path, ignore_errors=True)
 
     def _name_of_metric(self, args: TrainingArguments) -> str:
         name = self._metric or args.metric_for_best_model or "loss"

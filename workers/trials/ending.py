@@ -131,6 +131,7 @@ class AttemptEnd:
         if is_out_of_memory:
             result.constraints[OUT_OF_MEMORY] = 1.0
         held, trial = self.held, self.trial
+        trial.drop_leftovers()
         if state in {TrialState.COMPLETE, TrialState.PRUNED} and not is_out_of_memory:
             self.exit_code = 0
             self._streak.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ class FleetTrial(CheckpointsOfTrial):
         self._preparation = preparation or Preparation()
         self._unjudged_step: int | None = None
         self._is_trained = False
+        self._leftovers: str | None = None
         #: Reports that found the inbox full, since no orchestrator reads it.
         self.num_reports_left_out = 0
         #: The value of the highest reported step, which stands for a pruned trial.
@@ -283,6 +285,22 @@ class FleetTrial(CheckpointsOfTrial):
     def end_training(self) -> None:
         """For trainers: from now on, a checkpoint of the trial is that of a training that ended."""
         self._is_trained = True
+        self.drop_leftovers()
+
+    def leave_out(self, leftovers: str) -> None:
+        """For trainers: name what is no result, however the training ends.
+
+        Args:
+            leftovers: Folders below `result_directory`, as a pattern.
+        """
+        self._leftovers = leftovers
+
+    def drop_leftovers(self) -> None:
+        """Remove what is no result; from then on, nothing is left out."""
+        leftovers, self._leftovers = self._leftovers, None
+        if leftovers is not None:
+            for path in self.result_directory.glob(leftovers):
+                shutil.rmtree(path, ignore_errors=True)
 
     def defer_drain(self, *, is_deferred: bool) -> None:
         """Have a drain wait, or no longer, for a point at which training can be resumed.
