@@ -15,6 +15,7 @@ from orchestrator.dashboard.answers import trouble
 from orchestrator.fleet import Fleet
 from orchestrator.status import StudyStatus, UnreadableStudy
 from orchestrator.storage.known_studies import known_studies
+from workers.coordination.connection import is_at_rest
 from workers.coordination.kept_connection import KeptConnection
 from workers.processes.registry import ProcessEntry
 from workers.protocol.errors import FleetError, RedisUnavailableError
@@ -47,6 +48,7 @@ def fleet_document(settings: Settings, connection: KeptConnection) -> dict[str, 
             return {
                 "as_of": time.time(),
                 "trouble": None,
+                "at_rest": False,
                 "lease_seconds": settings.times.lease,
                 "processes": [_process(entry) for entry in entries],
                 "unreadable": [each._asdict() for each in unreadable],
@@ -57,6 +59,7 @@ def fleet_document(settings: Settings, connection: KeptConnection) -> dict[str, 
         return {
             "as_of": time.time(),
             "trouble": message,
+            "at_rest": isinstance(error, RedisUnavailableError) and is_at_rest(error, settings),
             "lease_seconds": settings.times.lease,
             "processes": [],
             "unreadable": [],

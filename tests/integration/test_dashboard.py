@@ -35,7 +35,7 @@ from orchestrator.dashboard.trial_document import trial_document
 from orchestrator.handle import StudyHandle
 from orchestrator.storage.attributes import GENERATION_ATTR
 from orchestrator.storage.event_file import events_file
-from workers.coordination import keys
+from workers.coordination import connection, keys
 from workers.disk.output_files import output_file
 from workers.protocol.errors import FleetError, InvalidInputError
 from workers.protocol.events import Cause, EventKind, encode, line_of
@@ -499,12 +499,20 @@ def test_a_redis_that_is_away_and_a_fault_are_told_once_and_their_end_too(tmp_pa
     assert kept.count("Traceback") == 1, "of what nobody foresaw, once"
 
 
+def test_where_no_redis_is_named_and_none_is_there_that_is_no_trouble(study, settings, monkeypatch):
+    monkeypatch.setattr(connection, "DEFAULT_URL", "redis://127.0.0.1:1/0")
+    found = get(client_of(settings.model_copy(update={"redis_url": None})), "/api/fleet")
+    assert found["at_rest"]
+    assert found["studies"] == [{"study": "s", "state": "at rest"}]
+
+
 def test_without_redis_the_page_says_so_and_shows_what_this_home_has(study, settings):
     away = settings.model_copy(update={"redis_url": "redis://:canary-of-redis@127.0.0.1:1/0"})
     reader = client_of(away)
     found = get(reader, "/api/fleet")
     assert "127.0.0.1:1" in found["trouble"]
     assert found["studies"] == [{"study": "s", "state": "at rest"}]
+    assert not found["at_rest"], "it was named, and is away"
     answer = reader.get("/api/studies/s")
     assert answer.status_code == 503
     assert "canary" not in answer.text + json.dumps(found)

@@ -8,6 +8,7 @@ import pickle
 import signal
 import socket
 import threading
+import time
 import warnings
 from contextlib import contextmanager
 
@@ -188,3 +189,12 @@ def test_a_server_that_only_reads_any_more_is_looked_for_anew(tmp_path):
                 client.set("mark", "x")
         with kept.use() as other:
             assert other is not client
+
+
+def test_where_nobody_named_a_server_and_none_is_there_that_is_said_at_once(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(connection, "DEFAULT_URL", f"redis://127.0.0.1:{port}/0")
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
+    with pytest.raises(RedisUnavailableError, match="does not answer"):
+        connection.connect(Settings(home=tmp_path), Role.VIEWER)

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,13 +100,27 @@ def connect(settings: Settings, role: Role, *, check: bool = True) -> redis.Redi
         RightsMissingError: Its user may not do all that the role does.
         InvalidInputError: The URL is none, or the server evicts keys.
     """
-    client = _open(parse_address(resolve_url(settings)))
+    address = parse_address(resolve_url(settings))
+    if check and settings.redis_url is None and not endpoint_file(settings.home).exists():
+        _refuse_absent(address, settings)
+    client = _open(address)
     if check:
         _check(client, role, settings)
     return client
 
 
-def _open(address: Address) -> redis.Redis:
+def _refuse_absent(address: Address, settings: Settings) -> None:
+    """Refuse a server that nobody has named and that is not there, without trying for seconds."""
+    with closing(_open(address, retries=0)) as client:
+        try:
+            client.ping()
+        except redis.ConnectionError as error:
+            raise unavailable(error, settings) from error
+        except redis.RedisError:
+            return  # it is there: what is wrong with it is told by whoever looks closer
+
+
+def _open(address: Address, retries: int = 3) -> redis.Redis:
     options: dict[str, Any] = {
         "decode_responses": True,
         # whatever somebody wrote there, and whatever a user's text holds
@@ -114,7 +128,7 @@ def _open(address: Address) -> redis.Redis:
         "socket_connect_timeout": 3.0,
         "socket_timeout": _SOCKET_TIMEOUT_SECONDS,
         "health_check_interval": 30,
-        "retry": BoundedRetry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
+        "retry": BoundedRetry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries),
     }
     try:
         if address.sentinels:

@@ -11,7 +11,7 @@ export function showFleet(around) {
   const tiles = el("dl", { class: "tiles" });
   let drawn = false;
   const news = (fleet) => {
-    around.trouble(fleet.trouble);
+    around.trouble(fleet.at_rest ? null : fleet.trouble);
     if (!drawn) around.place(el("h1", { class: "unseen" }, "Fleet"), tiles, studies, hosts);
     drawn = true;
     fill(tiles, tilesOf(fleet));
@@ -75,6 +75,7 @@ function drawHosts(section, fleet) {
   const unreadable = fleet.unreadable.map((each) => el("p", { class: "problem" }, `${each.record}: ${each.reason}`));
   const hasWorkers = fleet.processes.some((each) => each.kind === "main");
   fill(section, el("h2", { id: "hosts-title" }, "Hosts"),
+    fleet.at_rest ? el("p", { class: "empty" }, "No fleet runs here. These are the results that lie on this machine.") : null,
     hasWorkers || fleet.trouble ? null : el("div", { class: "empty" },
       el("p", {}, "No worker yet. Start one on each GPU box:"),
       code("FLEET_REDIS_URL=redis://HOST:6379/0 celery -A workers worker")),
