@@ -68,7 +68,7 @@ def breaks_off(trial):
     trial.leave_out("trainer/checkpoint-*")
     for name in ["checkpoint-3", "runs"]:
         (trial.result_directory / "trainer" / name).mkdir(parents=True)
-    raise [optuna.TrialPruned, ValueError, MemoryError][trial.number]
+    raise [optuna.TrialPruned, MemoryError][trial.number]
 """
 
 
@@ -78,11 +78,11 @@ def test_what_a_training_that_broke_off_would_have_removed_is_no_result(
     file = tmp_path / "breaking.py"
     file.write_text(BREAKS_OFF)
     config = settings.model_copy(update={"objectives": (str(file),)})
-    spec = StudySpec(name="s", objective=f"{file}:breaks_off", trials=3, max_failures=1)
+    spec = StudySpec(name="s", objective=f"{file}:breaks_off", trials=2, max_failures=1)
     with OneProcessFleet(client, server, config, tmp_path) as fleet:
         fleet.run_studies([spec], 60.0)
     left = list(config.home.glob("studies/s/trials/*/result/trainer/*"))
-    assert [path.name for path in left] == ["runs"] * 3
+    assert [path.name for path in left] == ["runs"] * 2
 
 
 def test_a_model_goes_when_its_trial_has_ended_and_others_are_better(client, tmp_path):
