@@ -26,6 +26,7 @@ from orchestrator.storage.printed import PrintedAttempt, printed_by
 from orchestrator.views.following import follow
 from orchestrator.views.trial_table import FORMATS, TrialTable, value_columns
 from workers.coordination.connection import connect, is_at_rest
+from workers.coordination.deletions import Deletions
 from workers.coordination.rights import Role
 from workers.coordination.studies import Studies
 from workers.coordination.trial_queue import read_record
@@ -38,6 +39,7 @@ from workers.protocol.errors import (
     FleetError,
     InvalidInputError,
     RedisUnavailableError,
+    StudyDeletedError,
     StudyNotKnownError,
     nearest,
 )
@@ -327,12 +329,19 @@ class StudyHandle(ControlledStudy):
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Where no study has this name, say which one was probably meant."""
+        """Where no study has this name, say which one was meant, or that it was deleted."""
         try:
             yield
         except StudyNotKnownError as error:
+            if self._is_deleted():
+                raise StudyDeletedError(f"study {self.name!r} was deleted") from None
             meant = nearest(self.name, known_studies(self._settings))
             raise StudyNotKnownError(f"{error}{meant}") from None
+
+    def _is_deleted(self) -> bool:
+        with suppress(FleetError, redis.RedisError), self._connection(Role.VIEWER).use() as client:
+            return self.name in Deletions(client).done()
+        return False
 
     def _published(self) -> StudyStatus | None:
         try:

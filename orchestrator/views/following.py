@@ -12,7 +12,7 @@ from typing import Final
 import redis
 
 from orchestrator.status import StudyStatus
-from workers.protocol.errors import InvalidInputError, RedisUnavailableError
+from workers.protocol.errors import InvalidInputError, RedisUnavailableError, StudyDeletedError
 from workers.protocol.plain import describe_error
 
 #: Between two looks at a study.
@@ -42,6 +42,8 @@ def follow(look: Callable[[], StudyStatus], *, patience_seconds: float) -> Itera
         try:
             seen, seen_at = look(), time.monotonic()
             yield seen
+        except StudyDeletedError:
+            raise
         except InvalidInputError as error:
             if time.monotonic() - seen_at > patience_seconds:
                 raise

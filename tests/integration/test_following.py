@@ -14,7 +14,7 @@ from waiting import wait_until
 from orchestrator.handle import StudyHandle
 from orchestrator.local.servers import EmbeddedRedis
 from workers.coordination.studies import Studies
-from workers.protocol.errors import InvalidInputError, RedisUnavailableError
+from workers.protocol.errors import InvalidInputError, RedisUnavailableError, StudyDeletedError
 
 
 class Follower(threading.Thread):
@@ -73,6 +73,19 @@ def test_a_study_that_redis_forgot_is_waited_for_and_not_for_ever(client, settin
     client.flushall()
     follower.join(60)
     assert isinstance(follower.error, InvalidInputError)
+
+
+def test_a_study_that_is_deleted_is_waited_for_no_more(client, settings, tmp_path):
+    patient = settings.model_copy(update={"time_scale": 100.0})
+    fleet = Fleet(client, patient, tmp_path)
+    handle = fleet.submit(trials=1)
+    follower = Follower(patient, tmp_path)
+    wait_until(follower.last, "it is followed")
+    handle.delete()
+    follower.join(60)
+    assert str(follower.error) == "study 's' was deleted"
+    with pytest.raises(StudyDeletedError, match="study 's' was deleted"):
+        handle.status()
 
 
 def test_what_never_was_there_is_refused_at_once(client, settings, tmp_path):

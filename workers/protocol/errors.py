@@ -68,6 +68,10 @@ class StudyNotKnownError(InvalidInputError):
     """No study has this name."""
 
 
+class StudyDeletedError(StudyNotKnownError):
+    """The study that had this name was deleted; it does not come back by itself."""
+
+
 class StorageFullError(FleetError):
     """The storage takes no more; what was to be written is not there, and can be written again."""
 
