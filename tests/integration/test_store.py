@@ -21,6 +21,7 @@ from workers.disk.ended_trials import EndedTrials
 from workers.disk.object_store import ObjectStore, StoreAwayError
 from workers.disk.outbox import Outbox, OutboxEntry
 from workers.disk.results import draft_directory, publish, result_directory
+from workers.disk.store_layout import checkpoint_key
 from workers.disk.uploads import Errand, Uploads
 from workers.managers import MANAGERS
 from workers.processes.registry import ProcessRecord
@@ -350,6 +351,20 @@ def test_what_was_broken_off_is_not_there_and_is_made_good(tmp_path, s3, s3_url)
     assert [path.name for path in (tmp_path / "got").iterdir()] == ["b"]
     store.remove("results/")
     assert store.keys("") == []
+
+
+def test_a_directory_keeps_no_folder_of_what_is_removed(file_url, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "w").touch()
+    store, trial = ObjectStore(file_url), "checkpoints/s/unnamed/0/"
+    for step in (1, 2):
+        store.put(checkpoint_key("s", None, 0, 5, step), tmp_path / "made")
+    store.remove(f"{checkpoint_key('s', None, 0, 5, 1)}/")
+    assert store.keys(trial) == [checkpoint_key("s", None, 0, 5, 2)]
+    assert [path.name for path in (tmp_path / "st" / trial / "5").iterdir()] == ["step-000000002"]
+    store.remove(trial)
+    assert not (tmp_path / "st" / trial).exists()
+    store.remove(trial)
 
 
 def test_results_are_taken_home_from_the_store_and_go_with_their_study(host, url, client, tmp_path):

@@ -11,8 +11,9 @@ the folder that is asked for is ever written.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -199,6 +200,8 @@ class ObjectStore:
         with self._reached():
             for path in sorted(paths, key=lambda path: not is_key(_manifest_of(path))):
                 self._files.rm_file(self._at(path))
+        if not self._is_s3:
+            _remove_empty(Path(self._at(prefix)))
 
     def _below(self, prefix: str) -> list[str]:
         with self._reached():
@@ -246,6 +249,13 @@ class ObjectStore:
         except Exception as error:
             text = hide(describe_error(error, 300))
             raise StoreAwayError(f"FLEET_STORE={self._url}: {text}") from error
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder with all below it that holds nothing; a bucket has none of these."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # there is something in it, or another host was quicker
+            Path(path).rmdir()
 
 
 def _manifest_of(path: str) -> str:
