@@ -19,7 +19,7 @@ from orchestrator.storage.attributes import RETRIES_ATTR, SPEC_ATTR
 from orchestrator.storage.opening import storage_url
 from orchestrator.storage.ordered_trials import carried_out, order_at_rest
 from orchestrator.storage.retriable import retriable, state_name
-from orchestrator.views.ways_on import say_still_ends, used_up, ways_on
+from orchestrator.views.ways_on import raised_budgets, say_still_ends, used_up, ways_on
 from workers.coordination.connection import is_at_rest
 from workers.coordination.kept_connection import KeptConnection
 from workers.coordination.rights import Role
@@ -149,7 +149,7 @@ class ControlledStudy:
 
         def change(spec: StudySpec) -> StudySpec:
             longer = extended(spec, changes)
-            if trials is not None or space is not None:
+            if trials is not None or space is not None or self._is_raised_too_little(spec, longer):
                 self._refuse_to_end_at_once(spec, longer, is_wider=space is not None)
             return longer if space is None else self._widened(longer, space)
 
@@ -160,6 +160,11 @@ class ControlledStudy:
             if space is None or changes:
                 raise
             return self._widen_at_rest(space)
+
+    def _is_raised_too_little(self, before: StudySpec, after: StudySpec) -> bool:
+        """Whether a budget is more than it was, and used up all the same."""
+        raised = raised_budgets(before, after)
+        return bool(raised) and used_up(self.status(), after) in raised
 
     def _refuse_to_end_at_once(
         self, before: StudySpec, after: StudySpec, *, is_wider: bool

@@ -77,6 +77,12 @@ def used_up(status: StudyStatus, spec: StudySpec) -> str | None:
     return next((each for each in BUDGET_OF if _is_used_up(status, spec, each)), None)
 
 
+def raised_budgets(before: StudySpec, after: StudySpec) -> list[str]:
+    """The settings of those budgets that are more in one specification than in another."""
+    values = {each: (value_of(before, each), value_of(after, each)) for each in BUDGET_OF}
+    return [each for each, (old, new) in values.items() if None not in {old, new} and new > old]
+
+
 def still_ends(status: StudyStatus, before: StudySpec, after: StudySpec) -> bool:
     """Whether what has ended a study, or is about to, would do so by another specification, too.
 

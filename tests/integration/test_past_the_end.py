@@ -99,14 +99,19 @@ def use_up_slot_hours(fleet, _service):
 
 
 @pytest.mark.parametrize(
-    ("limit", "use_up", "more"),
+    ("limit", "use_up", "too_little", "more"),
     [
-        ({"timeout": 3600.0}, use_up_time, {"timeout": "2h"}),
-        ({"budget": {"slot_hours": 1e-7}}, use_up_slot_hours, {"budget": {"slot_hours": 5.0}}),
+        ({"timeout": 3600.0}, use_up_time, {"timeout": 3600.1}, {"timeout": "2h"}),
+        (
+            {"budget": {"slot_hours": 1e-7}},
+            use_up_slot_hours,
+            {"budget": {"slot_hours": 1.1e-7}},
+            {"budget": {"slot_hours": 5.0}},
+        ),
     ],
 )
 def test_without_budget_nothing_is_ordered_until_there_is_more_and_nothing_is_lost(
-    fleet, limit, use_up, more
+    fleet, limit, use_up, too_little, more
 ):
     setting = "timeout" if "timeout" in limit else "budget.slot_hours"
     handle = fleet.submit(trials=9, **limit)
@@ -121,6 +126,9 @@ def test_without_budget_nothing_is_ordered_until_there_is_more_and_nothing_is_lo
             ask()
     with pytest.raises(InvalidInputError, match=f"--set {setting}="):
         handle.extend(trials=20)
+    with pytest.raises(InvalidInputError, match=f"no further trial .*--set {setting}="):
+        handle.extend(**too_little)
+    assert handle.spec().timeout == limit.get("timeout")
     handle.extend(**more)
     assert handle.enqueue({"x": 0.7}) == 1
     with fleet.service() as service:

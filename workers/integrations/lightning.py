@@ -190,7 +190,9 @@ class FleetCallback(Callback):
         if kept:
             put_gradients(pl_module, kept["gradients"])
             trainer._logger_connector._callback_metrics.update(kept["metrics"])
-            trainer.accumulate_grad_batches = kept["accumulated_batches"]
+            # not in a checkpoint of a release before
+            accumulated = kept.get("accumulated_batches", trainer.accumulate_grad_batches)
+            trainer.accumulate_grad_batches = accumulated
         self._take_loaders(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

@@ -162,7 +162,7 @@ class PassingOn:
             return None
         record = leases.record(hint.number)
         failed_in = () if record is None else record.failed_in
-        if not self._health.has_other_than(spec.resources.queue, failed_in):
+        if not self._health.has_other_than(spec.resources.queue, spec.name, failed_in):
             return None
         self.pass_on(leases, spec.resources.queue, hint, trials)
         if seconds < _BUSY_BEATS * self._beat_seconds:

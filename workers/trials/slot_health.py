@@ -68,9 +68,11 @@ class SlotHealth:
             return has_slot_elsewhere(queue, entries, excluded)
         return False
 
-    def has_other_than(self, queue: str, processes: Collection[str]) -> bool:
-        """Whether a queue is read by another process than this one, and than some."""
-        return self._has_other(queue, lambda entry: str(entry.identity) in processes)
+    def has_other_than(self, queue: str, study: str, processes: Collection[str]) -> bool:
+        """Whether another process than this one, and than some, takes trials of a study."""
+        return self._has_other(
+            queue, lambda entry: str(entry.identity) in processes or study in entry.refuses
+        )
 
     def has_other_with_code(self, queue: str, study: str) -> bool:
         """Whether another slot has the objective that was submitted, for all that is known."""
