@@ -112,8 +112,7 @@ class Dispatcher:
             # what lies there is of a study of this name that somebody has removed
             remove_checkpoints(self._home, self._study.name, number)
         self._study.leases.enqueue_all(params, drawn)
-        usable = min(slots, self._study.spec.share.max_slots or slots)
-        size = num_per_hint(self._study.tally.trial_seconds, len(drawn), usable)
+        size = self._num_per_hint(len(drawn), slots)
         numbers = list(drawn)
         for begin in range(0, len(numbers), size):
             first, *more = numbers[begin : begin + size]
@@ -121,6 +120,18 @@ class Dispatcher:
         for number in drawn:
             log.info("enqueued", study=self._study.name, trial=number, params=params[number])
         return len(drawn)
+
+    def _num_per_hint(self, count: int, slots: int) -> int:
+        """How many trials one message hints at.
+
+        With a seed and one slot, one: what is left of a message whose first trial takes long is
+        announced behind the others, and trials in another order are another study.
+        """
+        spec = self._study.spec
+        usable = min(slots, spec.share.max_slots or slots)
+        if usable <= 1 and spec.sampler.seed is not None:
+            return 1
+        return num_per_hint(self._study.tally.trial_seconds, count, usable)
 
     def _draw(self, count: int) -> dict[int, Mapping[str, Drawn]]:
         """Ask the sampler for trials; what was drawn of each beyond its parameters."""

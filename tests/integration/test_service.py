@@ -194,6 +194,29 @@ def test_none_of_a_seeded_study_waits_ready_before_one_told_what_its_objective_a
         turn_until(service, lambda: len(fleet.leases.queued()) > 2, "others wait ready")
 
 
+@pytest.mark.parametrize("seed", [None, 7])
+def test_of_a_seeded_study_on_one_slot_each_trial_has_a_message_of_its_own(
+    fleet, monkeypatch, seed
+):
+    """What is left of one is announced anew where its first trial takes long: behind the others."""
+    told = []
+    monkeypatch.setattr(
+        DrivenStudy,
+        "send_hint",
+        lambda _study, number, delay_seconds=0.0, more=(): told.append([number, *more]),
+    )
+    fleet.pretend_worker(slots=1)
+    fleet.submit(trials=40, sampler={"type": "random", "seed": seed})
+    with fleet.service() as service:
+        turn_until(service, fleet.leases.queued, "it is in flight")
+        token = fleet.claim(0).token
+        quick = Result(values=[0.5], busy_seconds=0.001)
+        fleet.leases.commit(0, token, TrialState.COMPLETE, quick)
+        turn_until(service, lambda: len(fleet.leases.queued()) > 9, "many wait ready")
+    assert any(len(each) > 1 for each in told) == (seed is None)
+    assert [number for each in told for number in each] == list(range(sum(map(len, told))))
+
+
 @pytest.mark.parametrize("busy_seconds", [0.003, 0.3])
 def test_ends_are_waited_for_the_longer_where_trials_are_short(fleet, monkeypatch, busy_seconds):
     is_short = busy_seconds < 0.1
