@@ -16,6 +16,7 @@ from orchestrator.fleet import statuses_at_hand
 from orchestrator.handle import StudyHandle
 from orchestrator.local.run import _Trouble
 from orchestrator.local.servers import EmbeddedRedis
+from workers.coordination.connection import is_general
 from workers.protocol.errors import RedisUnavailableError
 
 WAY_OUT = r"refuses: MISCONF .*No space left on device; make room on the disk of that server"
@@ -70,6 +71,22 @@ def test_whoever_looks_or_acts_is_told_that_its_disk_is_full(place, at_home, tmp
     filler.unlink()
     wait_until(lambda: not refuses(client), "it takes writes again", every_seconds=0.2)
     assert handle.status().state == "running"
+
+
+def test_one_that_has_reached_its_maxmemory_is_told_with_its_way_out(client, settings, tmp_path):
+    fleet = Fleet(client, settings, tmp_path)
+    fleet.submit(trials=1)
+    handle = StudyHandle("s", settings)
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(RedisUnavailableError, match="refuses: .*maxmemory.*; raise its maxm"):
+            handle.pause()
+        with pytest.raises(redis.exceptions.OutOfMemoryError) as found:
+            client.set("a", "b")
+        assert is_general(found.value)
+    finally:
+        client.config_set("maxmemory", 0)
+    handle.pause()
 
 
 def test_the_service_tells_of_it_once_and_goes_on_when_there_is_room(place, at_home, tmp_path):

@@ -8,7 +8,6 @@ import pickle
 import signal
 import socket
 import threading
-import time
 import warnings
 from contextlib import contextmanager
 
@@ -195,6 +194,6 @@ def test_where_nobody_named_a_server_and_none_is_there_that_is_said_at_once(tmp_
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setattr(connection, "DEFAULT_URL", f"redis://127.0.0.1:{port}/0")
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
+    monkeypatch.setattr("redis.retry.sleep", lambda _: pytest.fail("it is tried again"))
     with pytest.raises(RedisUnavailableError, match="does not answer"):
         connection.connect(Settings(home=tmp_path), Role.VIEWER)

@@ -35,7 +35,7 @@ from workers.coordination.kept_connection import KeptConnection
 from workers.coordination.rights import Role, rights_of, user_line
 from workers.coordination.studies import Studies, ensure_epoch
 from workers.processes.registry import ProcessRecord, ProcessRegistry
-from workers.protocol.errors import InvalidInputError, RightsMissingError
+from workers.protocol.errors import InvalidInputError, RightsMissingError, StudyDeletedError
 from workers.protocol.spec import StudySpec
 from workers.protocol.states import ProcessKind, TrialState
 from workers.settings import Settings
@@ -229,6 +229,12 @@ ACTING = (
     "submit study.yaml", "run study.yaml", "pause s", "resume s", "stop s", "cancel s",
     "extend s --trials 9", "enqueue s x=0.5", "retry s", "delete s --yes",
 )  # fmt: skip
+
+
+def test_a_viewer_is_told_of_a_study_that_was_deleted(looking, admin):
+    admin.zadd(keys.DELETED, {"gone": "inf"})
+    with pytest.raises(StudyDeletedError):
+        StudyHandle("gone", looking).status()
 
 
 def test_each_command_that_looks_does_for_a_viewer_and_each_that_acts_names_what_lacks(

@@ -144,10 +144,10 @@ def test_a_process_is_doubted_where_others_succeed_and_only_there(studies):
     for number in range(9):
         assert streak.add("s", number, is_repeated=False) is None
         assert streak.add("s", number, is_repeated=True) is None, "a study that is simply wrong"
-    assert streak.seconds_since("s", 8) is not None
-    assert streak.seconds_since("s", 9) is None
+    assert streak.has("s", 8)
+    assert not streak.has("s", 9)
     streak.end()
-    assert streak.seconds_since("s", 8) is None, "the process is as good as any"
+    assert not streak.has("s", 8), "the process is as good as any"
     publish(studies, 5)
     for number in (20, 21, 22):
         assert streak.add("s", number, is_repeated=False) is None, "others succeeded before"

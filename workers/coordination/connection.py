@@ -46,11 +46,9 @@ _GENERAL_ANSWER: Final = re.compile(
     r"|NOPERM)\b"
 )
 
-#: Of those, what somebody has to do about them.
-_WAYS_OUT: Final = {
-    "MISCONF": "make room on the disk of that server",
-    "OOM": "raise its maxmemory, or delete studies that are over",
-}
+#: What somebody has to do about a server that refuses all that writes, and more.
+_MAKE_ROOM: Final = "make room on the disk of that server"
+_RAISE_LIMIT: Final = "raise its maxmemory, or delete studies that are over"
 
 #: What a server adds to the errors of its scripts.
 _OF_A_SCRIPT: Final = re.compile(r" script: [0-9a-f]{40}, on @user_script:\d+\.?$")
@@ -66,6 +64,8 @@ def is_general(error: redis.RedisError) -> bool:
     """Whether an error concerns all that is done with Redis, and not the one thing asked for."""
     is_of_what_was_asked = isinstance(error, (redis.ResponseError, redis.DataError))
     if isinstance(error, GENERAL_ERRORS) or not is_of_what_was_asked:
+        return True
+    if isinstance(error, redis.exceptions.OutOfMemoryError):  # its text is without the code
         return True
     return _GENERAL_ANSWER.search(str(error)) is not None
 
@@ -114,6 +114,8 @@ def _refuse_absent(address: Address, settings: Settings) -> None:
     with closing(_open(address, retries=0)) as client:
         try:
             client.ping()
+        except redis.exceptions.BusyLoadingError:
+            return  # it reads its data
         except redis.ConnectionError as error:
             raise unavailable(error, settings) from error
         except redis.RedisError:
@@ -179,21 +181,24 @@ def unavailable(error: redis.RedisError, settings: Settings) -> RedisUnavailable
 
 
 def is_at_rest(error: RedisUnavailableError, settings: Settings) -> bool:
-    """Whether there is no fleet to be asked: none is named, and no embedded server is there.
+    """Whether there is no fleet to be asked: none is named, and none answers by itself.
 
     Args:
         error: What was said of the server that was looked for.
         settings: What names it.
     """
     cause = error.__cause__
-    is_there = isinstance(cause, redis.RedisError) and way_out_of(cause) is not None
+    is_there = isinstance(cause, redis.RedisError) and (
+        isinstance(cause, redis.exceptions.BusyLoadingError) or way_out_of(cause) is not None
+    )
     return settings.redis_url is None and not is_there
 
 
 def way_out_of(error: redis.RedisError) -> str | None:
     """What to do about a server that is there, and refuses whatever it is asked; else None."""
-    text = str(error)
-    return next((way for name, way in _WAYS_OUT.items() if re.search(rf"\b{name}\b", text)), None)
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return _RAISE_LIMIT
+    return _MAKE_ROOM if str(error).startswith("MISCONF") else None
 
 
 def text_of(error: Exception) -> str:

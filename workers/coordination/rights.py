@@ -108,8 +108,8 @@ _VIEWING: Final = _Part(
     commands="ping info time multi get hget hmget hexists hgetall sismember smembers zrangebyscore"
     " zscore xrange",
     keys=(
-        keys.FLEET, keys.STUDIES, keys.PROCESSES, keys.process("*"), keys.FLEET_EVENTS,
-        keys.events("*"), _STUDY, keys.trial("*", "*"), keys.output("*", "*"),
+        keys.FLEET, keys.STUDIES, keys.DELETED, keys.PROCESSES, keys.process("*"),
+        keys.FLEET_EVENTS, keys.events("*"), _STUDY, keys.trial("*", "*"), keys.output("*", "*"),
     ),
 )  # fmt: skip
 

@@ -50,7 +50,8 @@ log = get_logger(__name__)
 #: away, and one on which something else lies where entries do.
 _DISK_ERRORS: Final = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN,
+    errno.ESTALE, getattr(errno, "EREMOTEIO", errno.EIO), errno.ETIMEDOUT, errno.EHOSTDOWN,
+    errno.ENOTCONN,
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
 }  # fmt: skip
 

@@ -14,7 +14,6 @@ from typing import Final
 
 import redis
 
-from workers.coordination.clock import lease_clock
 from workers.coordination.studies import Studies
 
 #: So many different trials that fail in a row, while others of their study succeed, are no chance.
@@ -30,8 +29,8 @@ class FailureStreak:
 
     def __init__(self, studies: Studies) -> None:
         self._studies = studies
-        #: study -> its trials that failed here, each with the time of its last failure
-        self._failed: dict[str, dict[int, float]] = {}
+        #: study -> its trials that failed here
+        self._failed: dict[str, set[int]] = {}
         #: study -> how many of its trials had succeeded when the first of them failed here
         self._succeeded_before: dict[str, int] = {}
         self._doubted: set[tuple[str, int]] = set()
@@ -51,9 +50,9 @@ class FailureStreak:
         """
         succeeded = self._num_succeeded(study)
         before = self._succeeded_before.setdefault(study, succeeded)
-        failed = self._failed.setdefault(study, {})
+        failed = self._failed.setdefault(study, set())
         is_again_here = is_repeated and number in failed
-        failed[number] = lease_clock()
+        failed.add(number)
         if (study, number) in self._doubted:
             return None
         if is_again_here and succeeded:
@@ -65,10 +64,9 @@ class FailureStreak:
         self._doubted.add((study, number))
         return reason
 
-    def seconds_since(self, study: str, number: int) -> float | None:
-        """How long ago a trial failed here; None if it did not."""
-        failed_at = self._failed.get(study, {}).get(number)
-        return None if failed_at is None else lease_clock() - failed_at
+    def has(self, study: str, number: int) -> bool:
+        """Whether a trial failed here since one last succeeded."""
+        return number in self._failed.get(study, ())
 
     def _num_succeeded(self, study: str) -> int:
         """As the orchestrator last published it; none while Redis is away."""

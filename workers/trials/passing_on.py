@@ -14,11 +14,13 @@ from workers.coordination.clock import lease_clock
 from workers.coordination.hints import Hints
 from workers.coordination.leases import TrialLeases
 from workers.coordination.studies import Studies
+from workers.coordination.trial_record import TrialRecord
 from workers.logs import get_logger
 from workers.managers import CUDAManager
 from workers.protocol.errors import StudyNotKnownError
 from workers.protocol.messages import RunTrial
 from workers.protocol.spec import StudySpec
+from workers.protocol.states import TrialState
 from workers.trials.code_that_ran import CodeThatRan
 from workers.trials.drain_signal import DrainSignal
 from workers.trials.failure_streak import FailureStreak
@@ -74,6 +76,8 @@ class PassingOn:
         self._refusals = refusals
         self._drain = drain
         self._beat_seconds = beat_seconds
+        #: study and trial that failed here -> its attempt then, and since when it is left to others
+        self._left: dict[tuple[str, int], tuple[int, float]] = {}
 
     def sit_out(self, hint: RunTrial) -> Outcome:
         """Leave a trial to the other slots, and take no message for as long as this one refuses.
@@ -157,25 +161,39 @@ class PassingOn:
         Until a trial succeeds here, nobody knows whether the objective or the process is to blame.
         Where the others are busy for long, a fresh process takes this one's place.
         """
-        seconds = self._streak.seconds_since(hint.study, hint.number)
-        if seconds is None or not leases.is_queued(hint.number):
+        if not self._streak.has(hint.study, hint.number):
+            self._left.pop((hint.study, hint.number), None)
             return None
         record = leases.record(hint.number)
-        failed_in = () if record is None else record.failed_in
-        if not self._health.has_other_than(spec.resources.queue, spec.name, failed_in):
+        if record is None or record.state is not TrialState.QUEUED:
             return None
-        self.pass_on(leases, spec.resources.queue, hint, trials)
-        if seconds < _BUSY_BEATS * self._beat_seconds:
+        queue = spec.resources.queue
+        if not self._health.has_other_than(queue, spec.name, record.failed_in):
+            return None
+        has_to_wait = self.pass_on(leases, queue, hint, trials)
+        if has_to_wait or not leases.is_queued(hint.number) or not self._is_left(hint, record):
             return Outcome.ENDED
         log.warning("process_ends", reason="its trial failed here, and all others are busy")
         return Outcome.SICK
 
+    def _is_left(self, hint: RunTrial, record: TrialRecord) -> bool:
+        """Whether all others have left a trial that failed here for long."""
+        key, now = (hint.study, hint.number), lease_clock()
+        attempt, since = self._left.get(key, (record.attempt, now))
+        if attempt != record.attempt:  # one of them had it meanwhile
+            since = now
+        self._left[key] = record.attempt, since
+        return now - since >= _BUSY_BEATS * self._beat_seconds
+
     def pass_on(
         self, leases: TrialLeases, queue: str, hint: RunTrial, trials: HintedTrials
-    ) -> None:
+    ) -> bool:
         """Announce a trial again, for others; stay busy for a moment, or this process gets it.
 
         What is left of its message does not wait for that.
+
+        Returns:
+            Whether it may be claimed only later.
         """
         pause = leases.pause_seconds(hint.number)
         self.announce(queue, hint, pause)
@@ -185,6 +203,7 @@ class PassingOn:
             until = lease_clock() + beat / 10
             while lease_clock() < until and leases.is_queued(hint.number):
                 time.sleep(beat / 200)
+        return pause > 0
 
     def announce(self, queue: str, hint: RunTrial, delay_seconds: float) -> None:
         """Send a trial's hint again, after a while."""

@@ -185,7 +185,7 @@ class TrialRunner:
         return known
 
     def _may_leave(self, spec: StudySpec, hint: RunTrial) -> bool:
-        has_failed_here = self._slot.streak.seconds_since(hint.study, hint.number) is not None
+        has_failed_here = self._slot.streak.has(hint.study, hint.number)
         return has_failed_here or self._slot.code.is_other(spec)
 
     def _claim(
