@@ -18,6 +18,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_callback import ExportableState
 
 from workers.disk.checkpoints import CheckpointStore
 from workers.integrations.transformers import FleetCallback
@@ -354,10 +355,69 @@ def test_a_stream_that_is_resumed_in_a_later_pass_says_that_its_value_is_another
     assert (NOT_TO_THE_BIT in trial.user_attrs) is (found != whole)
 
 
+@pytest.mark.parametrize("changes", [{}, BY_STEPS], ids=["by epochs", "by steps"])
+def test_the_checkpoint_of_a_trainings_last_step_is_kept(place, changes):
+    def kill():
+        raise Killed
+
+    whole, reports = undisturbed(place, **changes)
+    with pytest.raises(Killed):
+        train(place.claim(1), Acts("on_train_end", STEPS_AN_EPOCH * EPOCHS, kill), **changes)
+    assert place.leases.record(1).checkpoint.step == STEPS_AN_EPOCH * EPOCHS
+    assert place.leases.release(1, place.held.token)
+    assert train(place.hold(1), **changes) == whole
+    assert reports_of(place)[1] == reports
+
+
+class Patient(EarlyStoppingCallback):
+    """Its constructor takes less than what its state has."""
+
+    def __init__(self):
+        super().__init__(3)
+
+
+class Adds(TrainerCallback, ExportableState):
+    """Its constructor takes more than what its state has."""
+
+    def __init__(self, summand):
+        self.summand, self.total = summand, 0
+
+    def on_step_end(self, args, state, control, **_):
+        self.total += self.summand
+
+    def state(self):
+        return {"args": {}, "attributes": {"total": self.total}}
+
+
+@pytest.mark.parametrize("step", [2, STEPS_AN_EPOCH * 2 + 1])
+def test_callbacks_that_keep_a_state_count_on_whatever_their_constructors_take(place, step):
+    whole, _ = undisturbed(place)
+    with pytest.raises(DrainRequested):
+        train(place.claim(1), Adds(1), Adds(10), Acts("on_step_end", step, place.drain.set))
+    place.drain.clear()
+    assert place.leases.release(1, place.held.token)
+    adding = Adds(1), Adds(10)
+    assert train(place.hold(1), *adding) == whole
+    steps = STEPS_AN_EPOCH * EPOCHS
+    assert [each.total for each in adding] == [steps, 10 * steps]
+
+
 @pytest.mark.parametrize("how", ["drain", "kill"])
 @pytest.mark.parametrize(("event", "step"), [("on_step_end", 2), ("on_evaluate", 4)])
-def test_a_training_that_stops_early_stops_where_an_undisturbed_one_does(place, event, step, how):
+@pytest.mark.parametrize(
+    ("patient", "restores"),
+    [
+        (lambda: EarlyStoppingCallback(3), False),
+        (lambda: EarlyStoppingCallback(3), True),
+        (Patient, False),
+    ],
+    ids=["of transformers", "that the Trainer makes anew", "of a subclass"],
+)
+def test_a_training_that_stops_early_stops_where_an_undisturbed_one_does(
+    place, patient, restores, event, step, how
+):
     changes = {
+        "restore_callback_states_from_checkpoint": restores,
         "learning_rate": 1e-9,  # nothing gets better after the first
         "eval_strategy": "steps",
         "eval_steps": 1,
@@ -370,15 +430,15 @@ def test_a_training_that_stops_early_stops_where_an_undisturbed_one_does(place, 
             raise Killed
         place.drain.set()
 
-    whole = train(place.claim(0), EarlyStoppingCallback(3), **changes)
+    whole = train(place.claim(0), patient(), **changes)
     assert len(whole[0]) == 4
     first, found = place.claim(1), None
     with suppress(DrainRequested, Killed):  # of a drain in the last step there is no need
-        found = train(first, EarlyStoppingCallback(3), Acts(event, step, act), **changes)
+        found = train(first, patient(), Acts(event, step, act), **changes)
     if found is None:
         place.drain.clear()
         assert place.leases.release(1, place.held.token)
-        found = train(place.hold(1), EarlyStoppingCallback(3), **changes)
+        found = train(place.hold(1), patient(), **changes)
     assert found == whole
 
 

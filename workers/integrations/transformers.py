@@ -29,6 +29,7 @@ from workers.integrations.transformers_progress import (
     is_last,
     move_best,
     place_of,
+    restore_callbacks,
     step_of,
     why_not_to_the_bit,
 )
@@ -124,7 +125,6 @@ class FleetCallback(TrainerCallback):
                 Path(args.output_dir).rmdir()
         args.output_dir = str(self.output_dir)
         args.logging_nan_inf_filter = False  # a loss that is none is to be seen
-        args.restore_callback_states_from_checkpoint = True  # such as how patient it still is
         if args.save_only_model:
             log.info("save_only_model_unset", hint="a trial that is interrupted could not go on")
             args.save_only_model = False
@@ -159,8 +159,11 @@ class FleetCallback(TrainerCallback):
         self._is_training = True
         if state.global_step:
             args.eval_on_start = False  # that was before the first step
-            # restored with the callbacks, and done
-            control.should_save = control.should_evaluate = control.should_log = False
+            if args.restore_callback_states_from_checkpoint:
+                # the Trainer restored its control as well: what that says is due was done
+                control.should_save = control.should_evaluate = control.should_log = False
+            else:
+                restore_callbacks(state)
             if (reason := why_not_to_the_bit(args, state, train_dataloader)) is not None:
                 self._trial.set_user_attr(NOT_TO_THE_BIT, reason)
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
@@ -239,8 +242,8 @@ class FleetCallback(TrainerCallback):
             DrainRequested: The trial is to stop, and can go on from here.
             ObjectiveError: A weight is no finite number: nobody could go on from here.
         """
-        if control.should_training_stop:
-            return  # from here the Trainer would make one step too many
+        if control.should_training_stop and not is_last(state):
+            return  # stopped early: from here the Trainer would make one step too many
         if (is_last(state) or self._is_between_epochs) and not ends_epoch(state):
             return  # so it would here, or take the end of a short epoch for its middle
         self._look_at(model, state)

@@ -5,12 +5,14 @@ Invariant: nothing else knows how the Trainer counts.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import CallbackHandler, ExportableState
 
 #: Where `Trainer` keeps what it counts.
 _STATE: Final = "trainer_state.json"
@@ -62,6 +64,43 @@ def _had_short_epochs(state: TrainerState, loader: Any, accumulation_steps: int)
     except TypeError:
         num_steps = state.max_steps
     return bool(math.ceil(state.epoch or 0.0) > math.ceil(state.global_step / num_steps))
+
+
+def restore_callbacks(state: TrainerState) -> None:
+    """Have the callbacks of the Trainer that calls count on where the checkpoint has them.
+
+    The Trainer's own `restore_callback_states_from_checkpoint` would make them anew, which fails
+    for a constructor that does not take just what `state()["args"]` has.
+
+    Args:
+        state: As the checkpoint has it.
+    """
+    of_class: dict[str, list[TrainerCallback]] = {}
+    for callback in _callbacks_of_caller():
+        if isinstance(callback, ExportableState):
+            of_class.setdefault(type(callback).__name__, []).append(callback)
+    for name, callbacks in of_class.items():
+        stored = state.stateful_callbacks.get(name, [])
+        # of several of a class, the Trainer adds their states to a list at each checkpoint
+        newest = stored[-len(callbacks) :] if isinstance(stored, list) else [stored]
+        for callback, of_callback in zip(callbacks, newest, strict=False):
+            for attribute, value in of_callback.get("attributes", {}).items():
+                setattr(callback, attribute, value)
+
+
+def _callbacks_of_caller() -> list[TrainerCallback]:
+    """All callbacks of the Trainer that calls a hook of one.
+
+    A hook is told neither of the Trainer nor of who else is called, and nothing that it is given
+    leads there. The stack does, without a patch that each Trainer of the process would run by.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, CallbackHandler):
+            return list(caller.callbacks)
+        frame = frame.f_back
+    return []
 
 
 def step_of(checkpoint: Path) -> int:
