@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from bench_fleet import BenchFleet
 from nothing import PARAMETERS
 
 from orchestrator.handle import StudyHandle
-from orchestrator.local.servers import EmbeddedRedis
+from orchestrator.local.servers import EmbeddedRedis, stop_process
 from orchestrator.status import StudyStatus
 from orchestrator.submission.study import Study
 
@@ -130,8 +131,7 @@ def run_celery(folder: Path, seconds: float) -> dict[str, Any]:
                 capture_output=True,
             ).stdout
         finally:
-            worker.terminate()
-            worker.wait(30)
+            stop_process(worker, signal.SIGTERM, 30.0)  # now and then it does not end by itself
         return dict(json.loads(output))
 
 
