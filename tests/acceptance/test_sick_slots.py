@@ -184,8 +184,9 @@ def test_a_study_that_fails_everywhere_ends_no_process_and_a_sick_process_is_rep
 def test_a_trial_that_failed_in_each_process_is_tried_again_at_once(sick):
     submit(sick, "fails_in_other_words", 3, max_failures=4)
     sick.worker(2)
-    sick.await_over(60)
+    sick.await_over()
     assert states(sick) == ["DEAD"] * 3
+    assert not sick.events("process_ends"), "neither waits for the other"
     for number in range(3):
         failed_in = sick.record(number).failed_in
         assert len(failed_in) == 2, "each process tries it before one does for the second time"
