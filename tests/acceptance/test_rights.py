@@ -237,6 +237,8 @@ def test_a_study_survives_its_kills_under_three_users_with_what_is_stated_and_no
     assert set(told) <= {"COMPLETE", "CANCELLED"}, "the objective stops its study"
     members.command("delete", "fault", "--yes")
     wait_until(lambda: not fleet.client.exists(keys.study("fault")), "it is deleted")
+    told_deleted = members.command("status", "fault", role=Role.VIEWER, code=2)
+    assert "study 'fault' was deleted" in told_deleted
     wait_until(lambda: keys.DELETED in members.sent(Role.WORKER)[1], "its host hears of it")
     for role in Role:
         stated = rights_of(role)
