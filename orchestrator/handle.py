@@ -17,7 +17,7 @@ from orchestrator.published_status import published_status
 from orchestrator.status import StudyStatus
 from orchestrator.status_building import stored_status
 from orchestrator.storage.attributes import GENERATION_ATTR, SPEC_ATTR
-from orchestrator.storage.best_trials import best_first, lacking
+from orchestrator.storage.best_trials import best_first, why_no_best
 from orchestrator.storage.event_history import EventHistory
 from orchestrator.storage.known_studies import known_studies
 from orchestrator.storage.opening import load_readonly, storage_url
@@ -152,7 +152,7 @@ class StudyHandle(ControlledStudy):
         try:
             return study.best_trial
         except ValueError as error:
-            lacks = lacking(study.get_trials(deepcopy=False))
+            lacks = why_no_best(study.get_trials(deepcopy=False))
             raise FleetError(f"study {self.name!r} has {lacks} yet") from error
         except RuntimeError as error:
             raise FleetError(

@@ -20,7 +20,7 @@ from orchestrator.commands.options import NameArgument, format_option
 from orchestrator.handle import StudyHandle
 from orchestrator.local.taking_home import check_target, take_home
 from orchestrator.storage.attributes import ATTR, SPEC_ATTR, code_of
-from orchestrator.storage.best_trials import best_first, lacking
+from orchestrator.storage.best_trials import best_first, why_no_best
 from orchestrator.submission.fixed_study import fixed_fields
 from orchestrator.submission.schema import study_schema
 from orchestrator.submission.study_file import write_study_file
@@ -75,7 +75,7 @@ class _Found:
             if not found:
                 name = self.spec.name
                 raise FleetError(
-                    f"study {name!r} has {lacking(trials)} yet; see `trialfleet status {name}`"
+                    f"study {name!r} has {why_no_best(trials)} yet; see `trialfleet status {name}`"
                 )
             return found[0]
         if not 0 <= number < len(trials):

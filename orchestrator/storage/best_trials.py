@@ -24,8 +24,8 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0.0 for value in trial.constraints.values())
 
 
-def lacking(trials: Sequence[FrozenTrial]) -> str:
-    """What a study of these trials has not, where none of them is the best."""
+def why_no_best(trials: Sequence[FrozenTrial]) -> str:
+    """What a study has in the place of a best trial: none that is complete, or feasible."""
     is_any_complete = any(each.state is optuna.trial.TrialState.COMPLETE for each in trials)
     return "no complete trial" + (" that violates no constraint" if is_any_complete else "")
 
